@@ -1,0 +1,77 @@
+"""What a reconciler may read of the cluster and do to it.
+
+`binding` and `balancing` are written against this; `runtime` implements it over the informer's cache and
+the API client. Objects travel as the plain dictionaries of the API; callers parse the ones they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from weft.api.resources import ResourceType
+
+Object = dict[str, Any]
+"""One Kubernetes object as JSON. Objects read from the cache are shared: never change one in place."""
+
+
+class ClusterError(Exception):
+    """The API server refused or did not answer."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        """The HTTP status, or 0 when there was no answer (the outcome of a write is then unknown)."""
+        self.reason = reason
+        self.message = message
+
+
+class NotFoundError(ClusterError):
+    """404: the object does not exist (any more)."""
+
+
+class AlreadyExistsError(ClusterError):
+    """409 AlreadyExists: a create lost to an object of that name."""
+
+
+class ConflictError(ClusterError):
+    """409 Conflict: the object changed since it was read. Read again and decide again."""
+
+
+class InvalidError(ClusterError):
+    """400 or 422: the object is not valid; `message` says which field."""
+
+
+class Cluster(Protocol):
+    """Reads are answered by the cache, without I/O. The answer to a write is in the cache when it returns."""
+
+    def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
+        """The cached object, or None."""
+
+    def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
+        """All cached objects, of one namespace or of all (None)."""
+
+    async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
+        """Create `body` (name and namespace are in its metadata).
+
+        Raises AlreadyExistsError or InvalidError.
+        """
+
+    async def patch(
+        self, resource: ResourceType, name: str, namespace: str, body: Mapping[str, Any], *, subresource: str = ""
+    ) -> Object:
+        """Apply a JSON merge patch. A `metadata.resourceVersion` in it guards the write (ConflictError).
+
+        `subresource="status"` writes a pod's status, for its conditions.
+        """
+
+    async def write_status(self, resource: ResourceType, current: Object, status: Mapping[str, Any]) -> Object:
+        """Replace the status of `current`, guarded by its resourceVersion; no write when nothing changed."""
+
+    async def delete(
+        self, resource: ResourceType, name: str, namespace: str = "", *, uid: str = "", grace_seconds: int | None = None
+    ) -> None:
+        """Ask for the deletion; an object that is gone already is success. `uid` guards against a namesake."""
+
+    def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        """Record an Event about an object, in the background; repeats are folded by the caller's wording."""
