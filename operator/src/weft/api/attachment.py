@@ -1,0 +1,85 @@
+"""DeviceAttachment: one device claimed for one host. Its existence is the claim."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from weft.api.cel import Rule, immutable
+from weft.api.conditions import CONDITION_LIST, Conditions
+from weft.api.meta import Model, Resource
+from weft.api.values import DnsLabel, DnsSubdomain, Identifier, Uid, Version
+
+
+class ClaimRef(Model):
+    """The object that a device is claimed for."""
+
+    kind: Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Z][A-Za-z0-9]*$")] = (
+        Field(default="LogicalNode", description="Kind of that object.")
+    )
+    namespace: DnsLabel = Field(description="Its namespace.")
+    name: DnsSubdomain = Field(description="Its name.")
+    uid: Uid = Field(description="Its UID: a later namesake does not inherit the device.")
+
+
+class DeviceAttachmentSpec(Model):
+    """The intention, complete enough to be undone without any other object."""
+
+    fabric: DnsLabel = Field(description="Fabric of the device.")
+    device: Identifier = Field(description="The fabric's name for the device.")
+    pool: DnsSubdomain = Field(description="Pool that offered the device.")
+    host: Identifier = Field(description="The fabric's name for the host it is claimed for.")
+    operation: Annotated[str, StringConstraints(min_length=1, max_length=128)] = Field(
+        description="Key of the operation that attaches it, known to the fabric where it can hold one."
+    )
+    epoch: Version = Field(description="The Fabric's epoch when the claim was made.")
+    claim_ref: ClaimRef = Field(description="The object that the device is claimed for.")
+
+
+class DeviceAttachmentStatus(Model):
+    """What the fabric says about it."""
+
+    conditions: Conditions = Field(
+        default=(),
+        description="Attached: the fabric was seen to have it at the host. Quarantined: what became of it is"
+        " unknown or its removal failed; it is not offered until an administrator deletes this object.",
+        json_schema_extra=CONDITION_LIST,
+    )
+
+
+class DeviceAttachment(Resource):
+    """One device claimed for one host; written by Weft only, deleted after a verified detach."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.metadata.name.startsWith(self.spec.fabric + '.')",
+            "metadata.name must be <fabric>.<device>: the name is what makes the claim exclusive",
+        ),
+    )
+
+    api_version: Literal["weft.dev/v1alpha1"] = Field(
+        default="weft.dev/v1alpha1", description="Version of the schema."
+    )
+    kind: Literal["DeviceAttachment"] = Field(default="DeviceAttachment", description="Kind of the object.")
+    spec: DeviceAttachmentSpec = Field(
+        description="The claim. Cannot be changed.",
+        json_schema_extra=immutable("a claim is deleted and made anew, never rewritten"),
+    )
+    status: DeviceAttachmentStatus = Field(
+        default=DeviceAttachmentStatus(), description="What the fabric says about it."
+    )
+
+
+def attachment_name(fabric: str, device: str) -> str:
+    """The one name that a claim of this device has: `fabric.device`.
+
+    A device whose own name is no DNS label gets a readable remainder and a hash: no two share a name.
+    """
+    if re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", device):
+        return f"{fabric}.{device}"
+    readable = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")[:40].rstrip("-")
+    digest = hashlib.sha256(device.encode()).hexdigest()[:16]
+    return f"{fabric}.{readable}.{digest}" if readable else f"{fabric}.{digest}"

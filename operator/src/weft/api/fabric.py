@@ -1,0 +1,173 @@
+"""Fabric: a fabric manager that reports devices and attaches them to hosts."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from weft.api.cel import Rule, rules
+from weft.api.conditions import CONDITION_LIST, Conditions
+from weft.api.meta import Model, NameRef, Resource
+from weft.api.values import Counter, DnsSubdomain, Identifier, Version
+
+_LOOPBACK = (
+    "url(self).getHostname() in ['localhost', '[::1]']"
+    " || url(self).getHostname().matches('^127([.][0-9]{1,3}){3}$')"
+)
+
+ENDPOINT_RULES = rules(
+    Rule(
+        "isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''",
+        "endpoint must be an absolute URL that starts with https://, for example https://fm.rack-a:8443",
+    ),
+    Rule(
+        "!self.contains('@')",
+        "endpoint must not contain a user or password: put them in a Secret and name it in"
+        " credentialsSecretRef",
+    ),
+    Rule(
+        "!self.contains('?') && !self.contains('#')",
+        "endpoint must not contain a query or fragment: remove ? and #",
+    ),
+    Rule(
+        f"!isURL(self) || url(self).getScheme() != 'http' || {_LOOPBACK}",
+        "endpoint may be http:// only on a loopback address (localhost, 127.0.0.1): use https://",
+    ),
+)
+
+
+class FabricMode(enum.StrEnum):
+    """Whether Weft may change the fabric."""
+
+    OBSERVE = "Observe"
+    MANAGE = "Manage"
+
+
+class OrphanPolicy(enum.StrEnum):
+    """What to do with attachments on the fabric that nobody in this cluster made."""
+
+    REPORT = "Report"
+    ADOPT = "Adopt"
+    DETACH = "Detach"
+
+
+class FabricTls(Model):
+    """How the manager's certificate is checked."""
+
+    ca_secret_ref: NameRef | None = Field(
+        default=None,
+        description="Secret in the operator's own namespace whose key `ca.crt` holds the PEM certificates to"
+        " trust instead of the system's.",
+    )
+
+
+class FabricLimits(Model):
+    """How hard the manager may be worked, and how long its answers may take."""
+
+    max_in_flight: int = Field(default=8, ge=1, le=256, description="Requests under way at one time.")
+    requests_per_second: int = Field(
+        default=20, ge=1, le=10_000, description="Requests started per second, at most."
+    )
+    request_timeout_seconds: int = Field(
+        default=30,
+        ge=1,
+        le=600,
+        description="After this time without an answer a request's outcome is unknown.",
+    )
+    settle_seconds: int = Field(
+        default=120,
+        ge=0,
+        le=86_400,
+        description="A device whose last operation has an unknown outcome is not reused until two complete"
+        " inventories at least this far apart show it detached.",
+    )
+
+
+class FabricHost(Model):
+    """Which Kubernetes Node runs on which of the fabric's hosts."""
+
+    host: Identifier = Field(description="The fabric's name for the host.")
+    node_name: DnsSubdomain = Field(description="Name of the Node that runs on it.")
+
+
+class FabricSpec(Model):
+    """How to reach the manager and what Weft may do there."""
+
+    mode: FabricMode = Field(
+        default=FabricMode.OBSERVE,
+        description="Observe reads inventories, plans and exports metrics, and writes nothing to the fabric."
+        " Manage also attaches and detaches.",
+    )
+    driver: Annotated[
+        str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    ] = Field(
+        default="redfish",
+        description="Name of an installed driver. An unknown one is answered by the condition"
+        " Connected=False with reason DriverNotFound.",
+    )
+    endpoint: Annotated[str, StringConstraints(min_length=1, max_length=512)] = Field(
+        description="Base URL of the manager: https, or http on a loopback address. No user, password or"
+        " query.",
+        json_schema_extra=ENDPOINT_RULES,
+    )
+    credentials_secret_ref: NameRef | None = Field(
+        default=None,
+        description="Secret in the operator's own namespace with the keys `username` and `password`. Absent:"
+        " the manager is used without logging in.",
+    )
+    tls: FabricTls = Field(default=FabricTls(), description="How the manager's certificate is checked.")
+    limits: FabricLimits = Field(
+        default=FabricLimits(), description="How hard the manager may be worked, and how long it may take."
+    )
+    orphan_policy: OrphanPolicy = Field(
+        default=OrphanPolicy.REPORT,
+        description="What happens to attachments that nobody in this cluster made: Report says so in a"
+        " condition, Adopt keeps and counts them, Detach removes them. This version reports whatever is set.",
+    )
+    hosts: Annotated[tuple[FabricHost, ...], Field(max_length=1024)] = Field(
+        default=(),
+        description="Which Node runs on which host. A host without a Node is inventoried and never bound."
+        " Only administrators can say this: a label of the Node could be forged by its kubelet.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["host"]},
+    )
+
+
+class FabricStatus(Model):
+    """What was seen at the manager."""
+
+    devices: Counter | None = Field(
+        default=None, description="Devices in the last complete inventory, offered by a pool or not."
+    )
+    hosts: Counter | None = Field(default=None, description="Hosts in the last complete inventory.")
+    epoch: Version = Field(
+        default=0,
+        description="Raised by each new leader before its first call to the manager; an operation with an"
+        " older epoch may still land late.",
+    )
+    conditions: Conditions = Field(
+        default=(),
+        description="Connected: the manager answers and takes Weft's credentials. InventoryComplete: the last"
+        " reading was whole; while it is not, the last known picture is kept.",
+        json_schema_extra=CONDITION_LIST,
+    )
+
+
+class Fabric(Resource):
+    """A fabric manager: it reports devices and attaches them to hosts."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",
+            "metadata.name of a Fabric must have no dots and at most 63 characters: it begins the names of"
+            " its DeviceAttachments",
+        ),
+    )
+
+    api_version: Literal["weft.dev/v1alpha1"] = Field(
+        default="weft.dev/v1alpha1", description="Version of the schema."
+    )
+    kind: Literal["Fabric"] = Field(default="Fabric", description="Kind of the object.")
+    spec: FabricSpec = Field(description="How to reach the manager and what Weft may do there.")
+    status: FabricStatus = Field(default=FabricStatus(), description="What Weft saw there.")

@@ -1,0 +1,209 @@
+"""InferenceRole: one stage of a model's service, with what runs it and how many times."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from weft.api.cel import Rule, immutable, rules
+from weft.api.conditions import CONDITION_LIST, Conditions
+from weft.api.logical_node import NodeShape
+from weft.api.meta import Model, NameRef, Resource
+from weft.api.values import Counter, DnsSubdomain
+
+
+class Stage(enum.StrEnum):
+    """What a role does for a request."""
+
+    PREFILL = "Prefill"
+    DECODE = "Decode"
+    AGGREGATED = "Aggregated"
+
+    @property
+    def label(self) -> str:
+        """Its value in the pod label `weft.dev/stage`."""
+        return self.value.lower()
+
+
+class ScaleTargetRef(Model):
+    """A workload that is scaled instead of pods made from a template."""
+
+    api_version: Annotated[str, StringConstraints(min_length=1, max_length=253)] = Field(
+        description="API version of the workload."
+    )
+    kind: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(
+        description="Kind of the workload."
+    )
+    name: DnsSubdomain = Field(description="Name of the workload, in the role's namespace.")
+
+
+_POD_PART: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+POD_TEMPLATE: dict[str, Any] = {
+    "type": "object",
+    "x-kubernetes-preserve-unknown-fields": True,
+    "maxProperties": 8,
+    "required": ["spec"],
+    "properties": {
+        "metadata": {**_POD_PART, "maxProperties": 16, "description": "Labels and annotations of the pods."},
+        "spec": {
+            **_POD_PART,
+            "maxProperties": 64,
+            "description": "Spec of the pods, as in any Kubernetes workload.",
+        },
+    },
+}
+"""Schema of a pod template. What is inside is the API server's to judge, by a dry-run of a Pod."""
+
+
+class Workload(Model):
+    """What a replica runs."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.template) != has(self.scaleTargetRef)",
+            "set exactly one of workload.template and workload.scaleTargetRef",
+        ),
+        Rule(
+            "!has(self.scaleTargetRef) || has(self.acceleratorsPerReplica)",
+            "scaleTargetRef needs acceleratorsPerReplica: the budget is counted in accelerators",
+            ".acceleratorsPerReplica",
+        ),
+    )
+
+    template: dict[str, Any] | None = Field(
+        default=None,
+        description="Pod that each replica is made from. Checked by a dry-run of a Pod; what the API server"
+        " says about it is in the role's conditions.",
+        json_schema_extra=POD_TEMPLATE,
+    )
+    scale_target_ref: ScaleTargetRef | None = Field(
+        default=None,
+        description="A workload to scale instead, for example a Deployment. Not in this version: answered by"
+        " the role's condition Ready=False with reason ScaleTargetUnsupported.",
+    )
+    accelerators_per_replica: int | None = Field(
+        default=None,
+        ge=0,
+        le=1024,
+        description="Accelerators that a replica counts for in the budget, where the role has no node;"
+        " absent: 1.",
+    )
+
+
+class Drain(Model):
+    """How a replica is taken out of service."""
+
+    timeout_seconds: int = Field(
+        default=600,
+        ge=0,
+        le=86_400,
+        description="How long its requests, and reads of its KV caches, may take before they are cut off.",
+    )
+
+
+class InferenceRoleSpec(Model):
+    """What the role does, with what, and how many times."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.minReplicas <= self.maxReplicas",
+            "minReplicas must not exceed maxReplicas: lower minReplicas or raise maxReplicas",
+            ".minReplicas",
+        ),
+        Rule(
+            "self.replicas >= self.minReplicas && self.replicas <= self.maxReplicas",
+            "replicas must lie between minReplicas and maxReplicas: change replicas or the bounds",
+            ".replicas",
+        ),
+    )
+
+    group_ref: NameRef = Field(
+        description="InferenceGroup in the same namespace that this role belongs to. Cannot be changed.",
+        json_schema_extra=immutable("create a role in the other group and delete this one"),
+    )
+    stage: Stage = Field(
+        description="Prefill reads prompts, Decode writes answers, Aggregated does both. Cannot be changed;"
+        " a group may have several roles of one stage.",
+        json_schema_extra=immutable("create a role of the other stage and delete this one"),
+    )
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="Replicas that the role has while the group's rebalance mode is Recommend or Paused, and"
+        " starts with in Auto. Also set through /scale.",
+    )
+    min_replicas: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Fewest replicas. At least 1: scaling to zero is not in this version.",
+    )
+    max_replicas: int = Field(ge=1, le=1000, description="Most replicas.")
+    nodes_per_replica: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Hosts that one replica spans. Reserved: only 1 in this version.",
+        json_schema_extra=rules(
+            Rule("self == 1", "nodesPerReplica must be 1: a replica on several hosts is not in this version")
+        ),
+    )
+    node: NodeShape | None = Field(
+        default=None,
+        description="Logical node that each replica gets for itself. Absent: plain pods, placed by the"
+        " scheduler.",
+    )
+    profile_ref: NameRef = Field(
+        description="ConfigMap in the role's namespace whose key `profile.yaml` holds the measured speed of"
+        " one replica: prefill time by prompt length, time per token by batch size, KV capacity, largest"
+        " batch."
+    )
+    workload: Workload = Field(description="What a replica runs: a template or a workload to scale.")
+    drain: Drain = Field(default=Drain(), description="How a replica is taken out of service.")
+
+    @property
+    def accelerators_per_replica(self) -> int:
+        """Accelerators that one replica counts for in the group's budget."""
+        if self.node is not None:
+            return self.node.accelerator_count
+        declared = self.workload.accelerators_per_replica
+        return 1 if declared is None else declared
+
+
+class InferenceRoleStatus(Model):
+    """What is there."""
+
+    replicas: Counter = Field(default=0, description="Replicas that exist.")
+    ready_replicas: Counter = Field(default=0, description="Replicas that take requests.")
+    selector: Annotated[str, StringConstraints(max_length=1024)] = Field(
+        default="", description="Label selector of the replicas' pods as text, for /scale."
+    )
+    conditions: Conditions = Field(
+        default=(),
+        description="Ready: the role has the replicas it is to have and they take requests. Others say what"
+        " is wrong with the template, the profile or the node.",
+        json_schema_extra=CONDITION_LIST,
+    )
+
+
+class InferenceRole(Resource):
+    """One stage of an inference group: template, node shape, bounds."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",
+            "metadata.name of an InferenceRole must have no dots and at most 63 characters: it is a label of"
+            " its pods",
+        ),
+    )
+
+    api_version: Literal["weft.dev/v1alpha1"] = Field(
+        default="weft.dev/v1alpha1", description="Version of the schema."
+    )
+    kind: Literal["InferenceRole"] = Field(default="InferenceRole", description="Kind of the object.")
+    spec: InferenceRoleSpec = Field(description="What the role does, with what, and how many times.")
+    status: InferenceRoleStatus = Field(default=InferenceRoleStatus(), description="What is there.")

@@ -1,0 +1,228 @@
+"""LogicalNode: a host with devices, all or nothing."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from weft.api.cel import Rule, immutable_optional
+from weft.api.conditions import CONDITION_LIST, Conditions
+from weft.api.devices import DeviceSelector
+from weft.api.meta import LabelSelector, Model, Resource
+from weft.api.values import (
+    AttributeName,
+    ByteQuantity,
+    Counter,
+    DnsLabel,
+    DnsSubdomain,
+    Identifier,
+    Jurisdiction,
+    Quantity,
+)
+
+_BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+_NEW_ONE = "create a new LogicalNode with what you need and delete this one"
+
+
+class Sharing(enum.StrEnum):
+    """Whether a host may carry several logical nodes."""
+
+    EXCLUSIVE = "Exclusive"
+    SHARED = "Shared"
+
+
+class HostRequest(Model):
+    """Which host."""
+
+    node_selector: LabelSelector = Field(
+        default=LabelSelector(), description="Nodes that come into question, by their labels. Empty: all."
+    )
+    requests: Annotated[Mapping[str, Quantity], Field(max_length=16)] = Field(
+        default={}, description="What the Node must have free: cpu, memory and other resources of a Node."
+    )
+    sharing: Sharing = Field(
+        default=Sharing.EXCLUSIVE,
+        description="Exclusive: one logical node per host. Shared needs Dynamic Resource Allocation; this"
+        " version answers it by Accepted=False.",
+    )
+
+
+class AcceleratorRequest(Model):
+    """A number of accelerators of one sort."""
+
+    name: DnsLabel = Field(description="Name of the request, not used twice in a logical node.")
+    count: int = Field(ge=1, le=64, description="How many accelerators.")
+    selector: DeviceSelector = Field(default=DeviceSelector(), description="Which accelerators. Empty: any.")
+
+
+class ByteRequest(Model):
+    """An amount of memory or storage."""
+
+    name: DnsLabel = Field(description="Name of the request, not used twice in a logical node.")
+    size: ByteQuantity = Field(description="How much at least, for example 2Ti; whole devices are attached.")
+    selector: DeviceSelector = Field(default=DeviceSelector(), description="Which devices. Empty: any.")
+
+
+class DomainPolicy(enum.StrEnum):
+    """How much a domain matters."""
+
+    REQUIRED = "Required"
+    PREFERRED = "Preferred"
+
+
+class DomainConstraint(Model):
+    """That accelerators share an interconnect."""
+
+    attribute: AttributeName = Field(
+        description="Device attribute that names the domain: nvlinkDomain, rdmaDomain, cxlDomain and so on."
+    )
+    policy: DomainPolicy = Field(
+        default=DomainPolicy.REQUIRED,
+        description="Required: one domain or none at all. Preferred: if possible.",
+    )
+
+
+class PlacementObjective(enum.StrEnum):
+    """What is made small where several sets of devices would do."""
+
+    COST = "Cost"
+    LATENCY = "Latency"
+    ENERGY = "Energy"
+    PACKING = "Packing"
+
+
+class Placement(Model):
+    """Which of the possible sets of devices."""
+
+    domain: DomainConstraint | None = Field(
+        default=None, description="That the accelerators share an interconnect."
+    )
+    objective: PlacementObjective = Field(
+        default=PlacementObjective.COST, description="What decides between sets of devices that all would do."
+    )
+    jurisdictions: Annotated[tuple[Jurisdiction, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="Only devices of pools that state one of these jurisdictions. Empty: any pool.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+
+
+class NodeShape(Model):
+    """A host with devices: what a LogicalNode, or a role's replica, consists of."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "[has(self.accelerators) && size(self.accelerators) > 0, has(self.memory) && size(self.memory) >"
+            " 0, has(self.storage) && size(self.storage) > 0].exists(some, some)",
+            "ask for at least one device: add an entry to accelerators, memory or storage",
+        ),
+        Rule(
+            "!has(self.accelerators) || !has(self.memory)"
+            " || !self.accelerators.exists(a, self.memory.exists(m, m.name == a.name))",
+            "names of requests must differ across accelerators, memory and storage: rename the entry in"
+            " memory",
+            ".memory",
+        ),
+        Rule(
+            "!has(self.accelerators) || !has(self.storage)"
+            " || !self.accelerators.exists(a, self.storage.exists(s, s.name == a.name))",
+            "names of requests must differ across accelerators, memory and storage: rename the entry in"
+            " storage",
+            ".storage",
+        ),
+        Rule(
+            "!has(self.memory) || !has(self.storage)"
+            " || !self.memory.exists(m, self.storage.exists(s, s.name == m.name))",
+            "names of requests must differ across accelerators, memory and storage: rename the entry in"
+            " storage",
+            ".storage",
+        ),
+    )
+
+    host: HostRequest = Field(default=HostRequest(), description="Which host.")
+    accelerators: Annotated[tuple[AcceleratorRequest, ...], Field(max_length=16)] = Field(
+        default=(), description="Accelerators to attach.", json_schema_extra=_BY_NAME
+    )
+    memory: Annotated[tuple[ByteRequest, ...], Field(max_length=8)] = Field(
+        default=(), description="Pooled memory to attach.", json_schema_extra=_BY_NAME
+    )
+    storage: Annotated[tuple[ByteRequest, ...], Field(max_length=8)] = Field(
+        default=(), description="Pooled storage to attach.", json_schema_extra=_BY_NAME
+    )
+    placement: Placement = Field(default=Placement(), description="Which of the possible sets of devices.")
+    priority_class_name: DnsSubdomain | None = Field(
+        default=None,
+        description="PriorityClass that orders this request among those of its namespace that wait.",
+    )
+
+    @property
+    def accelerator_count(self) -> int:
+        """Accelerators over all requests."""
+        return sum(request.count for request in self.accelerators)
+
+
+class LogicalNodeSpec(NodeShape):
+    """The host and devices asked for. Only ttlSecondsAfterBound can be changed later."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        *NodeShape.cel,
+        *(
+            immutable_optional(field, _NEW_ONE)
+            for field in ("host", "accelerators", "memory", "storage", "placement", "priorityClassName")
+        ),
+    )
+
+    ttl_seconds_after_bound: int | None = Field(
+        default=None,
+        ge=1,
+        le=31_536_000,
+        description="Released this many seconds after it was bound; the object stays with the condition"
+        " Expired and does not bind again. Absent: kept until it is deleted.",
+    )
+
+
+class BoundDevice(Model):
+    """One device of a logical node."""
+
+    request: DnsLabel = Field(description="Name of the request that it serves.")
+    pool: DnsSubdomain = Field(description="Pool that offered it.")
+    device: Identifier = Field(description="The fabric's name for it.")
+    attachment: DnsSubdomain = Field(description="DeviceAttachment that claims it.")
+
+
+class LogicalNodeStatus(Model):
+    """What was found for the request."""
+
+    node_name: DnsSubdomain | None = Field(default=None, description="Node that the devices are attached to.")
+    host: Identifier | None = Field(default=None, description="The fabric's name for that Node's host.")
+    attempt: Counter = Field(default=0, description="Sets of devices tried so far, the present one included.")
+    devices: Annotated[tuple[BoundDevice, ...], Field(max_length=1024)] = Field(
+        default=(),
+        description="Devices chosen or attached. A view: the DeviceAttachments are what counts.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["attachment"]},
+    )
+    resource_claim_name: DnsSubdomain | None = Field(
+        default=None,
+        description="ResourceClaim through which pods use the devices, with Dynamic Resource Allocation.",
+    )
+    conditions: Conditions = Field(
+        default=(),
+        description="Accepted: the request can be served by these pools. Reserved: its devices are claimed."
+        " Bound: all are attached and were seen there. Ready: bound, and its Node is ready. Expired:"
+        " released after ttlSecondsAfterBound.",
+        json_schema_extra=CONDITION_LIST,
+    )
+
+
+class LogicalNode(Resource):
+    """A host with devices, bound all or nothing."""
+
+    api_version: Literal["weft.dev/v1alpha1"] = Field(
+        default="weft.dev/v1alpha1", description="Version of the schema."
+    )
+    kind: Literal["LogicalNode"] = Field(default="LogicalNode", description="Kind of the object.")
+    spec: LogicalNodeSpec = Field(description="The host and devices asked for.")
+    status: LogicalNodeStatus = Field(default=LogicalNodeStatus(), description="What was found.")

@@ -1,0 +1,23 @@
+"""Labels, gates, finalizers and taints that Weft writes on objects it does not own alone."""
+
+from __future__ import annotations
+
+from weft.api.resources import GROUP
+
+LABEL_GROUP = f"{GROUP}/group"
+"""On a replica's pod: the InferenceGroup that owns it."""
+
+LABEL_ROLE = f"{GROUP}/role"
+"""On a replica's pod: the InferenceRole it serves now. A flip changes it."""
+
+LABEL_STAGE = f"{GROUP}/stage"
+"""On a replica's pod: `prefill`, `decode` or `aggregated`, in one patch with LABEL_ROLE."""
+
+GATE_SERVING = f"{GROUP}/serving"
+"""Readiness gate of a replica's pod: False takes it out of Services and endpoint pickers."""
+
+FINALIZER = f"{GROUP}/fabric"
+"""Held until nothing of the object is left attached on the fabric."""
+
+TAINT_LOGICAL_NODE = f"{GROUP}/logical-node"
+"""NoSchedule taint of a Node that carries a bound logical node; the value names it."""

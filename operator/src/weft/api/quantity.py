@@ -1,0 +1,84 @@
+"""Kubernetes quantities ("2Ti", "1500m", "2.10") as exact numbers.
+
+Format: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+_SHAPE = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))([eE][+-]?[0-9]{1,2}|[A-Za-z]{0,2})", re.ASCII)
+_MAX_LENGTH = 64
+
+_BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+_FACTORS: dict[str, Decimal] = {
+    "": Decimal(1),
+    **{suffix: Decimal(1024) ** power for power, suffix in enumerate(_BINARY, start=1)},
+    **{
+        suffix: Decimal(1000) ** power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)
+    },
+    **{suffix: Decimal(1).scaleb(-3 * power) for power, suffix in enumerate(("m", "u", "n"), start=1)},
+}
+
+
+def parse_decimal(text: str) -> Decimal:
+    """The exact value of a quantity.
+
+    Raises ValueError, naming the text and what would be accepted, when it is not one.
+    """
+    match = _SHAPE.fullmatch(text) if len(text) <= _MAX_LENGTH else None
+    if match is None:
+        raise ValueError(
+            f"{text[:_MAX_LENGTH]!r} is not a quantity: write a number such as 16, 2.5, 500m or 64Gi"
+        )
+    number, suffix = match.groups()
+    if suffix[:1] in ("e", "E") and len(suffix) > 1:
+        return _product(Decimal(number), Decimal(1).scaleb(int(suffix[1:])))
+    factor = _FACTORS.get(suffix)
+    if factor is None:
+        raise ValueError(
+            f"{text!r} has the unknown suffix {suffix!r}: use one of {', '.join(filter(None, _FACTORS))}"
+        )
+    return _product(Decimal(number), factor)
+
+
+def parse_bytes(text: str) -> int:
+    """A quantity as a whole number of bytes.
+
+    Raises ValueError when it is not a quantity, is negative, or is not a whole number of bytes.
+    """
+    value = parse_decimal(text)
+    if value < 0:
+        raise ValueError(f"{text!r} is negative: a size is zero or more bytes")
+    if value != value.to_integral_value():
+        raise ValueError(f"{text!r} is not a whole number of bytes")
+    return int(value)
+
+
+def format_bytes(count: int) -> str:
+    """The shortest exact binary form of a number of bytes: 2199023255552 -> "2Ti", 1500 -> "1500".
+
+    Raises ValueError when `count` is negative.
+    """
+    if count < 0:
+        raise ValueError(f"{count} bytes: a size is zero or more")
+    suffix = ""
+    for larger in _BINARY:
+        if count == 0 or count % 1024:
+            break
+        count, suffix = count // 1024, larger
+    return f"{count}{suffix}"
+
+
+def _product(number: Decimal, factor: Decimal) -> Decimal:
+    """`number * factor` without the rounding of the current decimal context."""
+    (sign, digits, exponent), (_, factor_digits, factor_exponent) = number.as_tuple(), factor.as_tuple()
+    assert isinstance(exponent, int)
+    assert isinstance(factor_exponent, int)
+    product = _integer(digits) * _integer(factor_digits)
+    return Decimal((sign, tuple(int(digit) for digit in str(product)), exponent + factor_exponent))
+
+
+def _integer(digits: tuple[int, ...]) -> int:
+    return int("".join(map(str, digits)))

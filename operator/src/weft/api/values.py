@@ -1,0 +1,91 @@
+"""Bounded strings, numbers and times that the models share. Every bound also limits the cost of CEL rules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
+
+DnsLabel = Annotated[
+    str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+]
+"""A name without dots, as of a namespace or of an entry of a list."""
+
+DnsSubdomain = Annotated[
+    str,
+    StringConstraints(
+        min_length=1,
+        max_length=253,
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+    ),
+]
+"""A name of an object."""
+
+Identifier = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.:]*[A-Za-z0-9])?$"),
+]
+"""A fabric manager's own name for a device or a host."""
+
+AttributeName = Annotated[
+    str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z][A-Za-z0-9]*$")
+]
+"""The name of a device attribute: `vendor`, `nvlinkDomain`."""
+
+AttributeValue = Annotated[str, StringConstraints(max_length=253)]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
+LabelValue = Annotated[str, StringConstraints(max_length=63)]
+
+_SUFFIX = r"(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+_MORE_THAN_ZERO = r"^(0*[1-9][0-9]{0,18}(\.[0-9]{1,4})?|0+\.0{0,3}[1-9][0-9]{0,3})"
+
+ByteQuantity = Annotated[
+    str, StringConstraints(min_length=1, max_length=32, pattern=_MORE_THAN_ZERO + _SUFFIX)
+]
+"""More than zero bytes; read it with `weft.api.quantity.parse_bytes`."""
+
+Quantity = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=32, pattern=r"^[0-9]{1,19}(\.[0-9]{1,9})?(m|" + _SUFFIX[1:]),
+]
+"""Zero or more of anything; read it with `weft.api.quantity.parse_decimal`."""
+
+Money = Annotated[
+    str, StringConstraints(min_length=1, max_length=20, pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$")
+]
+"""An amount in the one currency of the operator's settings."""
+
+Jurisdiction = Annotated[
+    str, StringConstraints(min_length=2, max_length=32, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?$")
+]
+"""A law that hardware stands under: EU, CH, US-CA."""
+
+MAX_MESSAGE = 1024
+
+
+def _cut_message(text: object) -> object:
+    return f"{text[: MAX_MESSAGE - 3]}..." if isinstance(text, str) and len(text) > MAX_MESSAGE else text
+
+
+Message = Annotated[str, BeforeValidator(_cut_message), StringConstraints(max_length=MAX_MESSAGE)]
+"""Text for people; what is too long is cut, since it may quote an answer of any length."""
+
+Reason = Annotated[
+    str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?$")
+]
+Uid = Annotated[str, StringConstraints(max_length=64)]
+
+Counter = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""A number of things in a status."""
+
+Version = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""A generation or an epoch: it only grows."""
+
+
+def _whole_seconds_in_utc(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(microsecond=0)
+
+
+Timestamp = Annotated[AwareDatetime, AfterValidator(_whole_seconds_in_utc)]
+"""A time as Kubernetes writes it: UTC, whole seconds."""
