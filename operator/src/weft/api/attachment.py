@@ -36,6 +36,12 @@ class DeviceAttachmentSpec(Model):
         description="Key of the operation that attaches it, known to the fabric where it can hold one."
     )
     epoch: Version = Field(description="The Fabric's epoch when the claim was made.")
+    request: DnsLabel = Field(description="Entry of the claiming object's spec that the device serves.")
+    claim_size: int = Field(
+        ge=1,
+        le=1024,
+        description="Attachments that this operation claims together: fewer, and it was cut short.",
+    )
     claim_ref: ClaimRef = Field(description="The object that the device is claimed for.")
 
 

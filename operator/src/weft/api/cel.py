@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,16 @@ class Rule:
     message: str
     field_path: str = ""
     """The field that the error is reported at, relative to where the rule is declared: `.minReplicas`."""
+    reason: Literal["", "FieldValueForbidden"] = ""
+    """How the API server classes the error; empty: an invalid value, which is then quoted."""
 
     def schema(self) -> dict[str, str]:
         """The entry as it stands in the CRD."""
         entry = {"rule": self.rule, "message": self.message}
         if self.field_path:
             entry["fieldPath"] = self.field_path
+        if self.reason:
+            entry["reason"] = self.reason
         return entry
 
 
@@ -30,7 +34,7 @@ def rules(*declared: Rule) -> dict[str, Any]:
 
 def immutable(what: str) -> dict[str, Any]:
     """For a required field that cannot change once the object exists; `what` says what to do instead."""
-    return rules(Rule("self == oldSelf", f"cannot be changed: {what}"))
+    return rules(Rule("self == oldSelf", f"cannot be changed: {what}", reason="FieldValueForbidden"))
 
 
 def immutable_optional(field: str, what: str) -> Rule:
@@ -40,4 +44,5 @@ def immutable_optional(field: str, what: str) -> Rule:
         f" && (!has(self.{field}) || self.{field} == oldSelf.{field})",
         f"{field} cannot be changed: {what}",
         f".{field}",
+        "FieldValueForbidden",
     )

@@ -115,8 +115,9 @@ class NodeShape(Model):
 
     cel: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "[has(self.accelerators) && size(self.accelerators) > 0, has(self.memory) && size(self.memory) >"
-            " 0, has(self.storage) && size(self.storage) > 0].exists(some, some)",
+            "(has(self.accelerators) && size(self.accelerators) > 0)"
+            " || (has(self.memory) && size(self.memory) > 0)"
+            " || (has(self.storage) && size(self.storage) > 0)",
             "ask for at least one device: add an entry to accelerators, memory or storage",
         ),
         Rule(

@@ -6,8 +6,17 @@ import enum
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from weft.api.cel import Rule
 from weft.api.values import DnsSubdomain, LabelKey, LabelValue, Timestamp
@@ -41,6 +50,18 @@ class Model(BaseModel):
     def _is_absent(self, name: str, value: Any) -> bool:
         """Whether this default of this field stands for "not there"."""
         return any(type(value) is type(nothing) and value == nothing for nothing in self.omit)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The JSON schema with the rules of `cel`."""
+        schema = handler(core_schema)
+        if cls.cel:
+            handler.resolve_ref_schema(schema)["x-kubernetes-validations"] = [
+                rule.schema() for rule in cls.cel
+            ]
+        return schema
 
     def dump(self) -> dict[str, Any]:
         """This part as the API's JSON."""
