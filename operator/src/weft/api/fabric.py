@@ -13,7 +13,7 @@ from weft.api.meta import Model, NameRef, Resource
 from weft.api.values import Counter, DnsSubdomain, Identifier, Version
 
 _LOOPBACK = (
-    "url(self).getHostname() in ['localhost', '[::1]']"
+    "url(self).getHostname() in ['localhost', '::1']"
     " || url(self).getHostname().matches('^127([.][0-9]{1,3}){3}$')"
 )
 
@@ -126,11 +126,20 @@ class FabricSpec(Model):
         description="What happens to attachments that nobody in this cluster made: Report says so in a"
         " condition, Adopt keeps and counts them, Detach removes them. This version reports whatever is set.",
     )
-    hosts: Annotated[tuple[FabricHost, ...], Field(max_length=1024)] = Field(
+    hosts: Annotated[tuple[FabricHost, ...], Field(max_length=512)] = Field(
         default=(),
         description="Which Node runs on which host. A host without a Node is inventoried and never bound."
         " Only administrators can say this: a label of the Node could be forged by its kubelet.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["host"]},
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["host"],
+            **rules(
+                Rule(
+                    "self.all(one, self.exists_one(other, other.nodeName == one.nodeName))",
+                    "a nodeName stands at two hosts: a Node runs on one host, remove the wrong entry",
+                )
+            ),
+        },
     )
 
 
