@@ -163,6 +163,10 @@ class DeviceCounts(Model):
     quarantined: Counter = Field(
         default=0, description="Devices withheld after a fault or an unknown outcome."
     )
+    unavailable: Counter = Field(
+        default=0,
+        description="Devices that are faulty, in maintenance, or attached by somebody else.",
+    )
 
 
 class PoolStatus(Model):

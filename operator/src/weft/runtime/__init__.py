@@ -1,0 +1,1 @@
+"""The operator as a process: API client, object cache, work queue, leadership, wiring."""

@@ -58,18 +58,34 @@ class Cluster(Protocol):
         """
 
     async def patch(
-        self, resource: ResourceType, name: str, namespace: str, body: Mapping[str, Any], *, subresource: str = ""
+        self,
+        resource: ResourceType,
+        name: str,
+        namespace: str,
+        body: Mapping[str, Any],
+        *,
+        subresource: str = "",
     ) -> Object:
-        """Apply a JSON merge patch. A `metadata.resourceVersion` in it guards the write (ConflictError).
+        """Patch an object: JSON merge patch for Weft's own kinds, strategic merge patch for Kubernetes' own.
 
-        `subresource="status"` writes a pod's status, for its conditions.
+        (Strategic merge joins a pod's conditions by type and a node's taints by key.) A
+        `metadata.resourceVersion` in the patch guards the write (ConflictError). `subresource="status"` writes
+        a pod's status, for its conditions.
         """
 
-    async def write_status(self, resource: ResourceType, current: Object, status: Mapping[str, Any]) -> Object:
+    async def write_status(
+        self, resource: ResourceType, current: Object, status: Mapping[str, Any]
+    ) -> Object:
         """Replace the status of `current`, guarded by its resourceVersion; no write when nothing changed."""
 
     async def delete(
-        self, resource: ResourceType, name: str, namespace: str = "", *, uid: str = "", grace_seconds: int | None = None
+        self,
+        resource: ResourceType,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        grace_seconds: int | None = None,
     ) -> None:
         """Ask for the deletion; an object that is gone already is success. `uid` guards against a namesake."""
 

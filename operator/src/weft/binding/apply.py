@@ -1,0 +1,277 @@
+"""Carries a logical node forward (claim, reserve the Node, attach, verify) or back (detach, verify, give up).
+
+Both directions are sagas for `weft.saga.engine`; which one it is, is stored in the claims (lifecycle.py). Every
+action may run again after a crash at any point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from weft.api import DeviceAttachment
+from weft.api.attachment import attachment_name
+from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
+from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES, PODS
+from weft.binding.fabrics import drop_finalizer
+from weft.binding.lifecycle import is_attached, is_deleting, is_quarantined
+from weft.binding.observe import logical_node_taint
+from weft.binding.plan import Assignment
+from weft.binding.session import FabricSession
+from weft.binding.status import with_facts
+from weft.fabric.errors import Conflict, DeviceFault, OutcomeUnknown, PartialFailure
+from weft.saga.cluster import AlreadyExistsError, Cluster, Object
+from weft.saga.engine import Step
+
+log = logging.getLogger(__name__)
+
+
+class ClaimLost(Exception):
+    """Somebody else holds a device or the Node: give up what is claimed and look for another place."""
+
+
+class DevicesFailed(Exception):
+    """Devices that the manager could not attach, with its reasons by device."""
+
+    def __init__(self, failed: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{device}: {why}" for device, why in sorted(failed.items())))
+        self.failed = failed
+
+
+def taint_value(namespace: str, name: str) -> str:
+    """The value of the Node's taint: names the logical node within the 63 characters that a taint may have."""
+    value = f"{namespace}.{name}"
+    if len(value) <= 63:
+        return value
+    return f"{value[:46]}-{hashlib.sha256(value.encode()).hexdigest()[:16]}"
+
+
+async def claim(cluster: Cluster, session: FabricSession, assignment: Assignment) -> list[DeviceAttachment]:
+    """Create one DeviceAttachment per device: the intention, in etcd before the first call.
+
+    Raises ClaimLost when one of the names is taken; the others are then being deleted.
+    """
+    waiting, host = assignment.waiting, assignment.host
+    operation = hashlib.sha256(
+        f"{waiting.uid}/{host.fabric}/{host.host}/{datetime.now(UTC).isoformat()}".encode()
+    ).hexdigest()[:20]
+
+    def body(need: str, pool: str, device: str) -> Object:
+        return {
+            "metadata": {"name": attachment_name(host.fabric, device), "finalizers": [FINALIZER]},
+            "spec": {
+                "fabric": host.fabric,
+                "device": device,
+                "pool": pool,
+                "host": host.host,
+                "operation": operation,
+                "epoch": session.epoch,
+                "request": need,
+                "claimSize": len(assignment.devices),
+                "claimRef": {
+                    "kind": LOGICAL_NODES.kind,
+                    "namespace": waiting.namespace,
+                    "name": waiting.name,
+                    "uid": waiting.uid,
+                },
+            },
+        }
+
+    created = await asyncio.gather(
+        *(
+            cluster.create(DEVICE_ATTACHMENTS, body(item.need, item.offer.pool[1], item.offer.device.id))
+            for item in assignment.devices
+        ),
+        return_exceptions=True,
+    )
+    made = [DeviceAttachment.model_validate(item) for item in created if isinstance(item, dict)]
+    session.claimed(frozenset(item.metadata.uid for item in made))
+    for failure in created:
+        if isinstance(failure, AlreadyExistsError):
+            await turn_back(cluster, made)
+            raise ClaimLost(failure.message) from failure
+    for failure in created:
+        if isinstance(failure, BaseException):
+            # Whatever was created is found incomplete and released.
+            raise failure
+    return made
+
+
+async def turn_back(cluster: Cluster, claims: Iterable[DeviceAttachment]) -> None:
+    """Ask for the deletion of claims: from now on the way leads back, also after a restart."""
+    await asyncio.gather(
+        *(
+            cluster.delete(DEVICE_ATTACHMENTS, item.metadata.name, uid=item.metadata.uid)
+            for item in claims
+            if not is_deleting(item)
+        )
+    )
+
+
+async def quarantine(cluster: Cluster, claims: Iterable[DeviceAttachment], failed: dict[str, str]) -> None:
+    """Mark the claims of failed devices: they stay, so that the devices are not offered again."""
+    for item in claims:
+        if item.spec.device not in failed or is_quarantined(item):
+            continue
+        raw = cluster.get(DEVICE_ATTACHMENTS, item.metadata.name)
+        if raw is None:
+            continue
+        message = (
+            f"{failed[item.spec.device]}; delete this DeviceAttachment when the device may be used again"
+        )
+        facts = [("Quarantined", True, "AttachFailed", message)]
+        status = with_facts(item, item.status.dump(), facts, datetime.now(UTC))
+        await cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
+
+
+def forward(
+    cluster: Cluster, session: FabricSession, node: Object, claims: Sequence[DeviceAttachment], node_name: str
+) -> list[Step]:
+    """The steps that make complete claims a bound logical node."""
+    value = taint_value(node["metadata"]["namespace"], node["metadata"]["name"])
+    carrier = cluster.get(NODES, node_name)
+    host = claims[0].spec.host
+    pending = [item for item in claims if not is_attached(item)]
+    devices = frozenset(item.spec.device for item in claims)
+
+    async def reserve() -> None:
+        if carrier is None:
+            raise ClaimLost(f"Node {node_name} does not exist")
+        if logical_node_taint(carrier):
+            raise ClaimLost(f"Node {node_name} carries logical node {logical_node_taint(carrier)}")
+        taint = {"key": TAINT_LOGICAL_NODE, "value": value, "effect": "NoSchedule"}
+        version = carrier["metadata"]["resourceVersion"]
+        # The guard makes the Node a claim as exclusive as a DeviceAttachment's name.
+        body = {"metadata": {"resourceVersion": version}, "spec": {"taints": [taint]}}
+        await cluster.patch(NODES, node_name, "", body)
+
+    async def attach() -> None:
+        there = await session.attached(host)
+        missing = devices - there
+        if missing:
+            await _attach(session, claims, host, missing)
+            there = await session.attached(host)
+        if devices - there:
+            left = ", ".join(sorted(devices - there))
+            raise OutcomeUnknown(f"the manager does not show {left} at {host} yet")
+        await asyncio.gather(*(_mark_attached(cluster, item) for item in pending))
+
+    return [
+        Step("ReserveNode", carrier is not None and logical_node_taint(carrier) == value, reserve),
+        Step("Attach", not pending, attach),
+    ]
+
+
+async def _attach(
+    session: FabricSession, claims: Sequence[DeviceAttachment], host: str, devices: frozenset[str]
+) -> None:
+    uids = frozenset(item.metadata.uid for item in claims)
+    try:
+        operation = await session.attach(claims[0].spec.operation, host, devices, uids)
+    except DeviceFault as error:
+        raise DevicesFailed({error.device: str(error)}) from error
+    except PartialFailure as error:
+        raise DevicesFailed(error.failed) from error
+    if operation.failed:
+        raise DevicesFailed(dict(operation.failed))
+    if operation.id and not operation.phase.is_terminal:
+        raise OutcomeUnknown(f"the manager works on it: {operation.id}")
+
+
+async def _mark_attached(cluster: Cluster, item: DeviceAttachment) -> None:
+    raw = cluster.get(DEVICE_ATTACHMENTS, item.metadata.name)
+    if raw is None or raw["metadata"]["uid"] != item.metadata.uid:
+        raise Conflict(f"DeviceAttachment {item.metadata.name} is gone")
+    facts = [("Attached", True, "Verified", f"seen at {item.spec.host}")]
+    status = with_facts(item, item.status.dump(), facts, datetime.now(UTC))
+    await cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
+
+
+def users_of(cluster: Cluster, namespace: str, name: str, node_name: str) -> list[str]:
+    """Pods that run on the node's devices: those of its namespace on its Node that tolerate its taint."""
+    value = taint_value(namespace, name)
+    users = []
+    for pod in cluster.list(PODS, namespace):
+        if pod["spec"].get("nodeName") != node_name or pod.get("status", {}).get("phase") in (
+            "Succeeded",
+            "Failed",
+        ):
+            continue
+        for toleration in pod["spec"].get("tolerations", []):
+            if toleration.get("key") == TAINT_LOGICAL_NODE and toleration.get("value", value) == value:
+                users.append(pod["metadata"]["name"])
+                break
+    return sorted(users)
+
+
+def back(
+    cluster: Cluster,
+    session: FabricSession,
+    claims: Sequence[DeviceAttachment],
+    users: Sequence[str],
+) -> list[Step]:
+    """The steps that free the devices of these claims: no user left, detached, seen to be detached, given up."""
+    host = claims[0].spec.host
+    untouched = all(session.is_untouched(item.metadata.uid) for item in claims)
+    unsettled: list[DeviceAttachment] = []
+
+    async def detach() -> None:
+        await turn_back(cluster, claims)
+        free = list(claims)
+        if not untouched:
+            free = await _detach(session, host, claims)
+            unsettled.extend(item for item in claims if item not in free)
+        await asyncio.gather(*(_give_up(cluster, item) for item in free))
+        if unsettled:
+            left = ", ".join(item.spec.device for item in unsettled)
+            raise OutcomeUnknown(
+                f"{left}: not attached now, but an earlier call may still take effect; "
+                f"kept until complete inventories {session.settle_seconds:g} s apart agree"
+            )
+
+    return [
+        Step("Drain", not users, None, f"pods still use the devices: {', '.join(users[:5])}"),
+        Step("Detach", not claims, detach),
+    ]
+
+
+async def _detach(
+    session: FabricSession, host: str, claims: Sequence[DeviceAttachment]
+) -> list[DeviceAttachment]:
+    """Detach what is there; returns the claims whose devices are certainly free now.
+
+    A device that was there before our detach and is not there after it, is free. One that was not there to
+    begin with may have a call under way, of ours or of an earlier leader, that still attaches it.
+    """
+    devices = frozenset(item.spec.device for item in claims)
+    before = await session.attached(host) & devices
+    after = before
+    if before:
+        operation = await session.detach(f"{claims[0].spec.operation}-release", host, before)
+        after = await session.attached(host) & devices
+        if after:
+            what = f"the manager works on it: {operation.id}" if operation.id else "still shown as attached"
+            raise OutcomeUnknown(f"{', '.join(sorted(after))} at {host}: {what}")
+    return [
+        item
+        for item in claims
+        if item.spec.device in before - after or session.settled_absent(item.spec.device)
+    ]
+
+
+async def _give_up(cluster: Cluster, item: DeviceAttachment) -> None:
+    raw = cluster.get(DEVICE_ATTACHMENTS, item.metadata.name)
+    if raw is not None and raw["metadata"]["uid"] == item.metadata.uid:
+        await drop_finalizer(cluster, DEVICE_ATTACHMENTS, raw)
+
+
+async def clear_taint(cluster: Cluster, namespace: str, name: str) -> None:
+    """Take the logical node's taint off the Node that carries it, if any."""
+    value = taint_value(namespace, name)
+    for raw in cluster.list(NODES):
+        if logical_node_taint(raw) == value:
+            taints = [{"$patch": "delete", "key": TAINT_LOGICAL_NODE}]
+            await cluster.patch(NODES, raw["metadata"]["name"], "", {"spec": {"taints": taints}})

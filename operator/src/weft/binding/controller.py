@@ -1,0 +1,420 @@
+"""Binding's reconcilers: observe, decide, carry out one direction, write the status once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from weft.api import DeviceAttachment, LogicalNode
+from weft.api.conditions import find, is_true
+from weft.api.names import FINALIZER
+from weft.api.resources import FABRICS, LOGICAL_NODES, NODES, POOLS
+from weft.binding import apply, observe
+from weft.binding.fabrics import Fabrics, ReadObject, add_finalizer, drop_finalizer
+from weft.binding.lifecycle import Decision, Intent, decide, expiry, is_attached
+from weft.binding.membership import KIND_OF_POOL, members
+from weft.binding.plan import Assignment, place
+from weft.binding.session import FabricSession, Leader
+from weft.binding.status import Fact, bound_status, pool_status, unbound_status
+from weft.fabric.errors import (
+    AuthFailed,
+    Busy,
+    CapacityExhausted,
+    Conflict,
+    FabricError,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+)
+from weft.saga.cluster import Cluster, Object
+from weft.saga.engine import advance
+
+log = logging.getLogger(__name__)
+
+Enqueue = Callable[[str, str, str, float], None]
+"""Asks for a key to be worked on: controller, namespace, name, seconds from now."""
+
+RETRY_SECONDS = 1.0
+STUCK_SECONDS = 30.0
+
+
+class Binding:
+    """Holds what the leader knows beyond etcd: sessions with managers, and which claims are being made."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        read: ReadObject,
+        namespace: str,
+        inventory_seconds: float,
+        leader: Leader,
+        enqueue: Enqueue,
+    ) -> None:
+        self._cluster = cluster
+        self._enqueue = enqueue
+        self._fabrics = Fabrics(cluster, read, namespace, inventory_seconds, leader)
+        self._claiming: set[str] = set()
+        self._avoid: dict[str, frozenset[str]] = {}
+
+    async def close(self) -> None:
+        await self._fabrics.close()
+
+    async def reconcile_fabric(self, name: str) -> float | None:
+        """Read a fabric's inventory, then see to what depends on it."""
+        try:
+            return await self._fabrics.reconcile(name)
+        finally:
+            self._enqueue("placement", "", "", 0)
+            self._enqueue("pool", "", "", 0)
+            for claim in observe.all_claims(self._cluster):
+                if claim.spec.fabric == name and self._is_suspect(claim):
+                    ref = claim.spec.claim_ref
+                    self._enqueue("logicalnode", ref.namespace, ref.name, 0)
+
+    def _is_suspect(self, claim: DeviceAttachment) -> bool:
+        """Whether the fabric's picture disagrees with a claim, or the claim waits for it."""
+        session = self._fabrics.session(claim.spec.fabric)
+        if session is None or session.picture is None:
+            return False
+        shown = (claim.spec.device, claim.spec.host) in set(session.picture.inventory.attachments)
+        return shown != is_attached(claim) or claim.metadata.deletion_timestamp is not None
+
+    async def reconcile_pools(self) -> None:
+        """Bring every pool's counts and conditions up to date."""
+        now = datetime.now(UTC)
+        pools = observe.all_pools(self._cluster)
+        claims = observe.all_claims(self._cluster)
+        by_fabric: dict[str, dict[Any, Any]] = {}
+        for resource in POOLS:
+            for raw in self._cluster.list(resource):
+                pool = next(
+                    item
+                    for item in pools
+                    if item.metadata.name == raw["metadata"]["name"] and item.kind == resource.kind
+                )
+                fabric = pool.spec.fabric_ref.name
+                in_use = any(
+                    claim.spec.pool == pool.metadata.name and claim.spec.fabric == fabric for claim in claims
+                )
+                if pool.metadata.deletion_timestamp is not None:
+                    if not in_use:
+                        await drop_finalizer(self._cluster, resource, raw)
+                    continue
+                if in_use and FINALIZER not in pool.metadata.finalizers:
+                    raw = await add_finalizer(self._cluster, resource, raw)
+                    pool = type(pool).model_validate(raw)
+                session = self._fabrics.session(fabric)
+                picture = session.picture if session else None
+                membership = None
+                if picture is not None:
+                    if fabric not in by_fabric:
+                        by_fabric[fabric] = dict(members(pools, fabric, picture.inventory.devices))
+                    membership = by_fabric[fabric].get((KIND_OF_POOL[type(pool)], pool.metadata.name))
+                here = {claim.spec.device: claim for claim in claims if claim.spec.fabric == fabric}
+                attached = {device for device, _ in picture.inventory.attachments} if picture else set()
+                status = pool_status(
+                    pool, membership, here, frozenset(attached - set(here)), self._reachable(fabric), now
+                )
+                await self._cluster.write_status(resource, raw, status)
+
+    def _reachable(self, fabric: str) -> Fact:
+        raw = self._cluster.get(FABRICS, fabric)
+        if raw is None:
+            return (
+                "Ready",
+                False,
+                "FabricNotFound",
+                f"there is no Fabric {fabric}; create it or correct spec.fabricRef",
+            )
+        conditions = {item["type"]: item for item in raw.get("status", {}).get("conditions", [])}
+        connected = conditions.get("Connected", {})
+        if connected.get("status") != "True":
+            message = f"Fabric {fabric} is not connected: {connected.get('message', 'not read yet')}"
+            return "Ready", False, "FabricUnreachable", message
+        complete = conditions.get("InventoryComplete", {})
+        if complete.get("status") == "False":
+            return "Ready", False, str(complete.get("reason")), str(complete.get("message"))
+        return "Ready", True, "FabricRead", "the counts follow the fabric"
+
+    async def place_waiting(self) -> float | None:
+        """One placement pass over all waiting logical nodes."""
+        now = datetime.now(UTC)
+        seen = observe.gather(
+            self._cluster, self._fabrics.pictures(), self._avoid, frozenset(self._claiming), now
+        )
+        if not seen.waiting and not seen.unsupported:
+            return None
+        placement = place(seen.waiting, seen.offers, seen.hosts, seen.quota_left)
+        for assignment in placement.assignments:
+            self._claiming.add(assignment.waiting.uid)
+        try:
+            for assignment in placement.assignments:
+                await self._claim(assignment)
+        finally:
+            for assignment in placement.assignments:
+                self._claiming.discard(assignment.waiting.uid)
+                self._enqueue("logicalnode", assignment.waiting.namespace, assignment.waiting.name, 0)
+        for refusal in placement.refusals:
+            waiting = refusal.waiting
+            await self._say(
+                waiting.namespace, waiting.name, waiting.uid, False, refusal.reason, refusal.message
+            )
+        for raw in self._cluster.list(LOGICAL_NODES):
+            uid = raw["metadata"]["uid"]
+            if uid in seen.unsupported:
+                metadata = raw["metadata"]
+                await self._say(
+                    metadata["namespace"], metadata["name"], uid, None, "Unsupported", seen.unsupported[uid]
+                )
+        # More may be placeable than one pass takes; the rest waits for something to become free.
+        return 0.0 if placement.assignments and len(seen.waiting) > len(placement.assignments) else None
+
+    async def _claim(self, assignment: Assignment) -> None:
+        session = self._fabrics.session(assignment.host.fabric)
+        raw = self._cluster.get(LOGICAL_NODES, assignment.waiting.name, assignment.waiting.namespace)
+        if (
+            session is None
+            or session.epoch == 0
+            or raw is None
+            or raw["metadata"]["uid"] != assignment.waiting.uid
+        ):
+            return
+        if FINALIZER not in raw["metadata"].get("finalizers", []):
+            if raw["metadata"].get("deletionTimestamp"):
+                return
+            await add_finalizer(self._cluster, LOGICAL_NODES, raw)
+        try:
+            await apply.claim(self._cluster, session, assignment)
+        except apply.ClaimLost as error:
+            log.info("claim lost, looking again: %s", error)
+
+    async def _say(
+        self, namespace: str, name: str, uid: str, accepted: bool | None, reason: str, message: str
+    ) -> None:
+        """Tell a waiting logical node why. `accepted` None: it asks for what cannot be had at all."""
+        raw = self._cluster.get(LOGICAL_NODES, name, namespace)
+        if raw is None or raw["metadata"]["uid"] != uid:
+            return
+        node = LogicalNode.model_validate(raw)
+        facts: list[Fact] = [
+            (
+                "Accepted",
+                accepted is not None,
+                reason if accepted is None else "Accepted",
+                message if accepted is None else "",
+            ),
+            ("Reserved", False, reason, message),
+            ("Bound", False, "NotReserved", message),
+            ("Ready", False, "NotBound", message),
+        ]
+        await self._cluster.write_status(LOGICAL_NODES, raw, unbound_status(node, facts, datetime.now(UTC)))
+
+    async def reconcile_node(self, namespace: str, name: str) -> float | None:
+        """Bring one logical node a step nearer to where it is going."""
+        raw = self._cluster.get(LOGICAL_NODES, name, namespace)
+        if raw is not None and raw["metadata"]["uid"] in self._claiming:
+            return None
+        node = LogicalNode.model_validate(raw) if raw is not None else None
+        claims = observe.claims_of(self._cluster, namespace, name)
+        decision = decide(node, claims, datetime.now(UTC))
+        if decision.intent is Intent.PLACE:
+            self._enqueue("placement", "", "", 0)
+            return None
+        if decision.intent is Intent.FINISH:
+            await self._finish(namespace, name, raw, decision)
+            return None
+        if decision.intent is Intent.RELEASE:
+            return await self._release(namespace, name, raw, decision)
+        assert raw is not None
+        assert node is not None
+        return await self._bind(raw, node, decision.claims)
+
+    async def _finish(self, namespace: str, name: str, raw: Object | None, decision: Decision) -> None:
+        await apply.clear_taint(self._cluster, namespace, name)
+        raw = self._cluster.get(LOGICAL_NODES, name, namespace)
+        if raw is None:
+            return
+        self._avoid.pop(raw["metadata"]["uid"], None)
+        if decision.reason == "Expired":
+            node = LogicalNode.model_validate(raw)
+            text = "released after ttlSecondsAfterBound; create a new LogicalNode to bind again"
+            facts: list[Fact] = [
+                ("Expired", True, "TimeIsUp", text),
+                *((kind, False, "Expired", text) for kind in ("Reserved", "Bound", "Ready")),
+            ]
+            status = unbound_status(node, facts, datetime.now(UTC))
+            raw = await self._cluster.write_status(LOGICAL_NODES, raw, status)
+            if not raw["metadata"].get("deletionTimestamp"):
+                return
+        await drop_finalizer(self._cluster, LOGICAL_NODES, raw)
+
+    async def _release(
+        self, namespace: str, name: str, raw: Object | None, decision: Decision
+    ) -> float | None:
+        """Lead the claims back, host by host (an earlier namesake's may be on another one)."""
+        waits: list[str] = []
+        again: float | None = None
+        by_host: dict[tuple[str, str], list[DeviceAttachment]] = {}
+        for claim in decision.claims:
+            by_host.setdefault((claim.spec.fabric, claim.spec.host), []).append(claim)
+        for (fabric, host), claims in sorted(by_host.items()):
+            session = self._ready_session(fabric)
+            if isinstance(session, str):
+                # The direction must be stored even though the fabric cannot be reached.
+                await apply.turn_back(self._cluster, claims)
+                waits.append(session)
+                again = RETRY_SECONDS
+                continue
+            users: list[str] = []
+            if decision.reason in ("Deleted", "Expired"):
+                users = apply.users_of(self._cluster, namespace, name, self._node_name(fabric, host))
+            try:
+                progress = await advance(apply.back(self._cluster, session, claims, users))
+            except FabricError as error:
+                waits.append(f"fabric {fabric}: {error}")
+                again = _delay(error)
+                continue
+            if not progress.finished and progress.waiting_for and users:
+                waits.append(progress.waiting_for)
+        if waits and raw is not None:
+            raw = self._cluster.get(LOGICAL_NODES, name, namespace) or raw
+            node = LogicalNode.model_validate(raw)
+            facts: list[Fact] = [
+                ("Bound", False, "Releasing", "; ".join(waits)),
+                ("Ready", False, "Releasing", "; ".join(waits)),
+            ]
+            status = unbound_status(node, facts, datetime.now(UTC))
+            await self._cluster.write_status(LOGICAL_NODES, raw, status)
+        if not waits:
+            self._enqueue("logicalnode", namespace, name, 0)
+        return again if again is not None else (5.0 if waits else None)
+
+    async def _bind(
+        self, raw: Object, node: LogicalNode, claims: tuple[DeviceAttachment, ...]
+    ) -> float | None:
+        fabric, host = claims[0].spec.fabric, claims[0].spec.host
+        meta = node.metadata
+        node_name = self._node_name(fabric, host)
+        session = self._ready_session(fabric)
+        if is_true(node.status.conditions, "Bound") and all(is_attached(claim) for claim in claims):
+            await self._write_bound(raw, claims, node_name)
+            end = expiry(node)
+            left = (end - datetime.now(UTC)).total_seconds() if end else None
+            return max(0.1, left) if left is not None else None
+        if isinstance(session, str):
+            await self._not_bound(raw, node, "FabricNotReady", session)
+            return RETRY_SECONDS
+        try:
+            # One pass carries out every step that can be done now, so that a bind costs one status write.
+            for _ in range(4):
+                progress = await advance(apply.forward(self._cluster, session, raw, claims, node_name))
+                if progress.finished:
+                    break
+                claims = tuple(
+                    claim
+                    for claim in observe.claims_of(self._cluster, meta.namespace, meta.name)
+                    if claim.spec.claim_ref.uid == meta.uid
+                    and claim.spec.operation == claims[0].spec.operation
+                )
+        except apply.DevicesFailed as error:
+            await apply.quarantine(self._cluster, claims, error.failed)
+            text = f"failed to attach, trying other devices: {error}"
+            self._cluster.event(raw, "Warning", "DeviceFailed", text)
+            await apply.turn_back(
+                self._cluster, [claim for claim in claims if claim.spec.device not in error.failed]
+            )
+            return 0.1
+        except (apply.ClaimLost, Conflict, CapacityExhausted, NotFound) as error:
+            if isinstance(error, CapacityExhausted):
+                self._avoid[meta.uid] = self._avoid.get(meta.uid, frozenset()) | {host}
+            self._cluster.event(raw, "Warning", "PlaceLost", f"trying another place: {error}")
+            await apply.turn_back(self._cluster, claims)
+            self._enqueue("fabric", "", fabric, 0)
+            return 0.1
+        except FabricError as error:
+            reason = "InvalidRequest" if isinstance(error, InvalidRequest) else "Attaching"
+            await self._not_bound(raw, node, reason, str(error))
+            if isinstance(error, AuthFailed):
+                self._enqueue("fabric", "", fabric, 0)
+            return _delay(error)
+        await self._write_bound(raw, claims, node_name)
+        ttl = node.spec.ttl_seconds_after_bound
+        return float(ttl) + 0.1 if ttl else None
+
+    async def _write_bound(self, raw: Object, claims: tuple[DeviceAttachment, ...], node_name: str) -> None:
+        """The status of a node all of whose devices were seen at its host, with what is the matter since."""
+        raw = self._cluster.get(LOGICAL_NODES, raw["metadata"]["name"], raw["metadata"]["namespace"]) or raw
+        node = LogicalNode.model_validate(raw)
+        now = datetime.now(UTC)
+        facts: list[Fact] = [
+            ("Accepted", True, "Accepted", ""),
+            ("Reserved", True, "Reserved", ""),
+            ("Bound", True, "Bound", "every device was seen at the host"),
+            self._readiness(claims, node_name),
+        ]
+        before = find(node.status.conditions, "Bound")
+        await self._cluster.write_status(
+            LOGICAL_NODES, raw, bound_status(node, claims, node_name, facts, now)
+        )
+        if before is None or before.status != "True":
+            self._cluster.event(
+                raw,
+                "Normal",
+                "Bound",
+                f"{len(claims)} devices attached to {claims[0].spec.host} (Node {node_name})",
+            )
+
+    def _readiness(self, claims: tuple[DeviceAttachment, ...], node_name: str) -> Fact:
+        session = self._fabrics.session(claims[0].spec.fabric)
+        if session is not None and session.picture is not None and not session.picture.doubt:
+            inventory = session.picture.inventory
+            shown = {device for device, host in inventory.attachments if host == claims[0].spec.host}
+            healthy = {device.id for device in inventory.devices if device.healthy}
+            missing = sorted(claim.spec.device for claim in claims if claim.spec.device not in shown)
+            if missing:
+                gone = ", ".join(missing)
+                message = f"the fabric no longer shows {gone} at the host; delete this LogicalNode to release the rest"
+                return "Ready", False, "DeviceMissing", message
+            ill = sorted(claim.spec.device for claim in claims if claim.spec.device not in healthy)
+            if ill:
+                return "Ready", False, "DeviceUnhealthy", f"the fabric reports a fault of {', '.join(ill)}"
+        carrier = self._cluster.get(NODES, node_name)
+        if carrier is None or not observe.is_ready(carrier):
+            return "Ready", False, "NodeNotReady", f"Node {node_name} is not ready; its devices stay attached"
+        return "Ready", True, "Ready", ""
+
+    async def _not_bound(self, raw: Object, node: LogicalNode, reason: str, message: str) -> None:
+        raw = self._cluster.get(LOGICAL_NODES, node.metadata.name, node.metadata.namespace) or raw
+        node = LogicalNode.model_validate(raw)
+        facts: list[Fact] = [
+            ("Accepted", True, "Accepted", ""),
+            ("Reserved", True, "Reserved", "all devices are claimed"),
+            ("Bound", False, reason, message),
+            ("Ready", False, "NotBound", message),
+        ]
+        await self._cluster.write_status(LOGICAL_NODES, raw, unbound_status(node, facts, datetime.now(UTC)))
+
+    def _node_name(self, fabric: str, host: str) -> str:
+        raw = self._cluster.get(FABRICS, fabric)
+        hosts = raw["spec"].get("hosts", []) if raw else []
+        return next((item["nodeName"] for item in hosts if item["host"] == host), "")
+
+    def _ready_session(self, fabric: str) -> FabricSession | str:
+        """The session with a fabric, or why there is none to work with."""
+        session = self._fabrics.session(fabric)
+        if session is None or session.picture is None:
+            return f"fabric {fabric} was not read yet"
+        if session.epoch == 0:
+            return f"fabric {fabric} is in Observe mode or its earlier leader is not fenced yet"
+        return session
+
+
+def _delay(error: FabricError) -> float:
+    """How long to wait before the next try, by what went wrong."""
+    if isinstance(error, RateLimited):
+        return error.retry_after_seconds
+    if isinstance(error, InvalidRequest | AuthFailed):
+        return STUCK_SECONDS
+    return 0.3 if isinstance(error, Busy) else RETRY_SECONDS

@@ -1,0 +1,60 @@
+"""What to believe of an inventory reading. Pure.
+
+A reading that is incomplete, or lacks more than a fifth of the devices known before, adds to the picture but
+removes nothing from it: a manager that restarts may serve an empty but valid collection for a while.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from weft.fabric.driver import Inventory
+
+LARGEST_CREDIBLE_LOSS = 0.2
+"""Share of the known devices that may be gone between two readings before the reading is doubted."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The inventory Weft works with, and why it differs from the last reading if it does."""
+
+    inventory: Inventory
+    doubt: str = ""
+    """Empty when the last reading was taken as it was; else InventoryIncomplete or InventoryShrank."""
+    message: str = ""
+
+
+def accept(
+    known: Inventory | None, known_count: int, reading: Inventory, accepted_count: int | None = None
+) -> Picture:
+    """Merge a reading into what is known.
+
+    `known_count` is the number of devices in the Fabric's status: it outlives a restart of the operator.
+    `accepted_count` is the number of devices that an administrator declared right.
+    """
+    before = max(known_count, len(known.devices) if known else 0)
+    if not reading.complete:
+        message = "; ".join(reading.problems[:3]) or "the manager did not answer for every member"
+        return Picture(_union(known, reading), "InventoryIncomplete", message)
+    if len(reading.devices) < before * (1 - LARGEST_CREDIBLE_LOSS) and accepted_count != len(reading.devices):
+        message = (
+            f"{len(reading.devices)} devices reported where {before} were known; if that is right, "
+            f"annotate the Fabric with weft.dev/accept-inventory={len(reading.devices)}"
+        )
+        return Picture(_union(known, reading), "InventoryShrank", message)
+    return Picture(reading, "", "; ".join(reading.problems[:3]))
+
+
+def _union(known: Inventory | None, reading: Inventory) -> Inventory:
+    if known is None:
+        return replace(reading, complete=False)
+    devices = {device.id: device for device in (*known.devices, *reading.devices)}
+    hosts = {host.id: host for host in (*known.hosts, *reading.hosts)}
+    attachments = tuple(sorted({*known.attachments, *reading.attachments}))
+    return Inventory(tuple(devices.values()), tuple(hosts.values()), attachments, False, reading.problems)
+
+
+def with_attached(inventory: Inventory, host: str, devices: frozenset[str]) -> Inventory:
+    """The inventory after a newer reading of one host's devices."""
+    others = {(device, at) for device, at in inventory.attachments if at != host}
+    return replace(inventory, attachments=tuple(sorted(others | {(device, host) for device in devices})))

@@ -1,0 +1,85 @@
+"""What a logical node needs next, from its object and its claims alone. Pure.
+
+The direction of the saga is stored: claims that are being deleted lead back, complete claims lead forward.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from weft.api import DeviceAttachment, LogicalNode
+from weft.api.conditions import find, is_true
+
+
+class Intent(enum.Enum):
+    """The direction a logical node moves in."""
+
+    PLACE = "place"
+    """It has no devices: wait for a place."""
+    BIND = "bind"
+    """All claims are made: attach, verify, publish."""
+    RELEASE = "release"
+    """Detach, verify, give up the claims."""
+    FINISH = "finish"
+    """Nothing is claimed and nothing is wanted: clean up what is left (taint, finalizer)."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The direction, the claims concerned, and why."""
+
+    intent: Intent
+    claims: tuple[DeviceAttachment, ...] = ()
+    reason: str = ""
+
+
+def is_quarantined(claim: DeviceAttachment) -> bool:
+    """A device that failed: kept out of use until an administrator deletes its attachment."""
+    return is_true(claim.status.conditions, "Quarantined")
+
+
+def is_attached(claim: DeviceAttachment) -> bool:
+    return is_true(claim.status.conditions, "Attached")
+
+
+def is_deleting(claim: DeviceAttachment | LogicalNode) -> bool:
+    return claim.metadata.deletion_timestamp is not None
+
+
+def expiry(node: LogicalNode) -> datetime | None:
+    """When the node's time is up: `ttlSecondsAfterBound` after it became Bound."""
+    ttl = node.spec.ttl_seconds_after_bound
+    bound = find(node.status.conditions, "Bound")
+    if ttl is None or bound is None or bound.status != "True" or bound.last_transition_time is None:
+        return None
+    return bound.last_transition_time + timedelta(seconds=ttl)
+
+
+def decide(node: LogicalNode | None, claims: Iterable[DeviceAttachment], now: datetime) -> Decision:
+    """The next direction for a node (None: its object is gone) that has these claims."""
+    claims = tuple(claims)
+    # A quarantined claim no longer belongs to the node, until its deletion asks for the device to be freed.
+    held = tuple(claim for claim in claims if not is_quarantined(claim) or is_deleting(claim))
+    if node is None or is_deleting(node):
+        return Decision(Intent.RELEASE, held, "Deleted") if held else Decision(Intent.FINISH, (), "Deleted")
+    cleared = tuple(claim for claim in held if is_quarantined(claim))
+    if cleared:
+        return Decision(Intent.RELEASE, cleared, "Cleared")
+    foreign = tuple(claim for claim in held if claim.spec.claim_ref.uid != node.metadata.uid)
+    if foreign:
+        return Decision(Intent.RELEASE, foreign, "Deleted")
+    end = expiry(node)
+    if is_true(node.status.conditions, "Expired") or (end is not None and now >= end):
+        return Decision(Intent.RELEASE, held, "Expired") if held else Decision(Intent.FINISH, (), "Expired")
+    if not held:
+        return Decision(Intent.PLACE)
+    if any(is_deleting(claim) for claim in held):
+        return Decision(Intent.RELEASE, held, "TurnedBack")
+    if any(is_quarantined(claim) and claim.spec.operation == held[0].spec.operation for claim in claims):
+        return Decision(Intent.RELEASE, held, "DeviceFailed")
+    if len(held) < held[0].spec.claim_size:
+        return Decision(Intent.RELEASE, held, "ClaimIncomplete")
+    return Decision(Intent.BIND, held)

@@ -1,0 +1,128 @@
+"""The leader's session with one fabric manager: the driver, what was last read, and whether calls may be made."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from weft.binding.inventory import Picture, with_attached
+from weft.fabric.driver import Driver, Inventory, Operation, OperationPhase
+from weft.fabric.errors import Busy, OutcomeUnknown
+
+
+class Leader(Protocol):
+    """What binding has to know of leadership (runtime's Lease, or a stand-in in tests)."""
+
+    took_over: bool
+    lease_seconds: float
+
+    def remaining_seconds(self) -> float: ...
+
+
+def boottime() -> float:
+    """Seconds since the machine started: does not jump with the wall clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass
+class FabricSession:
+    """State in memory only: losing it costs readings and waiting time, never a device."""
+
+    name: str
+    generation: int
+    driver: Driver
+    leader: Leader
+    request_timeout_seconds: float
+    settle_seconds: float
+    epoch: int = 0
+    """Number of the leadership that may call this manager; 0 until the earlier leader is fenced."""
+    opened: float = field(default_factory=boottime)
+    picture: Picture | None = None
+    reading: Inventory = field(default_factory=lambda: Inventory((), (), (), complete=False))
+    _absent_since: dict[str, float] = field(default_factory=dict)
+    _mutations: int = 0
+    _untouched: set[str] = field(default_factory=set)
+    _last_complete: float = 0.0
+
+    def may_call(self) -> None:
+        """Raise Busy unless the lease outlasts one request: a call must not land under the next leader."""
+        if self.leader.remaining_seconds() < self.request_timeout_seconds:
+            raise Busy("the leader's lease ends too soon to start a call")
+        if self.epoch == 0:
+            raise Busy("the earlier leader is not fenced yet")
+
+    def adopt(self, earlier: FabricSession) -> None:
+        """Go on from a session with the same manager."""
+        self.epoch, self.picture = earlier.epoch, earlier.picture
+        self._absent_since, self._last_complete = earlier._absent_since, earlier._last_complete
+        self._mutations, self._untouched = earlier._mutations, earlier._untouched
+
+    async def read_inventory(self) -> tuple[float, int]:
+        """Read the inventory into `reading`; returns when the reading began, and the count of our changes then."""
+        began, mutations = boottime(), self._mutations
+        self.reading = await self.driver.inventory()
+        return began, mutations
+
+    def take(self, picture: Picture, began: float, mutations: int) -> bool:
+        """Adopt a picture. False when we changed something meanwhile: it may be older than what we know."""
+        if mutations != self._mutations and self.picture is not None:
+            return False
+        self.picture = picture
+        if not picture.doubt:
+            attached = {device for device, _ in picture.inventory.attachments}
+            self._absent_since = {
+                device: at for device, at in self._absent_since.items() if device not in attached
+            }
+            for device in picture.inventory.devices:
+                if device.id not in attached:
+                    self._absent_since.setdefault(device.id, began)
+            self._last_complete = began
+        return True
+
+    def settled_absent(self, device: str) -> bool:
+        """Whether complete inventories more than `settle_seconds` apart all lacked an attachment of the device.
+
+        A call that timed out may still take effect; after this long it is taken to be lost.
+        """
+        since = self._absent_since.get(device)
+        return since is not None and self._last_complete - since >= self.settle_seconds
+
+    def claimed(self, uids: frozenset[str]) -> None:
+        """These attachments were created just now, and no call was made for them."""
+        self._untouched |= uids
+
+    def is_untouched(self, uid: str) -> bool:
+        return uid in self._untouched
+
+    async def attached(self, host: str) -> frozenset[str]:
+        """Read a host's devices and bring the picture up to date."""
+        devices = await self.driver.attached(host)
+        self._mutations += 1
+        if self.picture is not None:
+            inventory = with_attached(self.picture.inventory, host, devices)
+            self.picture = Picture(inventory, self.picture.doubt, self.picture.message)
+        return devices
+
+    async def attach(self, key: str, host: str, devices: frozenset[str], uids: frozenset[str]) -> Operation:
+        """Attach, having noted first that these devices may now become attached at any time."""
+        self.may_call()
+        self._touch(devices, uids)
+        return _known(await self.driver.attach(key, host, devices))
+
+    async def detach(self, key: str, host: str, devices: frozenset[str]) -> Operation:
+        self.may_call()
+        self._touch(devices, frozenset())
+        return _known(await self.driver.detach(key, host, devices))
+
+    def _touch(self, devices: frozenset[str], uids: frozenset[str]) -> None:
+        self._untouched -= uids
+        self._mutations += 1
+        for device in devices:
+            self._absent_since.pop(device, None)
+
+
+def _known(operation: Operation) -> Operation:
+    if operation.phase is OperationPhase.UNKNOWN:
+        raise OutcomeUnknown(operation.message or "the manager does not say how the operation ended")
+    return operation

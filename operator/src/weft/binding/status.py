@@ -1,0 +1,121 @@
+"""Statuses as they are written: pure functions from objects and facts to conditions and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from weft.api import DeviceAttachment, Fabric, LogicalNode
+from weft.api.conditions import with_condition
+from weft.binding.inventory import Picture
+from weft.binding.lifecycle import is_attached, is_quarantined
+from weft.binding.membership import Membership, Pool
+
+Status = dict[str, Any]
+Fact = tuple[str, bool | None, str, str]
+"""Condition type, status (None: unknown), reason, message."""
+
+
+def dump_conditions(conditions: Iterable[Any]) -> list[Any]:
+    return [condition.dump() for condition in conditions]
+
+
+def with_facts(obj: Any, status: Mapping[str, Any], facts: Iterable[Fact], now: datetime) -> Status:
+    """`status` with the facts folded into the object's conditions."""
+    conditions = obj.status.conditions
+    for kind, value, reason, message in facts:
+        conditions = with_condition(conditions, kind, value, reason, message, obj.metadata.generation, now)
+    return {**status, "conditions": dump_conditions(conditions)}
+
+
+def fabric_status(
+    fabric: Fabric, picture: Picture | None, epoch: int, facts: Iterable[Fact], now: datetime
+) -> Status:
+    """Counts of the picture; a picture in doubt leaves the counts as they were."""
+    status = fabric.status.dump()
+    status.pop("conditions", None)
+    if picture is not None and not picture.doubt:
+        status["devices"] = len(picture.inventory.devices)
+        status["hosts"] = len(picture.inventory.hosts)
+    if epoch:
+        status["epoch"] = epoch
+    return with_facts(fabric, status, facts, now)
+
+
+def device_view(claims: Iterable[DeviceAttachment]) -> list[dict[str, str]]:
+    return [
+        {
+            "request": claim.spec.request,
+            "pool": claim.spec.pool,
+            "device": claim.spec.device,
+            "attachment": claim.metadata.name,
+        }
+        for claim in sorted(claims, key=lambda claim: (claim.spec.request, claim.metadata.name))
+    ]
+
+
+def bound_status(
+    node: LogicalNode,
+    claims: Iterable[DeviceAttachment],
+    node_name: str,
+    facts: Iterable[Fact],
+    now: datetime,
+) -> Status:
+    """The one write that makes a logical node Bound."""
+    claims = tuple(claims)
+    status = node.status.dump()
+    status.update(nodeName=node_name, host=claims[0].spec.host, devices=device_view(claims))
+    return with_facts(node, status, facts, now)
+
+
+def unbound_status(node: LogicalNode, facts: Iterable[Fact], now: datetime) -> Status:
+    """A logical node that has no devices, or not all of them yet."""
+    status = node.status.dump()
+    for key in ("nodeName", "host", "devices"):
+        status.pop(key, None)
+    return with_facts(node, status, facts, now)
+
+
+def pool_status(
+    pool: Pool,
+    membership: Membership | None,
+    claims: Mapping[str, DeviceAttachment],
+    foreign: frozenset[str],
+    reachable: Fact,
+    now: datetime,
+) -> Status:
+    """Counts of a pool's devices; `membership` None: the fabric was never read, the last counts stay.
+
+    `claims` are the attachments by device, `foreign` the devices attached to a host without one.
+    """
+    status = pool.status.dump()
+    facts: list[Fact] = [reachable]
+    if membership is not None:
+        excluded = set(pool.spec.maintenance.devices) if pool.spec.maintenance else set()
+        counts = dict.fromkeys(("total", "free", "bound", "reserved", "quarantined", "unavailable"), 0)
+        for device in membership.devices:
+            counts["total"] += 1
+            claim = claims.get(device.id)
+            if claim is not None and is_quarantined(claim):
+                counts["quarantined"] += 1
+            elif claim is not None:
+                counts["bound" if is_attached(claim) else "reserved"] += 1
+            elif device.id in excluded or device.id in foreign or not device.healthy:
+                counts["unavailable"] += 1
+            else:
+                counts["free"] += 1
+        status["devices"] = counts
+        if membership.overlapping:
+            taken = ", ".join(f"{count} by {name}" for name, count in sorted(membership.overlapping.items()))
+            facts.append(
+                (
+                    "Overlapping",
+                    True,
+                    "SelectedTwice",
+                    f"devices selected here are already in an older pool: {taken}",
+                )
+            )
+        else:
+            facts.append(("Overlapping", False, "NoOverlap", "no device is selected by an older pool"))
+    return with_facts(pool, status, facts, now)

@@ -1,0 +1,66 @@
+"""`weft run | crds | emulator`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from weft import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `weft` command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="weft", description="Compose pooled hardware, balance prefill and decode.")
+    parser.add_argument("--version", action="version", version=f"weft {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    run = verbs.add_parser("run", help="run the operator against the cluster of the service account or KUBECONFIG")
+    run.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML; WEFT_... variables win over it")
+
+    crds = verbs.add_parser("crds", help="write the custom resource definitions")
+    crds.add_argument("--output", type=Path, metavar="DIR", help="folder to write to (default: print them)")
+
+    # The emulator has its own options, and imports nothing of the operator.
+    verbs.add_parser("emulator", help="a fabric manager in software, to try Weft without hardware", add_help=False)
+
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.verb == "emulator":
+        from weft.emulator.main import main as emulator_main
+
+        return emulator_main(rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if arguments.verb == "crds":
+        return _crds(arguments.output)
+    return _run(arguments.config)
+
+
+def _crds(output: Path | None) -> int:
+    from weft.api import crd
+
+    if output is not None:
+        crd.write(output)
+        return 0
+    sys.stdout.write("---\n".join(text for _, text in sorted(crd.manifests().items())))
+    return 0
+
+
+def _run(config: Path | None) -> int:
+    from weft.runtime.logs import configure
+    from weft.runtime.operator import Operator
+    from weft.runtime.settings import load
+
+    try:
+        settings = load(config)
+    except (OSError, ValueError) as error:
+        print(f"weft run: settings not usable: {error}", file=sys.stderr)
+        return 2
+    configure(settings.log_format, settings.log_level)
+    return asyncio.run(Operator(settings).run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

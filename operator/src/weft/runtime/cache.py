@@ -1,0 +1,89 @@
+"""The last known state of every watched object.
+
+Three writers feed it: watch events, periodic lists, and the answers to our own writes (so that a worker sees
+what it has just done). A resourceVersion is an ordered number, so the newest picture wins whatever the order
+of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from weft.api.resources import ResourceType
+from weft.saga.cluster import Object
+
+Key = tuple[str, str]
+"""Namespace (empty for cluster-scoped objects) and name."""
+
+Listener = Callable[[ResourceType, Object], None]
+
+
+def version(obj: Object) -> int:
+    """The object's resourceVersion as a number."""
+    return int(obj["metadata"]["resourceVersion"])
+
+
+def key_of(obj: Object) -> Key:
+    metadata = obj["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+class ObjectCache:
+    """Objects by resource, namespace and name. Listeners hear of every change, with the object's last state."""
+
+    def __init__(self) -> None:
+        self._objects: dict[ResourceType, dict[Key, Object]] = {}
+        self._deleted: dict[ResourceType, dict[Key, int]] = {}
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
+        return self._objects.get(resource, {}).get((namespace, name))
+
+    def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
+        objects = self._objects.get(resource, {})
+        if namespace is None:
+            return list(objects.values())
+        return [obj for (space, _), obj in objects.items() if space == namespace]
+
+    def put(self, resource: ResourceType, obj: Object) -> None:
+        """Take a newer picture of an object; an older one, or one from before its deletion, is ignored."""
+        key, new = key_of(obj), version(obj)
+        if new <= self._deleted.get(resource, {}).get(key, 0):
+            return
+        known = self._objects.setdefault(resource, {}).get(key)
+        if known is not None and version(known) >= new:
+            return
+        self._objects[resource][key] = obj
+        self._tell(resource, obj)
+
+    def remove(self, resource: ResourceType, obj: Object) -> None:
+        """Take note of a deletion; `obj` is the last state, whose resourceVersion is that of the deletion."""
+        self._remove(resource, key_of(obj), version(obj))
+
+    def replace(self, resource: ResourceType, objects: Iterable[Object], list_version: int) -> None:
+        """Compare with a full list: what it lacks, and is not newer than it, was deleted while we did not see."""
+        listed = {key_of(obj): obj for obj in objects}
+        for obj in listed.values():
+            self.put(resource, obj)
+        for key in [key for key in self._objects.get(resource, {}) if key not in listed]:
+            self._remove(resource, key, list_version)
+        # Tombstones only have to outlive watch events that were sent before this list.
+        graves = self._deleted.get(resource, {})
+        self._deleted[resource] = {key: at for key, at in graves.items() if at >= list_version}
+
+    def _remove(self, resource: ResourceType, key: Key, at: int) -> None:
+        known = self._objects.get(resource, {}).get(key)
+        if known is not None and version(known) > at:
+            return
+        graves = self._deleted.setdefault(resource, {})
+        graves[key] = max(at, graves.get(key, 0))
+        if known is not None:
+            del self._objects[resource][key]
+            self._tell(resource, known)
+
+    def _tell(self, resource: ResourceType, obj: Object) -> None:
+        for listener in self._listeners:
+            listener(resource, obj)

@@ -1,0 +1,169 @@
+"""The only module that speaks to the API server: JSON in, JSON out, errors as `ClusterError`.
+
+It stands on the official client for configuration, credentials and connections, and leaves out its
+generated models: Weft reads objects through its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client as k8s
+from kubernetes.aio import config as k8s_config
+
+from weft.api.resources import GROUP, ResourceType
+from weft.saga.cluster import (
+    AlreadyExistsError,
+    ClusterError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    Object,
+)
+
+PAGE = 500
+"""Objects per page of a list: keeps the API server's memory and ours bounded."""
+
+
+async def load_configuration() -> k8s.Configuration:
+    """Credentials of the pod's service account, else of the current kubeconfig (`KUBECONFIG`)."""
+    configuration = k8s.Configuration()
+    try:
+        k8s_config.load_incluster_config(client_configuration=configuration)
+    except k8s_config.ConfigException:
+        await k8s_config.load_kube_config(client_configuration=configuration)
+    configuration.retries = False
+    return configuration
+
+
+class KubeClient:
+    """Requests to the API server. Every call is bounded by `timeout_seconds`; none is repeated here."""
+
+    def __init__(self, configuration: k8s.Configuration, timeout_seconds: float = 10.0) -> None:
+        self._api = k8s.ApiClient(configuration)
+        self._timeout_seconds = timeout_seconds
+
+    async def close(self) -> None:
+        await self._api.close()
+
+    async def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object:
+        return await self._request("GET", _path(resource, namespace, name))
+
+    async def list(self, resource: ResourceType) -> tuple[list[Object], int]:
+        """All objects of a resource in all namespaces, and the resourceVersion of the list."""
+        items: list[Object] = []
+        token = ""
+        while True:
+            query = {"limit": str(PAGE), **({"continue": token} if token else {})}
+            page = await self._request("GET", _path(resource, "", ""), query)
+            for item in page["items"]:
+                # A list leaves these out of its members.
+                item["apiVersion"], item["kind"] = resource.api_version, resource.kind
+                items.append(item)
+            token = page["metadata"].get("continue", "")
+            if not token:
+                return items, int(page["metadata"]["resourceVersion"])
+
+    async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
+        query = {"dryRun": "All"} if dry_run else {}
+        return await self._request(
+            "POST", _path(resource, body["metadata"].get("namespace", ""), ""), query, body
+        )
+
+    async def patch(
+        self,
+        resource: ResourceType,
+        name: str,
+        namespace: str,
+        body: Mapping[str, Any],
+        *,
+        subresource: str = "",
+    ) -> Object:
+        # Built-in resources know how to merge their lists (conditions by type, taints by key), custom ones do not.
+        strategy = "merge" if resource.group == GROUP else "strategic-merge"
+        content_type = f"application/{strategy}-patch+json"
+        return await self._request(
+            "PATCH", _path(resource, namespace, name, subresource), {}, dict(body), content_type
+        )
+
+    async def replace_status(self, resource: ResourceType, body: Object) -> Object:
+        metadata = body["metadata"]
+        path = _path(resource, metadata.get("namespace", ""), metadata["name"], "status")
+        return await self._request("PUT", path, {}, body)
+
+    async def replace(self, resource: ResourceType, body: Object) -> Object:
+        metadata = body["metadata"]
+        return await self._request(
+            "PUT", _path(resource, metadata.get("namespace", ""), metadata["name"]), {}, body
+        )
+
+    async def delete(
+        self,
+        resource: ResourceType,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        grace_seconds: int | None = None,
+    ) -> Object:
+        """Returns the object where something keeps it for now, else a Status."""
+        options: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        return await self._request("DELETE", _path(resource, namespace, name), {}, options)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        _, url, headers, _, _ = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params=headers,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            response = await self._api.call_api(
+                method, url, headers, body, _request_timeout=self._timeout_seconds
+            )
+            payload = await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise ClusterError(0, "NoAnswer", f"{method} {path}: {error or type(error).__name__}") from error
+        try:
+            answer: Object = json.loads(payload)
+        except ValueError:
+            answer = {"message": payload[:500].decode(errors="replace")}
+        if response.status >= 400:
+            raise _error(response.status, answer)
+        return answer
+
+
+def _path(resource: ResourceType, namespace: str, name: str, subresource: str = "") -> str:
+    parts = (
+        ["", "apis", resource.group, resource.version] if resource.group else ["", "api", resource.version]
+    )
+    if namespace:
+        parts += ["namespaces", namespace]
+    parts.append(resource.plural)
+    parts += [part for part in (name, subresource) if part]
+    return "/".join(parts)
+
+
+def _error(status: int, answer: Object) -> ClusterError:
+    reason, message = str(answer.get("reason", "")), str(answer.get("message", ""))
+    if status == 409:
+        kind = AlreadyExistsError if reason == "AlreadyExists" else ConflictError
+        return kind(status, reason, message)
+    kinds: dict[int, type[ClusterError]] = {404: NotFoundError, 400: InvalidError, 422: InvalidError}
+    return kinds.get(status, ClusterError)(status, reason, message)

@@ -1,0 +1,135 @@
+"""The cluster as reconcilers see it: reads from the cache, writes through the client and back into the cache."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from weft.api.resources import EVENTS, ResourceType
+from weft.runtime.cache import ObjectCache
+from weft.runtime.client import KubeClient
+from weft.saga.cluster import AlreadyExistsError, ClusterError, NotFoundError, Object
+
+log = logging.getLogger(__name__)
+
+
+class LiveCluster:
+    """Implements `weft.saga.cluster.Cluster`."""
+
+    def __init__(self, client: KubeClient, cache: ObjectCache, reporter: str) -> None:
+        self._client = client
+        self._cache = cache
+        self._reporter = reporter
+        self._background: set[asyncio.Task[None]] = set()
+        self.writes = 0
+        """Requests that may change something, for the operator's own metrics."""
+
+    def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
+        return self._cache.get(resource, name, namespace)
+
+    def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
+        return self._cache.list(resource, namespace)
+
+    async def read(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
+        """Read an object that is not watched (a Secret) from the API server."""
+        try:
+            return await self._client.get(resource, name, namespace)
+        except NotFoundError:
+            return None
+
+    async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
+        self.writes += 1
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
+        answer = await self._client.create(resource, body, dry_run=dry_run)
+        if not dry_run:
+            self._cache.put(resource, answer)
+        return answer
+
+    async def patch(
+        self,
+        resource: ResourceType,
+        name: str,
+        namespace: str,
+        body: Mapping[str, Any],
+        *,
+        subresource: str = "",
+    ) -> Object:
+        self.writes += 1
+        answer = await self._client.patch(resource, name, namespace, body, subresource=subresource)
+        if answer["metadata"].get("deletionTimestamp") and not answer["metadata"].get("finalizers"):
+            # Its last finalizer went with this write: the object is gone.
+            self._cache.remove(resource, answer)
+        else:
+            self._cache.put(resource, answer)
+        return answer
+
+    async def write_status(
+        self, resource: ResourceType, current: Object, status: Mapping[str, Any]
+    ) -> Object:
+        if current.get("status", {}) == status:
+            return current
+        self.writes += 1
+        answer = await self._client.replace_status(resource, {**current, "status": dict(status)})
+        self._cache.put(resource, answer)
+        return answer
+
+    async def delete(
+        self,
+        resource: ResourceType,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        grace_seconds: int | None = None,
+    ) -> None:
+        self.writes += 1
+        try:
+            answer = await self._client.delete(
+                resource, name, namespace, uid=uid, grace_seconds=grace_seconds
+            )
+        except NotFoundError:
+            return
+        if answer.get("kind") == resource.kind:
+            # Still there, kept by a finalizer or a grace period: its deletionTimestamp matters to the caller.
+            self._cache.put(resource, answer)
+
+    def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._record(about, kind, reason, message))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _record(self, about: Object, kind: str, reason: str, message: str) -> None:
+        metadata = about["metadata"]
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        # The same words about the same object are one Event: a repeat finds the name taken.
+        digest = hashlib.sha256(f"{metadata.get('uid')}{reason}{message}".encode()).hexdigest()[:16]
+        namespace = metadata.get("namespace") or "default"
+        body: Object = {
+            "apiVersion": EVENTS.api_version,
+            "kind": EVENTS.kind,
+            "metadata": {"name": f"{metadata['name'][:200]}.{digest}", "namespace": namespace},
+            "eventTime": now,
+            "reportingController": "weft.dev/operator",
+            "reportingInstance": self._reporter[:128],
+            "action": reason,
+            "reason": reason,
+            "type": kind,
+            "note": message[:1000],
+            "regarding": {
+                "apiVersion": about.get("apiVersion"),
+                "kind": about.get("kind"),
+                "name": metadata["name"],
+                "namespace": metadata.get("namespace"),
+                "uid": metadata.get("uid"),
+            },
+        }
+        try:
+            await self._client.create(EVENTS, body)
+        except AlreadyExistsError:
+            return
+        except ClusterError as error:
+            log.warning("event not recorded: %s", error)

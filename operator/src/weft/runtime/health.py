@@ -1,0 +1,45 @@
+"""Serves /livez, /readyz and /metrics over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+
+class HealthServer:
+    """`live` and `ready` answer whether the process should be kept and whether it does its work."""
+
+    def __init__(
+        self, registry: CollectorRegistry, live: Callable[[], bool], ready: Callable[[], bool]
+    ) -> None:
+        self._registry = registry
+        app = web.Application()
+        app.router.add_get("/livez", _probe(live))
+        app.router.add_get("/readyz", _probe(ready))
+        app.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(app, access_log=None)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port. Raises OSError when it is taken."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        bound: int = self._runner.addresses[0][1]
+        return bound
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+
+def _probe(healthy: Callable[[], bool]) -> Callable[[web.Request], object]:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n") if healthy() else web.Response(status=503, text="not ok\n")
+
+    return handler

@@ -1,0 +1,121 @@
+"""Keeps the object cache current: kopf watches, a periodic list corrects.
+
+kopf is used for its watch streams alone (`on.event`, which stores nothing on the objects). It runs in a thread of
+its own because it owns its event loop's tasks and signals; every event is handed to the operator's loop.
+docs/design.md says, with figures, why its create and update handlers are not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+import kopf
+from kubernetes.aio import client as k8s
+
+from weft.api.resources import ResourceType
+from weft.runtime.cache import ObjectCache
+from weft.runtime.client import KubeClient
+from weft.saga.cluster import ClusterError, Object
+
+log = logging.getLogger(__name__)
+
+
+class Informer:
+    """Watches the given resources in all namespaces."""
+
+    def __init__(self, client: KubeClient, cache: ObjectCache, resources: tuple[ResourceType, ...]) -> None:
+        self._client = client
+        self._cache = cache
+        self._resources = resources
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    async def prime(self) -> None:
+        """List everything once; raises ClusterError when a list fails."""
+        for resource in self._resources:
+            items, version = await self._client.list(resource)
+            self._cache.replace(resource, items, version)
+
+    async def correct(self, every_seconds: float) -> None:
+        """List everything from time to time: a watch may have ended silently or missed a deletion."""
+        while True:
+            await asyncio.sleep(every_seconds)
+            try:
+                await self.prime()
+            except ClusterError as error:
+                log.warning("periodic list failed, the cache keeps what it knows: %s", error)
+
+    def start_watching(self, configuration: k8s.Configuration) -> None:
+        """Start kopf's watches in a thread; `stop` ends it."""
+        loop = asyncio.get_running_loop()
+        registry = kopf.OperatorRegistry()
+
+        def take(resource: ResourceType, kind: str | None, obj: Object) -> None:
+            if kind == "DELETED":
+                self._cache.remove(resource, obj)
+            else:
+                self._cache.put(resource, obj)
+
+        def subscribe(resource: ResourceType) -> None:
+            async def on_event(event: Any, **_: Any) -> None:
+                obj: Object = dict(event["object"])
+                loop.call_soon_threadsafe(take, resource, event.get("type"), obj)
+
+            kopf.on.event(resource.group, resource.version, resource.plural, registry=registry)(on_event)
+
+        for resource in self._resources:
+            subscribe(resource)
+
+        @kopf.on.login(registry=registry)  # type: ignore[arg-type]  # kopf types the result as its own subclass only
+        async def login(**_: Any) -> kopf.ConnectionInfo:
+            return await _connection(configuration)
+
+        settings = kopf.OperatorSettings()
+        settings.posting.enabled = False
+        settings.networking.error_backoffs = (1, 1, 2, 3, 5, 8)
+        settings.watching.connect_timeout = 10
+        settings.watching.server_timeout = 300
+        settings.process.ultimate_exiting_timeout = None
+        # Custom resources are named above; scanning the cluster for others would need more permissions.
+        settings.scanning.disabled = True
+
+        def run() -> None:
+            kopf.configure(verbose=False, quiet=True)
+            asyncio.run(
+                kopf.operator(
+                    registry=registry,
+                    settings=settings,
+                    standalone=True,
+                    clusterwide=True,
+                    stop_flag=self._stop,
+                )
+            )
+
+        self._thread = threading.Thread(target=run, name="kopf", daemon=True)
+        self._thread.start()
+
+    def watching(self) -> bool:
+        """Whether the watches are running."""
+        return self._thread is not None and self._thread.is_alive()
+
+    async def stop(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, 5.0)
+
+
+async def _connection(configuration: k8s.Configuration) -> kopf.ConnectionInfo:
+    header = await configuration.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _, token = header.partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert or None,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme if token else None,
+        token=token or scheme or None,
+        certificate_path=configuration.cert_file or None,
+        private_key_path=configuration.key_file or None,
+    )

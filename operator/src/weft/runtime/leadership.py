@@ -1,0 +1,131 @@
+"""One leader at a time, by a Lease.
+
+Every renewal is a write guarded by resourceVersion, so two replicas cannot both hold it. Local time is
+CLOCK_BOOTTIME, which neither jumps with the wall clock nor stops while the machine sleeps; what other
+replicas wrote is judged by how long it has stood unchanged here, never by their clocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+
+from weft.api.resources import LEASES
+from weft.runtime.client import KubeClient
+from weft.saga.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
+
+log = logging.getLogger(__name__)
+
+NAME = "weft-operator"
+
+
+def boottime() -> float:
+    """Seconds since the machine started, sleep included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Leadership:
+    """This replica's part in the election."""
+
+    def __init__(self, client: KubeClient, namespace: str, identity: str, lease_seconds: float) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._identity = identity
+        self.lease_seconds = lease_seconds
+        self._expires = 0.0
+        self._lease: Object | None = None
+        self.took_over = False
+        """True when the previous holder did not give the lease up: it may still be running."""
+
+    def remaining_seconds(self) -> float:
+        """How long this replica is certainly still the leader; 0 when it is not."""
+        return max(0.0, self._expires - boottime())
+
+    async def acquire(self) -> None:
+        """Wait until this replica is the leader."""
+        seen, since = "", boottime()
+        while True:
+            try:
+                lease = await self._read()
+            except ClusterError as error:
+                log.warning("lease not readable: %s", error)
+                await asyncio.sleep(min(2.0, self.lease_seconds / 3))
+                continue
+            holder = (lease or {}).get("spec", {}).get("holderIdentity") or ""
+            state = (lease or {}).get("metadata", {}).get("resourceVersion", "")
+            if state != seen:
+                seen, since = state, boottime()
+            duration = float((lease or {}).get("spec", {}).get("leaseDurationSeconds") or self.lease_seconds)
+            free = not holder or boottime() - since >= duration
+            if free and await self._take(lease, transitions=1):
+                self.took_over = bool(holder)
+                log.info("became leader", extra={"identity": self._identity, "took_over_from": holder})
+                return
+            await asyncio.sleep(min(2.0, self.lease_seconds / 5))
+
+    async def keep(self) -> None:
+        """Renew until the lease is lost; returns then. A leader that cannot renew in time has to stop working."""
+        while self.remaining_seconds() > 0:
+            await asyncio.sleep(self.lease_seconds / 4)
+            try:
+                renewed = await self._take(self._lease, transitions=0)
+                if not renewed:
+                    lease = await self._read()
+                    if (lease or {}).get("spec", {}).get("holderIdentity") not in ("", None, self._identity):
+                        log.error("another replica holds the lease")
+                        self._expires = 0.0
+                        return
+                    self._lease = lease
+            except ClusterError as error:
+                log.warning("lease not renewed: %s", error)
+
+    async def release(self) -> None:
+        """Give the lease up, so that the next leader need not wait."""
+        if self._lease is None or self.remaining_seconds() == 0:
+            return
+        self._expires = 0.0
+        body = {
+            **self._lease,
+            "spec": {**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1},
+        }
+        try:
+            await self._client.replace(LEASES, body)
+        except ClusterError as error:
+            log.warning("lease not released: %s", error)
+
+    async def _read(self) -> Object | None:
+        try:
+            return await self._client.get(LEASES, NAME, self._namespace)
+        except NotFoundError:
+            return None
+
+    async def _take(self, lease: Object | None, transitions: int) -> bool:
+        asked = boottime()
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        spec = dict((lease or {}).get("spec", {}))
+        spec["holderIdentity"] = self._identity
+        # The API wants whole seconds; others must not think the lease shorter than we do.
+        spec["leaseDurationSeconds"] = int(-(-self.lease_seconds // 1))
+        spec["renewTime"] = now
+        if transitions:
+            spec["acquireTime"] = now
+            spec["leaseTransitions"] = int(spec.get("leaseTransitions", 0)) + transitions
+        try:
+            if lease is None:
+                metadata = {"name": NAME, "namespace": self._namespace}
+                body = {
+                    "apiVersion": LEASES.api_version,
+                    "kind": LEASES.kind,
+                    "metadata": metadata,
+                    "spec": spec,
+                }
+                self._lease = await self._client.create(LEASES, body)
+            else:
+                self._lease = await self._client.replace(LEASES, {**lease, "spec": spec})
+        except (ConflictError, AlreadyExistsError):
+            return False
+        # Counted from before the request: the API server may have stored it at any moment since.
+        self._expires = asked + self.lease_seconds
+        return True

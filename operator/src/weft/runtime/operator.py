@@ -1,0 +1,230 @@
+"""Wires the parts into one process: events to keys, keys to reconcilers, all of it only while leading."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from weft.api.names import LABEL_GROUP
+from weft.api.resources import (
+    CONFIG_MAPS,
+    DEVICE_ATTACHMENTS,
+    FABRICS,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    LOGICAL_NODES,
+    NAMESPACES,
+    NODES,
+    PODS,
+    POOLS,
+    ResourceType,
+)
+from weft.balancing.apply import reconcile_group
+from weft.balancing.prometheus import PrometheusSource
+from weft.binding.controller import Binding
+from weft.runtime.cache import ObjectCache
+from weft.runtime.client import KubeClient, load_configuration
+from weft.runtime.cluster import LiveCluster
+from weft.runtime.health import HealthServer
+from weft.runtime.informer import Informer
+from weft.runtime.leadership import Leadership
+from weft.runtime.metrics import OperatorMetrics
+from weft.runtime.queue import Key, WorkQueue
+from weft.runtime.settings import Settings
+from weft.saga.cluster import ClusterError, ConflictError, Object
+
+log = logging.getLogger(__name__)
+
+WATCHED = (
+    NAMESPACES,
+    NODES,
+    CONFIG_MAPS,
+    FABRICS,
+    *POOLS,
+    DEVICE_ATTACHMENTS,
+    LOGICAL_NODES,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    PODS,
+)
+
+Reconciler = Callable[[Key], Awaitable[float | None]]
+"""Brings one key nearer to what is wanted; returns in how many seconds to look again, or None."""
+
+
+class Operator:
+    """One replica of the operator. `run` returns when it was told to stop or lost the lease."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._queue = WorkQueue()
+        self._cache = ObjectCache()
+        self._metrics = OperatorMetrics()
+        self._leading = False
+        self._beat = time.monotonic()
+
+    async def run(self) -> int:
+        """Work until SIGTERM or SIGINT (returns 0) or until the lease is lost (returns 1)."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        settings = self._settings
+        configuration = await load_configuration()
+        client = KubeClient(configuration, settings.api_timeout_seconds)
+        informer = Informer(client, self._cache, WATCHED)
+        leadership = Leadership(client, settings.namespace, settings.identity, settings.lease_seconds)
+        cluster = LiveCluster(client, self._cache, settings.identity)
+        binding = Binding(
+            cluster, settings.namespace, settings.inventory_seconds, leadership, self._queue_binding
+        )
+        sources = {name: PrometheusSource(source) for name, source in settings.sources.items()}
+        health = HealthServer(self._metrics.registry, self._live, informer.watching)
+        self._metrics.queue_depth.set_function(lambda: len(self._queue))
+        self._metrics.api_writes.set_function(lambda: cluster.writes)
+        self._metrics.leader.set_function(lambda: float(self._leading))
+
+        async def balance(key: Key) -> float | None:
+            now = datetime.now(UTC)
+            return await reconcile_group(cluster, sources, key.namespace, key.name, now)
+
+        reconcilers: dict[str, Reconciler] = {
+            "fabric": lambda key: binding.reconcile_fabric(key.name),
+            "pool": lambda key: binding.reconcile_pools(),
+            "placement": lambda key: binding.place_waiting(),
+            "logicalnode": lambda key: binding.reconcile_node(key.namespace, key.name),
+            "group": balance,
+        }
+        port = await health.start(settings.health_host, settings.health_port)
+        log.info("serving health and metrics", extra={"port": port})
+        tasks = [asyncio.create_task(self._heartbeat(), name="heartbeat")]
+        try:
+            await self._until(stop, self._prime(informer))
+            if not stop.is_set():
+                informer.start_watching(configuration)
+                tasks.append(asyncio.create_task(informer.correct(settings.relist_seconds), name="relist"))
+                await self._until(stop, leadership.acquire())
+            if stop.is_set():
+                return 0
+            # What another leader did since the first list must be known before the first decision.
+            await self._until(stop, self._prime(informer))
+            self._leading = True
+            self._cache.listen(self._enqueue)
+            for resource in WATCHED:
+                for obj in self._cache.list(resource):
+                    self._enqueue(resource, obj)
+            tasks += [
+                asyncio.create_task(self._work(reconcilers), name=f"worker-{n}")
+                for n in range(settings.workers)
+            ]
+            keeping = asyncio.create_task(leadership.keep(), name="lease")
+            tasks.append(keeping)
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait((keeping, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            return 0 if stop.is_set() else 1
+        finally:
+            self._leading = False
+            for task in tasks:
+                task.cancel()
+            # Workers end at their next await; what they had begun is taken up by the next leader.
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await binding.close()
+            for source in sources.values():
+                await source.close()
+            await leadership.release()
+            await informer.stop()
+            await health.stop()
+            await client.close()
+
+    async def _prime(self, informer: Informer) -> None:
+        while True:
+            try:
+                return await informer.prime()
+            except ClusterError as error:
+                log.warning("cannot list yet (are the CRDs installed?): %s", error)
+                await asyncio.sleep(1.0)
+
+    @staticmethod
+    async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
+        """Wait for `work`, or give it up when the process is told to stop."""
+        working, stopping = asyncio.ensure_future(work), asyncio.create_task(stop.wait())
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if working.done():
+            working.result()
+        else:
+            working.cancel()
+
+    async def _heartbeat(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(1.0)
+
+    def _live(self) -> bool:
+        return time.monotonic() - self._beat < 30.0
+
+    async def _work(self, reconcilers: dict[str, Reconciler]) -> None:
+        while True:
+            key = await self._queue.take()
+            try:
+                with self._metrics.reconcile_seconds.labels(key.controller).time():
+                    again = await reconcilers[key.controller](key)
+                self._queue.succeeded(key)
+                if again is not None:
+                    self._queue.add_after(key, again)
+            except ConflictError:
+                # Somebody else changed the object: the cache hears of it, decide again on the new state.
+                self._queue.retry(key)
+            except Exception as error:
+                delay = self._queue.retry(key)
+                self._metrics.reconcile_errors.labels(key.controller, type(error).__name__).inc()
+                known = isinstance(error, ClusterError)
+                log.warning("%s failed, next try in %.1f s: %s", key, delay, error, exc_info=not known)
+            finally:
+                self._queue.done(key)
+
+    def _queue_binding(self, controller: str, namespace: str, name: str, after_seconds: float) -> None:
+        key = Key(controller, namespace, name)
+        if after_seconds > 0:
+            self._queue.add_after(key, after_seconds)
+        else:
+            self._queue.add(key)
+
+    def _enqueue(self, resource: ResourceType, obj: Object) -> None:
+        """Which keys a change of an object concerns."""
+        metadata = obj["metadata"]
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        add = self._queue.add
+        if resource == FABRICS:
+            add(Key("fabric", "", name))
+        elif resource in POOLS:
+            add(Key("pool", "", ""))
+        elif resource == LOGICAL_NODES:
+            add(Key("logicalnode", namespace, name))
+            self._enqueue_owner(metadata, namespace)
+        elif resource == DEVICE_ATTACHMENTS:
+            claim = obj["spec"]["claimRef"]
+            add(Key("logicalnode", claim["namespace"], claim["name"]))
+            self._queue.add_after(Key("pool", "", ""), 0.5)
+        elif resource == INFERENCE_GROUPS:
+            add(Key("group", namespace, name))
+        elif resource == INFERENCE_ROLES:
+            add(Key("group", namespace, obj["spec"]["groupRef"]["name"]))
+        elif resource == PODS:
+            if group := metadata.get("labels", {}).get(LABEL_GROUP):
+                add(Key("group", namespace, group))
+        elif resource == CONFIG_MAPS:
+            for role in self._cache.list(INFERENCE_ROLES, namespace):
+                if role["spec"].get("profileRef", {}).get("name") == name:
+                    add(Key("group", namespace, role["spec"]["groupRef"]["name"]))
+        elif resource in (NODES, NAMESPACES):
+            self._queue.add_after(Key("placement", "", ""), 1.0)
+
+    def _enqueue_owner(self, metadata: Object, namespace: str) -> None:
+        for owner in metadata.get("ownerReferences", []):
+            if owner.get("kind") == INFERENCE_GROUPS.kind:
+                self._queue.add(Key("group", namespace, owner["name"]))

@@ -1,0 +1,73 @@
+"""The operator's settings: built-in values, then a YAML file, then environment variables (`WEFT_...`)."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from weft.balancing.settings import SourceSettings
+
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class Settings(BaseSettings):
+    """Everything an administrator may set about the operator itself. Times are in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WEFT_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    namespace: str = "weft-system"
+    """The operator's own namespace: its Lease and the fabrics' Secrets are here."""
+    identity: str = Field(default_factory=socket.gethostname)
+    """This replica's name in the Lease; has to differ between replicas."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 32
+    """Keys reconciled at the same time."""
+    lease_seconds: Seconds = 15.0
+    """How long a leader that fell silent keeps its place."""
+    relist_seconds: Seconds = 300.0
+    """How often the cache is compared with a full list."""
+    inventory_seconds: Seconds = 15.0
+    """How often each fabric's inventory is read."""
+    balance_seconds: Seconds = 2.0
+    """How often an inference group's metrics are looked at."""
+    api_timeout_seconds: Seconds = 10.0
+    """Limit of one request to the API server."""
+    health_host: str = "0.0.0.0"
+    health_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Serves /livez, /readyz and /metrics; 0 takes any free port."""
+    log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    sources: dict[str, SourceSettings] = Field(default_factory=dict)
+    """Prometheus servers, by the name that `spec.metrics.source` uses."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, which arrives as the initial values."""
+        return env_settings, init_settings
+
+
+def load(path: Path | None) -> Settings:
+    """Read the settings.
+
+    Raises OSError when the file cannot be read, and ValueError (pydantic's, naming the field) when a value
+    is not acceptable.
+    """
+    values: Any = {}
+    if path is not None:
+        values = yaml.safe_load(path.read_text()) or {}
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected a mapping of settings")
+    return Settings(**values)
