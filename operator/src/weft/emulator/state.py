@@ -1,0 +1,154 @@
+"""Who has what: the state machine of attachments. No I/O, no clock."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from weft.emulator.inventory import World
+
+
+class Reason(enum.StrEnum):
+    """Why a change is refused."""
+
+    UNKNOWN_BLOCK = "unknown-block"
+    OUT_OF_REACH = "out-of-reach"
+    IN_USE = "in-use"
+
+
+class RefusedError(Exception):
+    """The change is not allowed as things are; nothing was changed."""
+
+    def __init__(self, reason: Reason, blocks: tuple[str, ...]) -> None:
+        super().__init__(f"{reason}: {', '.join(blocks)}")
+        self.reason = reason
+        self.blocks = blocks
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a new list of blocks means for a host."""
+
+    host: str
+    attach: tuple[str, ...]
+    detach: tuple[str, ...]
+
+    def without(self, blocks: frozenset[str]) -> Change:
+        """The same change with these blocks left as they are."""
+        return replace(
+            self,
+            attach=tuple(block for block in self.attach if block not in blocks),
+            detach=tuple(block for block in self.detach if block not in blocks),
+        )
+
+    @property
+    def acts(self) -> int:
+        """How many attaches and detaches."""
+        return len(self.attach) + len(self.detach)
+
+
+class State:
+    """Attachments, and changes under way. In permissive mode a block may be on several hosts."""
+
+    def __init__(self, world: World, permissive: bool = False) -> None:
+        self._world = world
+        self._permissive = permissive
+        self._blocks: dict[str, list[str]] = {host: [] for host in world.hosts}
+        self._hosts: dict[str, list[str]] = {device: [] for device in world.devices}
+        self._pending: dict[str, list[str]] = {}
+        self._versions: dict[str, int] = {}
+        self._revision = 0
+
+    def blocks_of(self, host: str) -> tuple[str, ...]:
+        """The blocks attached to this host, in the order they came."""
+        return tuple(self._blocks[host])
+
+    def hosts_of(self, block: str) -> tuple[str, ...]:
+        """The hosts that have this block."""
+        return tuple(self._hosts[block])
+
+    def is_composing(self, block: str) -> bool:
+        """Whether a change of this block is under way."""
+        return block in self._pending
+
+    def version(self, name: str) -> int:
+        """Grows with each change of this host or block."""
+        return self._versions.get(name, 0)
+
+    def plan(self, host: str, wanted: Iterable[str]) -> Change:
+        """The acts that give the host exactly these blocks. Raises RefusedError."""
+        target = tuple(dict.fromkeys(wanted))
+        now = self._blocks[host]
+        attach = tuple(block for block in target if block not in now)
+        self._refuse(Reason.UNKNOWN_BLOCK, (b for b in attach if b not in self._world.devices))
+        if not self._permissive:
+            self._refuse(Reason.OUT_OF_REACH, (b for b in attach if not self._world.reaches(host, b)))
+            self._refuse(
+                Reason.IN_USE, (b for b in attach if self._hosts[b] or self._held_elsewhere(b, host))
+            )
+        return Change(host, attach, tuple(block for block in now if block not in target))
+
+    def _held_elsewhere(self, block: str, host: str) -> bool:
+        return any(holder != host for holder in self._pending.get(block, ()))
+
+    @staticmethod
+    def _refuse(reason: Reason, blocks: Iterable[str]) -> None:
+        found = tuple(blocks)
+        if found:
+            raise RefusedError(reason, found)
+
+    def begin(self, change: Change) -> None:
+        """Mark the blocks of a change that takes time; in normal mode no other host can have them."""
+        for block in (*change.attach, *change.detach):
+            self._pending.setdefault(block, []).append(change.host)
+            self._touch(block)
+
+    def end(self, change: Change) -> None:
+        """Undo `begin`."""
+        for block in (*change.attach, *change.detach):
+            holders = self._pending[block]
+            holders.remove(change.host)
+            if not holders:
+                del self._pending[block]
+            self._touch(block)
+
+    def commit(self, change: Change) -> None:
+        """Make the change."""
+        for block in change.detach:
+            self._blocks[change.host].remove(block)
+            self._hosts[block].remove(change.host)
+            self._touch(block)
+        for block in change.attach:
+            self._blocks[change.host].append(block)
+            self._hosts[block].append(change.host)
+            self._touch(block)
+        if change.acts:
+            self._touch(change.host)
+
+    def _touch(self, name: str) -> None:
+        self._revision += 1
+        self._versions[name] = self._revision
+
+    def dump(self) -> dict[str, Any]:
+        """What survives a restart, as JSON."""
+        attached = {host: blocks for host, blocks in self._blocks.items() if blocks}
+        return {"attachments": attached, "revision": self._revision, "versions": self._versions}
+
+    def restore(self, data: dict[str, Any]) -> None:
+        """Take over what `dump` gave. Raises ValueError when it names what the inventory has not."""
+        for host, blocks in data["attachments"].items():
+            for block in blocks:
+                self.replay("attach", host, block)
+        self._revision = int(data["revision"])
+        self._versions = {str(name): int(version) for name, version in data["versions"].items()}
+
+    def replay(self, act: str, host: str, block: str) -> None:
+        """Repeat an act that was journalled. Raises ValueError when it names what the inventory has not."""
+        if host not in self._blocks or block not in self._hosts:
+            raise ValueError(f"{block} on {host}: not in the inventory")
+        if act == "attach" and block not in self._blocks[host]:
+            self.commit(Change(host, (block,), ()))
+        elif act == "detach" and block in self._blocks[host]:
+            self.commit(Change(host, (), (block,)))
