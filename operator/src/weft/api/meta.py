@@ -25,8 +25,8 @@ from weft.api.values import DnsSubdomain, LabelKey, LabelValue, Timestamp
 class Model(BaseModel):
     """A part of an object: snake_case in Python, camelCase in the API. Unknown fields are ignored.
 
-    What is not there is None, "", () or {}, and is left out again when the model is written, so that an
-    object read and written back is the object that is stored.
+    What is not there is None, "", (), {} or an empty model, and is left out again when the model is written, so
+    that an object read and written back is the object that is stored.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
@@ -49,6 +49,8 @@ class Model(BaseModel):
 
     def _is_absent(self, name: str, value: Any) -> bool:
         """Whether this default of this field stands for "not there"."""
+        if isinstance(value, Model):
+            return not value.dump()
         return any(type(value) is type(nothing) and value == nothing for nothing in self.omit)
 
     @classmethod

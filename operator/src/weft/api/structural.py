@@ -111,8 +111,9 @@ def _convert_object(schema: Schema, definitions: Schema, path: str) -> None:
     elif properties is None:
         _demand(schema, path, "additionalProperties", "maxProperties")
         schema["additionalProperties"] = _convert(schema["additionalProperties"], definitions, f"{path}{{}}")
-        if schema.get("default") == {}:
-            del schema["default"]
+    if schema.get("default") == {}:
+        # A default that says nothing; in an element of a list it would make every `kubectl apply` report a change.
+        del schema["default"]
     if properties is not None:
         schema["properties"] = {
             name: _described(_convert(value, definitions, f"{path}.{name}"), f"{path}.{name}")
