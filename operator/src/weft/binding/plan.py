@@ -295,18 +295,13 @@ def _meet(
         fitting = [
             offer for offer in candidates if offer.device.id not in taken and _fits(need, offer.device)
         ]
-        within_quota: list[Offer] = []
-        budget = dict(quota_left)
-        for offer in fitting:
-            if _affordable(budget, offer):
-                within_quota.append(offer)
-                if need.count:
-                    _spend(budget, offer)
         picked = (
-            within_quota[: need.count] if need.count else _cover(need.size_bytes, within_quota, quota_left)
+            _first(need.count, fitting, quota_left)
+            if need.count
+            else _cover(need.size_bytes, fitting, quota_left)
         )
-        if picked is None or len(picked) < need.count:
-            return _shortage(request, need, fitting, within_quota)
+        if picked is None:
+            return _shortage(request, need, fitting)
         for offer in picked:
             taken.add(offer.device.id)
             _spend(quota_left, offer)
@@ -316,6 +311,17 @@ def _meet(
 
 def _fits(need: Need, device: Device) -> bool:
     return device.kind is need.kind and need.selector.matches(device.attributes, device.capacity_bytes)
+
+
+def _first(count: int, offers: Sequence[Offer], quota_left: Mapping[PoolKey, int]) -> list[Offer] | None:
+    """The first `count` offers that the quota allows, or None."""
+    budget = dict(quota_left)
+    picked: list[Offer] = []
+    for offer in offers:
+        if len(picked) < count and _affordable(budget, offer):
+            _spend(budget, offer)
+            picked.append(offer)
+    return picked if len(picked) == count else None
 
 
 def _cover(size_bytes: int, offers: Sequence[Offer], quota_left: Mapping[PoolKey, int]) -> list[Offer] | None:
@@ -346,18 +352,18 @@ def _spend(quota_left: dict[PoolKey, int], offer: Offer) -> None:
         quota_left[offer.pool] -= offer.quota_units
 
 
-def _shortage(
-    request: Waiting, need: Need, fitting: Sequence[Offer], within_quota: Sequence[Offer]
-) -> Refusal:
+def _shortage(request: Waiting, need: Need, fitting: Sequence[Offer]) -> Refusal:
+    """The need that could not be met: for want of devices, or, where there are enough, because of the quota."""
     wish = "".join(f", {name}={value}" for name, value in sorted(need.selector.match_attributes.items()))
+    free_bytes = sum(offer.device.capacity_bytes for offer in fitting)
     if need.count:
         asked, there = f"{need.count} accelerators", f"{len(fitting)} are free"
+        enough = len(fitting) >= need.count
     else:
-        total = sum(offer.device.capacity_bytes for offer in fitting)
-        asked, there = f"{need.size_bytes / 2**30:g} GiB", f"{total / 2**30:g} GiB are free"
-    if len(within_quota) < len(fitting):
-        left = f"the namespace's quota leaves {len(within_quota)} of {len(fitting)} devices"
-        message = f"{need.name}: {asked}{wish} asked for; {left}"
+        asked, there = f"{need.size_bytes / 2**30:g} GiB", f"{free_bytes / 2**30:g} GiB are free"
+        enough = free_bytes >= need.size_bytes
+    if enough:
+        message = f"{need.name}: {asked}{wish} asked for, {there}, but the namespace's quota in the pool does not allow it"
         return Refusal(request, "QuotaExceeded", message)
     return Refusal(
         request,

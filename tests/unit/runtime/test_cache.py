@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import Any
+
+from weft.api.resources import LOGICAL_NODES
+from weft.runtime.cache import ObjectCache
+
+
+def obj(name: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "a", "resourceVersion": str(version)}}
+
+
+def names(cache: ObjectCache) -> set[str]:
+    return {item["metadata"]["name"] for item in cache.list(LOGICAL_NODES)}
+
+
+def test_an_older_event_does_not_overwrite_our_own_newer_write() -> None:
+    cache = ObjectCache()
+    cache.put(LOGICAL_NODES, obj("n", 9))
+    cache.put(LOGICAL_NODES, obj("n", 7))
+    assert cache.get(LOGICAL_NODES, "n", "a") == obj("n", 9)
+
+
+def test_an_event_from_before_the_deletion_does_not_bring_the_object_back() -> None:
+    cache = ObjectCache()
+    cache.put(LOGICAL_NODES, obj("n", 5))
+    cache.remove(LOGICAL_NODES, obj("n", 8))
+    cache.put(LOGICAL_NODES, obj("n", 6))
+    assert names(cache) == set()
+    cache.put(LOGICAL_NODES, obj("n", 9))
+    assert names(cache) == {"n"}
+
+
+def test_a_list_removes_what_was_deleted_while_the_watch_was_away() -> None:
+    cache = ObjectCache()
+    cache.put(LOGICAL_NODES, obj("gone", 3))
+    cache.put(LOGICAL_NODES, obj("kept", 4))
+    cache.replace(LOGICAL_NODES, [obj("kept", 4)], 10)
+    assert names(cache) == {"kept"}
+
+
+def test_a_list_does_not_remove_what_was_created_after_it_was_taken() -> None:
+    cache = ObjectCache()
+    cache.put(LOGICAL_NODES, obj("new", 11))
+    cache.replace(LOGICAL_NODES, [], 10)
+    assert names(cache) == {"new"}
+
+
+def test_a_listener_hears_of_a_deletion_that_only_the_list_showed() -> None:
+    cache = ObjectCache()
+    cache.put(LOGICAL_NODES, obj("gone", 3))
+    heard: list[str] = []
+    cache.listen(lambda _, item: heard.append(item["metadata"]["name"]))
+    cache.replace(LOGICAL_NODES, [], 10)
+    assert heard == ["gone"]
