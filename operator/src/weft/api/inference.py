@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.logical_node import DomainConstraint
 from weft.api.meta import Model, Resource
-from weft.api.values import Counter, DnsSubdomain, Message, Timestamp, Version
+from weft.api.values import Counter, DnsSubdomain, Explained, Message, Timestamp, Version
 
 _ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
 _BY_ROLE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["role"]}
@@ -46,6 +46,9 @@ class GroupMetrics(Model):
         str,
         StringConstraints(
             min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._:/@+]*[A-Za-z0-9])?$"
+        ),
+        Explained(
+            "must be a model's name of letters, digits and - . _ : / @ +, for example meta-llama/Llama-3-70B"
         ),
     ] = Field(description="The model's name as the engines and the front end label their metrics.")
 

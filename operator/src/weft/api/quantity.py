@@ -6,7 +6,7 @@ Format: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/q
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 _SHAPE = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))([eE][+-]?[0-9]{1,2}|[A-Za-z]{0,2})", re.ASCII)
 _MAX_LENGTH = 64
@@ -44,16 +44,14 @@ def parse_decimal(text: str) -> Decimal:
 
 
 def parse_bytes(text: str) -> int:
-    """A quantity as a whole number of bytes.
+    """A quantity as a whole number of bytes; a part of a byte counts as one, as Kubernetes has it.
 
-    Raises ValueError when it is not a quantity, is negative, or is not a whole number of bytes.
+    Raises ValueError when it is not a quantity or is negative.
     """
     value = parse_decimal(text)
     if value < 0:
         raise ValueError(f"{text!r} is negative: a size is zero or more bytes")
-    if value != value.to_integral_value():
-        raise ValueError(f"{text!r} is not a whole number of bytes")
-    return int(value)
+    return int(value.to_integral_value(ROUND_CEILING))
 
 
 def format_bytes(count: int) -> str:

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from weft.api.cel import Rule, rules
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Makes the API server answer a mismatch of the pattern with this message, and not with the pattern."""
+
+    message: str
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        return schema | rules(Rule(f"self.matches(r'{schema.pop('pattern')}')", self.message))
+
 
 DnsLabel = Annotated[
     str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
@@ -29,7 +55,9 @@ Identifier = Annotated[
 """A fabric manager's own name for a device or a host."""
 
 AttributeName = Annotated[
-    str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z][A-Za-z0-9]*$")
+    str,
+    StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z][A-Za-z0-9]*$"),
+    Explained("must be the name of a device attribute: letters and digits, for example nvlinkDomain"),
 ]
 """The name of a device attribute: `vendor`, `nvlinkDomain`."""
 
@@ -41,18 +69,23 @@ _SUFFIX = r"(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 _MORE_THAN_ZERO = r"^(0*[1-9][0-9]{0,18}(\.[0-9]{1,4})?|0+\.0{0,3}[1-9][0-9]{0,3})"
 
 ByteQuantity = Annotated[
-    str, StringConstraints(min_length=1, max_length=32, pattern=_MORE_THAN_ZERO + _SUFFIX)
+    str,
+    StringConstraints(min_length=1, max_length=32, pattern=_MORE_THAN_ZERO + _SUFFIX),
+    Explained("must be a number of bytes above zero as a Kubernetes quantity, for example 512Gi or 2Ti"),
 ]
 """More than zero bytes; read it with `weft.api.quantity.parse_bytes`."""
 
 Quantity = Annotated[
     str,
     StringConstraints(min_length=1, max_length=32, pattern=r"^[0-9]{1,19}(\.[0-9]{1,9})?(m|" + _SUFFIX[1:]),
+    Explained("must be a Kubernetes quantity, for example 16, 500m or 64Gi"),
 ]
 """Zero or more of anything; read it with `weft.api.quantity.parse_decimal`."""
 
 Money = Annotated[
-    str, StringConstraints(min_length=1, max_length=20, pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$")
+    str,
+    StringConstraints(min_length=1, max_length=20, pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$"),
+    Explained("must be an amount without a currency and with at most six decimals, for example 2.10"),
 ]
 """An amount in the one currency of the operator's settings."""
 
