@@ -1,0 +1,212 @@
+"""The Redfish driver: resource blocks into existing computer systems, by PATCH of `Links.ResourceBlocks`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+
+from weft.fabric.driver import Capabilities, Connection, Inventory, Operation, OperationPhase
+from weft.fabric.errors import Conflict, InvalidRequest, NotFound, Transient, Unsupported
+from weft.fabric.redfish.inventory import DEVICE_ID, HOST_ID, Problems
+from weft.fabric.redfish.mapping import Json, Reply
+from weft.fabric.redfish.polling import Poller
+from weft.fabric.redfish.reader import Collections, Service, discover, read, together
+from weft.fabric.redfish.resources import block_of, links_of
+from weft.fabric.redfish.session import Session
+from weft.fabric.redfish.tasks import OPERATION_HEADER, Tasks
+from weft.fabric.redfish.uris import last_segment, member_path
+
+INVENTORY_REQUEST_TIMEOUTS = 10
+"""One inventory takes at most this many request timeouts; attach and detach take at most one."""
+
+_KEY = re.compile(r"[!-~]{1,256}")
+
+
+class RedfishDriver:
+    """Driver for a manager with a CompositionService. docs/fabrics.md says what it needs.
+
+    A call that writes stays within one request timeout and one login: it never sends its change later, nor again
+    after its session has ended. A leader that was replaced and whose session was revoked gets Transient.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._session = Session(connection)
+        self._poller = Poller(self._session)
+        self._tasks = Tasks(self._session)
+        self._service: Service | None = None
+        self._discovery = asyncio.Lock()
+        self._writing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def capabilities(self) -> Capabilities:
+        """What the manager's service root promises."""
+        service = await self._services(self._deadline())
+        return Capabilities(
+            asynchronous_tasks=bool(service.tasks),
+            operation_log=bool(service.tasks),
+            revoke_sessions=bool(service.sessions) and not self._session.anonymous,
+        )
+
+    async def inventory(self) -> Inventory:
+        """Read everything. Raises only when nothing could be read; otherwise `complete` tells."""
+        deadline = self._deadline(INVENTORY_REQUEST_TIMEOUTS)
+        service = await self._services(deadline)
+        try:
+            return await self._poller.read(service, deadline)
+        except (NotFound, Unsupported):
+            self._service = None  # another version of the manager may keep its collections elsewhere
+            raise
+
+    async def attached(self, host: str) -> frozenset[str]:
+        """The devices in the system's `Links.ResourceBlocks`: one request, once the collections are known."""
+        deadline = self._deadline()
+        service = await self._services(deadline)
+        system = await read(self._session, self._system_path(service, host), deadline=deadline)
+        uris = self._listed(system)
+        for uri in uris:
+            if uri not in self._poller.blocks:
+                body = (await read(self._session, uri, deadline=deadline)).body
+                self._poller.blocks[uri] = block_of(body, uri, self._session.local)
+        blocks = [self._poller.blocks[uri] for uri in uris]
+        return frozenset(b.id for b in blocks if b.kind is not None and DEVICE_ID.fullmatch(b.id))
+
+    async def attach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
+        """Attach the devices to the host. Those already there are success; one elsewhere is `Conflict`."""
+        deadline = self._deadline()
+        async with self._turn(host, deadline) as (service, path):
+            wanted = {d: self._block_path(service, d) for d in sorted(devices)}
+            system = await read(self._session, path, deadline=deadline, renew=False)
+            listed = self._listed(system)
+            absent = {d: uri for d, uri in wanted.items() if uri not in listed}
+            owners = await together([self._owners(d, uri, deadline) for d, uri in absent.items()])
+            for device, systems in zip(absent, owners, strict=True):
+                if elsewhere := ", ".join(sorted(last_segment(s) for s in systems - {path})):
+                    raise Conflict(f"{device} is attached to {elsewhere}, not to {host}")
+            if all(path in systems for systems in owners):
+                return Operation("", OperationPhase.SUCCEEDED, "attached already")
+            return await self._change(operation, system, path, [*listed, *absent.values()], deadline)
+
+    async def detach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
+        """Detach the devices from the host. Those not there are success."""
+        deadline = self._deadline()
+        async with self._turn(host, deadline) as (service, path):
+            unwanted = {self._block_path(service, d) for d in devices}
+            system = await read(self._session, path, deadline=deadline, renew=False)
+            listed = self._listed(system)
+            if unwanted.isdisjoint(listed):
+                return Operation("", OperationPhase.SUCCEEDED, "detached already")
+            rest = [uri for uri in listed if uri not in unwanted]
+            return await self._change(operation, system, path, rest, deadline)
+
+    async def operation(self, id: str) -> Operation:
+        """Where the manager's task stands. Raises NotFound when the manager has forgotten it."""
+        if not id:
+            raise NotFound("this operation ended within its request; there is no task")
+        return await self._tasks.look(id, self._deadline())
+
+    async def find_operation(self, key: str) -> Operation | None:
+        """The task whose request or name carries the key, or None. Raises Unsupported."""
+        deadline = self._deadline(INVENTORY_REQUEST_TIMEOUTS)
+        return await self._tasks.find(await self._services(deadline), _key(key), deadline)
+
+    async def revoke_other_sessions(self) -> int:
+        """End the other sessions of our user that have our Context (or, like ours, none); how many ended."""
+        deadline = self._deadline(INVENTORY_REQUEST_TIMEOUTS)
+        service = await self._services(deadline)
+        if self._session.anonymous or not service.sessions:
+            raise Unsupported("the manager has no sessions of ours that could be ended")
+        problems = Problems()
+        reader = Collections(self._session, deadline, problems)
+        sessions = dict(await reader.members(service.sessions, service.expand))
+        own = sessions.pop(self._session.uri, {})
+        if not own.get("UserName"):
+            raise Unsupported("the manager does not show our own session: others of ours cannot be told")
+        ended = 0
+        for uri in [uri for uri, other in sessions.items() if _is_like(other, own)]:
+            with contextlib.suppress(NotFound):  # it ended by itself
+                await self._session.write("DELETE", uri, None, headers={}, deadline=deadline)
+                ended += 1
+        if not problems.complete:
+            raise Transient(f"not all sessions could be read: {'; '.join(problems.texts)}")
+        return ended
+
+    async def close(self) -> None:
+        """Log out and end the connections."""
+        await self._session.close()
+
+    def _deadline(self, request_timeouts: int = 1) -> float:
+        return asyncio.get_running_loop().time() + request_timeouts * self._session.timeout_seconds
+
+    async def _services(self, deadline: float, *, renew: bool = True) -> Service:
+        if self._service is None:
+            async with self._discovery:
+                if self._service is None:
+                    self._service = await discover(self._session, deadline, renew=renew)
+        return self._service
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, host: str, deadline: float) -> AsyncIterator[tuple[Service, str]]:
+        """One change to a host at a time: each writes the whole list that it read before."""
+        service = await self._services(deadline, renew=False)
+        path = self._system_path(service, host)
+        lock = self._writing[path]
+        try:
+            async with asyncio.timeout_at(deadline):
+                await lock.acquire()
+        except TimeoutError:
+            raise Transient(f"{host}: another change to this host takes all the time of this call") from None
+        try:
+            await self._tasks.await_turn(service, path, deadline)
+            yield service, path
+        finally:
+            lock.release()
+
+    def _system_path(self, service: Service, host: str) -> str:
+        if not HOST_ID.fullmatch(host):
+            raise InvalidRequest(f"{host!r} cannot be a host's id")
+        known = (uri for uri, s in self._poller.systems.items() if s.host.id == host)
+        return next(known, "") or member_path(service.systems, host)
+
+    def _block_path(self, service: Service, device: str) -> str:
+        if not DEVICE_ID.fullmatch(device):
+            raise InvalidRequest(f"{device!r} cannot be a device's id")
+        known = (uri for uri, b in self._poller.blocks.items() if b.id == device)
+        return next(known, "") or member_path(service.blocks, device)
+
+    def _listed(self, system: Reply) -> list[str]:
+        links = links_of(system.body, self._session.local, "Links", "ResourceBlocks") or ()
+        return list(dict.fromkeys(links))
+
+    async def _owners(self, device: str, uri: str, deadline: float) -> set[str]:
+        """The systems that have a device, as its block says."""
+        body = (await read(self._session, uri, deadline=deadline, renew=False)).body
+        block = block_of(body, uri, self._session.local)
+        if block.id != device or block.kind is None:
+            raise InvalidRequest(f"{uri}: the manager does not have {device} there as a device")
+        return set(block.systems or ())
+
+    async def _change(
+        self, operation: str, system: Reply, path: str, blocks: Sequence[str], deadline: float
+    ) -> Operation:
+        """Write the list of blocks, on condition that the system is still as it was read."""
+        headers = {OPERATION_HEADER: _key(operation)}
+        if system.etag:
+            headers["If-Match"] = system.etag
+        body = {"Links": {"ResourceBlocks": [{"@odata.id": uri} for uri in blocks]}}
+        reply = await self._session.write("PATCH", path, body, headers=headers, deadline=deadline)
+        if reply.status == 202:
+            return self._tasks.accepted(path, reply)
+        return Operation("", OperationPhase.SUCCEEDED, "the manager says that it is done")
+
+
+def _key(operation: str) -> str:
+    if not _KEY.fullmatch(operation):
+        raise InvalidRequest(f"{operation!r} cannot be an operation's key")
+    return operation
+
+
+def _is_like(other: Json, own: Json) -> bool:
+    same = all(other.get(name) == own.get(name) for name in ("UserName", "Context"))
+    return same and other.get("SessionType") in (None, "Redfish")
