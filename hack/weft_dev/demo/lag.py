@@ -1,0 +1,57 @@
+"""How late a process runs: what it was due to do, against when it did it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Lag:
+    """Lateness of a process in seconds over all its due times."""
+
+    process: str
+    count: int
+    p50_seconds: float
+    p99_seconds: float
+    max_seconds: float
+
+
+class LagMeter:
+    """Counts lateness in steps of one millisecond: constant memory, exact enough for a verdict."""
+
+    STEP_SECONDS = 0.001
+    STEPS = 10_000
+
+    def __init__(self) -> None:
+        self._counts = [0] * (self.STEPS + 1)
+        self._max = 0.0
+        self._count = 0
+
+    def observe(self, seconds: float) -> None:
+        seconds = max(0.0, seconds)
+        self._counts[min(self.STEPS, int(seconds / self.STEP_SECONDS))] += 1
+        self._count += 1
+        self._max = max(self._max, seconds)
+
+    def quantile(self, share: float) -> float:
+        """The upper end of the step in which that share of all observations is reached."""
+        wanted = share * self._count
+        seen = 0
+        for step, count in enumerate(self._counts):
+            seen += count
+            if count and seen >= wanted:
+                return min(self._max, (step + 1) * self.STEP_SECONDS)
+        return 0.0
+
+    def lag(self, process: str) -> Lag:
+        return Lag(process, self._count, self.quantile(0.5), self.quantile(0.99), self._max)
+
+
+def write_lag(path: Path, lag: Lag) -> None:
+    path.write_text(json.dumps(asdict(lag)) + "\n")
+
+
+def read_lag(path: Path) -> Lag:
+    return Lag(**json.loads(path.read_text()))

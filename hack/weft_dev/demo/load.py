@@ -1,0 +1,141 @@
+"""Open-loop load: each request is sent when the trace says, whatever became of the ones before it.
+
+The same requests go to every target. Latencies count from the scheduled time, so a sender that is late makes them
+longer instead of hiding it; streams are read to their last token and the tokens are counted. One line of JSON per
+request goes to a file as it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO
+
+import aiohttp
+
+from weft_dev.demo.lag import LagMeter
+from weft_dev.demo.trace import Request
+
+_COMPLETION_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
+_EVENT = b"data: {"
+_EVENTS_THAT_ARE_NO_TOKENS = 2  # the finish reason and the usage
+_TAIL_BYTES = 600
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the client saw of one request. Times in seconds; `scheduled` from the start of the load.
+
+    `ok`: the stream ended well with exactly the tokens asked for; otherwise `error` says what was wrong.
+    """
+
+    group: str
+    index: int
+    scheduled: float
+    prompt_tokens: int
+    answer_tokens: int
+    ttft: float
+    mean_inter_token: float
+    max_inter_token: float
+    tokens: int
+    sent_late: float
+    ok: bool
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A group's front door."""
+
+    group: str
+    url: str
+    model_name: str
+
+
+async def run_load(
+    targets: Sequence[Target],
+    requests: Sequence[Request],
+    out: IO[str],
+    lag: LagMeter,
+    *,
+    started: Callable[[float], None] | None = None,
+) -> None:
+    """Send everything and wait for every answer. `started` is told the monotonic time of the schedule's zero."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
+        zero = time.monotonic() + 0.2
+        if started is not None:
+            started(zero)
+        tasks: list[asyncio.Task[None]] = []
+
+        async def one(target: Target, index: int, request: Request) -> None:
+            result = await _send(session, target, index, request, zero, lag)
+            out.write(json.dumps(asdict(result), separators=(",", ":")) + "\n")
+            out.flush()
+
+        for index, request in enumerate(requests):
+            delay = zero + request.at_seconds - time.monotonic()
+            if delay > 0:
+                await asyncio.sleep(delay)
+            tasks += [asyncio.create_task(one(target, index, request)) for target in targets]
+        await asyncio.gather(*tasks)
+
+
+async def _send(
+    session: aiohttp.ClientSession, target: Target, index: int, request: Request, zero: float, lag: LagMeter
+) -> Result:
+    due = zero + request.at_seconds
+    body = (
+        f'{{"model":"{target.model_name}","max_tokens":{request.answer_tokens},"ignore_eos":true,"stream":true,'
+        f'"stream_options":{{"include_usage":true}},"prompt":[{",".join("0" * request.prompt_tokens)}]}}'
+    )
+    late = time.monotonic() - due
+    lag.observe(late)
+    first = last = 0.0
+    longest = 0.0
+    events = 0
+    tail = b""
+    error = ""
+    try:
+        async with session.post(
+            f"{target.url}/v1/completions", data=body, headers={"Content-Type": "application/json"}
+        ) as response:
+            if response.status != 200:
+                error = f"HTTP {response.status}: {(await response.text())[:200]}"
+            else:
+                async for data in response.content.iter_any():
+                    now = time.monotonic()
+                    if first == 0.0:
+                        first = now
+                    elif now - last > longest:
+                        longest = now - last
+                    # An event may be cut anywhere between two reads.
+                    events += (tail[1 - len(_EVENT) :] + data).count(_EVENT)
+                    last = now
+                    tail = data if len(data) >= _TAIL_BYTES else (tail + data)[-_TAIL_BYTES:]
+    except (aiohttp.ClientError, ConnectionError) as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    found = _COMPLETION_TOKENS.search(tail)
+    tokens = int(found[1]) if found else 0
+    streamed = max(0, events - _EVENTS_THAT_ARE_NO_TOKENS)
+    if not error and not tokens == streamed == request.answer_tokens:
+        error = f"asked for {request.answer_tokens} tokens, got {streamed}, usage says {tokens}"
+    return Result(
+        group=target.group,
+        index=index,
+        scheduled=request.at_seconds,
+        prompt_tokens=request.prompt_tokens,
+        answer_tokens=request.answer_tokens,
+        ttft=(first - due) if first else 0.0,
+        mean_inter_token=(last - first) / max(1, tokens - 1) if first else 0.0,
+        max_inter_token=longest,
+        tokens=tokens,
+        sent_late=late,
+        ok=not error,
+        error=error,
+    )
