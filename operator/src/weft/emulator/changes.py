@@ -7,9 +7,10 @@ import json
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from weft.emulator import redfish
 from weft.emulator.faults import ON_CHANGE, SELECTIVE, Fault, FaultKind, Faults, Target
@@ -18,6 +19,8 @@ from weft.emulator.messages import Reply, message, refusal
 from weft.emulator.state import Change, Reason, RefusedError, State
 from weft.emulator.tasks import Task, Tasks
 from weft.emulator.tree import Tree
+
+T = TypeVar("T")
 
 _SIGMA = 0.5
 RETRY_AFTER_SECONDS = 1
@@ -120,10 +123,19 @@ class Changes:
         self._save = save
         self._asynchronous = asynchronous
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def patch(self, patch: Patch) -> Reply:
-        """Answer a PATCH of a system that exists."""
+        """Answer a PATCH of a system that exists. It goes on when its client has given up."""
+        return await asyncio.shield(self._start(self._answer(patch)))
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        runner = asyncio.create_task(work)
+        self._running.add(runner)
+        runner.add_done_callback(self._running.discard)
+        return runner
+
+    async def _answer(self, patch: Patch) -> Reply:
         uris = wanted_blocks(patch.body)
         if isinstance(uris, Reply):
             return uris
@@ -143,14 +155,12 @@ class Changes:
             return await self._execute(patch, uris, fault)
         body = patch.body.decode(errors="replace")
         task = self._tasks.create(patch.path, body, patch.headers, utc_now())
-        runner = asyncio.create_task(self._run(task, patch, uris, fault))
-        self._running.add(runner)
-        runner.add_done_callback(self._running.discard)
+        self._start(self._run(task, patch, uris, fault))
         headers = {"Location": task.monitor, "Retry-After": str(RETRY_AFTER_SECONDS)}
         return Reply(202, task.document(), headers, drop=_drops(fault))
 
     async def close(self) -> None:
-        """End the tasks that still run; what they had not committed does not happen."""
+        """End what still runs; what was not committed does not happen."""
         for runner in self._running:
             runner.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
