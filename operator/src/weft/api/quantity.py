@@ -33,7 +33,7 @@ def parse_decimal(text: str) -> Decimal:
             f"{text[:_MAX_LENGTH]!r} is not a quantity: write a number such as 16, 2.5, 500m or 64Gi"
         )
     number, suffix = match.groups()
-    if suffix[:1] in ("e", "E") and len(suffix) > 1:
+    if suffix[-1:].isdigit():
         return _product(Decimal(number), Decimal(1).scaleb(int(suffix[1:])))
     factor = _FACTORS.get(suffix)
     if factor is None:
