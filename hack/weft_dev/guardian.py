@@ -2,9 +2,9 @@
 
 A program that starts servers may be killed with SIGKILL, and then runs no code of its own. So it does not start
 them itself: it starts this guardian and asks it, over a pipe, to start them. When the pipe closes, for
-whatever reason, the guardian ends every server, removes their directory and exits. When the guardian itself is
-killed, the kernel ends the servers (PR_SET_PDEATHSIG). It has a session of its own, so Ctrl-C in a terminal reaches the program
-alone, and the program decides in which order to stop.
+whatever reason, the guardian ends every server, removes their directory and exits. When the guardian itself
+is killed, the kernel ends the servers (PR_SET_PDEATHSIG). It has a session of its own, so Ctrl-C in a terminal
+reaches the program alone, and the program decides in which order to stop.
 
 Runs with nothing but the standard library: `python -I -S guardian.py`. One JSON object per line in, one per line out.
 """
@@ -77,6 +77,7 @@ class Guardian:
                 env=request["environment"],
                 cwd=request["working_directory"],
                 preexec_fn=self.prepare,
+                process_group=0,
             )
         self.children[request["name"]] = child
         return child.pid
@@ -90,8 +91,9 @@ class Guardian:
             child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(grace_seconds)
-        if child.poll() is None:
-            child.kill()
+        # The group, because a build or a shell has children of its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.wait()
 
     def end(self) -> None:
@@ -108,8 +110,9 @@ class Guardian:
 
 def main() -> None:
     # Ends through its pipe alone: a signal meant for the program that it serves must not reach the servers first.
+    # A handler, and not SIG_IGN, because the servers would inherit the latter.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)
+        signal.signal(ignored, lambda *_: None)
     guardian = Guardian()
     parent = os.getppid()
     pending = b""

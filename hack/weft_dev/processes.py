@@ -135,6 +135,10 @@ class ProcessGroup:
                 line = pipe_out.readline()
             except BrokenPipeError:
                 line = b""
+            except KeyboardInterrupt:
+                # The answer is still in the pipe and would be taken for the next one's: end everything instead.
+                pipe_in.close()
+                raise
         if not line:
             raise ProcessError("the guardian of the servers has been killed")
         answer: dict[str, Any] = json.loads(line)

