@@ -58,7 +58,7 @@ class EngineModel:
     """State of one replica. Not thread-safe; `now` must not go back."""
 
     profile: Profile
-    error: SpeedError = SpeedError()
+    error: SpeedError = field(default_factory=SpeedError)
     waiting: deque[Sequence] = field(default_factory=deque)
     to_prefill: deque[Sequence] = field(default_factory=deque)
     transferring: list[Sequence] = field(default_factory=list)

@@ -52,7 +52,13 @@ class EngineServer:
     """A replica that listens on `host:port`. `lag` is shared by the replicas of a process."""
 
     def __init__(
-        self, name: str, model_name: str, profile: Profile, error: SpeedError, registry: KVRegistry, lag: LagMeter
+        self,
+        name: str,
+        model_name: str,
+        profile: Profile,
+        error: SpeedError,
+        registry: KVRegistry,
+        lag: LagMeter,
     ) -> None:
         self.name = name
         self.model_name = model_name
@@ -62,6 +68,8 @@ class EngineServer:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._runner: web.AppRunner | None = None
         self._ttft = Histogram(TTFT_SECONDS)
         self._inter_token = Histogram(INTER_TOKEN_SECONDS)
@@ -87,9 +95,8 @@ class EngineServer:
 
     async def drain(self, grace_seconds: float) -> None:
         """Wait until no request is left, at most that long: what vLLM does between SIGTERM and its end."""
-        deadline = self._loop.time() + grace_seconds
-        while self.model.requests_running + self.model.requests_waiting and self._loop.time() < deadline:
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace_seconds)
 
     def release(self, sequence: Sequence) -> None:
         self.model.release(self._loop.time(), sequence)
@@ -105,6 +112,10 @@ class EngineServer:
 
     def _arm(self) -> None:
         """Have `_advance` called at the model's next event; due times come from the model and so do not drift."""
+        if self.model.requests_running + self.model.requests_waiting:
+            self._idle.clear()
+        else:
+            self._idle.set()
         due = self.model.next_event()
         if self._timer is not None:
             if due == self._timer_due:

@@ -82,7 +82,9 @@ def _curve(points: dict[int, list[float]]) -> Curve:
     return Curve(tuple(float(x) for x in xs), tuple(statistics.median(points[x]) for x in xs))
 
 
-def speed_error(seed: int, replica: int, *, stage_error: float = 0.30, replica_error: float = 0.20) -> SpeedError:
+def speed_error(
+    seed: int, replica: int, *, stage_error: float = 0.30, replica_error: float = 0.20
+) -> SpeedError:
     """The true speed of the replica with this number: up to 30 % off per stage and 20 % per replica.
 
     Depends on the seed and the replica's number only, so replica 3 of either group is the same hardware.

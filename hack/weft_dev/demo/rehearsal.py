@@ -127,7 +127,11 @@ def simulate(
 
 
 def rehearse(
-    requests: Seq[Request], profile: Profile, replicas: int, objectives: Objectives, errors: Seq[SpeedError] = ()
+    requests: Seq[Request],
+    profile: Profile,
+    replicas: int,
+    objectives: Objectives,
+    errors: Seq[SpeedError] = (),
 ) -> list[Rehearsed]:
     """All splits of that many replicas with at least one of each stage, best first.
 

@@ -59,7 +59,9 @@ class Router:
         """Listen; returns the port (one of the system's choice for 0)."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30), timeout=timeout, auto_decompress=False
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+            timeout=timeout,
+            auto_decompress=False,
         )
         app = web.Application(client_max_size=4 << 20)
         app.router.add_post("/v1/completions", self._completions)
@@ -116,7 +118,9 @@ class Router:
             return await self._decode(request, body, prompt_tokens, transfer, arrived)
         except (aiohttp.ClientError, ConnectionError) as error:
             self._errors += 1
-            return web.json_response({"object": "error", "message": f"engine: {error}", "code": 502}, status=502)
+            return web.json_response(
+                {"object": "error", "message": f"engine: {error}", "code": 502}, status=502
+            )
         except asyncio.CancelledError:
             self._errors += 1
             raise
@@ -142,7 +146,12 @@ class Router:
             replica.prefill_tokens -= prompt_tokens
 
     async def _decode(
-        self, request: web.Request, body: dict[str, Any], prompt_tokens: int, transfer: dict[str, Any], arrived: float
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        prompt_tokens: int,
+        transfer: dict[str, Any],
+        arrived: float,
     ) -> web.StreamResponse:
         assert self._session is not None
         asked = _json(body | {"kv_transfer_params": transfer})

@@ -45,11 +45,17 @@ def read_trace(path: Path = TRACE) -> list[Request]:
     """The whole trace, times in seconds from its first request."""
     with gzip.open(path, "rt", newline="") as file:
         rows = [
-            (datetime.fromisoformat(row["TIMESTAMP"][:26]), int(row["ContextTokens"]), int(row["GeneratedTokens"]))
+            (
+                datetime.fromisoformat(row["TIMESTAMP"][:26]),
+                int(row["ContextTokens"]),
+                int(row["GeneratedTokens"]),
+            )
             for row in csv.DictReader(file)
         ]
     first = rows[0][0]
-    return [Request((at - first).total_seconds(), max(1, prompt), max(1, answer)) for at, prompt, answer in rows]
+    return [
+        Request((at - first).total_seconds(), max(1, prompt), max(1, answer)) for at, prompt, answer in rows
+    ]
 
 
 def cut(trace: list[Request], start_seconds: float, seconds: float) -> list[Request]:
@@ -66,7 +72,9 @@ def cut(trace: list[Request], start_seconds: float, seconds: float) -> list[Requ
     return sorted(window, key=lambda request: request.at_seconds)
 
 
-def play(trace: list[Request], stretches: tuple[Stretch, ...], *, offset_minutes: float = 0.0) -> list[Request]:
+def play(
+    trace: list[Request], stretches: tuple[Stretch, ...], *, offset_minutes: float = 0.0
+) -> list[Request]:
     """The requests of all stretches in the order of their times. `offset_minutes` moves every window."""
     requests: list[Request] = []
     begin = 0.0
