@@ -1,0 +1,202 @@
+"""How many replicas a stage needs. Pure.
+
+Both stages are answered by two numbers in replicas, not rounded:
+
+- `saturated`: fewer than this cannot carry the work at all; queues grow without end.
+- `required`: with this many, requests meet the objectives. The difference is the headroom.
+
+Prefill is a queue: prompts wait for a replica, which works on one after the other. With work offered at
+`rate` prompt tokens per second and a replica that does `speed` of them at the mean prompt length,
+
+    a = rate / speed                            erlangs: replicas busy on average
+    required = a + beta * sqrt(a * V)           square-root staffing
+    V = (1 + cv^2) / 2                          Allen-Cunneen's factor for Poisson arrivals and service
+                                                times with squared coefficient of variation cv^2
+
+`beta` is the smallest with P(wait > budget) <= 1 - attainment, where the budget is the TTFT objective less
+the prefill of a prompt one standard deviation above the mean. Halfin and Whitt's limit gives the probability
+of waiting at all; the wait of those who do is exponential with a mean scaled by V:
+
+    alpha(beta) = 1 / (1 + beta * Phi(beta) / phi(beta))
+    P(wait > t) = alpha(beta) * exp(-beta * sqrt(a / V) * t / S)        S: mean prefill seconds
+
+Sources: S. Halfin and W. Whitt, "Heavy-traffic limits for queues with many exponential servers", Operations
+Research 29(3), 1981; A. O. Allen, "Probability, Statistics and Queueing Theory", 2nd ed., 1990 (the
+Allen-Cunneen approximation); W. Whitt, "Understanding the efficiency of multi-server service systems",
+Management Science 38(5), 1992 (square-root staffing with general service times).
+
+Decode is a shared server: all its requests advance together, slower as there are more. A replica runs the
+largest batch whose time per token is within 0.8 of the ITL objective and whose KV caches fill at most 0.75
+of the capacity (`required`), or exactly the objective and all of the capacity (`saturated`); batch over time
+per token is its throughput, and rate over throughput the number of replicas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from weft.api import Objectives
+from weft.balancing.demand import Demand
+from weft.balancing.profile import Profile
+from weft.balancing.state import Corrections, PodLoad
+
+ITL_HEADROOM = 0.8
+"""Share of the ITL objective that a decode replica may use."""
+KV_HEADROOM = 0.75
+"""Share of the KV cache that may be planned with: lengths vary, and a full cache preempts requests."""
+BETA_LEAST, BETA_MOST = 0.25, 4.0
+"""A queue is never planned at saturation; beyond 4 the next replica changes nothing that can be measured."""
+CORRECTION_LEAST, CORRECTION_MOST = 0.5, 2.0
+EVIDENCE_HALF_SECONDS = 30.0
+"""Busy seconds of replicas after which half of a deviation from the profile is believed."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one stage needs, in replicas of one role."""
+
+    saturated: float
+    required: float
+    replica_tokens_per_second: float
+    """What one replica does at `required`."""
+    limit: str = ""
+    """Set when the objective cannot be met with any number of replicas: why."""
+
+
+def prefill_need(profile: Profile, speed: float, demand: Demand, objectives: Objectives) -> Need:
+    """Replicas for prefill. `speed` is the observed speed over the profile's."""
+    service_seconds = profile.prefill_seconds(demand.prompt_tokens) / speed
+    tokens_per_second = demand.prompt_tokens / service_seconds
+    erlangs = demand.prompt_tokens_per_second / tokens_per_second
+    objective_seconds = objectives.time_to_first_token_milliseconds / 1000
+    budget_seconds = objective_seconds - service_seconds * (1 + math.sqrt(demand.prompt_cv2))
+    limit = ""
+    if service_seconds >= objective_seconds:
+        limit = (
+            f"prefill of a mean prompt of {demand.prompt_tokens:,.0f} tokens takes"
+            f" {service_seconds * 1000:,.0f} ms alone: more than the TTFT objective"
+        )
+    variance_factor = (1 + demand.prompt_cv2) / 2
+    beta = staffing_beta(
+        erlangs,
+        variance_factor,
+        max(budget_seconds, 0.1 * objective_seconds) / service_seconds,
+        1 - objectives.attainment_permille / 1000,
+    )
+    required = erlangs + beta * math.sqrt(erlangs * variance_factor)
+    return Need(erlangs, required, tokens_per_second, limit)
+
+
+def decode_need(profile: Profile, speed: float, demand: Demand, objectives: Objectives) -> Need:
+    """Replicas for decode. `speed` is the observed speed over the profile's."""
+    objective_seconds = objectives.inter_token_latency_milliseconds / 1000
+    rate = demand.answer_tokens_per_second
+    planned = _decode_tokens_per_second(profile, speed, demand, ITL_HEADROOM * objective_seconds, KV_HEADROOM)
+    most = _decode_tokens_per_second(profile, speed, demand, objective_seconds, 1.0)
+    limit = ""
+    alone_seconds = profile.inter_token_seconds(1) / speed
+    if alone_seconds > objective_seconds:
+        limit = (
+            f"a request that decodes alone takes {alone_seconds * 1000:,.0f} ms per token:"
+            " more than the ITL objective"
+        )
+    saturated = rate / max(most, planned)
+    return Need(saturated, max(rate / planned, 1.05 * saturated), planned, limit)
+
+
+def staffing_beta(erlangs: float, variance_factor: float, budget_services: float, late_share: float) -> float:
+    """The smallest beta with P(wait > budget) <= late_share; the budget is in mean service times."""
+
+    def late(beta: float) -> float:
+        return wait_probability(beta) * math.exp(
+            -beta * math.sqrt(erlangs / variance_factor) * budget_services
+        )
+
+    if late(BETA_LEAST) <= late_share:
+        return BETA_LEAST
+    low, high = BETA_LEAST, BETA_MOST
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        if late(middle) <= late_share:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def wait_probability(beta: float) -> float:
+    """Halfin and Whitt's limit of the probability that a request waits at all, for beta >= 0."""
+    density = math.exp(-beta * beta / 2) / math.sqrt(2 * math.pi)
+    below = (1 + math.erf(beta / math.sqrt(2))) / 2
+    return 1 / (1 + beta * below / density)
+
+
+def prefill_speed(
+    profile: Profile, prompt_tokens: float, loads: Sequence[PodLoad], window_seconds: float
+) -> float:
+    """Observed prefill speed over the profile's, from the engines that only prefilled in the window.
+
+    Tokens per busy second: the engines' prompt token rate over the share of samples with a request running.
+    """
+    known = [
+        load for load in loads if load.prompt_tokens_per_second is not None and load.busy_share is not None
+    ]
+    tokens = sum(load.prompt_tokens_per_second or 0.0 for load in known)
+    busy = sum(load.busy_share or 0.0 for load in known)
+    if tokens <= 0 or busy <= 0:
+        return 1.0
+    return believed(tokens / busy / profile.prefill_tokens_per_second(prompt_tokens), busy * window_seconds)
+
+
+def decode_speed(profile: Profile, loads: Sequence[PodLoad], window_seconds: float) -> float:
+    """Observed decode speed over the profile's: the profile's time per token at each engine's mean batch over
+    the time that was observed, weighted by tokens."""
+    expected = observed = busy = 0.0
+    for load in loads:
+        if load.inter_token_seconds is None or load.mean_running is None or load.mean_running <= 0:
+            continue
+        weight = load.tokens_per_second_timed
+        # The mean over all time understates the batch of an engine that idles in between.
+        batch = load.mean_running / max(load.busy_share or 1.0, 1e-3)
+        expected += weight * profile.inter_token_seconds(max(1.0, batch))
+        observed += weight * load.inter_token_seconds
+        busy += window_seconds * (1.0 if load.busy_share is None else load.busy_share)
+    if observed <= 0 or expected <= 0:
+        return 1.0
+    return believed(expected / observed, busy)
+
+
+def believed(ratio: float, evidence_seconds: float) -> float:
+    """How much of an observed deviation to act on: little after few busy seconds, nearly all after minutes.
+
+    ratio ^ (e / (e + 30 s)), within [0.5, 2]. It is a function of Prometheus's window alone, so a restart
+    forgets nothing.
+    """
+    trust = evidence_seconds / (evidence_seconds + EVIDENCE_HALF_SECONDS)
+    deviation = math.exp(trust * math.log(ratio))
+    return min(CORRECTION_MOST, max(CORRECTION_LEAST, deviation))
+
+
+def corrections(
+    prefill: tuple[Profile | None, Sequence[PodLoad]],
+    decode: tuple[Profile | None, Sequence[PodLoad]],
+    prompt_tokens: float,
+    window_seconds: float,
+) -> Corrections:
+    """Both stages' observed speed over their profile's; 1 where there is nothing to compare."""
+    return Corrections(
+        1.0 if prefill[0] is None else prefill_speed(prefill[0], prompt_tokens, prefill[1], window_seconds),
+        1.0 if decode[0] is None else decode_speed(decode[0], decode[1], window_seconds),
+    )
+
+
+def _decode_tokens_per_second(
+    profile: Profile, speed: float, demand: Demand, inter_token_seconds: float, kv_share: float
+) -> float:
+    by_latency = profile.largest_batch(inter_token_seconds * speed)
+    by_memory = kv_share * profile.kv_capacity_tokens / demand.context_tokens
+    # At least a fraction of a request: contexts larger than the cache are the engine's to refuse.
+    batch = max(0.1, min(by_latency, by_memory))
+    return batch * speed / profile.inter_token_seconds(max(1.0, batch))

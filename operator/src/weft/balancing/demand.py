@@ -1,0 +1,128 @@
+"""From what the front end counted to the work that is offered. Pure.
+
+Offered work is what arrives, not what is served: a stage that is too small serves less than it is offered,
+and sizing by what it serves would keep it small.
+
+- Prompts: their length is known at arrival, so tokens per second are counted directly.
+- Answers: their length is known when they end. Arrivals times the mean length of the answers that ended is
+  the offered work, but it hears of longer answers late: the first to end after a shift are the short ones.
+  Little's law leads it: N requests that decode at one token per ITL make N / ITL tokens per second, and N
+  grows as soon as answers stay longer. The engines' own token rate is that quotient, so the larger of both
+  is taken.
+- Of a short and a long window the larger counts: rises are seen within the short one, and a dip shorter
+  than the long one takes nothing away.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from weft.balancing.state import Buckets, Rates, Traffic
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Offered work per second and the shape of requests."""
+
+    prompt_tokens_per_second: float
+    answer_tokens_per_second: float
+    prompt_tokens: float
+    """Mean prompt length (ISL)."""
+    answer_tokens: float
+    """Mean answer length (OSL)."""
+    prompt_cv2: float = 0.0
+    """Squared coefficient of variation of prompt lengths: variance over squared mean."""
+    answer_cv2: float = 0.0
+
+    @property
+    def context_tokens(self) -> float:
+        """Mean KV tokens of a request that decodes, seen at a random instant.
+
+        Long answers are seen more often, so the mean progress is E[O^2] / 2 E[O] = O (1 + cv^2) / 2, with the
+        prompt's whole length before it (prompt and answer lengths taken as independent).
+        """
+        return self.prompt_tokens + self.answer_tokens * (1 + self.answer_cv2) / 2
+
+
+def offered(traffic: Traffic, generated_tokens_per_second: float) -> Demand | None:
+    """The work offered now; None while nothing arrives or no answer has ended yet."""
+    busier = max((traffic.short, traffic.long), key=lambda window: window.prompt_tokens)
+    prompt_tokens = _quotient(busier.prompt_tokens, busier.prompts)
+    answer_tokens = max(
+        _offered_answer(traffic.short, traffic.long), _offered_answer(traffic.long, traffic.short)
+    )
+    requests = max(traffic.short.requests, traffic.long.requests)
+    length = _mean_answer(traffic.short, traffic.long)
+    if prompt_tokens is None or length is None or requests <= 0:
+        return None
+    return Demand(
+        prompt_tokens_per_second=busier.prompt_tokens,
+        answer_tokens_per_second=max(answer_tokens, generated_tokens_per_second),
+        prompt_tokens=prompt_tokens,
+        answer_tokens=length,
+        prompt_cv2=squared_variation(traffic.prompt_buckets),
+        answer_cv2=squared_variation(traffic.answer_buckets),
+    )
+
+
+def recent_peak(traffic: Traffic, now: Demand) -> Demand:
+    """The same shape of requests at the highest rates of the recent past.
+
+    A stage gives a replica away only if what is left would have carried this: a load that swings faster than
+    a move pays back shows both peaks here, and moves nothing.
+    """
+    return Demand(
+        prompt_tokens_per_second=max(traffic.peak_prompt_tokens_per_second, now.prompt_tokens_per_second),
+        answer_tokens_per_second=max(traffic.peak_answer_tokens_per_second, now.answer_tokens_per_second),
+        prompt_tokens=now.prompt_tokens,
+        answer_tokens=now.answer_tokens,
+        prompt_cv2=now.prompt_cv2,
+        answer_cv2=now.answer_cv2,
+    )
+
+
+def squared_variation(buckets: Buckets) -> float:
+    """Variance over squared mean of what a histogram counted; 0 when it counted nothing.
+
+    Within a bucket values are taken as spread evenly, beyond the last finite bound as equal to it.
+    """
+    total = mean = second = below = 0.0
+    lower = 0.0
+    for bound, cumulative in buckets:
+        share = max(0.0, cumulative - below)
+        upper = lower if math.isinf(bound) else bound
+        total += share
+        mean += share * (lower + upper) / 2
+        second += share * (lower * lower + lower * upper + upper * upper) / 3
+        below, lower = max(below, cumulative), upper
+    if total <= 0 or mean <= 0:
+        return 0.0
+    mean, second = mean / total, second / total
+    return max(0.0, second / (mean * mean) - 1)
+
+
+def share_within(buckets: Buckets, limit: float) -> tuple[float, float] | None:
+    """Least and greatest share of observations that can be within `limit`; None when there were none.
+
+    Both are equal when the limit is a bucket's bound. Control on the first: the stricter reading.
+    """
+    total = buckets[-1][1] if buckets else 0.0
+    if total <= 0:
+        return None
+    least = max((count for bound, count in buckets if bound <= limit * (1 + 1e-9)), default=0.0)
+    greatest = next((count for bound, count in buckets if bound >= limit * (1 - 1e-9)), total)
+    return least / total, max(least, greatest) / total
+
+
+def _mean_answer(window: Rates, other: Rates) -> float | None:
+    mean = _quotient(window.answer_tokens, window.answers)
+    return mean if mean is not None else _quotient(other.answer_tokens, other.answers)
+
+
+def _offered_answer(window: Rates, other: Rates) -> float:
+    return window.requests * (_mean_answer(window, other) or 0.0)
+
+
+def _quotient(total: float, count: float) -> float | None:
+    return total / count if count > 0 and total > 0 else None

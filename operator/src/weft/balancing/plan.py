@@ -1,0 +1,272 @@
+"""Decides how a group's replicas are divided between its roles. Pure: no I/O, no clock, no randomness.
+
+The algorithm
+-------------
+1. *Start.* In Paused and Recommend the roles' `spec.replicas` hold. In Auto the last decision holds, a new
+   role starts with its `spec.replicas`. Bounds are applied, then the budget: what does not fit is left out.
+2. *Hold.* Nothing else happens while the metrics are not to be trusted, a move is under way, or the cooldown
+   since the last decision or the end of the last move has not passed.
+3. *Work.* `demand` gives the offered prompt and answer tokens per second now, and at the peak of the recent
+   past.
+4. *Need.* `capacity` turns both into replicas per stage: where the stage saturates, and what it requires to
+   meet the objectives, with profiles corrected by the speed that was observed.
+5. *Splits.* Every split that flips can reach with the same total (`splits.reachable`) is judged by
+
+       score = expected violations + cost of getting there
+       cost  = moves * seconds that a flip takes a replica out / horizon / replicas
+
+   A split qualifies only if its worst stage stands better than the worst stage does now, also when the
+   stages that would give replicas away meet their recent peak again. A load that swings faster than the
+   window of that peak finds no split that qualifies: it moves nothing.
+6. *Choice.* The split with the smallest score is taken if it beats staying by a margin. Ties: the better
+   worst stage, fewer moves, the order of names.
+
+Re-running the plan on its own result changes nothing: after a move the worst stage stands better than before,
+so every split that would lead back has to beat a higher bar than the one it failed.
+
+Limits of this version: the total number of replicas is fixed where it started; present load, no forecast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, RoleAllocation, Stage
+from weft.balancing.demand import Demand, offered, recent_peak
+from weft.balancing.splits import (
+    STAGES,
+    Judgement,
+    StageNeed,
+    judge,
+    moves_between,
+    reachable,
+    shrinking_stages,
+    stage_needs,
+)
+from weft.balancing.state import Finding, Observed, Vector, vector, words
+
+MARGIN = 0.1
+"""Expected violations (share of requests) that a move has to save beyond its cost."""
+HORIZON_SECONDS = 300.0
+"""How long a split is assumed to serve: the time over which the cost of a move is spread."""
+FLIP_SECONDS = 5.0
+"""What a flip takes beyond the drain: status writes, scrapes that confirm it, the router's reaction."""
+ALTERNATIVES = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to hold from now on."""
+
+    allocation: Vector
+    decision: Decision | None = None
+    """Set when it is to be written: the allocation, or in Recommend the recommended split, changed."""
+    recommended: Vector = ()
+    obstacle: Finding | None = None
+    """Why the split cannot be balanced although it should be."""
+
+
+def decide(observed: Observed) -> Plan:
+    """The allocation that is to hold, with the reason where it changes."""
+    start, obstacle = starting_split(observed)
+    allocation = vector(start)
+    mode = observed.mode
+    if allocation != observed.allocation:
+        return Plan(allocation, _starting_decision(observed, allocation), obstacle=obstacle)
+    if mode is RebalanceMode.PAUSED or observed.flip is FlipMethod.NONE:
+        return Plan(allocation, obstacle=obstacle)
+    if not {role.stage for role in observed.roles} & set(STAGES) or len(observed.roles) < 2:
+        return Plan(allocation, obstacle=obstacle)
+    obstacle = obstacle or _flip_obstacle(observed)
+    if (
+        obstacle is not None
+        or observed.traffic is None
+        or observed.hold is not None
+        or not _may_decide(observed)
+    ):
+        return Plan(allocation, obstacle=obstacle)
+    demand = offered(observed.traffic, observed.running_answers_tokens_per_second)
+    if demand is None:
+        return Plan(allocation)
+    return _choose(observed, start, demand)
+
+
+def starting_split(observed: Observed) -> tuple[dict[str, int], Finding | None]:
+    """What holds before any balancing: the last decision or the roles' own numbers, within bounds and budget."""
+    decided = dict(observed.allocation) if observed.mode is RebalanceMode.AUTO else {}
+    split = {
+        role.name: min(role.maximum, max(role.minimum, decided.get(role.name, role.spec_replicas)))
+        for role in observed.roles
+    }
+    cost = {role.name: role.accelerators_per_replica for role in observed.roles}
+    least = {role.name: role.minimum for role in observed.roles}
+    left_out = 0
+    while sum(split[name] * cost[name] for name in split) > observed.budget_accelerators:
+        # First from roles above their minimum, the largest first; the budget holds even against the minimum.
+        name = max(
+            (name for name in sorted(split) if split[name] > 0 and cost[name] > 0),
+            key=lambda name: (split[name] > least[name], split[name]),
+        )
+        split[name] -= 1
+        left_out += 1
+    if not left_out:
+        return split, None
+    return split, Finding(
+        False,
+        "BudgetTooSmall",
+        f"{left_out} of the replicas asked for do not fit into the budget of {observed.budget_accelerators}"
+        " accelerators: raise spec.budget.accelerators or lower the roles' replicas",
+    )
+
+
+def needs_of(observed: Observed, demand: Demand) -> dict[Stage, StageNeed]:
+    """What each stage needs for this demand."""
+    return stage_needs(observed.roles, demand, observed.corrections, observed.objectives)
+
+
+def _choose(observed: Observed, start: Mapping[str, int], demand: Demand) -> Plan:
+    roles, traffic = observed.roles, observed.traffic
+    assert traffic is not None
+    needs = needs_of(observed, demand)
+    peak = needs_of(observed, recent_peak(traffic, demand))
+    flip_seconds = FLIP_SECONDS + _drain_seconds(observed, demand)
+    total = max(1, sum(start.values()))
+
+    def score(split: Mapping[str, int]) -> float:
+        cost = moves_between(start, split) * flip_seconds / HORIZON_SECONDS / total
+        return judge(split, roles, needs).late + cost
+
+    stay = judge(start, roles, needs)
+    qualified = []
+    for split in reachable(start, roles):
+        giving = shrinking_stages(start, split, roles, needs)
+        cautious = {stage: peak[stage] if stage in giving else need for stage, need in needs.items()}
+        if judge(split, roles, cautious).worst < stay.worst - 1e-9:
+            qualified.append(split)
+    ranked = sorted(
+        [*qualified, dict(start)],
+        key=lambda split: (
+            round(score(split), 6),
+            round(judge(split, roles, needs).worst, 6),
+            moves_between(start, split),
+            vector(split),
+        ),
+    )
+    best = ranked[0] if stay.late - score(ranked[0]) > MARGIN else dict(start)
+    chosen, before = vector(best), vector(start)
+    recommended = chosen if observed.mode is RebalanceMode.RECOMMEND else ()
+    known = observed.recommended or before
+    if chosen == (known if observed.mode is RebalanceMode.RECOMMEND else before):
+        return Plan(before, recommended=recommended)
+    reason = _reason(observed, start, best, stay, judge(best, roles, needs), needs, demand)
+    others = [split for split in ranked if split != best][:ALTERNATIVES]
+    if observed.mode is RebalanceMode.RECOMMEND:
+        others = [best, *others]
+    alternatives = tuple(
+        Alternative(
+            allocation=allocation_of(vector(split)),
+            score=f"{score(split):.3f}",
+            reason=_alternative_reason(start, split, judge(split, roles, needs), flip_seconds),
+        )
+        for split in others
+    )
+    decision = Decision(reason=reason, decided_at=observed.now, alternatives=alternatives)
+    if observed.mode is RebalanceMode.RECOMMEND:
+        return Plan(before, decision, recommended)
+    return Plan(chosen, decision)
+
+
+def allocation_of(split: Vector) -> tuple[RoleAllocation, ...]:
+    """A split as it is written into the status."""
+    return tuple(RoleAllocation(role=role, replicas=replicas) for role, replicas in split)
+
+
+def _may_decide(observed: Observed) -> bool:
+    if not observed.settled:
+        return False
+    cooldown = timedelta(seconds=observed.cooldown_seconds)
+    since = [moment for moment in (observed.decided_at, observed.moved_at) if moment is not None]
+    return all(observed.now - moment >= cooldown for moment in since)
+
+
+def _flip_obstacle(observed: Observed) -> Finding | None:
+    if observed.flip in (FlipMethod.HTTP, FlipMethod.RESTART):
+        return Finding(
+            False,
+            "FlipUnsupported",
+            f"rebalance.flip {observed.flip} is not in this version: use Label, or None to keep the split",
+        )
+    without = [role for role in observed.roles if role.profile is None]
+    if without:
+        return Finding(False, "ProfileMissing", f"role {without[0].name}: {without[0].profile_error}")
+    kinds: dict[str, set[Stage]] = {}
+    for role in observed.roles:
+        kinds.setdefault(role.kind, set()).add(role.stage)
+    if all(len(stages) == 1 for stages in kinds.values()):
+        return Finding(
+            False,
+            "FlipIncompatible",
+            "no two roles of different stages can exchange replicas: their templates have to be equal but for"
+            " labels, and so do their node, drain and profile hardware",
+        )
+    return None
+
+
+def _drain_seconds(observed: Observed, demand: Demand) -> float:
+    """How long a draining replica works on what it has: about one mean answer at the ITL objective."""
+    return demand.answer_tokens * observed.objectives.inter_token_latency_milliseconds / 1000
+
+
+def _starting_decision(observed: Observed, allocation: Vector) -> Decision:
+    if observed.mode is not RebalanceMode.AUTO:
+        reason = f"{observed.mode}: the roles' replicas hold: {words(allocation)}"
+    elif not observed.allocation:
+        reason = f"start with the roles' replicas: {words(allocation)}"
+    else:
+        reason = f"roles, their bounds or the budget changed: {words(allocation)}"
+    return Decision(reason=reason, decided_at=observed.now)
+
+
+def _reason(
+    observed: Observed,
+    start: Mapping[str, int],
+    best: Mapping[str, int],
+    stay: Judgement,
+    then: Judgement,
+    needs: Mapping[Stage, StageNeed],
+    demand: Demand,
+) -> str:
+    verb = "would be" if observed.mode is RebalanceMode.RECOMMEND else "is"
+    if best == start:
+        head = f"the roles' own split {words(vector(best))} {verb} right again"
+    else:
+        head = f"{words(vector(best))} {verb} better than {words(vector(start))}"
+    parts = [head]
+    rates = {
+        Stage.PREFILL: (demand.prompt_tokens_per_second, "prompt"),
+        Stage.DECODE: (demand.answer_tokens_per_second, "answer"),
+    }
+    for stage, stage_need in needs.items():
+        need = stage_need.need
+        rate, tokens = rates[stage]
+        parts.append(
+            f"{stage.label} needs {need.required:.1f} replicas ({rate:,.0f} {tokens} tokens/s,"
+            f" {need.replica_tokens_per_second:,.0f} per replica)"
+        )
+        if need.limit:
+            parts.append(need.limit)
+    parts.append(f"expected violations {stay.late:.2f} -> {then.late:.2f}")
+    parts.append(f"mean prompt {demand.prompt_tokens:,.0f}, mean answer {demand.answer_tokens:,.0f} tokens")
+    return "; ".join(parts)
+
+
+def _alternative_reason(
+    start: Mapping[str, int], split: Mapping[str, int], judged: Judgement, flip_seconds: float
+) -> str:
+    moves = moves_between(start, split)
+    how = (
+        "stay" if moves == 0 else f"{moves} {'flip' if moves == 1 else 'flips'} of about {flip_seconds:.0f} s"
+    )
+    return f"{how}; expected violations {judged.late:.2f}; worst stage needs {judged.worst:.2f} times what it has"

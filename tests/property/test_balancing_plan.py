@@ -1,0 +1,165 @@
+"""What must hold for every split that is decided, whatever the load, the bounds and the history."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from support.inference import OBJECTIVES, T0, group, role, steady
+from weft.api import Objectives, RebalanceMode, Stage
+from weft.balancing.demand import offered
+from weft.balancing.plan import Plan, decide, needs_of
+from weft.balancing.splits import judge
+from weft.balancing.state import Corrections, Hold, Observed, RoleState, Traffic
+
+rates = st.floats(0, 12)
+prompts = st.floats(100, 4000)
+answers = st.floats(20, 600)
+splits = st.tuples(st.integers(1, 12), st.integers(1, 12))
+stages = st.sampled_from([Stage.PREFILL, Stage.DECODE, Stage.AGGREGATED])
+
+
+@st.composite
+def loads(draw: st.DrawFn) -> Traffic:
+    """Any recent past: windows that disagree, peaks at or above both."""
+    short, long = (steady(draw(rates), draw(prompts), draw(answers)).short for _ in range(2))
+    above = st.one_of(st.just(1.0), st.floats(1, 5))
+    return Traffic(
+        short=short,
+        long=long,
+        peak_prompt_tokens_per_second=draw(above) * max(short.prompt_tokens, long.prompt_tokens),
+        peak_answer_tokens_per_second=draw(above) * max(short.answer_tokens, long.answer_tokens),
+    )
+
+
+@st.composite
+def role_lists(draw: st.DrawFn) -> tuple[RoleState, ...]:
+    found = []
+    for index in range(draw(st.integers(1, 4))):
+        minimum = draw(st.integers(1, 3))
+        maximum = draw(st.integers(minimum, 8))
+        found.append(
+            role(
+                f"role-{index}",
+                draw(stages),
+                draw(st.integers(minimum, maximum)),
+                minimum=minimum,
+                maximum=maximum,
+                accelerators_per_replica=draw(st.integers(0, 4)),
+                kind=draw(st.sampled_from(["a", "b"])),
+            )
+        )
+    return tuple(found)
+
+
+def after(observed: Observed, plan: Plan, seconds: float = 3600) -> Observed:
+    """The group once the plan was carried out and the cooldown has passed."""
+    return replace(
+        observed,
+        allocation=plan.allocation,
+        recommended=plan.recommended or observed.recommended,
+        decided_at=observed.now if plan.decision else observed.decided_at,
+        now=observed.now + timedelta(seconds=seconds),
+    )
+
+
+@given(splits, loads(), st.integers(300, 20_000), st.integers(20, 2000))
+@settings(max_examples=150, deadline=None)
+def test_a_plan_run_again_on_its_own_result_is_empty(
+    counts: tuple[int, int], traffic: Traffic, ttft: int, itl: int
+) -> None:
+    objectives = Objectives(time_to_first_token_milliseconds=ttft, inter_token_latency_milliseconds=itl)
+    observed = group(*counts, traffic, budget=1000, objectives=objectives)
+    plan = decide(observed)
+    again = decide(after(observed, plan))
+    assert again.allocation == plan.allocation
+    assert again.decision is None
+
+
+@given(role_lists(), loads(), st.integers(0, 40), st.sampled_from(RebalanceMode))
+@settings(max_examples=150, deadline=None)
+def test_no_decision_exceeds_the_budget_a_maximum_or_takes_the_last_replica_of_a_stage(
+    roles: tuple[RoleState, ...], traffic: Traffic, budget: int, mode: RebalanceMode
+) -> None:
+    observed = replace(group(1, 1, traffic, budget=budget, mode=mode, roles=roles), allocation=())
+    cost = {one.name: one.accelerators_per_replica for one in roles}
+    for _ in range(3):
+        plan = decide(observed)
+        counts = dict(plan.allocation)
+        assert sum(counts[name] * cost[name] for name in counts) <= budget
+        assert all(counts[one.name] <= one.maximum for one in roles)
+        before = dict(observed.allocation)
+        for stage in {one.stage for one in roles if before.get(one.name)}:
+            assert sum(counts[one.name] for one in roles if one.stage is stage) >= 1
+        observed = after(observed, plan)
+
+
+@given(splits, loads(), st.sampled_from(["Stale", "NotANumber", "Reset"]))
+@settings(max_examples=60, deadline=None)
+def test_metrics_that_are_not_trusted_change_nothing(
+    counts: tuple[int, int], traffic: Traffic, reason: str
+) -> None:
+    plan = decide(group(*counts, traffic, budget=1000, hold=Hold(reason, "not to be trusted")))
+    assert dict(plan.allocation) == {"prefill": counts[0], "decode": counts[1]}
+    assert plan.decision is None
+
+
+@given(splits, loads(), loads(), st.integers(0, 29))
+@settings(max_examples=60, deadline=None)
+def test_a_decision_holds_for_the_whole_cooldown(
+    counts: tuple[int, int], first: Traffic, then: Traffic, seconds: int
+) -> None:
+    observed = group(*counts, first, budget=1000)
+    plan = decide(observed)
+    later = replace(after(observed, plan, seconds), traffic=then, decided_at=observed.now)
+    assert decide(later).allocation == plan.allocation
+
+
+@given(splits, st.tuples(rates, prompts, answers), st.tuples(rates, prompts, answers), st.integers(1, 40))
+@settings(max_examples=100, deadline=None)
+def test_a_load_that_alternates_within_the_recent_past_stops_moving_replicas(
+    counts: tuple[int, int],
+    one: tuple[float, float, float],
+    other: tuple[float, float, float],
+    half_period_seconds: int,
+) -> None:
+    # Alternating faster than the window of the peak, both peaks stay visible whichever of the loads is on.
+    a, b = steady(*one), steady(*other)
+    peaks = {
+        "peak_prompt_tokens_per_second": max(a.short.prompt_tokens, b.short.prompt_tokens),
+        "peak_answer_tokens_per_second": max(a.short.answer_tokens, b.short.answer_tokens),
+    }
+    observed = group(*counts, None, budget=1000)
+    decisions = []
+    for second in range(0, 1200, 10):
+        traffic = (a, b)[second // half_period_seconds % 2]
+        observed = replace(
+            observed, traffic=replace(traffic, **peaks), now=T0 + timedelta(seconds=second), decided_at=None
+        )
+        plan = decide(observed)
+        if plan.decision is not None:
+            decisions.append(second)
+            observed = replace(observed, allocation=plan.allocation)
+    assert all(second <= 600 for second in decisions), "still moving after ten minutes of the same swing"
+
+
+@given(splits, loads(), st.floats(0.5, 2), st.floats(0.5, 2))
+@settings(max_examples=60, deadline=None)
+def test_a_move_never_makes_the_worst_stage_worse(
+    counts: tuple[int, int], traffic: Traffic, prefill: float, decode: float
+) -> None:
+    observed = group(
+        *counts, traffic, budget=1000, corrections=Corrections(prefill, decode), objectives=OBJECTIVES
+    )
+    plan = decide(observed)
+    assume(plan.decision is not None)
+    demand = offered(traffic, 0.0)
+    assert demand is not None
+    needs = needs_of(observed, demand)
+    before = judge(dict(observed.allocation), observed.roles, needs)
+    then = judge(dict(plan.allocation), observed.roles, needs)
+    assert then.worst < before.worst
+    assert then.late < before.late

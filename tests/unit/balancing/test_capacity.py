@@ -1,0 +1,128 @@
+"""Sizing, with numbers worked by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from support.inference import LLAMA_70B, OBJECTIVES
+from weft.api import Objectives
+from weft.balancing.capacity import (
+    believed,
+    decode_need,
+    decode_speed,
+    prefill_need,
+    prefill_speed,
+    staffing_beta,
+    wait_probability,
+)
+from weft.balancing.demand import Demand
+from weft.balancing.state import PodLoad
+
+DEMAND = Demand(
+    prompt_tokens_per_second=10_650,
+    answer_tokens_per_second=1087.5,
+    prompt_tokens=1420,
+    answer_tokens=145,
+)
+"""7.5 requests/s with prompts of 1,420 and answers of 145 tokens."""
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def load(**values: float) -> PodLoad:
+    return PodLoad(**{"running": 1.0, "waiting": 0.0, "sampled_at": NOW, **values})  # type: ignore[arg-type]
+
+
+def test_prefill_saturates_at_the_offered_work_in_erlangs() -> None:
+    # 1,420 tokens: 377 + (1,420 - 1,024) / 1,024 * (688 - 377) = 497.3 ms, so 2,856 tokens/s per replica
+    # and 10,650 / 2,856 = 3.73 replicas busy on average.
+    need = prefill_need(LLAMA_70B, 1.0, DEMAND, OBJECTIVES)
+    assert need.replica_tokens_per_second == pytest.approx(2856, rel=0.001)
+    assert need.saturated == pytest.approx(3.73, abs=0.005)
+
+
+def test_prefill_headroom_grows_with_the_variance_of_prompt_lengths() -> None:
+    # Equal lengths: V = 1/2, budget 2.5 - 0.497 = 2.0 s = 4.03 services. beta = 0.25 already gives
+    # alpha 0.72 * exp(-0.25 * sqrt(3.73 / 0.5) * 4.03) = 0.046 <= 0.05, so 3.73 + 0.25 * 1.366 = 4.07.
+    assert prefill_need(LLAMA_70B, 1.0, DEMAND, OBJECTIVES).required == pytest.approx(4.07, abs=0.01)
+    # cv^2 = 1: V = 1, budget 2.5 - 2 * 0.497 = 1.505 s = 3.03 services. alpha(b) exp(-5.85 b) = 0.05 holds at
+    # b = 0.425 (alpha 0.567, exp 0.083: 0.047) and not at 0.40 (0.587 * 0.096 = 0.057): 3.73 + 0.41 * 1.93.
+    varied = replace(DEMAND, prompt_cv2=1.0)
+    assert prefill_need(LLAMA_70B, 1.0, varied, OBJECTIVES).required == pytest.approx(4.53, abs=0.03)
+
+
+def test_a_stage_observed_slower_than_its_profile_needs_more_replicas() -> None:
+    need = prefill_need(LLAMA_70B, 0.7, DEMAND, OBJECTIVES)
+    assert need.saturated == pytest.approx(3.73 / 0.7, abs=0.01)
+    assert decode_need(LLAMA_70B, 0.7, DEMAND, OBJECTIVES).required > 1.3 * 3.63
+
+
+def test_a_prompt_that_alone_takes_longer_than_the_objective_is_said_so() -> None:
+    strict = Objectives(time_to_first_token_milliseconds=400, inter_token_latency_milliseconds=95)
+    assert "497 ms alone: more than the TTFT objective" in prefill_need(LLAMA_70B, 1.0, DEMAND, strict).limit
+
+
+def test_decode_is_limited_by_the_kv_cache_where_contexts_are_long() -> None:
+    # 0.75 * 40,000 / (1,420 + 72.5) = 20.1 requests; 65.5 + 4.1 / 16 * 6.7 = 67.2 ms per token (0.8 of 95 ms
+    # would be 76 ms); 20.1 / 0.0672 = 299 tokens/s per replica; 1,087.5 / 299 = 3.64 replicas.
+    need = decode_need(LLAMA_70B, 1.0, DEMAND, OBJECTIVES)
+    assert need.replica_tokens_per_second == pytest.approx(299, abs=1)
+    assert need.required == pytest.approx(3.64, abs=0.01)
+    # All of the cache: 26.8 requests at 70.0 ms, 383 tokens/s, 2.84 replicas.
+    assert need.saturated == pytest.approx(2.84, abs=0.01)
+
+
+def test_decode_is_limited_by_the_latency_objective_where_it_is_tight() -> None:
+    # 0.8 * 75 = 60 ms is reached at batch 2: 2 / 0.060 = 33.3 tokens/s per replica.
+    tight = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_milliseconds=75)
+    assert decode_need(LLAMA_70B, 1.0, DEMAND, tight).replica_tokens_per_second == pytest.approx(
+        33.3, abs=0.1
+    )
+
+
+def test_an_itl_objective_below_a_lone_requests_time_is_said_so() -> None:
+    impossible = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_milliseconds=40)
+    assert "55 ms per token" in decode_need(LLAMA_70B, 1.0, DEMAND, impossible).limit
+
+
+def test_waiting_is_certain_without_headroom_and_rare_with_much() -> None:
+    assert wait_probability(0.0) == 1
+    assert wait_probability(1.0) == pytest.approx(0.223, abs=0.001)  # 1 / (1 + 0.8413 / 0.2420)
+    assert wait_probability(3.0) < 0.002
+
+
+def test_staffing_keeps_some_headroom_and_asks_for_more_the_stricter_the_objective() -> None:
+    lax = staffing_beta(4, 1, 100, 0.1)
+    strict = staffing_beta(4, 1, 1, 0.01)
+    assert lax == 0.25
+    assert 1 < strict < 4
+
+
+def test_prefill_speed_is_tokens_per_busy_second_over_the_profiles() -> None:
+    # Five engines, busy 80 % of the time, 1,600 tokens/s each: 2,000 tokens per busy second; the profile says
+    # 2,856. Ratio 0.70; 5 * 0.8 * 60 = 240 busy seconds, trusted to 240 / 270: 0.70 ^ 0.889 = 0.728.
+    engines = [load(prompt_tokens_per_second=1600, busy_share=0.8)] * 5
+    assert prefill_speed(LLAMA_70B, 1420, engines, 60) == pytest.approx(0.728, abs=0.002)
+
+
+def test_decode_speed_compares_at_the_batch_that_was_observed() -> None:
+    # The profile says 65.5 ms at batch 16; 81.9 ms were seen, ratio 0.8. 4 * 60 busy seconds: 0.8 ^ 0.889.
+    engines = [
+        load(inter_token_seconds=0.0819, mean_running=16, busy_share=1.0, tokens_per_second_timed=195)
+    ] * 4
+    assert decode_speed(LLAMA_70B, engines, 60) == pytest.approx(0.82, abs=0.002)
+
+
+def test_engines_without_work_say_nothing_about_speed() -> None:
+    assert prefill_speed(LLAMA_70B, 1420, [load(prompt_tokens_per_second=0, busy_share=0)], 60) == 1
+    assert prefill_speed(LLAMA_70B, 1420, [load()], 60) == 1
+    assert decode_speed(LLAMA_70B, [load(mean_running=0)], 60) == 1
+
+
+def test_a_deviation_is_believed_slowly_and_within_bounds() -> None:
+    assert believed(0.8, 0) == 1
+    assert 0.8 < believed(0.8, 30) < 0.9
+    assert believed(0.01, 1e6) == 0.5
+    assert believed(100, 1e6) == 2

@@ -1,0 +1,79 @@
+"""Offered work from what the front end counted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from support.inference import PROMPT_HEAVY, steady
+from weft.balancing.demand import offered, recent_peak, share_within, squared_variation
+
+
+def test_steady_traffic_offers_arrivals_times_lengths() -> None:
+    demand = offered(PROMPT_HEAVY, generated_tokens_per_second=0)
+    assert demand is not None
+    assert demand.prompt_tokens_per_second == pytest.approx(10_650)  # 7.5 * 1,420
+    assert demand.answer_tokens_per_second == pytest.approx(1087.5)  # 7.5 * 145
+
+
+def test_of_both_windows_the_larger_counts() -> None:
+    rising = replace(PROMPT_HEAVY, short=steady(9, 1420, 145).short)
+    falling = replace(PROMPT_HEAVY, short=steady(2, 1420, 145).short)
+    for traffic, tokens_per_second in ((rising, 9 * 1420), (falling, 7.5 * 1420)):
+        demand = offered(traffic, 0)
+        assert demand is not None
+        assert demand.prompt_tokens_per_second == pytest.approx(tokens_per_second)
+
+
+def test_engines_that_make_more_tokens_than_ended_answers_explain_raise_the_offered_work() -> None:
+    demand = offered(PROMPT_HEAVY, generated_tokens_per_second=1500)
+    assert demand is not None
+    assert demand.answer_tokens_per_second == 1500
+
+
+def test_without_arrivals_or_before_the_first_answer_nothing_is_known() -> None:
+    assert offered(steady(0, 0, 0), 0) is None
+    unanswered = replace(PROMPT_HEAVY.long, answers=0, answer_tokens=0)
+    assert offered(replace(PROMPT_HEAVY, short=unanswered, long=unanswered), 500) is None
+
+
+def test_answers_that_ended_only_in_the_long_window_give_the_short_one_its_length() -> None:
+    short = replace(PROMPT_HEAVY.short, requests=10, answers=0, answer_tokens=0)
+    demand = offered(replace(PROMPT_HEAVY, short=short), 0)
+    assert demand is not None
+    assert demand.answer_tokens_per_second == pytest.approx(1450)  # 10 arrivals/s * 145
+
+
+def test_the_recent_peak_is_never_below_the_present() -> None:
+    demand = offered(PROMPT_HEAVY, 0)
+    assert demand is not None
+    peak = recent_peak(replace(PROMPT_HEAVY, peak_prompt_tokens_per_second=1.0), demand)
+    assert peak.prompt_tokens_per_second == demand.prompt_tokens_per_second
+
+
+def test_a_request_seen_decoding_holds_its_prompt_and_half_its_answer_more_if_answers_vary() -> None:
+    demand = offered(PROMPT_HEAVY, 0)
+    assert demand is not None
+    assert demand.context_tokens == pytest.approx(1492.5)  # 1,420 + 145 / 2
+    assert replace(demand, answer_cv2=1.0).context_tokens == pytest.approx(1565)  # 1,420 + 145 * (1 + 1) / 2
+
+
+def test_variation_of_equal_values_in_narrow_buckets_is_small_and_of_two_extremes_large() -> None:
+    narrow = ((990.0, 0.0), (1010.0, 5.0), (math.inf, 5.0))
+    assert squared_variation(narrow) < 0.001
+    # Half at 0..10, half at 990..1010: mean 502.5, second moment (33 + 1,000,033) / 2, so cv^2 = 0.98.
+    extremes = ((10.0, 1.0), (990.0, 1.0), (1010.0, 2.0), (math.inf, 2.0))
+    assert squared_variation(extremes) == pytest.approx(0.98, abs=0.01)
+    assert squared_variation(()) == 0
+    assert squared_variation(((10.0, 0.0), (math.inf, 0.0))) == 0
+
+
+def test_a_limit_between_bucket_bounds_gives_both_readings() -> None:
+    buckets = ((1.0, 2.0), (2.0, 6.0), (4.0, 9.0), (math.inf, 10.0))
+    assert share_within(buckets, 2.0) == (0.6, 0.6)
+    assert share_within(buckets, 3.0) == (0.6, 0.9)
+    assert share_within(buckets, 0.5) == (0.0, 0.2)
+    assert share_within(buckets, 9.0) == (0.9, 1.0)
+    assert share_within(((1.0, 0.0), (math.inf, 0.0)), 1.0) is None

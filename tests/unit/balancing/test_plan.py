@@ -1,0 +1,182 @@
+"""How the split is decided."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from support.inference import ANSWER_HEAVY, LLAMA_70B, PROMPT_HEAVY, T0, group, role, steady
+from weft.api import FlipMethod, RebalanceMode, Stage
+from weft.balancing.plan import decide
+from weft.balancing.state import Corrections, Hold
+
+IDLE = steady(0, 0, 0)
+
+
+def split(prefill: int, decode: int) -> tuple[tuple[str, int], ...]:
+    return (("decode", decode), ("prefill", prefill))
+
+
+@pytest.mark.parametrize("prefill", range(1, 9))
+def test_prompt_heavy_load_gets_five_prefill_and_four_decode_from_any_split(prefill: int) -> None:
+    # prefill needs 4.07 and decode 3.64 of nine (worked out in test_capacity): only 5 + 4 gives both.
+    assert decide(group(prefill, 9 - prefill, PROMPT_HEAVY)).allocation == split(5, 4)
+
+
+@pytest.mark.parametrize("prefill", range(1, 9))
+def test_answer_heavy_load_gets_what_decode_needs_from_any_split(prefill: int) -> None:
+    # prefill needs 1.64 (1.42 erlangs), decode 2.92: splits from 2 + 7 to 6 + 3 carry it, and none moves away.
+    counts = dict(decide(group(prefill, 9 - prefill, ANSWER_HEAVY)).allocation)
+    assert counts["prefill"] >= 2
+    assert counts["decode"] >= 3
+
+
+def test_a_split_that_carries_the_load_is_left_alone_even_if_another_has_more_headroom() -> None:
+    plan = decide(group(3, 6, ANSWER_HEAVY))
+    assert plan.allocation == split(3, 6)
+    assert plan.decision is None
+
+
+def test_a_decision_says_in_numbers_why_and_what_came_next() -> None:
+    decision = decide(group(3, 6, PROMPT_HEAVY)).decision
+    assert decision is not None
+    assert "decode 4, prefill 5 is better than decode 6, prefill 3" in decision.reason
+    assert "prefill needs 4.1 replicas (10,650 prompt tokens/s, 2,856 per replica)" in decision.reason
+    assert len(decision.alternatives) == 2
+    assert decision.alternatives[0].allocation != decision.alternatives[1].allocation
+    assert "1 flip of about" in decision.alternatives[0].reason
+
+
+def test_a_slower_prefill_than_measured_gets_another_replica() -> None:
+    # At 0.75 of its speed prefill saturates at 4.97: five no longer do.
+    plan = decide(group(5, 4, steady(7.5, 1420, 100), corrections=Corrections(prefill=0.75)))
+    assert plan.allocation == split(6, 3)
+
+
+def test_metrics_on_hold_change_nothing() -> None:
+    plan = decide(group(3, 6, None, hold=Hold("Stale", "no scrape")))
+    assert plan.allocation == split(3, 6)
+    assert plan.decision is None
+
+
+@pytest.mark.parametrize(
+    "too_early",
+    [
+        {"decided_at": T0 - timedelta(seconds=29)},
+        {"moved_at": T0 - timedelta(seconds=29)},
+        {"settled": False},
+    ],
+)
+def test_nothing_is_decided_within_the_cooldown_or_during_a_move(too_early: dict[str, object]) -> None:
+    plan = decide(group(3, 6, PROMPT_HEAVY, **too_early))  # type: ignore[arg-type]
+    assert plan.allocation == split(3, 6)
+
+
+def test_without_traffic_the_split_stays() -> None:
+    assert decide(group(2, 7, IDLE)).decision is None
+
+
+def test_paused_follows_the_roles_own_replicas() -> None:
+    roles = (role("decode", Stage.DECODE, 6), role("prefill", Stage.PREFILL, 3))
+    plan = decide(group(5, 4, PROMPT_HEAVY, mode=RebalanceMode.PAUSED, roles=roles))
+    assert plan.allocation == split(3, 6)
+    assert plan.decision is not None
+    assert plan.decision.reason.startswith("Paused")
+    assert decide(group(3, 6, PROMPT_HEAVY, mode=RebalanceMode.PAUSED)).decision is None
+
+
+def test_recommend_publishes_the_better_split_once_and_keeps_the_present_one() -> None:
+    first = decide(group(3, 6, PROMPT_HEAVY, mode=RebalanceMode.RECOMMEND))
+    assert first.allocation == split(3, 6)
+    assert first.recommended == split(5, 4)
+    assert first.decision is not None
+    assert "would be better" in first.decision.reason
+    assert {part.role: part.replicas for part in first.decision.alternatives[0].allocation} == dict(
+        split(5, 4)
+    )
+    again = decide(group(3, 6, PROMPT_HEAVY, mode=RebalanceMode.RECOMMEND, recommended=split(5, 4)))
+    assert again.decision is None
+
+
+def test_minimum_and_maximum_of_a_role_bound_the_split() -> None:
+    roles = (role("decode", Stage.DECODE, 6, minimum=5), role("prefill", Stage.PREFILL, 3, maximum=8))
+    assert decide(group(3, 6, PROMPT_HEAVY, roles=roles)).allocation == split(4, 5)
+
+
+def test_replicas_beyond_the_budget_are_left_out_and_said() -> None:
+    plan = decide(group(3, 6, IDLE, budget=16))  # 9 replicas of 2 accelerators are 18
+    assert sum(dict(plan.allocation).values()) == 8
+    assert plan.obstacle is not None
+    assert plan.obstacle.reason == "BudgetTooSmall"
+
+
+def test_roles_that_differ_in_hardware_exchange_nothing() -> None:
+    roles = (role("decode", Stage.DECODE, 6, kind="h100"), role("prefill", Stage.PREFILL, 3, kind="h200"))
+    plan = decide(group(3, 6, PROMPT_HEAVY, roles=roles))
+    assert plan.allocation == split(3, 6)
+    assert plan.obstacle is not None
+    assert plan.obstacle.reason == "FlipIncompatible"
+
+
+@pytest.mark.parametrize("flip", [FlipMethod.HTTP, FlipMethod.RESTART])
+def test_flips_of_later_versions_are_refused_by_name(flip: FlipMethod) -> None:
+    plan = decide(group(3, 6, PROMPT_HEAVY, flip=flip))
+    assert plan.allocation == split(3, 6)
+    assert plan.obstacle is not None
+    assert str(flip) in plan.obstacle.message
+
+
+def test_without_a_profile_nothing_moves_and_the_reason_is_said() -> None:
+    roles = (
+        role("decode", Stage.DECODE, 6, profile=None, profile_error="there is no ConfigMap 'speed'"),
+        role("prefill", Stage.PREFILL, 3),
+    )
+    plan = decide(group(3, 6, PROMPT_HEAVY, roles=roles))
+    assert plan.decision is None
+    assert plan.obstacle is not None
+    assert "role decode: there is no ConfigMap 'speed'" in plan.obstacle.message
+
+
+def test_a_stage_gives_nothing_away_that_its_recent_peak_needs() -> None:
+    # Decode was at 3,000 tokens/s a moment ago (10 replicas): with 4 it would stand worse than prefill does now.
+    swinging = replace(PROMPT_HEAVY, peak_answer_tokens_per_second=3000.0)
+    assert decide(group(4, 5, swinging)).allocation == split(4, 5)
+
+
+def test_an_aggregated_role_carries_what_the_others_lack() -> None:
+    roles = (
+        role("both", Stage.AGGREGATED, 3),
+        role("decode", Stage.DECODE, 3),
+        role("prefill", Stage.PREFILL, 3),
+    )
+    observed = replace(
+        group(3, 3, PROMPT_HEAVY, roles=roles), allocation=(("both", 3), ("decode", 3), ("prefill", 3))
+    )
+    # 4.07 + 3.64 of 9: one or two of the three that do both fill the gaps.
+    assert decide(observed).decision is None
+
+
+def test_a_role_of_faster_replicas_counts_for_more() -> None:
+    fast = LLAMA_70B.model_copy(
+        update={
+            "prefill": tuple(
+                point.model_copy(update={"milliseconds": point.milliseconds / 2})
+                for point in LLAMA_70B.prefill
+            )
+        }
+    )
+    # Three prefill replicas of double speed carry what six would.
+    roles = (
+        role("decode", Stage.DECODE, 6, kind="slow"),
+        role("prefill", Stage.PREFILL, 1, kind="slow"),
+        role("prefill-fast", Stage.PREFILL, 2, kind="fast", profile=fast),
+    )
+    observed = replace(
+        group(1, 6, PROMPT_HEAVY, roles=roles),
+        allocation=(("decode", 6), ("prefill", 1), ("prefill-fast", 2)),
+    )
+    assert decide(observed).decision is None
+    slow = replace(observed, roles=(*roles[:2], replace(roles[2], profile=LLAMA_70B)))
+    assert dict(decide(slow).allocation)["prefill"] == 3
