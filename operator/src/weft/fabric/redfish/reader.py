@@ -104,6 +104,7 @@ class Collections:
         self._deadline = deadline
         self._problems = problems
         self._failures = 0
+        self._readers = asyncio.Semaphore(session.max_in_flight)
 
     async def members(self, link: object, expand: str) -> list[tuple[str, Json]]:
         """All members with their paths. Raises when the first page cannot be read."""
@@ -164,17 +165,18 @@ class Collections:
         return await together([self._one(uri) for uri in uris])
 
     async def _one(self, uri: str) -> Json | None:
-        if self._failures >= MAX_FAILURES:
-            self._problems.missing("too many resources could not be read; the others were left")
-            return None
-        try:
-            return (await read(self._session, uri, deadline=self._deadline)).body
-        except AuthFailed:
-            raise
-        except FabricError as error:
-            self._failures += not isinstance(error, NotFound)
-            self._problems.missing(str(error))
-            return None
+        async with self._readers:
+            if self._failures >= MAX_FAILURES:
+                self._problems.missing("too many resources could not be read; the others were left")
+                return None
+            try:
+                return (await read(self._session, uri, deadline=self._deadline)).body
+            except AuthFailed:
+                raise
+            except FabricError as error:
+                self._failures += not isinstance(error, NotFound)
+                self._problems.missing(str(error))
+                return None
 
 
 async def together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

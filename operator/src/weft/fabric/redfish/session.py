@@ -37,9 +37,8 @@ SESSION_CONTEXT = "weft"
 class Session:
     """A manager's origin, our login there and the limits of the connection."""
 
-    def __init__(self, connection: Connection, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._max_body_bytes = max_body_bytes
         self._limits = Limits(connection.max_in_flight, connection.requests_per_second)
         self._login = asyncio.Lock()
         self._http: aiohttp.ClientSession | None = None
@@ -53,6 +52,11 @@ class Session:
     def anonymous(self) -> bool:
         """True when there are no credentials: nothing is logged in."""
         return not self._connection.username
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many requests may be under way at once."""
+        return max(1, self._connection.max_in_flight)
 
     @property
     def timeout_seconds(self) -> float:
@@ -235,21 +239,20 @@ class Session:
         data = bytearray()
         async for chunk in response.content.iter_chunked(1 << 16):
             data += chunk
-            if len(data) > self._max_body_bytes:
+            if len(data) > MAX_BODY_BYTES:
                 response.close()
-                raise aiohttp.ClientPayloadError(f"the answer is larger than {self._max_body_bytes} bytes")
+                raise aiohttp.ClientPayloadError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
         return bytes(data)
 
     def _reply(self, method: str, path: str, response: aiohttp.ClientResponse, data: bytes) -> Reply:
         body: Any = {}
-        success = 200 <= response.status < 300
         if data:
             try:
                 body = json.loads(data)
             except (ValueError, RecursionError):
                 body = None
-        if not isinstance(body, dict) or (success and not data and method == "GET"):
-            if success:
+        if not isinstance(body, dict):
+            if 200 <= response.status < 300:
                 text = f"{method} {path}: the answer is not a JSON object"
                 raise Transient(text) if method == "GET" else OutcomeUnknown(text)
             body = {}
