@@ -22,7 +22,14 @@ from weft.binding.observe import logical_node_taint
 from weft.binding.plan import Assignment
 from weft.binding.session import FabricSession
 from weft.binding.status import with_facts
-from weft.fabric.errors import Conflict, DeviceFault, OutcomeUnknown, PartialFailure
+from weft.fabric.errors import (
+    Conflict,
+    DeviceFault,
+    FabricError,
+    InvalidRequest,
+    OutcomeUnknown,
+    PartialFailure,
+)
 from weft.saga.cluster import AlreadyExistsError, Cluster, Object
 from weft.saga.engine import Step
 
@@ -142,21 +149,32 @@ def forward(
             raise ClaimLost(f"Node {node_name} does not exist")
         if logical_node_taint(carrier):
             raise ClaimLost(f"Node {node_name} carries logical node {logical_node_taint(carrier)}")
-        taint = {"key": TAINT_LOGICAL_NODE, "value": value, "effect": "NoSchedule"}
-        version = carrier["metadata"]["resourceVersion"]
         # The guard makes the Node a claim as exclusive as a DeviceAttachment's name.
-        body = {"metadata": {"resourceVersion": version}, "spec": {"taints": [taint]}}
-        await cluster.patch(NODES, node_name, "", body)
+        await _write_taints(
+            cluster, carrier, [{"key": TAINT_LOGICAL_NODE, "value": value, "effect": "NoSchedule"}]
+        )
 
     async def attach() -> None:
         there = await session.attached(host)
         missing = devices - there
+        problem: FabricError | None = None
+        for batch in _batches(session, missing):
+            try:
+                await _attach(session, claims, host, batch)
+            except (OutcomeUnknown, InvalidRequest) as error:
+                session.failed(batch)
+                problem = error
         if missing:
-            await _attach(session, claims, host, missing)
             there = await session.attached(host)
-        if devices - there:
-            left = ", ".join(sorted(devices - there))
-            raise OutcomeUnknown(f"the manager does not show {left} at {host} yet")
+            session.succeeded(devices & there)
+        absent = devices - there
+        at_fault = {device: str(problem) for device in absent if session.is_at_fault(device)}
+        if at_fault:
+            raise DevicesFailed(at_fault)
+        if absent:
+            raise problem or OutcomeUnknown(
+                f"the manager does not show {', '.join(sorted(absent))} at {host} yet"
+            )
         await asyncio.gather(*(_mark_attached(cluster, item) for item in pending))
 
     return [
@@ -165,20 +183,29 @@ def forward(
     ]
 
 
+def _batches(session: FabricSession, devices: frozenset[str]) -> list[frozenset[str]]:
+    if not devices:
+        return []
+    if session.try_alone(devices):
+        return [frozenset({device}) for device in sorted(devices)]
+    return [devices]
+
+
 async def _attach(
     session: FabricSession, claims: Sequence[DeviceAttachment], host: str, devices: frozenset[str]
 ) -> None:
     uids = frozenset(item.metadata.uid for item in claims)
+    key = claims[0].spec.operation
+    if len(devices) < len(claims):
+        key = f"{key}-{'-'.join(sorted(devices))}"[:128]
     try:
-        operation = await session.attach(claims[0].spec.operation, host, devices, uids)
+        operation = await session.attach(key, host, devices, uids)
     except DeviceFault as error:
         raise DevicesFailed({error.device: str(error)}) from error
     except PartialFailure as error:
         raise DevicesFailed(error.failed) from error
     if operation.failed:
         raise DevicesFailed(dict(operation.failed))
-    if operation.id and not operation.phase.is_terminal:
-        raise OutcomeUnknown(f"the manager works on it: {operation.id}")
 
 
 async def _mark_attached(cluster: Cluster, item: DeviceAttachment) -> None:
@@ -250,11 +277,10 @@ async def _detach(
     before = await session.attached(host) & devices
     after = before
     if before:
-        operation = await session.detach(f"{claims[0].spec.operation}-release", host, before)
+        await session.detach(f"{claims[0].spec.operation}-release", host, before)
         after = await session.attached(host) & devices
         if after:
-            what = f"the manager works on it: {operation.id}" if operation.id else "still shown as attached"
-            raise OutcomeUnknown(f"{', '.join(sorted(after))} at {host}: {what}")
+            raise OutcomeUnknown(f"{', '.join(sorted(after))} still shown at {host} after the detach")
     return [
         item
         for item in claims
@@ -273,5 +299,15 @@ async def clear_taint(cluster: Cluster, namespace: str, name: str) -> None:
     value = taint_value(namespace, name)
     for raw in cluster.list(NODES):
         if logical_node_taint(raw) == value:
-            taints = [{"$patch": "delete", "key": TAINT_LOGICAL_NODE}]
-            await cluster.patch(NODES, raw["metadata"]["name"], "", {"spec": {"taints": taints}})
+            await _write_taints(cluster, raw, [])
+
+
+async def _write_taints(cluster: Cluster, node: Object, ours: list[Object]) -> None:
+    """Replace Weft's taint of a Node and keep the others: the list is written whole, guarded by resourceVersion."""
+    others = [item for item in node["spec"].get("taints", []) if item["key"] != TAINT_LOGICAL_NODE]
+    metadata = node["metadata"]
+    body = {
+        "metadata": {"resourceVersion": metadata["resourceVersion"]},
+        "spec": {"taints": [*others, *ours]},
+    }
+    await cluster.patch(NODES, metadata["name"], "", body)

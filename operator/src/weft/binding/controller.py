@@ -278,7 +278,8 @@ class Binding:
                 continue
             if not progress.finished and progress.waiting_for and users:
                 waits.append(progress.waiting_for)
-        if waits and raw is not None:
+        # A cleared device is no longer part of the node: what happens to it is not said there.
+        if waits and raw is not None and decision.reason != "Cleared":
             raw = self._cluster.get(LOGICAL_NODES, name, namespace) or raw
             node = LogicalNode.model_validate(raw)
             facts: list[Fact] = [

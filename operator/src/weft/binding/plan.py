@@ -363,7 +363,9 @@ def _shortage(request: Waiting, need: Need, fitting: Sequence[Offer]) -> Refusal
         asked, there = f"{need.size_bytes / 2**30:g} GiB", f"{free_bytes / 2**30:g} GiB are free"
         enough = free_bytes >= need.size_bytes
     if enough:
-        message = f"{need.name}: {asked}{wish} asked for, {there}, but the namespace's quota in the pool does not allow it"
+        message = (
+            f"{need.name}: {asked}{wish} asked for, {there}, but the namespace's quota does not allow it"
+        )
         return Refusal(request, "QuotaExceeded", message)
     return Refusal(
         request,

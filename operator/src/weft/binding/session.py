@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from weft.binding.inventory import Picture, with_attached
 from weft.fabric.driver import Driver, Inventory, Operation, OperationPhase
-from weft.fabric.errors import Busy, OutcomeUnknown
+from weft.fabric.errors import Busy, NotFound, OutcomeUnknown, Unsupported
+
+FAILURES_TO_BLAME = 3
+"""Failed attaches in a row after which a device is set aside."""
 
 
 class Leader(Protocol):
@@ -44,6 +48,9 @@ class FabricSession:
     _mutations: int = 0
     _untouched: set[str] = field(default_factory=set)
     _last_complete: float = 0.0
+    _tasks: dict[str, str] = field(default_factory=dict)
+    _failures: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _last_success: float = 0.0
 
     def may_call(self) -> None:
         """Raise Busy unless the lease outlasts one request: a call must not land under the next leader."""
@@ -57,6 +64,11 @@ class FabricSession:
         self.epoch, self.picture = earlier.epoch, earlier.picture
         self._absent_since, self._last_complete = earlier._absent_since, earlier._last_complete
         self._mutations, self._untouched = earlier._mutations, earlier._untouched
+        self._tasks, self._failures, self._last_success = (
+            earlier._tasks,
+            earlier._failures,
+            earlier._last_success,
+        )
 
     async def read_inventory(self) -> tuple[float, int]:
         """Read the inventory into `reading`; returns when the reading began, and the count of our changes then."""
@@ -105,15 +117,48 @@ class FabricSession:
         return devices
 
     async def attach(self, key: str, host: str, devices: frozenset[str], uids: frozenset[str]) -> Operation:
-        """Attach, having noted first that these devices may now become attached at any time."""
+        """Attach, having noted first that these devices may now become attached at any time.
+
+        Raises Busy while the manager works on it.
+        """
         self.may_call()
+        fresh = uids <= self._untouched
         self._touch(devices, uids)
-        return _known(await self.driver.attach(key, host, devices))
+        return await self._run(key, not fresh, lambda: self.driver.attach(key, host, devices))
 
     async def detach(self, key: str, host: str, devices: frozenset[str]) -> Operation:
+        """Detach; raises Busy while the manager works on it."""
         self.may_call()
         self._touch(devices, frozenset())
-        return _known(await self.driver.detach(key, host, devices))
+        return await self._run(key, True, lambda: self.driver.detach(key, host, devices))
+
+    async def _run(
+        self, key: str, may_be_running: bool, call: Callable[[], Awaitable[Operation]]
+    ) -> Operation:
+        """Start an operation, unless one with this key is under way: then see how that one does."""
+        id = self._tasks.get(key)
+        if id is None and may_be_running:
+            try:
+                found = await self.driver.find_operation(key)
+            except Unsupported:
+                found = None
+            id = found.id if found is not None and not found.phase.is_terminal else None
+        operation: Operation | None = None
+        if id:
+            try:
+                operation = await self.driver.operation(id)
+            except NotFound:
+                # The manager keeps no record of what has ended: reading tells how.
+                operation = None
+            self._tasks.pop(key, None)
+        if operation is None:
+            operation = await call()
+        if operation.phase is OperationPhase.UNKNOWN:
+            raise OutcomeUnknown(operation.message or "the manager does not say how the operation ended")
+        if operation.id and not operation.phase.is_terminal:
+            self._tasks[key] = operation.id
+            raise Busy(f"the manager works on it ({operation.id})")
+        return operation
 
     def _touch(self, devices: frozenset[str], uids: frozenset[str]) -> None:
         self._untouched -= uids
@@ -121,8 +166,24 @@ class FabricSession:
         for device in devices:
             self._absent_since.pop(device, None)
 
+    def failed(self, devices: frozenset[str]) -> None:
+        """An attach of these devices had an error."""
+        for device in devices:
+            count, first = self._failures.get(device, (0, boottime()))
+            self._failures[device] = (count + 1, first)
 
-def _known(operation: Operation) -> Operation:
-    if operation.phase is OperationPhase.UNKNOWN:
-        raise OutcomeUnknown(operation.message or "the manager does not say how the operation ended")
-    return operation
+    def succeeded(self, devices: frozenset[str]) -> None:
+        """These devices were seen attached."""
+        if devices:
+            self._last_success = boottime()
+        for device in devices:
+            self._failures.pop(device, None)
+
+    def try_alone(self, devices: frozenset[str]) -> bool:
+        """Whether one of them has failed: taken one by one, the others show which one is at fault."""
+        return any(device in self._failures for device in devices)
+
+    def is_at_fault(self, device: str) -> bool:
+        """Whether the device failed repeatedly while the manager attached others: then it is not the manager."""
+        count, first = self._failures.get(device, (0, 0.0))
+        return count >= FAILURES_TO_BLAME and self._last_success > first

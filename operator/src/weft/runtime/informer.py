@@ -83,7 +83,6 @@ class Informer:
         settings.scanning.disabled = True
 
         def run() -> None:
-            kopf.configure(verbose=False, quiet=True)
             asyncio.run(
                 kopf.operator(
                     registry=registry,

@@ -21,3 +21,5 @@ def configure(log_format: str, level: str) -> None:
     # kopf logs every event it passes on; what matters of it is logged by us.
     for noisy in ("kopf", "aiohttp", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    # It says each time that signals are ignored outside the main thread, which is meant.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

@@ -79,7 +79,12 @@ class Operator:
         leadership = Leadership(client, settings.namespace, settings.identity, settings.lease_seconds)
         cluster = LiveCluster(client, self._cache, settings.identity)
         binding = Binding(
-            cluster, settings.namespace, settings.inventory_seconds, leadership, self._queue_binding
+            cluster,
+            cluster.read,
+            settings.namespace,
+            settings.inventory_seconds,
+            leadership,
+            self._queue_binding,
         )
         sources = {name: PrometheusSource(source) for name, source in settings.sources.items()}
         health = HealthServer(self._metrics.registry, self._live, informer.watching)

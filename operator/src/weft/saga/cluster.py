@@ -68,7 +68,7 @@ class Cluster(Protocol):
     ) -> Object:
         """Patch an object: JSON merge patch for Weft's own kinds, strategic merge patch for Kubernetes' own.
 
-        (Strategic merge joins a pod's conditions by type and a node's taints by key.) A
+        (Strategic merge joins a pod's conditions by type; a Node's taints it replaces as a whole.) A
         `metadata.resourceVersion` in the patch guards the write (ConflictError). `subresource="status"` writes
         a pod's status, for its conditions.
         """

@@ -1,0 +1,199 @@
+"""Binding against a real API server and a fabric manager behind HTTP that would attach a device twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.world import World, condition, eventually, reason
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, LOGICAL_NODES, NODES
+from weft_dev.controlplane import ControlPlane
+
+
+@pytest.fixture
+def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
+    world = World(control_plane, namespace, hosts=4, gpus=8, memories=4)
+    try:
+        world.start_emulator("--permissive")
+        yield world
+    finally:
+        world.close()
+
+
+def taints(world: World) -> list[str]:
+    nodes = [world.kube.get(NODES, f"{world.name}-{host}") for host in world.hosts]
+    return [t["key"] for node in nodes if node for t in node["spec"].get("taints", []) if "weft" in t["key"]]
+
+
+def test_a_logical_node_is_bound_with_all_its_devices_and_released_without_a_trace(world: World) -> None:
+    world.create()
+    world.start_operator()
+    world.logical_node("trainer", gpus=4, memory="2Ti")
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+
+    node = world.get("trainer")
+    assert node is not None
+    assert condition(node, "Ready") == "True"
+    host = node["status"]["host"]
+    assert node["status"]["nodeName"] == f"{world.name}-{host}"
+    assert len(node["status"]["devices"]) == 8
+    assert world.attached() == {(item["device"], host) for item in node["status"]["devices"]}
+    assert {condition(claim, "Attached") for claim in world.claims()} == {"True"}
+    assert taints(world) == ["weft.dev/logical-node"]
+
+    def counts() -> tuple[int, int]:
+        pool = world.kube.get(GPU_POOLS, world.name) or {}
+        devices = pool.get("status", {}).get("devices", {})
+        return devices.get("bound", 0), devices.get("free", 0)
+
+    eventually(lambda: counts() == (4, 4), what="pool counts 4 bound, 4 free")
+
+    world.delete("trainer")
+    eventually(lambda: world.get("trainer") is None, what="trainer is gone")
+    assert world.attached() == set()
+    assert world.claims() == []
+    assert taints(world) == []
+
+
+def test_a_request_that_does_not_fit_attaches_nothing_and_says_what_is_missing(world: World) -> None:
+    world.create()
+    world.start_operator()
+    world.logical_node("greedy", gpus=8, memory="4Ti")
+    eventually(lambda: reason(world.get("greedy"), "Reserved") == "NotEnoughDevices", what="refusal")
+    message = next(
+        c["message"] for c in world.get("greedy")["status"]["conditions"] if c["type"] == "Reserved"
+    )  # type: ignore[index]
+    assert message == "kv: 4096 GiB asked for, 2048 GiB are free in pools open to this namespace"
+    assert world.acts() == []
+    assert world.claims() == []
+
+
+def test_when_one_device_fails_the_others_are_released_and_another_set_is_bound(world: World) -> None:
+    world.create()
+    world.faults({"match": {"block": "gpu-0", "verb": "attach"}, "times": -1, "kind": "fail"})
+    world.start_operator()
+    world.logical_node("trainer", gpus=2)
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+    devices = {item["device"] for item in world.get("trainer")["status"]["devices"]}  # type: ignore[index]
+    assert "gpu-0" not in devices
+    assert {device for device, _ in world.attached()} == devices
+    failed = world.kube.get(DEVICE_ATTACHMENTS, f"{world.name}.gpu-0")
+    assert condition(failed, "Quarantined") == "True"
+
+    # An administrator clears it by deleting the attachment; the bound node is not disturbed.
+    world.clear_faults()
+    world.kube.delete(DEVICE_ATTACHMENTS, f"{world.name}.gpu-0")
+    eventually(lambda: world.kube.get(DEVICE_ATTACHMENTS, f"{world.name}.gpu-0") is None, what="cleared")
+    assert world.is_bound("trainer")
+    assert {device for device, _ in world.attached()} == devices
+
+
+def test_a_manager_that_reports_success_and_does_nothing_is_not_believed(world: World) -> None:
+    world.create()
+    world.faults({"match": {"verb": "attach"}, "times": 1, "kind": "lie"})
+    world.start_operator()
+    world.logical_node("trainer")
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+    assert {device for device, _ in world.attached()} == {
+        item["device"]
+        for item in world.get("trainer")["status"]["devices"]  # type: ignore[index]
+    }
+
+
+@pytest.mark.parametrize("kind", ["fail-after-commit", "drop-after-commit", "drop", "error-in-200"])
+def test_an_attach_whose_outcome_is_unknown_ends_bound_with_each_device_attached_once(
+    world: World, kind: str
+) -> None:
+    world.create()
+    world.faults({"match": {"verb": "attach"}, "times": 1, "kind": kind})
+    world.start_operator()
+    world.logical_node("trainer")
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+    attaches = [act["block"] for act in world.acts() if act["act"] == "attach"]
+    assert len(attaches) == len(set(attaches)) == 3
+
+
+def test_a_node_deleted_while_its_attach_hangs_leaves_nothing_attached(world: World) -> None:
+    world.create()
+    world.faults({"match": {"verb": "attach"}, "times": 1, "kind": "hang", "seconds": 3})
+    world.start_operator()
+    world.logical_node("trainer")
+    eventually(lambda: world.claims(), what="claims are made")
+    world.delete("trainer")
+    eventually(lambda: world.get("trainer") is None and not world.claims(), what="released")
+    assert world.attached() == set()
+
+
+def test_an_object_whose_finalizer_was_stripped_has_its_devices_released(world: World) -> None:
+    world.create()
+    world.start_operator()
+    world.logical_node("trainer")
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+    world.delete("trainer")
+    world.kube.patch(LOGICAL_NODES, "trainer", {"metadata": {"finalizers": None}}, world.namespace)
+    eventually(lambda: not world.claims(), what="claims released from their own record")
+    assert world.attached() == set()
+    assert eventually(lambda: taints(world) == [], what="taint gone")
+
+
+def test_a_fabric_that_goes_away_keeps_the_last_known_picture_and_says_so(world: World) -> None:
+    world.create()
+    world.start_operator()
+    def total() -> int | None:
+        return (
+        (world.kube.get(GPU_POOLS, world.name) or {}).get("status", {}).get("devices", {}).get("total")
+    )
+    eventually(lambda: total() == 8, what="pool counts 8")
+    world.stop_emulator()
+    eventually(
+        lambda: condition(world.kube.get(FABRICS, world.name), "Connected") == "False", what="Connected=False"
+    )
+    eventually(
+        lambda: reason(world.kube.get(GPU_POOLS, world.name), "Ready") == "FabricUnreachable",
+        what="pool says so",
+    )
+    assert total() == 8
+    port = int(world.emulator_url.rsplit(":", 1)[1].strip("/"))
+    world.start_emulator("--permissive", port=port)
+    eventually(
+        lambda: condition(world.kube.get(FABRICS, world.name), "Connected") == "True", what="Connected again"
+    )
+
+
+def test_an_observed_fabric_is_read_and_never_written_to(world: World) -> None:
+    world.create(mode="Observe")
+    world.start_operator()
+    world.logical_node("trainer")
+    eventually(lambda: reason(world.get("trainer"), "Reserved") == "NoHost", what="refusal")
+    pool = eventually(
+        lambda: (world.kube.get(GPU_POOLS, world.name) or {}).get("status", {}).get("devices"), what="counts"
+    )
+    assert pool["total"] == 8
+    assert world.acts() == []
+
+
+def test_a_node_is_released_when_its_time_is_up_and_does_not_bind_again(world: World) -> None:
+    world.create()
+    world.start_operator()
+    world.logical_node("short", ttlSecondsAfterBound=2)
+    eventually(lambda: condition(world.get("short"), "Expired") == "True", what="Expired")
+    assert world.attached() == set()
+    assert world.claims() == []
+    assert not world.is_bound("short")
+
+
+def test_two_replicas_do_not_both_work_and_the_second_takes_over_when_the_first_is_killed(
+    world: World,
+) -> None:
+    world.create()
+    first = world.start_operator()
+    world.logical_node("one")
+    eventually(lambda: world.is_bound("one"), what="one is Bound")
+    world.start_operator()
+    world.kill_operator(first)
+    world.logical_node("two")
+    eventually(lambda: world.is_bound("two"), what="two is Bound by the other replica")
+    epoch = (world.kube.get(FABRICS, world.name) or {})["status"]["epoch"]
+    assert epoch == 2
+    assert len(world.attached()) == 6
