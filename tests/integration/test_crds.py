@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ import yaml
 from weft.api import resources
 from weft.api.crd import DEFINITIONS, manifests
 from weft.api.resources import ResourceType
-from weft_dev import tools
-from weft_dev.controlplane import ControlPlane, install_crds
 from weft_dev.kube import Kube, KubeError, object_path
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +24,7 @@ KINDS = {definition.resource.kind: definition for definition in DEFINITIONS}
 CORE = {"Namespace": resources.NAMESPACES, "ConfigMap": resources.CONFIG_MAPS}
 
 Object = dict[str, Any]
+Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def resource_of(body: Object) -> ResourceType:
@@ -39,13 +38,6 @@ def placed(body: Object, namespace: str) -> Object:
     if resource_of(body).namespaced:
         body["metadata"]["namespace"] = namespace
     return body
-
-
-@pytest.fixture(scope="module")
-def kube(control_plane: ControlPlane) -> Kube:
-    kube = control_plane.client()
-    install_crds(kube, (ROOT / "crds").glob("*.yaml"))
-    return kube
 
 
 class Made:
@@ -76,24 +68,13 @@ def made(kube: Kube) -> Iterator[Made]:
     made.remove_all()
 
 
-@pytest.fixture(scope="module")
-def kubectl(control_plane: ControlPlane) -> tuple[str, ...]:
-    return (str(tools.provide(("kubectl",))["kubectl"]), "--kubeconfig", str(control_plane.kubeconfig))
-
-
-def run(command: tuple[str, ...], *arguments: str) -> str:
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_examples_apply_in_the_order_of_their_names(kube: Kube, kubectl: tuple[str, ...]) -> None:
+def test_the_examples_apply_in_the_order_of_their_names(kubectl: Kubectl) -> None:
     files = [argument for path in EXAMPLES for argument in ("-f", str(path))]
     try:
-        run(kubectl, "apply", *files)
-        again = run(kubectl, "apply", *files)
+        kubectl("apply", *files)
+        again = kubectl("apply", *files).stdout
     finally:
-        run(kubectl, "delete", "--ignore-not-found", "--wait=false", *reversed_pairs(files))
+        kubectl("delete", "--ignore-not-found", "--wait=false", *reversed_pairs(files))
 
     objects = [body for path in EXAMPLES for body in yaml.safe_load_all(path.read_text())]
     assert {body["kind"] for body in objects} > KINDS.keys() - {"DeviceAttachment"}
@@ -157,21 +138,21 @@ def test_scale_reads_the_status_and_writes_the_spec(kube: Kube, made: Made, name
     assert changed["spec"]["replicas"] == 7
 
 
-def test_explain_describes_what_a_field_is_for(kube: Kube, kubectl: tuple[str, ...]) -> None:
-    explained = " ".join(run(kubectl, "explain", "inferencegroup.spec.objectives").split())
+def test_explain_describes_what_a_field_is_for(kubectl: Kubectl) -> None:
+    explained = " ".join(kubectl("explain", "inferencegroup.spec.objectives").stdout.split())
 
     assert "DESCRIPTION: What users of the model may expect." in explained
     assert "attainmentPermille <integer> Share of requests that must meet both, in thousandths." in explained
 
 
 def test_get_shows_all_of_weft_by_its_category(
-    kube: Kube, made: Made, kubectl: tuple[str, ...], namespace: str
+    kube: Kube, made: Made, kubectl: Kubectl, namespace: str
 ) -> None:
     node = placed(yaml.safe_load((ROOT / "tests/data/stored/v0.1.0/logicalnode.yaml").read_text()), namespace)
     created = made.create(node)
     kube.replace(resources.LOGICAL_NODES, created | {"status": node["status"]}, subresource="status")
 
-    shown = run(kubectl, "get", "weft", "--namespace", namespace).splitlines()
+    shown = kubectl("get", "weft", "--namespace", namespace).stdout.splitlines()
     header = next(line for line in shown if "BOUND" in line and "NODE" in line)
     row = next(line for line in shown if "stored-trainer" in line)
 
