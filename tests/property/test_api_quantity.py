@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -27,7 +27,7 @@ def test_bytes_survive_being_written_and_read(count: int) -> None:
 @given(st.integers(0, 10**18), st.integers(0, 9999), st.sampled_from(sorted(SUFFIXES)))
 def test_any_size_the_schema_takes_has_its_exact_value(whole: int, fraction: int, suffix: str) -> None:
     text = f"{whole}.{fraction:04d}{suffix}"
-    exact = Decimal(f"{whole}.{fraction:04d}") * SUFFIXES[suffix]
+    exact = Fraction(f"{whole}.{fraction:04d}") * SUFFIXES[suffix]
     adapter: TypeAdapter[str] = TypeAdapter(ByteQuantity)
 
     if whole == 0 and fraction == 0:
