@@ -1,0 +1,201 @@
+"""A real Prometheus on a free loopback port, 2.42 or newer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import mmap
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from weft_dev import tools
+from weft_dev.controlplane import server_environment
+from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
+
+ENGINE_PORT = 8000
+START_SECONDS = 60.0
+ANSWER_SECONDS = 10.0
+POLL_SECONDS = 0.05
+# To loopback only: a proxy of the environment must not get these.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A running server; a context manager that stops it."""
+
+    url: str
+    """`http://127.0.0.1:<port>`"""
+    directory: Path
+    processes: ProcessGroup = field(repr=False, compare=False)
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Samples of an instant query, as the API's `result`."""
+        query = urllib.parse.urlencode({"query": expression})
+        with _opener.open(f"{self.url}/api/v1/query?{query}", timeout=ANSWER_SECONDS) as answer:
+            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+        return result
+
+    def reload(self, config: str) -> None:
+        """Replace the configuration. Raises ProcessError with what Prometheus says against it."""
+        (self.directory / "prometheus.yml").write_text(config)
+        request = urllib.request.Request(f"{self.url}/-/reload", method="POST")
+        try:
+            with _opener.open(request, timeout=ANSWER_SECONDS):
+                pass
+        except urllib.error.HTTPError as error:
+            raise ProcessError(f"Prometheus: {error.read().decode(errors='replace').strip()}") from error
+
+    def stop(self) -> None:
+        """End the server and remove its temporary directory."""
+        self.processes.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def start(
+    config: str,
+    *,
+    directory: Path | None = None,
+    binary: Path | None = None,
+    flags: Sequence[str] = (),
+    timeout_seconds: float = START_SECONDS,
+) -> Prometheus:
+    """Start Prometheus with `config` (YAML or JSON text) and wait until it is ready.
+
+    Data and log are in a temporary directory unless `directory` is given. Raises ProcessError with the end of the log.
+    """
+    binary = binary or tools.provide(["prometheus"])["prometheus"]
+    processes = ProcessGroup(directory, prefix="weft-prometheus-")
+    try:
+        (port,) = free_ports(1)
+        server = Prometheus(f"http://127.0.0.1:{port}", processes.directory, processes)
+        configuration = server.directory / "prometheus.yml"
+        configuration.write_text(config)
+        command = [
+            str(binary),
+            f"--config.file={configuration}",
+            f"--storage.tsdb.path={server.directory / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--web.enable-lifecycle",
+            *flags,
+        ]
+        processes.start("prometheus", command, environment=server_environment())
+        deadline = time.monotonic() + timeout_seconds
+        while not _ready(server.url):
+            processes.check("prometheus")
+            if time.monotonic() > deadline:
+                raise ProcessError(f"Prometheus is not ready:\n{log_tail(processes.log('prometheus'))}")
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        processes.close()
+        raise
+    return server
+
+
+def start_for_pods(
+    kubeconfig: Path,
+    *,
+    interval_seconds: float = 1.0,
+    port: int = ENGINE_PORT,
+    more: Iterable[dict[str, Any]] = (),
+    binary: Path | None = None,
+    directory: Path | None = None,
+) -> Prometheus:
+    """Start a Prometheus that scrapes `port` of every pod with Weft's group label; `more` are further scrape configs.
+
+    Series get the labels `namespace` and `pod`. One target per pod, whatever ports its containers declare.
+    """
+    binary = binary or tools.provide(["prometheus"])["prometheus"]
+    if knows_kubernetes(binary):
+        return start(
+            scrape_config(kubernetes_discovery(kubeconfig, port), interval_seconds, more),
+            binary=binary,
+            directory=directory,
+        )
+    # Debian builds Prometheus without it. A process of ours then looks for the pods, and Prometheus at its file.
+    server = start(scrape_config({}, interval_seconds, more), binary=binary, directory=directory)
+    try:
+        file = server.directory / "pods.json"
+        command = [sys.executable, "-m", "weft_dev.discovery", f"--kubeconfig={kubeconfig}"]
+        environment = {**server_environment(), "PYTHONPATH": str(Path(__file__).parents[1])}
+        server.processes.start(
+            "discovery", [*command, f"--file={file}", f"--port={port}"], environment=environment
+        )
+        server.reload(scrape_config(file_discovery(file), interval_seconds, more))
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def scrape_config(
+    discovery: dict[str, Any], interval_seconds: float, more: Iterable[dict[str, Any]] = ()
+) -> str:
+    """A configuration (JSON, which is YAML) with a job `engines` and further ones."""
+    interval = f"{round(interval_seconds * 1000)}ms"
+    return json.dumps(
+        {
+            "global": {"scrape_interval": interval, "scrape_timeout": interval},
+            "scrape_configs": [{"job_name": "engines", **discovery}, *more],
+        },
+        indent=2,
+    )
+
+
+def file_discovery(file: Path) -> dict[str, Any]:
+    """Targets out of a file that weft_dev.discovery writes."""
+    return {"file_sd_configs": [{"files": [str(file)], "refresh_interval": "5s"}]}
+
+
+def kubernetes_discovery(kubeconfig: Path, port: int) -> dict[str, Any]:
+    """Targets from the API server."""
+
+    def rule(source: str, **rest: str) -> dict[str, Any]:
+        return {"source_labels": [f"__meta_kubernetes_{source}"], **rest}
+
+    return {
+        "kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": str(kubeconfig)}],
+        "relabel_configs": [
+            rule("pod_labelpresent_weft_dev_group", regex="true", action="keep"),
+            # A pod without an address is not running yet; one that has ended is not scraped any more.
+            rule("pod_ip", regex=".+", action="keep"),
+            rule("pod_phase", regex="Succeeded|Failed", action="drop"),
+            rule("pod_ip", regex="(.+)", target_label="__address__", replacement=f"$1:{port}"),
+            rule("namespace", target_label="namespace"),
+            rule("pod_name", target_label="pod"),
+        ],
+    }
+
+
+@functools.cache
+def knows_kubernetes(binary: Path) -> bool:
+    """Whether that Prometheus was built with Kubernetes service discovery: its package is part of it, then."""
+    with (
+        binary.open("rb") as file,
+        contextlib.closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data,
+    ):
+        return data.find(b"prometheus/discovery/kubernetes") >= 0
+
+
+def _ready(url: str) -> bool:
+    try:
+        with _opener.open(f"{url}/-/ready", timeout=ANSWER_SECONDS):
+            return True
+    except OSError:
+        return False
