@@ -67,7 +67,8 @@ class GroupPlacement(Model):
     """Where the replicas stand to each other."""
 
     domain: DomainConstraint | None = Field(
-        default=None, description="Interconnect that the replicas should share, so that KV caches move fast."
+        default=None,
+        description="Interconnect that the replicas should share, so that KV caches move fast. No effect in this version.",
     )
 
 
@@ -99,8 +100,8 @@ class Rebalance(Model):
     flip: FlipMethod = Field(
         default=FlipMethod.LABEL,
         description="How a running replica changes its stage. None: never. Label: only its labels change,"
-        " the engine serves both stages. HTTP and Restart are not in this version: answered by the condition"
-        " Balanced=False.",
+        " the engine serves both stages. HTTP and Restart are not in this version: answered by a condition"
+        " with reason FlipUnsupported.",
     )
     cooldown_seconds: int = Field(
         default=30,

@@ -41,7 +41,8 @@ class HostRequest(Model):
         default=LabelSelector(), description="Nodes that come into question, by their labels. Empty: all."
     )
     requests: Annotated[Mapping[str, Quantity], Field(max_length=16)] = Field(
-        default={}, description="What the Node must have free: cpu, memory and other resources of a Node."
+        default={},
+        description="What the Node must have free: cpu and memory. This version looks at no other resource.",
     )
     sharing: Sharing = Field(
         default=Sharing.EXCLUSIVE,
@@ -101,7 +102,8 @@ class Placement(Model):
         default=None, description="That the accelerators share an interconnect."
     )
     objective: PlacementObjective = Field(
-        default=PlacementObjective.COST, description="What decides between sets of devices that all would do."
+        default=PlacementObjective.COST,
+        description="What decides between sets of devices that all would do. This version goes by Cost, whatever is set.",
     )
     jurisdictions: Annotated[tuple[Jurisdiction, ...], Field(max_length=16)] = Field(
         default=(),
@@ -156,7 +158,8 @@ class NodeShape(Model):
     placement: Placement = Field(default=Placement(), description="Which of the possible sets of devices.")
     priority_class_name: DnsSubdomain | None = Field(
         default=None,
-        description="PriorityClass that orders this request among those of its namespace that wait.",
+        description="PriorityClass that orders this request among those of its namespace that wait. This"
+        " version serves them in the order of their creation.",
     )
 
     @property

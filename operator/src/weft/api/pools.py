@@ -32,7 +32,7 @@ class Maintenance(Model):
     )
     hosts: Annotated[tuple[Identifier, ...], Field(max_length=256)] = Field(
         default=(),
-        description="Hosts to which none of this pool's devices is attached.",
+        description="Hosts to which none of this pool's devices is attached. No effect in this version.",
         json_schema_extra=_SET,
     )
     reason: Message = Field(default="", description="Why, for people.")
