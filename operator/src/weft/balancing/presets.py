@@ -1,0 +1,169 @@
+"""Sets of metric names, as data: which PromQL answers which question about an engine or a front end.
+
+An expression may use `$short`, `$long`, `$recent`, `$step` and `$scrape` for the source's windows, and has to
+aggregate `by (namespace, pod)` for engines or `by (namespace, model_name)` for the front end (histograms: also
+`le`). No expression names a tenant, a pod or a model: one query answers for all groups, and what belongs to
+whom is sorted out from the labels afterwards. So no text of a user ever becomes part of a query.
+
+Presets are the administrator's; a group only names one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SIGNAL_LABEL = "weft_signal"
+
+ENGINE_REQUIRED = ("running", "waiting", "age", "targets")
+ENGINE_SIGNALS = (
+    *ENGINE_REQUIRED,
+    "resets",
+    "kv_use",
+    "prompt_tokens_per_second",
+    "generated_tokens_per_second",
+    "busy_share",
+    "mean_running",
+    "itl_seconds_per_second",
+    "itl_count_per_second",
+)
+"""running, waiting: requests. age: seconds since the oldest series was scraped. targets: scrape targets that
+report the pod. resets: of its counters in the long window. itl_*: sum and count of the token intervals."""
+
+FRONT_REQUIRED = ("requests_short", "requests_long", "age", "jobs")
+FRONT_SIGNALS = (
+    *FRONT_REQUIRED,
+    "resets",
+    "prompts_short",
+    "prompts_long",
+    "prompt_tokens_short",
+    "prompt_tokens_long",
+    "prompt_tokens_peak",
+    "answers_short",
+    "answers_long",
+    "answer_tokens_short",
+    "answer_tokens_long",
+    "answer_tokens_peak",
+)
+"""All but age, jobs and resets are per second. jobs: scrape jobs that report the model."""
+FRONT_HISTOGRAMS = ("prompt_buckets", "answer_buckets", "ttft_buckets", "itl_buckets")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The ranges of a source's queries, in seconds. A rate needs several scrapes in its range."""
+
+    scrape_seconds: float
+
+    @property
+    def short_seconds(self) -> float:
+        return max(15.0, 4 * self.scrape_seconds)
+
+    @property
+    def long_seconds(self) -> float:
+        return 4 * self.short_seconds
+
+    def fill(self, expression: str) -> str:
+        """The expression with its ranges put in. `$recent` plus one short range is the long one."""
+        values = {
+            "$scrape": self.scrape_seconds,
+            "$short": self.short_seconds,
+            "$long": self.long_seconds,
+            "$recent": self.long_seconds - self.short_seconds,
+            "$step": self.short_seconds / 3,
+        }
+        for name, seconds in values.items():
+            expression = expression.replace(name, f"{round(seconds * 1000)}ms")
+        return expression
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The expressions of one stack of engine and front end."""
+
+    name: str
+    engine: Mapping[str, str]
+    """Expression by signal; the keys are of ENGINE_SIGNALS, all of ENGINE_REQUIRED among them."""
+    front_end: Mapping[str, str]
+    """Expression by signal; the keys are of FRONT_SIGNALS and FRONT_HISTOGRAMS."""
+    kv_hold_seconds: float
+    """How long after a prefill replica's last request its KV caches may still be read by decode replicas."""
+
+    def query(self, windows: Windows) -> str:
+        """One query for everything: the signals' expressions, told apart by a label, at one instant."""
+        parts = [
+            f'label_replace({windows.fill(expression)}, "{SIGNAL_LABEL}", "{kind}:{signal}", "", "")'
+            for kind, expressions in (("engine", self.engine), ("front", self.front_end))
+            for signal, expression in expressions.items()
+        ]
+        return "\nor ".join(parts)
+
+
+def _pod(expression: str) -> str:
+    return f"sum by (namespace, pod) ({expression})"
+
+
+def _model(expression: str, by: str = "namespace, model_name") -> str:
+    return f"sum by ({by}) ({expression})"
+
+
+def _buckets(metric: str) -> str:
+    return _model(f"rate({metric}_bucket[$long])", "namespace, model_name, le")
+
+
+def _peak(metric: str) -> str:
+    return f"max_over_time(({_model(f'rate({metric}[$short])')})[$recent:$step])"
+
+
+_RUNNING = "vllm:num_requests_running"
+_WAITING = "vllm:num_requests_waiting"
+_ITL = "vllm:inter_token_latency_seconds"
+_ARRIVED = "inference_objective_request_total"
+_PROMPT = "inference_objective_input_tokens"
+_ANSWER = "inference_objective_output_tokens"
+
+VLLM = Preset(
+    name="vllm",
+    engine={
+        "running": _pod(_RUNNING),
+        "waiting": _pod(_WAITING),
+        "age": f"max by (namespace, pod) (time() - timestamp({_RUNNING}))",
+        # Data parallel ranks are several series of one target and add up; a pod scraped twice does not.
+        "targets": f"count by (namespace, pod) (count by (namespace, pod, job, instance) ({_RUNNING}))",
+        "resets": "max by (namespace, pod) (resets(vllm:generation_tokens_total[$long]))",
+        "kv_use": "max by (namespace, pod) (vllm:kv_cache_usage_perc)",
+        "prompt_tokens_per_second": _pod("rate(vllm:prompt_tokens_total[$long])"),
+        "generated_tokens_per_second": _pod("rate(vllm:generation_tokens_total[$short])"),
+        "busy_share": f"avg_over_time(clamp_max({_pod(_RUNNING)}, 1)[$long:$scrape])",
+        "mean_running": _pod(f"avg_over_time({_RUNNING}[$long])"),
+        "itl_seconds_per_second": _pod(f"rate({_ITL}_sum[$long])"),
+        "itl_count_per_second": _pod(f"rate({_ITL}_count[$long])"),
+    },
+    # The names of the Gateway API inference extension's endpoint picker.
+    front_end={
+        "requests_short": _model(f"rate({_ARRIVED}[$short])"),
+        "requests_long": _model(f"rate({_ARRIVED}[$long])"),
+        "age": f"max by (namespace, model_name) (time() - timestamp({_ARRIVED}))",
+        # Several front ends add up; one that two scrape jobs report would count twice.
+        "jobs": f"count by (namespace, model_name) (count by (namespace, model_name, job) ({_ARRIVED}))",
+        "resets": f"max by (namespace, model_name) (resets({_ARRIVED}[$long]))",
+        "prompts_short": _model(f"rate({_PROMPT}_count[$short])"),
+        "prompts_long": _model(f"rate({_PROMPT}_count[$long])"),
+        "prompt_tokens_short": _model(f"rate({_PROMPT}_sum[$short])"),
+        "prompt_tokens_long": _model(f"rate({_PROMPT}_sum[$long])"),
+        "prompt_tokens_peak": _peak(f"{_PROMPT}_sum"),
+        "answers_short": _model(f"rate({_ANSWER}_count[$short])"),
+        "answers_long": _model(f"rate({_ANSWER}_count[$long])"),
+        "answer_tokens_short": _model(f"rate({_ANSWER}_sum[$short])"),
+        "answer_tokens_long": _model(f"rate({_ANSWER}_sum[$long])"),
+        "answer_tokens_peak": _peak(f"{_ANSWER}_sum"),
+        "prompt_buckets": _buckets(_PROMPT),
+        "answer_buckets": _buckets(_ANSWER),
+        "ttft_buckets": _buckets("inference_objective_request_ttft_seconds"),
+        "itl_buckets": _buckets("inference_objective_normalized_time_per_output_token_seconds"),
+    },
+    # vLLM's NIXL connector leases blocks for 30 s in new versions.
+    kv_hold_seconds=30.0,
+)
+
+PRESETS: Mapping[str, Preset] = {VLLM.name: VLLM}

@@ -1,0 +1,156 @@
+"""Reads one Prometheus server: one query per preset and tick, shared by all groups that use it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aiohttp
+
+from weft.balancing.presets import SIGNAL_LABEL, Preset, Windows
+from weft.balancing.settings import SourceSettings
+from weft.balancing.state import Buckets
+
+TICK_SECONDS = 1.0
+"""An answer, or a failure, is shared for this long."""
+
+Key = tuple[str, str, str]
+"""Signal, namespace, and pod or model name."""
+
+
+class SourceError(Exception):
+    """The server did not give a usable answer. The message has no moving numbers: it ends in a condition."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one query returned, at one instant."""
+
+    taken_at: datetime
+    """By the operator's clock, just before the query."""
+    values: Mapping[Key, float]
+    """Engine signals by pod, front-end signals by model. Not checked: may be NaN or infinite."""
+    buckets: Mapping[Key, Buckets] = field(default_factory=dict)
+    repeated: frozenset[Key] = frozenset()
+    """Keys that came more than once."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class PrometheusSource:
+    """One server. `read` may be called by many groups at once; `close` when the operator ends."""
+
+    def __init__(self, settings: SourceSettings, clock: Callable[[], datetime] = _utc_now) -> None:
+        self.windows = Windows(settings.scrape_interval_seconds)
+        self._settings = settings
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+        self._lock = asyncio.Lock()
+        self._last: dict[str, tuple[datetime, Snapshot | SourceError]] = {}
+
+    async def read(self, preset: Preset) -> Snapshot:
+        """The newest snapshot, at most a tick old.
+
+        Raises SourceError; a failure is shared for a tick as an answer is, so that a server that is down is
+        asked once and not once per group.
+        """
+        async with self._lock:
+            known = self._last.get(preset.name)
+            now = self._clock()
+            if known is None or not timedelta(0) <= now - known[0] < timedelta(seconds=TICK_SECONDS):
+                try:
+                    answer: Snapshot | SourceError = await self._query(preset, now)
+                except SourceError as error:
+                    answer = error
+                # From the end of the query: a server that answers slowly is not asked without pause.
+                known = self._last[preset.name] = (self._clock(), answer)
+        if isinstance(known[1], SourceError):
+            raise SourceError(str(known[1]))
+        return known[1]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _query(self, preset: Preset, now: datetime) -> Snapshot:
+        settings = self._settings
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=settings.timeout_seconds), trust_env=False
+            )
+        url = f"{settings.url.rstrip('/')}/api/v1/query"
+        form = {"query": preset.query(self.windows), "timeout": f"{round(settings.timeout_seconds * 1000)}ms"}
+        try:
+            # A redirect would lead to an address that no administrator named.
+            async with self._session.post(url, data=form, allow_redirects=False) as response:
+                body = await _read_at_most(response, settings.max_response_bytes)
+                status = response.status
+        except TimeoutError as error:
+            raise SourceError("the Prometheus server did not answer in time") from error
+        except aiohttp.ClientError as error:
+            raise SourceError(
+                f"the Prometheus server cannot be reached or broke off ({type(error).__name__})"
+            ) from error
+        return parse(status, body, now)
+
+
+def parse(status: int, body: bytes, taken_at: datetime) -> Snapshot:
+    """An answer of the query API as a snapshot. Raises SourceError."""
+    try:
+        answer: Any = json.loads(body)
+    except (ValueError, RecursionError) as error:  # RecursionError: nesting deeper than the parser's stack
+        raise SourceError(f"the Prometheus server answered {status} without valid JSON") from error
+    if status != 200 or not isinstance(answer, dict) or answer.get("status") != "success":
+        said = answer.get("error", "") if isinstance(answer, dict) else ""
+        raise SourceError(f"the Prometheus server answered {status}: {str(said)[:200]}")
+    try:
+        data = answer["data"]
+        if data["resultType"] != "vector":
+            raise SourceError(f"the Prometheus server answered with a {str(data['resultType'])[:20]}")
+        return _snapshot(data["result"], taken_at)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise SourceError("the Prometheus server's answer has not the form of its query API") from error
+
+
+def _snapshot(result: list[dict[str, Any]], taken_at: datetime) -> Snapshot:
+    values: dict[Key, float] = {}
+    points: dict[Key, dict[float, float]] = {}
+    repeated: set[Key] = set()
+    for series in result:
+        labels, value = series["metric"], float(series["value"][1])
+        kind, _, signal = labels[SIGNAL_LABEL].partition(":")
+        subject = labels.get("pod" if kind == "engine" else "model_name", "")
+        key = (f"{kind}:{signal}", labels.get("namespace", ""), subject)
+        if not key[1] or not key[2]:
+            continue  # without both labels it belongs to nobody here
+        if "le" in labels:
+            histogram, bound = points.setdefault(key, {}), float(labels["le"])
+            if bound in histogram:  # "1" and "1.0" are the same bound
+                repeated.add(key)
+            histogram[bound] = value
+        else:
+            if key in values:
+                repeated.add(key)
+            values[key] = value
+    buckets = {key: tuple(sorted(histogram.items())) for key, histogram in points.items()}
+    return Snapshot(taken_at, values, buckets, frozenset(repeated))
+
+
+async def _read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_chunked(1 << 16):
+        size += len(chunk)
+        if size > limit_bytes:
+            response.close()
+            raise SourceError(f"the Prometheus server's answer is larger than {limit_bytes:,} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
