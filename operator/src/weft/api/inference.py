@@ -68,7 +68,7 @@ class GroupPlacement(Model):
 
     domain: DomainConstraint | None = Field(
         default=None,
-        description="Interconnect that the replicas should share, so that KV caches move fast. No effect in this version.",
+        description="Interconnect that replicas should share, for fast moves of KV caches. No effect in this version.",
     )
 
 

@@ -103,7 +103,7 @@ class Placement(Model):
     )
     objective: PlacementObjective = Field(
         default=PlacementObjective.COST,
-        description="What decides between sets of devices that all would do. This version goes by Cost, whatever is set.",
+        description="What decides between sets of devices that would do. This version goes by Cost, whatever is set.",
     )
     jurisdictions: Annotated[tuple[Jurisdiction, ...], Field(max_length=16)] = Field(
         default=(),
