@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from weft.fabric.errors import FabricError, InvalidRequest, OutcomeUnknown, Transient
-from weft.fabric.redfish import RedfishDriver, session
+from weft.fabric.redfish import RedfishDriver, transport
 
 BLOCKS = "/redfish/v1/CompositionService/ResourceBlocks"
 SLED_0 = "/redfish/v1/Systems/sled-0"
@@ -89,7 +89,7 @@ MISBEHAVIOUR: dict[str, Answer] = {
 @pytest.fixture
 def short(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> RedfishDriver:
     """A driver with a short timeout and small answers."""
-    monkeypatch.setattr(session, "MAX_BODY_BYTES", 1 << 20)
+    monkeypatch.setattr(transport, "MAX_BODY_BYTES", 1 << 20)
     return RedfishDriver(manager.connection(request_timeout_seconds=0.5))
 
 

@@ -340,7 +340,7 @@ class Recorded:
     local = staticmethod(resolve)
     max_in_flight = 4
 
-    async def get(self, link: str, *, deadline: float | None = None, renew: bool = True) -> Reply:
+    async def get(self, link: str, *, deadline: float | None = None, login: int | None = None) -> Reply:
         path = resolve(link).partition("?")[0]
         return Reply(path, 200, {"@odata.id": path, **self.bodies.get(path, self.default)})
 

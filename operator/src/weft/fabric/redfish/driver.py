@@ -75,30 +75,30 @@ class RedfishDriver:
     async def attach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
         """Attach the devices to the host. Those already there are success; one elsewhere is `Conflict`."""
         deadline = self._deadline()
-        async with self._turn(host, deadline) as (service, path):
+        async with self._turn(host, deadline) as (service, path, login):
             wanted = {d: self._block_path(service, d) for d in sorted(devices)}
-            system = await read(self._session, path, deadline=deadline, renew=False)
+            system = await read(self._session, path, deadline=deadline, login=login)
             listed = self._listed(system)
             absent = {d: uri for d, uri in wanted.items() if uri not in listed}
-            owners = await together([self._owners(d, uri, deadline) for d, uri in absent.items()])
+            owners = await together([self._owners(d, uri, deadline, login) for d, uri in absent.items()])
             for device, systems in zip(absent, owners, strict=True):
                 if elsewhere := ", ".join(sorted(last_segment(s) for s in systems - {path})):
                     raise Conflict(f"{device} is attached to {elsewhere}, not to {host}")
             if all(path in systems for systems in owners):
                 return Operation("", OperationPhase.SUCCEEDED, "attached already")
-            return await self._change(operation, system, path, [*listed, *absent.values()], deadline)
+            return await self._change(operation, system, path, [*listed, *absent.values()], deadline, login)
 
     async def detach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
         """Detach the devices from the host. Those not there are success."""
         deadline = self._deadline()
-        async with self._turn(host, deadline) as (service, path):
+        async with self._turn(host, deadline) as (service, path, login):
             unwanted = {self._block_path(service, d) for d in devices}
-            system = await read(self._session, path, deadline=deadline, renew=False)
+            system = await read(self._session, path, deadline=deadline, login=login)
             listed = self._listed(system)
             if unwanted.isdisjoint(listed):
                 return Operation("", OperationPhase.SUCCEEDED, "detached already")
             rest = [uri for uri in listed if uri not in unwanted]
-            return await self._change(operation, system, path, rest, deadline)
+            return await self._change(operation, system, path, rest, deadline, login)
 
     async def operation(self, id: str) -> Operation:
         """Where the manager's task stands. Raises NotFound when the manager has forgotten it."""
@@ -118,6 +118,7 @@ class RedfishDriver:
         if self._session.anonymous or not service.sessions:
             raise Unsupported("the manager has no sessions of ours that could be ended")
         problems = Problems()
+        login = await self._session.log_in(deadline)
         reader = Collections(self._session, deadline, problems)
         sessions = dict(await reader.members(service.sessions, service.expand))
         own = sessions.pop(self._session.uri, {})
@@ -126,7 +127,7 @@ class RedfishDriver:
         ended = 0
         for uri in [uri for uri, other in sessions.items() if _is_like(other, own)]:
             with contextlib.suppress(NotFound):  # it ended by itself
-                await self._session.write("DELETE", uri, None, headers={}, deadline=deadline)
+                await self._session.write("DELETE", uri, None, headers={}, deadline=deadline, login=login)
                 ended += 1
         if not problems.complete:
             raise Transient(f"not all sessions could be read: {'; '.join(problems.texts)}")
@@ -139,17 +140,18 @@ class RedfishDriver:
     def _deadline(self, request_timeouts: int = 1) -> float:
         return asyncio.get_running_loop().time() + request_timeouts * self._session.timeout_seconds
 
-    async def _services(self, deadline: float, *, renew: bool = True) -> Service:
+    async def _services(self, deadline: float, *, login: int | None = None) -> Service:
         if self._service is None:
             async with self._discovery:
                 if self._service is None:
-                    self._service = await discover(self._session, deadline, renew=renew)
+                    self._service = await discover(self._session, deadline, login=login)
         return self._service
 
     @contextlib.asynccontextmanager
-    async def _turn(self, host: str, deadline: float) -> AsyncIterator[tuple[Service, str]]:
+    async def _turn(self, host: str, deadline: float) -> AsyncIterator[tuple[Service, str, int]]:
         """One change to a host at a time: each writes the whole list that it read before."""
-        service = await self._services(deadline, renew=False)
+        login = await self._session.log_in(deadline)
+        service = await self._services(deadline, login=login)
         path = self._system_path(service, host)
         lock = self._writing[path]
         try:
@@ -158,8 +160,8 @@ class RedfishDriver:
         except TimeoutError:
             raise Transient(f"{host}: another change to this host takes all the time of this call") from None
         try:
-            await self._tasks.await_turn(service, path, deadline)
-            yield service, path
+            await self._tasks.await_turn(service, path, deadline, login)
+            yield service, path, login
         finally:
             lock.release()
 
@@ -179,23 +181,25 @@ class RedfishDriver:
         links = links_of(system.body, self._session.local, "Links", "ResourceBlocks") or ()
         return list(dict.fromkeys(links))
 
-    async def _owners(self, device: str, uri: str, deadline: float) -> set[str]:
+    async def _owners(self, device: str, uri: str, deadline: float, login: int) -> set[str]:
         """The systems that have a device, as its block says."""
-        body = (await read(self._session, uri, deadline=deadline, renew=False)).body
+        body = (await read(self._session, uri, deadline=deadline, login=login)).body
         block = block_of(body, uri, self._session.local)
         if block.id != device or block.kind is None:
             raise InvalidRequest(f"{uri}: the manager does not have {device} there as a device")
         return set(block.systems or ())
 
     async def _change(
-        self, operation: str, system: Reply, path: str, blocks: Sequence[str], deadline: float
+        self, operation: str, system: Reply, path: str, blocks: Sequence[str], deadline: float, login: int
     ) -> Operation:
         """Write the list of blocks, on condition that the system is still as it was read."""
         headers = {OPERATION_HEADER: _key(operation)}
         if system.etag:
             headers["If-Match"] = system.etag
         body = {"Links": {"ResourceBlocks": [{"@odata.id": uri} for uri in blocks]}}
-        reply = await self._session.write("PATCH", path, body, headers=headers, deadline=deadline)
+        reply = await self._session.write(
+            "PATCH", path, body, headers=headers, deadline=deadline, login=login
+        )
         if reply.status == 202:
             return self._tasks.accepted(path, reply)
         return Operation("", OperationPhase.SUCCEEDED, "the manager says that it is done")

@@ -41,22 +41,27 @@ def link_at(body: Json, *keys: str) -> Any:
 
 
 async def read(
-    session: Session, link: object, *, deadline: float | None = None, renew: bool = True, query: str = ""
+    session: Session,
+    link: object,
+    *,
+    deadline: float | None = None,
+    login: int | None = None,
+    query: str = "",
 ) -> Reply:
     """Read a resource and check that it is the one that was asked for. Raises Transient when it is not."""
     path = session.local(link)
-    reply = await session.get(f"{path}?{query}" if query else path, deadline=deadline, renew=renew)
+    reply = await session.get(f"{path}?{query}" if query else path, deadline=deadline, login=login)
     if canonical(session.local(reply.body.get("@odata.id"))) != canonical(path):
         raise Transient(f"{path}: the manager answered with another resource")
     return reply
 
 
-async def discover(session: Session, deadline: float, *, renew: bool = True) -> Service:
+async def discover(session: Session, deadline: float, *, login: int | None = None) -> Service:
     """Find the collections. Raises Unsupported when the manager does not compose systems."""
-    root = (await read(session, SERVICE_ROOT, deadline=deadline, renew=renew)).body
+    root = (await read(session, SERVICE_ROOT, deadline=deadline, login=login)).body
     composition: Json = {}
     if link := link_at(root, "CompositionService"):
-        composition = (await read(session, link, deadline=deadline, renew=renew)).body
+        composition = (await read(session, link, deadline=deadline, login=login)).body
     blocks = link_at(composition, "ResourceBlocks") or link_at(root, "ResourceBlocks")
     systems = link_at(root, "Systems")
     if not blocks or not systems:
@@ -64,7 +69,7 @@ async def discover(session: Session, deadline: float, *, renew: bool = True) -> 
     tasks = ""
     if link := link_at(root, "Tasks"):
         try:
-            service = (await read(session, link, deadline=deadline, renew=renew)).body
+            service = (await read(session, link, deadline=deadline, login=login)).body
             tasks = session.local(link_at(service, "Tasks"))
         except (AuthFailed, NotFound, Unsupported):
             tasks = ""  # tasks are a help, not a need
@@ -99,8 +104,11 @@ def _expand_queries(root: Json) -> tuple[str, str]:
 class Collections:
     """Reads whole collections for one reading, noting what could not be read."""
 
-    def __init__(self, session: Session, deadline: float, problems: Problems) -> None:
+    def __init__(
+        self, session: Session, deadline: float, problems: Problems, *, login: int | None = None
+    ) -> None:
         self._session = session
+        self._login = login
         self._deadline = deadline
         self._problems = problems
         self._failures = 0
@@ -110,12 +118,12 @@ class Collections:
         """All members with their paths. Raises when the first page cannot be read."""
         path = self._session.local(link)
         try:
-            first = await read(self._session, path, deadline=self._deadline, query=expand)
+            first = await self._read(path, expand)
         except (Unsupported, InvalidRequest):
             if not expand:
                 raise
             # Promised in the service root, and yet not there.
-            first = await read(self._session, path, deadline=self._deadline)
+            first = await self._read(path)
         entries = await self._pages(path, first)
         whole: dict[str, Json | None] = {}
         for entry in entries:
@@ -151,7 +159,7 @@ class Collections:
                 if following in seen or len(seen) >= MAX_PAGES:
                     raise Transient("its pages have no end")
                 seen.add(following)
-                reply = await self._session.get(following, deadline=self._deadline)
+                reply = await self._session.get(following, deadline=self._deadline, login=self._login)
             except FabricError as error:
                 self._problems.missing(f"{path}: {error}")
                 return entries
@@ -159,6 +167,9 @@ class Collections:
         if isinstance(count, int) and count != len(entries):
             self._problems.missing(f"{path}: {len(entries)} of {count} members were listed")
         return entries
+
+    async def _read(self, path: str, query: str = "") -> Reply:
+        return await read(self._session, path, deadline=self._deadline, login=self._login, query=query)
 
     async def each(self, uris: Sequence[str]) -> list[Json | None]:
         """The resources at these paths; None for those that could not be read (noted)."""
@@ -170,7 +181,7 @@ class Collections:
                 self._problems.missing("too many resources could not be read; the others were left")
                 return None
             try:
-                return (await read(self._session, uri, deadline=self._deadline)).body
+                return (await self._read(uri)).body
             except AuthFailed:
                 raise
             except FabricError as error:

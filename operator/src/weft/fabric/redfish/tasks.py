@@ -35,11 +35,11 @@ class Tasks:
         self._unfinished: defaultdict[str, set[str]] = defaultdict(set)
         self._looked_up = False
 
-    async def look(self, id: str, deadline: float, *, renew: bool = True) -> Operation:
+    async def look(self, id: str, deadline: float, *, login: int | None = None) -> Operation:
         """Where an operation stands. Raises NotFound when the manager has forgotten it."""
         path = canonical(self._session.local(id))
         try:
-            operation = await self._look(path, deadline, renew=renew)
+            operation = await self._look(path, deadline, login)
         except NotFound:
             self._done(path)
             raise
@@ -47,9 +47,9 @@ class Tasks:
             self._done(path)
         return operation
 
-    async def _look(self, path: str, deadline: float, *, renew: bool) -> Operation:
+    async def _look(self, path: str, deadline: float, login: int | None) -> Operation:
         try:
-            reply = await self._session.get(path, deadline=deadline, renew=renew)
+            reply = await self._session.get(path, deadline=deadline, login=login)
         except (Conflict, InvalidRequest, CapacityExhausted, DeviceFault) as error:
             # A task monitor ends with the answer that the request would have had.
             failed = {error.device: str(error)} if isinstance(error, DeviceFault) else {}
@@ -78,27 +78,27 @@ class Tasks:
             self._unfinished[system].add(path)
         return operation
 
-    async def await_turn(self, service: Service, system: str, deadline: float) -> None:
+    async def await_turn(self, service: Service, system: str, deadline: float, login: int) -> None:
         """Raise Busy while an earlier task may still change the system.
 
         The list of blocks is written as a whole: a list read before an earlier task has ended would undo it.
         """
         if not self._looked_up:
-            await self._look_up(service, deadline)
+            await self._look_up(service, deadline, login)
         for path in sorted(self._unfinished[system]):
             try:
-                operation = await self.look(path, deadline, renew=False)
+                operation = await self.look(path, deadline, login=login)
             except NotFound:
                 continue
             if not operation.phase.is_terminal:
                 raise Busy(f"{system}: the manager still works on {path}")
 
-    async def _look_up(self, service: Service, deadline: float) -> None:
+    async def _look_up(self, service: Service, deadline: float, login: int) -> None:
         """Find tasks that an earlier process of ours, or someone else, has left running."""
         # Without $expand this would cost a request for every task the manager has ever kept.
         if service.tasks and service.expand:
             try:
-                tasks = await self._all(service, deadline, Problems())
+                tasks = await self._all(service, deadline, Problems(), login)
             except (AuthFailed, NotFound, Unsupported):
                 tasks = []  # tasks are a help, not a need
             for path, task in tasks:
@@ -122,8 +122,11 @@ class Tasks:
             raise Unsupported("the manager's tasks do not keep the request: ours cannot be told from others")
         return None
 
-    async def _all(self, service: Service, deadline: float, problems: Problems) -> list[tuple[str, Json]]:
-        return await Collections(self._session, deadline, problems).members(service.tasks, service.expand)
+    async def _all(
+        self, service: Service, deadline: float, problems: Problems, login: int | None = None
+    ) -> list[tuple[str, Json]]:
+        reader = Collections(self._session, deadline, problems, login=login)
+        return await reader.members(service.tasks, service.expand)
 
     def _done(self, path: str) -> None:
         for paths in self._unfinished.values():

@@ -1,0 +1,163 @@
+"""HTTP to one Redfish manager: bounded requests to one origin, and errors that say what may have happened."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from weft.fabric.driver import Connection
+from weft.fabric.errors import AuthFailed, OutcomeUnknown, Transient
+from weft.fabric.redfish.limits import OUT_OF_TIME, Limits
+from weft.fabric.redfish.mapping import Json, Reply, retry_after_seconds
+from weft.fabric.redfish.uris import Origin, base_url, local_path, origin_of
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_REDIRECTS = 3
+
+
+class Transport:
+    """Sends requests to the connection's endpoint and nowhere else."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._limits = Limits(connection.max_in_flight, connection.requests_per_second)
+        self._http: aiohttp.ClientSession | None = None
+        self._known_origin: Origin | None = None
+
+    @property
+    def _origin(self) -> Origin:
+        if self._known_origin is None:
+            self._known_origin = origin_of(self._connection.endpoint)
+        return self._known_origin
+
+    def local(self, link: object) -> str:
+        """The path of a link that the manager gave. Raises Transient when it must not be followed."""
+        return local_path(self._origin, link)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str = "",
+        body: Json | None = None,
+        headers: Mapping[str, str] | None = None,
+        deadline: float | None = None,
+    ) -> Reply:
+        """One request and its answer, whatever its status; a GET follows redirects within the origin.
+
+        Raises Transient when nothing was sent or only read, OutcomeUnknown when a write got no usable answer,
+        and AuthFailed when TLS fails.
+        """
+        for _ in range(MAX_REDIRECTS):
+            async with self._limits.turn(deadline):
+                reply = await self._exchange(method, path, token, body, headers or {}, deadline)
+            if method != "GET" or reply.status not in (301, 302, 307, 308):
+                return reply
+            try:
+                path = self.local(reply.location)
+            except Transient:
+                return reply  # leads elsewhere: an error, told by its status
+        raise Transient(f"{path}: the manager redirects without end")
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        token: str,
+        body: Json | None,
+        headers: Mapping[str, str],
+        deadline: float | None,
+    ) -> Reply:
+        seconds = self._connection.request_timeout_seconds
+        if deadline is not None:
+            seconds = min(seconds, deadline - asyncio.get_running_loop().time())
+            if seconds <= 0:
+                raise Transient(OUT_OF_TIME)
+        http = self._client()
+        # Encoded already, and yarl would change the quoting of `$expand`.
+        url = URL(base_url(self._origin) + path, encoded=True)
+        sent = {**headers, **({"X-Auth-Token": token} if token else {})}
+        try:
+            async with http.request(
+                method,
+                url,
+                json=body,
+                headers=sent,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=seconds, connect=seconds, sock_connect=seconds),
+            ) as response:
+                data = await self._read(response)
+                return self._reply(method, path, response, data)
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+            raise AuthFailed(
+                f"TLS to {self._connection.endpoint} failed; check the Fabric's CA bundle and that the "
+                f"certificate names this host: {error}"
+            ) from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise Transient(f"cannot connect to {self._connection.endpoint}: {error}") from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # ValueError: aiohttp's parser on header values that are not HTTP.
+            kind = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+            text = f"{method} {path}: {kind}: {error}"
+            raise Transient(text) if method == "GET" else OutcomeUnknown(text) from error
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        data = bytearray()
+        async for chunk in response.content.iter_chunked(1 << 16):
+            data += chunk
+            if len(data) > MAX_BODY_BYTES:
+                response.close()
+                raise aiohttp.ClientPayloadError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
+        return bytes(data)
+
+    def _reply(self, method: str, path: str, response: aiohttp.ClientResponse, data: bytes) -> Reply:
+        body: Any = {}
+        if data:
+            try:
+                body = json.loads(data)
+            except (ValueError, RecursionError):
+                body = None
+        if not isinstance(body, dict):
+            if 200 <= response.status < 300:
+                text = f"{method} {path}: the answer is not a JSON object"
+                raise Transient(text) if method == "GET" else OutcomeUnknown(text)
+            body = {}
+        etag = response.headers.get("ETag") or body.get("@odata.etag")
+        return Reply(
+            path=path,
+            status=response.status,
+            body=body,
+            etag=etag if isinstance(etag, str) and etag.isascii() and etag.isprintable() else "",
+            location=response.headers.get("Location", ""),
+            retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC)),
+            token=response.headers.get("X-Auth-Token", ""),
+        )
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            context: ssl.SSLContext | bool = True
+            if self._connection.ca_pem and self._origin[0] == "https":
+                try:
+                    context = ssl.create_default_context(cadata=self._connection.ca_pem)
+                except (ssl.SSLError, ValueError) as error:
+                    raise AuthFailed(f"the Fabric's CA bundle holds no PEM certificates: {error}") from error
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=context, limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"Accept": "application/json", "Accept-Encoding": "identity", "OData-Version": "4.0"},
+            )
+        return self._http
+
+    async def close(self) -> None:
+        """End the connections."""
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()
