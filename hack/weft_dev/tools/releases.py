@@ -9,7 +9,7 @@ import shutil
 import tarfile
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,12 @@ def release_of(tool: Tool, hosts: Hosts = OFFICIAL) -> Release:
 @functools.cache
 def reachable_modules() -> frozenset[str]:
     """The modules whose releases can be fetched from here; asked once per run, within PROBE_SECONDS."""
-    one_of_each = {tool.module: tool for tool in TOOLS.values()}
-    return probe({module: release_of(tool).checksums_url for module, tool in one_of_each.items()})
+    return probe(sites(TOOLS.values()))
+
+
+def sites(tools: Iterable[Tool]) -> dict[str, str]:
+    """One small file of each module's release, to see whether its site can be reached."""
+    return {tool.module: release_of(tool).checksums_url for tool in tools}
 
 
 def probe(urls: dict[str, str], timeout_seconds: float = PROBE_SECONDS) -> frozenset[str]:

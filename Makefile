@@ -1,0 +1,89 @@
+# The verbs of a Kubernetes developer. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+
+# The first Python that is new enough; the preflight says what to do when there is none.
+PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && exit; done; echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests and tools do not leave .pyc files outside the clone's ignored folders.
+DEV := PYTHONPATH=hack $(BIN)/python -m weft_dev
+TESTS := tests/unit tests/property tests/integration tests/faults
+
+.PHONY: help
+help: ## list these verbs
+	@echo "make VERB, where VERB is one of"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## the whole job on a local cluster, narrated; OFFSET= SEED= SPLIT= change the case, ARGS=--keep stays up
+	@$(PYTHON) hack/weft_dev/preflight.py demo
+	@$(MAKE) $(VENV)/.complete
+	@$(DEV).demo $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
+
+.PHONY: test
+test: ## all tests; those without a cluster run while its tools are built
+	@$(PYTHON) hack/weft_dev/preflight.py test
+	@$(MAKE) $(VENV)/.complete
+	$(BIN)/pytest $(TESTS) $(ARGS)
+
+.PHONY: test-unit
+test-unit: $(VENV)/.complete ## tests that need no cluster and no tools
+	$(BIN)/pytest tests/unit tests/property $(ARGS)
+
+.PHONY: test-integration
+test-integration: ## tests against a real control plane
+	@$(PYTHON) hack/weft_dev/preflight.py test
+	@$(MAKE) $(VENV)/.complete
+	$(BIN)/pytest tests/integration tests/faults $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.complete ## ruff, mypy and the import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: generate
+generate: $(VENV)/.complete ## write crds/ from the models in operator/src/weft/api
+	$(BIN)/weft crds --output crds
+
+.PHONY: verify
+verify: $(VENV)/.complete ## check that generated files, examples, locks and versions agree
+	@$(DEV).verify
+
+.PHONY: cluster
+cluster: ## a local cluster that stays up, with its kubeconfig; Ctrl-C ends it
+	@$(PYTHON) hack/weft_dev/preflight.py cluster
+	@$(MAKE) $(VENV)/.complete
+	@$(DEV).cluster $(ARGS)
+
+.PHONY: run
+run: $(VENV)/.complete ## the operator against the current kubeconfig, after asking; YES=1 does not ask
+	@YES="$(YES)" $(DEV).run $(ARGS)
+
+.PHONY: tools
+tools: ## find, fetch or build the tools of a local cluster, and print where they are
+	@$(PYTHON) hack/weft_dev/preflight.py test
+	@PYTHONPATH=hack $(PYTHON) -m weft_dev.tools
+
+.PHONY: clean
+clean: ## remove the virtual environment and what tests and linters left in the clone
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find operator hack tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: clean-cache
+clean-cache: ## remove the tools that were fetched or built, and print what that frees
+	@PYTHONPATH=hack $(PYTHON) -m weft_dev.tools --clean
+
+# Packages come from wherever the user's pip is set to fetch them; what they are is pinned by hash. The build
+# backend is one of them, so the editable install fetches nothing more.
+$(VENV)/.complete: requirements-dev.lock pyproject.toml
+	@$(PYTHON) hack/weft_dev/preflight.py venv
+	@echo "making $(VENV) from requirements-dev.lock, usually within a minute"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

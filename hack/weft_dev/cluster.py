@@ -1,0 +1,119 @@
+"""`make cluster`: a local cluster in which docs/examples work, until Ctrl-C.
+
+A real control plane with Weft's CRDs; nodes played by weft_dev.kubelet; `weft emulator` as the fabric manager;
+a Prometheus that scrapes the pods. The operator is not part of it: `make run` starts that in another terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from weft_dev import controlplane, prometheus, tools
+from weft_dev.controlplane import ControlPlane, server_environment
+from weft_dev.processes import ProcessError, ProcessGroup
+from weft_dev.tools.progress import say
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+EMULATOR_PORT = 18443
+"""The one that the Fabric in docs/examples names."""
+NODES = "worker-0..25"
+NAMESPACE = "weft-system"
+START_SECONDS = 30.0
+POLL_SECONDS = 0.5
+
+
+def start_emulator(processes: ProcessGroup, port: int) -> None:
+    """Start the fabric manager of the examples and wait until it listens. Raises ProcessError."""
+    ready = processes.directory / "emulator.url"
+    weft = Path(sys.executable).with_name("weft")
+    processes.start(
+        "emulator",
+        [
+            *(weft, "emulator", "--inventory", EXAMPLES / "emulator.yaml", "--port", str(port)),
+            *("--ready-file", ready, "--journal", processes.directory / "fabric-journal.jsonl"),
+        ],
+        environment=server_environment(),
+    )
+    deadline = time.monotonic() + START_SECONDS
+    while not ready.exists():
+        processes.check("emulator")
+        if time.monotonic() > deadline:
+            raise ProcessError(f"the emulator does not listen on port {port}")
+        time.sleep(0.05)
+
+
+def start_nodes(processes: ProcessGroup, kubeconfig: Path) -> None:
+    """Start the process that plays nodes and their pods."""
+    environment = {**server_environment(), "PYTHONPATH": str(ROOT / "hack")}
+    command = [sys.executable, "-m", "weft_dev.kubelet", f"--kubeconfig={kubeconfig}", f"--nodes={NODES}"]
+    processes.start("nodes", command, environment=environment)
+
+
+def describe(plane: ControlPlane, metrics_url: str, kubectl: Path) -> str:
+    """What to type next."""
+    return f"""
+The cluster is up: {plane.url} (data and logs in {plane.directory}).
+In another terminal, in this folder:
+
+  export KUBECONFIG={plane.kubeconfig}
+  export WEFT_SOURCES__DEFAULT__URL={metrics_url}
+  make run YES=1
+
+and in a third one:
+
+  export KUBECONFIG={plane.kubeconfig}
+  alias kubectl={kubectl}
+  kubectl apply {" ".join(f"-f {path.relative_to(ROOT)}" for path in manifests())}
+  kubectl get weft -A --watch
+
+Journal of the fabric: {plane.directory}/fabric-journal.jsonl
+Ctrl-C here ends the cluster and removes its data."""
+
+
+def manifests() -> list[Path]:
+    """The examples that are Kubernetes objects, in the order of their names."""
+    return sorted(path for path in EXAMPLES.glob("[0-9]*.yaml"))
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Start everything, say how to use it and wait for the end of a part, or for Ctrl-C."""
+    binaries = tools.provide()
+    with controlplane.start(binaries=binaries) as plane:
+        kube = plane.client()
+        controlplane.install_crds(kube, (ROOT / "crds").glob("*.yaml"))
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        kube.request("POST", "/api/v1/namespaces", body)
+        start_emulator(plane.processes, options.emulator_port)
+        start_nodes(plane.processes, plane.kubeconfig)
+        with prometheus.start_for_pods(plane.kubeconfig, binary=binaries["prometheus"]) as metrics:
+            print(describe(plane, metrics.url, binaries["kubectl"]), flush=True)
+            while True:
+                plane.processes.check(*controlplane.TOOLS, "emulator", "nodes")
+                metrics.processes.check("prometheus")
+                time.sleep(POLL_SECONDS)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="weft_dev.cluster", description="A local cluster, until Ctrl-C.")
+    parser.add_argument("--emulator-port", type=int, default=EMULATOR_PORT, metavar="PORT")
+    options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        serve(options)
+    except KeyboardInterrupt:
+        say("\nThe cluster is gone.")
+        return 0
+    except (ProcessError, tools.ToolError) as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
