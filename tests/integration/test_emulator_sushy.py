@@ -1,0 +1,370 @@
+"""The emulator as a third party reads it: `sushy`, OpenStack's typed Redfish client.
+
+The emulator runs as a process of its own. Two fields of sushy 5 lag behind DMTF's schema and are therefore read
+from the resource's JSON: `ResourceBlock.ResourceBlockType` is a list in the schema and a single value in sushy; and
+sushy's `Protocol` and `EntityType` do not know CXL and Memory yet.
+"""
+
+from __future__ import annotations
+
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import sushy
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from sushy import auth
+from sushy.resources import constants as common
+from sushy.resources.compositionservice.constants import CompositionState
+from sushy.resources.compositionservice.resourceblock import ResourceBlockCollection
+from sushy.resources.compositionservice.resourcezone import ResourceZoneCollection
+from sushy.resources.fabric.constants import EntityRole, EntityType
+from sushy.resources.system.constants import ProcessorType
+from sushy.resources.system.processor import Processor
+from sushy.resources.taskservice.constants import TaskState
+from sushy.resources.taskservice.task import Task
+
+from weft.emulator.inventory import Device, DeviceType, World, load
+from weft.emulator.journal import check
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "emulator.yaml"
+BLOCKS = "/redfish/v1/CompositionService/ResourceBlocks"
+USER, PASSWORD = "weft", "correct horse"
+START_LIMIT_SECONDS = 30
+
+TYPE_OF = {DeviceType.GPU: "Processor", DeviceType.CXL: "Memory", DeviceType.NVME: "Storage"}
+ATTACH_FABRIC = {DeviceType.GPU: "pcie", DeviceType.CXL: "cxl", DeviceType.NVME: "nvmeof"}
+FABRIC_TYPE = {
+    "nvlink": common.Protocol.NVLINK,
+    "rdma": common.Protocol.INFINI_BAND,
+    "pcie": common.Protocol.PCIe,
+    "nvmeof": common.Protocol.NVMe_OVER_FABRICS,
+    "cxl": None,
+}
+ENTITY_TYPE = {
+    DeviceType.GPU: EntityType.PROCESSOR,
+    DeviceType.NVME: EntityType.DRIVE,
+    DeviceType.CXL: None,
+}
+
+
+@dataclass
+class Emulator:
+    """A running emulator."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    ca: str | None
+    folder: Path
+
+    @contextmanager
+    def connect(self) -> Iterator[Any]:
+        """A sushy with a session, which ends with the block."""
+        login = auth.SessionAuth(USER, PASSWORD)
+        with login:
+            yield sushy.Sushy(self.url, verify=self.ca or False, auth=login)
+
+    def give(self, host: str, *blocks: str) -> requests.Response:
+        """Give a host exactly these blocks, as a plain HTTP client."""
+        body = {"Links": {"ResourceBlocks": [{"@odata.id": f"{BLOCKS}/{block}"} for block in blocks]}}
+        return requests.patch(
+            f"{self.url}/redfish/v1/Systems/{host}",
+            json=body,
+            auth=(USER, PASSWORD),
+            verify=self.ca or False,
+            timeout=10,
+        )
+
+    def journal(self) -> list[str]:
+        """The journal's lines as they are now."""
+        return (self.folder / "journal.jsonl").read_text().splitlines()
+
+
+def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
+    """A CA and a server's certificate for 127.0.0.1 signed by it: CA, certificate, key."""
+    now = datetime.now(UTC)
+
+    def certificate(
+        name: str, issuer: str, key: Any, signer: Any, *extensions: tuple[x509.ExtensionType, bool]
+    ) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(minutes=5))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+            )
+        )
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical=critical)
+        return builder.sign(signer, hashes.SHA256())
+
+    ca_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    ca = certificate("test CA", "test CA", ca_key, ca_key, (x509.BasicConstraints(True, 0), True))
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    server = certificate("emulator", "test CA", server_key, ca_key, (names, False))
+    files = (folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    for path, found in zip(files, (ca, server), strict=False):
+        path.write_bytes(found.public_bytes(serialization.Encoding.PEM))
+    files[2].write_bytes(
+        server_key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
+    """Start emulators as processes of their own; they end with the test."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def run(*arguments: str, tls: bool = False) -> Emulator:
+        (tmp_path / "password").write_text(PASSWORD + "\n")
+        ready = tmp_path / "url"
+        ready.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "weft.emulator.main", "--inventory", str(EXAMPLE)]
+        command += ["--journal", str(tmp_path / "journal.jsonl"), "--ready-file", str(ready)]
+        command += ["--user", USER, "--password-file", str(tmp_path / "password"), *arguments]
+        ca = None
+        if tls:
+            authority, certificate, key = make_certificates(tmp_path)
+            command += ["--tls-cert", str(certificate), "--tls-key", str(key)]
+            ca = str(authority)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        running.append(process)
+        limit = time.monotonic() + START_LIMIT_SECONDS
+        while not ready.exists():
+            assert process.poll() is None, "the emulator ended"
+            assert time.monotonic() < limit, "the emulator does not start"
+            time.sleep(0.02)
+        return Emulator(process, ready.read_text().strip(), ca, tmp_path)
+
+    yield run
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def ids(links: list[dict[str, str]]) -> set[str]:
+    """Last segments of references."""
+    return {item["@odata.id"].rsplit("/", 1)[1] for item in links}
+
+
+def resource_blocks(service: Any) -> dict[str, Any]:
+    """Every resource block, by id."""
+    composition = service.get_composition_service()
+    # `composition.resource_blocks` of sushy 5 hands over a method where its path belongs.
+    path = composition.json["ResourceBlocks"]["@odata.id"]
+    collection = ResourceBlockCollection(
+        service._conn, path, redfish_version=service.redfish_version, root=service
+    )
+    return {block.identity: block for block in collection.get_members()}
+
+
+def resource_zones(service: Any) -> list[Any]:
+    """Every resource zone."""
+    path = service.get_composition_service().json["ResourceZones"]["@odata.id"]
+    collection = ResourceZoneCollection(
+        service._conn, path, redfish_version=service.redfish_version, root=service
+    )
+    return list(collection.get_members())
+
+
+def agree_on_blocks(service: Any, world: World, attached: dict[str, str]) -> None:
+    """Every resource block, host blocks included, against the inventory and what is attached."""
+    members = resource_blocks(service)
+    assert set(members) == set(world.devices) | {f"host-{host}" for host in world.hosts}
+    for name, device in world.devices.items():
+        block, host = members[name], attached.get(name)
+        composition = block.composition_status
+        expected = CompositionState.COMPOSED if host else CompositionState.UNUSED
+        assert (name, composition.composition_state) == (name, expected)
+        assert composition.number_of_compositions == (1 if host else 0)
+        assert (composition.max_compositions, composition.sharing_capable) == (1, False)
+        assert composition.reserved_state is False
+        assert (block.status.state, block.status.health) == (common.State.ENABLED, common.Health.OK)
+        assert block.json["ResourceBlockType"] == [TYPE_OF[device.type]]
+        assert ids(block.json["Links"]["ComputerSystems"]) == ({host} if host else set())
+        assert ids(block.json["Links"]["Zones"]) == set(device.zones)
+    for host in world.hosts:
+        block = members[f"host-{host}"]
+        assert block.composition_status.composition_state is CompositionState.COMPOSED
+        assert ids(block.json["ComputerSystems"]) == {host}
+
+
+def agree_on_zones(service: Any, world: World) -> None:
+    """Every resource zone against the inventory."""
+    zones = resource_zones(service)
+    assert {zone.identity for zone in zones} == set(world.zones)
+    for zone in zones:
+        hosts, devices = world.zone_members[zone.identity]
+        assert ids(zone.links.resource_blocks) == devices | {f"host-{host}" for host in hosts}
+        assert zone.status.health is common.Health.OK
+
+
+def agree_on_fabrics(service: Any, world: World) -> None:
+    """Every fabric and endpoint against the inventory."""
+    fabrics = {fabric.identity: fabric for fabric in service.get_fabric_collection().get_members()}
+    assert set(fabrics) == set(FABRIC_TYPE)
+    for name, fabric in fabrics.items():
+        assert fabric.fabric_type is FABRIC_TYPE[name]
+        assert fabric.json["FabricType"] == world.fabrics[name]
+        endpoints = {endpoint.identity: endpoint for endpoint in fabric.endpoints.get_members()}
+        devices = {
+            d.id: d for d in world.devices.values() if ATTACH_FABRIC[d.type] == name or name in d.domains
+        }
+        assert set(endpoints) - {f"host-{host}" for host in world.hosts} == set(devices)
+        for endpoint in endpoints.values():
+            entity = endpoint.connected_entities[0]
+            device = devices.get(endpoint.identity)
+            if device is None:
+                assert (entity.entity_type, entity.entity_role) == (
+                    EntityType.ROOT_COMPLEX,
+                    EntityRole.INITIATOR,
+                )
+            else:
+                agree_on_entity(entity, endpoint, device, name)
+
+
+def agree_on_entity(entity: Any, endpoint: Any, device: Device, fabric: str) -> None:
+    """What a device's endpoint is connected to."""
+    role = EntityRole.TARGET if fabric == ATTACH_FABRIC[device.type] else EntityRole.BOTH
+    assert (entity.entity_type, entity.entity_role) == (ENTITY_TYPE[device.type], role)
+    link = endpoint.json["ConnectedEntities"][0]["EntityLink"]["@odata.id"]
+    assert link.startswith(f"{BLOCKS}/{device.id}/")
+    zone = device.domains.get(fabric)
+    assert ids(endpoint.json["Links"]["Zones"]) == ({zone} if zone else set())
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_sushy_reads_what_the_inventory_says_before_and_after_an_attach(
+    start: Callable[..., Emulator], tls: bool
+) -> None:
+    emulator, world = start(tls=tls), load(EXAMPLE)
+    with emulator.connect() as service:
+        assert service.uuid == world.uuid
+        agree_on_blocks(service, world, {})
+        agree_on_zones(service, world)
+        agree_on_fabrics(service, world)
+
+        chosen = ("gpu-0", "gpu-1", "gpu-48", "cxl-3", "nvme-7")
+        assert emulator.give("sled-4", *chosen).status_code == 200
+        agree_on_blocks(service, world, dict.fromkeys(chosen, "sled-4"))
+        agree_on_zones(service, world)
+        agree_on_fabrics(service, world)
+        systems = {system.identity: system for system in service.get_system_collection().get_members()}
+        assert set(systems) == set(world.hosts)
+        assert ids(systems["sled-4"].json["Links"]["ResourceBlocks"]) == set(chosen)
+
+        assert emulator.give("sled-4").status_code == 200
+        agree_on_blocks(service, world, {})
+    report = check(emulator.journal())
+    assert (report.attaches, report.detaches, report.left_attached) == (5, 5, ())
+
+
+def test_sushy_reads_a_graphics_processor(start: Callable[..., Emulator]) -> None:
+    emulator, world = start(), load(EXAMPLE)
+    with emulator.connect() as service:
+        processor = Processor(service._conn, f"{BLOCKS}/gpu-48/Processors/gpu-48", root=service)
+    assert processor.processor_type is ProcessorType.GPU
+    assert (processor.manufacturer, processor.model) == (world.devices["gpu-48"].vendor, "H200")
+    assert processor.status.health is common.Health.OK
+
+
+def test_sushy_cannot_log_in_with_a_wrong_password_or_without_the_ca(start: Callable[..., Emulator]) -> None:
+    emulator = start(tls=True)
+    with pytest.raises(sushy.exceptions.AccessError):
+        sushy.Sushy(emulator.url, verify=emulator.ca, auth=auth.SessionAuth(USER, "guess"))
+    with pytest.raises(sushy.exceptions.ConnectionError):
+        sushy.Sushy(emulator.url, verify=True, auth=auth.SessionAuth(USER, PASSWORD))
+    assert ssl.get_server_certificate(("127.0.0.1", int(emulator.url.rsplit(":", 1)[1])))
+
+
+def test_sushy_follows_a_task(start: Callable[..., Emulator]) -> None:
+    emulator = start("--async-tasks", "--latency-ms", "30", "--seed", "3")
+    answer = emulator.give("sled-0", "gpu-0")
+    assert answer.status_code == 202
+    with emulator.connect() as service:
+        monitor = service.get_task_monitor(answer.headers["Location"])
+        # The monitor's own `wait` hands the header Retry-After to sleep() as text.
+        limit = time.monotonic() + START_LIMIT_SECONDS
+        while monitor.check_is_processing:
+            assert time.monotonic() < limit, "the task does not end"
+            time.sleep(0.02)
+        task = Task(service._conn, answer.json()["@odata.id"], root=service)
+        assert (task.task_state, task.task_status) == (TaskState.COMPLETED, common.Health.OK)
+        agree_on_blocks(service, load(EXAMPLE), {"gpu-0": "sled-0"})
+
+
+def test_what_was_answered_survives_a_kill(start: Callable[..., Emulator], tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path / "state.json"))
+    emulator = start(*state)
+    assert emulator.give("sled-0", "gpu-0", "gpu-1").status_code == 200
+    assert emulator.give("sled-0", "gpu-1").status_code == 200
+    emulator.process.kill()
+    emulator.process.wait()
+    again = start(*state)
+    with again.connect() as service:
+        agree_on_blocks(service, load(EXAMPLE), {"gpu-1": "sled-0"})
+    assert again.give("sled-1", "gpu-1").status_code == 409
+    assert check(again.journal()).left_attached == (("gpu-1", "sled-0"),)
+    assert check(again.journal()).double_attached == ()
+
+
+def test_acts_that_only_the_journal_has_are_taken_over(
+    start: Callable[..., Emulator], tmp_path: Path
+) -> None:
+    state = tmp_path / "state.json"
+    emulator = start("--state", str(state))
+    before = state.read_text()
+    assert emulator.give("sled-0", "gpu-0").status_code == 200
+    emulator.process.kill()
+    emulator.process.wait()
+    state.write_text(before)  # as if the kill had come between the journal and the state file
+    with start("--state", str(state)).connect() as service:
+        agree_on_blocks(service, load(EXAMPLE), {"gpu-0": "sled-0"})
+
+
+def test_a_sigterm_ends_it_cleanly_in_the_middle_of_a_slow_change(start: Callable[..., Emulator]) -> None:
+    emulator = start("--async-tasks", "--latency-ms", "60000")
+    assert emulator.give("sled-0", "gpu-0").status_code == 202
+    emulator.process.send_signal(signal.SIGTERM)
+    assert emulator.process.wait(timeout=10) == 0
+    assert check(emulator.journal()).attaches == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--inventory", "/nonexistent.yaml"], "/nonexistent.yaml"),
+        (["--inventory", str(EXAMPLE), "--user", "weft"], "--user and --password-file go together"),
+        (["--inventory", str(EXAMPLE), "--page-size", "0"], "--page-size must be at least 1"),
+    ],
+)
+def test_it_says_why_it_cannot_start(arguments: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "weft.emulator.main", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_LIMIT_SECONDS, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
