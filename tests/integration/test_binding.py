@@ -140,10 +140,10 @@ def test_an_object_whose_finalizer_was_stripped_has_its_devices_released(world: 
 def test_a_fabric_that_goes_away_keeps_the_last_known_picture_and_says_so(world: World) -> None:
     world.create()
     world.start_operator()
+
     def total() -> int | None:
-        return (
-        (world.kube.get(GPU_POOLS, world.name) or {}).get("status", {}).get("devices", {}).get("total")
-    )
+        return (world.kube.get(GPU_POOLS, world.name) or {}).get("status", {}).get("devices", {}).get("total")
+
     eventually(lambda: total() == 8, what="pool counts 8")
     world.stop_emulator()
     eventually(

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from weft.binding.plan import HostOffer, Need, Offer, Waiting, place
 from weft.fabric.driver import Device, DeviceKind
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
+
 from weft.runtime.queue import Key, WorkQueue
 
 KEY = Key("node", "a", "n")
@@ -32,7 +34,7 @@ async def test_a_key_is_not_given_to_a_second_worker_and_comes_again_afterwards(
 async def test_failures_in_a_row_wait_twice_as_long_each_and_a_success_forgets_them() -> None:
     queue = WorkQueue()
     delays = [queue.retry(KEY) for _ in range(4)]
-    assert [later / earlier for earlier, later in zip(delays, delays[1:], strict=False)] == [2, 2, 2]
+    assert [later / earlier for earlier, later in itertools.pairwise(delays)] == [2, 2, 2]
     queue.succeeded(KEY)
     assert queue.retry(KEY) == delays[0]
 

@@ -8,6 +8,7 @@ docs/design.md says, with figures, why its create and update handlers are not us
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from typing import Any
@@ -32,6 +33,8 @@ class Informer:
         self._resources = resources
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self.ended = asyncio.Event()
+        """Set when the watches have ended, by `stop` or because kopf gave up."""
 
     async def prime(self) -> None:
         """List everything once; raises ClusterError when a list fails."""
@@ -75,7 +78,7 @@ class Informer:
 
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
-        settings.networking.error_backoffs = (1, 1, 2, 3, 5, 8)
+        settings.networking.error_backoffs = (1, 1, 2, 3, 5, *(10,) * 60)
         settings.watching.connect_timeout = 10
         settings.watching.server_timeout = 300
         settings.process.ultimate_exiting_timeout = None
@@ -83,6 +86,13 @@ class Informer:
         settings.scanning.disabled = True
 
         def run() -> None:
+            try:
+                work()
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                    loop.call_soon_threadsafe(self.ended.set)
+
+        def work() -> None:
             asyncio.run(
                 kopf.operator(
                     registry=registry,

@@ -68,7 +68,7 @@ class Operator:
         self._beat = time.monotonic()
 
     async def run(self) -> int:
-        """Work until SIGTERM or SIGINT (returns 0) or until the lease is lost (returns 1)."""
+        """Work until SIGTERM or SIGINT (returns 0) or until the lease or the watches are lost (returns 1)."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -125,12 +125,17 @@ class Operator:
                 asyncio.create_task(self._work(reconcilers), name=f"worker-{n}")
                 for n in range(settings.workers)
             ]
-            keeping = asyncio.create_task(leadership.keep(), name="lease")
-            tasks.append(keeping)
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait((keeping, stopping), return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            return 0 if stop.is_set() else 1
+            endings = [
+                asyncio.create_task(leadership.keep(), name="lease"),
+                asyncio.create_task(informer.ended.wait(), name="watches"),
+                asyncio.create_task(stop.wait(), name="stop"),
+            ]
+            tasks += endings
+            await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                return 0
+            log.error("the watches ended" if informer.ended.is_set() else "the lease is lost")
+            return 1
         finally:
             self._leading = False
             for task in tasks:
