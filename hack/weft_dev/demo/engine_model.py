@@ -120,13 +120,14 @@ class EngineModel:
 
     @property
     def requests_running(self) -> int:
-        """As vLLM counts: admitted and not finished."""
+        """As vLLM counts: sequences in the step or prefill that is under way, or ready for the next step."""
         prefilling = 1 if self._prefilling is not None and not self._prefilling.aborted else 0
-        return len(self.running) + len(self.transferring) + len(self.to_prefill) + prefilling
+        return len(self.running) + prefilling
 
     @property
     def requests_waiting(self) -> int:
-        return len(self.waiting)
+        """As vLLM counts: not admitted, not prefilled yet, or waiting for a KV cache from elsewhere."""
+        return len(self.waiting) + len(self.to_prefill) + len(self.transferring)
 
     @property
     def kv_usage(self) -> float:
@@ -144,7 +145,8 @@ class EngineModel:
             sequence = self.waiting[0]
             empty = self.reserved_tokens == 0
             fits = self.reserved_tokens + sequence.kv_tokens_reserved <= self.profile.kv_capacity_tokens
-            if self.requests_running >= self.profile.max_batch or not (fits or empty):
+            admitted = self.requests_running + len(self.to_prefill) + len(self.transferring)
+            if admitted >= self.profile.max_batch or not (fits or empty):
                 return
             self.waiting.popleft()
             self.reserved_tokens += sequence.kv_tokens_reserved

@@ -1,4 +1,6 @@
-"""Open-loop load: each request is sent when the trace says, whatever became of the ones before it.
+"""Open-loop load: `python -m weft_dev.demo.load --out F --lag-file F --zero-file F demo-auto=http://127.0.0.1:8001 ...`
+
+Each request is sent when the trace says, whatever became of the ones before it.
 
 The same requests go to every target. Latencies count from the scheduled time, so a sender that is late makes them
 longer instead of hiding it; streams are read to their last token and the tokens are counted. One line of JSON per
@@ -7,18 +9,23 @@ request goes to a file as it ends.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO
 
 import aiohttp
+import uvloop
 
-from weft_dev.demo.lag import LagMeter
-from weft_dev.demo.trace import Request
+from weft_dev.demo.case import Case
+from weft_dev.demo.lag import LagMeter, write_lag
+from weft_dev.demo.processes import measure_loop, until_stopped
+from weft_dev.demo.trace import Request, play, read_trace
 
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
 _EVENT = b"data: {"
@@ -139,3 +146,49 @@ async def _send(
         ok=not error,
         error=error,
     )
+
+
+async def serve(targets: Sequence[Target], case: Case, out: Path, lag_file: Path, zero_file: Path) -> None:
+    """The process's work: play the case's requests, leave results, lateness and the time of the start in files."""
+    requests = play(read_trace(), case.stretches, offset_minutes=case.offset_minutes)
+    sending, reading = LagMeter(), LagMeter()
+    with out.open("w") as file:
+
+        async def work() -> None:
+            heartbeat = asyncio.create_task(measure_loop(reading))
+            await run_load(
+                targets, requests, file, sending, started=lambda zero: _write_zero(zero_file, zero)
+            )
+            heartbeat.cancel()
+
+        await until_stopped(work())
+    write_lag(lag_file, sending.lag("load"))
+    write_lag(lag_file.with_suffix(".reading"), reading.lag("reading of streams"))
+
+
+def _write_zero(path: Path, zero: float) -> None:
+    """The monotonic time of the schedule's zero: the same clock in every process of the machine."""
+    draft = path.with_suffix(".part")
+    draft.write_text(str(zero))
+    draft.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--offset", type=float, default=0.0, help="minutes by which both stretches are moved")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--lag-file", type=Path, required=True)
+    parser.add_argument("--zero-file", type=Path, required=True)
+    parser.add_argument("targets", nargs="+", metavar="GROUP=URL")
+    arguments = parser.parse_args()
+    targets = []
+    for text in arguments.targets:
+        group, _, url = text.partition("=")
+        targets.append(Target(group, url, arguments.model))
+    case = Case(offset_minutes=arguments.offset)
+    uvloop.run(serve(targets, case, arguments.out, arguments.lag_file, arguments.zero_file))
+
+
+if __name__ == "__main__":
+    main()

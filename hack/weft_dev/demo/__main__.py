@@ -1,0 +1,71 @@
+"""`make demo`: Weft's whole job on this machine, on a real API server, a real Prometheus and a fabric manager.
+
+Exit status: 0 all well; 1 what must not happen did, or what should happen did not; 2 wrong arguments; 3 this machine
+was too slow to tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from weft_dev import tools
+from weft_dev.demo.case import DEFAULT_SEED, Case, Split
+from weft_dev.demo.narrator import Narrator
+from weft_dev.demo.report import EXIT_FAILED, EXIT_OK, EXIT_TOO_SLOW
+from weft_dev.demo.story import Story, StoryError
+from weft_dev.demo.world import World
+from weft_dev.processes import ProcessError
+
+INTERRUPTED = 130
+WORDS = {EXIT_OK: "OK", EXIT_FAILED: "FAILED", EXIT_TOO_SLOW: "NO VERDICT"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make demo", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--offset", type=float, default=0.0, metavar="MINUTES", help="moves both stretches of the trace"
+    )
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of the engines' true speeds")
+    parser.add_argument(
+        "--split", metavar="P:D", help="the split to start with (default: the best for the first stretch)"
+    )
+    parser.add_argument("--keep", action="store_true", help="stay up at the end")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="copy all logs there at the end")
+    arguments = parser.parse_args()
+    try:
+        split = Split.parse(arguments.split) if arguments.split else None
+    except ValueError as error:
+        parser.error(str(error))
+    case = Case(arguments.offset, arguments.seed, split)
+    binaries = tools.provide(tools.DEMO_TOOLS)
+    try:
+        return asyncio.run(_run(case, binaries, keep=arguments.keep, logs=arguments.logs))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("\nstopped: every process has ended", file=sys.stderr)
+        return INTERRUPTED
+
+
+async def _run(case: Case, binaries: dict[str, Path], *, keep: bool, logs: Path | None) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    narrator = Narrator()
+    with World(case, binaries, logs) as world:
+        try:
+            verdict = await Story(case, world, narrator, keep=keep).run()
+        except (StoryError, ProcessError) as error:
+            narrator.show(f"\nFAILED: {error}")
+            narrator.show(f"\nThe end of Weft's log:\n{world.log_tail('operator')}")
+            return EXIT_FAILED
+        if verdict.status == EXIT_FAILED:
+            narrator.show(f"\nThe end of Weft's log:\n{world.log_tail('operator')}\n")
+    narrator.show("\n".join((WORDS[verdict.status], *(f"  {reason}" for reason in verdict.reasons))))
+    return verdict.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

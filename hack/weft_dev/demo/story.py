@@ -1,0 +1,401 @@
+"""The demo from its first server to its verdict: what happens in which order, and what is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    FABRICS,
+    GPU_POOLS,
+    INFERENCE_GROUPS,
+    LOGICAL_NODES,
+    MEMORY_POOLS,
+    NAMESPACES,
+    NODES,
+    STORAGE_POOLS,
+)
+from weft.emulator import journal
+from weft_dev.demo import applying, manifests
+from weft_dev.demo.case import ACCELERATORS_PER_REPLICA, AUTO, PAUSED, REPLICAS, Case, Split
+from weft_dev.demo.case import NODES as NODE_COUNT
+from weft_dev.demo.facts import GroupFacts, condition
+from weft_dev.demo.narrator import Narrator
+from weft_dev.demo.profile import read_profile
+from weft_dev.demo.rehearsal import Objectives, Rehearsed, rehearse
+from weft_dev.demo.report import (
+    Evidence,
+    GroupReport,
+    LogicalNodeReport,
+    Verdict,
+    logical_nodes_text,
+    quantile,
+    read_results,
+    share_within,
+    splits_over_time,
+    table,
+    verdict,
+)
+from weft_dev.demo.trace import Request, play, prompt_per_answer_token, read_trace
+from weft_dev.demo.watching import Watching
+from weft_dev.demo.world import OPERATOR_NAMESPACE, World
+from weft_dev.kube import Object
+from weft_dev.kube_async import AsyncKube, read_kubeconfig
+
+WAIT_SECONDS = 60.0
+PROGRESS_SECONDS = 5.0
+RECENT_SECONDS = 10.0
+
+
+class StoryError(Exception):
+    """The demo cannot go on; the text says what did not happen."""
+
+
+@dataclass
+class Story:
+    """One run. `keep`: stay up at the end instead of deleting everything."""
+
+    case: Case
+    world: World
+    narrator: Narrator
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        self.examples = manifests.read_examples()
+        self.group = manifests.only(self.examples, "InferenceGroup")
+        self.objectives: Objectives = manifests.objectives(self.group)
+        self.model_name: str = self.group["spec"]["metrics"]["modelName"]
+        self.requests: list[Request] = []
+        self.split = Split(1, 1)
+
+    async def run(self) -> Verdict:
+        alive = asyncio.create_task(self.narrator.keep_alive())
+        try:
+            await self._start()
+            plane = self.world.plane
+            assert plane is not None
+            async with AsyncKube(read_kubeconfig(plane.kubeconfig)) as api:
+                return await self._play(api)
+        finally:
+            alive.cancel()
+
+    async def _start(self) -> None:
+        world, narrator = self.world, self.narrator
+        with narrator.waiting("starting a Kubernetes control plane and a fabric manager", 8):
+            plane = asyncio.create_task(asyncio.to_thread(world.start_control_plane))
+            await asyncio.to_thread(world.start_fabric)
+            await asyncio.to_thread(self._choose_split)
+            await plane
+        narrator.say(
+            "a Kubernetes API server runs, and a fabric manager (Redfish over HTTP) with 60 GPUs and 26 hosts"
+        )
+        assert world.plane is not None
+        with narrator.waiting("starting nodes, routers, Prometheus and Weft", 8):
+            world.start_engines()
+            api = world.plane.client()
+            for name in (OPERATOR_NAMESPACE, AUTO, PAUSED):
+                body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+                await asyncio.to_thread(api.apply, NAMESPACES, body)
+            name = self.group["metadata"]["name"]
+            await asyncio.to_thread(world.start_routers, [(AUTO, name), (PAUSED, name)], self.model_name)
+            await asyncio.to_thread(world.start_prometheus)
+            await asyncio.to_thread(world.start_operator)
+            await self._until(lambda: len(api.list(NODES)) == NODE_COUNT, f"{NODE_COUNT} nodes")
+        narrator.say(f"{NODE_COUNT} nodes, two routers, Prometheus (a scrape each second) and `weft run` run")
+
+    def _choose_split(self) -> None:
+        """The split both groups start with: the one that suits the first stretch best, unless one was given."""
+        requests = play(read_trace(), self.case.stretches, offset_minutes=self.case.offset_minutes)
+        first = [request for request in requests if request.at_seconds < self.case.shift_seconds]
+        second = [request for request in requests if request.at_seconds >= self.case.shift_seconds]
+        self.requests = requests
+        replicas = self.case.split.replicas if self.case.split is not None else REPLICAS
+        tried = rehearse(first, read_profile(), replicas, self.objectives)
+        self.split = self.case.split or Split(tried[0].prefill, tried[0].decode)
+        self.narrator.say(
+            f"the load: {len(first)} requests at {prompt_per_answer_token(first):.1f} prompt tokens per answer token,"
+            f" then {len(second)} at {prompt_per_answer_token(second):.1f}\n"
+            f"all fixed splits of {replicas} replicas, tried on the first part in virtual time (within objectives):\n"
+            f"{_tried_text(tried)}\n"
+            f"both groups start with prefill:decode {self.split}"
+            + (" as asked (SPLIT)" if self.case.split is not None else ", the best of them")
+        )
+
+    async def _play(self, api: AsyncKube) -> Verdict:
+        budget = self.split.replicas * ACCELERATORS_PER_REPLICA
+        watching = Watching(api, self.narrator, {name: GroupFacts(budget) for name in (AUTO, PAUSED)})
+        following = asyncio.create_task(watching.run())
+        try:
+            await self._bind_logical_node(api, watching)
+            await self._start_groups(api, watching)
+            zero = await self._load(watching)
+            nodes = self._logical_nodes(watching)
+            evidence = self._evidence(watching, zero, nodes)
+            self._show(evidence)
+            if self.keep:
+                await self._stay()
+            else:
+                await self._delete(api)
+            evidence = self._with_end(evidence, deleted=not self.keep)
+            return verdict(evidence)
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+    async def _bind_logical_node(self, api: AsyncKube, watching: Watching) -> None:
+        objects = manifests.common(self.examples, self.world.fabric_url)
+        logical_node = manifests.only(objects, "LogicalNode")
+        for each in objects:
+            await applying.apply(api, each)
+        pools = [each["metadata"]["name"] for each in objects if each["kind"].endswith("Pool")]
+        with self.narrator.waiting("Weft discovers the fabric's devices", 3):
+            await self._until(
+                lambda: all(_total(watching.pools.get(name, {})) > 0 for name in pools),
+                "every pool has devices",
+            )
+        found = ", ".join(f"{name} {_total(watching.pools[name])}" for name in pools)
+        self.narrator.say(f"pools discovered (devices): {found}")
+        where = (logical_node["metadata"]["namespace"], logical_node["metadata"]["name"])
+        with self.narrator.waiting("one logical node with 4 GPUs and 2 TiB", 3):
+            await self._until(
+                lambda: condition(watching.logical_nodes.get(where, {}), "Bound")[0] == "True",
+                f"logical node {'/'.join(where)} is Bound",
+            )
+        bound = watching.logical_nodes[where]
+        devices = ", ".join(each["device"] for each in bound["status"]["devices"])
+        self.narrator.say(f"{'/'.join(where)} is bound: {bound['status']['nodeName']} has {devices}")
+
+    async def _start_groups(self, api: AsyncKube, watching: Watching) -> None:
+        for each in manifests.both_groups(self.examples, self.split):
+            await applying.apply(api, each)
+        wanted = (self.split.prefill, self.split.decode)
+
+        def serving() -> bool:
+            facts = watching.facts.values()
+            ready = all(condition(each, "Ready")[0] == "True" for each in watching.groups.values())
+            split = all((each.census.prefill, each.census.decode) == wanted for each in facts)
+            return split and ready and len(watching.groups) == 2
+
+        with self.narrator.waiting(
+            f"two groups of {self.split.replicas} replicas, each on a logical node of 2 GPUs", 15
+        ):
+            await self._until(serving, f"both groups serve with {self.split}")
+        self.narrator.say(
+            f"{AUTO} (Auto) and {PAUSED} (Paused) serve with {self.split} on {self.split.replicas * 2} GPUs each"
+        )
+
+    async def _load(self, watching: Watching) -> float:
+        """Run the load to its last token; returns its zero in monotonic time."""
+        await asyncio.to_thread(self.world.start_load, self.model_name)
+        zero = self.world.load_zero()
+        self.narrator.say("load: the same requests to both groups, latencies from the scheduled send times")
+        told_shift = False
+        spoke = time.monotonic()
+        while not self.world.load_ended():
+            await asyncio.sleep(0.25)
+            self.world.check()
+            at = time.monotonic() - zero
+            if at >= self.case.shift_seconds and not told_shift:
+                told_shift = True
+                self.narrator.say("the mix shifts: longer prompts, shorter answers")
+            if time.monotonic() - spoke >= PROGRESS_SECONDS:
+                spoke = time.monotonic()
+                self.narrator.say(self._progress(watching, at))
+        return zero
+
+    def _progress(self, watching: Watching, at: float) -> str:
+        """How both groups did with the answers of the last seconds."""
+        cells = []
+        results = read_results(self.world.results)
+        for name, facts in watching.facts.items():
+            recent = [
+                each
+                for each in results.get(name, ())
+                if each.scheduled + each.ttft + each.mean_inter_token * each.tokens > at - RECENT_SECONDS
+            ]
+            share = share_within(recent, self.objectives)
+            first = quantile([each.ttft for each in recent], 0.5)
+            text = (
+                "no answers" if share is None else f"{share * 100:3.0f} % in time, first token {first:5.2f} s"
+            )
+            cells.append(f"{name} {facts.census}: {text}")
+        where = "first stretch" if at < self.case.shift_seconds else "second stretch"
+        if at > self.case.load_seconds:
+            where = "all sent, last answers"
+        return f"{where}, last {RECENT_SECONDS:.0f} s | " + " | ".join(cells)
+
+    def _logical_nodes(self, watching: Watching) -> list[LogicalNodeReport]:
+        """Logical nodes with what the journal says is attached to their hosts now."""
+        fabric = manifests.only(self.examples, "Fabric")
+        hosts = {each["nodeName"]: each["host"] for each in fabric["spec"]["hosts"]}
+        attached = journal.check(self.world.journal.read_text().splitlines()).left_attached
+        reports = []
+        for (namespace, name), item in sorted(watching.logical_nodes.items()):
+            node = item.get("status", {}).get("nodeName", "")
+            if condition(item, "Bound")[0] != "True":
+                continue
+            host = hosts.get(node, "")
+            devices = sorted((device for device, at in attached if at == host), key=_by_number)
+            reports.append(LogicalNodeReport(namespace, name, node, host, devices))
+        return reports
+
+    def _evidence(self, watching: Watching, zero: float, nodes: Sequence[LogicalNodeReport]) -> Evidence:
+        results = read_results(self.world.results)
+        end = time.monotonic()
+        groups = []
+        for name, mode in ((AUTO, "Auto"), (PAUSED, "Paused")):
+            facts = watching.facts[name]
+            census = facts.census
+            last = Split(max(1, census.prefill), max(1, census.decode))
+            settled = facts.settled_at(last, zero)
+            transfers = watching.transfers if name == AUTO else [at for at, *_ in facts.stage_changes]
+            groups.append(
+                GroupReport(
+                    name=name,
+                    mode=mode,
+                    results=results.get(name, []),
+                    history=[(at - zero, each) for at, each in facts.history],
+                    budget_accelerators=facts.budget_accelerators,
+                    most_accelerators=facts.most_accelerators,
+                    accelerator_seconds=facts.accelerator_seconds(zero, end),
+                    idle_accelerator_seconds=facts.idle_accelerator_seconds(zero, end),
+                    transfers=[at - zero for at in transfers],
+                    settled_at=None if settled is None else settled - zero,
+                )
+            )
+        auto, paused = groups
+        return Evidence(
+            objectives=self.objectives,
+            shift_at=self.case.shift_seconds,
+            auto=auto,
+            paused=paused,
+            requests_sent=len(self.requests),
+            logical_node_bound=any(node.devices for node in nodes),
+            logical_nodes=nodes,
+        )
+
+    def _show(self, evidence: Evidence) -> None:
+        goal = self.objectives
+        self.narrator.show(
+            "\n".join(
+                (
+                    "",
+                    f"Objectives: first token within {goal.time_to_first_token:g} s,"
+                    f" {goal.inter_token_latency * 1000:g} ms between tokens (mean of a request)",
+                    table(evidence),
+                    "",
+                    "prefill:decode serving over time (+n: exist, do not serve)",
+                    f"  {AUTO}: {splits_over_time(evidence.auto)}",
+                    f"  {PAUSED}: {splits_over_time(evidence.paused)}",
+                    "",
+                    "logical nodes and their devices, from the fabric's journal",
+                    "  " + logical_nodes_text(evidence.logical_nodes).replace("\n", "\n  "),
+                    "",
+                )
+            )
+        )
+
+    async def _delete(self, api: AsyncKube) -> None:
+        with self.narrator.waiting("deleting everything; devices go back to their pools", 10):
+            for namespace in (AUTO, PAUSED):
+                await api.delete(INFERENCE_GROUPS, self.group["metadata"]["name"], namespace)
+            for each in await api.list(LOGICAL_NODES):
+                if not each["metadata"].get("ownerReferences"):
+                    await api.delete(LOGICAL_NODES, each["metadata"]["name"], each["metadata"]["namespace"])
+
+            async def gone() -> bool:
+                kinds = (INFERENCE_GROUPS, LOGICAL_NODES, DEVICE_ATTACHMENTS)
+                return not any([await api.list(kind) for kind in kinds])
+
+            try:
+                await self._until_async(gone, "groups, logical nodes and attachments are gone")
+                for kind in (GPU_POOLS, MEMORY_POOLS, STORAGE_POOLS, FABRICS):
+                    for each in await api.list(kind):
+                        await api.delete(kind, each["metadata"]["name"])
+            except StoryError as error:
+                # The journal says what is left; the verdict rests on that.
+                self.narrator.say(str(error))
+        self.narrator.say("everything deleted")
+
+    def _with_end(self, evidence: Evidence, *, deleted: bool) -> Evidence:
+        """What is known only after the end: the journal, and how late everything ran."""
+        found = journal.check(self.world.journal.read_text().splitlines())
+        if deleted and not found.left_attached:
+            self.narrator.say(
+                f"the fabric's journal: {found.attaches} attached, {found.detaches} detached, none left"
+            )
+        lags = self.world.stop_measured()
+        for lag in lags:
+            self.narrator.say(
+                f"lateness of {lag.process}: p50 {lag.p50_seconds * 1000:.0f} ms, p99 {lag.p99_seconds * 1000:.0f} ms,"
+                f" most {lag.max_seconds * 1000:.0f} ms"
+            )
+        return Evidence(
+            **{
+                **evidence.__dict__,
+                "attached_twice": [each.block for each in found.double_attached],
+                "left_attached": found.left_attached if deleted else (),
+                "lags": lags,
+            }
+        )
+
+    async def _stay(self) -> None:
+        """Until Ctrl-C."""
+        plane, prometheus = self.world.plane, self.world.prometheus
+        assert plane is not None
+        assert prometheus is not None
+        self.narrator.show(
+            "\n".join(
+                (
+                    "Everything stays up until Ctrl-C. To look around, in another shell:",
+                    f"  kubectl --kubeconfig {plane.kubeconfig} get weft -A",
+                    f"  kubectl --kubeconfig {plane.kubeconfig} -n {AUTO} get pods --show-labels",
+                    f"  Prometheus: {prometheus.url}",
+                    f"  fabric manager: {self.world.fabric_url}/redfish/v1",
+                    *(
+                        f"  {name}: http://{address}/v1/completions"
+                        for name, address in self.world.routers.items()
+                    ),
+                    f"  logs: {self.world.directory}",
+                )
+            )
+        )
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async def _until(
+        self, check: Callable[[], bool], what: str, timeout_seconds: float = WAIT_SECONDS
+    ) -> None:
+        async def checked() -> bool:
+            return check()
+
+        await self._until_async(checked, what, timeout_seconds)
+
+    async def _until_async(
+        self, check: Callable[[], Awaitable[bool]], what: str, timeout_seconds: float = WAIT_SECONDS
+    ) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while not await check():
+            self.world.check()
+            if time.monotonic() > deadline:
+                raise StoryError(f"not seen within {timeout_seconds:.0f} s: {what}")
+            await asyncio.sleep(0.1)
+
+
+def _total(pool: Object) -> int:
+    return int(pool.get("status", {}).get("devices", {}).get("total", 0))
+
+
+def _tried_text(tried: Sequence[Rehearsed]) -> str:
+    ordered = sorted(tried, key=lambda each: each.prefill)
+    return ", ".join(f"{each.prefill}:{each.decode} {each.share_within * 100:.0f} %" for each in ordered)
+
+
+def _by_number(device: str) -> tuple[str, int]:
+    stem = device.rstrip("0123456789")
+    return stem, int(device[len(stem) :] or 0)
