@@ -34,7 +34,7 @@ def start_emulator(processes: ProcessGroup, port: int) -> None:
     processes.start(
         "emulator",
         [
-            *(weft, "emulator", "--inventory", EXAMPLES / "emulator.yaml", "--port", str(port)),
+            *(weft, "emulator", "--inventory", EXAMPLES / "emulator" / "rack-a.yaml", "--port", str(port)),
             *("--ready-file", ready, "--journal", processes.directory / "fabric-journal.jsonl"),
         ],
         environment=server_environment(),

@@ -41,7 +41,7 @@ from sushy.resources.taskservice.task import Task
 from weft.emulator.inventory import Device, DeviceType, World, load
 from weft.emulator.journal import check
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "emulator.yaml"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "emulator" / "rack-a.yaml"
 BLOCKS = "/redfish/v1/CompositionService/ResourceBlocks"
 USER, PASSWORD = "weft", "correct horse"
 START_LIMIT_SECONDS = 30

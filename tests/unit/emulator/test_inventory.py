@@ -10,7 +10,7 @@ import pytest
 
 from weft.emulator.inventory import InventoryError, load, parse
 
-EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "emulator.yaml"
+EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "emulator" / "rack-a.yaml"
 
 
 def inventory(**device: Any) -> dict[str, Any]:
