@@ -460,3 +460,71 @@ async def test_a_ca_bundle_without_certificates_is_told(manager: Manager) -> Non
 
 def test_the_password_is_not_in_the_connections_text(manager: Manager) -> None:
     assert "secret" not in repr(manager.connection(username="weft", password="secret"))
+
+
+# --- what a manager may leave to other resources
+
+
+async def test_drives_are_found_through_the_storage_of_a_block(
+    manager: Manager, driver: RedfishDriver
+) -> None:
+    block, storage = f"{BLOCKS}/nvme-0", f"{BLOCKS}/nvme-0/Storage/1"
+    manager.put(
+        block, ResourceBlockType=["Storage"], Storage=[{"@odata.id": storage}], Links={"ComputerSystems": []}
+    )
+    manager.put(storage, Drives=[{"@odata.id": f"{storage}/Drives/1"}])
+    manager.put(f"{storage}/Drives/1", Protocol="NVMe", CapacityBytes=4_000, Model="N4")
+    read = await driver.inventory()
+    assert read.complete
+    drive = next(d for d in read.devices if d.id == "nvme-0")
+    assert drive.capacity_bytes == 4_000
+    assert drive.attributes == {"type": "NVMe", "medium": "NVMe", "model": "N4"}
+
+
+@pytest.mark.parametrize("by_endpoint", [True, False])
+async def test_domains_are_read_from_zones_by_block_or_by_endpoint(
+    manager: Manager, driver: RedfishDriver, by_endpoint: bool
+) -> None:
+    fabric = "/redfish/v1/Fabrics/nv"
+    manager.resources["/redfish/v1"]["Fabrics"] = {"@odata.id": "/redfish/v1/Fabrics"}
+    for path in ("/redfish/v1/Fabrics", f"{fabric}/Zones", f"{fabric}/Endpoints"):
+        manager.collection(path)
+    zones, endpoints = {"@odata.id": f"{fabric}/Zones"}, {"@odata.id": f"{fabric}/Endpoints"}
+    manager.put(fabric, FabricType="NVLink", Zones=zones, Endpoints=endpoints)
+    processor = {"EntityLink": {"@odata.id": f"{BLOCKS}/gpu-1/Processors/gpu-1"}}
+    manager.put(f"{fabric}/Endpoints/1", ConnectedEntities=[processor])
+    by_block = {"ResourceBlocks": [{"@odata.id": f"{BLOCKS}/gpu-1"}]}
+    links = {"Endpoints": [{"@odata.id": f"{fabric}/Endpoints/1"}]} if by_endpoint else by_block
+    manager.put(f"{fabric}/Zones/nvl-0", ZoneType="ZoneOfEndpoints", Links=links)
+    manager.put(f"{fabric}/Zones/all", ZoneType="Default", Links=by_block)
+    read = await driver.inventory()
+    assert read.complete
+    assert {d.id: d.attributes.get("nvlinkDomain") for d in read.devices} == {
+        "gpu-0": None,
+        "gpu-1": "nvl-0",
+        "gpu-2": None,
+        "gpu-3": None,
+    }
+    # Zones change rarely: the next poll leaves them out.
+    manager.requests.clear()
+    assert await driver.inventory() == read
+    assert not any("Fabrics" in path for _, path in manager.requests)
+
+
+async def test_a_write_does_not_go_out_under_a_session_that_a_read_has_renewed(
+    manager: Manager, user: RedfishDriver
+) -> None:
+    await user.inventory()
+
+    async def revoke_and_let_a_poll_log_in_again(request: web.Request) -> web.StreamResponse:
+        answer = await manager.act(request)
+        del manager.answers["GET", SLED_0]
+        manager.tokens.clear()
+        await user.inventory()
+        return answer
+
+    manager.answers["GET", SLED_0] = revoke_and_let_a_poll_log_in_again
+    with pytest.raises(Transient, match="session"):
+        await user.attach("a", "sled-0", gpus(0))
+    assert logins(manager) == 2
+    assert manager.patches == []
