@@ -8,7 +8,6 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests and tools do not leave .pyc files outside the clone's ignored folders.
 DEV := PYTHONPATH=hack $(BIN)/python -m weft_dev
 TESTS := tests/unit tests/property tests/integration tests/faults
 

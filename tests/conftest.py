@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,23 @@ from weft_dev.kube import Kube, Object
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE_ACCOUNTS = ResourceType("", "v1", "serviceaccounts", "ServiceAccount", True)
 _numbers = itertools.count(1)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make missing tools while the tests run that need none; `tool_paths` waits for the rest of it.
+
+    A build that is under way when pytest ends, however it ends, ends with it.
+    """
+    needed = any("tool_paths" in getattr(item, "fixturenames", ()) for item in session.items)
+    if needed and not session.config.option.collectonly and tools.missing():
+        threading.Thread(target=_make_tools, name="tools", daemon=True).start()
+
+
+def _make_tools() -> None:
+    # What goes wrong is said by `tool_paths`, which tries again; pytest would capture what is printed here.
+    with open(os.devnull, "w") as nowhere, contextlib.suppress(tools.ToolError):
+        tools.provide(stream=nowhere)
+
 
 Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -49,6 +49,8 @@ class ControlPlane:
     """Data and logs; removed when the control plane stops, unless the caller of `start` chose it."""
     processes: ProcessGroup = field(repr=False, compare=False)
     apiserver_command: tuple[str, ...] = field(repr=False, compare=False)
+    servers: tuple[str, ...] = field(repr=False, compare=False)
+    """Names of the servers that run, as `processes` knows them."""
 
     def client(self) -> Kube:
         """A client with the administrator's rights."""
@@ -86,11 +88,13 @@ class ControlPlane:
 def start(
     directory: Path | None = None,
     *,
+    controllers: bool = True,
     scheduler: bool = True,
     binaries: Mapping[str, Path] | None = None,
     timeout_seconds: float = START_SECONDS,
 ) -> ControlPlane:
-    """Start a control plane and wait until pods can be created in the `default` namespace.
+    """Start a control plane and wait until pods can be created in the `default` namespace (or, without the
+    controllers, until the API server is ready).
 
     `directory` is for data and logs and is kept; without it a temporary one is used. `binaries` are the paths of
     TOOLS, found or built by `weft_dev.tools` when they are not given. Raises ProcessError with the end of a log.
@@ -99,7 +103,7 @@ def start(
     for attempt in range(1, ATTEMPTS + 1):
         processes = ProcessGroup(directory, prefix="weft-control-plane-")
         try:
-            plane = _launch(processes, binaries, scheduler=scheduler)
+            plane = _launch(processes, binaries, controllers=controllers, scheduler=scheduler)
             _wait_ready(plane, time.monotonic() + timeout_seconds)
         except ProcessError as error:
             processes.close()
@@ -148,7 +152,9 @@ def server_environment() -> dict[str, str]:
     return {**kept, "GOGC": os.environ.get("GOGC", "200")}
 
 
-def _launch(processes: ProcessGroup, binaries: Mapping[str, Path], *, scheduler: bool) -> ControlPlane:
+def _launch(
+    processes: ProcessGroup, binaries: Mapping[str, Path], *, controllers: bool, scheduler: bool
+) -> ControlPlane:
     directory = processes.directory
     certificates = make_certificates(directory / "certificates", SERVICE_ADDRESS)
     etcd_port, peer_port, port = free_ports(3)
@@ -157,13 +163,15 @@ def _launch(processes: ProcessGroup, binaries: Mapping[str, Path], *, scheduler:
     token_file.touch(mode=0o600)
     token_file.write_text(f'{token},weft-admin,weft-admin,"system:masters"\n')
     url = f"https://127.0.0.1:{port}"
+    optional = (("kube-controller-manager", controllers), ("kube-scheduler", scheduler))
+    servers = ("etcd", "kube-apiserver", *(name for name, wanted in optional if wanted))
     kubeconfig = directory / "kubeconfig"
     write_kubeconfig(kubeconfig, url, token, certificates.ca)
     apiserver = (
         str(binaries["kube-apiserver"]),
         *_apiserver_flags(port, etcd_port, certificates, token_file),
     )
-    plane = ControlPlane(url, token, certificates.ca, kubeconfig, directory, processes, apiserver)
+    plane = ControlPlane(url, token, certificates.ca, kubeconfig, directory, processes, apiserver, servers)
 
     environment = server_environment()
 
@@ -174,15 +182,16 @@ def _launch(processes: ProcessGroup, binaries: Mapping[str, Path], *, scheduler:
     processes.start("kube-apiserver", apiserver, environment=environment)
     common = (f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--bind-address=127.0.0.1")
     _wait_listening(plane, time.monotonic() + START_SECONDS)
-    launch(
-        "kube-controller-manager",
-        *common,
-        "--secure-port=0",
-        f"--service-account-private-key-file={certificates.service_account_key}",
-        f"--root-ca-file={certificates.ca}",
-        "--kube-api-qps=200",
-        "--kube-api-burst=400",
-    )
+    if controllers:
+        launch(
+            "kube-controller-manager",
+            *common,
+            "--secure-port=0",
+            f"--service-account-private-key-file={certificates.service_account_key}",
+            f"--root-ca-file={certificates.ca}",
+            "--kube-api-qps=200",
+            "--kube-api-burst=400",
+        )
     if scheduler:
         launch("kube-scheduler", *common, "--secure-port=0", "--kube-api-qps=200", "--kube-api-burst=400")
     return plane
@@ -254,10 +263,11 @@ def _wait_listening(plane: ControlPlane, deadline: float) -> None:
 def _wait_ready(plane: ControlPlane, deadline: float) -> None:
     kube = plane.client()
     path = "/api/v1/namespaces/default/serviceaccounts/default"
+    controllers = "kube-controller-manager" in plane.servers
     while True:
-        plane.processes.check("etcd", "kube-apiserver", "kube-controller-manager")
+        plane.processes.check(*plane.servers)
         with contextlib.suppress(OSError, KubeError):
-            if kube.raw("GET", "/readyz")[0] == 200 and kube.request("GET", path):
+            if kube.raw("GET", "/readyz")[0] == 200 and (not controllers or kube.request("GET", path)):
                 return
         _sleep_before(deadline, plane, "kube-apiserver")
 

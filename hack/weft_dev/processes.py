@@ -50,6 +50,8 @@ class ProcessGroup:
     def __init__(self, directory: Path | None = None, *, prefix: str = "weft-") -> None:
         self.directory = directory or Path(tempfile.mkdtemp(prefix=prefix))
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.pids: dict[str, int] = {}
+        """Process id of each server that was started, by name."""
         self._lock = threading.Lock()
         self._temporary = directory is None
         self._guardian = subprocess.Popen(
@@ -81,7 +83,8 @@ class ProcessGroup:
             working_directory=str(working_directory or self.directory),
             log=str(self.log(name)),
         )
-        return int(answer["pid"])
+        self.pids[name] = int(answer["pid"])
+        return self.pids[name]
 
     def log(self, name: str) -> Path:
         """The file that takes what the server prints."""

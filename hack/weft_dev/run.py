@@ -9,7 +9,6 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from kubernetes.config import ConfigException
 from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, KubeConfigMerger
@@ -67,11 +66,11 @@ def main() -> int:
             return 1
     except KeyboardInterrupt:
         return 130
-    run_operator()
+    return become_operator()
 
 
-def run_operator() -> NoReturn:
-    """Become the operator: signals then reach it and nothing stands between."""
+def become_operator() -> int:
+    """Replace this process by the operator, so that signals reach it. Returns only by an OSError."""
     weft = str(Path(sys.executable).with_name("weft"))
     os.execve(weft, [weft, "run", *sys.argv[1:]], {**DEFAULTS, **os.environ})
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from weft.api.resources import NODES, PODS
+from weft_dev import controlplane
 from weft_dev.controlplane import ControlPlane
 from weft_dev.kube import Kube, Object, eventually
+from weft_dev.tools.cache import cache_directory
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_control_plane_is_of_the_version_that_weft_is_for(kube: Kube) -> None:
@@ -64,3 +78,129 @@ def test_kubectl_talks_to_this_control_plane_alone(
         kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}").stdout == control_plane.url
     )
     assert not (tmp_path / ".kube" / "config").exists()
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start
+
+
+def test_a_session_starts_within_twice_the_time_of_etcd_and_the_api_server_alone(
+    tool_paths: dict[str, Path],
+) -> None:
+    def bare() -> None:
+        controlplane.start(binaries=tool_paths, controllers=False, scheduler=False).stop()
+
+    def session() -> None:
+        with controlplane.start(binaries=tool_paths) as plane:
+            controlplane.install_crds(plane.client(), (ROOT / "crds").glob("*.yaml"))
+
+    # The better of two each: what else the machine does in between hits one of them.
+    bare_seconds, session_seconds = (min(seconds_of(action) for _ in range(2)) for action in (bare, session))
+    assert session_seconds < 2 * bare_seconds
+
+
+HOLD = """
+import json, os, time
+
+def test_hold(control_plane):
+    with open(os.environ["HOLD_FILE"] + ".new", "w") as file:
+        pids = [control_plane.processes.pids[name] for name in control_plane.servers]
+        json.dump({"pids": pids, "directory": str(control_plane.directory)}, file)
+    os.rename(os.environ["HOLD_FILE"] + ".new", os.environ["HOLD_FILE"])
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+async def test_nothing_is_left_of_a_test_session_that_is_ended(
+    ending: signal.Signals, tool_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "test_hold.py").write_text(HOLD)
+    facts = tmp_path / "facts.json"
+    command = ["-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
+    session = await asyncio.create_subprocess_exec(
+        *(sys.executable, *command, "--import-mode=importlib", str(tmp_path / "test_hold.py")),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'hack'}", "HOLD_FILE": str(facts)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        await eventually(facts.exists, what="the session's control plane", timeout_seconds=120)
+        found = json.loads(facts.read_text())
+        assert all(alive(pid) for pid in found["pids"])
+        assert len(found["pids"]) == 4
+        session.send_signal(ending)
+        await eventually(lambda: not any(alive(pid) for pid in found["pids"]), what="the end of the servers")
+        await eventually(lambda: not Path(found["directory"]).exists(), what="the end of their directory")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            session.kill()
+        await session.communicate()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and is not reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def test_a_local_cluster_leaves_the_users_own_clusters_and_folders_alone(
+    tool_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    connections = 0
+
+    async def count(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.close()
+
+    trap = await asyncio.start_server(count, "127.0.0.1", 0)
+    address = trap.sockets[0].getsockname()
+    home, temporary, own = tmp_path / "home", tmp_path / "tmp", tmp_path / "kubeconfig"
+    (home / ".kube").mkdir(parents=True)
+    temporary.mkdir()
+    ca = tmp_path / "ca"
+    ca.write_text("")
+    for path in (own, home / ".kube" / "config"):
+        controlplane.write_kubeconfig(path, f"http://{address[0]}:{address[1]}", "token", ca)
+    before = own.read_text()
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(own),
+        "HOME": str(home),
+        "TMPDIR": str(temporary),
+        "XDG_CACHE_HOME": str(cache_directory().parent),
+        "PYTHONPATH": str(ROOT / "hack"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    cluster = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "weft_dev.cluster", "--emulator-port", "0"),
+        cwd=ROOT,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert cluster.stdout is not None
+    try:
+        seen = await asyncio.wait_for(cluster.stdout.readuntil(b"Ctrl-C here"), 120)
+        assert b"export KUBECONFIG=" + str(temporary).encode() in seen
+        cluster.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(cluster.wait(), 30) == 0
+    finally:
+        if cluster.returncode is None:
+            cluster.kill()
+    assert connections == 0
+    # The trap was set all the time.
+    _, writer = await asyncio.open_connection(*address)
+    writer.close()
+    await eventually(lambda: connections == 1, what="our own connection")
+    trap.close()
+    assert own.read_text() == before
+    assert [path.name for path in home.rglob("*")] == [".kube", "config"]
+    assert list(temporary.iterdir()) == []
