@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from support.killing_proxy import KillingProxy, Trap
-from support.world import World, eventually
+from support.world import World, condition, eventually
 from weft.api.resources import LEASES, NODES
 from weft_dev.controlplane import ControlPlane, write_kubeconfig
 
@@ -61,7 +61,7 @@ def is_clean(world: World) -> bool:
 
 def is_bound_as_it_says(world: World) -> bool:
     node = world.get("trainer")
-    if node is None or not world.is_bound("trainer"):
+    if node is None or condition(node, "Bound") != "True":
         return False
     host, devices = node["status"]["host"], {item["device"] for item in node["status"]["devices"]}
     assert world.attached() == {(device, host) for device in devices}

@@ -8,6 +8,7 @@ never learns the outcome. Leases, events and polling are passed on uncounted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
 import threading
@@ -122,8 +123,10 @@ class KillingProxy:
             if "Content-Encoding" in answer.headers:
                 passed["Content-Encoding"] = answer.headers["Content-Encoding"]
             response = web.StreamResponse(status=answer.status, headers=passed)
-            await response.prepare(request)
-            async for chunk in answer.content.iter_any():
-                await response.write(chunk)
-            await response.write_eof()
+            # A client that was killed does not read to the end.
+            with contextlib.suppress(ConnectionResetError):
+                await response.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+                await response.write_eof()
             return response
