@@ -77,7 +77,8 @@ class EngineServer:
         self._generated_tokens = 0
         self._succeeded = 0
 
-    async def start(self, host: str, port: int = PORT) -> None:
+    async def start(self, host: str, port: int = PORT) -> int:
+        """Listen; returns the port (one of the system's choice for 0)."""
         app = web.Application(client_max_size=4 << 20)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_get("/metrics", self._metrics)
@@ -86,6 +87,8 @@ class EngineServer:
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port, backlog=512).start()
+        chosen: int = self._runner.addresses[0][1]
+        return chosen
 
     async def stop(self) -> None:
         if self._runner is not None:

@@ -81,7 +81,7 @@ class World:
             "emulator",
             "weft.cli.main",
             "emulator",
-            f"--inventory={EXAMPLES / 'emulator.yaml'}",
+            f"--inventory={EXAMPLES / 'emulator' / 'rack-a.yaml'}",
             f"--journal={self.journal}",
             f"--ready-file={ready}",
             f"--seed={self.case.seed}",

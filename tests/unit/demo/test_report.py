@@ -1,0 +1,136 @@
+"""The demo's exit status: each way to fail, and the machine that is too slow to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from weft_dev.demo.facts import Census
+from weft_dev.demo.lag import Lag, LagMeter
+from weft_dev.demo.load import Result
+from weft_dev.demo.rehearsal import Objectives
+from weft_dev.demo.report import (
+    Evidence,
+    GroupReport,
+    LogicalNodeReport,
+    logical_nodes_text,
+    share_within,
+    splits_over_time,
+    table,
+    verdict,
+)
+
+
+def result(group: str, *, ttft: float = 1.0, ok: bool = True, scheduled: float = 0.0) -> Result:
+    error = "" if ok else "asked for 10 tokens, got 4"
+    return Result(group, 0, scheduled, 100, 10, ttft, 0.06, 0.08, 10, 0.0, ok, error)
+
+
+def group(name: str, mode: str) -> GroupReport:
+    return GroupReport(
+        name=name,
+        mode=mode,
+        results=[result(name), result(name, ttft=9.0, scheduled=60.0)],
+        history=[
+            (-20.0, Census(0, 0, 9)),
+            (-5.0, Census(3, 6, 0)),
+            (62.0, Census(3, 5, 1)),
+            (70.0, Census(4, 5, 0)),
+        ],
+        budget_accelerators=18,
+        most_accelerators=18,
+        accelerator_seconds=1800.0,
+        idle_accelerator_seconds=16.0,
+        transfers=[70.0] if mode == "Auto" else [],
+        settled_at=70.0 if mode == "Auto" else None,
+    )
+
+
+def evidence() -> Evidence:
+    return Evidence(
+        objectives=Objectives(3.0, 0.1),
+        shift_at=50.0,
+        auto=group("demo-auto", "Auto"),
+        paused=group("demo-paused", "Paused"),
+        requests_sent=2,
+        logical_node_bound=True,
+        lags=[Lag("load", 100, 0.001, 0.01, 0.02), Lag("engines", 100, 0.001, 0.005, 0.2)],
+    )
+
+
+def auto(**changes: object) -> Callable[[Evidence], Evidence]:
+    return lambda all_well: replace(all_well, auto=replace(all_well.auto, **changes))  # type: ignore[arg-type]  # any field
+
+
+def test_all_well_is_success() -> None:
+    assert verdict(evidence()).status == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda each: replace(each, logical_node_bound=False), "no logical node"),
+        (auto(transfers=[]), "no transfer"),
+        (auto(most_accelerators=20), "budget"),
+        (auto(results=[result("demo-auto"), result("demo-auto", ok=False)]), "failed"),
+        (auto(results=[result("demo-auto")]), "2 requests sent, 1 answered"),
+        (lambda each: replace(each, left_attached=[("gpu-3", "sled-1")]), "gpu-3 on sled-1"),
+        (lambda each: replace(each, attached_twice=["gpu-3"]), "attached twice"),
+    ],
+)
+def test_each_of_these_is_a_failure_and_says_what_it_was(
+    spoil: Callable[[Evidence], Evidence], words: str
+) -> None:
+    found = verdict(spoil(evidence()))
+    assert found.status == 1
+    assert words in " ".join(found.reasons)
+
+
+@pytest.mark.parametrize("lag", [Lag("load", 100, 0.1, 0.31, 0.5), Lag("engines", 100, 0.001, 0.011, 0.02)])
+def test_lagging_by_more_than_a_tenth_of_an_objective_gives_no_verdict(lag: Lag) -> None:
+    found = verdict(replace(evidence(), lags=[lag]))
+    assert found.status == 3
+    assert "machine too slow" in found.reasons[0]
+
+
+def test_a_slow_machine_excuses_a_missing_transfer_but_nothing_left_attached() -> None:
+    slow = replace(auto(transfers=[])(evidence()), lags=[Lag("engines", 100, 0.001, 0.05, 0.1)])
+    assert verdict(slow).status == 3
+    assert verdict(replace(slow, left_attached=[("gpu-0", "sled-0")])).status == 1
+
+
+def test_a_failed_request_is_not_within_objectives() -> None:
+    results = [result("g"), result("g", ok=False), result("g", ttft=3.5)]
+    assert share_within(results, Objectives(3.0, 0.1)) == pytest.approx(1 / 3)
+
+
+def test_the_table_shows_both_groups_before_and_after_the_shift() -> None:
+    text = table(evidence())
+    lines = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert lines["within objectives, first stretch"].count("100.0 %") == 2
+    assert lines["within objectives, second stretch"].count("0.0 %") == 2
+    assert "20 s" in lines["from the shift to the first transfer's end"]
+
+
+def test_the_split_over_time_begins_with_the_one_the_load_met() -> None:
+    assert splits_over_time(group("g", "Auto")) == "0:00 3:6, 1:02 3:5 +1, 1:10 4:5"
+
+
+def test_logical_nodes_are_listed_with_their_devices() -> None:
+    text = logical_nodes_text(
+        [LogicalNodeReport("demo", "trainer", "worker-3", "sled-3", ["gpu-48", "cxl-0"])]
+    )
+    assert text == "demo/trainer  worker-3 (sled-3): gpu-48, cxl-0"
+
+
+def test_lateness_is_summed_up_in_percentiles() -> None:
+    meter = LagMeter()
+    for _ in range(99):
+        meter.observe(0.002)
+    meter.observe(0.5)
+    lag = meter.lag("engines")
+    assert lag.count == 100
+    assert lag.p99_seconds <= 0.003
+    assert lag.max_seconds == 0.5

@@ -1,0 +1,230 @@
+"""Load, router and engines together over real sockets, on fast engines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from weft_dev.demo.engine_server import EngineServer, KVRegistry
+from weft_dev.demo.lag import LagMeter
+from weft_dev.demo.load import Result, Target, run_load
+from weft_dev.demo.profile import Curve, Profile, SpeedError
+from weft_dev.demo.router import Endpoint, Router
+from weft_dev.demo.trace import Request
+from weft_dev.kube import eventually
+
+FAST = Profile(prefill=Curve((100.0, 1000.0), (0.002, 0.02)), decode=Curve((1.0, 32.0), (0.004, 0.005)))
+
+ONE_TOKEN = (
+    b'data: {"choices":[{}]}\n\ndata: {"choices":[{}]}\n\n'
+    b'data: {"choices":[],"usage":{"completion_tokens":1}}\n\ndata: [DONE]\n\n'
+)
+
+
+class Site:
+    """Engines on loopback addresses behind one router."""
+
+    def __init__(self) -> None:
+        self.lag = LagMeter()
+        self.registry = KVRegistry()
+        self.router = Router("m")
+        self.engines: dict[str, EngineServer] = {}
+        self.urls: dict[str, str] = {}
+        self.stages: dict[str, str] = {}
+        self.port = 0
+
+    async def add(self, name: str, stage: str) -> None:
+        engine = EngineServer(name, "m", FAST, SpeedError(), self.registry, self.lag)
+        port = await engine.start("127.0.0.1", 0)
+        self.engines[name] = engine
+        self.urls[name] = f"http://127.0.0.1:{port}"
+        self.stages[name] = stage
+
+    def show(self, *unready: str) -> None:
+        self.router.update(
+            Endpoint(name, self.urls[name], stage, name not in unready) for name, stage in self.stages.items()
+        )
+
+    async def load(self, requests: list[Request]) -> list[Result]:
+        out = io.StringIO()
+        await run_load([Target("g", f"http://127.0.0.1:{self.port}", "m")], requests, out, self.lag)
+        results = [Result(**json.loads(line)) for line in out.getvalue().splitlines()]
+        return sorted(results, key=lambda each: each.index)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    made = Site()
+    made.port = await made.router.start("127.0.0.1", 0)
+    yield made
+    await made.router.stop()
+    for engine in made.engines.values():
+        await engine.stop()
+
+
+async def scrape(url: str) -> dict[str, float]:
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
+        lines = [line for line in (await answer.text()).splitlines() if not line.startswith("#")]
+    return {line.rpartition(" ")[0].partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+async def test_answers_have_exactly_the_tokens_asked_for(site: Site) -> None:
+    await site.add("p", "prefill")
+    await site.add("d", "decode")
+    site.show()
+    requests = [Request(0.005 * i, 50 + 10 * i, 1 + i % 7) for i in range(40)]
+    results = await site.load(requests)
+    assert [each.error for each in results if not each.ok] == []
+    assert [each.tokens for each in results] == [request.answer_tokens for request in requests]
+
+
+async def test_each_stage_works_on_its_own_replica(site: Site) -> None:
+    await site.add("p", "prefill")
+    await site.add("d", "decode")
+    site.show()
+    await site.load([Request(0.0, 200, 10) for _ in range(5)])
+    prefill, decode = await scrape(site.urls["p"]), await scrape(site.urls["d"])
+    assert prefill["vllm:generation_tokens_total"] == 5, "one token per prompt, as vLLM's prefill side"
+    assert decode["vllm:generation_tokens_total"] == 50
+    assert decode["vllm:inter_token_latency_seconds_count"] == 45
+    assert site.engines["p"].model.reserved_tokens == 0, "KV caches that were read are released"
+
+
+async def test_labels_that_flip_under_load_lose_no_request(site: Site) -> None:
+    for name, stage in (("a", "prefill"), ("b", "prefill"), ("c", "decode"), ("d", "decode")):
+        await site.add(name, stage)
+    site.show()
+
+    async def flips() -> None:
+        chance = random.Random(1)
+        while True:
+            name = chance.choice("bc")
+            site.show(name)
+            await asyncio.sleep(0.02)
+            site.stages[name] = "decode" if site.stages[name] == "prefill" else "prefill"
+            site.show()
+            await asyncio.sleep(0.02)
+
+    flipping = asyncio.create_task(flips())
+    results = await site.load([Request(0.005 * i, 300, 20) for i in range(150)])
+    flipping.cancel()
+    assert len(results) == 150
+    assert [each.error for each in results if not each.ok] == []
+
+
+async def test_requests_queue_while_a_stage_has_no_replica(site: Site) -> None:
+    await site.add("p", "prefill")
+    await site.add("d", "decode")
+    site.show("d")
+
+    async def open_later() -> None:
+        await asyncio.sleep(0.5)
+        site.show()
+
+    opening = asyncio.create_task(open_later())
+    (result,) = await site.load([Request(0.0, 100, 3)])
+    await opening
+    assert result.ok
+    assert result.ttft > 0.25
+
+
+async def test_a_replica_that_left_the_ready_set_finishes_what_it_has(site: Site) -> None:
+    await site.add("p", "prefill")
+    await site.add("d", "decode")
+    await site.add("e", "decode")
+    site.show("e")
+    loading = asyncio.create_task(site.load([Request(0.0, 100, 100)]))
+    await eventually(lambda: site.engines["d"].model.requests_running)
+    site.show("d")
+    (result,) = await loading
+    assert result.ok
+    assert site.engines["e"].model.requests_running == 0
+
+
+async def test_the_router_exports_the_endpoint_pickers_metrics(site: Site) -> None:
+    await site.add("p", "prefill")
+    await site.add("d", "decode")
+    site.show()
+    await site.load([Request(0.0, 200, 10) for _ in range(3)])
+    series = await scrape(f"http://127.0.0.1:{site.port}")
+    assert series["inference_objective_request_total"] == 3
+    assert series["inference_objective_input_tokens_sum"] == 600
+    assert series["inference_objective_output_tokens_sum"] == 30
+    assert series["inference_objective_request_ttft_seconds_count"] == 3
+    assert series["inference_objective_running_requests"] == 0
+    assert series["inference_objective_request_error_total"] == 0
+
+
+async def test_the_load_is_open_loop_and_latency_counts_from_the_scheduled_time() -> None:
+    """A server that answers the first request only when the last has come would stop a closed loop."""
+    arrived = 0
+    last = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 5:
+            last.set()
+        await last.wait()
+        return web.Response(body=ONE_TOKEN)
+
+    async with serving(slow) as url:
+        out = io.StringIO()
+        requests = [Request(0.1 * i, 10, 1) for i in range(5)]
+        await run_load([Target("g", url, "m")], requests, out, LagMeter())
+    results = sorted(
+        (Result(**json.loads(line)) for line in out.getvalue().splitlines()), key=lambda r: r.index
+    )
+    assert all(each.ok for each in results)
+    assert results[0].ttft >= 0.39
+
+
+async def test_a_late_send_makes_the_latency_longer_instead_of_hiding_it() -> None:
+    async def blocked() -> None:
+        await asyncio.sleep(0.3)
+        # The schedule's zero is 0.2 s after the start: the request of 0.15 s is due while this blocks.
+        time.sleep(0.5)  # noqa: ASYNC251  # what a busy machine does to an event loop
+
+    async def quick(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=ONE_TOKEN)
+
+    async with serving(quick) as url:
+        out, lag = io.StringIO(), LagMeter()
+        blocking = asyncio.create_task(blocked())
+        await run_load([Target("g", url, "m")], [Request(0.15, 10, 1)], out, lag)
+        await blocking
+    result = Result(**json.loads(out.getvalue()))
+    assert result.ttft >= result.sent_late >= 0.2
+    assert lag.lag("load").max_seconds >= 0.2
+
+
+async def test_an_answer_that_is_cut_short_is_a_failure() -> None:
+    async def short(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=b'data: {"choices":[{}]}\n\n')
+
+    async with serving(short) as url:
+        out = io.StringIO()
+        await run_load([Target("g", url, "m")], [Request(0.0, 10, 5)], out, LagMeter())
+    result = Result(**json.loads(out.getvalue()))
+    assert not result.ok
+    assert "asked for 5 tokens" in result.error
+
+
+@contextlib.asynccontextmanager
+async def serving(handler: object) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_post("/v1/completions", handler)  # type: ignore[arg-type]  # the two handlers above
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
