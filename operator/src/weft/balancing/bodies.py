@@ -1,0 +1,113 @@
+"""The objects that a replica consists of, as they are created. Pure."""
+
+from __future__ import annotations
+
+import copy
+from datetime import datetime
+
+from weft.api import InferenceGroup, InferenceRole
+from weft.api.names import GATE_SERVING, LABEL_GROUP, LABEL_ROLE, LABEL_STAGE, TAINT_LOGICAL_NODE
+from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES
+from weft.balancing.replicas import (
+    ANNOTATION_REVISION,
+    ANNOTATION_ROLE_SINCE,
+    ANNOTATION_SHAPE,
+    revision_of,
+    shape_of,
+)
+from weft.saga.cluster import Object
+
+
+def role_labels(group_name: str, role: InferenceRole) -> dict[str, str]:
+    """The labels of a pod while it serves a role: the template's, then Weft's."""
+    template = role.spec.workload.template or {}
+    own = (template.get("metadata") or {}).get("labels") or {}
+    return {
+        **own,
+        LABEL_GROUP: group_name,
+        LABEL_ROLE: role.metadata.name,
+        LABEL_STAGE: role.spec.stage.label,
+    }
+
+
+def selector(group_name: str, role_name: str) -> str:
+    """The label selector of a role's pods, as text for /scale."""
+    return f"{LABEL_GROUP}={group_name},{LABEL_ROLE}={role_name}"
+
+
+def pod_body(group: InferenceGroup, role: InferenceRole, name: str, node_name: str, now: datetime) -> Object:
+    """A replica's pod. `node_name` ties it to its logical node's Node; empty: the scheduler chooses."""
+    template = copy.deepcopy(role.spec.workload.template or {})
+    metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
+    gates = [gate for gate in spec.get("readinessGates") or [] if gate.get("conditionType") != GATE_SERVING]
+    spec["readinessGates"] = [*gates, {"conditionType": GATE_SERVING}]
+    if node_name:
+        spec["affinity"] = _on_node(spec.get("affinity") or {}, node_name)
+        toleration = {"key": TAINT_LOGICAL_NODE, "operator": "Exists", "effect": "NoSchedule"}
+        spec["tolerations"] = [*(spec.get("tolerations") or []), toleration]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": group.metadata.namespace,
+            "labels": role_labels(group.metadata.name, role),
+            "annotations": {
+                **(metadata.get("annotations") or {}),
+                ANNOTATION_REVISION: revision_of(role),
+                ANNOTATION_ROLE_SINCE: timestamp(now),
+            },
+            "ownerReferences": [_owner(group)],
+        },
+        "spec": spec,
+    }
+
+
+def node_body(group: InferenceGroup, role: InferenceRole, name: str) -> Object:
+    """A replica's LogicalNode. Its role label says what it was made for; the pod's says what it serves."""
+    assert role.spec.node is not None
+    return {
+        "apiVersion": LOGICAL_NODES.api_version,
+        "kind": LOGICAL_NODES.kind,
+        "metadata": {
+            "name": name,
+            "namespace": group.metadata.namespace,
+            "labels": {LABEL_GROUP: group.metadata.name, LABEL_ROLE: role.metadata.name},
+            "annotations": {ANNOTATION_SHAPE: shape_of(role)},
+            "ownerReferences": [_owner(group)],
+        },
+        "spec": role.spec.node.dump(),
+    }
+
+
+def timestamp(moment: datetime) -> str:
+    """A time as Kubernetes writes it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _on_node(affinity: Object, node_name: str) -> Object:
+    """The affinity with every term of the required node affinity narrowed to one node.
+
+    Terms are alternatives: the field has to be added to each, or the others would lead elsewhere.
+    """
+    node_affinity = affinity.get("nodeAffinity") or {}
+    required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    here = {"key": "metadata.name", "operator": "In", "values": [node_name]}
+    terms = [
+        {**term, "matchFields": [*(term.get("matchFields") or []), here]}
+        for term in required.get("nodeSelectorTerms") or [{}]
+    ]
+    required = {**required, "nodeSelectorTerms": terms}
+    node_affinity = {**node_affinity, "requiredDuringSchedulingIgnoredDuringExecution": required}
+    return {**affinity, "nodeAffinity": node_affinity}
+
+
+def _owner(group: InferenceGroup) -> Object:
+    return {
+        "apiVersion": INFERENCE_GROUPS.api_version,
+        "kind": INFERENCE_GROUPS.kind,
+        "name": group.metadata.name,
+        "uid": group.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }

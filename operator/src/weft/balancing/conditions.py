@@ -1,0 +1,116 @@
+"""What a group's and a role's conditions say. Pure.
+
+No message holds a number that moves by itself: those are metrics. So a status is written only when something
+happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from weft.api import InferenceGroup, InferenceRole, Transfer
+from weft.api.conditions import is_true
+from weft.balancing.demand import share_within
+from weft.balancing.replicas import Replica, serving_in
+from weft.balancing.signals import Reading
+from weft.balancing.state import Buckets, Finding
+
+ATTAINMENT_BAND = 0.005
+"""Once missed, objectives count as met again this far above the promised share: the condition must not flap."""
+
+
+def ready(roles: Mapping[str, InferenceRole], replicas: Sequence[Replica]) -> Finding:
+    """Ready: every stage has a serving replica."""
+    if not roles:
+        return Finding(False, "NoRoles", "no InferenceRole with a template refers to this group")
+    stages = sorted({role.spec.stage.value for role in roles.values()})
+    missing = [
+        stage
+        for stage in stages
+        if not any(
+            serving_in(replicas, name) for name, role in roles.items() if role.spec.stage.value == stage
+        )
+    ]
+    if missing:
+        return Finding(False, "NoServingReplica", f"no replica serves {' or '.join(missing)} yet")
+    return Finding(True, "Serving", "every stage has a serving replica")
+
+
+def metrics_fresh(reading: Reading) -> Finding:
+    """MetricsFresh: what is read is recent and whole."""
+    if reading.hold is None:
+        return Finding(True, "Fresh", "the metrics of all serving replicas and of the front end are recent")
+    return Finding(False, reading.hold.reason, f"{reading.hold.message}; the split holds meanwhile")
+
+
+def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
+    """ObjectivesMet: the share of requests within both objectives in the long window is as promised."""
+    if reading.traffic is None:
+        return Finding(None, "MetricsNotFresh", "unknown while the metrics are not fresh")
+    objectives = group.spec.objectives
+    promised = objectives.attainment_permille / 1000
+    if not is_true(group.status.conditions, "ObjectivesMet"):
+        promised = min(promised + ATTAINMENT_BAND, (1 + promised) / 2)
+    latencies: tuple[tuple[str, int, Buckets], ...] = (
+        ("time to first token", objectives.time_to_first_token_milliseconds, reading.traffic.ttft_buckets),
+        ("time between tokens", objectives.inter_token_latency_milliseconds, reading.traffic.itl_buckets),
+    )
+    missed, coarse, unknown = [], [], []
+    for what, milliseconds, buckets in latencies:
+        shares = share_within(buckets, milliseconds / 1000)
+        if shares is None:
+            unknown.append(what)
+            continue
+        if shares[0] < promised:
+            missed.append(f"{what} {milliseconds} ms")
+        if shares[0] < shares[1]:
+            coarse.append(what)
+    note = (
+        f" (the objective for {' and '.join(coarse)} lies between two histogram buckets: counted at the lower one)"
+        if coarse
+        else ""
+    )
+    if missed:
+        share = objectives.attainment_permille / 10
+        return Finding(
+            False, "Missed", f"fewer than {share:g} % of requests are within {' and '.join(missed)}{note}"
+        )
+    if unknown:
+        return Finding(None, "NoRequests", f"no request to judge {' and '.join(unknown)} by")
+    return Finding(True, "Met", f"the promised share of requests is within the objectives{note}")
+
+
+def balanced(
+    transfers: Sequence[Transfer],
+    allocation: Mapping[str, int],
+    roles: Mapping[str, InferenceRole],
+    replicas: Sequence[Replica],
+    obstacles: Sequence[Finding | None],
+) -> Finding:
+    """Balanced: the replicas are where the allocation wants them, and nothing keeps the split from following."""
+    for obstacle in obstacles:
+        if obstacle is not None:
+            return obstacle
+    if transfers:
+        moves = ", ".join(f"{one.replica} from {one.from_} to {one.to}" for one in transfers)
+        return Finding(False, "Moving", f"on the way: {moves}")
+    counts = {name: sum(one.role == name and one.has_pod for one in replicas) for name in roles}
+    short = [name for name in roles if counts[name] != allocation.get(name, 0)]
+    if short or any(one.role not in roles for one in replicas):
+        return Finding(False, "Scaling", "replicas are being made or removed")
+    return Finding(True, "AsDecided", "every role has the replicas that the allocation gives it")
+
+
+def role_ready(
+    role: InferenceRole, name: str, allocation: Mapping[str, int], replicas: Sequence[Replica]
+) -> Finding:
+    """Ready of a role: it has the replicas it is to have and they take requests."""
+    if role.spec.workload.template is None:
+        return Finding(
+            False,
+            "ScaleTargetUnsupported",
+            "workload.scaleTargetRef is not in this version: use workload.template",
+        )
+    if len(serving_in(replicas, name)) >= allocation.get(name, 0):
+        return Finding(True, "Serving", "all its replicas take requests")
+    return Finding(False, "Progressing", "not all of its replicas take requests yet")

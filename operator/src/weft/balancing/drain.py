@@ -1,0 +1,54 @@
+"""Whether a replica that was taken out of the router has finished its work. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from weft.balancing.replicas import Replica
+from weft.balancing.state import PodLoad
+
+
+def idle(replica: Replica, load: PodLoad | None, scrape_seconds: float) -> bool:
+    """Nothing runs or waits in it, seen after the router can no longer send it anything.
+
+    Counts only what was scraped later than a full scrape interval after the pod turned not Ready: until then the
+    router may still have been sending. Times of conditions are whole seconds, cut off: hence one more.
+    """
+    if load is None or replica.gate is not False or replica.gate_changed_at is None or replica.ready:
+        return False
+    out_since = max(
+        moment for moment in (replica.gate_changed_at, replica.ready_changed_at) if moment is not None
+    )
+    seen_after = out_since + timedelta(seconds=1 + scrape_seconds)
+    return load.sampled_at >= seen_after and load.running == 0 and load.waiting == 0
+
+
+def timed_out(replica: Replica, timeout_seconds: int, now: datetime) -> bool:
+    """Whether its drain takes longer than it may."""
+    since = replica.gate_changed_at
+    return replica.gate is False and since is not None and now - since > timedelta(seconds=timeout_seconds)
+
+
+def may_stop(
+    replica: Replica,
+    load: PodLoad | None,
+    others: Iterable[PodLoad | None],
+    scrape_seconds: float,
+    kv_hold_seconds: float,
+    timeout_seconds: int,
+    now: datetime,
+) -> bool:
+    """Whether its engine may be ended: idle, and no decode replica still reads KV caches from it.
+
+    No engine publishes the end of those reads. They have ended when the rest of the group is idle too, or when
+    the connector's lease has passed since the replica got its last request. Or the drain timed out.
+    """
+    if not replica.pod_running or replica.gate is None or timed_out(replica, timeout_seconds, now):
+        return True
+    if not idle(replica, load, scrape_seconds):
+        return False
+    if replica.stage == "decode" or all(one is not None and one.running + one.waiting == 0 for one in others):
+        return True
+    assert replica.gate_changed_at is not None
+    return now - replica.gate_changed_at >= timedelta(seconds=kv_hold_seconds)

@@ -1,0 +1,229 @@
+"""Gathers what is known about a group: its objects from the cache, its metrics from Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from weft.api import InferenceGroup, InferenceRole, RebalanceMode, RoleAllocation, Stage
+from weft.api.conditions import find
+from weft.api.names import LABEL_GROUP
+from weft.api.resources import CONFIG_MAPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from weft.balancing.capacity import corrections
+from weft.balancing.demand import offered
+from weft.balancing.presets import PRESETS, Preset, Windows
+from weft.balancing.profile import Profile, ProfileError, from_config_map
+from weft.balancing.prometheus import PrometheusSource, SourceError
+from weft.balancing.replicas import Replica, kind_of, replica, serving_in
+from weft.balancing.signals import SCRAPES_UNTIL_STALE, Reading, read
+from weft.balancing.state import Corrections, Hold, Observed, PodLoad, RoleState, Traffic, Vector, vector
+from weft.saga.cluster import Cluster, Object
+
+
+@dataclass(frozen=True)
+class World:
+    """A group's objects at one instant."""
+
+    group: InferenceGroup
+    raw: Object
+    roles: Mapping[str, InferenceRole]
+    """Roles with a template, by name, without those that are being deleted."""
+    kinds: Mapping[str, str]
+    all_roles: Mapping[str, InferenceRole]
+    """Also those that this version cannot run (scaleTargetRef)."""
+    raw_roles: Mapping[str, Object]
+    profiles: Mapping[str, Profile | ProfileError]
+    replicas: tuple[Replica, ...]
+    taken: frozenset[str]
+    """Names of replicas that pods and logical nodes of others have."""
+
+    def replica(self, name: str) -> Replica | None:
+        """The replica of this name, or None."""
+        return next((one for one in self.replicas if one.name == name), None)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What the metrics say about a group now."""
+
+    reading: Reading
+    windows: Windows
+    kv_hold_seconds: float
+
+
+def gather(cluster: Cluster, raw: Object) -> World:
+    """The group's objects, from the cache."""
+    group = InferenceGroup.model_validate(raw)
+    name, namespace, uid = group.metadata.name, group.metadata.namespace, group.metadata.uid
+    roles: dict[str, InferenceRole] = {}
+    raw_roles: dict[str, Object] = {}
+    for one in cluster.list(INFERENCE_ROLES, namespace):
+        role = InferenceRole.model_validate(one)
+        if role.spec.group_ref.name == name and role.metadata.deletion_timestamp is None:
+            roles[role.metadata.name], raw_roles[role.metadata.name] = role, one
+    runnable = {key: roles[key] for key in sorted(roles) if roles[key].spec.workload.template is not None}
+    profiles: dict[str, Profile | ProfileError] = {}
+    for key, role in runnable.items():
+        wanted = role.spec.profile_ref.name
+        try:
+            profiles[key] = from_config_map(cluster.get(CONFIG_MAPS, wanted, namespace), wanted)
+        except ProfileError as error:
+            profiles[key] = error
+    pods = {one["metadata"]["name"]: one for one in cluster.list(PODS, namespace)}
+    nodes = {one["metadata"]["name"]: one for one in cluster.list(LOGICAL_NODES, namespace)}
+    own_pods = {key: pod for key, pod in pods.items() if _owned(pod, name, uid)}
+    own_nodes = {key: node for key, node in nodes.items() if _owned(node, name, uid)}
+    replicas: list[Replica] = []
+    for key in sorted({*own_pods, *own_nodes}):
+        found = replica(key, own_pods.get(key), own_nodes.get(key))
+        if not found.has_node:
+            served = runnable.get(found.role)
+            # Of a role that is gone nothing is known; a plain pod counts as one accelerator, as by default.
+            count = served.spec.accelerators_per_replica if served is not None else 1
+            found = replace(found, accelerators=count)
+        replicas.append(found)
+    return World(
+        group=group,
+        raw=raw,
+        roles=runnable,
+        kinds={key: kind_of(role, group.spec.rebalance.flip) for key, role in runnable.items()},
+        all_roles=roles,
+        raw_roles=raw_roles,
+        profiles=profiles,
+        replicas=tuple(sorted(replicas, key=lambda one: (one.number, one.name))),
+        taken=frozenset({*pods, *nodes} - {*own_pods, *own_nodes}),
+    )
+
+
+async def measure(world: World, sources: Mapping[str, PrometheusSource], now: datetime) -> Metrics:
+    """The group's metrics; whatever is wrong with them is a hold with its reason, never an exception."""
+    wanted = world.group.spec.metrics
+    source, preset = sources.get(wanted.source), PRESETS.get(wanted.preset)
+    if source is None or preset is None:
+        missing = f"source {wanted.source!r}" if source is None else f"preset {wanted.preset!r}"
+        hold = Hold(
+            "SourceNotFound" if source is None else "PresetNotFound",
+            f"the operator's settings have no metrics {missing}: ask its administrator",
+        )
+        return Metrics(Reading(None, {}, hold), Windows(15.0), 0.0)
+    return Metrics(await _read(world, source, preset, now), source.windows, preset.kv_hold_seconds)
+
+
+async def _read(world: World, source: PrometheusSource, preset: Preset, now: datetime) -> Reading:
+    try:
+        snapshot = await source.read(preset)
+    except SourceError as error:
+        return Reading(None, {}, Hold("SourceUnavailable", str(error)))
+    # A replica that entered service just now may not have been scraped yet: nothing is wrong with that.
+    settled = now - timedelta(seconds=SCRAPES_UNTIL_STALE * source.windows.scrape_seconds)
+    expected = {
+        one.name
+        for one in world.replicas
+        if one.serving and one.ready_changed_at is not None and one.ready_changed_at <= settled
+    }
+    return read(
+        snapshot,
+        world.group.metadata.namespace,
+        world.group.spec.metrics.model_name,
+        {one.name for one in world.replicas if one.has_pod},
+        expected,
+        source.windows.scrape_seconds,
+    )
+
+
+def observed(
+    world: World,
+    metrics: Metrics,
+    allocation: Vector,
+    decided_at: datetime | None,
+    settled: bool,
+    now: datetime,
+) -> Observed:
+    """All that the planner may know."""
+    spec, status = world.group.spec, world.group.status
+    reading = metrics.reading
+    generating = [
+        load.generated_tokens_per_second or 0.0
+        for one in world.replicas
+        if one.serving and one.stage != Stage.PREFILL.label
+        for load in (reading.loads.get(one.name),)
+        if load is not None
+    ]
+    balanced = find(status.conditions, "Balanced")
+    alternatives = status.decision.alternatives if status.decision is not None else ()
+    recommends = spec.rebalance.mode is RebalanceMode.RECOMMEND and alternatives
+    return Observed(
+        mode=spec.rebalance.mode,
+        flip=spec.rebalance.flip,
+        objectives=spec.objectives,
+        budget_accelerators=spec.budget.accelerators,
+        cooldown_seconds=spec.rebalance.cooldown_seconds,
+        roles=tuple(_role_state(world, role) for role in world.roles.values()),
+        now=now,
+        allocation=allocation,
+        recommended=split_of(alternatives[0].allocation) if recommends else (),
+        decided_at=decided_at,
+        moved_at=balanced.last_transition_time
+        if balanced is not None and balanced.status == "True"
+        else None,
+        settled=settled,
+        traffic=reading.traffic,
+        running_answers_tokens_per_second=sum(generating),
+        corrections=_corrections(world, reading.loads, reading.traffic, metrics.windows, now),
+        hold=reading.hold,
+    )
+
+
+def split_of(allocation: tuple[RoleAllocation, ...]) -> Vector:
+    """A split as it is in a status."""
+    return vector({one.role: one.replicas for one in allocation})
+
+
+def _role_state(world: World, role: InferenceRole) -> RoleState:
+    profile = world.profiles[role.metadata.name]
+    usable = isinstance(profile, Profile)
+    return RoleState(
+        name=role.metadata.name,
+        stage=role.spec.stage,
+        minimum=role.spec.min_replicas,
+        maximum=role.spec.max_replicas,
+        spec_replicas=role.spec.replicas,
+        accelerators_per_replica=role.spec.accelerators_per_replica,
+        kind=world.kinds[role.metadata.name],
+        profile=profile if isinstance(profile, Profile) else None,
+        profile_error="" if usable else str(profile),
+        serving=len(serving_in(world.replicas, role.metadata.name)),
+    )
+
+
+def _corrections(
+    world: World, loads: Mapping[str, PodLoad], traffic: Traffic | None, windows: Windows, now: datetime
+) -> Corrections:
+    """Observed speed against the profile, from replicas that had one role during the whole long window.
+
+    Where a stage has several roles, they are compared with the first one's profile.
+    """
+    demand = offered(traffic, 0.0) if traffic is not None else None
+    if demand is None:
+        return Corrections()
+    since = now - timedelta(seconds=windows.long_seconds)
+    steady = [
+        one for one in world.replicas if one.serving and (one.role_since is None or one.role_since <= since)
+    ]
+
+    def of(stage: Stage) -> tuple[Profile | None, list[PodLoad]]:
+        profiles = [world.profiles[name] for name, role in world.roles.items() if role.spec.stage is stage]
+        first = next((one for one in profiles if isinstance(one, Profile)), None)
+        return first, [loads[one.name] for one in steady if one.stage == stage.label and one.name in loads]
+
+    return corrections(of(Stage.PREFILL), of(Stage.DECODE), demand.prompt_tokens, windows.long_seconds)
+
+
+def _owned(obj: Object, group_name: str, group_uid: str) -> bool:
+    """Whether the group controls the object: a label alone can be written by anyone."""
+    metadata = obj["metadata"]
+    return (metadata.get("labels") or {}).get(LABEL_GROUP) == group_name and any(
+        owner.get("controller") and owner.get("uid") == group_uid
+        for owner in metadata.get("ownerReferences") or ()
+    )

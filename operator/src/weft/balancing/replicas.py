@@ -1,0 +1,167 @@
+"""A replica as it was observed: a pod, the logical node under it, or both. Named predicates; pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from weft.api import FlipMethod, InferenceRole, LogicalNode
+from weft.api.conditions import is_true
+from weft.api.names import GATE_SERVING, LABEL_ROLE, LABEL_STAGE
+from weft.api.resources import GROUP
+
+ANNOTATION_REVISION = f"{GROUP}/revision"
+"""On a pod: hash of the template it was made from, without labels: a flip does not change it."""
+ANNOTATION_SHAPE = f"{GROUP}/shape"
+"""On a replica's LogicalNode: hash of the node shape it was made from."""
+ANNOTATION_ROLE_SINCE = f"{GROUP}/role-since"
+"""On a pod: when it got its present role; metrics from before belong to the other one."""
+
+GATE_IN, GATE_TRANSFER, GATE_REMOVING, GATE_ROLLED_BACK = "Serving", "Transfer", "Removing", "RolledBack"
+"""Reasons of the pod condition weft.dev/serving: why a replica is in the router or out of it."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One replica. What is None or empty is not there."""
+
+    name: str
+    role: str
+    """The role it serves now, or the one its logical node was made for."""
+    accelerators: int = 0
+    has_pod: bool = False
+    pod_uid: str = ""
+    pod_deleting: bool = False
+    pod_finished: bool = False
+    """Failed or Succeeded: it will not serve again."""
+    pod_running: bool = False
+    containers_ready: bool = False
+    ready: bool = False
+    ready_changed_at: datetime | None = None
+    gate: bool | None = None
+    gate_reason: str = ""
+    gate_changed_at: datetime | None = None
+    stage: str = ""
+    """The value of the pod's stage label."""
+    revision: str = ""
+    role_since: datetime | None = None
+    created_at: datetime | None = None
+    has_node: bool = False
+    node_uid: str = ""
+    node_deleting: bool = False
+    node_bound: bool = False
+    node_name: str = ""
+    node_role: str = ""
+    """The role on its logical node's label: follows the pod's."""
+    shape: str = ""
+    pod: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    """The pod as it was read, for guarded patches."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether it takes requests."""
+        return self.has_pod and self.ready and self.gate is True and not self.pod_deleting
+
+    @property
+    def removing(self) -> bool:
+        """Whether its removal has begun."""
+        return self.node_deleting or (
+            self.has_pod and self.gate is False and self.gate_reason == GATE_REMOVING
+        )
+
+    @property
+    def number(self) -> int:
+        """The number at the end of its name."""
+        tail = self.name.rsplit("-", 1)[-1]
+        return int(tail) if tail.isdecimal() else -1
+
+
+def replica(name: str, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | None) -> Replica:
+    """A replica from its objects; at least one of them is there. Accelerators are its logical node's."""
+    values: dict[str, Any] = {"name": name, "role": ""}
+    if node is not None:
+        logical = LogicalNode.model_validate(node)
+        values |= {
+            "role": logical.metadata.labels.get(LABEL_ROLE, ""),
+            "accelerators": logical.spec.accelerator_count,
+            "has_node": True,
+            "node_uid": logical.metadata.uid,
+            "node_deleting": logical.metadata.deletion_timestamp is not None,
+            "node_bound": is_true(logical.status.conditions, "Bound"),
+            "node_name": logical.status.node_name or "",
+            "node_role": logical.metadata.labels.get(LABEL_ROLE, ""),
+            "shape": logical.metadata.annotations.get(ANNOTATION_SHAPE, ""),
+        }
+    if pod is not None:
+        values |= _of_pod(pod)
+    return Replica(**values)
+
+
+def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    conditions = {one["type"]: one for one in status.get("conditions") or ()}
+    gate, ready = conditions.get(GATE_SERVING, {}), conditions.get("Ready", {})
+    return {
+        "role": labels.get(LABEL_ROLE, ""),
+        "stage": labels.get(LABEL_STAGE, ""),
+        "has_pod": True,
+        "pod_uid": metadata.get("uid", ""),
+        "pod_deleting": "deletionTimestamp" in metadata,
+        "pod_finished": status.get("phase") in ("Failed", "Succeeded"),
+        "pod_running": status.get("phase") == "Running",
+        "containers_ready": conditions.get("ContainersReady", {}).get("status") == "True",
+        "ready": ready.get("status") == "True",
+        "ready_changed_at": _time(ready.get("lastTransitionTime")),
+        "gate": {"True": True, "False": False}.get(gate.get("status", "")),
+        "gate_reason": gate.get("reason", ""),
+        "gate_changed_at": _time(gate.get("lastTransitionTime")),
+        "revision": annotations.get(ANNOTATION_REVISION, ""),
+        "role_since": _time(annotations.get(ANNOTATION_ROLE_SINCE)),
+        "created_at": _time(metadata.get("creationTimestamp")),
+        "pod": pod,
+    }
+
+
+def revision_of(role: InferenceRole) -> str:
+    """Hash of what a role's pods are made from, without labels: equal ones can exchange roles by labels."""
+    template = role.spec.workload.template or {}
+    metadata = {key: value for key, value in (template.get("metadata") or {}).items() if key != "labels"}
+    return digest({"metadata": metadata, "spec": template.get("spec"), "node": shape_of(role)})
+
+
+def shape_of(role: InferenceRole) -> str:
+    """Hash of the node that a role's replicas get; empty for plain pods."""
+    return digest(role.spec.node.dump()) if role.spec.node is not None else ""
+
+
+def kind_of(role: InferenceRole, flip: FlipMethod) -> str:
+    """Roles of one kind can exchange replicas. Without flips by label each role is its own."""
+    if flip is not FlipMethod.LABEL:
+        return role.metadata.name
+    return f"{revision_of(role)}-{role.spec.accelerators_per_replica}"
+
+
+def digest(value: Any) -> str:
+    """A short hash of JSON, the same for the same value in any order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def serving_in(replicas: Iterable[Replica], role: str) -> list[Replica]:
+    """The replicas of a role that take requests."""
+    return [one for one in replicas if one.role == role and one.serving]
+
+
+def _time(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None  # an annotation may hold anything
+    return moment if moment.tzinfo is not None else None

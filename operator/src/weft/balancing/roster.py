@@ -1,0 +1,215 @@
+"""Which replicas are to be made and which are to go, so that the allocation comes true. Pure.
+
+Replicas are counted per kind (roles that can exchange replicas): within a kind the roles' shares are brought
+about by transfers, and only the total by creating and removing. A replica whose logical node has no pod yet
+belongs to no role: its pod will be made for the role that lacks most.
+
+The budget counts every replica until nothing of it is left, also one that is being removed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from weft.api import InferenceRole
+from weft.balancing.replicas import Replica, revision_of, serving_in, shape_of
+from weft.balancing.state import Finding
+
+REPLACE_AFTER = timedelta(seconds=10)
+"""A pod that failed younger than this is not replaced yet: one that fails at once must not be made in a loop."""
+
+
+@dataclass(frozen=True)
+class NewNode:
+    """A logical node to create, with the role that it is made for."""
+
+    name: str
+    role: str
+
+
+@dataclass(frozen=True)
+class NewPod:
+    """A pod to create; `node_name` is the Node of its logical node, empty for a plain pod."""
+
+    name: str
+    role: str
+    node_name: str = ""
+
+
+@dataclass(frozen=True)
+class Roster:
+    """What is to be done about the number of replicas."""
+
+    nodes: tuple[NewNode, ...] = ()
+    pods: tuple[NewPod, ...] = ()
+    remove: tuple[str, ...] = ()
+    """Replicas to take out of the router, drain and delete; those under way included."""
+    replace: tuple[str, ...] = ()
+    """Pods that ended and are deleted to be made again."""
+    relabel: tuple[tuple[str, str], ...] = ()
+    """Logical nodes whose role label is to follow their pod's: (name, role)."""
+    obstacle: Finding | None = None
+
+
+def effective_roles(replicas: Sequence[Replica], transfers: Mapping[str, str]) -> dict[str, str]:
+    """The role of each replica, a transfer taken as done. `transfers`: replica to role."""
+    return {one.name: transfers.get(one.name, one.role) for one in replicas}
+
+
+def plan_roster(
+    group_name: str,
+    roles: Mapping[str, InferenceRole],
+    kinds: Mapping[str, str],
+    allocation: Mapping[str, int],
+    replicas: Sequence[Replica],
+    transfers: Mapping[str, str],
+    taken: Collection[str],
+    budget_accelerators: int,
+    now: datetime,
+) -> Roster:
+    """What has to be created and removed. `taken` are names that others use."""
+    effective = effective_roles(replicas, transfers)
+    leaving = [one for one in replicas if _must_leave(one, effective[one.name], roles)]
+    staying = [one for one in replicas if one not in leaving]
+    remove = [one.name for one in leaving]
+    obstacle: Finding | None = None
+    pods: list[NewPod] = []
+    nodes: list[NewNode] = []
+    used = sum(one.accelerators for one in replicas)
+    names = {*taken, *(one.name for one in replicas)}
+    for kind in sorted(set(kinds.values())):
+        members = [one for one in staying if kinds.get(effective[one.name]) == kind]
+        wanted = {name: allocation.get(name, 0) for name in roles if kinds[name] == kind}
+        lacking = Counter(wanted)
+        lacking.subtract(Counter(effective[one.name] for one in members if one.has_pod))
+        surplus = len(members) - sum(wanted.values())
+        gone, held = _victims(members, effective, lacking, surplus, transfers, replicas)
+        remove += gone
+        obstacle = obstacle or held
+        for one in members:
+            if one.has_pod or one.node_deleting or one.name in gone:
+                continue
+            role = _most_lacking(lacking, effective[one.name])
+            lacking[role] -= 1
+            if one.node_bound and one.node_name:
+                pods.append(NewPod(one.name, role, one.node_name))
+        for _ in range(-surplus):
+            role = _most_lacking(lacking, "")
+            cost = roles[role].spec.accelerators_per_replica
+            if used + cost > budget_accelerators:
+                obstacle = obstacle or _waits_for_budget(budget_accelerators)
+                break
+            lacking[role] -= 1
+            used += cost
+            name = _free_name(group_name, names)
+            names.add(name)
+            if roles[role].spec.node is None:
+                pods.append(NewPod(name, role))
+            else:
+                nodes.append(NewNode(name, role))
+    if not (remove or nodes or pods or transfers or obstacle):
+        old, obstacle = _outdated(staying, effective, roles)
+        remove += old
+    return Roster(
+        nodes=tuple(nodes),
+        pods=tuple(pods),
+        remove=tuple(remove),
+        replace=tuple(
+            one.name
+            for one in staying
+            if one.pod_finished
+            and not one.pod_deleting
+            and (one.created_at is None or now - one.created_at >= REPLACE_AFTER)
+        ),
+        relabel=tuple(
+            (one.name, one.role)
+            for one in staying
+            if one.has_pod and one.has_node and not one.node_deleting and one.node_role != one.role
+        ),
+        obstacle=obstacle,
+    )
+
+
+def _must_leave(one: Replica, role: str, roles: Mapping[str, InferenceRole]) -> bool:
+    """A replica of a role that is gone, one whose removal began, or a bare node of a shape no longer asked for."""
+    if one.removing or role not in roles:
+        return True
+    return not one.has_pod and one.has_node and one.shape != shape_of(roles[role])
+
+
+def _victims(
+    members: Sequence[Replica],
+    effective: Mapping[str, str],
+    lacking: Mapping[str, int],
+    surplus: int,
+    transfers: Mapping[str, str],
+    replicas: Sequence[Replica],
+) -> tuple[list[str], Finding | None]:
+    """The replicas of a kind that are too many: first those that serve nobody, then of the role with most."""
+    candidates = [one for one in members if one.name not in transfers]
+    over = {role: -count for role, count in lacking.items()}
+    gone: list[str] = []
+    for _ in range(max(0, surplus)):
+        rest = [one for one in candidates if one.name not in gone]
+        if not rest:
+            break
+        victim = min(
+            rest,
+            key=lambda one: (
+                one.has_pod and not one.pod_deleting,
+                one.serving,
+                -over.get(effective[one.name], 0),
+                -one.number,
+            ),
+        )
+        others = [one for one in serving_in(replicas, victim.role) if one.name not in (victim.name, *gone)]
+        if victim.serving and not others:
+            return gone, no_spare(victim.role)
+        gone.append(victim.name)
+        over[effective[victim.name]] = over.get(effective[victim.name], 0) - 1
+    return gone, None
+
+
+def _outdated(
+    staying: Sequence[Replica], effective: Mapping[str, str], roles: Mapping[str, InferenceRole]
+) -> tuple[list[str], Finding | None]:
+    """One replica made from an older template, once all others serve: templates roll one by one."""
+    if not all(one.serving for one in staying):
+        return [], None
+    old = [one for one in staying if one.revision != revision_of(roles[effective[one.name]])]
+    for one in sorted(old, key=lambda one: one.number):
+        if len(serving_in(staying, one.role)) > 1:
+            return [one.name], None
+    return [], no_spare(old[0].role) if old else None
+
+
+def no_spare(role: str) -> Finding:
+    """Said instead of taking the last serving replica of a role."""
+    return Finding(
+        False, "NoSpareReplica", f"role {role} has no serving replica to spare: the move waits until it has"
+    )
+
+
+def _waits_for_budget(budget_accelerators: int) -> Finding:
+    return Finding(
+        False,
+        "WaitingForBudget",
+        f"a new replica waits until another is wholly gone: the budget of {budget_accelerators} accelerators is used",
+    )
+
+
+def _most_lacking(lacking: Mapping[str, int], own: str) -> str:
+    """The role to make a pod for: its own if that lacks one, else the one that lacks most."""
+    if lacking.get(own, 0) > 0:
+        return own
+    return max(sorted(lacking), key=lambda role: lacking[role])
+
+
+def _free_name(group_name: str, names: Collection[str]) -> str:
+    number = 0
+    while f"{group_name}-{number}" in names:
+        number += 1
+    return f"{group_name}-{number}"

@@ -1,0 +1,164 @@
+"""What a pass writes: the group's and the roles' statuses, and the events that go with them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from weft.api import Decision, RebalanceMode, Transfer
+from weft.api.conditions import Conditions, find, with_condition
+from weft.api.inference import InferenceGroupStatus
+from weft.api.inference_role import InferenceRoleStatus
+from weft.balancing import conditions
+from weft.balancing.bodies import selector
+from weft.balancing.observe import Metrics, World, observed, split_of
+from weft.balancing.plan import Plan, allocation_of, decide
+from weft.balancing.profile import ProfileError
+from weft.balancing.replicas import serving_in
+from weft.balancing.state import Finding, vector, words
+from weft.balancing.transfers import choose
+
+
+@dataclass
+class Notes:
+    """What happened while a pass acted: events to send after the status, templates that were refused."""
+
+    events: list[tuple[bool, str, str]] = field(default_factory=list)
+    """(is a warning, reason, message)"""
+    invalid: dict[str, Finding] = field(default_factory=dict)
+    """By role."""
+
+    def add(self, reason: str, message: str, *, warning: bool = False) -> None:
+        self.events.append((warning, reason, message))
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The recorded transfers after a pass carried them on."""
+
+    open: tuple[Transfer, ...] = ()
+    returned: tuple[Transfer, ...] = ()
+    """Those whose rolling back ended in this pass."""
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What is to hold after this pass."""
+
+    plan: Plan
+    transfers: tuple[Transfer, ...]
+    """Open ones, then those that start."""
+    started: tuple[Transfer, ...]
+    balanced: Finding
+
+
+def settle(
+    world: World, metrics: Metrics, carried: Carried, roster_obstacle: Finding | None, now: datetime
+) -> Settlement:
+    """Decide the split and the transfers towards it."""
+    group = world.group
+    allocation = dict(split_of(group.status.allocation))
+    decision = group.status.decision
+    decided_at = decision.decided_at if decision is not None else None
+    returned: Decision | None = None
+    if carried.returned and group.spec.rebalance.mode is RebalanceMode.AUTO:
+        for transfer in carried.returned:
+            allocation[transfer.from_] = allocation.get(transfer.from_, 0) + 1
+            allocation[transfer.to] = max(0, allocation.get(transfer.to, 0) - 1)
+        names = ", ".join(transfer.replica for transfer in carried.returned)
+        returned = Decision(
+            reason=f"{names} could not change its role: {words(vector(allocation))} holds", decided_at=now
+        )
+        decided_at = now
+    counts = {name: sum(one.role == name and one.has_pod for one in world.replicas) for name in world.roles}
+    settled = not carried.open and all(counts[name] <= allocation.get(name, 0) for name in counts)
+    plan = decide(observed(world, metrics, vector(allocation), decided_at, settled, now))
+    if plan.decision is None and returned is not None:
+        plan = replace(plan, decision=returned)
+    wanted = dict(plan.allocation)
+    started, obstacle = choose(
+        wanted,
+        world.roles,
+        world.kinds,
+        world.replicas,
+        carried.open,
+        metrics.reading.loads,
+        group.spec.rebalance.cooldown_seconds,
+        now,
+    )
+    transfers = (*carried.open, *started)
+    balanced = conditions.balanced(
+        transfers, wanted, world.roles, world.replicas, (plan.obstacle, roster_obstacle, obstacle)
+    )
+    return Settlement(plan, transfers, started, balanced)
+
+
+def group_status(world: World, metrics: Metrics, settlement: Settlement, now: datetime) -> dict[str, Any]:
+    """The group's whole status."""
+    group, plan = world.group, settlement.plan
+    found: Conditions = group.status.conditions
+    for kind, finding in (
+        ("Ready", conditions.ready(world.roles, world.replicas)),
+        ("ObjectivesMet", conditions.objectives_met(group, metrics.reading)),
+        ("MetricsFresh", conditions.metrics_fresh(metrics.reading)),
+        ("Balanced", settlement.balanced),
+    ):
+        found = _with(found, kind, finding, group.metadata.generation, now)
+    return InferenceGroupStatus(
+        observed_generation=group.metadata.generation,
+        allocation=allocation_of(plan.allocation),
+        transfers=settlement.transfers,
+        decision=plan.decision or group.status.decision,
+        conditions=found,
+    ).dump()
+
+
+def role_statuses(
+    world: World, settlement: Settlement, invalid: Mapping[str, Finding], now: datetime
+) -> dict[str, dict[str, Any]]:
+    """The status of each of the group's roles, by name."""
+    wanted = dict(settlement.plan.allocation)
+    statuses: dict[str, dict[str, Any]] = {}
+    for name, role in world.all_roles.items():
+        generation = role.metadata.generation
+        ready = invalid.get(name) or conditions.role_ready(role, name, wanted, world.replicas)
+        found = _with(role.status.conditions, "Ready", ready, generation, now)
+        profile = world.profiles.get(name)
+        if isinstance(profile, ProfileError):
+            finding = Finding(False, "ProfileUnusable", str(profile))
+        elif profile is None:
+            finding = Finding(None, "NotRead", "the role is not run by this version")
+        else:
+            finding = Finding(True, "Read", "the measured profile is usable")
+        found = _with(found, "ProfileValid", finding, generation, now)
+        statuses[name] = InferenceRoleStatus(
+            replicas=sum(one.role == name and one.has_pod for one in world.replicas),
+            ready_replicas=len(serving_in(world.replicas, name)),
+            selector=selector(world.group.metadata.name, name),
+            conditions=found,
+        ).dump()
+    return statuses
+
+
+def events_of(world: World, settlement: Settlement) -> list[tuple[bool, str, str]]:
+    """What is new: (is a warning, reason, message)."""
+    events: list[tuple[bool, str, str]] = []
+    decision = settlement.plan.decision
+    if decision is not None:
+        recommends = world.group.spec.rebalance.mode is RebalanceMode.RECOMMEND
+        events.append((False, "Recommended" if recommends else "Decided", decision.reason))
+    for transfer in settlement.started:
+        message = f"{transfer.replica} leaves {transfer.from_} for {transfer.to}: it drains first"
+        events.append((False, "TransferStarted", message))
+    before = find(world.group.status.conditions, "Balanced")
+    obstacle = settlement.balanced
+    refused = obstacle.status is False and obstacle.reason not in ("Moving", "Scaling")
+    if refused and (before is None or before.reason != obstacle.reason):
+        events.append((True, obstacle.reason, obstacle.message))
+    return events
+
+
+def _with(found: Conditions, kind: str, finding: Finding, generation: int, now: datetime) -> Conditions:
+    return with_condition(found, kind, finding.status, finding.reason, finding.message, generation, now)
