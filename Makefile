@@ -38,6 +38,13 @@ test-integration: ## tests against a real control plane
 	@$(MAKE) $(VENV)/.complete
 	$(BIN)/pytest tests/integration tests/faults $(ARGS)
 
+.PHONY: bench
+bench: ## measure: writes and calls per bind, kopf as informer and as reconciler
+	@$(PYTHON) hack/weft_dev/preflight.py test
+	@$(MAKE) $(VENV)/.complete
+	PYTHONPATH=hack:tests:tests/bench $(BIN)/python tests/bench/bind_many.py
+	PYTHONPATH=hack:tests:tests/bench $(BIN)/python tests/bench/kopf_handlers.py
+
 .PHONY: lint
 lint: $(VENV)/.complete ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

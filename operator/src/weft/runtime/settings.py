@@ -34,8 +34,6 @@ class Settings(BaseSettings):
     """How often the cache is compared with a full list."""
     inventory_seconds: Seconds = 15.0
     """How often each fabric's inventory is read."""
-    balance_seconds: Seconds = 2.0
-    """How often an inference group's metrics are looked at."""
     api_timeout_seconds: Seconds = 10.0
     """Limit of one request to the API server."""
     health_host: str = "0.0.0.0"
