@@ -122,6 +122,13 @@ async def test_a_device_at_another_host_is_a_conflict_that_names_it_and_nothing_
     assert manager.patches == []
 
 
+async def test_a_write_carries_the_etag_of_what_was_read(manager: Manager, driver: RedfishDriver) -> None:
+    manager.etags = True
+    await driver.attach("a", "sled-0", gpus(0))
+    await driver.attach("b", "sled-0", gpus(1))
+    assert manager.listed("sled-0") == ["gpu-0", "gpu-1"]
+
+
 async def test_a_change_in_between_is_a_conflict(manager: Manager, driver: RedfishDriver) -> None:
     manager.etags = True
 
@@ -290,6 +297,15 @@ async def test_a_task_monitor_ends_with_the_answer_of_the_request(
     assert phases == [OperationPhase.RUNNING, OperationPhase.SUCCEEDED, OperationPhase.FAILED]
 
 
+async def test_another_task_than_the_one_asked_for_is_refused(
+    manager: Manager, driver: RedfishDriver
+) -> None:
+    manager.put(f"{TASKS}/1", TaskState="Completed")
+    manager.resources[f"{TASKS}/2"] = manager.resources[f"{TASKS}/1"]
+    with pytest.raises(Transient, match="another task"):
+        await driver.operation(f"{TASKS}/2")
+
+
 @pytest.mark.parametrize("id", ["https://elsewhere/redfish/v1/Tasks/1", "/redfish/../x", "/emulator/faults"])
 async def test_a_forged_operation_id_is_not_followed(
     manager: Manager, driver: RedfishDriver, id: str
@@ -335,13 +351,14 @@ async def test_a_write_under_a_revoked_session_is_not_repeated_under_a_new_one(
     manager: Manager, user: RedfishDriver
 ) -> None:
     await user.inventory()
+    last_read = ("GET", f"{BLOCKS}/gpu-0")
 
     async def revoke_then_answer(request: web.Request) -> web.StreamResponse:
         answer = await manager.act(request)
         manager.tokens.clear()
         return answer
 
-    manager.answers["GET", SLED_0] = revoke_then_answer
+    manager.answers[last_read] = revoke_then_answer
     for _ in range(2):
         with pytest.raises(Transient, match="session"):
             await user.attach("a", "sled-0", gpus(0))
@@ -377,8 +394,11 @@ async def test_only_our_own_earlier_sessions_are_revoked(manager: Manager, user:
     manager.log_in({"UserName": "admin", "Password": "x", "Context": "weft"})
     manager.requests.append(("", ""))  # the next session gets a path of its own
     manager.log_in({"UserName": "weft", "Password": "secret", "Context": "a person"})
+    manager.requests.append(("", ""))
+    manager.log_in({"UserName": "weft", "Password": "secret", "Context": "weft"})
+    manager.resources[list(manager.tokens.values())[-1]]["SessionType"] = "WebUI"
     assert await user.revoke_other_sessions() == 1
-    assert len(manager.tokens) == 3
+    assert len(manager.tokens) == 4
     with pytest.raises(Transient, match="session"):
         await old.attach("late", "sled-0", gpus(0))
     assert manager.patches == []
@@ -427,7 +447,7 @@ async def test_requests_keep_to_the_pace(manager: Manager) -> None:
 
 async def test_a_write_that_did_not_get_its_turn_in_time_is_never_sent(manager: Manager) -> None:
     driver = RedfishDriver(
-        manager.connection(max_in_flight=1, requests_per_second=1.5, request_timeout_seconds=0.8)
+        manager.connection(max_in_flight=1, requests_per_second=0.9, request_timeout_seconds=2.0)
     )
     with pytest.raises(Transient, match="before the request was sent"):
         await driver.attach("a", "sled-0", gpus(0))

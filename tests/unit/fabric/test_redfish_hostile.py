@@ -87,10 +87,12 @@ MISBEHAVIOUR: dict[str, Answer] = {
 
 
 @pytest.fixture
-def short(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> RedfishDriver:
-    """A driver with a short timeout and small answers."""
+def short(manager: Manager, monkeypatch: pytest.MonkeyPatch, name: str) -> RedfishDriver:
+    """A driver that takes small answers, and has a short timeout where the test has to wait for it."""
     monkeypatch.setattr(transport, "MAX_BODY_BYTES", 1 << 20)
-    return RedfishDriver(manager.connection(request_timeout_seconds=0.5))
+    return RedfishDriver(
+        manager.connection(request_timeout_seconds=1.0 if name in ("hang", "drip") else 20.0)
+    )
 
 
 @pytest.mark.parametrize("name", MISBEHAVIOUR)
@@ -100,6 +102,15 @@ async def test_a_read_that_fails_is_transient(manager: Manager, short: RedfishDr
     with pytest.raises(Transient):
         await short.attached("sled-0")
     await short.close()
+
+
+async def test_an_answer_is_read_up_to_a_bound(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_BODY_BYTES", 1 << 20)
+    manager.answers["GET", SLED_0] = huge
+    driver = RedfishDriver(manager.connection(request_timeout_seconds=30.0))
+    with pytest.raises(Transient, match="larger than 1048576 bytes"):
+        await driver.attached("sled-0")
+    await driver.close()
 
 
 @pytest.mark.parametrize("name", MISBEHAVIOUR)

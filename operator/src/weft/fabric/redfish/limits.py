@@ -16,7 +16,7 @@ class Limits:
 
     def __init__(self, max_in_flight: int, requests_per_second: float) -> None:
         self._slots = asyncio.Semaphore(max(1, max_in_flight))
-        self._interval_seconds = 1.0 / requests_per_second
+        self._interval_seconds = 1.0 / max(requests_per_second, 0.01)
         self._burst = max(1.0, requests_per_second)
         self._next_at_seconds = 0.0
 
