@@ -15,51 +15,33 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import sushy
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from sushy import auth
 from sushy.resources import constants as common
-from sushy.resources.compositionservice.constants import CompositionState
-from sushy.resources.compositionservice.resourceblock import ResourceBlockCollection
-from sushy.resources.compositionservice.resourcezone import ResourceZoneCollection
-from sushy.resources.fabric.constants import EntityRole, EntityType
 from sushy.resources.system.constants import ProcessorType
 from sushy.resources.system.processor import Processor
 from sushy.resources.taskservice.constants import TaskState
 from sushy.resources.taskservice.task import Task
 
-from weft.emulator.inventory import Device, DeviceType, World, load
+from support.sushy_view import (
+    BLOCKS,
+    agree_on_blocks,
+    agree_on_fabrics,
+    agree_on_zones,
+    ids,
+    make_certificates,
+)
+from weft.emulator.inventory import load
 from weft.emulator.journal import check
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "emulator" / "rack-a.yaml"
-BLOCKS = "/redfish/v1/CompositionService/ResourceBlocks"
 USER, PASSWORD = "weft", "correct horse"
 START_LIMIT_SECONDS = 30
-
-TYPE_OF = {DeviceType.GPU: "Processor", DeviceType.CXL: "Memory", DeviceType.NVME: "Storage"}
-ATTACH_FABRIC = {DeviceType.GPU: "pcie", DeviceType.CXL: "cxl", DeviceType.NVME: "nvmeof"}
-FABRIC_TYPE = {
-    "nvlink": common.Protocol.NVLINK,
-    "rdma": common.Protocol.INFINI_BAND,
-    "pcie": common.Protocol.PCIe,
-    "nvmeof": common.Protocol.NVMe_OVER_FABRICS,
-    "cxl": None,
-}
-ENTITY_TYPE = {
-    DeviceType.GPU: EntityType.PROCESSOR,
-    DeviceType.NVME: EntityType.DRIVE,
-    DeviceType.CXL: None,
-}
 
 
 @dataclass
@@ -94,47 +76,6 @@ class Emulator:
         return (self.folder / "journal.jsonl").read_text().splitlines()
 
 
-def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
-    """A CA and a server's certificate for 127.0.0.1 signed by it: CA, certificate, key."""
-    now = datetime.now(UTC)
-
-    def certificate(
-        name: str, issuer: str, key: Any, signer: Any, *extensions: tuple[x509.ExtensionType, bool]
-    ) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-            )
-        )
-        for extension, critical in extensions:
-            builder = builder.add_extension(extension, critical=critical)
-        return builder.sign(signer, hashes.SHA256())
-
-    ca_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    ca = certificate("test CA", "test CA", ca_key, ca_key, (x509.BasicConstraints(True, 0), True))
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    server = certificate("emulator", "test CA", server_key, ca_key, (names, False))
-    files = (folder / "ca.pem", folder / "server.pem", folder / "server.key")
-    for path, found in zip(files, (ca, server), strict=False):
-        path.write_bytes(found.public_bytes(serialization.Encoding.PEM))
-    files[2].write_bytes(
-        server_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return files
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
     """Start emulators as processes of their own; they end with the test."""
@@ -165,97 +106,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
     for process in running:
         process.kill()
         process.wait()
-
-
-def ids(links: list[dict[str, str]]) -> set[str]:
-    """Last segments of references."""
-    return {item["@odata.id"].rsplit("/", 1)[1] for item in links}
-
-
-def resource_blocks(service: Any) -> dict[str, Any]:
-    """Every resource block, by id."""
-    composition = service.get_composition_service()
-    # `composition.resource_blocks` of sushy 5 hands over a method where its path belongs.
-    path = composition.json["ResourceBlocks"]["@odata.id"]
-    collection = ResourceBlockCollection(
-        service._conn, path, redfish_version=service.redfish_version, root=service
-    )
-    return {block.identity: block for block in collection.get_members()}
-
-
-def resource_zones(service: Any) -> list[Any]:
-    """Every resource zone."""
-    path = service.get_composition_service().json["ResourceZones"]["@odata.id"]
-    collection = ResourceZoneCollection(
-        service._conn, path, redfish_version=service.redfish_version, root=service
-    )
-    return list(collection.get_members())
-
-
-def agree_on_blocks(service: Any, world: World, attached: dict[str, str]) -> None:
-    """Every resource block, host blocks included, against the inventory and what is attached."""
-    members = resource_blocks(service)
-    assert set(members) == set(world.devices) | {f"host-{host}" for host in world.hosts}
-    for name, device in world.devices.items():
-        block, host = members[name], attached.get(name)
-        composition = block.composition_status
-        expected = CompositionState.COMPOSED if host else CompositionState.UNUSED
-        assert (name, composition.composition_state) == (name, expected)
-        assert composition.number_of_compositions == (1 if host else 0)
-        assert (composition.max_compositions, composition.sharing_capable) == (1, False)
-        assert composition.reserved_state is False
-        assert (block.status.state, block.status.health) == (common.State.ENABLED, common.Health.OK)
-        assert block.json["ResourceBlockType"] == [TYPE_OF[device.type]]
-        assert ids(block.json["Links"]["ComputerSystems"]) == ({host} if host else set())
-        assert ids(block.json["Links"]["Zones"]) == set(device.zones)
-    for host in world.hosts:
-        block = members[f"host-{host}"]
-        assert block.composition_status.composition_state is CompositionState.COMPOSED
-        assert ids(block.json["ComputerSystems"]) == {host}
-
-
-def agree_on_zones(service: Any, world: World) -> None:
-    """Every resource zone against the inventory."""
-    zones = resource_zones(service)
-    assert {zone.identity for zone in zones} == set(world.zones)
-    for zone in zones:
-        hosts, devices = world.zone_members[zone.identity]
-        assert ids(zone.links.resource_blocks) == devices | {f"host-{host}" for host in hosts}
-        assert zone.status.health is common.Health.OK
-
-
-def agree_on_fabrics(service: Any, world: World) -> None:
-    """Every fabric and endpoint against the inventory."""
-    fabrics = {fabric.identity: fabric for fabric in service.get_fabric_collection().get_members()}
-    assert set(fabrics) == set(FABRIC_TYPE)
-    for name, fabric in fabrics.items():
-        assert fabric.fabric_type is FABRIC_TYPE[name]
-        assert fabric.json["FabricType"] == world.fabrics[name]
-        endpoints = {endpoint.identity: endpoint for endpoint in fabric.endpoints.get_members()}
-        devices = {
-            d.id: d for d in world.devices.values() if ATTACH_FABRIC[d.type] == name or name in d.domains
-        }
-        assert set(endpoints) - {f"host-{host}" for host in world.hosts} == set(devices)
-        for endpoint in endpoints.values():
-            entity = endpoint.connected_entities[0]
-            device = devices.get(endpoint.identity)
-            if device is None:
-                assert (entity.entity_type, entity.entity_role) == (
-                    EntityType.ROOT_COMPLEX,
-                    EntityRole.INITIATOR,
-                )
-            else:
-                agree_on_entity(entity, endpoint, device, name)
-
-
-def agree_on_entity(entity: Any, endpoint: Any, device: Device, fabric: str) -> None:
-    """What a device's endpoint is connected to."""
-    role = EntityRole.TARGET if fabric == ATTACH_FABRIC[device.type] else EntityRole.BOTH
-    assert (entity.entity_type, entity.entity_role) == (ENTITY_TYPE[device.type], role)
-    link = endpoint.json["ConnectedEntities"][0]["EntityLink"]["@odata.id"]
-    assert link.startswith(f"{BLOCKS}/{device.id}/")
-    zone = device.domains.get(fabric)
-    assert ids(endpoint.json["Links"]["Zones"]) == ({zone} if zone else set())
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])

@@ -157,14 +157,22 @@ class World:
         return {(block, host) for block, hosts in places.items() for host in hosts}
 
     def create(
-        self, *, endpoint: str = "", settle_seconds: int = 1, mode: str = "Manage", timeout: int = 1
+        self,
+        *,
+        endpoint: str = "",
+        settle_seconds: int = 1,
+        mode: str = "Manage",
+        timeout: int = 1,
+        **changes: Any,
     ) -> None:
-        """Nodes with heartbeats, the Fabric and two pools open to everybody."""
+        """Nodes with heartbeats, the Fabric (`changes` to its spec) and two pools open to everybody."""
         for host in self.hosts:
             self._create_node(f"{self.name}-{host}")
         self._heart = threading.Thread(target=self._heartbeats, daemon=True)
         self._heart.start()
-        self.kube.create(FABRICS, self.fabric(endpoint or self.emulator_url, settle_seconds, mode, timeout))
+        fabric = self.fabric(endpoint or self.emulator_url, settle_seconds, mode, timeout)
+        fabric["spec"].update(changes)
+        self.kube.create(FABRICS, fabric)
         for resource, model in ((GPU_POOLS, "A100-80GB"), (MEMORY_POOLS, "CXL-512")):
             spec = {"fabricRef": {"name": self.name}, "selector": {"matchAttributes": {"model": model}}}
             spec["allowedNamespaces"] = {}

@@ -162,11 +162,11 @@ def forward(
             try:
                 await _attach(session, claims, host, batch)
             except (OutcomeUnknown, InvalidRequest) as error:
-                session.failed(batch)
                 problem = error
         if missing:
             there = await session.attached(host)
             session.succeeded(devices & there)
+            session.failed(missing - there)
         absent = devices - there
         at_fault = {device: str(problem) for device in absent if session.is_at_fault(device)}
         if at_fault:

@@ -140,6 +140,8 @@ class Binding:
 
     async def place_waiting(self) -> float | None:
         """One placement pass over all waiting logical nodes."""
+        if not self._fabrics.all_looked_at():
+            return RETRY_SECONDS
         now = datetime.now(UTC)
         seen = observe.gather(
             self._cluster, self._fabrics.pictures(), self._avoid, frozenset(self._claiming), now

@@ -44,6 +44,11 @@ class Fabrics:
         self._poll_seconds = poll_seconds
         self._leader = leader
         self._sessions: dict[str, FabricSession] = {}
+        self._looked: set[str] = set()
+
+    def all_looked_at(self) -> bool:
+        """Whether this leader has tried to read every fabric: before that, nothing can be called missing."""
+        return all(raw["metadata"]["name"] in self._looked for raw in self._cluster.list(FABRICS))
 
     def session(self, name: str) -> FabricSession | None:
         return self._sessions.get(name)
@@ -60,6 +65,7 @@ class Fabrics:
         """Open, fence, read; returns in how many seconds to read again."""
         raw = self._cluster.get(FABRICS, name)
         if raw is None:
+            self._looked.discard(name)
             await self._forget(name)
             return None
         fabric = Fabric.model_validate(raw)
@@ -76,6 +82,8 @@ class Fabrics:
             raw = await add_finalizer(self._cluster, FABRICS, raw)
             fabric = Fabric.model_validate(raw)
         facts, again = await self._look(fabric)
+        if facts[0][1:3] != (None, "Fencing"):
+            self._looked.add(name)
         session = self._sessions.get(name)
         # The status may have been written by nobody else, but the object may have changed while we read.
         raw = self._cluster.get(FABRICS, name) or raw

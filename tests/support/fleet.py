@@ -1,0 +1,253 @@
+"""An inference group in a small world: its objects in a MemoryCluster, pods that start and drain, a load.
+
+Time stands still unless a test lets it pass. Nothing is remembered between two passes of the reconciler but
+what is in the cluster, so every pass is also one of a restarted operator.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import yaml
+
+from support.inference import LLAMA_70B, PROMPT_HEAVY, T0
+from support.memory_cluster import MemoryCluster
+from weft.api.names import GATE_SERVING, LABEL_ROLE, LABEL_STAGE
+from weft.api.resources import (
+    CONFIG_MAPS,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    LOGICAL_NODES,
+    PODS,
+    ResourceType,
+)
+from weft.balancing.apply import reconcile_group
+from weft.balancing.presets import Preset
+from weft.balancing.prometheus import PrometheusSource, Snapshot, SourceError
+from weft.balancing.settings import SourceSettings
+from weft.balancing.state import Traffic
+from weft.saga.cluster import Object
+
+NAMESPACE, GROUP, MODEL = "team-a", "llama", "llama-2-70b"
+
+
+class StubSource(PrometheusSource):
+    """A Prometheus server whose answer is computed from the fleet."""
+
+    def __init__(self, answer: Callable[[], Snapshot]) -> None:
+        super().__init__(SourceSettings(url="http://127.0.0.1:1", scrape_interval_seconds=1))
+        self._answer = answer
+
+    async def read(self, preset: Preset) -> Snapshot:
+        return self._answer()
+
+
+class Fleet:
+    """One group with a prefill and a decode role."""
+
+    def __init__(self, prefill: int = 3, decode: int = 6, *, nodes: bool = False, **rebalance: Any) -> None:
+        self.now = T0
+        self.cluster = MemoryCluster(lambda: self.now)
+        self.source = StubSource(self.snapshot)
+        self.traffic: Traffic | None = None
+        self.requests: dict[str, float] = {}
+        """Requests running per pod; pods out of the router keep theirs."""
+        self.broken = ""
+        """Why the metrics server does not answer."""
+        self.changed_values: dict[tuple[str, str], float | None] = {}
+        """(signal, pod or model) -> value instead; None: no series."""
+        self.nodes = nodes
+        self._put(
+            CONFIG_MAPS,
+            "speed",
+            data={"profile.yaml": yaml.safe_dump(LLAMA_70B.model_dump(by_alias=True, mode="json"))},
+        )
+        self._put(
+            INFERENCE_GROUPS,
+            GROUP,
+            spec={
+                "objectives": {
+                    "timeToFirstTokenMilliseconds": 2500,
+                    "interTokenLatencyMilliseconds": 95,
+                    "attainmentPermille": 950,
+                },
+                "metrics": {"source": "default", "preset": "vllm", "modelName": MODEL},
+                "budget": {"accelerators": 18},
+                "rebalance": {"mode": "Auto", "flip": "Label", "cooldownSeconds": 30, **rebalance},
+            },
+        )
+        self.put_role("prefill", "Prefill", prefill)
+        self.put_role("decode", "Decode", decode)
+
+    def put_role(self, name: str, stage: str, replicas: int, **spec: Any) -> None:
+        template = {
+            "metadata": {"labels": {"app": "engine", "llm-d.ai/role": name}},
+            "spec": {"containers": [{"name": "engine", "image": "vllm:1"}]},
+        }
+        shape = {"accelerators": [{"name": "main", "count": 2}]}
+        hardware = {"node": shape} if self.nodes else {}
+        workload = {"template": template} | ({} if self.nodes else {"acceleratorsPerReplica": 2})
+        self._put(
+            INFERENCE_ROLES,
+            name,
+            spec={
+                "groupRef": {"name": GROUP},
+                "stage": stage,
+                "replicas": replicas,
+                "minReplicas": 1,
+                "maxReplicas": 32,
+                "nodesPerReplica": 1,
+                "profileRef": {"name": "speed"},
+                "drain": {"timeoutSeconds": 60},
+                "workload": workload,
+                **hardware,
+                **spec,
+            },
+        )
+
+    def _put(self, resource: ResourceType, name: str, **parts: Any) -> None:
+        """Write an object as a user would, the status kept."""
+        key = (resource, NAMESPACE, name)
+        before = self.cluster.objects.get(key, {"metadata": {"generation": 0, "uid": f"uid-{name}"}})
+        metadata = {
+            **before["metadata"],
+            "name": name,
+            "namespace": NAMESPACE,
+            "generation": before["metadata"]["generation"] + 1,
+        }
+        identity = {"apiVersion": resource.api_version, "kind": resource.kind}
+        self.cluster._store(key, copy.deepcopy({**before, **identity, "metadata": metadata, **parts}))
+
+    def edit(self, resource: ResourceType, name: str, change: Callable[[Object], None]) -> None:
+        """Change an object's spec as a user would."""
+        spec = copy.deepcopy(self.cluster.objects[(resource, NAMESPACE, name)]["spec"])
+        change(spec)
+        self._put(resource, name, spec=spec)
+
+    # What others do
+
+    def play(self) -> None:
+        """Kubelet, fabric and engines: start pods, keep Ready up to date, end what is deleted."""
+        for pod in self.pods():
+            name, status = pod["metadata"]["name"], pod.get("status") or {}
+            if pod["metadata"].get("deletionTimestamp"):
+                del self.cluster.objects[(PODS, NAMESPACE, name)]
+                self.requests.pop(name, None)
+                continue
+            conditions = {one["type"]: one for one in status.get("conditions") or ()}
+            gate = conditions.get(GATE_SERVING, {}).get("status") == "True"
+            stamp = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+            ready = conditions.get("Ready", {})
+            if ready.get("status") != str(gate):
+                ready = {"type": "Ready", "status": str(gate), "lastTransitionTime": stamp}
+            others = [one for key, one in conditions.items() if key not in ("Ready", "ContainersReady")]
+            new = [*others, {"type": "ContainersReady", "status": "True"}, ready]
+            phase = status.get("phase", "Running")
+            if new != (status.get("conditions") or []) or status.get("phase") != phase:
+                self.cluster._store(
+                    (PODS, NAMESPACE, name), {**pod, "status": {**status, "phase": phase, "conditions": new}}
+                )
+        for node in self.cluster.list(LOGICAL_NODES, NAMESPACE):
+            name = node["metadata"]["name"]
+            if not (node.get("status") or {}).get("nodeName"):
+                bound = {
+                    "type": "Bound",
+                    "status": "True",
+                    "reason": "Attached",
+                    "lastTransitionTime": self.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                }
+                status = {"nodeName": f"worker-{name}", "conditions": [bound]}
+                self.cluster._store((LOGICAL_NODES, NAMESPACE, name), {**node, "status": status})
+
+    async def look(self) -> float | None:
+        """One pass of the operator, which was started just now."""
+        return await reconcile_group(self.cluster, {"default": self.source}, NAMESPACE, GROUP, self.now)
+
+    async def run(self, seconds: int) -> None:
+        """Let time pass; in each second the operator looks a few times, as events make it."""
+        for _ in range(seconds):
+            for _ in range(3):
+                await self.look()
+                self.play()
+            self.now += timedelta(seconds=1)
+
+    # What can be seen
+
+    def pods(self) -> list[Object]:
+        return self.cluster.list(PODS, NAMESPACE)
+
+    def split(self) -> dict[str, int]:
+        """Pods per role, by their labels."""
+        counts: dict[str, int] = {}
+        for pod in self.pods():
+            role = pod["metadata"]["labels"][LABEL_ROLE]
+            counts[role] = counts.get(role, 0) + 1
+        return counts
+
+    def serving(self) -> dict[str, int]:
+        """Ready pods per stage."""
+        counts: dict[str, int] = {"prefill": 0, "decode": 0}
+        for pod in self.pods():
+            if condition(pod, "Ready") == "True" and "deletionTimestamp" not in pod["metadata"]:
+                counts[pod["metadata"]["labels"][LABEL_STAGE]] += 1
+        return counts
+
+    def group(self) -> Object:
+        return self.cluster.objects[(INFERENCE_GROUPS, NAMESPACE, GROUP)]
+
+    def status(self) -> Object:
+        status: Object = self.group().get("status") or {}
+        return status
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        """Status and reason of a condition of the group."""
+        found = next((one for one in self.status().get("conditions", ()) if one["type"] == kind), {})
+        return found.get("status", ""), found.get("reason", "")
+
+    def snapshot(self) -> Snapshot:
+        """What Prometheus would answer now: every pod was scraped just now."""
+        if self.broken:
+            raise SourceError(self.broken)
+        values: dict[tuple[str, str, str], float] = {}
+        for pod in self.pods():
+            name = pod["metadata"]["name"]
+            signals = {"running": self.requests.get(name, 0.0), "waiting": 0.0, "age": 0.0, "targets": 1.0}
+            values |= {(f"engine:{signal}", NAMESPACE, name): value for signal, value in signals.items()}
+        front: dict[str, float] = {"age": 0.0, "jobs": 1.0}
+        traffic = self.traffic or replace(PROMPT_HEAVY, short=_none(), long=_none())
+        for window, rates in (("short", traffic.short), ("long", traffic.long)):
+            front |= {
+                f"requests_{window}": rates.requests,
+                f"prompts_{window}": rates.prompts,
+                f"prompt_tokens_{window}": rates.prompt_tokens,
+                f"answers_{window}": rates.answers,
+                f"answer_tokens_{window}": rates.answer_tokens,
+            }
+        front["prompt_tokens_peak"] = traffic.peak_prompt_tokens_per_second
+        front["answer_tokens_peak"] = traffic.peak_answer_tokens_per_second
+        values |= {(f"front:{signal}", NAMESPACE, MODEL): value for signal, value in front.items()}
+        for (signal, subject), value in self.changed_values.items():
+            key = (signal, NAMESPACE, subject)
+            values.pop(key, None)
+            if value is not None:
+                values[key] = value
+        return Snapshot(self.now, values)
+
+
+def condition(obj: Object, kind: str) -> str:
+    """The status of an object's condition; empty when it has none."""
+    conditions = (obj.get("status") or {}).get("conditions") or ()
+    return next((one["status"] for one in conditions if one["type"] == kind), "")
+
+
+def _none() -> Any:
+    return replace(PROMPT_HEAVY.long, requests=0, prompts=0, prompt_tokens=0, answers=0, answer_tokens=0)
+
+
+def moment(seconds: float) -> datetime:
+    """T0 plus seconds."""
+    return T0 + timedelta(seconds=seconds)
