@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Self
 
@@ -95,6 +96,7 @@ class Profile(_Part):
         return low
 
 
+@lru_cache(maxsize=256)  # a group is looked at every few seconds, its profile changes hardly ever
 def parse(text: str) -> Profile:
     """Read a profile.
 

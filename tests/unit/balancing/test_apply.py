@@ -1,0 +1,376 @@
+"""A group's life through the reconciler, in memory: started, moved, paused, broken, removed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.fleet import GROUP, MODEL, NAMESPACE, Fleet, condition
+from support.inference import ANSWER_HEAVY, PROMPT_HEAVY
+from weft.api import InferenceGroup, InferenceRole
+from weft.api.names import FINALIZER, GATE_SERVING, LABEL_ROLE, LABEL_STAGE
+from weft.api.resources import CONFIG_MAPS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+
+
+async def started(**options: Any) -> Fleet:
+    """A fleet that serves the load its split was made for."""
+    fleet = Fleet(**options)
+    fleet.traffic = ANSWER_HEAVY
+    await fleet.run(10)
+    return fleet
+
+
+async def test_a_group_starts_with_its_roles_replicas_and_all_serve() -> None:
+    fleet = await started()
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    assert fleet.serving() == {"prefill": 3, "decode": 6}
+    assert fleet.condition("Ready") == ("True", "Serving")
+    assert fleet.condition("Balanced") == ("True", "AsDecided")
+    assert fleet.condition("MetricsFresh") == ("True", "Fresh")
+    assert {pod["metadata"]["name"] for pod in fleet.pods()} == {f"{GROUP}-{n}" for n in range(9)}
+
+
+async def test_roles_say_what_they_have_and_how_to_select_it() -> None:
+    fleet = await started()
+    role = fleet.cluster.get(INFERENCE_ROLES, "decode", NAMESPACE)
+    assert role is not None
+    assert role["status"]["replicas"] == role["status"]["readyReplicas"] == 6
+    assert role["status"]["selector"] == f"weft.dev/group={GROUP},weft.dev/role=decode"
+    assert condition(role, "Ready") == condition(role, "ProfileValid") == "True"
+
+
+async def test_a_pod_waits_for_its_logical_node_and_is_tied_to_its_host() -> None:
+    fleet = Fleet(1, 1, nodes=True)
+    for _ in range(4):
+        await fleet.look()
+    assert len(fleet.cluster.list(LOGICAL_NODES, NAMESPACE)) == 2
+    assert fleet.pods() == []
+    fleet.play()  # binds
+    await fleet.run(3)
+    pod = fleet.cluster.get(PODS, f"{GROUP}-0", NAMESPACE)
+    assert pod is not None
+    affinity = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert affinity["nodeSelectorTerms"] == [
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [f"worker-{GROUP}-0"]}]}
+    ]
+    assert pod["spec"]["tolerations"][-1]["key"] == "weft.dev/logical-node"
+    assert fleet.serving() == {"prefill": 1, "decode": 1}
+
+
+async def test_a_shift_of_the_load_moves_replicas_to_the_split_it_needs() -> None:
+    fleet = await started()
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 5, "decode": 4}
+    assert fleet.serving() == {"prefill": 5, "decode": 4}
+    assert fleet.status().get("transfers", []) == []
+    reasons = [reason for _, reason, _ in fleet.cluster.events]
+    assert reasons.count("TransferStarted") == reasons.count("TransferFinished") == 2
+
+
+async def test_a_flipped_pod_carries_the_other_templates_labels_in_one_write() -> None:
+    fleet = await started()
+    fleet.traffic = PROMPT_HEAVY
+    seen: list[tuple[str, str, str]] = []
+
+    def look() -> None:
+        for pod in fleet.pods():
+            labels = pod["metadata"]["labels"]
+            seen.append((labels[LABEL_ROLE], labels[LABEL_STAGE], labels["llm-d.ai/role"]))
+
+    fleet.cluster.after_write = look
+    await fleet.run(60)
+    assert set(seen) == {("prefill",) * 3, ("decode",) * 3}
+
+
+async def test_a_replica_with_requests_keeps_its_role_until_they_are_done() -> None:
+    fleet = await started()
+    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(40)
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    assert fleet.condition("Balanced") == ("False", "Moving")
+    assert {one["step"] for one in fleet.status()["transfers"]} == {"Draining"}
+    fleet.requests = {}
+    await fleet.run(10)
+    assert fleet.split() == {"prefill": 5, "decode": 4}
+
+
+async def test_a_drain_that_times_out_is_rolled_back_and_not_tried_again_at_once() -> None:
+    fleet = await started()
+    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(100)  # drain.timeoutSeconds is 60
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    assert fleet.serving()["decode"] == 6
+    assert fleet.status().get("transfers", []) == []
+    assert any(
+        reason == "TransferRolledBack" and "within 60 s" in text for _, reason, text in fleet.cluster.events
+    )
+    assert {one["role"]: one["replicas"] for one in fleet.status()["allocation"]} == {
+        "prefill": 3,
+        "decode": 6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({("engine:age", f"{GROUP}-4"): 60.0}, "Stale"),
+        ({("engine:running", f"{GROUP}-4"): None}, "Empty"),
+        ({("engine:running", f"{GROUP}-4"): float("nan")}, "NotANumber"),
+        ({("engine:kv_use", f"{GROUP}-4"): float("inf")}, "NotANumber"),
+        ({("engine:targets", f"{GROUP}-4"): 2.0}, "Duplicate"),
+        ({("engine:resets", f"{GROUP}-4"): 1.0}, "CounterReset"),
+        ({("front:requests_long", MODEL): float("nan")}, "NotANumber"),
+        ({("front:requests_short", MODEL): None}, "Empty"),
+        ({("front:age", MODEL): 60.0}, "Stale"),
+        ({("front:jobs", MODEL): 2.0}, "Duplicate"),
+        ({("front:resets", MODEL): 1.0}, "CounterReset"),
+    ],
+)
+async def test_metrics_that_cannot_be_trusted_hold_the_split_and_say_why(
+    change: dict[tuple[str, str], float | None], reason: str
+) -> None:
+    fleet = await started()
+    fleet.traffic = PROMPT_HEAVY
+    fleet.changed_values = change
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    assert fleet.condition("MetricsFresh") == ("False", reason)
+    assert fleet.condition("ObjectivesMet")[0] == "Unknown"
+    fleet.changed_values = {}
+    await fleet.run(30)
+    assert fleet.split() == {"prefill": 5, "decode": 4}
+
+
+async def test_a_metrics_server_that_is_down_holds_the_split_but_not_the_replicas() -> None:
+    fleet = await started()
+    fleet.broken = "the Prometheus server did not answer in time"
+    fleet.traffic = PROMPT_HEAVY
+    del fleet.cluster.objects[(PODS, NAMESPACE, f"{GROUP}-2")]
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    assert fleet.serving() == {"prefill": 3, "decode": 6}
+    assert fleet.condition("MetricsFresh") == ("False", "SourceUnavailable")
+
+
+async def test_an_unknown_source_is_a_condition_that_names_it() -> None:
+    fleet = Fleet()
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["metrics"].update(source="elsewhere"))
+    await fleet.run(5)
+    assert fleet.condition("MetricsFresh") == ("False", "SourceNotFound")
+    assert fleet.serving() == {"prefill": 3, "decode": 6}
+
+
+async def test_recommend_says_what_it_would_do_and_does_nothing() -> None:
+    fleet = await started(mode="Recommend")
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    decision = fleet.status()["decision"]
+    assert "decode 4, prefill 5 would be better" in decision["reason"]
+    assert decision["alternatives"][0]["allocation"] == [
+        {"role": "decode", "replicas": 4},
+        {"role": "prefill", "replicas": 5},
+    ]
+
+
+async def test_paused_follows_the_roles_replicas_by_flips_where_it_can() -> None:
+    fleet = await started(mode="Paused")
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    names = {pod["metadata"]["uid"] for pod in fleet.pods()}
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(replicas=4))
+    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(replicas=5))
+    await fleet.run(20)
+    assert fleet.split() == {"prefill": 4, "decode": 5}
+    assert {pod["metadata"]["uid"] for pod in fleet.pods()} == names
+
+
+async def test_without_flips_a_paused_group_removes_first_and_creates_then_within_the_budget() -> None:
+    fleet = await started(mode="Paused", flip="None")
+    most = 0
+
+    def count() -> None:
+        nonlocal most
+        most = max(most, len(fleet.pods()))
+
+    fleet.cluster.after_write = count
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(replicas=4))
+    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(replicas=5))
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 4, "decode": 5}
+    assert most == 9  # the budget is 18 accelerators, 2 for each
+
+
+async def test_a_vanished_pod_is_made_again_on_the_same_logical_node() -> None:
+    fleet = await started(nodes=True)
+    uid = fleet.cluster.objects[(LOGICAL_NODES, NAMESPACE, f"{GROUP}-4")]["metadata"]["uid"]
+    del fleet.cluster.objects[(PODS, NAMESPACE, f"{GROUP}-4")]
+    await fleet.run(5)
+    assert fleet.serving() == {"prefill": 3, "decode": 6}
+    assert fleet.cluster.objects[(LOGICAL_NODES, NAMESPACE, f"{GROUP}-4")]["metadata"]["uid"] == uid
+
+
+async def test_a_template_that_the_api_server_refuses_binds_no_hardware_and_is_said_once() -> None:
+    fleet = Fleet(nodes=True)
+    refused = []
+
+    def refuse(resource: object, body: dict[str, Any]) -> str | None:
+        if resource == PODS and body["metadata"]["labels"][LABEL_ROLE] == "decode":
+            refused.append(body)
+            return "spec.containers[0].image: Required value"
+        return None
+
+    fleet.cluster.refuse = refuse
+    await fleet.run(10)
+    assert len(fleet.cluster.list(LOGICAL_NODES, NAMESPACE)) == 3
+    role = fleet.cluster.get(INFERENCE_ROLES, "decode", NAMESPACE)
+    assert role is not None
+    ready = next(one for one in role["status"]["conditions"] if one["type"] == "Ready")
+    assert ready["reason"] == "TemplateInvalid"
+    assert "spec.containers[0].image: Required value" in ready["message"]
+    assert len(refused) == 1
+    assert fleet.condition("Ready") == ("False", "NoServingReplica")
+
+
+async def test_templates_that_differ_in_more_than_labels_are_not_flipped() -> None:
+    fleet = Fleet()
+    fleet.edit(
+        INFERENCE_ROLES,
+        "decode",
+        lambda spec: spec["workload"]["template"]["spec"]["containers"][0].update(args=["--decode"]),
+    )
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    assert fleet.condition("Balanced") == ("False", "FlipIncompatible")
+
+
+async def test_a_profile_that_cannot_be_read_is_said_on_role_and_group() -> None:
+    fleet = Fleet()
+    del fleet.cluster.objects[(CONFIG_MAPS, NAMESPACE, "speed")]
+    await fleet.run(10)
+    assert fleet.condition("Balanced") == ("False", "ProfileMissing")
+    role = fleet.cluster.get(INFERENCE_ROLES, "decode", NAMESPACE)
+    assert role is not None
+    assert condition(role, "ProfileValid") == "False"
+    assert fleet.serving() == {"prefill": 3, "decode": 6}
+
+
+async def test_changed_templates_roll_one_replica_at_a_time() -> None:
+    fleet = await started(mode="Paused")
+    fewest = 9
+
+    def count() -> None:
+        nonlocal fewest
+        fewest = min(fewest, sum(fleet.serving().values()))
+
+    fleet.cluster.after_write = count
+    for name in ("prefill", "decode"):
+        fleet.edit(
+            INFERENCE_ROLES,
+            name,
+            lambda spec: spec["workload"]["template"]["spec"]["containers"][0].update(image="vllm:2"),
+        )
+    await fleet.run(120)
+    assert {pod["spec"]["containers"][0]["image"] for pod in fleet.pods()} == {"vllm:2"}
+    assert fewest == 8
+
+
+async def test_deleting_a_role_takes_its_own_replicas_and_not_those_that_serve_another() -> None:
+    fleet = await started(nodes=True)
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 5, "decode": 4}
+    kept = {p["metadata"]["uid"] for p in fleet.pods() if p["metadata"]["labels"][LABEL_ROLE] == "prefill"}
+    del fleet.cluster.objects[(INFERENCE_ROLES, NAMESPACE, "decode")]
+    await fleet.run(60)
+    assert {pod["metadata"]["uid"] for pod in fleet.pods()} == kept
+    assert len(fleet.cluster.list(LOGICAL_NODES, NAMESPACE)) == 5
+
+
+async def test_a_deleted_group_drains_then_removes_pods_then_nodes_then_itself() -> None:
+    fleet = await started(nodes=True)
+    fleet.requests = {f"{GROUP}-5": 1.0}
+    await fleet.cluster.delete(INFERENCE_GROUPS, GROUP, NAMESPACE)
+    assert FINALIZER in fleet.group()["metadata"]["finalizers"]
+    await fleet.run(10)
+    assert f"{GROUP}-5" in {pod["metadata"]["name"] for pod in fleet.pods()}
+    fleet.requests = {}
+    order: list[str] = []
+
+    def note() -> None:
+        pods, nodes = fleet.pods(), fleet.cluster.list(LOGICAL_NODES, NAMESPACE)
+        order.append(f"{bool(pods)} {bool(nodes)}")
+
+    fleet.cluster.after_write = note
+    await fleet.run(40)
+    assert fleet.pods() == []
+    assert fleet.cluster.list(LOGICAL_NODES, NAMESPACE) == []
+    assert (INFERENCE_GROUPS, NAMESPACE, GROUP) not in fleet.cluster.objects
+    assert "True False" not in order
+
+
+async def test_a_pod_with_the_groups_label_that_the_group_does_not_own_is_left_alone() -> None:
+    fleet = await started()
+    pod = {
+        "metadata": {"name": "stranger", "namespace": NAMESPACE, "labels": {"weft.dev/group": GROUP}},
+        "spec": {},
+    }
+    await fleet.cluster.create(PODS, pod)
+    fleet.cluster.writes.clear()
+    await fleet.look()
+    assert all(name != "stranger" for _, _, name in fleet.cluster.writes)
+
+
+async def test_a_settled_group_causes_no_writes() -> None:
+    fleet = await started()
+    fleet.traffic = ANSWER_HEAVY
+    await fleet.run(40)
+    fleet.cluster.writes.clear()
+    await fleet.run(20)
+    assert fleet.cluster.writes == []
+
+
+async def test_what_is_written_are_valid_objects_that_read_back_the_same() -> None:
+    fleet = await started()
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(35)
+    group = fleet.group()
+    assert InferenceGroup.model_validate(group).status.dump() == group["status"]
+    role = fleet.cluster.objects[(INFERENCE_ROLES, NAMESPACE, "decode")]
+    assert InferenceRole.model_validate(role).status.dump() == role["status"]
+
+
+async def test_one_status_write_per_pass_at_most_and_a_conflict_is_retried() -> None:
+    fleet = await started()
+    fleet.traffic = PROMPT_HEAVY
+    for _ in range(60):
+        fleet.cluster.writes.clear()
+        await fleet.look()
+        for plural, name in (
+            ("inferencegroups", GROUP),
+            ("inferenceroles", "decode"),
+            ("inferenceroles", "prefill"),
+        ):
+            assert fleet.cluster.writes.count(("status", plural, name)) <= 1
+        fleet.play()
+        await fleet.run(1)
+
+    def rival() -> None:
+        fleet.cluster.before_write = lambda: None
+        key = (PODS, NAMESPACE, f"{GROUP}-0")
+        fleet.cluster._store(key, fleet.cluster.objects[key])
+
+    del fleet.cluster.objects[(PODS, NAMESPACE, f"{GROUP}-1")]
+    fleet.cluster.before_write = rival
+    await fleet.run(10)
+    assert sum(fleet.serving().values()) == 9
+
+
+def test_the_gate_is_the_one_that_pods_are_made_with() -> None:
+    assert GATE_SERVING == "weft.dev/serving"
