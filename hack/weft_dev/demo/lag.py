@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Lag:
-    """Lateness of a process in seconds over all its due times."""
+    """Lateness of a process in seconds over all its due times.
+
+    `worst_mean_seconds`: the mean over the worst WINDOW_SECONDS of the run.
+    """
 
     process: str
     count: int
     p50_seconds: float
     p99_seconds: float
     max_seconds: float
+    worst_mean_seconds: float = 0.0
 
 
 class LagMeter:
@@ -23,8 +29,14 @@ class LagMeter:
 
     STEP_SECONDS = 0.001
     STEPS = 10_000
+    WINDOW_SECONDS = 5.0
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._window_end = 0.0
+        self._window_count = 0
+        self._window_sum = 0.0
+        self._worst_mean = 0.0
         self._counts = [0] * (self.STEPS + 1)
         self._max = 0.0
         self._count = 0
@@ -34,6 +46,17 @@ class LagMeter:
         self._counts[min(self.STEPS, int(seconds / self.STEP_SECONDS))] += 1
         self._count += 1
         self._max = max(self._max, seconds)
+        now = self._clock()
+        if now >= self._window_end:
+            self._close_window()
+            self._window_end = now + self.WINDOW_SECONDS
+        self._window_count += 1
+        self._window_sum += seconds
+
+    def _close_window(self) -> None:
+        if self._window_count:
+            self._worst_mean = max(self._worst_mean, self._window_sum / self._window_count)
+        self._window_count, self._window_sum = 0, 0.0
 
     def quantile(self, share: float) -> float:
         """The upper end of the step in which that share of all observations is reached."""
@@ -46,7 +69,8 @@ class LagMeter:
         return 0.0
 
     def lag(self, process: str) -> Lag:
-        return Lag(process, self._count, self.quantile(0.5), self.quantile(0.99), self._max)
+        self._close_window()
+        return Lag(process, self._count, self.quantile(0.5), self.quantile(0.99), self._max, self._worst_mean)
 
 
 def write_lag(path: Path, lag: Lag) -> None:

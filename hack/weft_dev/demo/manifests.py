@@ -13,7 +13,8 @@ from weft_dev.demo.rehearsal import Objectives
 from weft_dev.kube import Object
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
-GROUP_KINDS = ("InferenceGroup", "InferenceRole", "ConfigMap")
+# The group comes last, so that its first decision knows all its roles.
+GROUP_KINDS = ("ConfigMap", "InferenceRole", "InferenceGroup")
 
 
 def read_examples(folder: Path = EXAMPLES) -> list[Object]:
@@ -56,9 +57,10 @@ def group_objects(objects: Sequence[Object], namespace: str, mode: str, split: S
     """The example's group in a namespace of its own: with this mode, this split and a budget of just its size."""
     replicas = {"Prefill": split.prefill, "Decode": split.decode}
     result: list[Object] = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}]
-    for each in objects:
-        if each["kind"] not in GROUP_KINDS:
-            continue
+    for each in sorted(
+        (each for each in objects if each["kind"] in GROUP_KINDS),
+        key=lambda each: GROUP_KINDS.index(each["kind"]),
+    ):
         changed = copy.deepcopy(each)
         changed["metadata"]["namespace"] = namespace
         if each["kind"] == "InferenceGroup":

@@ -333,7 +333,7 @@ class Story:
         for lag in lags:
             self.narrator.say(
                 f"lateness of {lag.process}: p50 {lag.p50_seconds * 1000:.0f} ms, p99 {lag.p99_seconds * 1000:.0f} ms,"
-                f" most {lag.max_seconds * 1000:.0f} ms"
+                f" worst five seconds {lag.worst_mean_seconds * 1000:.0f} ms"
             )
         return Evidence(
             **{

@@ -56,7 +56,7 @@ def evidence() -> Evidence:
         paused=group("demo-paused", "Paused"),
         requests_sent=2,
         logical_node_bound=True,
-        lags=[Lag("load", 100, 0.001, 0.01, 0.02), Lag("engines", 100, 0.001, 0.005, 0.2)],
+        lags=[Lag("load", 100, 0.001, 0.01, 0.02), Lag("engines", 100, 0.001, 0.012, 0.2, 0.002)],
     )
 
 
@@ -88,7 +88,9 @@ def test_each_of_these_is_a_failure_and_says_what_it_was(
     assert words in " ".join(found.reasons)
 
 
-@pytest.mark.parametrize("lag", [Lag("load", 100, 0.1, 0.31, 0.5), Lag("engines", 100, 0.001, 0.011, 0.02)])
+@pytest.mark.parametrize(
+    "lag", [Lag("load", 100, 0.1, 0.31, 0.5), Lag("engines", 100, 0.001, 0.02, 0.03, 0.011)]
+)
 def test_lagging_by_more_than_a_tenth_of_an_objective_gives_no_verdict(lag: Lag) -> None:
     found = verdict(replace(evidence(), lags=[lag]))
     assert found.status == 3
@@ -96,7 +98,7 @@ def test_lagging_by_more_than_a_tenth_of_an_objective_gives_no_verdict(lag: Lag)
 
 
 def test_a_slow_machine_excuses_a_missing_transfer_but_nothing_left_attached() -> None:
-    slow = replace(auto(transfers=[])(evidence()), lags=[Lag("engines", 100, 0.001, 0.05, 0.1)])
+    slow = replace(auto(transfers=[])(evidence()), lags=[Lag("engines", 100, 0.001, 0.05, 0.1, 0.02)])
     assert verdict(slow).status == 3
     assert verdict(replace(slow, left_attached=[("gpu-0", "sled-0")])).status == 1
 
@@ -134,3 +136,13 @@ def test_lateness_is_summed_up_in_percentiles() -> None:
     assert lag.count == 100
     assert lag.p99_seconds <= 0.003
     assert lag.max_seconds == 0.5
+
+
+def test_the_worst_five_seconds_are_not_diluted_by_a_quiet_run() -> None:
+    now = 0.0
+    meter = LagMeter(clock=lambda: now)
+    for step in range(6000):
+        now = step * 0.01
+        meter.observe(0.02 if 28 <= now < 38 else 0.0)
+    assert meter.lag("engines").worst_mean_seconds == pytest.approx(0.02)
+    assert meter.lag("engines").p50_seconds == 0.0
