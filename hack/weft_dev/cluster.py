@@ -68,16 +68,11 @@ and in a third one:
 
   export KUBECONFIG={plane.kubeconfig}
   alias kubectl={kubectl}
-  kubectl apply {" ".join(f"-f {path.relative_to(ROOT)}" for path in manifests())}
+  kubectl apply -f docs/examples
   kubectl get weft -A --watch
 
 Journal of the fabric: {plane.directory}/fabric-journal.jsonl
 Ctrl-C here ends the cluster and removes its data."""
-
-
-def manifests() -> list[Path]:
-    """The examples that are Kubernetes objects, in the order of their names."""
-    return sorted(path for path in EXAMPLES.glob("[0-9]*.yaml"))
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -102,7 +97,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="weft_dev.cluster", description="A local cluster, until Ctrl-C.")
     parser.add_argument("--emulator-port", type=int, default=EMULATOR_PORT, metavar="PORT")
     options = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell starts what it puts in the background with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
         serve(options)

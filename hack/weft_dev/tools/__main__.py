@@ -23,7 +23,9 @@ def main() -> int:
     unknown = set(options.names) - set(TOOLS)
     if unknown:
         parser.error(f"no such tool: {', '.join(sorted(unknown))}")
-    # As Ctrl-C: the blocks that clean up behind them are left in order.
+    # As Ctrl-C: the blocks that clean up behind them are left in order. A shell starts what it puts in the
+    # background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         paths = provide(options.names or TOOLS)
