@@ -145,4 +145,4 @@ def test_the_worst_five_seconds_are_not_diluted_by_a_quiet_run() -> None:
         now = step * 0.01
         meter.observe(0.02 if 28 <= now < 38 else 0.0)
     assert meter.lag("engines").worst_mean_seconds == pytest.approx(0.02)
-    assert meter.lag("engines").p50_seconds == 0.0
+    assert meter.lag("engines").p50_seconds <= 0.001
