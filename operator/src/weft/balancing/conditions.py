@@ -44,7 +44,11 @@ def metrics_fresh(reading: Reading) -> Finding:
 
 
 def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
-    """ObjectivesMet: the share of requests within both objectives in the long window is as promised."""
+    """ObjectivesMet: in the long window the promised share is within both objectives.
+
+    First tokens are counted per request, as the front end sees them; times between tokens per token, as engines
+    report them.
+    """
     if reading.traffic is None:
         return Finding(None, "MetricsNotFresh", "unknown while the metrics are not fresh")
     objectives = group.spec.objectives
@@ -72,12 +76,10 @@ def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
     )
     if missed:
         share = objectives.attainment_permille / 10
-        return Finding(
-            False, "Missed", f"fewer than {share:g} % of requests are within {' and '.join(missed)}{note}"
-        )
+        return Finding(False, "Missed", f"fewer than {share:g} % are within {' and '.join(missed)}{note}")
     if unknown:
         return Finding(None, "NoRequests", f"no request to judge {' and '.join(unknown)} by")
-    return Finding(True, "Met", f"the promised share of requests is within the objectives{note}")
+    return Finding(True, "Met", f"the promised share is within the objectives{note}")
 
 
 def balanced(

@@ -46,7 +46,9 @@ FRONT_SIGNALS = (
     "answer_tokens_peak",
 )
 """All but age, jobs and resets are per second. jobs: scrape jobs that report the model."""
-FRONT_HISTOGRAMS = ("prompt_buckets", "answer_buckets", "ttft_buckets", "itl_buckets")
+ENGINE_HISTOGRAM = "itl_buckets"
+"""Times between tokens, by pod. Front ends offer only the whole time over the number of tokens, TTFT included."""
+FRONT_HISTOGRAMS = ("prompt_buckets", "answer_buckets", "ttft_buckets")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Preset:
 
     name: str
     engine: Mapping[str, str]
-    """Expression by signal; the keys are of ENGINE_SIGNALS, all of ENGINE_REQUIRED among them."""
+    """Expression by signal: ENGINE_SIGNALS, all of ENGINE_REQUIRED among them, and ENGINE_HISTOGRAM."""
     front_end: Mapping[str, str]
     """Expression by signal; the keys are of FRONT_SIGNALS and FRONT_HISTOGRAMS."""
     kv_hold_seconds: float
@@ -103,12 +105,12 @@ def _pod(expression: str) -> str:
     return f"sum by (namespace, pod) ({expression})"
 
 
-def _model(expression: str, by: str = "namespace, model_name") -> str:
-    return f"sum by ({by}) ({expression})"
+def _model(expression: str) -> str:
+    return f"sum by (namespace, model_name) ({expression})"
 
 
-def _buckets(metric: str) -> str:
-    return _model(f"rate({metric}_bucket[$long])", "namespace, model_name, le")
+def _buckets(metric: str, subject: str) -> str:
+    return f"sum by (namespace, {subject}, le) (rate({metric}_bucket[$long]))"
 
 
 def _peak(metric: str) -> str:
@@ -138,6 +140,7 @@ VLLM = Preset(
         "mean_running": _pod(f"avg_over_time({_RUNNING}[$long])"),
         "itl_seconds_per_second": _pod(f"rate({_ITL}_sum[$long])"),
         "itl_count_per_second": _pod(f"rate({_ITL}_count[$long])"),
+        "itl_buckets": _buckets(_ITL, "pod"),
     },
     # The names of the Gateway API inference extension's endpoint picker.
     front_end={
@@ -157,10 +160,9 @@ VLLM = Preset(
         "answer_tokens_short": _model(f"rate({_ANSWER}_sum[$short])"),
         "answer_tokens_long": _model(f"rate({_ANSWER}_sum[$long])"),
         "answer_tokens_peak": _peak(f"{_ANSWER}_sum"),
-        "prompt_buckets": _buckets(_PROMPT),
-        "answer_buckets": _buckets(_ANSWER),
-        "ttft_buckets": _buckets("inference_objective_request_ttft_seconds"),
-        "itl_buckets": _buckets("inference_objective_normalized_time_per_output_token_seconds"),
+        "prompt_buckets": _buckets(_PROMPT, "model_name"),
+        "answer_buckets": _buckets(_ANSWER, "model_name"),
+        "ttft_buckets": _buckets("inference_objective_request_ttft_seconds", "model_name"),
     },
     # vLLM's NIXL connector leases blocks for 30 s in new versions.
     kv_hold_seconds=30.0,

@@ -9,11 +9,12 @@ that Weft does not know, and of other namespaces, do not exist for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from weft.balancing.presets import (
+    ENGINE_HISTOGRAM,
     ENGINE_REQUIRED,
     ENGINE_SIGNALS,
     FRONT_HISTOGRAMS,
@@ -65,7 +66,10 @@ def read(
     hold = hold or _distrust_front_end(snapshot, namespace, model_name, stale_seconds)
     if hold is not None:
         return Reading(None, loads, hold)
-    return Reading(_traffic(snapshot, namespace, model_name), loads, None)
+    timed = [
+        snapshot.buckets.get((f"engine:{ENGINE_HISTOGRAM}", namespace, pod), ()) for pod in sorted(expected)
+    ]
+    return Reading(_traffic(snapshot, namespace, model_name, _added(timed)), loads, None)
 
 
 def _distrust_engine(snapshot: Snapshot, namespace: str, pod: str, stale_seconds: float) -> Hold | None:
@@ -76,7 +80,10 @@ def _distrust_engine(snapshot: Snapshot, namespace: str, pod: str, stale_seconds
         return Hold(
             "Empty", f"{who} has no series for {missing[0]}: is it scraped, with labels namespace and pod?"
         )
-    repeated = any((f"engine:{signal}", namespace, pod) in snapshot.repeated for signal in ENGINE_SIGNALS)
+    if not _counts_are_numbers(snapshot.buckets.get((f"engine:{ENGINE_HISTOGRAM}", namespace, pod), ())):
+        return Hold("NotANumber", f"{who} reports {ENGINE_HISTOGRAM} that is not a number of zero or more")
+    names = (*ENGINE_SIGNALS, ENGINE_HISTOGRAM)
+    repeated = any((f"engine:{signal}", namespace, pod) in snapshot.repeated for signal in names)
     return _distrust(values, who, "targets", repeated, stale_seconds)
 
 
@@ -92,8 +99,7 @@ def _distrust_front_end(snapshot: Snapshot, namespace: str, model: str, stale_se
     names = (*FRONT_SIGNALS, *FRONT_HISTOGRAMS)
     repeated = any((f"front:{signal}", namespace, model) in snapshot.repeated for signal in names)
     for signal in FRONT_HISTOGRAMS:
-        counts = [count for _, count in snapshot.buckets.get((f"front:{signal}", namespace, model), ())]
-        if not all(math.isfinite(count) and count >= 0 for count in counts):
+        if not _counts_are_numbers(snapshot.buckets.get((f"front:{signal}", namespace, model), ())):
             return Hold("NotANumber", f"{who} reports {signal} that is not a number of zero or more")
     return _distrust(values, who, "jobs", repeated, stale_seconds)
 
@@ -112,6 +118,10 @@ def _distrust(
     if (values["resets"] or 0) > 0:
         return Hold("CounterReset", f"{who} restarted its counters: rates are not whole yet")
     return None
+
+
+def _counts_are_numbers(buckets: Buckets) -> bool:
+    return all(math.isfinite(count) and count >= 0 for _, count in buckets)
 
 
 def _load(snapshot: Snapshot, namespace: str, pod: str) -> PodLoad:
@@ -133,7 +143,14 @@ def _load(snapshot: Snapshot, namespace: str, pod: str) -> PodLoad:
     )
 
 
-def _traffic(snapshot: Snapshot, namespace: str, model: str) -> Traffic:
+def _added(histograms: Sequence[Buckets]) -> Buckets:
+    """Histograms of equal bounds added up. Where engines differ in bounds only the common ones can be used."""
+    counted = [dict(one) for one in histograms if one]
+    common = set(counted[0]).intersection(*counted[1:]) if counted else set()
+    return tuple((bound, sum(one[bound] for one in counted)) for bound in sorted(common))
+
+
+def _traffic(snapshot: Snapshot, namespace: str, model: str, itl_buckets: Buckets) -> Traffic:
     def value(signal: str) -> float:
         return snapshot.values.get((f"front:{signal}", namespace, model), 0.0)
 
@@ -157,5 +174,5 @@ def _traffic(snapshot: Snapshot, namespace: str, model: str) -> Traffic:
         prompt_buckets=buckets("prompt_buckets"),
         answer_buckets=buckets("answer_buckets"),
         ttft_buckets=buckets("ttft_buckets"),
-        itl_buckets=buckets("itl_buckets"),
+        itl_buckets=itl_buckets,
     )

@@ -55,7 +55,7 @@ class Traffic:
     ttft_buckets: Buckets = ()
     """Time to first token in seconds over the long window, per request."""
     itl_buckets: Buckets = ()
-    """Mean time between tokens in seconds over the long window, per request."""
+    """Time between tokens in seconds over the long window, per token, of all serving engines."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,237 @@
+"""The preset's queries against a real Prometheus that scrapes a small exporter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from weft.balancing.presets import ENGINE_SIGNALS, FRONT_HISTOGRAMS, FRONT_SIGNALS, VLLM
+from weft.balancing.prometheus import TICK_SECONDS, PrometheusSource, Snapshot, SourceError
+from weft.balancing.settings import SourceSettings
+from weft.balancing.signals import Reading, read
+from weft_dev import prometheus
+
+NAMESPACE, MODEL = "team-a", "llama"
+PODS = ("llama-0", "llama-1")
+SCRAPE_SECONDS = 0.5
+
+
+@dataclass
+class Exporter:
+    """Two engines and a front end on one port each; counters grow at known rates per second of real time."""
+
+    started: float = field(default_factory=time.monotonic)
+    running: dict[str, str] = field(default_factory=lambda: {"llama-0": "1", "llama-1": "3"})
+    restarted: dict[str, float] = field(default_factory=dict)
+    """Since when a target counts from zero again."""
+    gone: set[str] = field(default_factory=set)
+
+    def seconds(self, who: str) -> float:
+        return time.monotonic() - self.restarted.get(who, self.started)
+
+    def engine(self, pod: str) -> str:
+        t = self.seconds(pod)
+        label = f'{{model_name="{MODEL}",engine="0"}}'
+        itl = f'model_name="{MODEL}"'
+        return "\n".join(
+            [
+                f"vllm:num_requests_running{label} {self.running[pod]}",
+                f"vllm:num_requests_waiting{label} 2",
+                f"vllm:kv_cache_usage_perc{label} 0.25",
+                f"vllm:prompt_tokens_total{label} {1000 * t}",
+                f"vllm:generation_tokens_total{label} {200 * t}",
+                # 200 intervals per second of 0.05 s each.
+                f'vllm:inter_token_latency_seconds_bucket{{{itl},le="0.025"}} 0',
+                f'vllm:inter_token_latency_seconds_bucket{{{itl},le="0.075"}} {200 * t}',
+                f'vllm:inter_token_latency_seconds_bucket{{{itl},le="+Inf"}} {200 * t}',
+                f"vllm:inter_token_latency_seconds_sum{{{itl}}} {10 * t}",
+                f"vllm:inter_token_latency_seconds_count{{{itl}}} {200 * t}",
+                "",
+            ]
+        )
+
+    def front_end(self) -> str:
+        t = self.seconds("router")
+        # 5 requests/s; prompts of 1,000 tokens, answers of 100; half of the first tokens within a second.
+        histograms = {
+            "inference_objective_input_tokens": (("512", 0.0), ("1024", 5.0), ("+Inf", 5.0), 5000.0),
+            "inference_objective_output_tokens": (("64", 0.0), ("128", 5.0), ("+Inf", 5.0), 500.0),
+            "inference_objective_request_ttft_seconds": (("1", 2.5), ("2.5", 5.0), ("+Inf", 5.0), 7.5),
+        }
+        lines = [f'inference_objective_request_total{{model_name="{MODEL}"}} {5 * t}']
+        for name, (*buckets, total) in histograms.items():
+            for bound, rate in buckets:  # type: ignore[misc]  # the last item of the row is the sum's rate
+                lines.append(f'{name}_bucket{{model_name="{MODEL}",le="{bound}"}} {float(rate) * t}')
+            lines.append(f'{name}_sum{{model_name="{MODEL}"}} {float(total) * t}')  # type: ignore[arg-type]
+            lines.append(f'{name}_count{{model_name="{MODEL}"}} {5 * t}')
+        return "\n".join([*lines, ""])
+
+    async def handle(self, request: web.Request) -> web.Response:
+        who = request.match_info["who"]
+        if who in self.gone:
+            raise web.HTTPServiceUnavailable
+        return web.Response(text=self.front_end() if who == "router" else self.engine(who))
+
+
+@dataclass
+class Scraped:
+    """A running Prometheus, what it scrapes, and how balancing reads it."""
+
+    exporter: Exporter
+    server: prometheus.Prometheus
+    source: PrometheusSource
+
+    async def reading(self) -> Reading:
+        snapshot = await self.source.read(VLLM)
+        return read(snapshot, NAMESPACE, MODEL, set(PODS), set(PODS), SCRAPE_SECONDS)
+
+    async def until(self, wanted: Callable[[Reading], bool], seconds: float = 40.0) -> Reading:
+        """The first reading that is as wanted."""
+        deadline = time.monotonic() + seconds
+        while not wanted(found := await self.reading()):
+            assert time.monotonic() < deadline, f"not within {seconds} s: {found.hold}"
+            await asyncio.sleep(0.2)
+        return found
+
+
+def config(port: int, *, twice: bool = False) -> str:
+    def job(name: str, who: str, labels: dict[str, str]) -> dict[str, object]:
+        target = {"targets": [f"127.0.0.1:{port}"], "labels": {"namespace": NAMESPACE, **labels}}
+        return {"job_name": name, "metrics_path": f"/{who}", "static_configs": [target]}
+
+    jobs = [job(f"engine-{pod}", pod, {"pod": pod}) for pod in PODS]
+    jobs.append(job("router", "router", {}))
+    if twice:
+        jobs.append(job("engines-again", PODS[0], {"pod": PODS[0]}))
+    interval = f"{round(SCRAPE_SECONDS * 1000)}ms"
+    return json.dumps(
+        {"global": {"scrape_interval": interval, "scrape_timeout": interval}, "scrape_configs": jobs}
+    )
+
+
+@asynccontextmanager
+async def scraped(binary: Path) -> AsyncIterator[tuple[Scraped, int]]:
+    exporter = Exporter()
+    app = web.Application()
+    app.router.add_get("/{who}", exporter.handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port: int = runner.addresses[0][1]
+    # Starting blocks: in a thread, so that the exporter answers the first scrapes.
+    server = await asyncio.to_thread(prometheus.start, config(port), binary=binary)
+    source = PrometheusSource(SourceSettings(url=server.url, scrape_interval_seconds=SCRAPE_SECONDS))
+    try:
+        yield Scraped(exporter, server, source), port
+    finally:
+        await source.close()
+        await asyncio.to_thread(server.stop)
+        await runner.cleanup()
+
+
+def is_held(reason: str) -> Callable[[Reading], bool]:
+    return lambda reading: reading.hold is not None and reading.hold.reason == reason
+
+
+def is_trusted(reading: Reading) -> bool:
+    return reading.hold is None
+
+
+async def test_every_query_of_the_preset_returns_what_the_exporters_said(tool_paths: dict[str, Path]) -> None:
+    async with scraped(tool_paths["prometheus"]) as (world, _):
+        # Right once the short window (15 s) is full and a step of the peak's (5 s) has fallen into it.
+        await world.until(
+            lambda r: (
+                r.traffic is not None
+                and r.traffic.short.requests > 4.8
+                and r.traffic.peak_prompt_tokens_per_second > 4500
+            )
+        )
+        snapshot: Snapshot = await world.source.read(VLLM)
+        engine = {key[0] for key in (*snapshot.values, *snapshot.buckets) if key[1:] == (NAMESPACE, PODS[0])}
+        front = {key[0] for key in (*snapshot.values, *snapshot.buckets) if key[1:] == (NAMESPACE, MODEL)}
+        assert engine == {f"engine:{signal}" for signal in (*ENGINE_SIGNALS, "itl_buckets")}
+        assert front == {f"front:{signal}" for signal in (*FRONT_SIGNALS, *FRONT_HISTOGRAMS)}
+        reading = await world.reading()
+        assert reading.traffic is not None
+        short = reading.traffic.short
+        assert short.requests == pytest.approx(5, rel=0.1)
+        assert short.prompt_tokens / short.prompts == pytest.approx(1000, rel=0.01)
+        assert short.answer_tokens / short.answers == pytest.approx(100, rel=0.01)
+        assert reading.traffic.peak_prompt_tokens_per_second == pytest.approx(5000, rel=0.1)
+        counts = dict(reading.traffic.ttft_buckets)
+        assert counts[1.0] / counts[2.5] == pytest.approx(0.5, rel=0.01)
+        load = reading.loads[PODS[1]]
+        assert (load.running, load.waiting, load.kv_use) == (3, 2, 0.25)
+        assert load.generated_tokens_per_second == pytest.approx(200, rel=0.1)
+        assert load.inter_token_seconds == pytest.approx(0.05, rel=0.01)
+        assert load.busy_share == 1
+        assert load.mean_running == pytest.approx(3)
+        itl = dict(reading.traffic.itl_buckets)
+        assert itl[0.025] == 0
+        assert itl[0.075] == itl[float("inf")] > 0
+
+
+async def test_a_value_that_is_not_a_number_or_a_target_that_is_gone_holds_the_group(
+    tool_paths: dict[str, Path],
+) -> None:
+    async with scraped(tool_paths["prometheus"]) as (world, _):
+        await world.until(is_trusted)
+        world.exporter.gone = {PODS[1]}
+        held = await world.until(is_held("Empty"))
+        assert held.hold is not None
+        assert PODS[1] in held.hold.message
+        world.exporter.gone = {"router"}
+        held = await world.until(
+            lambda reading: (
+                is_held("Empty")(reading) and MODEL in (reading.hold.message if reading.hold else "")
+            )
+        )
+        assert held.traffic is None
+        world.exporter.gone = set()
+        await world.until(is_trusted)
+        # Last, since averages over the long window stay without meaning until it has passed.
+        for value in ("NaN", "+Inf", "-1"):
+            world.exporter.running[PODS[0]] = value
+            await world.until(is_held("NotANumber"))
+
+
+async def test_a_pod_that_two_jobs_scrape_holds_the_group(tool_paths: dict[str, Path]) -> None:
+    async with scraped(tool_paths["prometheus"]) as (world, port):
+        await world.until(is_trusted)
+        await asyncio.to_thread(world.server.reload, config(port, twice=True))
+        held = await world.until(is_held("Duplicate"))
+        assert held.hold is not None
+        assert PODS[0] in held.hold.message
+
+
+@pytest.mark.parametrize("who", [PODS[0], "router"])
+async def test_counters_that_start_again_hold_the_group(tool_paths: dict[str, Path], who: str) -> None:
+    async with scraped(tool_paths["prometheus"]) as (world, _):
+        await world.until(is_trusted)
+        world.exporter.restarted[who] = time.monotonic()
+        await world.until(is_held("CounterReset"))
+
+
+async def test_a_server_that_stops_scraping_or_answering_holds_the_group(tool_paths: dict[str, Path]) -> None:
+    async with scraped(tool_paths["prometheus"]) as (world, port):
+        await world.until(is_trusted)
+        # Scraped once a minute from here on: what is there gets older than three intervals of half a second.
+        slow = config(port).replace("500ms", "60s")
+        await asyncio.to_thread(world.server.reload, slow)
+        await world.until(
+            lambda reading: reading.hold is not None and reading.hold.reason in ("Stale", "Empty")
+        )
+        await asyncio.to_thread(world.server.stop)
+        await asyncio.sleep(TICK_SECONDS)  # the last answer is shared until then
+        with pytest.raises(SourceError, match="cannot be reached"):
+            await world.source.read(VLLM)
