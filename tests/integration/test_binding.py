@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from support.world import World, condition, eventually, reason
-from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, LOGICAL_NODES, NODES
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, LOGICAL_NODES, NODES, PODS
 from weft_dev.controlplane import ControlPlane
 
 
@@ -197,3 +199,77 @@ def test_two_replicas_do_not_both_work_and_the_second_takes_over_when_the_first_
     epoch = (world.kube.get(FABRICS, world.name) or {})["status"]["epoch"]
     assert epoch == 2
     assert len(world.attached()) == 6
+
+
+def test_a_leader_that_was_frozen_beyond_its_lease_does_nothing_more_and_ends(world: World) -> None:
+    world.create()
+    first = world.start_operator()
+    world.logical_node("one")
+    eventually(lambda: world.is_bound("one"), what="one is Bound")
+    world.start_operator()
+    pid = world.pids[first]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        world.logical_node("two")
+        eventually(lambda: world.is_bound("two"), what="two is Bound by the other replica")
+        acts = len(world.acts())
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: world.processes.exit_code(first) == 1, what="the old leader ends")
+    assert len(world.acts()) == acts
+    assert len(world.attached()) == 6
+
+
+def test_an_api_server_that_restarts_delays_a_bind_and_loses_nothing(world: World) -> None:
+    world.create()
+    # Longer than the outage, so that it is survived rather than handed over.
+    name = world.start_operator(lease_seconds=30)
+    world.logical_node("one")
+    eventually(lambda: world.is_bound("one"), what="one is Bound")
+    world.plane.restart_apiserver()
+    world.logical_node("two")
+    world.delete("one")
+    eventually(lambda: world.is_bound("two") and world.get("one") is None, 60, what="two Bound, one gone")
+    assert len(world.attached()) == 3
+    assert world.processes.exit_code(name) is None
+
+
+def test_a_manager_that_forgot_an_attachment_makes_the_node_not_ready_and_releasable(world: World) -> None:
+    world.create()
+    world.start_operator()
+    world.logical_node("trainer")
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+    port = int(world.emulator_url.rsplit(":", 1)[1].strip("/"))
+    world.stop_emulator()
+    (world.directory / "state.json").unlink()
+    world.start_emulator("--permissive", port=port)
+    eventually(
+        lambda: reason(world.get("trainer"), "Ready") == "DeviceMissing", what="Ready=False DeviceMissing"
+    )
+    assert len(world.claims()) == 3
+    world.delete("trainer")
+    eventually(lambda: world.get("trainer") is None and not world.claims(), what="released once settled")
+
+
+def test_devices_are_not_detached_under_a_running_pod(world: World) -> None:
+    world.create()
+    world.start_operator()
+    world.logical_node("trainer")
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+    toleration = {"key": "weft.dev/logical-node", "operator": "Exists"}
+    spec = {
+        "nodeName": world.get("trainer")["status"]["nodeName"],  # type: ignore[index]
+        "tolerations": [toleration],
+        "containers": [{"name": "main", "image": "none"}],
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "job"}, "spec": spec}
+    world.kube.create(PODS, pod, world.namespace)
+    world.delete("trainer")
+    node = eventually(
+        lambda: obj if reason(obj := world.get("trainer"), "Bound") == "Releasing" else None, what="Releasing"
+    )
+    assert "pods still use the devices: job" in str(node["status"]["conditions"])
+    assert len(world.attached()) == 3
+    world.kube.delete(PODS, "job", world.namespace, grace_seconds=0)
+    eventually(lambda: world.get("trainer") is None, what="trainer is gone")
+    assert world.attached() == set()

@@ -101,6 +101,7 @@ class World:
         self._heart: threading.Thread | None = None
         self.emulator_url = ""
         self._operators = 0
+        self.pids: dict[str, int] = {}
 
     def start_emulator(self, *flags: str, port: int = 0) -> str:
         """Start the fabric manager; its attachments and journal outlive a restart."""
@@ -248,7 +249,7 @@ class World:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WEFT_")}
         environment["KUBECONFIG"] = str(kubeconfig or self.plane.kubeconfig)
         command = [sys.executable, "-m", "weft.cli.main", "run", "--config", config]
-        self.processes.start(name, command, environment=environment)
+        self.pids[name] = self.processes.start(name, command, environment=environment)
         return name
 
     def kill_operator(self, name: str) -> None:

@@ -63,3 +63,22 @@ async def test_a_worker_that_waits_is_woken_by_a_new_key() -> None:
     await asyncio.sleep(0)
     queue.add(KEY)
     assert await asyncio.wait_for(waiting, 1) == KEY
+
+
+async def test_a_worker_that_is_told_to_end_ends_though_a_key_arrives_at_the_same_moment() -> None:
+    queue = WorkQueue()
+
+    async def work() -> None:
+        while True:
+            key = await queue.take()
+            queue.done(key)
+
+    queue.add_after(Key("node", "a", "later"), 60)
+    workers = [asyncio.create_task(work()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    queue.add(KEY)
+    await asyncio.sleep(0)
+    for worker in workers:
+        worker.cancel()
+    done, pending = await asyncio.wait(workers, timeout=1)
+    assert (len(done), len(pending)) == (3, 0)

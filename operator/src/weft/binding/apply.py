@@ -217,21 +217,21 @@ async def _mark_attached(cluster: Cluster, item: DeviceAttachment) -> None:
     await cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
 
 
-def users_of(cluster: Cluster, namespace: str, name: str, node_name: str) -> list[str]:
-    """Pods that run on the node's devices: those of its namespace on its Node that tolerate its taint."""
+def users_of(cluster: Cluster, namespace: str, name: str) -> list[str]:
+    """Pods that use the logical node's devices: its namespace's, on the Node that carries it, tolerating its taint."""
     value = taint_value(namespace, name)
-    users = []
-    for pod in cluster.list(PODS, namespace):
-        if pod["spec"].get("nodeName") != node_name or pod.get("status", {}).get("phase") in (
-            "Succeeded",
-            "Failed",
-        ):
-            continue
-        for toleration in pod["spec"].get("tolerations", []):
-            if toleration.get("key") == TAINT_LOGICAL_NODE and toleration.get("value", value) == value:
-                users.append(pod["metadata"]["name"])
-                break
-    return sorted(users)
+    carriers = {raw["metadata"]["name"] for raw in cluster.list(NODES) if logical_node_taint(raw) == value}
+    return sorted(
+        pod["metadata"]["name"]
+        for pod in cluster.list(PODS, namespace)
+        if pod["spec"].get("nodeName") in carriers
+        and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+        and any(_tolerates(toleration, value) for toleration in pod["spec"].get("tolerations", []))
+    )
+
+
+def _tolerates(toleration: Object, value: str) -> bool:
+    return toleration.get("key") == TAINT_LOGICAL_NODE and toleration.get("value", value) == value
 
 
 def back(

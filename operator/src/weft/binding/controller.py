@@ -261,7 +261,7 @@ class Binding:
         by_host: dict[tuple[str, str], list[DeviceAttachment]] = {}
         for claim in decision.claims:
             by_host.setdefault((claim.spec.fabric, claim.spec.host), []).append(claim)
-        for (fabric, host), claims in sorted(by_host.items()):
+        for (fabric, _), claims in sorted(by_host.items()):
             session = self._ready_session(fabric)
             if isinstance(session, str):
                 # The direction must be stored even though the fabric cannot be reached.
@@ -271,7 +271,7 @@ class Binding:
                 continue
             users: list[str] = []
             if decision.reason in ("Deleted", "Expired"):
-                users = apply.users_of(self._cluster, namespace, name, self._node_name(fabric, host))
+                users = apply.users_of(self._cluster, namespace, name)
             try:
                 progress = await advance(apply.back(self._cluster, session, claims, users))
             except FabricError as error:
@@ -409,8 +409,10 @@ class Binding:
         session = self._fabrics.session(fabric)
         if session is None or session.picture is None:
             return f"fabric {fabric} was not read yet"
+        if not session.managed:
+            return f"fabric {fabric} is in Observe mode: set spec.mode to Manage"
         if session.epoch == 0:
-            return f"fabric {fabric} is in Observe mode or its earlier leader is not fenced yet"
+            return f"fabric {fabric}: the earlier leader is not fenced yet"
         return session
 
 

@@ -164,6 +164,7 @@ class Fabrics:
             leader=self._leader,
             request_timeout_seconds=connection.request_timeout_seconds,
             settle_seconds=fabric.spec.limits.settle_seconds,
+            managed=fabric.spec.mode == "Manage",
         )
         if session is not None:
             # The spec changed: same manager as far as we know, so what was learnt stays.

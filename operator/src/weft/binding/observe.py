@@ -174,7 +174,12 @@ def _offers(
             if claim is not None:
                 holder = (claim.spec.claim_ref.namespace, key)
                 used[holder] = used.get(holder, 0) + offer.quota_units
-            elif device.healthy and device.id not in attached and device.id not in withheld:
+            elif (
+                pool.metadata.deletion_timestamp is None
+                and device.healthy
+                and device.id not in attached
+                and device.id not in withheld
+            ):
                 offers.append(offer)
     return offers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,6 +12,7 @@ from weft.binding.inventory import Picture, with_attached
 from weft.fabric.driver import Driver, Inventory, Operation, OperationPhase
 from weft.fabric.errors import Busy, NotFound, OutcomeUnknown, Unsupported
 
+READINGS_KEPT = 10_000
 FAILURES_TO_BLAME = 3
 """Failed attaches in a row after which a device is set aside."""
 
@@ -44,10 +46,14 @@ class FabricSession:
     opened: float = field(default_factory=boottime)
     picture: Picture | None = None
     reading: Inventory = field(default_factory=lambda: Inventory((), (), (), complete=False))
-    _absent_since: dict[str, float] = field(default_factory=dict)
+    managed: bool = False
+    """Whether the Fabric's mode allows writes."""
+    _touched: dict[str, float] = field(default_factory=dict)
+    """When a device was last seen attached or had a call made for it."""
+    _complete_readings: deque[float] = field(default_factory=lambda: deque(maxlen=READINGS_KEPT))
+    """When each complete inventory began."""
     _mutations: int = 0
     _untouched: set[str] = field(default_factory=set)
-    _last_complete: float = 0.0
     _tasks: dict[str, str] = field(default_factory=dict)
     _failures: dict[str, tuple[int, float]] = field(default_factory=dict)
     _last_success: float = 0.0
@@ -56,13 +62,15 @@ class FabricSession:
         """Raise Busy unless the lease outlasts one request: a call must not land under the next leader."""
         if self.leader.remaining_seconds() < self.request_timeout_seconds:
             raise Busy("the leader's lease ends too soon to start a call")
+        if not self.managed:
+            raise Busy("the fabric is in Observe mode")
         if self.epoch == 0:
             raise Busy("the earlier leader is not fenced yet")
 
     def adopt(self, earlier: FabricSession) -> None:
         """Go on from a session with the same manager."""
         self.epoch, self.picture = earlier.epoch, earlier.picture
-        self._absent_since, self._last_complete = earlier._absent_since, earlier._last_complete
+        self._touched, self._complete_readings = earlier._touched, earlier._complete_readings
         self._mutations, self._untouched = earlier._mutations, earlier._untouched
         self._tasks, self._failures, self._last_success = (
             earlier._tasks,
@@ -82,14 +90,8 @@ class FabricSession:
             return False
         self.picture = picture
         if not picture.doubt:
-            attached = {device for device, _ in picture.inventory.attachments}
-            self._absent_since = {
-                device: at for device, at in self._absent_since.items() if device not in attached
-            }
-            for device in picture.inventory.devices:
-                if device.id not in attached:
-                    self._absent_since.setdefault(device.id, began)
-            self._last_complete = began
+            self._complete_readings.append(began)
+            self._touched.update({device: began for device, _ in picture.inventory.attachments})
         return True
 
     def settled_absent(self, device: str) -> bool:
@@ -97,8 +99,9 @@ class FabricSession:
 
         A call that timed out may still take effect; after this long it is taken to be lost.
         """
-        since = self._absent_since.get(device)
-        return since is not None and self._last_complete - since >= self.settle_seconds
+        since = self._touched.get(device, 0.0)
+        first = next((began for began in self._complete_readings if began > since), None)
+        return first is not None and self._complete_readings[-1] - first >= self.settle_seconds
 
     def claimed(self, uids: frozenset[str]) -> None:
         """These attachments were created just now, and no call was made for them."""
@@ -163,8 +166,8 @@ class FabricSession:
     def _touch(self, devices: frozenset[str], uids: frozenset[str]) -> None:
         self._untouched -= uids
         self._mutations += 1
-        for device in devices:
-            self._absent_since.pop(device, None)
+        now = boottime()
+        self._touched.update(dict.fromkeys(devices, now))
 
     def failed(self, devices: frozenset[str]) -> None:
         """An attach of these devices had an error."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -38,7 +38,7 @@ class HealthServer:
         )
 
 
-def _probe(healthy: Callable[[], bool]) -> Callable[[web.Request], object]:
+def _probe(healthy: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(text="ok\n") if healthy() else web.Response(status=503, text="not ok\n")
 

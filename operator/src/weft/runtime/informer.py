@@ -72,7 +72,7 @@ class Informer:
         for resource in self._resources:
             subscribe(resource)
 
-        @kopf.on.login(registry=registry)  # type: ignore[arg-type]  # kopf types the result as its own subclass only
+        @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.ConnectionInfo:
             return await _connection(configuration)
 

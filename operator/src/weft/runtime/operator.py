@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import (
@@ -105,7 +106,7 @@ class Operator:
         }
         port = await health.start(settings.health_host, settings.health_port)
         log.info("serving health and metrics", extra={"port": port})
-        tasks = [asyncio.create_task(self._heartbeat(), name="heartbeat")]
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._heartbeat(), name="heartbeat")]
         try:
             await self._until(stop, self._prime(informer))
             if not stop.is_set():
@@ -125,7 +126,7 @@ class Operator:
                 asyncio.create_task(self._work(reconcilers), name=f"worker-{n}")
                 for n in range(settings.workers)
             ]
-            endings = [
+            endings: list[asyncio.Task[Any]] = [
                 asyncio.create_task(leadership.keep(), name="lease"),
                 asyncio.create_task(informer.ended.wait(), name="watches"),
                 asyncio.create_task(stop.wait(), name="stop"),

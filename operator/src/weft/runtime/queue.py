@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import heapq
 import itertools
 from typing import NamedTuple
@@ -85,10 +86,10 @@ class WorkQueue:
                 return key
             self._wake.clear()
             timeout = self._timers[0][0] - now if self._timers else None
-            try:
-                await asyncio.wait_for(self._wake.wait(), timeout)
-            except TimeoutError:
-                continue
+            # Not wait_for: before Python 3.12 it loses a cancellation that arrives together with the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
 
     def done(self, key: Key) -> None:
         """The work on a key has ended."""
