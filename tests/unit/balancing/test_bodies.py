@@ -1,0 +1,75 @@
+"""Pods and logical nodes as they are created."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from support.fleet import GROUP, NAMESPACE, Fleet
+from support.inference import T0
+from weft.api import InferenceGroup, InferenceRole, LogicalNode
+from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES
+from weft.balancing.bodies import node_body, pod_body
+from weft.balancing.replicas import revision_of
+
+FLEET = Fleet(nodes=True)
+OWNER = InferenceGroup.model_validate(FLEET.cluster.objects[(INFERENCE_GROUPS, NAMESPACE, GROUP)])
+
+
+def role(name: str = "decode", **spec: Any) -> InferenceRole:
+    """A role whose pod spec has these fields besides its container."""
+    raw = copy.deepcopy(FLEET.cluster.objects[(INFERENCE_ROLES, NAMESPACE, name)])
+    raw["spec"]["workload"]["template"]["spec"].update(spec)
+    return InferenceRole.model_validate(raw)
+
+
+def test_a_pod_keeps_the_templates_labels_and_gets_group_role_stage_gate_and_owner() -> None:
+    body = pod_body(OWNER, role(), "llama-3", "", T0)
+    assert body["metadata"]["labels"] == {
+        "app": "engine",
+        "llm-d.ai/role": "decode",
+        "weft.dev/group": "llama",
+        "weft.dev/role": "decode",
+        "weft.dev/stage": "decode",
+    }
+    assert body["spec"]["readinessGates"] == [{"conditionType": "weft.dev/serving"}]
+    owner = body["metadata"]["ownerReferences"][0]
+    assert (owner["kind"], owner["name"], owner["controller"]) == ("InferenceGroup", "llama", True)
+    assert "affinity" not in body["spec"]
+
+
+def test_every_alternative_of_a_templates_node_affinity_is_narrowed_to_the_host() -> None:
+    terms = [
+        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
+        {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["worker-9"]}]},
+    ]
+    affinity = {
+        "podAntiAffinity": {"x": 1},
+        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}},
+    }
+    body = pod_body(OWNER, role(affinity=affinity), "llama-3", "worker-1", T0)
+    required = body["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    here = {"key": "metadata.name", "operator": "In", "values": ["worker-1"]}
+    assert [here in term["matchFields"] for term in required["nodeSelectorTerms"]] == [True, True]
+    assert required["nodeSelectorTerms"][0]["matchExpressions"] == terms[0]["matchExpressions"]
+    assert body["spec"]["affinity"]["podAntiAffinity"] == {"x": 1}
+    assert len(terms[1]["matchFields"]) == 1, "the template itself is not changed"
+
+
+def test_a_template_cannot_take_weft_labels_for_itself() -> None:
+    raw = copy.deepcopy(FLEET.cluster.objects[(INFERENCE_ROLES, NAMESPACE, "decode")])
+    raw["spec"]["workload"]["template"]["metadata"]["labels"]["weft.dev/group"] = "other"
+    body = pod_body(OWNER, InferenceRole.model_validate(raw), "llama-3", "", T0)
+    assert body["metadata"]["labels"]["weft.dev/group"] == "llama"
+
+
+def test_the_revision_leaves_labels_out_and_nothing_else() -> None:
+    assert revision_of(role("prefill")) == revision_of(role("decode"))
+    assert revision_of(role(priority=1)) != revision_of(role())
+
+
+def test_a_replicas_logical_node_is_valid_and_has_the_roles_shape() -> None:
+    node = LogicalNode.model_validate({**node_body(OWNER, role(), "llama-3"), "status": {}})
+    assert node.spec.accelerator_count == 2
+    assert node.metadata.name == "llama-3"
+    assert node.metadata.labels["weft.dev/group"] == "llama"
