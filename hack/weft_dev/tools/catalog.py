@@ -71,7 +71,7 @@ TOOLS: dict[str, Tool] = {
             "prometheus",
             "prometheus",
             "github.com/prometheus/prometheus/cmd/prometheus",
-            390,
+            240,
             (2, 42),
             NO_LIMIT,
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import threading
 import time
@@ -40,14 +41,19 @@ def progress(what: str, usual_seconds: float = 0, stream: TextIO | None = None) 
     def report() -> None:
         while not finished.wait(REDRAW_EVERY_SECONDS if live else LINE_EVERY_SECONDS):
             if live:
-                out.write(CLEAR_LINE + line())
-                out.flush()
+                redraw()
             else:
                 say(line(), out)
 
-    if live:
-        out.write(line())
+    def redraw() -> None:
+        # A line that wraps could not be taken back: what is done is cut, and the times stay.
+        text, room = line(), shutil.get_terminal_size().columns - 1
+        excess = max(0, len(text) - room)
+        out.write(CLEAR_LINE + (text if not excess else what[: -excess - 3] + "..." + text[len(what) :]))
         out.flush()
+
+    if live:
+        redraw()
     else:
         say(f"{what}{usual}", out)
     reporter = threading.Thread(target=report, name="progress", daemon=True)
