@@ -167,3 +167,14 @@ def test_one_pass_places_a_bounded_number() -> None:
     hosts = [host(f"h{n}") for n in range(10)]
     placement = place([request(f"r{n}", gpus(1)) for n in range(10)], offers, hosts, {}, most=3)
     assert len(placement.assignments) == 3
+
+
+def test_memory_comes_from_one_domain_in_the_order_in_which_people_count() -> None:
+    def block(number: int) -> Offer:
+        domain = {"cxlDomain": f"cxl-{number // 8}"}
+        return Offer("rack", CXL, Device(f"cxl-{number}", DeviceKind.MEMORY, domain, 512 * GIB, True))
+
+    offers = [block(number) for number in range(16)]
+    assert chosen(only(place([request("r", bytes_(2048))], offers, [host("h")], {}))) == {
+        f"cxl-{n}" for n in range(4)
+    }

@@ -12,6 +12,7 @@ met, and how much of it there is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -150,8 +151,15 @@ def place(
     return Placement(tuple(assignments), tuple(refusals))
 
 
-def _host_size(host: HostOffer) -> tuple[Decimal, int, str, str]:
-    return host.cpu, host.memory_bytes, host.fabric, host.host
+def _host_size(host: HostOffer) -> tuple[object, ...]:
+    return host.cpu, host.memory_bytes, host.fabric, natural(host.host)
+
+
+def natural(name: str) -> tuple[tuple[bool, int, str], ...]:
+    """A sort key that puts gpu-9 before gpu-10."""
+    return tuple(
+        (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)
+    )
 
 
 def _place_one(
@@ -233,8 +241,9 @@ def _choose(
     others = [need for need in request.needs if need.kind is not DeviceKind.ACCELERATOR]
     crowding = _crowding(offers)
 
-    def order(offer: Offer) -> tuple[Decimal, int, str]:
-        return offer.cost_per_hour, crowding[_domains(offer.device)], offer.device.id
+    def order(offer: Offer) -> tuple[object, ...]:
+        domains = _domains(offer.device)
+        return offer.cost_per_hour, crowding[domains], domains, natural(offer.device.id)
 
     ordered = sorted(offers, key=order)
     chosen: list[Chosen] = []
@@ -335,7 +344,8 @@ def _cover(size_bytes: int, offers: Sequence[Offer], quota_left: Mapping[PoolKey
         if not by_size:
             return None
         enough = (offer for offer in by_size if offer.device.capacity_bytes >= missing)
-        offer = next(enough, by_size[-1])
+        largest = by_size[-1].device.capacity_bytes
+        offer = next(enough, None) or next(one for one in by_size if one.device.capacity_bytes == largest)
         by_size.remove(offer)
         picked.append(offer)
         missing -= offer.device.capacity_bytes
