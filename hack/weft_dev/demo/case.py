@@ -10,7 +10,7 @@ AUTO = "demo-auto"
 PAUSED = "demo-paused"
 ACCELERATORS_PER_REPLICA = 2
 REPLICAS = 10
-NODES = 26
+NODE_COUNT = 26
 # README.md says how these were chosen. Superposing a second minute brings the first stretch to
 # the request rate of the second, so that the mix shifts and not the rate.
 FIRST = Stretch(start_minute=55, seconds=40, second_copy_minute=48, second_copy_permille=1000)

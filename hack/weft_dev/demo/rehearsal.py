@@ -2,17 +2,21 @@
 
 This finds the split the demo starts with, so that neither group begins with a bad one: engines run at exactly the
 profile's speeds (what a planner could know beforehand) and see the first stretch's requests.
+
+`python -m weft_dev.demo.rehearsal` prints all splits for both stretches; with `--seed N` at the engines' true speeds.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from weft_dev.demo.case import REPLICAS, Case
 from weft_dev.demo.engine_model import EngineModel, Sequence
 from weft_dev.demo.picker import DECODE, PREFILL, Replica, pick_decode, pick_prefill
-from weft_dev.demo.profile import Profile, SpeedError
-from weft_dev.demo.trace import Request
+from weft_dev.demo.profile import Profile, SpeedError, read_profile, speed_error
+from weft_dev.demo.trace import Request, between, play, read_trace
 
 
 @dataclass(frozen=True)
@@ -145,3 +149,33 @@ def rehearse(
         p90 = strains[int(len(strains) * 0.9)] if strains else 0.0
         results.append(Rehearsed(prefill, replicas - prefill, within / max(1, len(outcomes)), p90))
     return sorted(results, key=lambda result: (-round(result.share_within, 3), result.strain_p90))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--replicas", type=int, default=REPLICAS)
+    parser.add_argument("--offset", type=float, default=0.0, metavar="MINUTES")
+    parser.add_argument("--seed", type=int, help="of the engines' true speeds (default: the profile's)")
+    parser.add_argument("--ttft", type=float, default=3.0, metavar="SECONDS")
+    parser.add_argument("--itl", type=float, default=0.1, metavar="SECONDS")
+    arguments = parser.parse_args()
+    case = Case(offset_minutes=arguments.offset)
+    requests = play(read_trace(), case.stretches, offset_minutes=case.offset_minutes)
+    errors = [speed_error(arguments.seed, i) for i in range(arguments.replicas)] if arguments.seed else []
+    objectives = Objectives(arguments.ttft, arguments.itl)
+    for name, start, end in (
+        ("first stretch", 0.0, case.shift_seconds),
+        ("second stretch", case.shift_seconds, case.load_seconds),
+    ):
+        tried = rehearse(
+            between(requests, start, end), read_profile(), arguments.replicas, objectives, errors
+        )
+        splits = (
+            f"{each.prefill}:{each.decode} {each.share_within * 100:.0f} %"
+            for each in sorted(tried, key=lambda each: each.prefill)
+        )
+        print(f"{name}: {', '.join(splits)}; best {tried[0].prefill}:{tried[0].decode}")
+
+
+if __name__ == "__main__":
+    main()

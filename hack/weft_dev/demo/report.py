@@ -167,6 +167,27 @@ def table(evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
+def summary(evidence: Evidence) -> str:
+    """All that the user sees at the end, without the verdict."""
+    goal = evidence.objectives
+    splits = [f"  {group.name}: {splits_over_time(group)}" for group in (evidence.auto, evidence.paused)]
+    return "\n".join(
+        (
+            "",
+            f"Objectives: first token within {goal.time_to_first_token:g} s,"
+            f" {goal.inter_token_latency * 1000:g} ms between tokens (mean of a request)",
+            table(evidence),
+            "",
+            "prefill:decode serving over time (+n: exist, do not serve)",
+            *splits,
+            "",
+            "logical nodes and their devices, from the fabric's journal",
+            "  " + logical_nodes_text(evidence.logical_nodes).replace("\n", "\n  "),
+            "",
+        )
+    )
+
+
 def splits_over_time(group: GroupReport) -> str:
     """`0:00 3:6, 0:52 3:5 +1, ...`: prefill:decode serving, +n existing but not serving."""
     steps = []

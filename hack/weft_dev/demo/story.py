@@ -19,27 +19,13 @@ from weft.api.resources import (
     NODES,
     STORAGE_POOLS,
 )
-from weft.emulator import journal
-from weft_dev.demo import applying, manifests
-from weft_dev.demo.case import ACCELERATORS_PER_REPLICA, AUTO, PAUSED, REPLICAS, Case, Split
-from weft_dev.demo.case import NODES as NODE_COUNT
+from weft_dev.demo import applying, evidence, manifests
+from weft_dev.demo.case import ACCELERATORS_PER_REPLICA, AUTO, NODE_COUNT, PAUSED, REPLICAS, Case, Split
 from weft_dev.demo.facts import GroupFacts, condition
 from weft_dev.demo.narrator import Narrator
 from weft_dev.demo.profile import read_profile
 from weft_dev.demo.rehearsal import Objectives, Rehearsed, rehearse
-from weft_dev.demo.report import (
-    Evidence,
-    GroupReport,
-    LogicalNodeReport,
-    Verdict,
-    logical_nodes_text,
-    quantile,
-    read_results,
-    share_within,
-    splits_over_time,
-    table,
-    verdict,
-)
+from weft_dev.demo.report import Evidence, Verdict, quantile, read_results, share_within, summary, verdict
 from weft_dev.demo.trace import Request, play, prompt_per_answer_token, read_trace
 from weft_dev.demo.watching import Watching
 from weft_dev.demo.world import OPERATOR_NAMESPACE, World
@@ -133,15 +119,22 @@ class Story:
             await self._bind_logical_node(api, watching)
             await self._start_groups(api, watching)
             zero = await self._load(watching)
-            nodes = self._logical_nodes(watching)
-            evidence = self._evidence(watching, zero, nodes)
-            self._show(evidence)
+            attached = evidence.logical_nodes(watching, self.world.journal, self.examples)
+            found = evidence.gather(
+                self.case,
+                watching,
+                zero,
+                read_results(self.world.results),
+                len(self.requests),
+                attached,
+                self.objectives,
+            )
+            self.narrator.show(summary(found))
             if self.keep:
                 await self._stay()
             else:
                 await self._delete(api)
-            evidence = self._with_end(evidence, deleted=not self.keep)
-            return verdict(evidence)
+            return verdict(self._with_end(found))
         finally:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -229,77 +222,6 @@ class Story:
             where = "all sent, last answers"
         return f"{where}, last {RECENT_SECONDS:.0f} s | " + " | ".join(cells)
 
-    def _logical_nodes(self, watching: Watching) -> list[LogicalNodeReport]:
-        """Logical nodes with what the journal says is attached to their hosts now."""
-        fabric = manifests.only(self.examples, "Fabric")
-        hosts = {each["nodeName"]: each["host"] for each in fabric["spec"]["hosts"]}
-        attached = journal.check(self.world.journal.read_text().splitlines()).left_attached
-        reports = []
-        for (namespace, name), item in sorted(watching.logical_nodes.items()):
-            node = item.get("status", {}).get("nodeName", "")
-            if condition(item, "Bound")[0] != "True":
-                continue
-            host = hosts.get(node, "")
-            devices = sorted((device for device, at in attached if at == host), key=_by_number)
-            reports.append(LogicalNodeReport(namespace, name, node, host, devices))
-        return reports
-
-    def _evidence(self, watching: Watching, zero: float, nodes: Sequence[LogicalNodeReport]) -> Evidence:
-        results = read_results(self.world.results)
-        end = time.monotonic()
-        groups = []
-        for name, mode in ((AUTO, "Auto"), (PAUSED, "Paused")):
-            facts = watching.facts[name]
-            census = facts.census
-            last = Split(max(1, census.prefill), max(1, census.decode))
-            settled = facts.settled_at(last, zero)
-            transfers = watching.transfers if name == AUTO else [at for at, *_ in facts.stage_changes]
-            groups.append(
-                GroupReport(
-                    name=name,
-                    mode=mode,
-                    results=results.get(name, []),
-                    history=[(at - zero, each) for at, each in facts.history],
-                    budget_accelerators=facts.budget_accelerators,
-                    most_accelerators=facts.most_accelerators,
-                    accelerator_seconds=facts.accelerator_seconds(zero, end),
-                    idle_accelerator_seconds=facts.idle_accelerator_seconds(zero, end),
-                    transfers=[at - zero for at in transfers],
-                    settled_at=None if settled is None else settled - zero,
-                )
-            )
-        auto, paused = groups
-        return Evidence(
-            objectives=self.objectives,
-            shift_at=self.case.shift_seconds,
-            auto=auto,
-            paused=paused,
-            requests_sent=len(self.requests),
-            logical_node_bound=any(node.devices for node in nodes),
-            logical_nodes=nodes,
-        )
-
-    def _show(self, evidence: Evidence) -> None:
-        goal = self.objectives
-        self.narrator.show(
-            "\n".join(
-                (
-                    "",
-                    f"Objectives: first token within {goal.time_to_first_token:g} s,"
-                    f" {goal.inter_token_latency * 1000:g} ms between tokens (mean of a request)",
-                    table(evidence),
-                    "",
-                    "prefill:decode serving over time (+n: exist, do not serve)",
-                    f"  {AUTO}: {splits_over_time(evidence.auto)}",
-                    f"  {PAUSED}: {splits_over_time(evidence.paused)}",
-                    "",
-                    "logical nodes and their devices, from the fabric's journal",
-                    "  " + logical_nodes_text(evidence.logical_nodes).replace("\n", "\n  "),
-                    "",
-                )
-            )
-        )
-
     async def _delete(self, api: AsyncKube) -> None:
         with self.narrator.waiting("deleting everything; devices go back to their pools", 10):
             for namespace in (AUTO, PAUSED):
@@ -322,27 +244,18 @@ class Story:
                 self.narrator.say(str(error))
         self.narrator.say("everything deleted")
 
-    def _with_end(self, evidence: Evidence, *, deleted: bool) -> Evidence:
-        """What is known only after the end: the journal, and how late everything ran."""
-        found = journal.check(self.world.journal.read_text().splitlines())
-        if deleted and not found.left_attached:
-            self.narrator.say(
-                f"the fabric's journal: {found.attaches} attached, {found.detaches} detached, none left"
-            )
+    def _with_end(self, found: Evidence) -> Evidence:
+        """Add what is known only after the end: the journal, and how late everything ran."""
         lags = self.world.stop_measured()
+        at_end = evidence.with_end(found, self.world.journal, lags, deleted=not self.keep)
+        if not self.keep and not at_end.left_attached:
+            self.narrator.say("the fabric's journal: every device that was attached is detached again")
         for lag in lags:
             self.narrator.say(
                 f"lateness of {lag.process}: p50 {lag.p50_seconds * 1000:.0f} ms, p99 {lag.p99_seconds * 1000:.0f} ms,"
                 f" worst five seconds {lag.worst_mean_seconds * 1000:.0f} ms"
             )
-        return Evidence(
-            **{
-                **evidence.__dict__,
-                "attached_twice": [each.block for each in found.double_attached],
-                "left_attached": found.left_attached if deleted else (),
-                "lags": lags,
-            }
-        )
+        return at_end
 
     async def _stay(self) -> None:
         """Until Ctrl-C."""
@@ -367,6 +280,9 @@ class Story:
         )
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
 
     async def _until(
         self, check: Callable[[], bool], what: str, timeout_seconds: float = WAIT_SECONDS
@@ -394,8 +310,3 @@ def _total(pool: Object) -> int:
 def _tried_text(tried: Sequence[Rehearsed]) -> str:
     ordered = sorted(tried, key=lambda each: each.prefill)
     return ", ".join(f"{each.prefill}:{each.decode} {each.share_within * 100:.0f} %" for each in ordered)
-
-
-def _by_number(device: str) -> tuple[str, int]:
-    stem = device.rstrip("0123456789")
-    return stem, int(device[len(stem) :] or 0)

@@ -1,8 +1,8 @@
 """Requests of the demo: two stretches of a recorded trace, one after the other.
 
 The stretches differ in their own mix (prompt tokens per answer token: about 3.5, then 10). Quiet minutes are brought
-to the second stretch's request rate by superposing a second, shifted copy of the trace, thinned at random: that keeps
-lengths and burstiness as recorded, which compressing time would not.
+to the second stretch's request rate by superposing a second, shifted copy of the trace (thinned at random where less
+than all of it is wanted): that keeps lengths and burstiness as recorded, which compressing time would not.
 """
 
 from __future__ import annotations
@@ -90,6 +90,15 @@ def play(
         ]
         begin += stretch.seconds
     return requests
+
+
+def between(requests: list[Request], start: float, end: float) -> list[Request]:
+    """The requests of an interval, times from its start."""
+    return [
+        Request(request.at_seconds - start, request.prompt_tokens, request.answer_tokens)
+        for request in requests
+        if start <= request.at_seconds < end
+    ]
 
 
 def prompt_per_answer_token(requests: list[Request]) -> float:

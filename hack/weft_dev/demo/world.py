@@ -17,7 +17,7 @@ from typing import Self
 
 from weft_dev import controlplane, prometheus
 from weft_dev.controlplane import ControlPlane, server_environment
-from weft_dev.demo.case import NODES, Case
+from weft_dev.demo.case import NODE_COUNT, Case
 from weft_dev.demo.lag import Lag, read_lag
 from weft_dev.demo.manifests import EXAMPLES
 from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
@@ -98,7 +98,7 @@ class World:
             "engines",
             "weft_dev.demo.engines",
             f"--kubeconfig={self.plane.kubeconfig}",
-            f"--nodes=worker-0..{NODES - 1}",
+            f"--nodes=worker-0..{NODE_COUNT - 1}",
             f"--seed={self.case.seed}",
             f"--lag-file={self.directory / 'engines.lag'}",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from weft_dev.demo.profile import (
 )
 
 PROFILE = read_profile()
+SMALL = replace(PROFILE, kv_capacity_tokens=40_000)
 
 
 def run(model: EngineModel, until: float = math.inf) -> None:
@@ -101,14 +103,14 @@ def test_requests_beyond_the_batch_wait_until_one_ends() -> None:
 
 
 def test_requests_that_do_not_fit_the_kv_cache_wait_in_order() -> None:
-    model = EngineModel(PROFILE)
+    model = EngineModel(SMALL)
     big = [arrived(15_000, 20) for _ in range(3)]
     small = arrived(100, 5)
     for sequence in [*big, small]:
         model.submit(0.0, sequence)
     run(model, until=1.0)
     assert (model.requests_running, model.requests_waiting) == (2, 2), "the small one does not overtake"
-    assert model.kv_usage == pytest.approx(2 * 15_000 / PROFILE.kv_capacity_tokens, rel=0.01)
+    assert model.kv_usage == pytest.approx(2 * 15_000 / SMALL.kv_capacity_tokens, rel=0.01)
     run(model)
     assert small.generated == 5
     assert model.kv_usage == 0
@@ -116,7 +118,7 @@ def test_requests_that_do_not_fit_the_kv_cache_wait_in_order() -> None:
 
 
 def test_a_prefilled_kv_cache_is_held_until_it_is_read() -> None:
-    model = EngineModel(PROFILE)
+    model = EngineModel(SMALL)
     kept = [Sequence(20_000, 1, keeps_kv=True) for _ in range(2)]
     blocked = Sequence(1000, 1, keeps_kv=True)
     for sequence in [*kept, blocked]:
@@ -130,7 +132,7 @@ def test_a_prefilled_kv_cache_is_held_until_it_is_read() -> None:
 
 
 def test_a_client_that_leaves_makes_room() -> None:
-    model = EngineModel(PROFILE)
+    model = EngineModel(SMALL)
     leaving, waiting = arrived(30_000, 100), arrived(30_000, 1)
     model.submit(0.0, leaving)
     model.submit(0.0, waiting)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from weft_dev.demo.case import FIRST, REPLICAS, Case
 from weft_dev.demo.profile import read_profile
 from weft_dev.demo.rehearsal import Objectives, rehearse, simulate
-from weft_dev.demo.trace import Request, play, read_trace
+from weft_dev.demo.trace import Request, between, play, read_trace
 
 PROFILE = read_profile()
 OBJECTIVES = Objectives(3.0, 0.1)
@@ -23,25 +23,17 @@ def test_every_request_is_answered_under_overload() -> None:
     assert len(simulate(requests, PROFILE, 1, 2)) == 300
 
 
-def test_no_fixed_split_suits_both_stretches() -> None:
+def test_the_stretches_want_different_splits_and_the_first_ones_fails_the_second() -> None:
     requests = play(read_trace(), Case().stretches)
-    first = [request for request in requests if request.at_seconds < FIRST.seconds]
-    second = [
-        Request(request.at_seconds - FIRST.seconds, request.prompt_tokens, request.answer_tokens)
-        for request in requests
-        if request.at_seconds >= FIRST.seconds
-    ]
-    shares = [
-        {
-            (each.prefill, each.decode): each.share_within
-            for each in rehearse(part, PROFILE, REPLICAS, OBJECTIVES)
-        }
-        for part in (first, second)
-    ]
-    best = [max(each, key=lambda split: each[split]) for each in shares]
-    assert shares[0][best[0]] > 0.95
-    assert shares[1][best[1]] > 0.85
-    assert all(min(shares[0][split], shares[1][split]) < 0.9 for split in shares[0])
+    first = rehearse(between(requests, 0.0, FIRST.seconds), PROFILE, REPLICAS, OBJECTIVES)
+    second = rehearse(between(requests, FIRST.seconds, 1e9), PROFILE, REPLICAS, OBJECTIVES)
+    assert first[0].share_within > 0.95
+    assert second[0].share_within > 0.95
+    assert second[0].prefill > first[0].prefill
+    (kept,) = (each for each in second if each.prefill == first[0].prefill)
+    (too_early,) = (each for each in first if each.prefill == second[0].prefill)
+    assert kept.share_within < 0.5
+    assert too_early.share_within < 0.95
 
 
 def test_the_best_split_comes_first_and_ties_go_to_the_one_with_more_room() -> None:
