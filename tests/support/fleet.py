@@ -189,10 +189,11 @@ class Fleet:
         return counts
 
     def serving(self) -> dict[str, int]:
-        """Ready pods per stage."""
+        """Pods per stage that are Ready and stay so: the kubelet follows the gate at its next look."""
         counts: dict[str, int] = {"prefill": 0, "decode": 0}
         for pod in self.pods():
-            if condition(pod, "Ready") == "True" and "deletionTimestamp" not in pod["metadata"]:
+            stays = condition(pod, "Ready") == condition(pod, GATE_SERVING) == "True"
+            if stays and "deletionTimestamp" not in pod["metadata"]:
                 counts[pod["metadata"]["labels"][LABEL_STAGE]] += 1
         return counts
 

@@ -209,7 +209,7 @@ def _flip_obstacle(observed: Observed) -> Finding | None:
             False,
             "FlipIncompatible",
             "no two roles of different stages can exchange replicas: their templates have to be equal but for"
-            " labels, and so do their node, drain and profile hardware",
+            " labels, and their nodes have to be equal",
         )
     return None
 
