@@ -1,0 +1,78 @@
+"""The examples as the demo applies them."""
+
+from __future__ import annotations
+
+import pytest
+from weft_dev.demo.case import ACCELERATORS_PER_REPLICA, AUTO, NODE_COUNT, PAUSED, REPLICAS, Split
+from weft_dev.demo.manifests import both_groups, common, objectives, only, read_examples
+from weft_dev.demo.profile import KV_CAPACITY_TOKENS, MAX_BATCH
+from weft_dev.kube import Object
+
+EXAMPLES = read_examples()
+
+
+def of(objects: list[Object], kind: str, namespace: str) -> list[Object]:
+    return [
+        each for each in objects if each["kind"] == kind and each["metadata"].get("namespace") == namespace
+    ]
+
+
+def test_both_groups_are_the_examples_but_for_their_mode() -> None:
+    objects = both_groups(EXAMPLES, Split(4, 6))
+    (auto,), (paused,) = of(objects, "InferenceGroup", AUTO), of(objects, "InferenceGroup", PAUSED)
+    assert (auto["spec"]["rebalance"].pop("mode"), paused["spec"]["rebalance"].pop("mode")) == (
+        "Auto",
+        "Paused",
+    )
+    assert auto["spec"] == paused["spec"]
+    for kind in ("InferenceRole", "ConfigMap"):
+        first, second = of(objects, kind, AUTO), of(objects, kind, PAUSED)
+        assert [each.get("spec", each.get("data")) for each in first] == [
+            each.get("spec", each.get("data")) for each in second
+        ]
+
+
+def test_the_budget_is_just_the_split_and_each_role_gets_its_replicas() -> None:
+    objects = both_groups(EXAMPLES, Split(2, 3))
+    (group,) = of(objects, "InferenceGroup", AUTO)
+    assert group["spec"]["budget"]["accelerators"] == 5 * ACCELERATORS_PER_REPLICA
+    replicas = {
+        each["spec"]["stage"]: each["spec"]["replicas"] for each in of(objects, "InferenceRole", AUTO)
+    }
+    assert replicas == {"Prefill": 2, "Decode": 3}
+
+
+def test_the_examples_replicas_hold_as_many_accelerators_as_the_demo_counts() -> None:
+    for role in (each for each in EXAMPLES if each["kind"] == "InferenceRole"):
+        assert sum(each["count"] for each in role["spec"]["node"]["accelerators"]) == ACCELERATORS_PER_REPLICA
+
+
+def test_the_planners_profile_has_the_engines_limits() -> None:
+    text = only(EXAMPLES, "ConfigMap")["data"]["profile.yaml"]
+    assert f"kvCapacityTokens: {KV_CAPACITY_TOKENS}\n" in text
+    assert f"maxBatch: {MAX_BATCH}" in text
+
+
+def test_the_fabric_gets_the_address_of_this_run_and_has_a_host_for_every_replica() -> None:
+    fabric = only(common(EXAMPLES, "http://127.0.0.1:1"), "Fabric")
+    assert fabric["spec"]["endpoint"] == "http://127.0.0.1:1"
+    assert len(fabric["spec"]["hosts"]) == NODE_COUNT >= 2 * REPLICAS + 1
+    assert only(EXAMPLES, "Fabric")["spec"]["endpoint"] != "http://127.0.0.1:1", (
+        "the examples stay as they are"
+    )
+
+
+def test_the_objectives_are_the_examples() -> None:
+    found = objectives(only(EXAMPLES, "InferenceGroup"))
+    assert (found.time_to_first_token, found.inter_token_latency) == (3.0, 0.1)
+
+
+@pytest.mark.parametrize("text", ["", "3", "3:", "0:6", "3:0", "a:b", "-1:4"])
+def test_a_split_that_is_none_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="3:6"):
+        Split.parse(text)
+
+
+def test_a_split_is_prefill_and_decode() -> None:
+    assert Split.parse("3:6") == Split(3, 6)
+    assert str(Split(3, 6)) == "3:6"
