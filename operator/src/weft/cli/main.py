@@ -13,18 +13,26 @@ from weft import __version__
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `weft` command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="weft", description="Compose pooled hardware, balance prefill and decode.")
+    parser = argparse.ArgumentParser(
+        prog="weft", description="Compose pooled hardware, balance prefill and decode."
+    )
     parser.add_argument("--version", action="version", version=f"weft {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    run = verbs.add_parser("run", help="run the operator against the cluster of the service account or KUBECONFIG")
-    run.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML; WEFT_... variables win over it")
+    run = verbs.add_parser(
+        "run", help="run the operator against the cluster of the service account or KUBECONFIG"
+    )
+    run.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings as YAML; WEFT_... variables win over it"
+    )
 
     crds = verbs.add_parser("crds", help="write the custom resource definitions")
     crds.add_argument("--output", type=Path, metavar="DIR", help="folder to write to (default: print them)")
 
     # The emulator has its own options, and imports nothing of the operator.
-    verbs.add_parser("emulator", help="a fabric manager in software, to try Weft without hardware", add_help=False)
+    verbs.add_parser(
+        "emulator", help="a fabric manager in software, to try Weft without hardware", add_help=False
+    )
 
     arguments, rest = parser.parse_known_args(argv)
     if arguments.verb == "emulator":
