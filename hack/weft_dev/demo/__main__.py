@@ -44,7 +44,7 @@ def main() -> int:
     binaries = tools.provide(tools.DEMO_TOOLS)
     try:
         return asyncio.run(_run(case, binaries, keep=arguments.keep, logs=arguments.logs))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         print("\nstopped: every process has ended", file=sys.stderr)
         return INTERRUPTED
 
@@ -52,7 +52,9 @@ def main() -> int:
 async def _run(case: Case, binaries: dict[str, Path], *, keep: bool, logs: Path | None) -> int:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Also where a shell has SIGINT ignored, as it does for what it starts in the background.
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     narrator = Narrator()
     with World(case, binaries, logs) as world:
         try:

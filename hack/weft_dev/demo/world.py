@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +27,7 @@ from weft_dev.prometheus import Prometheus
 ROOT = Path(__file__).resolve().parents[3]
 SCRAPE_SECONDS = 1.0
 START_SECONDS = 30.0
+INTERRUPTED_START_SECONDS = 15.0
 OPERATOR_NAMESPACE = "weft-system"
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -42,6 +44,7 @@ class World:
     prometheus: Prometheus | None = None
     routers: dict[str, str] = field(default_factory=dict)
     fabric_url: str = ""
+    _starting: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
         self.processes = ProcessGroup(prefix="weft-demo-")
@@ -52,6 +55,8 @@ class World:
     ) -> None:
         if self.logs is not None:
             self._keep_logs(self.logs)
+        # A start that was interrupted goes on in its thread; what it starts has to be known here to be stopped.
+        self._starting.acquire(timeout=INTERRUPTED_START_SECONDS)
         for each in (self.prometheus, self.plane):
             if each is not None:
                 each.stop()
@@ -70,7 +75,8 @@ class World:
         return self.directory / "results.jsonl"
 
     def start_control_plane(self) -> ControlPlane:
-        self.plane = controlplane.start(binaries=self.binaries)
+        with self._starting:
+            self.plane = controlplane.start(binaries=self.binaries)
         controlplane.install_crds(self.plane.client(), (ROOT / "crds").glob("*.yaml"))
         return self.plane
 
@@ -133,12 +139,13 @@ class World:
                 for namespace, address in self.routers.items()
             ],
         }
-        self.prometheus = prometheus.start_for_pods(
-            self.plane.kubeconfig,
-            interval_seconds=SCRAPE_SECONDS,
-            more=[front_ends],
-            binary=self.binaries["prometheus"],
-        )
+        with self._starting:
+            self.prometheus = prometheus.start_for_pods(
+                self.plane.kubeconfig,
+                interval_seconds=SCRAPE_SECONDS,
+                more=[front_ends],
+                binary=self.binaries["prometheus"],
+            )
         return self.prometheus
 
     def start_operator(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from weft_dev.demo.case import ACCELERATORS_PER_REPLICA, AUTO, NODE_COUNT, PAUSED, REPLICAS, Split
 from weft_dev.demo.manifests import both_groups, common, objectives, only, read_examples
 from weft_dev.demo.profile import KV_CAPACITY_TOKENS, MAX_BATCH

@@ -6,8 +6,10 @@ import asyncio
 import io
 
 import pytest
+
 from weft_dev.demo import narrator as module
 from weft_dev.demo.narrator import Narrator
+from weft_dev.kube import eventually
 
 
 async def test_without_a_terminal_a_long_wait_is_told_again_and_again(
@@ -18,8 +20,7 @@ async def test_without_a_terminal_a_long_wait_is_told_again_and_again(
     narrator = Narrator(out)
     alive = asyncio.create_task(narrator.keep_alive())
     with narrator.waiting("building", 60):
-        while out.getvalue().count("building (usually 60 s)") < 2:
-            await asyncio.sleep(0.05)  # noqa: ASYNC110  # what is awaited is text, not an event
+        await eventually(lambda: out.getvalue().count("building (usually 60 s)") >= 2)
     alive.cancel()
 
 
