@@ -11,12 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from weft.api.resources import NAMESPACES, ResourceType
 from weft_dev import controlplane, tools
 from weft_dev.controlplane import ControlPlane
 from weft_dev.kube import Kube, Object
+
+# How fast the machine is must not decide a test.
+hypothesis.settings.register_profile(
+    "weft", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("weft")
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE_ACCOUNTS = ResourceType("", "v1", "serviceaccounts", "ServiceAccount", True)

@@ -51,6 +51,7 @@ def steady(requests_per_second: float, prompt_tokens: float, answer_tokens: floa
     return Traffic(
         short=rates,
         long=rates,
+        short_seconds=15.0,
         peak_prompt_tokens_per_second=rates.prompt_tokens,
         peak_answer_tokens_per_second=rates.answer_tokens,
     )

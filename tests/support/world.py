@@ -102,6 +102,7 @@ class World:
         self.emulator_url = ""
         self._operators = 0
         self.pids: dict[str, int] = {}
+        self.ports: dict[str, int] = {}
 
     def start_emulator(self, *flags: str, port: int = 0) -> str:
         """Start the fabric manager; its attachments and journal outlive a restart."""
@@ -243,6 +244,7 @@ class World:
         self._operators += 1
         name = f"operator-{self._operators}"
         (port,) = free_ports(1)
+        self.ports[name] = port
         values = self.operator_settings(identity=name, health_port=port, **settings)
         config = self.directory / f"{name}.yaml"
         config.write_text(yaml.safe_dump(values))

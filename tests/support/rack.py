@@ -1,0 +1,225 @@
+"""Binding without processes: the reconcilers over a cluster in memory and a fabric manager in memory.
+
+`settle` works off the keys that reconcilers ask for at once, as the work queue would; appointments are the test's.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from support.memory_cluster import MemoryCluster
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    FABRICS,
+    GPU_POOLS,
+    LOGICAL_NODES,
+    NAMESPACES,
+    NODES,
+    ResourceType,
+)
+from weft.binding.controller import Binding
+from weft.fabric.driver import Capabilities, Device, DeviceKind, Host, Inventory, Operation, OperationPhase
+from weft.fabric.errors import Unsupported
+from weft.saga.cluster import Object
+
+DONE = Operation("", OperationPhase.SUCCEEDED)
+
+
+async def nothing() -> None:
+    """What happens before a call, unless a test says otherwise."""
+
+
+class MemoryDriver:
+    """A fabric manager with GPUs; `before_*` let a test fail, delay or look."""
+
+    def __init__(self, gpus: int, hosts: list[str]) -> None:
+        self.devices = {f"gpu-{n}": True for n in range(gpus)}
+        """Healthy or not, by device."""
+        self.hosts = hosts
+        self.pairs: set[tuple[str, str]] = set()
+        self.complete = True
+        self.calls: list[str] = []
+        self.closed = False
+        self.before_inventory: Callable[[], Awaitable[None]] = nothing
+        self.before_attach: Callable[[], Awaitable[None]] = nothing
+        self.before_attached: Callable[[], Awaitable[None]] = nothing
+        self.before_find: Callable[[], Awaitable[None]] = nothing
+
+    async def capabilities(self) -> Capabilities:
+        return Capabilities(False, True, False)
+
+    async def inventory(self) -> Inventory:
+        self.calls.append("inventory")
+        devices = tuple(
+            Device(name, DeviceKind.ACCELERATOR, {"model": "M"}, 1, healthy)
+            for name, healthy in self.devices.items()
+        )
+        hosts = tuple(Host(name, {}, True) for name in self.hosts)
+        reading = Inventory(devices, hosts, tuple(sorted(self.pairs)), self.complete)
+        await self.before_inventory()
+        return reading
+
+    async def attached(self, host: str) -> frozenset[str]:
+        self.calls.append("attached")
+        await self.before_attached()
+        return frozenset(device for device, at in self.pairs if at == host)
+
+    async def attach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
+        self.calls.append("attach")
+        await self.before_attach()
+        self.pairs |= {(device, host) for device in devices}
+        return DONE
+
+    async def detach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
+        self.calls.append("detach")
+        self.pairs -= {(device, host) for device in devices}
+        return DONE
+
+    async def operation(self, id: str) -> Operation:
+        return DONE
+
+    async def find_operation(self, key: str) -> Operation | None:
+        await self.before_find()
+        return None
+
+    async def revoke_other_sessions(self) -> int:
+        raise Unsupported("no sessions")
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class FixedLeader:
+    """A leader whose lease does not run out unless a test says so."""
+
+    took_over = False
+    lease_seconds = 15.0
+    left = 15.0
+
+    def remaining_seconds(self) -> float:
+        return self.left
+
+
+class Rack:
+    """A Fabric `rack` with one GPU pool, one Node per host, and the reconcilers."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, gpus: int = 4, hosts: int = 2, settle: int = 60) -> None:
+        self.cluster = MemoryCluster()
+        self.hosts = [f"sled-{n}" for n in range(hosts)]
+        self.driver = MemoryDriver(gpus, self.hosts)
+        self.drivers: dict[str, MemoryDriver] = {"https://rack": self.driver}
+        """Managers by endpoint."""
+        self.leader = FixedLeader()
+        self.secrets: dict[str, Object] = {}
+        self.settle_seconds = settle
+        self.keys: list[tuple[str, str, str]] = []
+        patch.setattr("weft.binding.fabrics.open_driver", lambda name, link: self.drivers[link.endpoint])
+        self.binding = self.restart()
+
+    def restart(self) -> Binding:
+        """A new leader that remembers nothing."""
+        self.binding = Binding(self.cluster, self._read, "weft-system", 15.0, self.leader, self._enqueue)
+        return self.binding
+
+    async def _read(self, resource: ResourceType, name: str, namespace: str) -> Object | None:
+        return self.secrets.get(name)
+
+    def _enqueue(self, controller: str, namespace: str, name: str, after_seconds: float) -> None:
+        key = controller, namespace, name
+        if after_seconds <= 0 and key not in self.keys:
+            self.keys.append(key)
+
+    async def build(self, **fabric: Any) -> None:
+        """Create the objects and look at the fabric for the first time."""
+        await self.cluster.create(NAMESPACES, {"metadata": {"name": "a"}})
+        for host in self.hosts:
+            await self.add_node(f"node-{host}")
+        await self.add_fabric("rack", endpoint="https://rack", **fabric)
+        spec = {"fabricRef": {"name": "rack"}, "selector": {}, "allowedNamespaces": {}}
+        await self.cluster.create(GPU_POOLS, {"metadata": {"name": "gpus"}, "spec": spec})
+        await self.poll()
+
+    async def add_fabric(self, name: str, **spec: Any) -> None:
+        hosts = [{"host": host, "nodeName": f"node-{host}"} for host in self.hosts]
+        limits = {"settleSeconds": self.settle_seconds, "requestTimeoutSeconds": 1}
+        body = {"mode": "Manage", "limits": limits, "hosts": hosts, **spec}
+        await self.cluster.create(FABRICS, {"metadata": {"name": name}, "spec": body})
+
+    async def edit_fabric(self, **spec: Any) -> None:
+        await self.cluster.patch(FABRICS, "rack", "", {"spec": spec})
+        await self.poll()
+
+    async def add_node(self, name: str) -> None:
+        made = await self.cluster.create(NODES, {"metadata": {"name": name}, "spec": {}})
+        await self.set_ready(name, made, True)
+
+    async def set_ready(self, name: str, node: Object | None = None, ready: bool = True) -> None:
+        node = node or self.cluster.get(NODES, name)
+        assert node is not None
+        status = {
+            "allocatable": {"cpu": "32", "memory": "256Gi"},
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+        }
+        await self.cluster.write_status(NODES, node, status)
+
+    async def ask(self, name: str, gpus: int = 2, **spec: Any) -> None:
+        """Create a LogicalNode and do what can be done at once."""
+        body = {"accelerators": [{"name": "main", "count": gpus}], **spec}
+        await self.cluster.create(LOGICAL_NODES, {"metadata": {"name": name, "namespace": "a"}, "spec": body})
+        await self.work(name)
+
+    async def poll(self, name: str = "rack") -> float | None:
+        again = await self.binding.reconcile_fabric(name)
+        await self.settle()
+        return again
+
+    async def work(self, name: str) -> float | None:
+        again = await self.binding.reconcile_node("a", name)
+        await self.settle()
+        return again
+
+    async def settle(self) -> None:
+        for _ in range(200):
+            if not self.keys:
+                return
+            controller, namespace, name = self.keys.pop(0)
+            if controller == "fabric":
+                await self.binding.reconcile_fabric(name)
+            elif controller == "pool":
+                await self.binding.reconcile_pools()
+            elif controller == "placement":
+                await self.binding.place_waiting()
+            else:
+                await self.binding.reconcile_node(namespace, name)
+        raise AssertionError(f"never idle; next would be {self.keys[0]}")
+
+    def node(self, name: str) -> Object:
+        found = self.cluster.get(LOGICAL_NODES, name, "a")
+        assert found is not None
+        return found
+
+    def claims(self) -> list[Object]:
+        return self.cluster.list(DEVICE_ATTACHMENTS)
+
+    def tainted(self) -> dict[str, str]:
+        """Value of Weft's taint by Node."""
+        return {
+            node["metadata"]["name"]: taint["value"]
+            for node in self.cluster.list(NODES)
+            for taint in node["spec"].get("taints", [])
+            if taint["key"] == "weft.dev/logical-node"
+        }
+
+
+def condition(obj: Object, kind: str) -> tuple[str, str]:
+    """Status and reason."""
+    conditions = obj.get("status", {}).get("conditions", [])
+    return next(((item["status"], item["reason"]) for item in conditions if item["type"] == kind), ("", ""))
+
+
+def secret(**data: bytes) -> Object:
+    return {"data": {key: base64.b64encode(value).decode() for key, value in data.items()}}
