@@ -109,3 +109,16 @@ def test_a_node_is_released_when_its_time_is_up_and_not_before() -> None:
 
 def test_a_deleted_node_without_claims_is_finished() -> None:
     assert decide(node(deleting=True), [], NOW).intent is Intent.FINISH
+
+
+def test_a_claim_that_comes_to_light_after_the_next_set_was_claimed_is_released_alone() -> None:
+    held = [claim("late", operation="old", size=1), claim("a", operation="new"), claim("b", operation="new")]
+    attached = [{"type": "Attached", "status": "True", "reason": "V", "lastTransitionTime": NOW.isoformat()}]
+    held[1:] = [
+        DeviceAttachment.model_validate(
+            {**item.model_dump(by_alias=True), "status": {"conditions": attached}}
+        )
+        for item in held[1:]
+    ]
+    decision = decide(node(), held, NOW)
+    assert (decision.intent, [item.spec.device for item in decision.claims]) == (Intent.RELEASE, ["late"])

@@ -138,7 +138,8 @@ def forward(
     cluster: Cluster, session: FabricSession, node: Object, claims: Sequence[DeviceAttachment], node_name: str
 ) -> list[Step]:
     """The steps that make complete claims a bound logical node."""
-    value = taint_value(node["metadata"]["namespace"], node["metadata"]["name"])
+    namespace, name = node["metadata"]["namespace"], node["metadata"]["name"]
+    value = taint_value(namespace, name)
     carrier = cluster.get(NODES, node_name)
     host = claims[0].spec.host
     pending = [item for item in claims if not is_attached(item)]
@@ -149,10 +150,9 @@ def forward(
             raise ClaimLost(f"Node {node_name} does not exist")
         if logical_node_taint(carrier):
             raise ClaimLost(f"Node {node_name} carries logical node {logical_node_taint(carrier)}")
-        # The guard makes the Node a claim as exclusive as a DeviceAttachment's name.
-        await _write_taints(
-            cluster, carrier, [{"key": TAINT_LOGICAL_NODE, "value": value, "effect": "NoSchedule"}]
-        )
+        # An earlier attempt may have reserved another Node.
+        await clear_taint(cluster, namespace, name)
+        await reserve_node(cluster, carrier, namespace, name)
 
     async def attach() -> None:
         there = await session.attached(host)
@@ -220,7 +220,7 @@ async def _mark_attached(cluster: Cluster, item: DeviceAttachment) -> None:
 def users_of(cluster: Cluster, namespace: str, name: str) -> list[str]:
     """Pods that use the logical node's devices: its namespace's, on the Node that carries it, tolerating its taint."""
     value = taint_value(namespace, name)
-    carriers = {raw["metadata"]["name"] for raw in cluster.list(NODES) if logical_node_taint(raw) == value}
+    carriers = {raw["metadata"]["name"] for raw in carriers_of(cluster, namespace, name)}
     return sorted(
         pod["metadata"]["name"]
         for pod in cluster.list(PODS, namespace)
@@ -284,7 +284,7 @@ async def _detach(
     return [
         item
         for item in claims
-        if item.spec.device in before - after or session.settled_absent(item.spec.device)
+        if item.spec.device in before - after or session.settled_absent(item.spec.device, host)
     ]
 
 
@@ -294,12 +294,23 @@ async def _give_up(cluster: Cluster, item: DeviceAttachment) -> None:
         await drop_finalizer(cluster, DEVICE_ATTACHMENTS, raw)
 
 
+def carriers_of(cluster: Cluster, namespace: str, name: str) -> list[Object]:
+    """The Nodes with the logical node's taint: one, or several when a crash or an edit came in between."""
+    value = taint_value(namespace, name)
+    return [raw for raw in cluster.list(NODES) if logical_node_taint(raw) == value]
+
+
+async def reserve_node(cluster: Cluster, carrier: Object, namespace: str, name: str) -> None:
+    """Taint a Node: the guard makes that a claim as exclusive as a DeviceAttachment's name."""
+    value = taint_value(namespace, name)
+    taint = {"key": TAINT_LOGICAL_NODE, "value": value, "effect": "NoSchedule"}
+    await _write_taints(cluster, carrier, [taint])
+
+
 async def clear_taint(cluster: Cluster, namespace: str, name: str) -> None:
     """Take the logical node's taint off the Node that carries it, if any."""
-    value = taint_value(namespace, name)
-    for raw in cluster.list(NODES):
-        if logical_node_taint(raw) == value:
-            await _write_taints(cluster, raw, [])
+    for raw in carriers_of(cluster, namespace, name):
+        await _write_taints(cluster, raw, [])
 
 
 async def _write_taints(cluster: Cluster, node: Object, ours: list[Object]) -> None:

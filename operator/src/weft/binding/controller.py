@@ -13,7 +13,7 @@ from weft.api.names import FINALIZER
 from weft.api.resources import FABRICS, LOGICAL_NODES, NODES, POOLS
 from weft.binding import apply, observe
 from weft.binding.fabrics import Fabrics, ReadObject, add_finalizer, drop_finalizer
-from weft.binding.lifecycle import Decision, Intent, decide, expiry, is_attached
+from weft.binding.lifecycle import Decision, Intent, decide, expiry, is_attached, is_deleting
 from weft.binding.membership import KIND_OF_POOL, members
 from weft.binding.plan import Assignment, place
 from weft.binding.session import FabricSession, Leader
@@ -28,7 +28,7 @@ from weft.fabric.errors import (
     NotFound,
     RateLimited,
 )
-from weft.saga.cluster import Cluster, Object
+from weft.saga.cluster import Cluster, ClusterError, Object
 from weft.saga.engine import advance
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,19 @@ log = logging.getLogger(__name__)
 Enqueue = Callable[[str, str, str, float], None]
 """Asks for a key to be worked on: controller, namespace, name, seconds from now."""
 
+EXPIRED: Fact = (
+    "Expired",
+    True,
+    "TimeIsUp",
+    "released after ttlSecondsAfterBound; create a new LogicalNode to bind again",
+)
+APART = ("Cleared", "Superseded")
+"""Reasons to release claims that are no part of what the node is bound to."""
+
 RETRY_SECONDS = 1.0
 STUCK_SECONDS = 30.0
+
+DEVICE_TROUBLE = ("DeviceMissing", "DeviceUnhealthy")
 
 
 class Binding:
@@ -68,56 +79,62 @@ class Binding:
         finally:
             self._enqueue("placement", "", "", 0)
             self._enqueue("pool", "", "", 0)
-            for claim in observe.all_claims(self._cluster):
-                if claim.spec.fabric == name and self._is_suspect(claim):
-                    ref = claim.spec.claim_ref
-                    self._enqueue("logicalnode", ref.namespace, ref.name, 0)
+            self._wake_claimants(name)
 
-    def _is_suspect(self, claim: DeviceAttachment) -> bool:
-        """Whether the fabric's picture disagrees with a claim, or the claim waits for it."""
-        session = self._fabrics.session(claim.spec.fabric)
+    def _wake_claimants(self, fabric: str) -> None:
+        """Ask for the nodes whose claims the fabric's picture contradicts, or that wait for it to change."""
+        session = self._fabrics.session(fabric)
         if session is None or session.picture is None:
-            return False
-        shown = (claim.spec.device, claim.spec.host) in set(session.picture.inventory.attachments)
-        return shown != is_attached(claim) or claim.metadata.deletion_timestamp is not None
+            return
+        inventory = session.picture.inventory
+        shown = set(inventory.attachments)
+        healthy = {device.id for device in inventory.devices if device.healthy}
+        for claim in observe.all_claims(self._cluster):
+            if claim.spec.fabric != fabric:
+                continue
+            spec, ref = claim.spec, claim.spec.claim_ref
+            fine = ((spec.device, spec.host) in shown) is is_attached(claim) and not is_deleting(claim)
+            if fine and is_attached(claim):
+                raw = self._cluster.get(LOGICAL_NODES, ref.name, ref.namespace) or {}
+                conditions = raw.get("status", {}).get("conditions", [])
+                ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+                fine = ready is (spec.device in healthy)
+            if not fine:
+                self._enqueue("logicalnode", ref.namespace, ref.name, 0)
 
     async def reconcile_pools(self) -> None:
         """Bring every pool's counts and conditions up to date."""
         now = datetime.now(UTC)
+        raws = [(resource, raw) for resource in POOLS for raw in self._cluster.list(resource)]
         pools = observe.all_pools(self._cluster)
         claims = observe.all_claims(self._cluster)
         by_fabric: dict[str, dict[Any, Any]] = {}
-        for resource in POOLS:
-            for raw in self._cluster.list(resource):
-                pool = next(
-                    item
-                    for item in pools
-                    if item.metadata.name == raw["metadata"]["name"] and item.kind == resource.kind
-                )
-                fabric = pool.spec.fabric_ref.name
-                in_use = any(
-                    claim.spec.pool == pool.metadata.name and claim.spec.fabric == fabric for claim in claims
-                )
-                if pool.metadata.deletion_timestamp is not None:
-                    if not in_use:
-                        await drop_finalizer(self._cluster, resource, raw)
-                    continue
-                if in_use and FINALIZER not in pool.metadata.finalizers:
-                    raw = await add_finalizer(self._cluster, resource, raw)
-                    pool = type(pool).model_validate(raw)
-                session = self._fabrics.session(fabric)
-                picture = session.picture if session else None
-                membership = None
-                if picture is not None:
-                    if fabric not in by_fabric:
-                        by_fabric[fabric] = dict(members(pools, fabric, picture.inventory.devices))
-                    membership = by_fabric[fabric].get((KIND_OF_POOL[type(pool)], pool.metadata.name))
-                here = {claim.spec.device: claim for claim in claims if claim.spec.fabric == fabric}
-                attached = {device for device, _ in picture.inventory.attachments} if picture else set()
-                status = pool_status(
-                    pool, membership, here, frozenset(attached - set(here)), self._reachable(fabric), now
-                )
-                await self._cluster.write_status(resource, raw, status)
+        # all_pools has the same order.
+        for (resource, raw), pool in zip(raws, pools, strict=True):
+            fabric = pool.spec.fabric_ref.name
+            in_use = any(
+                claim.spec.pool == pool.metadata.name and claim.spec.fabric == fabric for claim in claims
+            )
+            if pool.metadata.deletion_timestamp is not None:
+                if not in_use:
+                    await drop_finalizer(self._cluster, resource, raw)
+                continue
+            if in_use and FINALIZER not in pool.metadata.finalizers:
+                raw = await add_finalizer(self._cluster, resource, raw)
+                pool = type(pool).model_validate(raw)
+            session = self._fabrics.session(fabric)
+            picture = session.picture if session else None
+            membership = None
+            if picture is not None:
+                if fabric not in by_fabric:
+                    by_fabric[fabric] = dict(members(pools, fabric, picture.inventory.devices))
+                membership = by_fabric[fabric].get((KIND_OF_POOL[type(pool)], pool.metadata.name))
+            here = {claim.spec.device: claim for claim in claims if claim.spec.fabric == fabric}
+            attached = {device for device, _ in picture.inventory.attachments} if picture else set()
+            status = pool_status(
+                pool, membership, here, frozenset(attached - set(here)), self._reachable(fabric), now
+            )
+            await self._cluster.write_status(resource, raw, status)
 
     def _reachable(self, fabric: str) -> Fact:
         raw = self._cluster.get(FABRICS, fabric)
@@ -151,15 +168,22 @@ class Binding:
         placement = place(seen.waiting, seen.offers, seen.hosts, seen.quota_left)
         for assignment in placement.assignments:
             self._claiming.add(assignment.waiting.uid)
+        failure: ClusterError | None = None
         try:
             for assignment in placement.assignments:
-                await self._claim(assignment)
+                try:
+                    await self._claim(assignment)
+                except ClusterError as error:
+                    # One that cannot be claimed must not hold up the others.
+                    failure = error
         finally:
             for assignment in placement.assignments:
                 self._claiming.discard(assignment.waiting.uid)
                 self._enqueue("logicalnode", assignment.waiting.namespace, assignment.waiting.name, 0)
         for refusal in placement.refusals:
             waiting = refusal.waiting
+            # What had no capacity once may have some by now.
+            self._avoid.pop(waiting.uid, None)
             await self._say(
                 waiting.namespace, waiting.name, waiting.uid, False, refusal.reason, refusal.message
             )
@@ -170,6 +194,8 @@ class Binding:
                 await self._say(
                     metadata["namespace"], metadata["name"], uid, None, "Unsupported", seen.unsupported[uid]
                 )
+        if failure is not None:
+            raise failure
         # More may be placeable than one pass takes; the rest waits for something to become free.
         return 0.0 if placement.assignments and len(seen.waiting) > len(placement.assignments) else None
 
@@ -222,6 +248,8 @@ class Binding:
         claims = observe.claims_of(self._cluster, namespace, name)
         decision = decide(node, claims, datetime.now(UTC))
         if decision.intent is Intent.PLACE:
+            # A place that was given up: its Node is free for others, and for another try.
+            await apply.clear_taint(self._cluster, namespace, name)
             self._enqueue("placement", "", "", 0)
             return None
         if decision.intent is Intent.FINISH:
@@ -241,10 +269,9 @@ class Binding:
         self._avoid.pop(raw["metadata"]["uid"], None)
         if decision.reason == "Expired":
             node = LogicalNode.model_validate(raw)
-            text = "released after ttlSecondsAfterBound; create a new LogicalNode to bind again"
             facts: list[Fact] = [
-                ("Expired", True, "TimeIsUp", text),
-                *((kind, False, "Expired", text) for kind in ("Reserved", "Bound", "Ready")),
+                EXPIRED,
+                *((kind, False, "Expired", EXPIRED[3]) for kind in ("Reserved", "Bound", "Ready")),
             ]
             status = unbound_status(node, facts, datetime.now(UTC))
             raw = await self._cluster.write_status(LOGICAL_NODES, raw, status)
@@ -256,6 +283,8 @@ class Binding:
         self, namespace: str, name: str, raw: Object | None, decision: Decision
     ) -> float | None:
         """Lead the claims back, host by host (an earlier namesake's may be on another one)."""
+        if raw is not None and decision.reason not in (*APART, "Deleted"):
+            await self._leave_bound(raw, decision.reason)
         waits: list[str] = []
         again: float | None = None
         by_host: dict[tuple[str, str], list[DeviceAttachment]] = {}
@@ -270,7 +299,8 @@ class Binding:
                 again = RETRY_SECONDS
                 continue
             users: list[str] = []
-            if decision.reason in ("Deleted", "Expired"):
+            # Nothing uses devices that were never all seen at the host.
+            if decision.reason not in APART and any(is_attached(claim) for claim in claims):
                 users = apply.users_of(self._cluster, namespace, name)
             try:
                 progress = await advance(apply.back(self._cluster, session, claims, users))
@@ -280,8 +310,7 @@ class Binding:
                 continue
             if not progress.finished and progress.waiting_for and users:
                 waits.append(progress.waiting_for)
-        # A cleared device is no longer part of the node: what happens to it is not said there.
-        if waits and raw is not None and decision.reason != "Cleared":
+        if waits and raw is not None and decision.reason not in APART:
             raw = self._cluster.get(LOGICAL_NODES, name, namespace) or raw
             node = LogicalNode.model_validate(raw)
             facts: list[Fact] = [
@@ -294,14 +323,29 @@ class Binding:
             self._enqueue("logicalnode", namespace, name, 0)
         return again if again is not None else (5.0 if waits else None)
 
+    async def _leave_bound(self, raw: Object, reason: str) -> None:
+        """Say that a node is bound no more before its first device goes; an expired one stays expired."""
+        node = LogicalNode.model_validate(raw)
+        if not is_true(node.status.conditions, "Bound"):
+            return
+        text = "its devices are being released"
+        facts: list[Fact] = [("Bound", False, "Releasing", text), ("Ready", False, "Releasing", text)]
+        if reason == "Expired":
+            facts.append(EXPIRED)
+        await self._cluster.write_status(LOGICAL_NODES, raw, unbound_status(node, facts, datetime.now(UTC)))
+
     async def _bind(
         self, raw: Object, node: LogicalNode, claims: tuple[DeviceAttachment, ...]
     ) -> float | None:
         fabric, host = claims[0].spec.fabric, claims[0].spec.host
         meta = node.metadata
-        node_name = self._node_name(fabric, host)
+        node_name = self._node_name(fabric, host, meta.namespace, meta.name)
         session = self._ready_session(fabric)
         if is_true(node.status.conditions, "Bound") and all(is_attached(claim) for claim in claims):
+            carrier = self._cluster.get(NODES, node_name)
+            if carrier is not None and not observe.logical_node_taint(carrier):
+                # It registered anew, or somebody took the taint off.
+                await apply.reserve_node(self._cluster, carrier, meta.namespace, meta.name)
             await self._write_bound(raw, claims, node_name)
             end = expiry(node)
             left = (end - datetime.now(UTC)).total_seconds() if end else None
@@ -355,7 +399,7 @@ class Binding:
             ("Accepted", True, "Accepted", ""),
             ("Reserved", True, "Reserved", ""),
             ("Bound", True, "Bound", "every device was seen at the host"),
-            self._readiness(claims, node_name),
+            self._readiness(node, claims, node_name),
         ]
         before = find(node.status.conditions, "Bound")
         await self._cluster.write_status(
@@ -369,9 +413,14 @@ class Binding:
                 f"{len(claims)} devices attached to {claims[0].spec.host} (Node {node_name})",
             )
 
-    def _readiness(self, claims: tuple[DeviceAttachment, ...], node_name: str) -> Fact:
+    def _readiness(self, node: LogicalNode, claims: tuple[DeviceAttachment, ...], node_name: str) -> Fact:
         session = self._fabrics.session(claims[0].spec.fabric)
-        if session is not None and session.picture is not None and not session.picture.doubt:
+        if session is None or session.picture is None or session.picture.doubt:
+            # What was said of the devices stands until a reading that can be believed says otherwise.
+            said = find(node.status.conditions, "Ready")
+            if said is not None and said.status == "False" and said.reason in DEVICE_TROUBLE:
+                return "Ready", False, said.reason, said.message
+        else:
             inventory = session.picture.inventory
             shown = {device for device, host in inventory.attachments if host == claims[0].spec.host}
             healthy = {device.id for device in inventory.devices if device.healthy}
@@ -385,7 +434,11 @@ class Binding:
                 return "Ready", False, "DeviceUnhealthy", f"the fabric reports a fault of {', '.join(ill)}"
         carrier = self._cluster.get(NODES, node_name)
         if carrier is None or not observe.is_ready(carrier):
-            return "Ready", False, "NodeNotReady", f"Node {node_name} is not ready; its devices stay attached"
+            text = f"Node {node_name or '(unknown)'} is not ready; its devices stay attached"
+            return "Ready", False, "NodeNotReady", text
+        carried = observe.logical_node_taint(carrier)
+        if carried != apply.taint_value(node.metadata.namespace, node.metadata.name):
+            return "Ready", False, "NodeTaken", f"Node {node_name} carries logical node {carried or '(none)'}"
         return "Ready", True, "Ready", ""
 
     async def _not_bound(self, raw: Object, node: LogicalNode, reason: str, message: str) -> None:
@@ -399,17 +452,24 @@ class Binding:
         ]
         await self._cluster.write_status(LOGICAL_NODES, raw, unbound_status(node, facts, datetime.now(UTC)))
 
-    def _node_name(self, fabric: str, host: str) -> str:
+    def _node_name(self, fabric: str, host: str, namespace: str, name: str) -> str:
+        """The Node of a host; one that was taken out of the Fabric's list is known by the taint that it carries."""
         raw = self._cluster.get(FABRICS, fabric)
         hosts = raw["spec"].get("hosts", []) if raw else []
-        return next((item["nodeName"] for item in hosts if item["host"] == host), "")
+        named = next((item["nodeName"] for item in hosts if item["host"] == host), "")
+        carriers = apply.carriers_of(self._cluster, namespace, name) if not named else []
+        return carriers[0]["metadata"]["name"] if carriers else str(named)
 
     def _ready_session(self, fabric: str) -> FabricSession | str:
         """The session with a fabric, or why there is none to work with."""
         session = self._fabrics.session(fabric)
-        if session is None or session.picture is None:
-            return f"fabric {fabric} was not read yet"
-        if not session.managed:
+        raw = self._cluster.get(FABRICS, fabric)
+        if raw is None or session is None or session.picture is None:
+            return f"fabric {fabric} {'was not read yet' if raw else 'does not exist'}"
+        if session.trouble:
+            return f"fabric {fabric} cannot be reached: {session.trouble}"
+        # The session may be older than the last edit of the Fabric.
+        if not session.managed or raw["spec"].get("mode") != "Manage":
             return f"fabric {fabric} is in Observe mode: set spec.mode to Manage"
         if session.epoch == 0:
             return f"fabric {fabric}: the earlier leader is not fenced yet"

@@ -16,7 +16,7 @@ from weft.binding.inventory import Picture, accept
 from weft.binding.session import FabricSession, Leader, boottime
 from weft.binding.status import Fact, fabric_status
 from weft.fabric.driver import Connection, open_driver
-from weft.fabric.errors import AuthFailed, FabricError, Unsupported
+from weft.fabric.errors import AuthFailed, FabricError, RateLimited, Unsupported
 from weft.saga.cluster import Cluster, Object
 
 log = logging.getLogger(__name__)
@@ -69,9 +69,11 @@ class Fabrics:
             await self._forget(name)
             return None
         fabric = Fabric.model_validate(raw)
-        in_use = any(claim["spec"]["fabric"] == name for claim in self._cluster.list(DEVICE_ATTACHMENTS))
-        if fabric.metadata.deletion_timestamp is not None and not in_use:
+        if fabric.metadata.deletion_timestamp is not None and not self._in_use(name):
+            # Without a session no more claims are made; one may have been made until now.
             await self._forget(name)
+            if self._in_use(name):
+                return 0.0
             await drop_finalizer(self._cluster, FABRICS, raw)
             return None
         if (
@@ -81,7 +83,13 @@ class Fabrics:
         ):
             raw = await add_finalizer(self._cluster, FABRICS, raw)
             fabric = Fabric.model_validate(raw)
-        facts, again = await self._look(fabric)
+        try:
+            facts, again = await self._look(fabric)
+        except Exception:
+            # Whatever is the matter with this fabric (the API server refuses its Secret, a driver's defect), the
+            # others need not wait for it.
+            self._looked.add(name)
+            raise
         if facts[0][1:3] != (None, "Fencing"):
             self._looked.add(name)
         session = self._sessions.get(name)
@@ -97,6 +105,9 @@ class Fabrics:
                 self._cluster.event(raw, "Warning", reason, message)
         return again
 
+    def _in_use(self, name: str) -> bool:
+        return any(claim["spec"]["fabric"] == name for claim in self._cluster.list(DEVICE_ATTACHMENTS))
+
     async def _look(self, fabric: Fabric) -> tuple[list[Fact], float]:
         """One reading of the manager, as conditions."""
         name = fabric.metadata.name
@@ -108,24 +119,27 @@ class Fabrics:
                     return [
                         ("Connected", None, "Fencing", "waiting until the earlier leader's calls are over")
                     ], wait
-            began, mutations = await session.read_inventory()
+            began = await session.read_inventory()
         except LookupError as error:
             return [("Connected", False, "DriverNotFound", str(error))], 60.0
         except SecretMissing as error:
             return [("Connected", False, "SecretMissing", str(error))], RETRY_SECONDS
         except AuthFailed as error:
             # The Secret may have been rotated: the next attempt reads it again.
+            self._note_trouble(name, str(error))
             await self._forget(name, keep_picture=True)
             return [("Connected", False, "AuthFailed", str(error))], RETRY_SECONDS
         except FabricError as error:
+            self._note_trouble(name, str(error))
             message = f"{error}; the last known picture is kept"
-            return [("Connected", False, "Unreachable", message)], RETRY_SECONDS
+            pause = error.retry_after_seconds if isinstance(error, RateLimited) else 0.0
+            return [("Connected", False, "Unreachable", message)], max(pause, RETRY_SECONDS)
         known = session.picture.inventory if session.picture else None
         declared = fabric.metadata.annotations.get(ACCEPT_ANNOTATION, "")
         accepted = int(declared) if declared.isdigit() else None
         picture = accept(known, fabric.status.devices or 0, session.reading, accepted)
-        if not session.take(picture, began, mutations):
-            return list(_as_facts(fabric)), min(1.0, self._poll_seconds)
+        session.take(picture, began)
+        session.trouble = ""
         facts: list[Fact] = [("Connected", True, "Connected", "the manager answers")]
         if picture.doubt:
             facts.append(("InventoryComplete", False, picture.doubt, picture.message))
@@ -135,6 +149,10 @@ class Fabrics:
             )
         facts.append(self._orphans(fabric, picture))
         return facts, self._poll_seconds
+
+    def _note_trouble(self, name: str, message: str) -> None:
+        if session := self._sessions.get(name):
+            session.trouble = message
 
     def _orphans(self, fabric: Fabric, picture: Picture) -> Fact:
         claimed = {
@@ -154,12 +172,17 @@ class Fabrics:
     async def _open(self, fabric: Fabric) -> FabricSession:
         name = fabric.metadata.name
         session = self._sessions.get(name)
+        if session is not None and session.uid != fabric.metadata.uid:
+            await self._forget(name)
+            session = None
         if session is not None and session.generation == fabric.metadata.generation:
             return session
         connection = await self._connection(fabric)
         fresh = FabricSession(
             name=name,
+            uid=fabric.metadata.uid,
             generation=fabric.metadata.generation,
+            endpoint=fabric.spec.endpoint,
             driver=open_driver(fabric.spec.driver, connection),
             leader=self._leader,
             request_timeout_seconds=connection.request_timeout_seconds,
@@ -167,8 +190,9 @@ class Fabrics:
             managed=fabric.spec.mode == "Manage",
         )
         if session is not None:
-            # The spec changed: same manager as far as we know, so what was learnt stays.
-            fresh.adopt(session)
+            # At another address may be another manager: it is fenced and read as if it had never been seen.
+            if session.endpoint == fresh.endpoint:
+                fresh.adopt(session)
             await session.driver.close()
         self._sessions[name] = fresh
         return fresh
@@ -202,7 +226,10 @@ class Fabrics:
                 raise SecretMissing(
                     f"Secret {self._namespace}/{name} with the key {key} is needed and not there"
                 )
-        return {key: base64.b64decode(data[key]).decode() for key in keys}
+        try:
+            return {key: base64.b64decode(data[key]).decode() for key in keys}
+        except ValueError as error:
+            raise SecretMissing(f"Secret {self._namespace}/{name} is not readable text: {error}") from error
 
     async def _fence(self, fabric: Fabric, session: FabricSession) -> float:
         """Make sure that no earlier leader's call can still arrive; returns how long to wait before trying again.
@@ -237,14 +264,6 @@ class Fabrics:
             session.generation = -1
         else:
             del self._sessions[name]
-
-
-def _as_facts(fabric: Fabric) -> list[Fact]:
-    """The conditions as they stand, for a reading that said nothing new."""
-    word: dict[str, bool | None] = {"True": True, "False": False}
-    return [
-        (item.type, word.get(item.status), item.reason, item.message) for item in fabric.status.conditions
-    ]
 
 
 async def add_finalizer(cluster: Cluster, resource: ResourceType, raw: Object) -> Object:

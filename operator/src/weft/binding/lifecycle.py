@@ -58,6 +58,23 @@ def expiry(node: LogicalNode) -> datetime | None:
     return bound.last_transition_time + timedelta(seconds=ttl)
 
 
+def _superseded(held: tuple[DeviceAttachment, ...]) -> tuple[DeviceAttachment, ...]:
+    """Claims of other operations than the one that counts.
+
+    A claim whose creation had no answer can come to light after the next set was claimed, perhaps at another host.
+    """
+    sets: dict[str, list[DeviceAttachment]] = {}
+    for claim in held:
+        sets.setdefault(claim.spec.operation, []).append(claim)
+
+    def standing(operation: str) -> tuple[bool, bool, str]:
+        claims = sets[operation]
+        return all(map(is_attached, claims)), len(claims) >= claims[0].spec.claim_size, operation
+
+    counts = max(sets, key=standing, default="")
+    return tuple(claim for claim in held if claim.spec.operation != counts)
+
+
 def decide(node: LogicalNode | None, claims: Iterable[DeviceAttachment], now: datetime) -> Decision:
     """The next direction for a node (None: its object is gone) that has these claims."""
     claims = tuple(claims)
@@ -71,6 +88,9 @@ def decide(node: LogicalNode | None, claims: Iterable[DeviceAttachment], now: da
     foreign = tuple(claim for claim in held if claim.spec.claim_ref.uid != node.metadata.uid)
     if foreign:
         return Decision(Intent.RELEASE, foreign, "Deleted")
+    superseded = _superseded(held)
+    if superseded:
+        return Decision(Intent.RELEASE, superseded, "Superseded")
     end = expiry(node)
     if is_true(node.status.conditions, "Expired") or (end is not None and now >= end):
         return Decision(Intent.RELEASE, held, "Expired") if held else Decision(Intent.FINISH, (), "Expired")

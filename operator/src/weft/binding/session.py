@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from weft.binding.inventory import Picture, with_attached
 from weft.fabric.driver import Driver, Inventory, Operation, OperationPhase
 from weft.fabric.errors import Busy, NotFound, OutcomeUnknown, Unsupported
 
-READINGS_KEPT = 10_000
+Pair = tuple[str, str]
+"""Device and host."""
+
 FAILURES_TO_BLAME = 3
 """Failed attaches in a row after which a device is set aside."""
 
@@ -36,7 +37,10 @@ class FabricSession:
     """State in memory only: losing it costs readings and waiting time, never a device."""
 
     name: str
+    uid: str
+    """The Fabric object's: a later namesake is another fabric."""
     generation: int
+    endpoint: str
     driver: Driver
     leader: Leader
     request_timeout_seconds: float
@@ -48,11 +52,17 @@ class FabricSession:
     reading: Inventory = field(default_factory=lambda: Inventory((), (), (), complete=False))
     managed: bool = False
     """Whether the Fabric's mode allows writes."""
-    _touched: dict[str, float] = field(default_factory=dict)
-    """When a device was last seen attached or had a call made for it."""
-    _complete_readings: deque[float] = field(default_factory=lambda: deque(maxlen=READINGS_KEPT))
-    """When each complete inventory began."""
-    _mutations: int = 0
+    trouble: str = ""
+    """Why the manager could not be read the last time: until it can, no call is made that would only hang."""
+    _touched: dict[Pair, float] = field(default_factory=dict)
+    """When a device was last seen at a host or had a call made for it there; forgotten once it has settled."""
+    _absent_since: dict[Pair, float] = field(default_factory=dict)
+    """When the first complete inventory after that began which does not show it there."""
+    _first_reading: float | None = None
+    _last_reading: float = 0.0
+    """When the first and the last complete inventory began."""
+    _host_news: dict[str, float] = field(default_factory=dict)
+    """When a host was last read or had a call made for it: an inventory begun earlier says nothing about it."""
     _untouched: set[str] = field(default_factory=set)
     _tasks: dict[str, str] = field(default_factory=dict)
     _failures: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -69,39 +79,55 @@ class FabricSession:
 
     def adopt(self, earlier: FabricSession) -> None:
         """Go on from a session with the same manager."""
-        self.epoch, self.picture = earlier.epoch, earlier.picture
-        self._touched, self._complete_readings = earlier._touched, earlier._complete_readings
-        self._mutations, self._untouched = earlier._mutations, earlier._untouched
+        self.epoch, self.picture, self.trouble = earlier.epoch, earlier.picture, earlier.trouble
+        self._touched, self._absent_since = earlier._touched, earlier._absent_since
+        self._first_reading, self._last_reading = earlier._first_reading, earlier._last_reading
+        self._host_news, self._untouched = earlier._host_news, earlier._untouched
         self._tasks, self._failures, self._last_success = (
             earlier._tasks,
             earlier._failures,
             earlier._last_success,
         )
 
-    async def read_inventory(self) -> tuple[float, int]:
-        """Read the inventory into `reading`; returns when the reading began, and the count of our changes then."""
-        began, mutations = boottime(), self._mutations
+    async def read_inventory(self) -> float:
+        """Read the inventory into `reading`; returns when the reading began."""
+        began = boottime()
         self.reading = await self.driver.inventory()
-        return began, mutations
+        return began
 
-    def take(self, picture: Picture, began: float, mutations: int) -> bool:
-        """Adopt a picture. False when we changed something meanwhile: it may be older than what we know."""
-        if mutations != self._mutations and self.picture is not None:
-            return False
-        self.picture = picture
-        if not picture.doubt:
-            self._complete_readings.append(began)
-            self._touched.update({device: began for device, _ in picture.inventory.attachments})
-        return True
+    def take(self, picture: Picture, began: float) -> None:
+        """Adopt a picture, except for hosts about which something newer is known."""
+        inventory = picture.inventory
+        for host, at in self._host_news.items():
+            if self.picture is not None and at >= began:
+                known = frozenset(
+                    device for device, where in self.picture.inventory.attachments if where == host
+                )
+                inventory = with_attached(inventory, host, known)
+        self.picture = replace(picture, inventory=inventory)
+        if picture.doubt:
+            return
+        if self._first_reading is None:
+            self._first_reading = began
+        self._last_reading = began
+        shown = set(inventory.attachments)
+        for pair in shown:
+            self._touched[pair] = max(began, self._touched.get(pair, 0.0))
+            self._absent_since.pop(pair, None)
+        for pair, touched in list(self._touched.items()):
+            if pair in shown or began <= touched:
+                continue
+            if began - self._absent_since.setdefault(pair, began) >= self.settle_seconds:
+                del self._touched[pair], self._absent_since[pair]
 
-    def settled_absent(self, device: str) -> bool:
-        """Whether complete inventories more than `settle_seconds` apart all lacked an attachment of the device.
+    def settled_absent(self, device: str, host: str) -> bool:
+        """Whether complete inventories `settle_seconds` apart all lacked the attachment.
 
         A call that timed out may still take effect; after this long it is taken to be lost.
         """
-        since = self._touched.get(device, 0.0)
-        first = next((began for began in self._complete_readings if began > since), None)
-        return first is not None and self._complete_readings[-1] - first >= self.settle_seconds
+        pair = device, host
+        first = self._absent_since.get(pair) if pair in self._touched else self._first_reading
+        return first is not None and self._last_reading - first >= self.settle_seconds
 
     def claimed(self, uids: frozenset[str]) -> None:
         """These attachments were created just now, and no call was made for them."""
@@ -113,10 +139,10 @@ class FabricSession:
     async def attached(self, host: str) -> frozenset[str]:
         """Read a host's devices and bring the picture up to date."""
         devices = await self.driver.attached(host)
-        self._mutations += 1
+        self._host_news[host] = boottime()
         if self.picture is not None:
             inventory = with_attached(self.picture.inventory, host, devices)
-            self.picture = Picture(inventory, self.picture.doubt, self.picture.message)
+            self.picture = replace(self.picture, inventory=inventory)
         return devices
 
     async def attach(self, key: str, host: str, devices: frozenset[str], uids: frozenset[str]) -> Operation:
@@ -126,13 +152,13 @@ class FabricSession:
         """
         self.may_call()
         fresh = uids <= self._untouched
-        self._touch(devices, uids)
+        self._touch(host, devices, uids)
         return await self._run(key, not fresh, lambda: self.driver.attach(key, host, devices))
 
     async def detach(self, key: str, host: str, devices: frozenset[str]) -> Operation:
         """Detach; raises Busy while the manager works on it."""
         self.may_call()
-        self._touch(devices, frozenset())
+        self._touch(host, devices, frozenset())
         return await self._run(key, True, lambda: self.driver.detach(key, host, devices))
 
     async def _run(
@@ -155,6 +181,8 @@ class FabricSession:
                 operation = None
             self._tasks.pop(key, None)
         if operation is None:
+            # Looking for the operation may have taken longer than the lease has left.
+            self.may_call()
             operation = await call()
         if operation.phase is OperationPhase.UNKNOWN:
             raise OutcomeUnknown(operation.message or "the manager does not say how the operation ended")
@@ -163,11 +191,12 @@ class FabricSession:
             raise Busy(f"the manager works on it ({operation.id})")
         return operation
 
-    def _touch(self, devices: frozenset[str], uids: frozenset[str]) -> None:
+    def _touch(self, host: str, devices: frozenset[str], uids: frozenset[str]) -> None:
         self._untouched -= uids
-        self._mutations += 1
-        now = boottime()
-        self._touched.update(dict.fromkeys(devices, now))
+        self._host_news[host] = now = boottime()
+        for device in devices:
+            self._touched[device, host] = now
+            self._absent_since.pop((device, host), None)
 
     def failed(self, devices: frozenset[str]) -> None:
         """An attach of these devices had an error."""

@@ -65,7 +65,9 @@ def bound_status(
     """The one write that makes a logical node Bound."""
     claims = tuple(claims)
     status = node.status.dump()
-    status.update(nodeName=node_name, host=claims[0].spec.host, devices=device_view(claims))
+    status.update(host=claims[0].spec.host, devices=device_view(claims))
+    if node_name:
+        status["nodeName"] = node_name
     return with_facts(node, status, facts, now)
 
 

@@ -1,0 +1,253 @@
+"""What a logical node goes through, over a cluster and a fabric manager in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from support.rack import Rack, condition
+from weft.api.names import FINALIZER
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    FABRICS,
+    GPU_POOLS,
+    LOGICAL_NODES,
+    MEMORY_POOLS,
+    NODES,
+    PODS,
+)
+from weft.fabric.errors import CapacityExhausted, DeviceFault
+from weft.saga.cluster import InvalidError, Object
+
+
+@pytest.fixture
+def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
+    return Rack(monkeypatch)
+
+
+async def add_pod(rack: Rack, node: str) -> None:
+    spec = {"nodeName": node, "tolerations": [{"key": "weft.dev/logical-node", "operator": "Exists"}]}
+    await rack.cluster.create(PODS, {"metadata": {"name": "job", "namespace": "a"}, "spec": spec})
+
+
+async def test_a_bind_and_a_release_leave_nothing_behind(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Ready")[0] == "True"
+    assert len(rack.driver.pairs) == 2
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert rack.cluster.get(LOGICAL_NODES, "n", "a") is None
+    assert (rack.claims(), rack.tainted(), rack.driver.pairs) == ([], {}, set())
+
+
+async def test_a_place_that_was_given_up_does_not_keep_the_taint(monkeypatch: pytest.MonkeyPatch) -> None:
+    rack = Rack(monkeypatch, hosts=1)
+    await rack.build()
+    failures = [CapacityExhausted("no lane is free")]
+
+    async def fail_once() -> None:
+        if failures:
+            raise failures.pop()
+
+    rack.driver.before_attach = fail_once
+    await rack.ask("n")
+    await rack.work("n")
+    # The manager never showed the devices: they settle first, which a restarted leader cannot know to be quick.
+    rack.binding._fabrics.session("rack").settle_seconds = 0  # type: ignore[union-attr]
+    for _ in range(4):
+        await rack.poll()
+        await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert rack.tainted() == {"node-sled-0": "a.n"}
+
+
+async def test_a_node_placed_elsewhere_after_a_failure_taints_its_own_node_alone(rack: Rack) -> None:
+    await rack.build()
+    failures = [DeviceFault("broken", "gpu-0")]
+
+    async def fail_once() -> None:
+        if failures:
+            raise failures.pop()
+
+    rack.driver.before_attach = fail_once
+    await rack.ask("n")
+    rack.binding._fabrics.session("rack").settle_seconds = 0  # type: ignore[union-attr]
+    for _ in range(4):
+        await rack.poll()
+        await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert list(rack.tainted()) == [rack.node("n")["status"]["nodeName"]]
+
+
+async def test_a_host_taken_out_of_the_fabric_while_bound_keeps_its_node_name_and_is_releasable(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    await rack.ask("n")
+    name = rack.node("n")["status"]["nodeName"]
+    await rack.edit_fabric(hosts=[])
+    await rack.work("n")
+    assert rack.node("n")["status"]["nodeName"] == name
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert (rack.claims(), rack.tainted(), rack.driver.pairs) == ([], {}, set())
+
+
+async def test_a_node_that_registers_anew_gets_its_taint_back(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    name = rack.node("n")["status"]["nodeName"]
+    await rack.cluster.delete(NODES, name)
+    await rack.work("n")
+    assert condition(rack.node("n"), "Ready") == ("False", "NodeNotReady")
+    await rack.add_node(name)
+    await rack.work("n")
+    assert rack.tainted() == {name: "a.n"}
+    assert condition(rack.node("n"), "Ready")[0] == "True"
+
+
+async def test_a_bound_node_without_one_of_its_attachments_says_so_before_the_rest_is_detached(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    await rack.ask("n")
+    seen: list[tuple[str, str]] = []
+    detach = rack.driver.detach
+
+    async def look(*args: Any) -> Any:
+        seen.append(condition(rack.node("n"), "Ready"))
+        return await detach(*args)
+
+    rack.driver.detach = look  # type: ignore[method-assign]
+    await rack.cluster.delete(DEVICE_ATTACHMENTS, rack.claims()[0]["metadata"]["name"])
+    await rack.work("n")
+    assert seen
+    assert {status for status, _ in seen} == {"False"}
+
+
+async def test_deleting_an_attachment_does_not_take_the_device_from_under_a_running_pod(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    before = set(rack.driver.pairs)
+    await add_pod(rack, rack.node("n")["status"]["nodeName"])
+    await rack.cluster.delete(DEVICE_ATTACHMENTS, rack.claims()[0]["metadata"]["name"])
+    await rack.work("n")
+    assert rack.driver.pairs == before
+    assert "detach" not in rack.driver.calls
+    await rack.cluster.delete(PODS, "job", "a", grace_seconds=0)
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert len(rack.driver.pairs) == 2
+
+
+async def test_a_node_whose_time_is_up_stays_expired_while_a_pod_holds_its_devices(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n", ttlSecondsAfterBound=1)
+    await add_pod(rack, rack.node("n")["status"]["nodeName"])
+    await asyncio.sleep(1.1)
+    for _ in range(3):
+        await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "False"
+    assert condition(rack.node("n"), "Expired")[0] == "True"
+    await rack.cluster.delete(PODS, "job", "a", grace_seconds=0)
+    await rack.work("n")
+    await rack.poll()
+    assert (rack.claims(), rack.tainted(), rack.driver.pairs) == ([], {}, set())
+
+
+async def test_a_device_that_falls_ill_and_recovers_is_said_at_the_next_polls(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    device = rack.node("n")["status"]["devices"][0]["device"]
+    rack.driver.devices[device] = False
+    await rack.poll()
+    assert condition(rack.node("n"), "Ready") == ("False", "DeviceUnhealthy")
+    rack.driver.devices[device] = True
+    await rack.poll()
+    assert condition(rack.node("n"), "Ready")[0] == "True"
+
+
+async def test_a_restart_or_a_doubted_reading_does_not_make_a_broken_node_ready(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    device = rack.node("n")["status"]["devices"][0]["device"]
+    rack.driver.devices[device] = False
+    await rack.poll()
+    rack.restart()
+    await rack.work("n")
+    assert condition(rack.node("n"), "Ready") == ("False", "DeviceUnhealthy")
+    rack.driver.complete = False
+    await rack.poll()
+    assert condition(rack.node("n"), "Ready") == ("False", "DeviceUnhealthy")
+
+
+async def test_a_place_that_had_no_capacity_is_tried_again_when_nothing_else_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rack = Rack(monkeypatch, hosts=2, settle=0)
+    await rack.build()
+    full = [CapacityExhausted("full")] * 2
+
+    async def fail() -> None:
+        if full:
+            raise full.pop()
+
+    rack.driver.before_attach = fail
+    await rack.ask("n")
+    for _ in range(8):
+        await rack.poll()
+        await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
+async def test_one_claim_that_the_api_server_refuses_does_not_stop_the_others(rack: Rack) -> None:
+    await rack.build()
+
+    def refuse(resource: Any, body: Object) -> str | None:
+        ref = body["spec"].get("claimRef", {}) if resource == DEVICE_ATTACHMENTS else {}
+        return "no" if ref.get("name") == "bad" else None
+
+    rack.cluster.refuse = refuse
+    for name in ("bad", "good"):
+        spec = {"accelerators": [{"name": "main", "count": 1}]}
+        await rack.cluster.create(LOGICAL_NODES, {"metadata": {"name": name, "namespace": "a"}, "spec": spec})
+    with pytest.raises(InvalidError):
+        await rack.binding.place_waiting()
+    await rack.binding.reconcile_node("a", "good")
+    assert condition(rack.node("good"), "Bound")[0] == "True"
+
+
+async def test_a_pool_that_appears_while_pools_are_counted_does_not_stop_the_count(rack: Rack) -> None:
+    await rack.build()
+    spec = {"fabricRef": {"name": "rack"}, "selector": {}}
+
+    def appear() -> None:
+        metadata = {"name": "late", "uid": "u-late", "resourceVersion": "1", "generation": 1}
+        rack.cluster.objects.setdefault((MEMORY_POOLS, "", "late"), {"metadata": metadata, "spec": spec})
+
+    rack.driver.devices["gpu-9"] = True
+    await rack.binding.reconcile_fabric("rack")
+    rack.cluster.after_write = appear
+    await rack.binding.reconcile_pools()
+    assert (rack.cluster.get(GPU_POOLS, "gpus") or {})["status"]["devices"]["total"] == 5
+
+
+async def test_a_fabric_deleted_while_claims_are_made_is_kept_until_they_are_released(rack: Rack) -> None:
+    await rack.build()
+    await rack.cluster.delete(FABRICS, "rack")
+    close = rack.driver.close
+
+    async def claimed_meanwhile() -> None:
+        ref = {"namespace": "a", "name": "n", "uid": "u"}
+        spec = {"fabric": "rack", "device": "gpu-0", "pool": "gpus", "host": "sled-0", "operation": "op"}
+        more = {"epoch": 1, "request": "main", "claimSize": 1, "claimRef": ref}
+        body = {"metadata": {"name": "rack.gpu-0", "finalizers": [FINALIZER]}, "spec": {**spec, **more}}
+        await rack.cluster.create(DEVICE_ATTACHMENTS, body)
+        await close()
+
+    rack.driver.close = claimed_meanwhile  # type: ignore[method-assign]
+    await rack.binding.reconcile_fabric("rack")
+    assert rack.cluster.get(FABRICS, "rack") is not None
