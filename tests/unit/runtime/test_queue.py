@@ -82,3 +82,12 @@ async def test_a_worker_that_is_told_to_end_ends_though_a_key_arrives_at_the_sam
         worker.cancel()
     done, pending = await asyncio.wait(workers, timeout=1)
     assert (len(done), len(pending)) == (3, 0)
+
+
+async def test_appointments_that_events_made_unnecessary_are_forgotten() -> None:
+    queue = WorkQueue()
+    for _ in range(5000):
+        queue.add_after(KEY, 1e6)
+        queue.add(KEY)
+        queue.done(await queue.take())
+    assert len(queue._timers) < 200

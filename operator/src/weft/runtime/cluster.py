@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -20,8 +20,11 @@ log = logging.getLogger(__name__)
 class LiveCluster:
     """Implements `weft.saga.cluster.Cluster`."""
 
-    def __init__(self, client: KubeClient, cache: ObjectCache, reporter: str) -> None:
+    def __init__(
+        self, client: KubeClient, cache: ObjectCache, reporter: str, leads: Callable[[], bool]
+    ) -> None:
         self._client = client
+        self._leads = leads
         self._cache = cache
         self._reporter = reporter
         self._background: set[asyncio.Task[None]] = set()
@@ -34,6 +37,12 @@ class LiveCluster:
     def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
         return self._cache.list(resource, namespace)
 
+    def _count_write(self) -> None:
+        """Before every write: a leader that was stopped beyond its lease acts no more on what it knew then."""
+        if not self._leads():
+            raise ClusterError(0, "NotLeader", "the lease ran out: another replica may be at work")
+        self.writes += 1
+
     async def read(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
         """Read an object that is not watched (a Secret) from the API server."""
         try:
@@ -42,9 +51,16 @@ class LiveCluster:
             return None
 
     async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
-        self.writes += 1
+        self._count_write()
         body = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
-        answer = await self._client.create(resource, body, dry_run=dry_run)
+        try:
+            answer = await self._client.create(resource, body, dry_run=dry_run)
+        except AlreadyExistsError:
+            # Whoever has the name may have been missed by the watch; decided on without it, it is tried again.
+            found = await self.read(resource, body["metadata"]["name"], body["metadata"].get("namespace", ""))
+            if found is not None:
+                self._cache.put(resource, found)
+            raise
         if not dry_run:
             self._cache.put(resource, answer)
         return answer
@@ -58,7 +74,7 @@ class LiveCluster:
         *,
         subresource: str = "",
     ) -> Object:
-        self.writes += 1
+        self._count_write()
         answer = await self._client.patch(resource, name, namespace, body, subresource=subresource)
         if answer["metadata"].get("deletionTimestamp") and not answer["metadata"].get("finalizers"):
             # Its last finalizer went with this write: the object is gone.
@@ -72,7 +88,7 @@ class LiveCluster:
     ) -> Object:
         if current.get("status", {}) == status:
             return current
-        self.writes += 1
+        self._count_write()
         answer = await self._client.replace_status(resource, {**current, "status": dict(status)})
         self._cache.put(resource, answer)
         return answer
@@ -86,7 +102,7 @@ class LiveCluster:
         uid: str = "",
         grace_seconds: int | None = None,
     ) -> None:
-        self.writes += 1
+        self._count_write()
         try:
             answer = await self._client.delete(
                 resource, name, namespace, uid=uid, grace_seconds=grace_seconds

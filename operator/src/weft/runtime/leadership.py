@@ -59,7 +59,13 @@ class Leadership:
                 seen, since = state, boottime()
             duration = float((lease or {}).get("spec", {}).get("leaseDurationSeconds") or self.lease_seconds)
             free = not holder or boottime() - since >= duration
-            if free and await self._take(lease, transitions=1):
+            try:
+                taken = free and await self._take(lease, transitions=1)
+            except ClusterError as error:
+                # It may have been stored all the same; the next read shows it, and it then has to run out.
+                log.warning("lease not taken: %s", error)
+                taken = False
+            if taken:
                 self.took_over = bool(holder)
                 log.info("became leader", extra={"identity": self._identity, "took_over_from": holder})
                 return

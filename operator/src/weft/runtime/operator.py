@@ -66,6 +66,7 @@ class Operator:
         self._cache = ObjectCache()
         self._metrics = OperatorMetrics()
         self._leading = False
+        self._fabrics_seen: dict[str, tuple[Any, ...]] = {}
         self._beat = time.monotonic()
 
     async def run(self) -> int:
@@ -78,7 +79,9 @@ class Operator:
         client = KubeClient(configuration, settings.api_timeout_seconds)
         informer = Informer(client, self._cache, WATCHED)
         leadership = Leadership(client, settings.namespace, settings.identity, settings.lease_seconds)
-        cluster = LiveCluster(client, self._cache, settings.identity)
+        cluster = LiveCluster(
+            client, self._cache, settings.identity, lambda: leadership.remaining_seconds() > 0
+        )
         binding = Binding(
             cluster,
             cluster.read,
@@ -211,7 +214,8 @@ class Operator:
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         add = self._queue.add
         if resource == FABRICS:
-            add(Key("fabric", "", name))
+            if self._means_something_new(obj):
+                add(Key("fabric", "", name))
         elif resource in POOLS:
             add(Key("pool", "", ""))
         elif resource == LOGICAL_NODES:
@@ -233,7 +237,23 @@ class Operator:
                 if role["spec"].get("profileRef", {}).get("name") == name:
                     add(Key("group", namespace, role["spec"]["groupRef"]["name"]))
         elif resource in (NODES, NAMESPACES):
+            if resource == NODES:
+                for node in self._cache.list(LOGICAL_NODES):
+                    if node.get("status", {}).get("nodeName") == name:
+                        add(Key("logicalnode", node["metadata"]["namespace"], node["metadata"]["name"]))
             self._queue.add_after(Key("placement", "", ""), 1.0)
+
+    def _means_something_new(self, fabric: Object) -> bool:
+        """Whether a Fabric changed otherwise than by our own status: a manager is not read again for that."""
+        metadata = fabric["metadata"]
+        name = metadata["name"]
+        if self._cache.get(FABRICS, name) is None:
+            self._fabrics_seen.pop(name, None)
+            return True
+        parts = ("uid", "generation", "annotations", "deletionTimestamp")
+        meaning = tuple(metadata.get(part) for part in parts)
+        before, self._fabrics_seen[name] = self._fabrics_seen.get(name), meaning
+        return before != meaning
 
     def _enqueue_owner(self, metadata: Object, namespace: str) -> None:
         for owner in metadata.get("ownerReferences", []):

@@ -56,6 +56,10 @@ class WorkQueue:
             return
         self._due[key] = at
         heapq.heappush(self._timers, (at, next(self._order), key))
+        if len(self._timers) > 2 * len(self._due) + 100:
+            # Most are of appointments that no longer stand; a far one would stay for as long.
+            self._timers = [timer for timer in self._timers if self._due.get(timer[2]) == timer[0]]
+            heapq.heapify(self._timers)
         self._wake.set()
 
     def retry(self, key: Key) -> float:

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from weft.api.resources import NODES, ResourceType
+from weft.runtime.cache import ObjectCache
+from weft.runtime.client import KubeClient
+from weft.runtime.cluster import LiveCluster
+from weft.runtime.leadership import Leadership
+from weft.saga.cluster import AlreadyExistsError, ClusterError, NotFoundError, Object
+
+
+class Server:
+    """The API server as far as it concerns one object; `failures` are raised first, one a write."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.stored: Object | None = None
+        self.failures = list(failures)
+        self.writes = 0
+
+    async def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object:
+        if self.stored is None:
+            raise NotFoundError(404, "NotFound", name)
+        return self.stored
+
+    async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
+        return self._write(body)
+
+    async def replace(self, resource: ResourceType, body: Object) -> Object:
+        return self._write(body)
+
+    def _write(self, body: Object) -> Object:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.writes += 1
+        metadata = {**body["metadata"], "resourceVersion": str(self.writes)}
+        self.stored = {**body, "metadata": metadata}
+        return self.stored
+
+
+def client(server: Server) -> KubeClient:
+    return cast(KubeClient, server)
+
+
+async def test_an_api_server_that_fails_once_does_not_end_a_replica_that_wants_to_lead() -> None:
+    server = Server(ClusterError(500, "InternalError", "etcd"), ClusterError(0, "NoAnswer", "timeout"))
+    leadership = Leadership(client(server), "weft-system", "me", lease_seconds=0.3)
+    await asyncio.wait_for(leadership.acquire(), 5)
+    assert leadership.remaining_seconds() > 0
+
+
+async def test_a_replica_that_does_not_lead_writes_nothing() -> None:
+    server, leads = Server(), False
+    cluster = LiveCluster(client(server), ObjectCache(), "me", lambda: leads)
+    body: dict[str, Any] = {"metadata": {"name": "n"}}
+    stored = {"metadata": {"name": "n", "resourceVersion": "1"}}
+    for attempt in (
+        cluster.create(NODES, body),
+        cluster.patch(NODES, "n", "", {}),
+        cluster.write_status(NODES, stored, {"a": 1}),
+        cluster.delete(NODES, "n"),
+    ):
+        with pytest.raises(ClusterError, match="lease"):
+            await attempt
+    assert server.writes == 0
+    leads = True
+    await cluster.create(NODES, body)
+    assert server.writes == 1
+
+
+async def test_a_name_found_taken_is_known_afterwards() -> None:
+    server = Server(AlreadyExistsError(409, "AlreadyExists", "n"))
+    server.stored = {"metadata": {"name": "n", "resourceVersion": "7"}}
+    cluster = LiveCluster(client(server), ObjectCache(), "me", lambda: True)
+    with pytest.raises(AlreadyExistsError):
+        await cluster.create(NODES, {"metadata": {"name": "n"}})
+    assert cluster.get(NODES, "n") == server.stored
