@@ -56,7 +56,7 @@ def test_prefill_headroom_grows_with_the_variance_of_prompt_lengths() -> None:
 def test_a_stage_observed_slower_than_its_profile_needs_more_replicas() -> None:
     need = prefill_need(LLAMA_70B, 0.7, DEMAND, OBJECTIVES)
     assert need.saturated == pytest.approx(3.73 / 0.7, abs=0.01)
-    assert decode_need(LLAMA_70B, 0.7, DEMAND, OBJECTIVES).required > 1.3 * 3.63
+    assert decode_need(LLAMA_70B, 0.7, DEMAND, OBJECTIVES).required > 1.3 * 3.38
 
 
 def test_a_prompt_that_alone_takes_longer_than_the_objective_is_said_so() -> None:
@@ -65,20 +65,31 @@ def test_a_prompt_that_alone_takes_longer_than_the_objective_is_said_so() -> Non
 
 
 def test_decode_is_limited_by_the_kv_cache_where_contexts_are_long() -> None:
-    # 0.75 * 40,000 / (1,420 + 72.5) = 20.1 requests; 65.5 + 4.1 / 16 * 6.7 = 67.2 ms per token (0.8 of 95 ms
-    # would be 76 ms); 20.1 / 0.0672 = 299 tokens/s per replica; 1,087.5 / 299 = 3.64 replicas.
+    # 40,000 / (1,420 + 72.5) = 26.8 contexts fit; 65.5 + 10.8 / 16 * 6.7 = 70.0 ms per token, so a replica makes
+    # 26.8 / 0.070 = 383 tokens/s and 1,087.5 * 0.070 = 76.1 requests decode on average: 2.84 replicas.
     need = decode_need(LLAMA_70B, 1.0, DEMAND, OBJECTIVES)
-    assert need.replica_tokens_per_second == pytest.approx(299, abs=1)
-    assert need.required == pytest.approx(3.64, abs=0.01)
-    # All of the cache: 26.8 requests at 70.0 ms, 383 tokens/s, 2.84 replicas.
+    assert need.replica_tokens_per_second == pytest.approx(383, abs=1)
     assert need.saturated == pytest.approx(2.84, abs=0.01)
+    # 95 %: 1.645 standard deviations of sqrt(76.1) = 8.7 requests more, (76.1 + 14.4) / 26.8.
+    assert need.required == pytest.approx(3.38, abs=0.01)
+    # With cv^2 = 1 of the prompts the tokens vary by sqrt(2) more: (76.1 + 20.3) / 26.8.
+    varied = replace(DEMAND, prompt_cv2=1.0)
+    assert decode_need(LLAMA_70B, 1.0, varied, OBJECTIVES).required == pytest.approx(3.60, abs=0.01)
 
 
 def test_decode_is_limited_by_the_latency_objective_where_it_is_tight() -> None:
-    # 0.8 * 75 = 60 ms is reached at batch 2: 2 / 0.060 = 33.3 tokens/s per replica.
-    tight = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_milliseconds=75)
+    # 60 ms is reached at batch 2: 2 / 0.060 = 33.3 tokens/s per replica.
+    tight = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_milliseconds=60)
     assert decode_need(LLAMA_70B, 1.0, DEMAND, tight).replica_tokens_per_second == pytest.approx(
         33.3, abs=0.1
+    )
+
+
+def test_a_higher_attainment_asks_for_more_headroom_in_decode() -> None:
+    strict = OBJECTIVES.with_changes(attainment_permille=999)
+    assert (
+        decode_need(LLAMA_70B, 1.0, DEMAND, strict).required
+        > decode_need(LLAMA_70B, 1.0, DEMAND, OBJECTIVES).required + 0.2
     )
 
 

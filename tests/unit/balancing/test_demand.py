@@ -18,13 +18,39 @@ def test_steady_traffic_offers_arrivals_times_lengths() -> None:
     assert demand.answer_tokens_per_second == pytest.approx(1087.5)  # 7.5 * 145
 
 
-def test_of_both_windows_the_larger_counts() -> None:
-    rising = replace(PROMPT_HEAVY, short=steady(9, 1420, 145).short)
-    falling = replace(PROMPT_HEAVY, short=steady(2, 1420, 145).short)
-    for traffic, tokens_per_second in ((rising, 9 * 1420), (falling, 7.5 * 1420)):
-        demand = offered(traffic, 0)
-        assert demand is not None
-        assert demand.prompt_tokens_per_second == pytest.approx(tokens_per_second)
+@pytest.mark.parametrize(
+    ("requests_per_second_now", "counts"),
+    [
+        (9.0, 9.0),
+        # 7.5 * 15 = 112 requests of equal length: two standard deviations are 2 / sqrt(112) = 19 %.
+        (6.5, 7.5),
+        (5.0, 5.0),
+    ],
+)
+def test_a_rise_counts_at_once_and_a_fall_once_chance_does_not_explain_it(
+    requests_per_second_now: float, counts: float
+) -> None:
+    traffic = replace(PROMPT_HEAVY, short=steady(requests_per_second_now, 1420, 145).short)
+    demand = offered(traffic, 0)
+    assert demand is not None
+    assert demand.prompt_tokens_per_second == pytest.approx(counts * 1420)
+    assert demand.answer_tokens_per_second == pytest.approx(counts * 145)
+
+
+def test_lengths_that_vary_make_a_fall_harder_to_believe() -> None:
+    # Prompts of 0..100 and of 8,000..8,100 tokens in equal parts: cv^2 about 1, two deviations are 27 %.
+    varied = ((100.0, 1.0), (8000.0, 1.0), (8100.0, 2.0), (math.inf, 2.0))
+    traffic = replace(PROMPT_HEAVY, short=steady(5.8, 1420, 145).short, prompt_buckets=varied)
+    demand = offered(traffic, 0)
+    assert demand is not None
+    assert demand.prompt_tokens_per_second == pytest.approx(7.5 * 1420)
+    assert demand.answer_tokens_per_second == pytest.approx(5.8 * 145)
+
+
+def test_a_load_that_has_only_begun_is_not_judged() -> None:
+    # Ten seconds after the start the long window shows a sixth, and only the shortest answers have ended.
+    begun = replace(PROMPT_HEAVY, long=steady(7.5 * 10 / 60, 1420, 145).long)
+    assert offered(begun, 0) is None
 
 
 def test_engines_that_make_more_tokens_than_ended_answers_explain_raise_the_offered_work() -> None:

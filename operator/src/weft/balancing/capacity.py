@@ -25,10 +25,20 @@ Research 29(3), 1981; A. O. Allen, "Probability, Statistics and Queueing Theory"
 Allen-Cunneen approximation); W. Whitt, "Understanding the efficiency of multi-server service systems",
 Management Science 38(5), 1992 (square-root staffing with general service times).
 
-Decode is a shared server: all its requests advance together, slower as there are more. A replica runs the
-largest batch whose time per token is within 0.8 of the ITL objective and whose KV caches fill at most 0.75
-of the capacity (`required`), or exactly the objective and all of the capacity (`saturated`); batch over time
-per token is its throughput, and rate over throughput the number of replicas.
+Decode is a shared server: all requests of a replica advance together, slower as there are more. At the largest
+batch whose time per token meets the ITL objective, `rate` answer tokens per second keep
+
+    N = rate * time per token                   requests decoding on average (Little's law)
+
+A request gets a place as soon as it arrives, so their number is that of an M/G/inf queue: Poisson around N,
+whatever the distribution of lengths. With z the normal quantile of the attainment, and per replica a batch of
+at most B requests and a KV cache for K contexts of mean length (whose tokens vary by cv^2 in addition),
+
+    saturated = N / min(B, K)
+    required  = max((N + z * sqrt(N)) / B, (N + z * sqrt(N (1 + cv^2))) / K)
+
+Headroom is taken in requests and not in milliseconds: time per token grows so slowly with the batch (55 to 72 ms
+from 1 to 32 on the example's hardware) that a fifth off the objective can halve the batch and double the replicas.
 """
 
 from __future__ import annotations
@@ -36,16 +46,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from weft.api import Objectives
 from weft.balancing.demand import Demand
 from weft.balancing.profile import Profile
 from weft.balancing.state import Corrections, PodLoad
 
-ITL_HEADROOM = 0.8
-"""Share of the ITL objective that a decode replica may use."""
-KV_HEADROOM = 0.75
-"""Share of the KV cache that may be planned with: lengths vary, and a full cache preempts requests."""
+QUANTILE_LEAST = 1.0
+"""Standard deviations of the number of decoding requests that are always kept free."""
 BETA_LEAST, BETA_MOST = 0.25, 4.0
 """A queue is never planned at saturation; beyond 4 the next replica changes nothing that can be measured."""
 CORRECTION_LEAST, CORRECTION_MOST = 0.5, 2.0
@@ -60,7 +69,7 @@ class Need:
     saturated: float
     required: float
     replica_tokens_per_second: float
-    """What one replica does at `required`."""
+    """What one replica can do at most."""
     limit: str = ""
     """Set when the objective cannot be met with any number of replicas: why."""
 
@@ -92,9 +101,6 @@ def prefill_need(profile: Profile, speed: float, demand: Demand, objectives: Obj
 def decode_need(profile: Profile, speed: float, demand: Demand, objectives: Objectives) -> Need:
     """Replicas for decode. `speed` is the observed speed over the profile's."""
     objective_seconds = objectives.inter_token_latency_milliseconds / 1000
-    rate = demand.answer_tokens_per_second
-    planned = _decode_tokens_per_second(profile, speed, demand, ITL_HEADROOM * objective_seconds, KV_HEADROOM)
-    most = _decode_tokens_per_second(profile, speed, demand, objective_seconds, 1.0)
     limit = ""
     alone_seconds = profile.inter_token_seconds(1) / speed
     if alone_seconds > objective_seconds:
@@ -102,8 +108,18 @@ def decode_need(profile: Profile, speed: float, demand: Demand, objectives: Obje
             f"a request that decodes alone takes {alone_seconds * 1000:,.0f} ms per token:"
             " more than the ITL objective"
         )
-    saturated = rate / max(most, planned)
-    return Need(saturated, max(rate / planned, 1.05 * saturated), planned, limit)
+    batch = profile.largest_batch(objective_seconds * speed)
+    # At least a fraction of a request: contexts larger than the cache are the engine's to refuse.
+    contexts = max(0.1, profile.kv_capacity_tokens / demand.context_tokens)
+    most = min(batch, contexts)
+    token_seconds = profile.inter_token_seconds(max(1.0, most)) / speed
+    decoding = demand.answer_tokens_per_second * token_seconds
+    quantile = max(QUANTILE_LEAST, NormalDist().inv_cdf(objectives.attainment_permille / 1000))
+    spread = quantile * math.sqrt(decoding)
+    required = max(
+        (decoding + spread) / batch, (decoding + spread * math.sqrt(1 + demand.prompt_cv2)) / contexts
+    )
+    return Need(decoding / most, required, most / token_seconds, limit)
 
 
 def staffing_beta(erlangs: float, variance_factor: float, budget_services: float, late_share: float) -> float:
@@ -190,13 +206,3 @@ def corrections(
         1.0 if prefill[0] is None else prefill_speed(prefill[0], prompt_tokens, prefill[1], window_seconds),
         1.0 if decode[0] is None else decode_speed(decode[0], decode[1], window_seconds),
     )
-
-
-def _decode_tokens_per_second(
-    profile: Profile, speed: float, demand: Demand, inter_token_seconds: float, kv_share: float
-) -> float:
-    by_latency = profile.largest_batch(inter_token_seconds * speed)
-    by_memory = kv_share * profile.kv_capacity_tokens / demand.context_tokens
-    # At least a fraction of a request: contexts larger than the cache are the engine's to refuse.
-    batch = max(0.1, min(by_latency, by_memory))
-    return batch * speed / profile.inter_token_seconds(max(1.0, batch))

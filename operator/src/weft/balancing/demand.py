@@ -9,8 +9,10 @@ and sizing by what it serves would keep it small.
   Little's law leads it: N requests that decode at one token per ITL make N / ITL tokens per second, and N
   grows as soon as answers stay longer. The engines' own token rate is that quotient, so the larger of both
   is taken.
-- Of a short and a long window the larger counts: rises are seen within the short one, and a dip shorter
-  than the long one takes nothing away.
+- Of a short and a long window the larger counts: rises are seen within the short one, and dips are not
+  believed. Unless the short one is lower by more than chance explains: of L requests/s with lengths of squared
+  variation c, the tokens per second of a window of w seconds have a relative standard deviation of
+  sqrt((1 + c) / (L w)) (a compound Poisson process). Below by two of them, the load has fallen.
 """
 
 from __future__ import annotations
@@ -45,25 +47,45 @@ class Demand:
         return self.prompt_tokens + self.answer_tokens * (1 + self.answer_cv2) / 2
 
 
+STARTED = 0.5
+"""Part of the short window's arrivals that the long one has to show. Below it the load has begun, or more than
+doubled, within the last half of the long window: the answers that ended are only its shortest, and whatever is
+concluded about decode is too low."""
+FALL_DEVIATIONS = 2.0
+"""Standard deviations by which the short window has to be below the long one to be believed."""
+
+
 def offered(traffic: Traffic, generated_tokens_per_second: float) -> Demand | None:
-    """The work offered now; None while nothing arrives or no answer has ended yet."""
-    busier = max((traffic.short, traffic.long), key=lambda window: window.prompt_tokens)
-    prompt_tokens = _quotient(busier.prompt_tokens, busier.prompts)
-    answer_tokens = max(
-        _offered_answer(traffic.short, traffic.long), _offered_answer(traffic.long, traffic.short)
+    """The work offered now; None while nothing arrives, no answer has ended or the load has only begun."""
+    short, long = traffic.short, traffic.long
+    prompt_cv2, answer_cv2 = (
+        squared_variation(each) for each in (traffic.prompt_buckets, traffic.answer_buckets)
     )
-    requests = max(traffic.short.requests, traffic.long.requests)
-    length = _mean_answer(traffic.short, traffic.long)
-    if prompt_tokens is None or length is None or requests <= 0:
+    length = _mean_answer(short, long)
+    if length is None or max(short.requests, long.requests) <= 0 or long.requests < STARTED * short.requests:
         return None
+    sample = long.requests * traffic.short_seconds
+    prompts = short if _counts(short.prompt_tokens, long.prompt_tokens, sample, prompt_cv2) else long
+    prompt_tokens = _quotient(prompts.prompt_tokens, prompts.prompts)
+    if prompt_tokens is None:
+        return None
+    now, before = _offered_answer(short, long), _offered_answer(long, short)
+    counts = _counts(now, before, sample, answer_cv2)
     return Demand(
-        prompt_tokens_per_second=busier.prompt_tokens,
-        answer_tokens_per_second=max(answer_tokens, generated_tokens_per_second),
+        prompt_tokens_per_second=prompts.prompt_tokens,
+        answer_tokens_per_second=max(now if counts else before, generated_tokens_per_second),
         prompt_tokens=prompt_tokens,
         answer_tokens=length,
-        prompt_cv2=squared_variation(traffic.prompt_buckets),
-        answer_cv2=squared_variation(traffic.answer_buckets),
+        prompt_cv2=prompt_cv2,
+        answer_cv2=answer_cv2,
     )
+
+
+def _counts(short: float, long: float, requests: float, cv2: float) -> bool:
+    """Whether the short window's rate counts: it is larger, or lower by more than chance in so many requests."""
+    if short >= long or requests <= 0:
+        return True
+    return short < long * (1 - FALL_DEVIATIONS * math.sqrt((1 + cv2) / requests))
 
 
 def recent_peak(traffic: Traffic, now: Demand) -> Demand:

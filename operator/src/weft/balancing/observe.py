@@ -17,7 +17,16 @@ from weft.balancing.profile import Profile, ProfileError, from_config_map
 from weft.balancing.prometheus import PrometheusSource, SourceError
 from weft.balancing.replicas import Replica, kind_of, replica, serving_in
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Reading, read
-from weft.balancing.state import Corrections, Hold, Observed, PodLoad, RoleState, Traffic, Vector, vector
+from weft.balancing.state import (
+    Corrections,
+    Hold,
+    Observed,
+    PodLoad,
+    RoleState,
+    Traffic,
+    Vector,
+    vector,
+)
 from weft.saga.cluster import Cluster, Object
 
 
@@ -138,18 +147,13 @@ def observed(
     allocation: Vector,
     decided_at: datetime | None,
     settled: bool,
+    moving: tuple[tuple[str, str], ...],
     now: datetime,
 ) -> Observed:
     """All that the planner may know."""
     spec, status = world.group.spec, world.group.status
     reading = metrics.reading
-    generating = [
-        load.generated_tokens_per_second or 0.0
-        for one in world.replicas
-        if one.serving and one.stage != Stage.PREFILL.label
-        for load in (reading.loads.get(one.name),)
-        if load is not None
-    ]
+    generated = _generated(world, reading.loads)
     balanced = find(status.conditions, "Balanced")
     alternatives = status.decision.alternatives if status.decision is not None else ()
     recommends = spec.rebalance.mode is RebalanceMode.RECOMMEND and alternatives
@@ -168,9 +172,10 @@ def observed(
         if balanced is not None and balanced.status == "True"
         else None,
         settled=settled,
+        moving=moving,
         traffic=reading.traffic,
-        running_answers_tokens_per_second=sum(generating),
-        corrections=_corrections(world, reading.loads, reading.traffic, metrics.windows, now),
+        generated_tokens_per_second=generated,
+        corrections=_corrections(world, reading.loads, reading.traffic, generated, metrics.windows, now),
         hold=reading.hold,
     )
 
@@ -197,14 +202,28 @@ def _role_state(world: World, role: InferenceRole) -> RoleState:
     )
 
 
+def _generated(world: World, loads: Mapping[str, PodLoad]) -> float:
+    """Tokens per second at which answers are written. Draining replicas write too; prefill's one token is not of it."""
+    return sum(
+        loads[one.name].generated_tokens_per_second or 0.0
+        for one in world.replicas
+        if one.stage != Stage.PREFILL.label and one.name in loads
+    )
+
+
 def _corrections(
-    world: World, loads: Mapping[str, PodLoad], traffic: Traffic | None, windows: Windows, now: datetime
+    world: World,
+    loads: Mapping[str, PodLoad],
+    traffic: Traffic | None,
+    generated: float,
+    windows: Windows,
+    now: datetime,
 ) -> Corrections:
     """Observed speed against the profile, from replicas that had one role during the whole long window.
 
     Where a stage has several roles, they are compared with the first one's profile.
     """
-    demand = offered(traffic, 0.0) if traffic is not None else None
+    demand = offered(traffic, generated) if traffic is not None else None
     if demand is None:
         return Corrections()
     since = now - timedelta(seconds=windows.long_seconds)

@@ -4,8 +4,9 @@ The algorithm
 -------------
 1. *Start.* In Paused and Recommend the roles' `spec.replicas` hold. In Auto the last decision holds, a new
    role starts with its `spec.replicas`. Bounds are applied, then the budget: what does not fit is left out.
-2. *Hold.* Nothing else happens while the metrics are not to be trusted, a move is under way, or the cooldown
-   since the last decision or the end of the last move has not passed.
+2. *Hold.* Nothing else happens while the metrics are not to be trusted, or before the cooldown since the last
+   decision and the end of the last move has passed. A move that is under way may be extended (more replicas in
+   the same direction: at the beginning of a shift the windows show only a part of it), but not turned.
 3. *Work.* `demand` gives the offered prompt and answer tokens per second now, and at the peak of the recent
    past.
 4. *Need.* `capacity` turns both into replicas per stage: where the stage saturates, and what it requires to
@@ -87,7 +88,7 @@ def decide(observed: Observed) -> Plan:
         or not _may_decide(observed)
     ):
         return Plan(allocation, obstacle=obstacle)
-    demand = offered(observed.traffic, observed.running_answers_tokens_per_second)
+    demand = offered(observed.traffic, observed.generated_tokens_per_second)
     if demand is None:
         return Plan(allocation)
     return _choose(observed, start, demand)
@@ -141,6 +142,8 @@ def _choose(observed: Observed, start: Mapping[str, int], demand: Demand) -> Pla
     stay = judge(start, roles, needs)
     qualified = []
     for split in reachable(start, roles):
+        if _turns(observed, start, split):
+            continue
         giving = shrinking_stages(start, split, roles, needs)
         cautious = {stage: peak[stage] if stage in giving else need for stage, need in needs.items()}
         if judge(split, roles, cautious).worst < stay.worst - 1e-9:
@@ -185,10 +188,15 @@ def allocation_of(split: Vector) -> tuple[RoleAllocation, ...]:
 
 def _may_decide(observed: Observed) -> bool:
     if not observed.settled:
-        return False
+        return bool(observed.moving)
     cooldown = timedelta(seconds=observed.cooldown_seconds)
     since = [moment for moment in (observed.decided_at, observed.moved_at) if moment is not None]
     return all(observed.now - moment >= cooldown for moment in since)
+
+
+def _turns(observed: Observed, start: Mapping[str, int], split: Mapping[str, int]) -> bool:
+    """Whether a split takes something back of the move that is under way."""
+    return any(split[giver] > start[giver] or split[taker] < start[taker] for giver, taker in observed.moving)
 
 
 def _flip_obstacle(observed: Observed) -> Finding | None:

@@ -20,6 +20,7 @@ from weft.balancing.presets import (
     FRONT_HISTOGRAMS,
     FRONT_REQUIRED,
     FRONT_SIGNALS,
+    Windows,
 )
 from weft.balancing.prometheus import Snapshot
 from weft.balancing.state import Buckets, Hold, PodLoad, Rates, Traffic
@@ -69,7 +70,7 @@ def read(
     timed = [
         snapshot.buckets.get((f"engine:{ENGINE_HISTOGRAM}", namespace, pod), ()) for pod in sorted(expected)
     ]
-    return Reading(_traffic(snapshot, namespace, model_name, _added(timed)), loads, None)
+    return Reading(_traffic(snapshot, namespace, model_name, _added(timed), scrape_seconds), loads, None)
 
 
 def _distrust_engine(snapshot: Snapshot, namespace: str, pod: str, stale_seconds: float) -> Hold | None:
@@ -150,7 +151,9 @@ def _added(histograms: Sequence[Buckets]) -> Buckets:
     return tuple((bound, sum(one[bound] for one in counted)) for bound in sorted(common))
 
 
-def _traffic(snapshot: Snapshot, namespace: str, model: str, itl_buckets: Buckets) -> Traffic:
+def _traffic(
+    snapshot: Snapshot, namespace: str, model: str, itl_buckets: Buckets, scrape_seconds: float
+) -> Traffic:
     def value(signal: str) -> float:
         return snapshot.values.get((f"front:{signal}", namespace, model), 0.0)
 
@@ -169,6 +172,7 @@ def _traffic(snapshot: Snapshot, namespace: str, model: str, itl_buckets: Bucket
     return Traffic(
         short=rates("short"),
         long=rates("long"),
+        short_seconds=Windows(scrape_seconds).short_seconds,
         peak_prompt_tokens_per_second=value("prompt_tokens_peak"),
         peak_answer_tokens_per_second=value("answer_tokens_peak"),
         prompt_buckets=buckets("prompt_buckets"),

@@ -46,6 +46,8 @@ class Traffic:
 
     short: Rates
     long: Rates
+    short_seconds: float
+    """Length of the short window."""
     peak_prompt_tokens_per_second: float
     """Largest short-window rate in the recent past (about one long window)."""
     peak_answer_tokens_per_second: float
@@ -134,10 +136,12 @@ class Observed:
     moved_at: datetime | None = None
     """When the last move ended."""
     settled: bool = True
-    """No transfer is under way and every role has the replicas that the allocation gives it."""
+    """No transfer is under way and no role has more replicas than the allocation gives it."""
+    moving: tuple[tuple[str, str], ...] = ()
+    """(giver, taker) of each transfer that goes forward; empty while one is rolled back."""
     traffic: Traffic | None = None
-    running_answers_tokens_per_second: float = 0.0
-    """Tokens per second that engines make now, short window."""
+    generated_tokens_per_second: float = 0.0
+    """Tokens of answers that engines write now, short window."""
     corrections: Corrections = field(default_factory=Corrections)
     hold: Hold | None = None
     """Set when the metrics are not to be trusted; `traffic` is then None."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from weft.api import Decision, RebalanceMode, Transfer
+from weft.api import Decision, RebalanceMode, Transfer, TransferStep
 from weft.api.conditions import Conditions, find, with_condition
 from weft.api.inference import InferenceGroupStatus
 from weft.api.inference_role import InferenceRoleStatus
@@ -74,7 +74,9 @@ def settle(
         decided_at = now
     counts = {name: sum(one.role == name and one.has_pod for one in world.replicas) for name in world.roles}
     settled = not carried.open and all(counts[name] <= allocation.get(name, 0) for name in counts)
-    plan = decide(observed(world, metrics, vector(allocation), decided_at, settled, now))
+    forward = [one for one in carried.open if one.step is not TransferStep.ROLLING_BACK]
+    moving = tuple((one.from_, one.to) for one in forward) if len(forward) == len(carried.open) else ()
+    plan = decide(observed(world, metrics, vector(allocation), decided_at, settled, moving, now))
     if plan.decision is None and returned is not None:
         plan = replace(plan, decision=returned)
     wanted = dict(plan.allocation)
