@@ -37,6 +37,7 @@ def claim(
     operation: str = "op",
 ) -> DeviceAttachment:
     metadata: dict[str, Any] = {"name": f"rack.{device}", "uid": f"claim-{device}"}
+    metadata["finalizers"] = ["weft.dev/fabric"]
     if deleting:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     spec = {

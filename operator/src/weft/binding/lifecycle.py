@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
+from weft.api.names import FINALIZER
 
 
 class Intent(enum.Enum):
@@ -49,6 +50,11 @@ def is_deleting(claim: DeviceAttachment | LogicalNode) -> bool:
     return claim.metadata.deletion_timestamp is not None
 
 
+def is_given_up(claim: DeviceAttachment) -> bool:
+    """A claim whose device was released, that somebody else's finalizer keeps from going."""
+    return is_deleting(claim) and FINALIZER not in claim.metadata.finalizers
+
+
 def expiry(node: LogicalNode) -> datetime | None:
     """When the node's time is up: `ttlSecondsAfterBound` after it became Bound."""
     ttl = node.spec.ttl_seconds_after_bound
@@ -77,7 +83,7 @@ def _superseded(held: tuple[DeviceAttachment, ...]) -> tuple[DeviceAttachment, .
 
 def decide(node: LogicalNode | None, claims: Iterable[DeviceAttachment], now: datetime) -> Decision:
     """The next direction for a node (None: its object is gone) that has these claims."""
-    claims = tuple(claims)
+    claims = tuple(claim for claim in claims if not is_given_up(claim))
     # A quarantined claim no longer belongs to the node, until its deletion asks for the device to be freed.
     held = tuple(claim for claim in claims if not is_quarantined(claim) or is_deleting(claim))
     if node is None or is_deleting(node):

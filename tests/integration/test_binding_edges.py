@@ -1,0 +1,98 @@
+"""Binding when nothing happens, and when administrators change what it stands on."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from support.world import World, condition, eventually, reason
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, NODES
+from weft_dev.controlplane import ControlPlane
+from weft_dev.kube import Kube
+
+REQUESTS = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
+IDLE_SECONDS = 5.0
+
+
+@pytest.fixture
+def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
+    world = World(control_plane, namespace, hosts=3, gpus=6, memories=3)
+    try:
+        world.start_emulator("--permissive")
+        yield world
+    finally:
+        world.close()
+
+
+def writes(kube: Kube) -> Counter[str]:
+    """Writes of Weft's objects and of Nodes that the API server has answered, by `verb resource`."""
+    _, text = kube.raw("GET", "/metrics")
+    count: Counter[str] = Counter()
+    for labels, value in REQUESTS.findall(text.decode()):
+        label = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        ours = label["group"] == "weft.dev" or label["resource"] == "nodes"
+        if ours and label["verb"] not in ("GET", "LIST", "WATCH"):
+            count[f"{label['verb']} {label['resource']}/{label['subresource']}"] += int(float(value))
+    return count
+
+
+def test_bound_nodes_to_which_nothing_happens_cost_no_writes(world: World) -> None:
+    world.create()
+    world.start_operator()
+    names = ["one", "two", "three"]
+    for name in names:
+        world.logical_node(name)
+    eventually(lambda: all(condition(world.get(name), "Ready") == "True" for name in names), what="all Ready")
+    # Counts in the pools follow half a second later.
+    time.sleep(2.0)
+    reads, before = world.stats()["requests"]["byMethod"]["GET"], writes(world.kube)
+    time.sleep(IDLE_SECONDS)
+    assert writes(world.kube) - before == Counter()
+    assert world.stats()["requests"]["byMethod"]["GET"] > reads, "the fabric was polled meanwhile"
+
+
+def test_a_node_that_is_deleted_and_registers_anew_is_reserved_again(world: World) -> None:
+    world.create()
+    world.start_operator()
+    world.logical_node("trainer")
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+    name = world.get("trainer")["status"]["nodeName"]  # type: ignore[index]
+    world.kube.delete(NODES, name)
+    eventually(lambda: reason(world.get("trainer"), "Ready") == "NodeNotReady", what="NodeNotReady")
+    world._create_node(name)
+    eventually(lambda: condition(world.get("trainer"), "Ready") == "True", what="Ready again")
+    node = world.kube.get(NODES, name) or {}
+    assert [t["value"] for t in node["spec"]["taints"] if t["key"] == "weft.dev/logical-node"] == [
+        f"{world.namespace}.trainer"
+    ]
+
+
+def test_a_rack_with_one_free_host_binds_after_a_device_failed_there(world: World) -> None:
+    world.create(hosts=[{"host": "sled-0", "nodeName": f"{world.name}-sled-0"}])
+    world.faults({"match": {"block": "gpu-0", "verb": "attach"}, "times": -1, "kind": "fail"})
+    world.start_operator()
+    world.logical_node("trainer", gpus=1)
+    eventually(
+        lambda: condition(world.kube.get(DEVICE_ATTACHMENTS, f"{world.name}.gpu-0"), "Quarantined") == "True"
+    )
+    world.clear_faults()
+    world.kube.delete(DEVICE_ATTACHMENTS, f"{world.name}.gpu-0")
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+    assert len(world.attached()) == 2
+
+
+def test_a_host_taken_out_of_the_fabric_is_not_lost_by_the_node_bound_to_it(world: World) -> None:
+    world.create()
+    world.start_operator()
+    world.logical_node("trainer")
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+    before = world.get("trainer")["status"]["nodeName"]  # type: ignore[index]
+    world.kube.patch(FABRICS, world.name, {"spec": {"hosts": []}})
+    world.delete("trainer")
+    eventually(lambda: world.get("trainer") is None, what="trainer is gone")
+    assert world.attached() == set()
+    assert "taints" not in (world.kube.get(NODES, before) or {"spec": {}})["spec"]

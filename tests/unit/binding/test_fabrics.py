@@ -1,0 +1,107 @@
+"""Sessions with fabric managers: which of them are trusted, and that none holds up another."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.rack import MemoryDriver, Rack, condition, secret
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES
+from weft.fabric.errors import Transient
+from weft.saga.cluster import ClusterError
+
+
+@pytest.fixture
+def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
+    return Rack(monkeypatch)
+
+
+async def test_a_secret_that_is_not_text_concerns_its_own_fabric_alone(rack: Rack) -> None:
+    await rack.build()
+    rack.secrets["login"] = secret(username=b"\xff\xfe", password=b"x")
+    await rack.add_fabric("other", endpoint="https://other", credentialsSecretRef={"name": "login"})
+    await rack.poll("other")
+    assert condition(rack.cluster.get(FABRICS, "other") or {}, "Connected") == ("False", "SecretMissing")
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
+async def test_a_secret_that_the_api_server_refuses_does_not_stop_placement_elsewhere(
+    rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rack.build()
+    await rack.add_fabric("other", endpoint="https://other", credentialsSecretRef={"name": "login"})
+
+    async def refuse(*_: object) -> None:
+        raise ClusterError(403, "Forbidden", "secrets")
+
+    monkeypatch.setattr(rack.binding._fabrics, "_read", refuse)
+    with pytest.raises(ClusterError):
+        await rack.binding.reconcile_fabric("other")
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
+async def test_a_fabric_at_another_address_is_read_and_fenced_anew(rack: Rack) -> None:
+    await rack.build()
+    epoch = (rack.cluster.get(FABRICS, "rack") or {})["status"]["epoch"]
+    other = rack.drivers["https://other"] = MemoryDriver(4, rack.hosts)
+    await rack.edit_fabric(endpoint="https://other")
+    assert rack.driver.closed
+    assert other.calls[0] == "inventory"
+    assert (rack.cluster.get(FABRICS, "rack") or {})["status"]["epoch"] == epoch + 1
+
+
+async def test_a_fabric_made_anew_under_its_old_name_is_not_taken_for_the_old_one(rack: Rack) -> None:
+    await rack.build(mode="Observe")
+    other = rack.drivers["https://other"] = MemoryDriver(1, rack.hosts)
+    await rack.cluster.delete(FABRICS, "rack")
+    await rack.add_fabric("rack", endpoint="https://other", mode="Observe")
+    await rack.poll()
+    assert other.calls == ["inventory"]
+    assert (rack.cluster.get(FABRICS, "rack") or {})["status"]["devices"] == 1
+
+
+async def test_a_manager_that_cannot_be_read_is_not_called_for_every_node(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+
+    async def fail() -> None:
+        raise Transient("no answer")
+
+    rack.driver.before_inventory = fail
+    await rack.poll()
+    rack.driver.calls.clear()
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert rack.driver.calls == []
+    assert condition(rack.node("n"), "Bound") == ("False", "Releasing")
+    rack.driver.before_inventory = _nothing
+    await rack.poll()
+    assert rack.cluster.get(LOGICAL_NODES, "n", "a") is None
+    assert rack.driver.pairs == set()
+
+
+async def test_a_fabric_set_to_observe_is_not_written_to_though_its_session_is_older(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    await rack.cluster.patch(FABRICS, "rack", "", {"spec": {"mode": "Observe"}})
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert len(rack.driver.pairs) == 2
+
+
+async def test_an_attachment_that_another_finalizer_keeps_does_not_hold_the_node(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    name = rack.claims()[0]["metadata"]["name"]
+    await rack.cluster.patch(
+        DEVICE_ATTACHMENTS, name, "", {"metadata": {"finalizers": ["weft.dev/fabric", "example.org/audit"]}}
+    )
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert rack.cluster.get(LOGICAL_NODES, "n", "a") is None
+    assert [claim["metadata"]["name"] for claim in rack.claims()] == [name]
+
+
+async def _nothing() -> None:
+    return None
