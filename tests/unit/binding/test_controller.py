@@ -251,3 +251,41 @@ async def test_a_fabric_deleted_while_claims_are_made_is_kept_until_they_are_rel
     rack.driver.close = claimed_meanwhile  # type: ignore[method-assign]
     await rack.binding.reconcile_fabric("rack")
     assert rack.cluster.get(FABRICS, "rack") is not None
+
+
+async def test_a_quarantined_device_does_not_take_its_host_out_of_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rack = Rack(monkeypatch, hosts=1, settle=0)
+    await rack.build()
+    faults = [DeviceFault("broken", "gpu-0")]
+
+    async def fail_once() -> None:
+        if faults:
+            raise faults.pop()
+
+    rack.driver.before_attach = fail_once
+    await rack.ask("n")
+    for _ in range(3):
+        await rack.poll()
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert ("gpu-0", "sled-0") not in rack.driver.pairs
+
+
+async def test_a_pod_that_tolerates_everything_holds_the_devices_too_and_an_agent_does_not(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    await rack.ask("n")
+    spec = {"nodeName": rack.node("n")["status"]["nodeName"], "tolerations": [{"operator": "Exists"}]}
+    owner = {"ownerReferences": [{"kind": "DaemonSet", "name": "agent"}]}
+    await rack.cluster.create(
+        PODS, {"metadata": {"name": "agent-1", "namespace": "a", **owner}, "spec": spec}
+    )
+    await rack.cluster.create(PODS, {"metadata": {"name": "job", "namespace": "a"}, "spec": spec})
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert len(rack.driver.pairs) == 2
+    await rack.cluster.delete(PODS, "job", "a", grace_seconds=0)
+    await rack.work("n")
+    assert rack.driver.pairs == set()

@@ -105,3 +105,18 @@ async def test_an_attachment_that_another_finalizer_keeps_does_not_hold_the_node
 
 async def _nothing() -> None:
     return None
+
+
+async def test_nothing_is_placed_at_a_fabric_whose_manager_does_not_answer(rack: Rack) -> None:
+    await rack.build()
+
+    async def fail() -> None:
+        raise Transient("no answer")
+
+    rack.driver.before_inventory = fail
+    await rack.poll()
+    await rack.ask("n")
+    assert rack.claims() == []
+    rack.driver.before_inventory = _nothing
+    await rack.poll()
+    assert condition(rack.node("n"), "Bound")[0] == "True"

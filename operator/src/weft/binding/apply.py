@@ -227,11 +227,15 @@ def users_of(cluster: Cluster, namespace: str, name: str) -> list[str]:
         if pod["spec"].get("nodeName") in carriers
         and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
         and any(_tolerates(toleration, value) for toleration in pod["spec"].get("tolerations", []))
+        # An agent that runs on every Node tolerates everything and uses nothing of the logical node.
+        and not any(owner["kind"] == "DaemonSet" for owner in pod["metadata"].get("ownerReferences", []))
     )
 
 
 def _tolerates(toleration: Object, value: str) -> bool:
-    return toleration.get("key") == TAINT_LOGICAL_NODE and toleration.get("value", value) == value
+    # Without a key it tolerates every taint.
+    key = toleration.get("key") or TAINT_LOGICAL_NODE
+    return key == TAINT_LOGICAL_NODE and toleration.get("value", value) == value
 
 
 def back(
@@ -252,6 +256,8 @@ def back(
             free = await _detach(session, host, claims)
             unsettled.extend(item for item in claims if item not in free)
         await asyncio.gather(*(_give_up(cluster, item) for item in free))
+        if not unsettled:
+            session.forget(claims[0].spec.operation, frozenset(item.metadata.uid for item in claims))
         if unsettled:
             left = ", ".join(item.spec.device for item in unsettled)
             raise OutcomeUnknown(

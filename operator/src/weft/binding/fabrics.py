@@ -54,8 +54,12 @@ class Fabrics:
         return self._sessions.get(name)
 
     def pictures(self) -> dict[str, Picture]:
-        """The last picture of each fabric whose earlier leader is fenced or that is only observed."""
-        return {name: item.picture for name, item in self._sessions.items() if item.picture is not None}
+        """The last picture of each fabric whose manager answers: nothing new is placed at the others."""
+        return {
+            name: item.picture
+            for name, item in self._sessions.items()
+            if item.picture is not None and not item.trouble
+        }
 
     async def close(self) -> None:
         sessions, self._sessions = list(self._sessions.values()), {}

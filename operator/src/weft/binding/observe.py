@@ -22,7 +22,7 @@ from weft.api.resources import (
     STORAGE_POOLS,
 )
 from weft.binding.inventory import Picture
-from weft.binding.lifecycle import Intent, decide
+from weft.binding.lifecycle import Intent, decide, is_quarantined
 from weft.binding.membership import KIND_OF_POOL, Pool, members
 from weft.binding.plan import HostOffer, Need, Offer, PoolKey, Waiting
 from weft.fabric.driver import DeviceKind
@@ -200,7 +200,13 @@ def _hosts(
     if fabric.spec.mode != "Manage":
         return []
     healthy = {host.id for host in picture.inventory.hosts if host.healthy}
-    taken = {claim.spec.host for claim in claims}
+    attached = set(picture.inventory.attachments)
+    # A quarantined device that is not at its host withholds itself alone, not the whole host.
+    taken = {
+        claim.spec.host
+        for claim in claims
+        if not is_quarantined(claim) or (claim.spec.device, claim.spec.host) in attached
+    }
     offers = []
     for mapped in fabric.spec.hosts:
         raw = cluster.get(NODES, mapped.node_name)

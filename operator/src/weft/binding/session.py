@@ -133,6 +133,12 @@ class FabricSession:
         """These attachments were created just now, and no call was made for them."""
         self._untouched |= uids
 
+    def forget(self, operation: str, uids: frozenset[str]) -> None:
+        """These attachments are gone: their operation concerns nobody any more."""
+        self._untouched -= uids
+        for key in [key for key in self._tasks if key.startswith(operation)]:
+            del self._tasks[key]
+
     def is_untouched(self, uid: str) -> bool:
         return uid in self._untouched
 
