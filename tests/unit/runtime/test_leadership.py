@@ -78,3 +78,24 @@ async def test_a_name_found_taken_is_known_afterwards() -> None:
     with pytest.raises(AlreadyExistsError):
         await cluster.create(NODES, {"metadata": {"name": "n"}})
     assert cluster.get(NODES, "n") == server.stored
+
+
+async def test_one_renewal_that_hangs_does_not_cost_the_lease() -> None:
+    class Slow(Server):
+        hung = 0
+
+        async def replace(self, resource: ResourceType, body: Object) -> Object:
+            if not self.hung:
+                self.hung += 1
+                await asyncio.sleep(60)
+            return await super().replace(resource, body)
+
+    server = Slow()
+    leadership = Leadership(client(server), "weft-system", "me", lease_seconds=1.0)
+    await leadership.acquire()
+    keeping = asyncio.create_task(leadership.keep())
+    await asyncio.sleep(1.3)
+    assert server.hung
+    assert not keeping.done()
+    assert leadership.remaining_seconds() > 0
+    keeping.cancel()

@@ -127,7 +127,7 @@ class LiveCluster:
         body: Object = {
             "apiVersion": EVENTS.api_version,
             "kind": EVENTS.kind,
-            "metadata": {"name": f"{metadata['name'][:200]}.{digest}", "namespace": namespace},
+            "metadata": {"name": f"{metadata['name'][:200].rstrip('-.')}.{digest}", "namespace": namespace},
             "eventTime": now,
             "reportingController": "weft.dev/operator",
             "reportingInstance": self._reporter[:128],

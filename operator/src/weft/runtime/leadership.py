@@ -76,16 +76,19 @@ class Leadership:
         while self.remaining_seconds() > 0:
             await asyncio.sleep(self.lease_seconds / 4)
             try:
-                renewed = await self._take(self._lease, transitions=0)
-                if not renewed:
-                    lease = await self._read()
-                    if (lease or {}).get("spec", {}).get("holderIdentity") not in ("", None, self._identity):
-                        log.error("another replica holds the lease")
-                        self._expires = 0.0
-                        return
-                    self._lease = lease
-            except ClusterError as error:
-                log.warning("lease not renewed: %s", error)
+                # One request that hangs must leave time for another before the lease is over.
+                async with asyncio.timeout(self.lease_seconds / 4):
+                    renewed = await self._take(self._lease, transitions=0)
+                    if not renewed:
+                        lease = await self._read()
+                        holder = (lease or {}).get("spec", {}).get("holderIdentity")
+                        if holder not in ("", None, self._identity):
+                            log.error("another replica holds the lease")
+                            self._expires = 0.0
+                            return
+                        self._lease = lease
+            except (ClusterError, TimeoutError) as error:
+                log.warning("lease not renewed: %s", error or "no answer in time")
 
     async def release(self) -> None:
         """Give the lease up, so that the next leader need not wait."""

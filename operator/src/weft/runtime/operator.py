@@ -118,6 +118,9 @@ class Operator:
                 await self._until(stop, leadership.acquire())
             if stop.is_set():
                 return 0
+            # Renewed from now on: the lists of a large cluster may take longer than a lease.
+            lease = asyncio.create_task(leadership.keep(), name="lease")
+            tasks.append(lease)
             # What another leader did since the first list must be known before the first decision.
             await self._until(stop, self._prime(informer))
             self._leading = True
@@ -130,7 +133,7 @@ class Operator:
                 for n in range(settings.workers)
             ]
             endings: list[asyncio.Task[Any]] = [
-                asyncio.create_task(leadership.keep(), name="lease"),
+                lease,
                 asyncio.create_task(informer.ended.wait(), name="watches"),
                 asyncio.create_task(stop.wait(), name="stop"),
             ]
