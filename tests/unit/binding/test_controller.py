@@ -289,3 +289,42 @@ async def test_a_pod_that_tolerates_everything_holds_the_devices_too_and_an_agen
     await rack.cluster.delete(PODS, "job", "a", grace_seconds=0)
     await rack.work("n")
     assert rack.driver.pairs == set()
+
+
+async def test_a_status_that_a_tenant_made_up_stops_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    rack = Rack(monkeypatch, hosts=3)
+    await rack.build()
+    spec = {"accelerators": [{"name": "main", "count": 1}], "ttlSecondsAfterBound": 1}
+    made = await rack.cluster.create(
+        LOGICAL_NODES, {"metadata": {"name": "odd", "namespace": "a"}, "spec": spec}
+    )
+    bound = {"type": "Bound", "status": "True", "reason": "B", "lastTransitionTime": "9999-12-31T23:59:59Z"}
+    made = await rack.cluster.write_status(LOGICAL_NODES, made, {"conditions": [bound]})
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    made = rack.node("odd")
+    await rack.cluster.write_status(
+        LOGICAL_NODES, made, {"conditions": [{**bound, "lastTransitionTime": "x"}]}
+    )
+    await rack.ask("m", gpus=1)
+    assert condition(rack.node("m"), "Bound")[0] == "True"
+
+
+async def test_a_node_whose_status_cannot_be_written_does_not_keep_others_from_their_answers(
+    rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rack.build()
+    spec = {"accelerators": [{"name": "main", "count": 16}]}
+    for name in ("bad", "good"):
+        await rack.cluster.create(LOGICAL_NODES, {"metadata": {"name": name, "namespace": "a"}, "spec": spec})
+    write = rack.cluster.write_status
+
+    async def refuse(resource: Any, current: Object, status: Any) -> Object:
+        if current["metadata"]["name"] == "bad":
+            raise InvalidError(422, "Invalid", "too many conditions")
+        return await write(resource, current, status)
+
+    monkeypatch.setattr(rack.cluster, "write_status", refuse)
+    with pytest.raises(InvalidError):
+        await rack.binding.place_waiting()
+    assert condition(rack.node("good"), "Reserved") == ("False", "NotEnoughDevices")

@@ -180,20 +180,19 @@ class Binding:
             for assignment in placement.assignments:
                 self._claiming.discard(assignment.waiting.uid)
                 self._enqueue("logicalnode", assignment.waiting.namespace, assignment.waiting.name, 0)
+        messages: list[tuple[str, bool | None, str, str]] = []
         for refusal in placement.refusals:
-            waiting = refusal.waiting
             # What had no capacity once may have some by now.
-            self._avoid.pop(waiting.uid, None)
-            await self._say(
-                waiting.namespace, waiting.name, waiting.uid, False, refusal.reason, refusal.message
-            )
-        for raw in self._cluster.list(LOGICAL_NODES):
-            uid = raw["metadata"]["uid"]
-            if uid in seen.unsupported:
-                metadata = raw["metadata"]
-                await self._say(
-                    metadata["namespace"], metadata["name"], uid, None, "Unsupported", seen.unsupported[uid]
-                )
+            self._avoid.pop(refusal.waiting.uid, None)
+            messages.append((refusal.waiting.uid, False, refusal.reason, refusal.message))
+        messages += [(uid, None, "Unsupported", text) for uid, text in seen.unsupported.items()]
+        nodes = {raw["metadata"]["uid"]: raw for raw in self._cluster.list(LOGICAL_NODES)}
+        for uid, accepted, reason, message in messages:
+            try:
+                if uid in nodes:
+                    await self._say(nodes[uid], accepted, reason, message)
+            except ClusterError as error:
+                failure = error
         if failure is not None:
             raise failure
         # More may be placeable than one pass takes; the rest waits for something to become free.
@@ -218,13 +217,8 @@ class Binding:
         except apply.ClaimLost as error:
             log.info("claim lost, looking again: %s", error)
 
-    async def _say(
-        self, namespace: str, name: str, uid: str, accepted: bool | None, reason: str, message: str
-    ) -> None:
+    async def _say(self, raw: Object, accepted: bool | None, reason: str, message: str) -> None:
         """Tell a waiting logical node why. `accepted` None: it asks for what cannot be had at all."""
-        raw = self._cluster.get(LOGICAL_NODES, name, namespace)
-        if raw is None or raw["metadata"]["uid"] != uid:
-            return
         node = LogicalNode.model_validate(raw)
         facts: list[Fact] = [
             (

@@ -61,7 +61,11 @@ def expiry(node: LogicalNode) -> datetime | None:
     bound = find(node.status.conditions, "Bound")
     if ttl is None or bound is None or bound.status != "True" or bound.last_transition_time is None:
         return None
-    return bound.last_transition_time + timedelta(seconds=ttl)
+    try:
+        return bound.last_transition_time + timedelta(seconds=ttl)
+    except OverflowError:
+        # Whoever may write the status made this up; nothing else is that far ahead.
+        return None
 
 
 def _superseded(held: tuple[DeviceAttachment, ...]) -> tuple[DeviceAttachment, ...]:

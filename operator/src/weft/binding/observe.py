@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,8 @@ from weft.binding.membership import KIND_OF_POOL, Pool, members
 from weft.binding.plan import HostOffer, Need, Offer, PoolKey, Waiting
 from weft.fabric.driver import DeviceKind
 from weft.saga.cluster import Cluster, Object
+
+log = logging.getLogger(__name__)
 
 GIBIBYTE = 2**30
 
@@ -86,7 +89,12 @@ def gather(
     waiting: list[Waiting] = []
     unsupported: dict[str, str] = {}
     for raw in cluster.list(LOGICAL_NODES):
-        node = LogicalNode.model_validate(raw)
+        try:
+            node = LogicalNode.model_validate(raw)
+        except ValueError as error:
+            # One object that cannot be read (its owner may write its status) must not stop the others.
+            log.warning("LogicalNode %s cannot be read: %s", raw["metadata"]["name"], error)
+            continue
         meta = node.metadata
         if (
             meta.uid in busy
