@@ -328,3 +328,21 @@ async def test_a_node_whose_status_cannot_be_written_does_not_keep_others_from_t
     with pytest.raises(InvalidError):
         await rack.binding.place_waiting()
     assert condition(rack.node("good"), "Reserved") == ("False", "NotEnoughDevices")
+
+
+@pytest.mark.parametrize("count", [1, 16], ids=["one-that-cannot-be-read", "as-many-as-there-may-be"])
+async def test_a_status_that_its_owner_made_up_does_not_keep_the_devices(rack: Rack, count: int) -> None:
+    await rack.build()
+    await rack.ask("n")
+    time = "0000-01-01T00:00:00Z" if count == 1 else "2026-01-01T00:00:00Z"
+    made_up = [
+        {"type": f"Made{n}", "status": "True", "reason": "M", "lastTransitionTime": time}
+        for n in range(count)
+    ]
+    await rack.cluster.write_status(LOGICAL_NODES, rack.node("n"), {"conditions": made_up})
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert len(rack.node("n")["status"]["conditions"]) <= 16
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert (rack.claims(), rack.driver.pairs) == ([], set())

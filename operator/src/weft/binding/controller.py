@@ -219,7 +219,7 @@ class Binding:
 
     async def _say(self, raw: Object, accepted: bool | None, reason: str, message: str) -> None:
         """Tell a waiting logical node why. `accepted` None: it asks for what cannot be had at all."""
-        node = LogicalNode.model_validate(raw)
+        node = observe.parse_node(raw)
         facts: list[Fact] = [
             (
                 "Accepted",
@@ -238,7 +238,7 @@ class Binding:
         raw = self._cluster.get(LOGICAL_NODES, name, namespace)
         if raw is not None and raw["metadata"]["uid"] in self._claiming:
             return None
-        node = LogicalNode.model_validate(raw) if raw is not None else None
+        node = observe.parse_node(raw) if raw is not None else None
         claims = observe.claims_of(self._cluster, namespace, name)
         decision = decide(node, claims, datetime.now(UTC))
         if decision.intent is Intent.PLACE:
@@ -262,7 +262,7 @@ class Binding:
             return
         self._avoid.pop(raw["metadata"]["uid"], None)
         if decision.reason == "Expired":
-            node = LogicalNode.model_validate(raw)
+            node = observe.parse_node(raw)
             facts: list[Fact] = [
                 EXPIRED,
                 *((kind, False, "Expired", EXPIRED[3]) for kind in ("Reserved", "Bound", "Ready")),
@@ -306,7 +306,7 @@ class Binding:
                 waits.append(progress.waiting_for)
         if waits and raw is not None and decision.reason not in APART:
             raw = self._cluster.get(LOGICAL_NODES, name, namespace) or raw
-            node = LogicalNode.model_validate(raw)
+            node = observe.parse_node(raw)
             facts: list[Fact] = [
                 ("Bound", False, "Releasing", "; ".join(waits)),
                 ("Ready", False, "Releasing", "; ".join(waits)),
@@ -319,7 +319,7 @@ class Binding:
 
     async def _leave_bound(self, raw: Object, reason: str) -> None:
         """Say that a node is bound no more before its first device goes; an expired one stays expired."""
-        node = LogicalNode.model_validate(raw)
+        node = observe.parse_node(raw)
         if not is_true(node.status.conditions, "Bound"):
             return
         text = "its devices are being released"
@@ -387,7 +387,7 @@ class Binding:
     async def _write_bound(self, raw: Object, claims: tuple[DeviceAttachment, ...], node_name: str) -> None:
         """The status of a node all of whose devices were seen at its host, with what is the matter since."""
         raw = self._cluster.get(LOGICAL_NODES, raw["metadata"]["name"], raw["metadata"]["namespace"]) or raw
-        node = LogicalNode.model_validate(raw)
+        node = observe.parse_node(raw)
         now = datetime.now(UTC)
         facts: list[Fact] = [
             ("Accepted", True, "Accepted", ""),
@@ -437,7 +437,7 @@ class Binding:
 
     async def _not_bound(self, raw: Object, node: LogicalNode, reason: str, message: str) -> None:
         raw = self._cluster.get(LOGICAL_NODES, node.metadata.name, node.metadata.namespace) or raw
-        node = LogicalNode.model_validate(raw)
+        node = observe.parse_node(raw)
         facts: list[Fact] = [
             ("Accepted", True, "Accepted", ""),
             ("Reserved", True, "Reserved", "all devices are claimed"),

@@ -58,6 +58,14 @@ def all_claims(cluster: Cluster) -> list[DeviceAttachment]:
     return [DeviceAttachment.model_validate(raw) for raw in cluster.list(DEVICE_ATTACHMENTS)]
 
 
+def parse_node(raw: Object) -> LogicalNode:
+    """A LogicalNode; a status that cannot be read (its owner may write it) counts as none and is written anew."""
+    try:
+        return LogicalNode.model_validate(raw)
+    except ValueError:
+        return LogicalNode.model_validate({**raw, "status": {}})
+
+
 def claims_of(cluster: Cluster, namespace: str, name: str) -> list[DeviceAttachment]:
     """The attachments claimed for a logical node of that name, also for an earlier namesake."""
     return [
@@ -90,9 +98,9 @@ def gather(
     unsupported: dict[str, str] = {}
     for raw in cluster.list(LOGICAL_NODES):
         try:
-            node = LogicalNode.model_validate(raw)
+            node = parse_node(raw)
         except ValueError as error:
-            # One object that cannot be read (its owner may write its status) must not stop the others.
+            # One object that cannot be read must not stop the others.
             log.warning("LogicalNode %s cannot be read: %s", raw["metadata"]["name"], error)
             continue
         meta = node.metadata

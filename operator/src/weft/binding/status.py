@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from weft.api import DeviceAttachment, Fabric, LogicalNode
-from weft.api.conditions import with_condition
+from weft.api.conditions import MAX_CONDITIONS, with_condition
 from weft.binding.inventory import Picture
 from weft.binding.lifecycle import is_attached, is_quarantined
 from weft.binding.membership import Membership, Pool
@@ -26,7 +26,8 @@ def with_facts(obj: Any, status: Mapping[str, Any], facts: Iterable[Fact], now: 
     conditions = obj.status.conditions
     for kind, value, reason, message in facts:
         conditions = with_condition(conditions, kind, value, reason, message, obj.metadata.generation, now)
-    return {**status, "conditions": dump_conditions(conditions)}
+    # Others may have filled the list up; the API server refuses one that is longer.
+    return {**status, "conditions": dump_conditions(conditions[-MAX_CONDITIONS:])}
 
 
 def fabric_status(
