@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
 from weft.api.names import FINALIZER
-from weft.api.resources import FABRICS, LOGICAL_NODES, NODES, POOLS
+from weft.api.resources import FABRICS, LOGICAL_NODES, NODES
 from weft.binding import apply, observe
 from weft.binding.fabrics import Fabrics, ReadObject, add_finalizer, drop_finalizer
 from weft.binding.lifecycle import Decision, Intent, decide, expiry, is_attached, is_deleting
-from weft.binding.membership import KIND_OF_POOL, members
 from weft.binding.plan import Assignment, place
+from weft.binding.pools import reconcile_pools
+from weft.binding.readiness import readiness
 from weft.binding.session import FabricSession, Leader
-from weft.binding.status import Fact, bound_status, pool_status, unbound_status
+from weft.binding.status import Fact, bound_status, unbound_status
 from weft.fabric.errors import (
     AuthFailed,
     Busy,
@@ -47,8 +47,6 @@ APART = ("Cleared", "Superseded")
 
 RETRY_SECONDS = 1.0
 STUCK_SECONDS = 30.0
-
-DEVICE_TROUBLE = ("DeviceMissing", "DeviceUnhealthy")
 
 
 class Binding:
@@ -104,56 +102,7 @@ class Binding:
 
     async def reconcile_pools(self) -> None:
         """Bring every pool's counts and conditions up to date."""
-        now = datetime.now(UTC)
-        raws = [(resource, raw) for resource in POOLS for raw in self._cluster.list(resource)]
-        pools = observe.all_pools(self._cluster)
-        claims = observe.all_claims(self._cluster)
-        by_fabric: dict[str, dict[Any, Any]] = {}
-        # all_pools has the same order.
-        for (resource, raw), pool in zip(raws, pools, strict=True):
-            fabric = pool.spec.fabric_ref.name
-            in_use = any(
-                claim.spec.pool == pool.metadata.name and claim.spec.fabric == fabric for claim in claims
-            )
-            if pool.metadata.deletion_timestamp is not None:
-                if not in_use:
-                    await drop_finalizer(self._cluster, resource, raw)
-                continue
-            if in_use and FINALIZER not in pool.metadata.finalizers:
-                raw = await add_finalizer(self._cluster, resource, raw)
-                pool = type(pool).model_validate(raw)
-            session = self._fabrics.session(fabric)
-            picture = session.picture if session else None
-            membership = None
-            if picture is not None:
-                if fabric not in by_fabric:
-                    by_fabric[fabric] = dict(members(pools, fabric, picture.inventory.devices))
-                membership = by_fabric[fabric].get((KIND_OF_POOL[type(pool)], pool.metadata.name))
-            here = {claim.spec.device: claim for claim in claims if claim.spec.fabric == fabric}
-            attached = {device for device, _ in picture.inventory.attachments} if picture else set()
-            status = pool_status(
-                pool, membership, here, frozenset(attached - set(here)), self._reachable(fabric), now
-            )
-            await self._cluster.write_status(resource, raw, status)
-
-    def _reachable(self, fabric: str) -> Fact:
-        raw = self._cluster.get(FABRICS, fabric)
-        if raw is None:
-            return (
-                "Ready",
-                False,
-                "FabricNotFound",
-                f"there is no Fabric {fabric}; create it or correct spec.fabricRef",
-            )
-        conditions = {item["type"]: item for item in raw.get("status", {}).get("conditions", [])}
-        connected = conditions.get("Connected", {})
-        if connected.get("status") != "True":
-            message = f"Fabric {fabric} is not connected: {connected.get('message', 'not read yet')}"
-            return "Ready", False, "FabricUnreachable", message
-        complete = conditions.get("InventoryComplete", {})
-        if complete.get("status") == "False":
-            return "Ready", False, str(complete.get("reason")), str(complete.get("message"))
-        return "Ready", True, "FabricRead", "the counts follow the fabric"
+        await reconcile_pools(self._cluster, self._fabrics)
 
     async def place_waiting(self) -> float | None:
         """One placement pass over all waiting logical nodes."""
@@ -389,11 +338,14 @@ class Binding:
         raw = self._cluster.get(LOGICAL_NODES, raw["metadata"]["name"], raw["metadata"]["namespace"]) or raw
         node = observe.parse_node(raw)
         now = datetime.now(UTC)
+        session = self._fabrics.session(claims[0].spec.fabric)
+        picture = session.picture if session else None
+        carrier = self._cluster.get(NODES, node_name)
         facts: list[Fact] = [
             ("Accepted", True, "Accepted", ""),
             ("Reserved", True, "Reserved", ""),
             ("Bound", True, "Bound", "every device was seen at the host"),
-            self._readiness(node, claims, node_name),
+            readiness(node, claims, picture, node_name, carrier),
         ]
         before = find(node.status.conditions, "Bound")
         await self._cluster.write_status(
@@ -406,34 +358,6 @@ class Binding:
                 "Bound",
                 f"{len(claims)} devices attached to {claims[0].spec.host} (Node {node_name})",
             )
-
-    def _readiness(self, node: LogicalNode, claims: tuple[DeviceAttachment, ...], node_name: str) -> Fact:
-        session = self._fabrics.session(claims[0].spec.fabric)
-        if session is None or session.picture is None or session.picture.doubt:
-            # What was said of the devices stands until a reading that can be believed says otherwise.
-            said = find(node.status.conditions, "Ready")
-            if said is not None and said.status == "False" and said.reason in DEVICE_TROUBLE:
-                return "Ready", False, said.reason, said.message
-        else:
-            inventory = session.picture.inventory
-            shown = {device for device, host in inventory.attachments if host == claims[0].spec.host}
-            healthy = {device.id for device in inventory.devices if device.healthy}
-            missing = sorted(claim.spec.device for claim in claims if claim.spec.device not in shown)
-            if missing:
-                gone = ", ".join(missing)
-                message = f"the fabric no longer shows {gone} at the host; delete this LogicalNode to release the rest"
-                return "Ready", False, "DeviceMissing", message
-            ill = sorted(claim.spec.device for claim in claims if claim.spec.device not in healthy)
-            if ill:
-                return "Ready", False, "DeviceUnhealthy", f"the fabric reports a fault of {', '.join(ill)}"
-        carrier = self._cluster.get(NODES, node_name)
-        if carrier is None or not observe.is_ready(carrier):
-            text = f"Node {node_name or '(unknown)'} is not ready; its devices stay attached"
-            return "Ready", False, "NodeNotReady", text
-        carried = observe.logical_node_taint(carrier)
-        if carried != apply.taint_value(node.metadata.namespace, node.metadata.name):
-            return "Ready", False, "NodeTaken", f"Node {node_name} carries logical node {carried or '(none)'}"
-        return "Ready", True, "Ready", ""
 
     async def _not_bound(self, raw: Object, node: LogicalNode, reason: str, message: str) -> None:
         raw = self._cluster.get(LOGICAL_NODES, node.metadata.name, node.metadata.namespace) or raw

@@ -1,0 +1,69 @@
+"""Keeps the pools' counts and conditions true, and a pool that is in use from going."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from weft.api.names import FINALIZER
+from weft.api.resources import FABRICS, POOLS
+from weft.binding import observe
+from weft.binding.fabrics import Fabrics, add_finalizer, drop_finalizer
+from weft.binding.membership import KIND_OF_POOL, members
+from weft.binding.status import Fact, pool_status
+from weft.saga.cluster import Cluster
+
+
+async def reconcile_pools(cluster: Cluster, fabrics: Fabrics) -> None:
+    """Bring every pool's counts and conditions up to date."""
+    now = datetime.now(UTC)
+    raws = [(resource, raw) for resource in POOLS for raw in cluster.list(resource)]
+    pools = observe.all_pools(cluster)
+    claims = observe.all_claims(cluster)
+    by_fabric: dict[str, dict[Any, Any]] = {}
+    # all_pools has the same order.
+    for (resource, raw), pool in zip(raws, pools, strict=True):
+        fabric = pool.spec.fabric_ref.name
+        in_use = any(
+            claim.spec.pool == pool.metadata.name and claim.spec.fabric == fabric for claim in claims
+        )
+        if pool.metadata.deletion_timestamp is not None:
+            if not in_use:
+                await drop_finalizer(cluster, resource, raw)
+            continue
+        if in_use and FINALIZER not in pool.metadata.finalizers:
+            raw = await add_finalizer(cluster, resource, raw)
+            pool = type(pool).model_validate(raw)
+        session = fabrics.session(fabric)
+        picture = session.picture if session else None
+        membership = None
+        if picture is not None:
+            if fabric not in by_fabric:
+                by_fabric[fabric] = dict(members(pools, fabric, picture.inventory.devices))
+            membership = by_fabric[fabric].get((KIND_OF_POOL[type(pool)], pool.metadata.name))
+        here = {claim.spec.device: claim for claim in claims if claim.spec.fabric == fabric}
+        attached = {device for device, _ in picture.inventory.attachments} if picture else set()
+        status = pool_status(
+            pool, membership, here, frozenset(attached - set(here)), _reachable(cluster, fabric), now
+        )
+        await cluster.write_status(resource, raw, status)
+
+
+def _reachable(cluster: Cluster, fabric: str) -> Fact:
+    raw = cluster.get(FABRICS, fabric)
+    if raw is None:
+        return (
+            "Ready",
+            False,
+            "FabricNotFound",
+            f"there is no Fabric {fabric}; create it or correct spec.fabricRef",
+        )
+    conditions = {item["type"]: item for item in raw.get("status", {}).get("conditions", [])}
+    connected = conditions.get("Connected", {})
+    if connected.get("status") != "True":
+        message = f"Fabric {fabric} is not connected: {connected.get('message', 'not read yet')}"
+        return "Ready", False, "FabricUnreachable", message
+    complete = conditions.get("InventoryComplete", {})
+    if complete.get("status") == "False":
+        return "Ready", False, str(complete.get("reason")), str(complete.get("message"))
+    return "Ready", True, "FabricRead", "the counts follow the fabric"

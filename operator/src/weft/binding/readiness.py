@@ -1,0 +1,51 @@
+"""Whether a bound logical node can be worked with. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weft.api import DeviceAttachment, LogicalNode
+from weft.api.conditions import find
+from weft.binding.apply import taint_value
+from weft.binding.inventory import Picture
+from weft.binding.observe import is_ready, logical_node_taint
+from weft.binding.status import Fact
+from weft.saga.cluster import Object
+
+DEVICE_TROUBLE = ("DeviceMissing", "DeviceUnhealthy")
+
+
+def readiness(
+    node: LogicalNode,
+    claims: Sequence[DeviceAttachment],
+    picture: Picture | None,
+    node_name: str,
+    carrier: Object | None,
+) -> Fact:
+    """The condition Ready of a bound node. `carrier` is its Node, None where there is none."""
+    if picture is None or picture.doubt:
+        # What was said of the devices stands until a reading that can be believed says otherwise.
+        said = find(node.status.conditions, "Ready")
+        if said is not None and said.status == "False" and said.reason in DEVICE_TROUBLE:
+            return "Ready", False, said.reason, said.message
+    else:
+        inventory = picture.inventory
+        shown = {device for device, host in inventory.attachments if host == claims[0].spec.host}
+        healthy = {device.id for device in inventory.devices if device.healthy}
+        missing = sorted(claim.spec.device for claim in claims if claim.spec.device not in shown)
+        if missing:
+            gone = ", ".join(missing)
+            message = (
+                f"the fabric no longer shows {gone} at the host; delete this LogicalNode to release the rest"
+            )
+            return "Ready", False, "DeviceMissing", message
+        ill = sorted(claim.spec.device for claim in claims if claim.spec.device not in healthy)
+        if ill:
+            return "Ready", False, "DeviceUnhealthy", f"the fabric reports a fault of {', '.join(ill)}"
+    if carrier is None or not is_ready(carrier):
+        text = f"Node {node_name or '(unknown)'} is not ready; its devices stay attached"
+        return "Ready", False, "NodeNotReady", text
+    carried = logical_node_taint(carrier)
+    if carried != taint_value(node.metadata.namespace, node.metadata.name):
+        return "Ready", False, "NodeTaken", f"Node {node_name} carries logical node {carried or '(none)'}"
+    return "Ready", True, "Ready", ""
