@@ -7,6 +7,7 @@ a Prometheus that scrapes the pods. The operator is not part of it: `make run` s
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import time
@@ -27,24 +28,26 @@ START_SECONDS = 30.0
 POLL_SECONDS = 0.5
 
 
-def start_emulator(processes: ProcessGroup, port: int) -> None:
-    """Start the fabric manager of the examples and wait until it listens. Raises ProcessError."""
+def start_emulator(processes: ProcessGroup, port: int) -> list[str]:
+    """Start the fabric manager of the examples, wait until it listens and return its command.
+
+    Raises ProcessError.
+    """
     ready = processes.directory / "emulator.url"
-    weft = Path(sys.executable).with_name("weft")
-    processes.start(
-        "emulator",
-        [
-            *(weft, "emulator", "--inventory", EXAMPLES / "emulator" / "rack-a.yaml", "--port", str(port)),
-            *("--ready-file", ready, "--journal", processes.directory / "fabric-journal.jsonl"),
-        ],
-        environment=server_environment(),
-    )
+    command = [
+        *(str(Path(sys.executable).with_name("weft")), "emulator"),
+        *("--inventory", str(EXAMPLES / "emulator" / "rack-a.yaml"), "--port", str(port)),
+        *("--journal", str(processes.directory / "fabric-journal.jsonl")),
+        *("--state", str(processes.directory / "fabric-state.json")),
+    ]
+    processes.start("emulator", [*command, "--ready-file", ready], environment=server_environment())
     deadline = time.monotonic() + START_SECONDS
     while not ready.exists():
         processes.check("emulator")
         if time.monotonic() > deadline:
             raise ProcessError(f"the emulator does not listen on port {port}")
         time.sleep(0.05)
+    return command
 
 
 def start_nodes(processes: ProcessGroup, kubeconfig: Path) -> None:
@@ -52,6 +55,15 @@ def start_nodes(processes: ProcessGroup, kubeconfig: Path) -> None:
     environment = {**server_environment(), "PYTHONPATH": str(ROOT / "hack")}
     command = [sys.executable, "-m", "weft_dev.kubelet", f"--kubeconfig={kubeconfig}", f"--nodes={NODES}"]
     processes.start("nodes", command, environment=environment)
+
+
+def manager_gone(code: int, command: list[str]) -> str:
+    """What to do when the fabric manager has ended: to end it is one way to see what Weft does without it."""
+    return f"""
+The fabric manager has ended (status {code}); the cluster stays. It keeps its attachments. To start it again:
+
+  {shlex.join(command)}
+"""
 
 
 def describe(plane: ControlPlane, metrics_url: str, kubectl: Path) -> str:
@@ -71,7 +83,7 @@ and in a third one:
   kubectl apply -f docs/examples
   kubectl get weft -A --watch
 
-Journal of the fabric: {plane.directory}/fabric-journal.jsonl
+Fabric manager: process {plane.processes.pids["emulator"]}, journal {plane.directory}/fabric-journal.jsonl
 Ctrl-C here ends the cluster and removes its data."""
 
 
@@ -83,12 +95,17 @@ def serve(options: argparse.Namespace) -> None:
         controlplane.install_crds(kube, (ROOT / "crds").glob("*.yaml"))
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         kube.request("POST", "/api/v1/namespaces", body)
-        start_emulator(plane.processes, options.emulator_port)
+        emulator = start_emulator(plane.processes, options.emulator_port)
         start_nodes(plane.processes, plane.kubeconfig)
         with prometheus.start_for_pods(plane.kubeconfig, binary=binaries["prometheus"]) as metrics:
             print(describe(plane, metrics.url, binaries["kubectl"]), flush=True)
+            told = False
             while True:
-                plane.processes.check(*controlplane.TOOLS, "emulator", "nodes")
+                plane.processes.check(*controlplane.TOOLS, "nodes")
+                code = plane.processes.exit_code("emulator")
+                if code is not None and not told:
+                    told = True
+                    say(manager_gone(code, emulator))
                 metrics.processes.check("prometheus")
                 time.sleep(POLL_SECONDS)
 
