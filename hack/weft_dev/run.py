@@ -5,7 +5,9 @@ The one program here that reads KUBECONFIG.
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 from kubernetes.config import ConfigException
 from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, KubeConfigMerger
 
-DEFAULTS = {"WEFT_HEALTH_HOST": "127.0.0.1", "WEFT_LOG_FORMAT": "text"}
+DEFAULTS = {"WEFT_HEALTH_HOST": "127.0.0.1", "WEFT_HEALTH_PORT": "8080", "WEFT_LOG_FORMAT": "text"}
 """What suits a developer's machine; the environment wins over it."""
 
 
@@ -30,6 +32,7 @@ def current_target(paths: str) -> Target:
 
     Reads only: plugins that fetch credentials are not run before the question is answered.
     """
+    missing = [each for each in paths.split(os.pathsep) if each and not Path(each).expanduser().exists()]
     merged = KubeConfigMerger(paths).config  # type: ignore[no-untyped-call]  # the official client has no types
     config = merged.value if merged is not None else {}
     name = config.get("current-context", "")
@@ -38,7 +41,10 @@ def current_target(paths: str) -> Target:
     try:
         return Target(name, clusters[contexts[name]["cluster"]]["server"])
     except KeyError:
-        raise ConfigException(f"no current context in {paths}") from None
+        reason = f" ({', '.join(missing)}: no such file)" if missing else ""
+        raise ConfigException(
+            f"no current context in {paths or 'KUBECONFIG, which is empty'}{reason}"
+        ) from None
 
 
 def agreed() -> bool:
@@ -54,6 +60,20 @@ def agreed() -> bool:
         return False
 
 
+def port_in_use(host: str, port: str) -> bool:
+    """Whether something listens already where the operator is to serve health and metrics."""
+    with socket.socket() as probe:
+        # As the operator's own server does, so that a port that was just given up counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+        except (ValueError, OverflowError):
+            return False  # no port at all: the operator says so
+    return False
+
+
 def main() -> int:
     try:
         target = current_target(KUBE_CONFIG_DEFAULT_LOCATION)
@@ -66,6 +86,14 @@ def main() -> int:
             return 1
     except KeyboardInterrupt:
         return 130
+    host, port = ({**DEFAULTS, **os.environ}[name] for name in ("WEFT_HEALTH_HOST", "WEFT_HEALTH_PORT"))
+    if port_in_use(host, port):
+        print(
+            f"{host}:{port}, for health and metrics, is in use (by another operator?); "
+            "WEFT_HEALTH_PORT chooses another",
+            file=sys.stderr,
+        )
+        return 1
     return become_operator()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,28 @@ def test_without_a_terminal_and_without_yes_nothing_is_run(tmp_path: Path) -> No
     assert done.returncode == 1
     assert done.stdout == "context: weft\nserver:  https://10.0.0.1:6443\n"
     assert "YES=1" in done.stderr
+
+
+def test_a_health_port_in_use_is_named_before_the_operator_starts(tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    ca.write_text("")
+    write_kubeconfig(tmp_path / "config", "https://127.0.0.1:1", "token", ca)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "weft_dev.run"],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT / "hack"),
+                "KUBECONFIG": str(tmp_path / "config"),
+                "WEFT_HEALTH_PORT": str(port),
+                "YES": "1",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port}, for health and metrics, is in use" in done.stderr
