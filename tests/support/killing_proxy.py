@@ -62,7 +62,9 @@ class KillingProxy:
 
     async def _start(self) -> dict[str, str]:
         no_limit = aiohttp.ClientTimeout(total=None)
-        self._session = aiohttp.ClientSession(timeout=no_limit, auto_decompress=False)
+        # The watches of killed replicas stay open for a while: a limit would hold up the living.
+        connector = aiohttp.TCPConnector(limit=0)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=no_limit, auto_decompress=False)
         self._runners: list[web.AppRunner] = []
         urls = {}
         for side in self._upstream:

@@ -73,11 +73,13 @@ class Leadership:
 
     async def keep(self) -> None:
         """Renew until the lease is lost; returns then. A leader that cannot renew in time has to stop working."""
+        pause = self.lease_seconds / 4
         while self.remaining_seconds() > 0:
-            await asyncio.sleep(self.lease_seconds / 4)
+            await asyncio.sleep(pause)
+            pause = self.lease_seconds / 4
             try:
                 # One request that hangs must leave time for another before the lease is over.
-                async with asyncio.timeout(self.lease_seconds / 4):
+                async with asyncio.timeout(self.lease_seconds / 2):
                     renewed = await self._take(self._lease, transitions=0)
                     if not renewed:
                         lease = await self._read()
@@ -89,6 +91,7 @@ class Leadership:
                         self._lease = lease
             except (ClusterError, TimeoutError) as error:
                 log.warning("lease not renewed: %s", error or "no answer in time")
+                pause = self.lease_seconds / 20
 
     async def release(self) -> None:
         """Give the lease up, so that the next leader need not wait."""
