@@ -19,13 +19,13 @@ help: ## list these verbs
 .PHONY: demo
 demo: ## the whole job on a local cluster, narrated; OFFSET= SEED= SPLIT= change the case, ARGS=--keep stays up
 	@$(PYTHON) hack/weft_dev/preflight.py demo
-	@$(MAKE) $(VENV)/.complete
+	@$(MAKE) -s $(VENV)/.complete
 	@$(DEV).demo $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
 
 .PHONY: test
 test: ## all tests; those without a cluster run while its tools are built
 	@$(PYTHON) hack/weft_dev/preflight.py test
-	@$(MAKE) $(VENV)/.complete
+	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest $(TESTS) $(ARGS)
 
 .PHONY: test-unit
@@ -35,13 +35,13 @@ test-unit: $(VENV)/.complete ## tests that need no cluster and no tools
 .PHONY: test-integration
 test-integration: ## tests against a real control plane
 	@$(PYTHON) hack/weft_dev/preflight.py test
-	@$(MAKE) $(VENV)/.complete
+	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest tests/integration tests/faults $(ARGS)
 
 .PHONY: bench
 bench: ## measure: writes and calls per bind, kopf as informer and as reconciler
 	@$(PYTHON) hack/weft_dev/preflight.py test
-	@$(MAKE) $(VENV)/.complete
+	@$(MAKE) -s $(VENV)/.complete
 	PYTHONPATH=hack:tests:tests/bench $(BIN)/python tests/bench/bind_many.py
 	PYTHONPATH=hack:tests:tests/bench $(BIN)/python tests/bench/kopf_handlers.py
 
@@ -63,7 +63,7 @@ verify: $(VENV)/.complete ## check that generated files, examples, locks and ver
 .PHONY: cluster
 cluster: ## a local cluster that stays up, with its kubeconfig; Ctrl-C ends it
 	@$(PYTHON) hack/weft_dev/preflight.py cluster
-	@$(MAKE) $(VENV)/.complete
+	@$(MAKE) -s $(VENV)/.complete
 	@$(DEV).cluster $(ARGS)
 
 .PHONY: run
@@ -84,12 +84,6 @@ clean: ## remove the virtual environment and what tests and linters left in the 
 clean-cache: ## remove the tools that were fetched or built, and print what that frees
 	@PYTHONPATH=hack $(PYTHON) -m weft_dev.tools --clean
 
-# Packages come from wherever the user's pip is set to fetch them; what they are is pinned by hash. The build
-# backend is one of them, so the editable install fetches nothing more.
 $(VENV)/.complete: requirements-dev.lock pyproject.toml
 	@$(PYTHON) hack/weft_dev/preflight.py venv
-	@echo "making $(VENV) from requirements-dev.lock, usually within a minute"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@$(PYTHON) hack/weft_dev/venv.py $(VENV)

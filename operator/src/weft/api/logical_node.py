@@ -15,7 +15,6 @@ from weft.api.meta import LabelSelector, Model, Resource
 from weft.api.values import (
     AttributeName,
     ByteQuantity,
-    Counter,
     DnsLabel,
     DnsSubdomain,
     Identifier,
@@ -202,7 +201,6 @@ class LogicalNodeStatus(Model):
 
     node_name: DnsSubdomain | None = Field(default=None, description="Node that the devices are attached to.")
     host: Identifier | None = Field(default=None, description="The fabric's name for that Node's host.")
-    attempt: Counter = Field(default=0, description="Sets of devices tried so far, the present one included.")
     devices: Annotated[tuple[BoundDevice, ...], Field(max_length=1024)] = Field(
         default=(),
         description="Devices chosen or attached. A view: the DeviceAttachments are what counts.",
