@@ -43,3 +43,21 @@ def test_weft_run_says_which_setting_is_wrong_and_starts_nothing(
 def test_weft_run_says_that_the_file_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml" in capsys.readouterr().err
+
+
+def test_weft_run_without_a_cluster_says_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert main(["run"]) == 2
+    assert "KUBECONFIG" in capsys.readouterr().err
+
+
+def test_settings_that_are_not_yaml_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "weft.yaml"
+    file.write_text("a: [1\n")
+    assert main(["run", "--config", str(file)]) == 2
+    assert "not YAML" in capsys.readouterr().err

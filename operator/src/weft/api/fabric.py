@@ -158,7 +158,8 @@ class FabricStatus(Model):
     conditions: Conditions = Field(
         default=(),
         description="Connected: the manager answers and takes Weft's credentials. InventoryComplete: the last"
-        " reading was whole; while it is not, the last known picture is kept.",
+        " reading was whole; while it is not, the last known picture is kept. NoOrphans: every attachment there has"
+        " a DeviceAttachment here. Deletable: False while a deletion waits for attachments.",
         json_schema_extra=CONDITION_LIST,
     )
 

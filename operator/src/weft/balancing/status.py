@@ -135,6 +135,13 @@ def role_statuses(
         else:
             finding = Finding(True, "Read", "the measured profile is usable")
         found = _with(found, "ProfileValid", finding, generation, now)
+        given = wanted.get(name, role.spec.replicas)
+        if world.group.spec.rebalance.mode is RebalanceMode.AUTO and given != role.spec.replicas:
+            text = f"Auto gives this role {given} replicas; spec.replicas ({role.spec.replicas}) was the starting point"
+            finding = Finding(True, "Auto", text)
+        else:
+            finding = Finding(False, "AsAsked", "the role has the replicas that spec.replicas asks for")
+        found = _with(found, "ReplicasIgnored", finding, generation, now)
         statuses[name] = InferenceRoleStatus(
             replicas=sum(one.role == name and one.has_pod for one in world.replicas),
             ready_replicas=len(serving_in(world.replicas, name)),

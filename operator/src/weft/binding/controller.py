@@ -129,11 +129,19 @@ class Binding:
             for assignment in placement.assignments:
                 self._claiming.discard(assignment.waiting.uid)
                 self._enqueue("logicalnode", assignment.waiting.namespace, assignment.waiting.name, 0)
+        observed = ", ".join(
+            f"Fabric {raw['metadata']['name']}"
+            for raw in self._cluster.list(FABRICS)
+            if raw["spec"].get("mode", "Observe") == "Observe"
+        )
         messages: list[tuple[str, bool | None, str, str]] = []
         for refusal in placement.refusals:
             # What had no capacity once may have some by now.
             self._avoid.pop(refusal.waiting.uid, None)
-            messages.append((refusal.waiting.uid, False, refusal.reason, refusal.message))
+            text = refusal.message
+            if refusal.reason == "NoHost" and observed:
+                text = f"{text}; {observed} is only observed: set spec.mode to Manage to let Weft bind there"
+            messages.append((refusal.waiting.uid, False, refusal.reason, text))
         messages += [(uid, None, "Unsupported", text) for uid, text in seen.unsupported.items()]
         nodes = {raw["metadata"]["uid"]: raw for raw in self._cluster.list(LOGICAL_NODES)}
         for uid, accepted, reason, message in messages:
@@ -177,7 +185,7 @@ class Binding:
                 message if accepted is None else "",
             ),
             ("Reserved", False, reason, message),
-            ("Bound", False, "NotReserved", message),
+            ("Bound", False, reason, message),
             ("Ready", False, "NotBound", message),
         ]
         await self._cluster.write_status(LOGICAL_NODES, raw, unbound_status(node, facts, datetime.now(UTC)))
@@ -352,11 +360,12 @@ class Binding:
             LOGICAL_NODES, raw, bound_status(node, claims, node_name, facts, now)
         )
         if before is None or before.status != "True":
+            names = ", ".join(sorted(claim.spec.device for claim in claims))
             self._cluster.event(
                 raw,
                 "Normal",
                 "Bound",
-                f"{len(claims)} devices attached to {claims[0].spec.host} (Node {node_name})",
+                f"attached to {claims[0].spec.host} (Node {node_name}): {names}",
             )
 
     async def _not_bound(self, raw: Object, node: LogicalNode, reason: str, message: str) -> None:

@@ -96,6 +96,10 @@ class Fabrics:
             raise
         if facts[0][1:3] != (None, "Fencing"):
             self._looked.add(name)
+        if fabric.metadata.deletion_timestamp is not None:
+            facts.append(
+                ("Deletable", False, "InUse", "it goes when the last DeviceAttachment on it is released")
+            )
         session = self._sessions.get(name)
         # The status may have been written by nobody else, but the object may have changed while we read.
         raw = self._cluster.get(FABRICS, name) or raw

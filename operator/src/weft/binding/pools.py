@@ -24,14 +24,19 @@ async def reconcile_pools(cluster: Cluster, fabrics: Fabrics) -> None:
     # all_pools has the same order.
     for (resource, raw), pool in zip(raws, pools, strict=True):
         fabric = pool.spec.fabric_ref.name
-        in_use = any(
+        in_use = sum(
             claim.spec.pool == pool.metadata.name and claim.spec.fabric == fabric for claim in claims
         )
+        ready = _reachable(cluster, fabric)
         if pool.metadata.deletion_timestamp is not None:
             if not in_use:
                 await drop_finalizer(cluster, resource, raw)
-            continue
-        if in_use and FINALIZER not in pool.metadata.finalizers:
+                continue
+            message = (
+                f"being deleted: offers nothing and goes when its {in_use} DeviceAttachments are released"
+            )
+            ready = ("Ready", False, "InUse", message)
+        elif in_use and FINALIZER not in pool.metadata.finalizers:
             raw = await add_finalizer(cluster, resource, raw)
             pool = type(pool).model_validate(raw)
         session = fabrics.session(fabric)
@@ -43,9 +48,7 @@ async def reconcile_pools(cluster: Cluster, fabrics: Fabrics) -> None:
             membership = by_fabric[fabric].get((KIND_OF_POOL[type(pool)], pool.metadata.name))
         here = {claim.spec.device: claim for claim in claims if claim.spec.fabric == fabric}
         attached = {device for device, _ in picture.inventory.attachments} if picture else set()
-        status = pool_status(
-            pool, membership, here, frozenset(attached - set(here)), _reachable(cluster, fabric), now
-        )
+        status = pool_status(pool, membership, here, frozenset(attached - set(here)), ready, now)
         await cluster.write_status(resource, raw, status)
 
 

@@ -57,6 +57,7 @@ def _crds(output: Path | None) -> int:
 
 
 def _run(config: Path | None) -> int:
+    from weft.runtime.client import StartError
     from weft.runtime.logs import configure
     from weft.runtime.operator import Operator
     from weft.runtime.settings import load
@@ -67,7 +68,11 @@ def _run(config: Path | None) -> int:
         print(f"weft run: settings not usable: {error}", file=sys.stderr)
         return 2
     configure(settings.log_format, settings.log_level)
-    return asyncio.run(Operator(settings).run())
+    try:
+        return asyncio.run(Operator(settings).run())
+    except StartError as error:
+        print(f"weft run: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -154,6 +154,8 @@ def open_driver(name: str, connection: Connection) -> Driver:
     """
     installed = {point.name: point for point in entry_points(group="weft.drivers")}
     if name not in installed:
-        raise LookupError(f"no driver {name!r} is installed; installed: {', '.join(sorted(installed)) or 'none'}")
+        raise LookupError(
+            f"no driver {name!r} is installed; installed: {', '.join(sorted(installed)) or 'none'}"
+        )
     driver: Driver = installed[name].load()(connection)
     return driver

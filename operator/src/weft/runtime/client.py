@@ -28,13 +28,23 @@ PAGE = 500
 """Objects per page of a list: keeps the API server's memory and ours bounded."""
 
 
+class StartError(Exception):
+    """The operator cannot start; the message says what the administrator has to change."""
+
+
 async def load_configuration() -> k8s.Configuration:
-    """Credentials of the pod's service account, else of the current kubeconfig (`KUBECONFIG`)."""
+    """Credentials of the pod's service account, else of the current kubeconfig (`KUBECONFIG`).
+
+    Raises StartError when there is neither.
+    """
     configuration = k8s.Configuration()
     try:
         k8s_config.load_incluster_config(client_configuration=configuration)
     except k8s_config.ConfigException:
-        await k8s_config.load_kube_config(client_configuration=configuration)
+        try:
+            await k8s_config.load_kube_config(client_configuration=configuration)
+        except k8s_config.ConfigException as error:
+            raise StartError(f"no cluster to work with: not in a pod, and KUBECONFIG: {error}") from error
     configuration.retries = False
     return configuration
 

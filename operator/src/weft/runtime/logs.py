@@ -18,8 +18,7 @@ def configure(log_format: str, level: str) -> None:
     else:
         handler.setFormatter(logging.Formatter(FIELDS))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # kopf logs every event it passes on; what matters of it is logged by us.
-    for noisy in ("kopf", "aiohttp", "asyncio"):
+    for noisy in ("aiohttp", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    # It says each time that signals are ignored outside the main thread, which is meant.
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    # While the API server is away kopf reports every attempt of every watch; the lease's warnings say it once.
+    logging.getLogger("kopf").setLevel(logging.CRITICAL)

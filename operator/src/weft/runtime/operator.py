@@ -28,7 +28,7 @@ from weft.balancing.apply import reconcile_group
 from weft.balancing.prometheus import PrometheusSource
 from weft.binding.controller import Binding
 from weft.runtime.cache import ObjectCache
-from weft.runtime.client import KubeClient, load_configuration
+from weft.runtime.client import KubeClient, StartError, load_configuration
 from weft.runtime.cluster import LiveCluster
 from weft.runtime.health import HealthServer
 from weft.runtime.informer import Informer
@@ -107,8 +107,12 @@ class Operator:
             "logicalnode": lambda key: binding.reconcile_node(key.namespace, key.name),
             "group": balance,
         }
-        port = await health.start(settings.health_host, settings.health_port)
-        log.info("serving health and metrics", extra={"port": port})
+        try:
+            port = await health.start(settings.health_host, settings.health_port)
+        except OSError as error:
+            await client.close()
+            raise StartError(f"health_port (WEFT_HEALTH_PORT) {settings.health_port}: {error}") from error
+        log.info("serving health and metrics at %s:%d", settings.health_host, port)
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._heartbeat(), name="heartbeat")]
         try:
             await self._until(stop, self._prime(informer))

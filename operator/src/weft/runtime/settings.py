@@ -65,7 +65,10 @@ def load(path: Path | None) -> Settings:
     """
     values: Any = {}
     if path is not None:
-        values = yaml.safe_load(path.read_text()) or {}
+        try:
+            values = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not YAML: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a mapping of settings")
     return Settings(**values)
