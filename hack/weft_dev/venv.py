@@ -30,7 +30,14 @@ def main(folder: str) -> int:
         print(f"making {folder} from requirements-dev.lock, usually within a minute", flush=True)
         # Packages come from wherever the user's pip is set to fetch them; what they are is pinned by hash. The
         # build backend is one of them, so the editable install fetches nothing more.
-        pip = (environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        pip = (
+            environment / "bin" / "python",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        )
         for command in (
             (sys.executable, "-m", "venv", environment),
             (*pip, "--require-hashes", "-r", ROOT / "requirements-dev.lock"),
