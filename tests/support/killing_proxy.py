@@ -59,6 +59,7 @@ class KillingProxy:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
 
     async def _start(self) -> dict[str, str]:
         no_limit = aiohttp.ClientTimeout(total=None)
@@ -82,6 +83,11 @@ class KillingProxy:
         for runner in self._runners:
             await runner.cleanup()
         await self._session.close()
+        # Handlers of watches whose client was killed may still wait; nobody will end them later.
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _handler(self, side: str) -> Callable[[web.Request], object]:
         async def handle(request: web.Request) -> web.StreamResponse:
