@@ -26,7 +26,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.balancing.apply import reconcile_group
-from weft.balancing.presets import Preset
+from weft.balancing.presets import PRESETS, Preset
 from weft.balancing.prometheus import PrometheusSource, Snapshot, SourceError
 from weft.balancing.settings import SourceSettings
 from weft.balancing.state import Traffic
@@ -165,7 +165,9 @@ class Fleet:
 
     async def look(self) -> float | None:
         """One pass of the operator, which was started just now."""
-        return await reconcile_group(self.cluster, {"default": self.source}, NAMESPACE, GROUP, self.now)
+        return await reconcile_group(
+            self.cluster, {"default": self.source}, PRESETS, NAMESPACE, GROUP, self.now
+        )
 
     async def run(self, seconds: int) -> None:
         """Let time pass; in each second the operator looks a few times, as events make it."""

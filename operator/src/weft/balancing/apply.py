@@ -15,6 +15,7 @@ from weft.api.names import FINALIZER
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES
 from weft.balancing.actions import Actions
 from weft.balancing.observe import Metrics, World, gather, measure, split_of
+from weft.balancing.presets import Preset
 from weft.balancing.prometheus import PrometheusSource
 from weft.balancing.removal import dissolve, remove_replicas
 from weft.balancing.replicas import GATE_IN, GATE_REMOVING, Replica
@@ -34,7 +35,12 @@ RETRY_SECONDS = 0.2
 
 
 async def reconcile_group(
-    cluster: Cluster, sources: Mapping[str, PrometheusSource], namespace: str, name: str, now: datetime
+    cluster: Cluster,
+    sources: Mapping[str, PrometheusSource],
+    presets: Mapping[str, Preset],
+    namespace: str,
+    name: str,
+    now: datetime,
 ) -> float | None:
     """Bring one InferenceGroup one step nearer to what it should be.
 
@@ -45,17 +51,21 @@ async def reconcile_group(
     if raw is None:
         return None
     try:
-        return await _reconcile(cluster, sources, raw, now)
+        return await _reconcile(cluster, sources, presets, raw, now)
     except ConflictError:
         return RETRY_SECONDS
 
 
 async def _reconcile(
-    cluster: Cluster, sources: Mapping[str, PrometheusSource], raw: Object, now: datetime
+    cluster: Cluster,
+    sources: Mapping[str, PrometheusSource],
+    presets: Mapping[str, Preset],
+    raw: Object,
+    now: datetime,
 ) -> float | None:
     world = gather(cluster, raw)
     group = world.group
-    metrics = await measure(world, sources, now)
+    metrics = await measure(world, sources, presets, now)
     if group.metadata.deletion_timestamp is not None:
         return None if await dissolve(cluster, world, metrics, now) else MOVING_SECONDS
     if FINALIZER not in group.metadata.finalizers:

@@ -12,7 +12,7 @@ from weft.api.names import LABEL_GROUP
 from weft.api.resources import CONFIG_MAPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.capacity import corrections
 from weft.balancing.demand import offered
-from weft.balancing.presets import PRESETS, Preset, Windows
+from weft.balancing.presets import Preset, Windows
 from weft.balancing.profile import Profile, ProfileError, from_config_map
 from weft.balancing.prometheus import PrometheusSource, SourceError
 from weft.balancing.replicas import Replica, kind_of, replica, serving_in
@@ -105,10 +105,12 @@ def gather(cluster: Cluster, raw: Object) -> World:
     )
 
 
-async def measure(world: World, sources: Mapping[str, PrometheusSource], now: datetime) -> Metrics:
+async def measure(
+    world: World, sources: Mapping[str, PrometheusSource], presets: Mapping[str, Preset], now: datetime
+) -> Metrics:
     """The group's metrics; whatever is wrong with them is a hold with its reason, never an exception."""
     wanted = world.group.spec.metrics
-    source, preset = sources.get(wanted.source), PRESETS.get(wanted.preset)
+    source, preset = sources.get(wanted.source), presets.get(wanted.preset)
     if source is None or preset is None:
         missing = f"source {wanted.source!r}" if source is None else f"preset {wanted.preset!r}"
         hold = Hold(

@@ -5,13 +5,16 @@ aggregate `by (namespace, pod)` for engines or `by (namespace, model_name)` for 
 `le`). No expression names a tenant, a pod or a model: one query answers for all groups, and what belongs to
 whom is sorted out from the labels afterwards. So no text of a user ever becomes part of a query.
 
-Presets are the administrator's; a group only names one.
+Presets are the administrator's; a group only names one. The built-in ones are here, more come from the settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+from weft.balancing.settings import PresetSettings
 
 SIGNAL_LABEL = "weft_signal"
 
@@ -49,6 +52,9 @@ FRONT_SIGNALS = (
 ENGINE_HISTOGRAM = "itl_buckets"
 """Times between tokens, by pod. Front ends offer only the whole time over the number of tokens, TTFT included."""
 FRONT_HISTOGRAMS = ("prompt_buckets", "answer_buckets", "ttft_buckets")
+
+
+WINDOWS = ("$scrape", "$short", "$long", "$recent", "$step")
 
 
 @dataclass(frozen=True)
@@ -169,3 +175,57 @@ VLLM = Preset(
 )
 
 PRESETS: Mapping[str, Preset] = {VLLM.name: VLLM}
+
+
+def with_configured(settings: Mapping[str, PresetSettings]) -> Mapping[str, Preset]:
+    """The built-in presets and those of the settings, by name; a configured one may replace a built-in one.
+
+    Raises ValueError that names the preset and says what is wrong with it.
+    """
+    return {**PRESETS, **{name: _configured(name, one) for name, one in settings.items()}}
+
+
+def _configured(name: str, settings: PresetSettings) -> Preset:
+    base = PRESETS.get(settings.inherits)
+    if settings.inherits and base is None:
+        raise ValueError(
+            f"presets.{name}.inherits: no built-in preset {settings.inherits!r}; there are {_names(PRESETS)}"
+        )
+    if settings.kv_hold_seconds is None and base is None:
+        raise ValueError(f"presets.{name}: kv_hold_seconds has to be set, or inherits")
+    engine = {**(base.engine if base else {}), **settings.engine}
+    front_end = {**(base.front_end if base else {}), **settings.front_end}
+    problems = [
+        *_problems("engine", engine, (*ENGINE_SIGNALS, ENGINE_HISTOGRAM), ENGINE_REQUIRED),
+        *_problems("front_end", front_end, (*FRONT_SIGNALS, *FRONT_HISTOGRAMS), FRONT_REQUIRED),
+    ]
+    if problems:
+        raise ValueError("; ".join(f"presets.{name}.{problem}" for problem in problems))
+    hold = settings.kv_hold_seconds
+    return Preset(
+        name=name,
+        engine=engine,
+        front_end=front_end,
+        kv_hold_seconds=base.kv_hold_seconds if hold is None and base else hold or 0.0,
+    )
+
+
+def _problems(
+    part: str, expressions: Mapping[str, str], known: tuple[str, ...], required: tuple[str, ...]
+) -> Iterator[str]:
+    for signal, expression in expressions.items():
+        if signal not in known:
+            yield f"{part}.{signal}: unknown signal; there are {_names(known)}"
+        elif not expression.strip():
+            yield f"{part}.{signal}: is empty"
+        else:
+            # $1 and the like belong to PromQL's label_replace.
+            for window in sorted({*re.findall(r"\$[A-Za-z_]\w*", expression)} - {*WINDOWS}):
+                yield f"{part}.{signal}: unknown range {window}; there are {_names(WINDOWS)}"
+    for signal in required:
+        if signal not in expressions:
+            yield f"{part}.{signal}: is required"
+
+
+def _names(names: Mapping[str, object] | tuple[str, ...]) -> str:
+    return ", ".join(names)

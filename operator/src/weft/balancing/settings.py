@@ -1,4 +1,7 @@
-"""What an administrator says about a Prometheus server. Tenants name a source; they never name an address."""
+"""What an administrator says about metrics: Prometheus servers and sets of metric names.
+
+Tenants name a source and a preset; they never name an address or write PromQL.
+"""
 
 from __future__ import annotations
 
@@ -20,3 +23,18 @@ class SourceSettings(BaseModel):
     """Limit of one query, from connecting to the last byte."""
     max_response_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 32 << 20
     """An answer larger than this is refused; the groups then hold."""
+
+
+class PresetSettings(BaseModel):
+    """One set of metric names that groups may use by name (`spec.metrics.preset`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inherits: str = ""
+    """A built-in preset that supplies whatever is not set here; empty for none."""
+    engine: dict[str, str] = Field(default_factory=dict)
+    """PromQL by signal, for engines. docs/balancing.md says what an expression may use and has to return."""
+    front_end: dict[str, str] = Field(default_factory=dict)
+    """The same for what stands before the engines."""
+    kv_hold_seconds: Annotated[float, Field(ge=0, le=3600)] | None = None
+    """How long after a prefill replica's last request its KV caches may still be read by decode replicas."""

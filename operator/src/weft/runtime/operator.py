@@ -25,6 +25,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.balancing.apply import reconcile_group
+from weft.balancing.presets import with_configured
 from weft.balancing.prometheus import PrometheusSource
 from weft.binding.controller import Binding
 from weft.runtime.cache import ObjectCache
@@ -91,6 +92,7 @@ class Operator:
             self._queue_binding,
         )
         sources = {name: PrometheusSource(source) for name, source in settings.sources.items()}
+        presets = with_configured(settings.presets)
         health = HealthServer(self._metrics.registry, self._live, informer.watching)
         self._metrics.queue_depth.set_function(lambda: len(self._queue))
         self._metrics.api_writes.set_function(lambda: cluster.writes)
@@ -98,7 +100,7 @@ class Operator:
 
         async def balance(key: Key) -> float | None:
             now = datetime.now(UTC)
-            return await reconcile_group(cluster, sources, key.namespace, key.name, now)
+            return await reconcile_group(cluster, sources, presets, key.namespace, key.name, now)
 
         reconcilers: dict[str, Reconciler] = {
             "fabric": lambda key: binding.reconcile_fabric(key.name),

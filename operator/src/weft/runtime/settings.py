@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from weft.balancing.settings import SourceSettings
+from weft.balancing.presets import with_configured
+from weft.balancing.settings import PresetSettings, SourceSettings
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -43,6 +44,13 @@ class Settings(BaseSettings):
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
     """Prometheus servers, by the name that `spec.metrics.source` uses."""
+    presets: dict[str, PresetSettings] = Field(default_factory=dict)
+    """Sets of metric names, by the name that `spec.metrics.preset` uses, beside those that are built in."""
+
+    @model_validator(mode="after")
+    def _presets_are_complete(self) -> Self:
+        with_configured(self.presets)
+        return self
 
     @classmethod
     def settings_customise_sources(
