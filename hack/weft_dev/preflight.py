@@ -75,7 +75,6 @@ def check_cache(folder: Path) -> list[str]:
 
 def announcement(lacking: Sequence[Tool], cache: Path, *, has_venv: bool) -> list[str]:
     """What will be fetched or built, where it goes and how long that may take."""
-    from weft_dev.tools import debian
     from weft_dev.tools.progress import duration
     from weft_dev.tools.provide import usual
 
@@ -84,9 +83,7 @@ def announcement(lacking: Sequence[Tool], cache: Path, *, has_venv: bool) -> lis
         lines.append("Python packages go to .venv (250 MB), usually within a minute.")
     if lacking:
         names = ", ".join(f"{tool.name} {tool.version}" for tool in lacking)
-        # Debian's package of Prometheus takes seconds.
-        built = [tool for tool in lacking if tool.name != "prometheus" or not debian.has_debian()]
-        seconds = duration(usual(built))
+        seconds = duration(usual(lacking))
         lines.append(f"Tools that are not here yet: {names}.")
         lines.append(f"They go to {cache} (500 MB): the official binaries, a minute or two, where their")
         lines.append(f"sites can be reached; else Go builds them, usually {seconds} on two cores, with 5 GB")
@@ -125,14 +122,14 @@ def go_caches() -> list[Path]:
 
 def look(verb: str) -> list[str]:
     """Print the announcement for a verb that starts a cluster, and return the problems."""
-    from weft_dev.tools import DEMO_TOOLS, TOOLS, gomodules, missing, releases
+    from weft_dev.tools import DEMO_TOOLS, TEST_TOOLS, gomodules, missing, releases
     from weft_dev.tools.cache import cache_directory
 
     cache = cache_directory()
-    lacking = missing(DEMO_TOOLS if verb == "demo" else TOOLS)
+    lacking = missing(DEMO_TOOLS if verb == "demo" else TEST_TOOLS)
     problems = check_cache(cache) + check_memory(available_memory())
-    building = bool(lacking)
-    if lacking:
+    building = any(tool.package for tool in lacking)
+    if building:
         go = check_go(gomodules.go_version())
         # Without Go the official binaries have to do; with it there is no need to wait for their sites here.
         if go and releases.probe(releases.sites(lacking), PROBE_SECONDS) == {tool.module for tool in lacking}:

@@ -1,4 +1,4 @@
-"""`python -m weft_dev.tools [NAME...]`: provide the tools (all of them by default) and print where they are."""
+"""`python -m weft_dev.tools [NAME...]`: provide the tools (by default those of the tests) and print where they are."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import signal
 import sys
 
 from weft_dev.tools.cache import cache_directory
-from weft_dev.tools.catalog import TOOLS
+from weft_dev.tools.catalog import TEST_TOOLS, TOOLS
 from weft_dev.tools.progress import say
 from weft_dev.tools.provide import ToolError, clean, provide
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="weft_dev.tools", description="Find, fetch or build the tools.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(TOOLS)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {' '.join(TOOLS)}; default: {' '.join(TEST_TOOLS)}"
+    )
     parser.add_argument("--clean", action="store_true", help="remove the cache and say what that frees")
     options = parser.parse_args()
     if options.clean:
@@ -28,7 +30,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        paths = provide(options.names or TOOLS)
+        paths = provide(options.names or TEST_TOOLS)
     except ToolError as error:
         say(str(error))
         return 1

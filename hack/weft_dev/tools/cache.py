@@ -37,22 +37,15 @@ def platform_name() -> tuple[str, str]:
     return platform.system().lower(), {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
-def slot_name(tool: Tool, version: str = "") -> str:
-    """The folder of a tool in the cache; `version` is the pinned one unless it comes from elsewhere."""
-    return "-".join((tool.name, version or tool.version, *platform_name()))
-
-
-DEBIAN = "debian"
-"""In place of a version: whichever the machine's Debian offers, checked when it was put there."""
+def slot_name(tool: Tool) -> str:
+    """The folder of a tool in the cache."""
+    return "-".join((tool.name, tool.version, *platform_name()))
 
 
 def find_cached(tool: Tool) -> Path | None:
     """The path of a tool in the cache, or None."""
-    for version in ("", DEBIAN):
-        path = tools_directory() / slot_name(tool, version) / tool.name
-        if os.access(path, os.X_OK):
-            return path
-    return None
+    path = tools_directory() / slot_name(tool) / tool.name
+    return path if os.access(path, os.X_OK) else None
 
 
 @contextlib.contextmanager
@@ -79,12 +72,12 @@ def partial_directory(tool: Tool) -> Iterator[Path]:
         yield Path(directory)
 
 
-def install(tool: Tool, binary: Path, version: str = "") -> Path:
+def install(tool: Tool, binary: Path) -> Path:
     """Put a finished binary, which is on the cache's file system, in its place and return the path there.
 
     After a crash of the machine the tool is there whole or not at all: the file is on disk before its folder's name.
     """
-    target = tools_directory() / slot_name(tool, version)
+    target = tools_directory() / slot_name(tool)
     staging = Path(tempfile.mkdtemp(prefix=f".partial-{tool.name}-", dir=tools_directory()))
     staging.chmod(0o755)
     staged = staging / tool.name

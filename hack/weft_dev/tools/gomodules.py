@@ -15,8 +15,12 @@ from weft_dev.tools.catalog import MODULES, Tool, Version
 
 OLDEST_GO: Version = (1, 26)
 POLL_SECONDS = 0.2
-# All service discovery but the one that is used: half of the build.
-BUILD_TAGS = {"prometheus": "remove_all_sd,enable_kubernetes_sd"}
+BUILD_TAGS = {
+    # All service discovery but the one that is used: half of the build.
+    "prometheus": "remove_all_sd,enable_kubernetes_sd",
+    # Snapshotters that need file systems which a node does not have.
+    "containerd": "no_btrfs,no_devmapper,no_zfs,no_aufs",
+}
 
 
 class BuildError(Exception):
@@ -86,4 +90,6 @@ def linker_flags(tool: Tool) -> str:
             ]
     elif tool.module == "prometheus":
         flags.append(f"-X github.com/prometheus/common/version.Version={version}")
+    elif tool.module == "containerd":
+        flags.append(f"-X github.com/containerd/containerd/v2/version.Version=v{version}")
     return " ".join(flags)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import mmap
 import os
 import re
 import shutil
@@ -16,16 +18,36 @@ ANSWER_SECONDS = 10.0
 
 
 def find_installed(tool: Tool) -> Path | None:
-    """The path of an installed tool whose version will do, or None."""
+    """The path of an installed tool that will do, or None."""
+    if not tool.oldest:
+        return None
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     for directory in (assets, os.environ.get("PATH")):
         found = shutil.which(tool.name, path=directory) if directory else None
         if found is not None:
             path = Path(found).absolute()
-            version = binary_version(path, tool.version_flags)
-            if version is not None and tool.accepts(version):
+            if will_do(tool, path):
                 return path
     return None
+
+
+def will_do(tool: Tool, path: Path) -> bool:
+    """Whether the program at `path` runs here, has a version that will do and was built with what is needed."""
+    if tool.version_flags:
+        version = binary_version(path, tool.version_flags)
+        if version is None or not tool.accepts(version):
+            return False
+    return not tool.contains or has_bytes(path, tool.contains)
+
+
+@functools.cache
+def has_bytes(path: Path, wanted: bytes) -> bool:
+    """Whether `wanted` is somewhere in a file that is not empty."""
+    with (
+        path.open("rb") as file,
+        contextlib.closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data,
+    ):
+        return data.find(wanted) >= 0
 
 
 @functools.cache

