@@ -57,7 +57,8 @@ def _kubernetes(name: str, build_seconds: int) -> Tool:
 
 
 def _on_node(name: str, build_seconds: int) -> Tool:
-    return Tool(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", build_seconds)
+    flags = ("version", "--output=short") if name == "kubeadm" else ("--version",)
+    return Tool(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", build_seconds, version_flags=flags)
 
 
 def _containerd(name: str, build_seconds: int) -> Tool:
