@@ -18,26 +18,27 @@ from weft import api
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements.lock", "requirements-dev.lock")
+CRD_FOLDERS = ("crds", "charts/weft/files/crds")
 
 
 def stale_crds(root: Path) -> Iterator[str]:
-    """crds/ is what the models generate now."""
+    """crds/ and the chart's copy are what the models generate now."""
     with tempfile.TemporaryDirectory(prefix="weft-verify-") as directory:
-        fresh, committed = Path(directory), root / "crds"
         subprocess.run([Path(sys.executable).with_name("weft"), "crds", "--output", directory], check=True)
-        yield from compare(fresh, committed)
+        for folder in CRD_FOLDERS:
+            yield from compare(Path(directory), root / folder, folder)
 
 
-def compare(fresh: Path, committed: Path) -> Iterator[str]:
+def compare(fresh: Path, committed: Path, folder: str) -> Iterator[str]:
     """One line for each file that differs, is missing or is no longer generated."""
     names = sorted({path.name for folder in (fresh, committed) for path in folder.glob("*.yaml")})
     for name in names:
         if not (fresh / name).exists():
-            yield f"crds/{name} is not generated any more: make generate"
+            yield f"{folder}/{name} is not generated any more: make generate"
         elif not (committed / name).exists():
-            yield f"crds/{name} is missing: make generate"
+            yield f"{folder}/{name} is missing: make generate"
         elif not filecmp.cmp(fresh / name, committed / name, shallow=False):
-            yield f"crds/{name} is stale: make generate"
+            yield f"{folder}/{name} is stale: make generate"
 
 
 def bad_examples(root: Path) -> Iterator[str]:
@@ -82,8 +83,23 @@ def version_without_changelog(root: Path) -> Iterator[str]:
         yield f"pyproject.toml has version {version}, the newest in CHANGELOG.md is {newest}"
 
 
+def chart_of_another_version(root: Path) -> Iterator[str]:
+    """The chart and the operator in it have the version in pyproject.toml."""
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((root / "charts" / "weft" / "Chart.yaml").read_text())
+    for field in ("version", "appVersion"):
+        if str(chart.get(field)) != version:
+            yield f"charts/weft/Chart.yaml has {field} {chart.get(field)}, pyproject.toml has version {version}"
+
+
 def main() -> int:
-    checks = (stale_crds, bad_examples, addresses_in_locks, version_without_changelog)
+    checks = (
+        stale_crds,
+        bad_examples,
+        addresses_in_locks,
+        version_without_changelog,
+        chart_of_another_version,
+    )
     problems = [problem for check in checks for problem in check(ROOT)]
     for problem in problems:
         print(problem)

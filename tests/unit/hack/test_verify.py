@@ -19,12 +19,19 @@ def root(tmp_path: Path) -> Path:
     for lock in verify.LOCKS:
         (tmp_path / lock).write_text("kopf==1.38.0 \\\n    --hash=sha256:00\n    # via weft\n")
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.2.0"\n')
+    (tmp_path / "charts" / "weft").mkdir(parents=True)
+    (tmp_path / "charts" / "weft" / "Chart.yaml").write_text("{version: 0.2.0, appVersion: 0.2.0}")
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## [0.2.0] - 2026-01-02\n\n## [0.1.0]\n")
     return tmp_path
 
 
 def all_problems(root: Path) -> list[str]:
-    checks = (verify.bad_examples, verify.addresses_in_locks, verify.version_without_changelog)
+    checks = (
+        verify.bad_examples,
+        verify.addresses_in_locks,
+        verify.version_without_changelog,
+        verify.chart_of_another_version,
+    )
     return [problem for check in checks for problem in check(root)]
 
 
@@ -47,6 +54,7 @@ def test_a_tree_in_order_passes(root: Path) -> None:
             "--index-url https://packages.example/simple\n",
             "requirements.lock:1: names where",
         ),
+        ("charts/weft/Chart.yaml", "{version: 0.2.0, appVersion: 0.1.9}", "has appVersion 0.1.9"),
         ("CHANGELOG.md", "## [0.1.0]\n", "has version 0.2.0, the newest in CHANGELOG.md is 0.1.0"),
     ],
 )
@@ -65,7 +73,7 @@ def test_crds_that_differ_are_missing_or_left_over_are_named(tmp_path: Path) -> 
         folder.mkdir()
         for name, text in files.items():
             (folder / f"{name}.yaml").write_text(text)
-    assert list(verify.compare(fresh, committed)) == [
+    assert list(verify.compare(fresh, committed, "crds")) == [
         "crds/b.yaml is stale: make generate",
         "crds/c.yaml is missing: make generate",
         "crds/d.yaml is not generated any more: make generate",

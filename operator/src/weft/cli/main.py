@@ -1,4 +1,4 @@
-"""`weft run | crds | emulator`."""
+"""`weft run | crds | check | emulator`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     crds = verbs.add_parser("crds", help="write the custom resource definitions")
     crds.add_argument("--output", type=Path, metavar="DIR", help="folder to write to (default: print them)")
 
+    check = verbs.add_parser("check", help="answer a question about an installation; status 1 for no")
+    questions = check.add_subparsers(dest="question", required=True, metavar="QUESTION")
+    installed = questions.add_parser("installed", help="does the operator of this namespace do its work?")
+    installed.add_argument(
+        "--url", required=True, help="the operator's Service, for example http://weft:8080"
+    )
+    installed.add_argument("--namespace", required=True, help="where the operator runs")
+    installed.add_argument("--timeout", type=float, default=90.0, metavar="SECONDS", help="default: 90")
+    questions.add_parser("removable", help="can the definitions of Weft's objects be deleted?")
+
     # The emulator has its own options, and imports nothing of the operator.
     verbs.add_parser(
         "emulator", help="a fabric manager in software, to try Weft without hardware", add_help=False
@@ -43,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.verb == "crds":
         return _crds(arguments.output)
+    if arguments.verb == "check":
+        return _check(arguments)
     return _run(arguments.config)
 
 
@@ -53,6 +65,25 @@ def _crds(output: Path | None) -> int:
         crd.write(output)
         return 0
     sys.stdout.write("---\n".join(text for _, text in sorted(crd.manifests().items())))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from weft.runtime import checks
+    from weft.runtime.client import StartError
+    from weft.saga.cluster import ClusterError
+
+    try:
+        if arguments.question == "removable":
+            problem = asyncio.run(checks.removable())
+        else:
+            problem = asyncio.run(checks.installed(arguments.url, arguments.namespace, arguments.timeout))
+    except (StartError, ClusterError) as error:
+        problem = f"not answered: {error}"
+    if problem:
+        print(f"weft check {arguments.question}: {problem}", file=sys.stderr)
+        return 1
+    print(f"weft check {arguments.question}: yes")
     return 0
 
 

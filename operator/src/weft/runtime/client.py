@@ -77,6 +77,14 @@ class KubeClient:
             if not token:
                 return items, int(page["metadata"]["resourceVersion"])
 
+    async def served(self, group: str, version: str) -> set[str]:
+        """Plural names of the resources that the API server has of a group's version; empty for none."""
+        try:
+            answer = await self._request("GET", f"/apis/{group}/{version}")
+        except NotFoundError:
+            return set()
+        return {each["name"] for each in answer["resources"] if "/" not in each["name"]}
+
     async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
         query = {"dryRun": "All"} if dry_run else {}
         return await self._request(

@@ -1,0 +1,68 @@
+"""Sets of values that together reach every branch of the templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EVERYTHING: dict[str, Any] = {
+    "nameOverride": "composer",
+    "commonLabels": {"cost-centre": "42"},
+    "image": {"repository": "registry.example/weft", "digest": "sha256:" + "0" * 64},
+    "imagePullSecrets": [{"name": "registry"}],
+    "replicas": 3,
+    "crds": {"keep": False},
+    "settings": {
+        "sources": {
+            "default": {
+                "url": "http://prometheus.monitoring:9090",
+                "scrape_interval_seconds": 2.5,
+                "timeout_seconds": 4,
+                "max_response_bytes": 1_000_000,
+            }
+        },
+        "presets": {
+            "mine": {
+                "inherits": "vllm",
+                "engine": {"waiting": 'sum by (namespace, pod) (queue{kind="a: b"})'},
+                "front_end": {"jobs": "count by (namespace, model_name) (up)"},
+                "kv_hold_seconds": 0,
+            }
+        },
+        "workers": 64,
+        "lease_seconds": 30,
+        "relist_seconds": 600,
+        "inventory_seconds": 20.5,
+        "api_timeout_seconds": 20,
+        "log_format": "text",
+        "log_level": "DEBUG",
+    },
+    "serviceAccount": {"name": "operator", "annotations": {"example/role": "weft"}},
+    "terminationGracePeriodSeconds": 45,
+    "podLabels": {"team": "infra"},
+    "podAnnotations": {"prometheus.io/scrape": "true"},
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"key": "infra", "operator": "Exists"}],
+    "affinity": {"podAntiAffinity": {}},
+    "topologySpreadConstraints": [
+        {"topologyKey": "topology.kubernetes.io/zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}
+    ],
+    "priorityClassName": "system-cluster-critical",
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "emulator": {
+        "enabled": True,
+        "extraArgs": ["--latency-ms=200"],
+        "existingClaim": "rack",
+        "tolerations": [{"operator": "Exists"}],
+    },
+}
+CASES: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "with the emulator": {"emulator": {"enabled": True}},
+    "without what can be left out": {
+        "crds": {"enabled": False},
+        "tenantRoles": {"enabled": False},
+        "serviceAccount": {"create": False, "name": "mine"},
+        "resources": {},
+    },
+    "with everything": EVERYTHING,
+}

@@ -1,0 +1,237 @@
+"""What the chart renders is what the API server takes, and what its values say."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate.utils
+import pytest
+import yaml
+
+from support.chart import CHART, NAMESPACE, Helm, Object, find, of_kind, pod_templates
+from weft.runtime.settings import Settings, load
+
+from .cases import CASES, EVERYTHING
+
+VERSIONS = ("1.34", "1.35", "1.36", "1.37")
+FOREIGN = {"ServiceMonitor"}
+"""Kinds that Kubernetes has no schema for."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def schemas_read_once() -> None:
+    """Reading a version's definitions takes longer than all validations by them."""
+    utils: Any = kubernetes_validate.utils
+    utils.schema_contents = functools.cache(utils.schema_contents)
+
+
+@pytest.fixture(scope="session")
+def rendered(helm: Helm) -> dict[str, list[Object]]:
+    return {case: helm.render(values) for case, values in CASES.items()}
+
+
+def test_helm_lint_finds_nothing_even_when_strict(helm: Helm) -> None:
+    done = helm.run("lint", "--strict", CHART)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 chart(s) failed" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_every_object_is_valid_for_this_kubernetes(
+    rendered: dict[str, list[Object]], case: str, version: str
+) -> None:
+    checked = 0
+    for body in rendered[case]:
+        if body["kind"] not in FOREIGN:
+            assert kubernetes_validate.utils.validate(body, version, strict=True) == version
+            checked += 1
+    assert checked > 10
+
+
+def test_a_misspelt_field_would_have_been_found(rendered: dict[str, list[Object]]) -> None:
+    body = json.loads(json.dumps(find(rendered["as it comes"], "Deployment", "weft")))
+    body["spec"]["replica"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
+        kubernetes_validate.utils.validate(body, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_pod_keeps_the_restricted_pod_security_standard(
+    rendered: dict[str, list[Object]], case: str
+) -> None:
+    pods = dict(pod_templates(rendered[case]))
+    assert {"Deployment/weft", "Pod/weft-test"} <= {name.replace("-composer", "") for name in pods}
+    for name, pod in pods.items():
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["runAsUser"] == 65532, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not any(spec.get(field) for field in ("hostNetwork", "hostPID", "hostIPC")), name
+        assert all("hostPath" not in volume for volume in spec.get("volumes", [])), name
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+
+
+def test_only_pods_that_speak_to_the_api_server_get_a_token(rendered: dict[str, list[Object]]) -> None:
+    tokens = {
+        name: pod["spec"]["automountServiceAccountToken"]
+        for name, pod in pod_templates(rendered["with everything"])
+    }
+    assert tokens == {
+        "Deployment/weft-composer": True,
+        "Deployment/weft-composer-emulator": False,
+        "Pod/weft-composer-test": True,
+        "Job/weft-composer-uninstall-check": True,
+    }
+    accounts = of_kind(rendered["with everything"], "ServiceAccount")
+    assert [account["automountServiceAccountToken"] for account in accounts] == [False] * 3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_permission_is_a_wildcard(rendered: dict[str, list[Object]], case: str) -> None:
+    roles = of_kind(rendered[case], "Role", "ClusterRole")
+    assert len(roles) >= 2
+    for role in roles:
+        for rule in role["rules"]:
+            words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            assert not any("*" in word for word in words), (role["metadata"]["name"], rule)
+
+
+def test_cluster_scoped_names_differ_between_releases(helm: Helm) -> None:
+    cluster_scoped = ("ClusterRole", "ClusterRoleBinding")
+    names = [
+        {(each["kind"], each["metadata"]["name"]) for each in of_kind(objects, *cluster_scoped)}
+        for objects in (
+            helm.render({"crds": {"keep": False}}, release="one"),
+            helm.render({"crds": {"keep": False}}, release="two"),
+        )
+    ]
+    assert len(names[0]) == 6
+    assert not names[0] & names[1]
+
+
+def test_the_longest_release_name_makes_names_that_kubernetes_takes(helm: Helm) -> None:
+    objects = helm.render({"emulator": {"enabled": True}, "crds": {"keep": False}}, release="r" * 53)
+    assert max(len(each["metadata"]["name"]) for each in objects) <= 63
+
+
+def test_crds_are_kept_unless_asked_otherwise(rendered: dict[str, list[Object]]) -> None:
+    policies = {
+        case: [
+            each["metadata"].get("annotations", {}).get("helm.sh/resource-policy")
+            for each in of_kind(rendered[case], "CustomResourceDefinition")
+        ]
+        for case in ("as it comes", "without what can be left out", "with everything")
+    }
+    assert policies == {
+        "as it comes": ["keep"] * 8,
+        "without what can be left out": [],
+        "with everything": [None] * 8,
+    }
+
+
+def test_the_crds_are_the_committed_ones(rendered: dict[str, list[Object]]) -> None:
+    committed = [yaml.safe_load(file.read_text()) for file in (CHART.parents[1] / "crds").glob("*.yaml")]
+    assert len(committed) == 8
+    for wanted in committed:
+        name = wanted["metadata"]["name"]
+        assert find(rendered["as it comes"], "CustomResourceDefinition", name)["spec"] == wanted["spec"]
+
+
+def test_uninstalling_is_checked_only_where_it_removes_the_crds(rendered: dict[str, list[Object]]) -> None:
+    hooks = {
+        case: [
+            each["metadata"]["name"]
+            for each in objects
+            if each["metadata"].get("annotations", {}).get("helm.sh/hook") == "pre-delete"
+        ]
+        for case, objects in rendered.items()
+    }
+    assert hooks == {**{case: [] for case in CASES}, "with everything": ["weft-composer-uninstall-check"]}
+
+
+def test_only_what_helm_removes_itself_is_a_hook(rendered: dict[str, list[Object]]) -> None:
+    """Helm forgets the objects of hooks when a release goes; those that stay until then must not be any."""
+    for objects in rendered.values():
+        for each in objects:
+            if "helm.sh/hook" in each["metadata"].get("annotations", {}):
+                assert each["kind"] in ("Pod", "Job")
+                assert "hook-succeeded" in each["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weft_run_reads_the_settings_as_the_values_have_them(
+    rendered: dict[str, list[Object]], case: str, tmp_path: Path
+) -> None:
+    (config,) = (each for each in of_kind(rendered[case], "ConfigMap") if "weft.yaml" in each.get("data", {}))
+    file = tmp_path / "weft.yaml"
+    file.write_text(config["data"]["weft.yaml"])
+    wanted = Settings.model_validate(CASES[case].get("settings", {}))
+    assert load(file).model_dump(exclude={"identity"}) == wanted.model_dump(exclude={"identity"})
+
+
+def test_the_settings_are_mounted_where_weft_run_looks(rendered: dict[str, list[Object]]) -> None:
+    pod = find(rendered["as it comes"], "Deployment", "weft")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == ["run", "--config", "/etc/weft/weft.yaml"]
+    assert container["volumeMounts"] == [{"name": "settings", "mountPath": "/etc/weft", "readOnly": True}]
+    assert pod["volumes"] == [{"name": "settings", "configMap": {"name": "weft"}}]
+    fields = {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in container["env"]}
+    assert fields == {"WEFT_NAMESPACE": "metadata.namespace", "WEFT_IDENTITY": "metadata.name"}
+
+
+def test_changed_settings_make_new_operator_pods_and_nothing_else_does(helm: Helm) -> None:
+    def templates(values: Object) -> dict[str, Object]:
+        return dict(pod_templates(of_kind(helm.render(values), "Deployment")))
+
+    before = templates({"emulator": {"enabled": True}})
+    relabelled = templates({"emulator": {"enabled": True}, "commonLabels": {"a": "b"}, "replicas": 3})
+    changed = templates({"emulator": {"enabled": True}, "settings": {"workers": 8}})
+    assert relabelled == before
+    assert changed["Deployment/weft"] != before["Deployment/weft"]
+    # A new pod of the emulator is an empty rack.
+    assert changed["Deployment/weft-emulator"] == before["Deployment/weft-emulator"]
+
+
+def test_services_and_the_disruption_budget_select_the_pods_of_their_component(
+    rendered: dict[str, list[Object]],
+) -> None:
+    objects = rendered["with everything"]
+    labels = {name: pod["metadata"]["labels"] for name, pod in pod_templates(objects)}
+    selectors = {
+        "weft-composer": find(objects, "Service", "weft-composer")["spec"]["selector"],
+        "weft-composer-emulator": find(objects, "Service", "weft-composer-emulator")["spec"]["selector"],
+    }
+    budget = find(objects, "PodDisruptionBudget", "weft-composer")["spec"]
+    assert budget["selector"]["matchLabels"] == selectors["weft-composer"]
+    for name, selector in selectors.items():
+        selected = [key for key, has in labels.items() if selector.items() <= has.items()]
+        assert selected == [f"Deployment/{name}"]
+
+
+def test_the_emulator_listens_where_its_service_leads(rendered: dict[str, list[Object]]) -> None:
+    objects = rendered["with the emulator"]
+    (port,) = find(objects, "Service", "weft-emulator")["spec"]["ports"]
+    assert port == {"name": "http", "port": 80, "targetPort": "http"}
+    (container,) = find(objects, "Deployment", "weft-emulator")["spec"]["template"]["spec"]["containers"]
+    assert container["ports"] == [{"name": "http", "containerPort": 8000}]
+    assert {"--host=0.0.0.0", "--port=8000"} <= set(container["args"])
+
+
+def test_the_release_namespace_is_the_only_one_that_is_named(helm: Helm) -> None:
+    objects = helm.render({"emulator": {"enabled": True}, "crds": {"keep": False}}, namespace="elsewhere")
+    assert {each["metadata"].get("namespace", "elsewhere") for each in objects} == {"elsewhere"}
+    assert NAMESPACE not in json.dumps(of_kind(objects, "Deployment", "ClusterRoleBinding", "Pod"))
+
+
+def test_the_case_with_everything_sets_every_setting_that_the_chart_has() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(EVERYTHING["settings"]) == set(schema["properties"]["settings"]["properties"])
