@@ -53,8 +53,9 @@ lint: $(VENV)/.complete ## ruff, mypy and the import contracts
 	$(BIN)/lint-imports
 
 .PHONY: generate
-generate: $(VENV)/.complete ## write crds/ from the models in operator/src/weft/api
+generate: $(VENV)/.complete ## write crds/, and the chart's copy, from the models in operator/src/weft/api
 	$(BIN)/weft crds --output crds
+	$(BIN)/weft crds --output charts/weft/files/crds
 
 .PHONY: verify
 verify: $(VENV)/.complete ## check that generated files, examples, locks and versions agree
