@@ -38,6 +38,18 @@ test-integration: ## tests against a real control plane
 	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest tests/integration tests/faults $(ARGS)
 
+.PHONY: test-e2e
+test-e2e: ## the chart in a kind cluster, with engines as pods and live traffic; needs a container engine
+	@$(PYTHON) hack/weft_dev/preflight.py kind
+	@$(MAKE) -s $(VENV)/.complete
+	$(BIN)/pytest tests/e2e $(ARGS)
+
+.PHONY: demo-kind
+demo-kind: ## the demo in a kind cluster, installed by the chart; OFFSET= SEED= SPLIT= ARGS=--keep as in demo
+	@$(PYTHON) hack/weft_dev/preflight.py kind
+	@$(MAKE) -s $(VENV)/.complete
+	@$(DEV).demo --kind $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
+
 .PHONY: bench
 bench: ## measure: writes and calls per bind, kopf as informer and as reconciler
 	@$(PYTHON) hack/weft_dev/preflight.py test
@@ -70,6 +82,10 @@ cluster: ## a local cluster that stays up, with its kubeconfig; Ctrl-C ends it
 .PHONY: run
 run: $(VENV)/.complete ## the operator against the current kubeconfig, after asking; YES=1 does not ask
 	@YES="$(YES)" $(DEV).run $(ARGS)
+
+.PHONY: image
+image: $(VENV)/.complete ## the images of the operator, the demo and Prometheus, and their sizes; starts Docker if need be
+	@$(DEV).images
 
 .PHONY: tools
 tools: ## find, fetch or build the tools of a local cluster, and print where they are
