@@ -22,6 +22,7 @@ from typing import Any, Self
 from weft_dev import tools
 from weft_dev.certificates import Certificates, make_certificates
 from weft_dev.kube import Kube, KubeError
+from weft_dev.kube_address import read_kubeconfig
 from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
 
 TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -31,6 +32,8 @@ START_SECONDS = 120.0
 """Long enough for two busy cores; when idle a start takes 3 to 8 seconds."""
 ATTEMPTS = 3
 POLL_SECONDS = 0.05
+AUDIT_LOG = "audit.jsonl"
+"""In the control plane's directory, when `start` was asked for it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class ControlPlane:
 
     def client(self) -> Kube:
         """A client with the administrator's rights."""
-        return Kube(self.url, self.token, self.ca_file)
+        return Kube(read_kubeconfig(self.kubeconfig))
 
     def restart_apiserver(
         self, *, grace_seconds: float = 1.0, timeout_seconds: float = START_SECONDS
@@ -90,20 +93,22 @@ def start(
     *,
     controllers: bool = True,
     scheduler: bool = True,
+    audit: bool = False,
     binaries: Mapping[str, Path] | None = None,
     timeout_seconds: float = START_SECONDS,
 ) -> ControlPlane:
     """Start a control plane and wait until pods can be created in the `default` namespace (or, without the
     controllers, until the API server is ready).
 
-    `directory` is for data and logs and is kept; without it a temporary one is used. `binaries` are the paths of
+    `directory` is for data and logs and is kept; without it a temporary one is used. `audit` makes the API server note
+    every request, but not its body, in AUDIT_LOG, one JSON object a line. `binaries` are the paths of
     TOOLS, found or built by `weft_dev.tools` when they are not given. Raises ProcessError with the end of a log.
     """
     binaries = binaries or tools.provide(TOOLS)
     for attempt in range(1, ATTEMPTS + 1):
         processes = ProcessGroup(directory, prefix="weft-control-plane-")
         try:
-            plane = _launch(processes, binaries, controllers=controllers, scheduler=scheduler)
+            plane = _launch(processes, binaries, controllers=controllers, scheduler=scheduler, audit=audit)
             _wait_ready(plane, time.monotonic() + timeout_seconds)
         except ProcessError as error:
             processes.close()
@@ -153,7 +158,7 @@ def server_environment() -> dict[str, str]:
 
 
 def _launch(
-    processes: ProcessGroup, binaries: Mapping[str, Path], *, controllers: bool, scheduler: bool
+    processes: ProcessGroup, binaries: Mapping[str, Path], *, controllers: bool, scheduler: bool, audit: bool
 ) -> ControlPlane:
     directory = processes.directory
     certificates = make_certificates(directory / "certificates", SERVICE_ADDRESS)
@@ -170,6 +175,7 @@ def _launch(
     apiserver = (
         str(binaries["kube-apiserver"]),
         *_apiserver_flags(port, etcd_port, certificates, token_file),
+        *(_audit_flags(directory) if audit else ()),
     )
     plane = ControlPlane(url, token, certificates.ca, kubeconfig, directory, processes, apiserver, servers)
 
@@ -228,6 +234,14 @@ def _apiserver_flags(
     # The Service `kubernetes` must not get a loopback address as its endpoint; nothing here uses it.
     yield "--endpoint-reconciler-type=none"
     yield "--allow-privileged=true"
+
+
+def _audit_flags(directory: Path) -> Iterator[str]:
+    policy = directory / "audit-policy.json"
+    rule = {"level": "Metadata", "omitStages": ["RequestReceived"]}
+    policy.write_text(json.dumps({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [rule]}))
+    yield f"--audit-policy-file={policy}"
+    yield f"--audit-log-path={directory / AUDIT_LOG}"
 
 
 def write_kubeconfig(path: Path, url: str, token: str, ca_file: Path) -> None:

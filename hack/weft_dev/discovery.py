@@ -18,7 +18,8 @@ from typing import Any
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import PODS
 from weft_dev.kube import Object
-from weft_dev.kube_async import AsyncKube, Listed, read_kubeconfig
+from weft_dev.kube_address import read_kubeconfig
+from weft_dev.kube_async import AsyncKube, Listed
 
 
 def targets(pods: Iterable[Object], port: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A small blocking client of the Kubernetes API, for tests and developers' programs. Standard library only.
+"""A small blocking client of the Kubernetes API, for tests and developers' programs.
 
 Not for the operator, and not the operator's own client: tests look at the cluster through other eyes.
 """
@@ -10,13 +10,13 @@ import contextlib
 import http.client
 import json
 import select
-import ssl
 import threading
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from weft_dev.kube_address import ApiAddress
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -50,11 +50,11 @@ class KubeError(Exception):
 class Kube:
     """One API server, one identity. Thread-safe: every thread has a connection of its own."""
 
-    def __init__(self, url: str, token: str, ca_file: Path, *, timeout_seconds: float = 30.0) -> None:
-        parts = urllib.parse.urlsplit(url)
+    def __init__(self, address: ApiAddress, *, timeout_seconds: float = 30.0) -> None:
+        parts = urllib.parse.urlsplit(address.url)
         self._host, self._port = parts.hostname or "", parts.port or 443
-        self._token = token
-        self._tls = ssl.create_default_context(cafile=str(ca_file))
+        self._headers = address.headers
+        self._tls = address.tls()
         self._timeout_seconds = timeout_seconds
         self._local = threading.local()
 
@@ -138,7 +138,7 @@ class Kube:
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> tuple[int, bytes]:
         """Send a request and return status and body as they came."""
-        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+        headers = dict(self._headers)
         payload = None
         if body is not None:
             payload, headers["Content-Type"] = json.dumps(body).encode(), content_type

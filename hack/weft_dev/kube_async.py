@@ -6,34 +6,22 @@ As small as `weft_dev.kube` (the blocking one) and with its errors and paths.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import random
-import ssl
 import urllib.parse
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-import yaml
 
 from weft_dev.kube import MERGE_PATCH, KubeError, KubeNotFoundError, Object, Resource, object_path
+from weft_dev.kube_address import ApiAddress
 
 # The server ends a watch after this long; a watch that says nothing for longer is dead.
 WATCH_SECONDS = 240
 LINE_LIMIT_BYTES = 4 << 20
-
-
-@dataclass(frozen=True)
-class ApiAddress:
-    """Where an API server is and who we are: what a kubeconfig's current context says."""
-
-    url: str
-    token: str
-    ca_pem: str
 
 
 @dataclass(frozen=True)
@@ -56,13 +44,13 @@ class AsyncKube:
 
     def __init__(self, address: ApiAddress) -> None:
         self.address = address
-        self._tls = ssl.create_default_context(cadata=address.ca_pem)
+        self._tls = address.tls()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=self._tls, limit=64),
-            headers={"Authorization": f"Bearer {self.address.token}", "Accept": "application/json"},
+            headers=self.address.headers,
             timeout=aiohttp.ClientTimeout(total=30),
             read_bufsize=LINE_LIMIT_BYTES,
         )
@@ -189,25 +177,6 @@ class AsyncKube:
                     version = item["metadata"]["resourceVersion"]
                     if kind != "BOOKMARK":
                         yield Changed(item, deleted=kind == "DELETED")
-
-
-def read_kubeconfig(path: Path) -> ApiAddress:
-    """Server, token and CA of a kubeconfig's current context. Only tokens are supported."""
-    config = yaml.safe_load(path.read_text())
-    context = _named(config["contexts"], config["current-context"])["context"]
-    cluster = _named(config["clusters"], context["cluster"])["cluster"]
-    user = _named(config["users"], context["user"])["user"]
-    if "token" not in user:
-        raise ValueError(f"{path}: the user of the current context has no token")
-    if "certificate-authority-data" in cluster:
-        ca = base64.b64decode(cluster["certificate-authority-data"]).decode()
-    else:
-        ca = (path.parent / cluster["certificate-authority"]).read_text()
-    return ApiAddress(cluster["server"].rstrip("/"), user["token"], ca)
-
-
-def _named(entries: list[Object], name: str) -> Object:
-    return next(entry for entry in entries if entry["name"] == name)
 
 
 def _refusal(status: int, text: str) -> KubeError:

@@ -26,7 +26,8 @@ import aiohttp
 
 from weft.api.resources import LEASES, NODES, PODS
 from weft_dev.kube import STRATEGIC_MERGE_PATCH, KubeError, KubeNotFoundError, Object
-from weft_dev.kube_async import AsyncKube, Listed, read_kubeconfig
+from weft_dev.kube_address import read_kubeconfig
+from weft_dev.kube_async import AsyncKube, Listed
 from weft_dev.pod_status import ready_patch, running_patch
 
 POD_NETWORK = ipaddress.IPv4Network("127.64.0.0/16")

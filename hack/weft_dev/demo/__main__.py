@@ -1,5 +1,7 @@
 """`make demo`: Weft's whole job on this machine, on a real API server, a real Prometheus and a fabric manager.
 
+With --kind, `make demo-kind`: the same in a kind cluster, installed by the chart.
+
 Exit status: 0 all well; 1 what must not happen did, or what should happen did not; 2 wrong arguments; 3 this machine
 was too slow to tell.
 """
@@ -13,11 +15,14 @@ import sys
 from pathlib import Path
 
 from weft_dev import tools
+from weft_dev.commands import CommandError
+from weft_dev.containers import ContainerError
 from weft_dev.demo.case import DEFAULT_SEED, Case, Split
+from weft_dev.demo.kind_world import KindWorld
 from weft_dev.demo.narrator import Narrator
 from weft_dev.demo.report import EXIT_FAILED, EXIT_OK, EXIT_TOO_SLOW
 from weft_dev.demo.story import Story, StoryError
-from weft_dev.demo.world import World
+from weft_dev.demo.world import LoopbackWorld
 from weft_dev.processes import ProcessError
 
 INTERRUPTED = 130
@@ -33,6 +38,7 @@ def main() -> int:
     parser.add_argument(
         "--split", metavar="P:D", help="the split to start with (default: the best for the first stretch)"
     )
+    parser.add_argument("--kind", action="store_true", help="in a kind cluster, in pods")
     parser.add_argument("--keep", action="store_true", help="stay up at the end")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="copy all logs there at the end")
     arguments = parser.parse_args()
@@ -41,30 +47,34 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     case = Case(arguments.offset, arguments.seed, split)
-    binaries = tools.provide(tools.DEMO_TOOLS)
+    world = KindWorld(case) if arguments.kind else _loopback(case, arguments.logs)
     try:
-        return asyncio.run(_run(case, binaries, keep=arguments.keep, logs=arguments.logs))
+        return asyncio.run(_run(case, world, keep=arguments.keep))
     except asyncio.CancelledError:
         print("\nstopped: every process has ended", file=sys.stderr)
         return INTERRUPTED
 
 
-async def _run(case: Case, binaries: dict[str, Path], *, keep: bool, logs: Path | None) -> int:
+def _loopback(case: Case, logs: Path | None) -> LoopbackWorld:
+    return LoopbackWorld(case, tools.provide(tools.DEMO_TOOLS), logs)
+
+
+async def _run(case: Case, world: LoopbackWorld | KindWorld, *, keep: bool) -> int:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         # Also where a shell has SIGINT ignored, as it does for what it starts in the background.
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     narrator = Narrator()
-    with World(case, binaries, logs) as world:
+    with world:
         try:
             verdict = await Story(case, world, narrator, keep=keep).run()
-        except (StoryError, ProcessError) as error:
+        except (StoryError, ProcessError, CommandError, ContainerError) as error:
             narrator.show(f"\nFAILED: {error}")
-            narrator.show(f"\nThe end of Weft's log:\n{world.log_tail('operator')}")
+            narrator.show(f"\nThe end of Weft's log:\n{world.operator_log()}")
             return EXIT_FAILED
         if verdict.status == EXIT_FAILED:
-            narrator.show(f"\nThe end of Weft's log:\n{world.log_tail('operator')}\n")
+            narrator.show(f"\nThe end of Weft's log:\n{world.operator_log()}\n")
     narrator.show("\n".join((WORDS[verdict.status], *(f"  {reason}" for reason in verdict.reasons))))
     return verdict.status
 

@@ -13,39 +13,19 @@ import itertools
 import json
 import math
 import time
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
 from weft_dev.demo.engine_model import EngineModel, Sequence
 from weft_dev.demo.exposition import INTER_TOKEN_SECONDS, TTFT_SECONDS, Exposition, Histogram
+from weft_dev.demo.kv_caches import KVCaches
 from weft_dev.demo.lag import LagMeter
 from weft_dev.demo.profile import Profile, SpeedError
 
 PORT = 8000
 _ids = itertools.count(1)
-
-
-class KVRegistry:
-    """Which prefilled KV caches are held where: in place of NIXL's side channel, within this process."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, tuple[EngineServer, Sequence]] = {}
-
-    def hold(self, request_id: str, engine: EngineServer, sequence: Sequence) -> None:
-        self._held[request_id] = (engine, sequence)
-
-    def take(self, request_id: str) -> bool:
-        """The reader has its copy. False where no such cache is held (any more)."""
-        held = self._held.pop(request_id, None)
-        if held is None:
-            return False
-        engine, sequence = held
-        engine.release(sequence)
-        return True
-
-    def holds(self, request_id: str) -> bool:
-        return request_id in self._held
 
 
 class EngineServer:
@@ -57,13 +37,13 @@ class EngineServer:
         model_name: str,
         profile: Profile,
         error: SpeedError,
-        registry: KVRegistry,
+        caches: KVCaches,
         lag: LagMeter,
     ) -> None:
         self.name = name
         self.model_name = model_name
         self.model = EngineModel(profile, error)
-        self._registry = registry
+        self._caches = caches
         self._lag = lag
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -83,6 +63,8 @@ class EngineServer:
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health", self._health)
+        app.router.add_get("/lag", self._lateness)
+        self._caches.add_routes(app)
         # handler_cancellation: a client that goes away frees its place in the batch.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -91,6 +73,7 @@ class EngineServer:
         return chosen
 
     async def stop(self) -> None:
+        """Close the server; the caller closes the KV caches, which replicas may share."""
         if self._runner is not None:
             await self._runner.cleanup()
         if self._timer is not None:
@@ -101,7 +84,7 @@ class EngineServer:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace_seconds)
 
-    def release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: Sequence) -> None:
         self.model.release(self._loop.time(), sequence)
         self._arm()
 
@@ -159,19 +142,14 @@ class EngineServer:
         transfer = body.get("kv_transfer_params") or {}
         if transfer.get("do_remote_decode"):
             return await self._prefill_only(len(prompt), max_tokens)
-        remote = transfer.get("remote_request_id") if transfer.get("do_remote_prefill") else None
         # As in vLLM: a KV cache that is gone is computed again here.
-        remote_kv = remote is not None and self._registry.holds(remote)
+        remote_kv = bool(transfer.get("do_remote_prefill")) and await self._caches.holds(transfer)
         sequence = Sequence(len(prompt), max_tokens, remote_kv=remote_kv)
         if remote_kv:
-            sequence.on_admitted = lambda _: self._later(self._registry.take, remote)
+            sequence.on_admitted = lambda _: self._caches.take(transfer)
         if body.get("stream"):
             return await self._stream(request, sequence)
         return await self._whole(sequence)
-
-    def _later(self, call: Any, *arguments: Any) -> None:
-        # Not at once: the held cache may be on this very model, which is in the middle of admitting.
-        self._loop.call_soon(call, *arguments)
 
     async def _run(self, sequence: Sequence) -> None:
         """Until the last token is out; a cancelled handler takes the sequence out of the batch."""
@@ -194,13 +172,13 @@ class EngineServer:
         sequence = Sequence(prompt_tokens, max_tokens, keeps_kv=True)
         await self._run(sequence)
         request_id = f"{self.name}-{next(_ids)}"
-        self._registry.hold(request_id, self, sequence)
+        where = self._caches.hold(request_id, lambda: self._release(sequence))
         answer = self._answer(request_id, sequence)
         answer["kv_transfer_params"] = {
             "do_remote_prefill": True,
             "do_remote_decode": False,
             "remote_engine_id": self.name,
-            "remote_request_id": request_id,
+            **where,
         }
         return web.json_response(answer)
 
@@ -266,6 +244,9 @@ class EngineServer:
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response()
+
+    async def _lateness(self, _: web.Request) -> web.Response:
+        return web.json_response(asdict(self._lag.lag("engines")))
 
     async def _metrics(self, _: web.Request) -> web.Response:
         text = Exposition(model_name=self.model_name, engine="0")

@@ -1,6 +1,6 @@
 """A process that plays all nodes of the demo and the vLLM servers in their pods.
 
-`python -m weft_dev.demo.engines --kubeconfig F --nodes worker-0..25 --seed 1 --lag-file F`
+`python -m weft_dev.demo.engines --kubeconfig F --nodes worker-0..25 --seed 1`
 
 Pods of an inference group get an engine on their address; any other pod just runs.
 """
@@ -17,23 +17,25 @@ from pathlib import Path
 import uvloop
 
 from weft.api.names import LABEL_GROUP
-from weft_dev.demo.engine_server import EngineServer, KVRegistry
-from weft_dev.demo.lag import LagMeter, write_lag
+from weft_dev.demo.engine_server import EngineServer
+from weft_dev.demo.kv_caches import KVCaches
+from weft_dev.demo.lag import LagMeter
 from weft_dev.demo.processes import until_stopped
 from weft_dev.demo.profile import read_profile, speed_error
 from weft_dev.kube import Object
-from weft_dev.kube_async import AsyncKube, read_kubeconfig
+from weft_dev.kube_address import read_kubeconfig
+from weft_dev.kube_async import AsyncKube
 from weft_dev.kubelet import Kubelet, node_names
 
 
 class Engines:
     """The kubelet's callbacks: an engine per pod of an inference group."""
 
-    def __init__(self, seed: int, lag: LagMeter) -> None:
+    def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._lag = lag
+        self._lag = LagMeter()
         self._profile = read_profile()
-        self._registry = KVRegistry()
+        self._caches = KVCaches()
         self._engines: dict[str, EngineServer] = {}
 
     async def start(self, pod: Object, ip: str) -> None:
@@ -42,7 +44,7 @@ class Engines:
             return
         error = speed_error(self._seed, replica_number(metadata["name"]))
         engine = EngineServer(
-            metadata["name"], served_model(pod), self._profile, error, self._registry, self._lag
+            metadata["name"], served_model(pod), self._profile, error, self._caches, self._lag
         )
         await engine.start(ip)
         self._engines[metadata["uid"]] = engine
@@ -72,13 +74,11 @@ def served_model(pod: Object) -> str:
     return "model"
 
 
-async def serve(kubeconfig: Path, nodes: Sequence[str], seed: int, lag_file: Path) -> None:
-    lag = LagMeter()
-    engines = Engines(seed, lag)
+async def serve(kubeconfig: Path, nodes: Sequence[str], seed: int) -> None:
+    engines = Engines(seed)
     async with AsyncKube(read_kubeconfig(kubeconfig)) as api:
         kubelet = Kubelet(api, nodes, engines.start, engines.stop)
         await until_stopped(kubelet.run())
-    write_lag(lag_file, lag.lag("engines"))
 
 
 def main() -> None:
@@ -86,10 +86,9 @@ def main() -> None:
     parser.add_argument("--kubeconfig", type=Path, required=True)
     parser.add_argument("--nodes", type=node_names, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--lag-file", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s engines: %(message)s")
-    uvloop.run(serve(arguments.kubeconfig, arguments.nodes, arguments.seed, arguments.lag_file))
+    uvloop.run(serve(arguments.kubeconfig, arguments.nodes, arguments.seed))
 
 
 if __name__ == "__main__":

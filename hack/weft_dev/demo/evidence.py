@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from weft.emulator import journal
-from weft_dev.demo import manifests
 from weft_dev.demo.case import AUTO, PAUSED, Case, Split
 from weft_dev.demo.facts import condition
 from weft_dev.demo.lag import Lag
@@ -20,12 +18,11 @@ from weft_dev.kube import Object
 
 
 def logical_nodes(
-    watching: Watching, journal_file: Path, examples: Sequence[Object]
+    watching: Watching, journal_lines: Sequence[str], fabric: Object
 ) -> list[LogicalNodeReport]:
     """Bound logical nodes with what the journal says is attached to their hosts now."""
-    fabric = manifests.only(examples, "Fabric")
     hosts = {each["nodeName"]: each["host"] for each in fabric["spec"]["hosts"]}
-    attached = journal.check(journal_file.read_text().splitlines()).left_attached
+    attached = journal.check(journal_lines).left_attached
     reports = []
     for (namespace, name), item in sorted(watching.logical_nodes.items()):
         if condition(item, "Bound")[0] == "True":
@@ -78,9 +75,11 @@ def gather(
     )
 
 
-def with_end(found: Evidence, journal_file: Path, lags: Sequence[Lag], *, deleted: bool) -> Evidence:
+def with_end(
+    found: Evidence, journal_lines: Sequence[str], lags: Sequence[Lag], *, deleted: bool
+) -> Evidence:
     """The same with what the journal has after the deletion of everything, and how late the processes ran."""
-    report = journal.check(journal_file.read_text().splitlines())
+    report = journal.check(journal_lines)
     return replace(
         found,
         attached_twice=[each.block for each in report.double_attached],

@@ -1,6 +1,7 @@
 """A process with one router per inference group; each follows its group's pods through the API server.
 
-`python -m weft_dev.demo.gateway --kubeconfig F --model M --lag-file F demo-auto/llama-70b=8001 ...`
+`python -m weft_dev.demo.gateway --kubeconfig F --model M demo-auto/llama-70b=8001 ...`; in a pod without --kubeconfig
+and with --host 0.0.0.0.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ import uvloop
 from weft.api.names import LABEL_GROUP, LABEL_STAGE
 from weft.api.resources import PODS
 from weft_dev.demo.engine_server import PORT
-from weft_dev.demo.lag import LagMeter, write_lag
+from weft_dev.demo.lag import LagMeter
 from weft_dev.demo.processes import measure_loop, until_stopped
 from weft_dev.demo.router import Endpoint, Router
 from weft_dev.kube import Object
-from weft_dev.kube_async import AsyncKube, Listed, read_kubeconfig
+from weft_dev.kube_address import ApiAddress, read_kubeconfig, service_account
+from weft_dev.kube_async import AsyncKube, Listed
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Where a group's requests arrive on 127.0.0.1."""
+    """Where a group's requests arrive."""
 
     namespace: str
     group: str
@@ -68,14 +70,14 @@ async def follow_pods(api: AsyncKube, listener: Listener, router: Router) -> Non
         router.update(endpoint(pod) for pod in pods.values())
 
 
-async def serve(kubeconfig: Path, model_name: str, listeners: Sequence[Listener], lag_file: Path) -> None:
+async def serve(address: ApiAddress, model_name: str, host: str, listeners: Sequence[Listener]) -> None:
     lag = LagMeter()
-    routers = [Router(model_name) for _ in listeners]
+    routers = [Router(model_name, lag) for _ in listeners]
     for router, listener in zip(routers, listeners, strict=True):
-        await router.start("127.0.0.1", listener.port)
+        await router.start(host, listener.port)
 
     async def work() -> None:
-        async with AsyncKube(read_kubeconfig(kubeconfig)) as api, asyncio.TaskGroup() as group:
+        async with AsyncKube(address) as api, asyncio.TaskGroup() as group:
             group.create_task(measure_loop(lag))
             for router, listener in zip(routers, listeners, strict=True):
                 group.create_task(follow_pods(api, listener, router))
@@ -83,18 +85,18 @@ async def serve(kubeconfig: Path, model_name: str, listeners: Sequence[Listener]
     await until_stopped(work())
     for router in routers:
         await router.stop()
-    write_lag(lag_file, lag.lag("router"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kubeconfig", type=Path, required=True)
+    parser.add_argument("--kubeconfig", type=Path, help="absent: the pod's service account")
     parser.add_argument("--model", required=True, help="the model's name in the routers' metrics")
-    parser.add_argument("--lag-file", type=Path, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("listeners", nargs="+", type=Listener.parse, metavar="NAMESPACE/GROUP=PORT")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s router: %(message)s")
-    uvloop.run(serve(arguments.kubeconfig, arguments.model, arguments.listeners, arguments.lag_file))
+    address = read_kubeconfig(arguments.kubeconfig) if arguments.kubeconfig else service_account()
+    uvloop.run(serve(address, arguments.model, arguments.host, arguments.listeners))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,3 +80,22 @@ def write_lag(path: Path, lag: Lag) -> None:
 
 def read_lag(path: Path) -> Lag:
     return Lag(**json.loads(path.read_text()))
+
+
+def lags_behind(fronts: Iterable[str]) -> list[Lag]:
+    """Those of routers at these URLs, and of the replicas behind them. Raises OSError."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    found: list[Lag] = []
+    for url in fronts:
+        with opener.open(f"{url}/lag", timeout=30) as answer:
+            found += [Lag(**each) for each in json.load(answer)]
+    return found
+
+
+def worst(lags: Iterable[Lag]) -> list[Lag]:
+    """One of each kind of process: the one that was latest in its worst seconds."""
+    latest: dict[str, Lag] = {}
+    for lag in lags:
+        if lag.process not in latest or lag.worst_mean_seconds > latest[lag.process].worst_mean_seconds:
+            latest[lag.process] = lag
+    return list(latest.values())

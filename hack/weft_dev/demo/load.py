@@ -1,10 +1,10 @@
-"""Open-loop load: `python -m weft_dev.demo.load --out F --lag-file F --zero-file F demo-auto=http://127.0.0.1:8001 ...`
+"""Open-loop load: `python -m weft_dev.demo.load --model M demo-auto=http://127.0.0.1:8001 ...`
 
 Each request is sent when the trace says, whatever became of the ones before it.
 
 The same requests go to every target. Latencies count from the scheduled time, so a sender that is late makes them
-longer instead of hiding it; streams are read to their last token and the tokens are counted. One line of JSON per
-request goes to a file as it ends.
+longer instead of hiding it; streams are read to their last token and the tokens are counted. Every ten seconds a line
+says how it goes; one line of JSON per request goes to a file (`--out`) as it ends.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
 _EVENT = b"data: {"
 _EVENTS_THAT_ARE_NO_TOKENS = 2  # the finish reason and the usage
 _TAIL_BYTES = 600
+PROGRESS_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Target:
 async def run_load(
     targets: Sequence[Target],
     requests: Sequence[Request],
-    out: IO[str],
+    out: IO[str] | Progress,
     lag: LagMeter,
     *,
     started: Callable[[float], None] | None = None,
@@ -148,22 +150,65 @@ async def _send(
     )
 
 
-async def serve(targets: Sequence[Target], case: Case, out: Path, lag_file: Path, zero_file: Path) -> None:
+class Progress:
+    """Stands in front of the file of results and says on stdout how it goes."""
+
+    def __init__(self, out: IO[str], shift_seconds: float) -> None:
+        self._out = out
+        self._shift_seconds = shift_seconds
+        self._recent: list[Result] = []
+        self._failed = 0
+
+    def write(self, line: str) -> None:
+        result = Result(**json.loads(line))
+        self._recent.append(result)
+        self._failed += not result.ok
+        self._out.write(line)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+    async def run(self, zero: float) -> None:
+        """For ever."""
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            self.say(time.monotonic() - zero)
+
+    def say(self, at: float) -> None:
+        """The answers that ended since the last time."""
+        minutes, seconds = divmod(int(at), 60)
+        recent, self._recent = self._recent, []
+        middle = len(recent) // 2
+        text = "no answers"
+        if recent:
+            first = sorted(each.ttft for each in recent)[middle]
+            between = sorted(each.mean_inter_token for each in recent)[middle]
+            text = f"{len(recent)} answers, median first token {first:.2f} s, {between * 1000:.0f} ms between tokens"
+        mix = "first" if at < self._shift_seconds else "second"
+        print(f"{minutes}:{seconds:02d}  {mix} mix: {text}; {self._failed} failed in all", flush=True)
+
+
+async def serve(
+    targets: Sequence[Target], case: Case, out: Path, lag_file: Path | None, zero_file: Path | None
+) -> None:
     """The process's work: play the case's requests, leave results, lateness and the time of the start in files."""
     requests = play(read_trace(), case.stretches, offset_minutes=case.offset_minutes)
     sending, reading = LagMeter(), LagMeter()
     with out.open("w") as file:
+        progress = Progress(file, case.shift_seconds)
+        helpers = [asyncio.create_task(measure_loop(reading))]
 
-        async def work() -> None:
-            heartbeat = asyncio.create_task(measure_loop(reading))
-            await run_load(
-                targets, requests, file, sending, started=lambda zero: _write_zero(zero_file, zero)
-            )
-            heartbeat.cancel()
+        def started(zero: float) -> None:
+            helpers.append(asyncio.create_task(progress.run(zero)))
+            if zero_file is not None:
+                _write_zero(zero_file, zero)
 
-        await until_stopped(work())
-    write_lag(lag_file, sending.lag("load"))
-    write_lag(lag_file.with_suffix(".reading"), reading.lag("reading of streams"))
+        await until_stopped(run_load(targets, requests, progress, sending, started=started))
+        for helper in helpers:
+            helper.cancel()
+    if lag_file is not None:
+        write_lag(lag_file, sending.lag("load"))
+        write_lag(lag_file.with_suffix(".reading"), reading.lag("reading of streams"))
 
 
 def _write_zero(path: Path, zero: float) -> None:
@@ -177,9 +222,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--offset", type=float, default=0.0, help="minutes by which both stretches are moved")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--lag-file", type=Path, required=True)
-    parser.add_argument("--zero-file", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(os.devnull), help="a line of JSON per request")
+    parser.add_argument("--lag-file", type=Path, help="how late this process ran")
+    parser.add_argument("--zero-file", type=Path, help="the monotonic time at which the load begins")
     parser.add_argument("targets", nargs="+", metavar="GROUP=URL")
     arguments = parser.parse_args()
     targets = []

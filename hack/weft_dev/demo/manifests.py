@@ -1,9 +1,12 @@
-"""docs/examples as the demo applies them: two groups from the one example, everything else as it is. Pure."""
+"""docs/examples as the demo applies them: two groups from the one example, everything else as it is. Pure but for
+reading the files.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -17,14 +20,68 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 GROUP_KINDS = ("ConfigMap", "InferenceRole", "InferenceGroup")
 
 
-def read_examples(folder: Path = EXAMPLES) -> list[Object]:
-    """All objects of the examples, in the order of file names."""
+@dataclass(frozen=True)
+class Examples:
+    """`common`: fabric, pools, logical nodes and their namespaces; `group`: a group with its roles and profile."""
+
+    common: Sequence[Object]
+    group: Sequence[Object]
+
+    @property
+    def fabric(self) -> Object:
+        return only(self.common, "Fabric")
+
+    @property
+    def objectives(self) -> Objectives:
+        spec = only(self.group, "InferenceGroup")["spec"]["objectives"]
+        return Objectives(
+            spec["timeToFirstTokenMilliseconds"] / 1000, spec["interTokenLatencyMilliseconds"] / 1000
+        )
+
+    @property
+    def group_name(self) -> str:
+        name: str = only(self.group, "InferenceGroup")["metadata"]["name"]
+        return name
+
+    @property
+    def model_name(self) -> str:
+        name: str = only(self.group, "InferenceGroup")["spec"]["metrics"]["modelName"]
+        return name
+
+    def with_fabric_at(self, url: str) -> Examples:
+        """The same with the fabric manager at its address of this run."""
+        changed = copy.deepcopy(self)
+        changed.fabric["spec"]["endpoint"] = url
+        return changed
+
+    def with_engine_argument(self, argument: str) -> Examples:
+        """The same with one more argument for every engine."""
+        changed = copy.deepcopy(self)
+        for role in (each for each in changed.group if each["kind"] == "InferenceRole"):
+            role["spec"]["workload"]["template"]["spec"]["containers"][0]["args"].append(argument)
+        return changed
+
+
+def read(*names: str) -> list[Object]:
+    """The objects of files of docs/examples, in their order."""
     return [
         document
-        for file in sorted(folder.glob("[0-9]*.yaml"))
-        for document in yaml.safe_load_all(file.read_text())
+        for name in names
+        for document in yaml.safe_load_all((EXAMPLES / name).read_text())
         if document
     ]
+
+
+def with_logical_nodes() -> Examples:
+    """Replicas on logical nodes of their own: needs as many nodes as the examples' fabric has hosts."""
+    common = read("00-namespace.yaml", "10-fabric.yaml", "20-pools.yaml", "30-logical-node.yaml")
+    return Examples(common, read("40-inference-group.yaml"))
+
+
+def with_plain_pods() -> Examples:
+    """For a cluster with real kubelets and two workers."""
+    common = read("00-namespace.yaml", "kind/20-fabric.yaml", "30-logical-node.yaml")
+    return Examples(common, read("kind/40-inference-group.yaml"))
 
 
 def only(objects: Iterable[Object], kind: str) -> Object:
@@ -33,34 +90,11 @@ def only(objects: Iterable[Object], kind: str) -> Object:
     return found
 
 
-def objectives(group: Object) -> Objectives:
-    spec = group["spec"]["objectives"]
-    return Objectives(
-        spec["timeToFirstTokenMilliseconds"] / 1000, spec["interTokenLatencyMilliseconds"] / 1000
-    )
-
-
-def common(objects: Sequence[Object], fabric_url: str) -> list[Object]:
-    """Everything but the group: the fabric at its address of this run, pools, the logical node."""
-    result = []
-    for each in objects:
-        if each["kind"] in GROUP_KINDS:
-            continue
-        changed = copy.deepcopy(each)
-        if each["kind"] == "Fabric":
-            changed["spec"]["endpoint"] = fabric_url
-        result.append(changed)
-    return result
-
-
-def group_objects(objects: Sequence[Object], namespace: str, mode: str, split: Split) -> list[Object]:
+def group_objects(group: Sequence[Object], namespace: str, mode: str, split: Split) -> list[Object]:
     """The example's group in a namespace of its own: with this mode, this split and a budget of just its size."""
     replicas = {"Prefill": split.prefill, "Decode": split.decode}
-    result: list[Object] = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}]
-    for each in sorted(
-        (each for each in objects if each["kind"] in GROUP_KINDS),
-        key=lambda each: GROUP_KINDS.index(each["kind"]),
-    ):
+    result: list[Object] = [namespace_object(namespace)]
+    for each in sorted(group, key=lambda each: GROUP_KINDS.index(each["kind"])):
         changed = copy.deepcopy(each)
         changed["metadata"]["namespace"] = namespace
         if each["kind"] == "InferenceGroup":
@@ -73,8 +107,12 @@ def group_objects(objects: Sequence[Object], namespace: str, mode: str, split: S
     return result
 
 
-def both_groups(objects: Sequence[Object], split: Split) -> list[Object]:
+def both_groups(examples: Examples, split: Split) -> list[Object]:
     return [
-        *group_objects(objects, AUTO, "Auto", split),
-        *group_objects(objects, PAUSED, "Paused", split),
+        *group_objects(examples.group, AUTO, "Auto", split),
+        *group_objects(examples.group, PAUSED, "Paused", split),
     ]
+
+
+def namespace_object(name: str) -> Object:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}

@@ -8,18 +8,20 @@ with `update`; a request keeps the replica it was given. While a stage has no se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
 from weft_dev.demo.exposition import INTER_TOKEN_SECONDS, TOKENS, TTFT_SECONDS, Exposition, Histogram
+from weft_dev.demo.lag import LagMeter
 from weft_dev.demo.picker import Replica, pick_decode, pick_prefill
 
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
@@ -40,8 +42,9 @@ class Endpoint:
 class Router:
     """One group's front door."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, lag: LagMeter) -> None:
         self.model_name = model_name
+        self._lag = lag
         self.replicas: dict[str, Replica] = {}
         self._changed = asyncio.Event()
         self._picks = itertools.count(1)
@@ -66,6 +69,7 @@ class Router:
         app = web.Application(client_max_size=4 << 20)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/lag", self._lateness)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, backlog=512)
@@ -180,6 +184,17 @@ class Router:
             self._output_tokens.observe(tokens)
             self._per_token.observe((time.monotonic() - arrived) / tokens)
         return response
+
+    async def _lateness(self, _: web.Request) -> web.Response:
+        """How late this process and its replicas run, as a list: what decides whether the machine is fast enough."""
+        assert self._session is not None
+        lags = [asdict(self._lag.lag("router"))]
+        for replica in self.replicas.values():
+            # One that is gone by now measured nothing that its successors do not.
+            with contextlib.suppress(aiohttp.ClientError):
+                async with self._session.get(f"{replica.url}/lag") as answer:
+                    lags.append(await answer.json())
+        return web.json_response(lags)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         text = Exposition(model_name=self.model_name)

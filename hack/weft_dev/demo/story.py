@@ -15,22 +15,22 @@ from weft.api.resources import (
     INFERENCE_GROUPS,
     LOGICAL_NODES,
     MEMORY_POOLS,
-    NAMESPACES,
-    NODES,
     STORAGE_POOLS,
 )
 from weft_dev.demo import applying, evidence, manifests
-from weft_dev.demo.case import ACCELERATORS_PER_REPLICA, AUTO, NODE_COUNT, PAUSED, REPLICAS, Case, Split
+from weft_dev.demo.case import ACCELERATORS_PER_REPLICA, AUTO, PAUSED, REPLICAS, Case, Split
 from weft_dev.demo.facts import GroupFacts, condition
+from weft_dev.demo.kind_world import KindWorld
+from weft_dev.demo.lag import Lag, worst
 from weft_dev.demo.narrator import Narrator
 from weft_dev.demo.profile import read_profile
-from weft_dev.demo.rehearsal import Objectives, Rehearsed, rehearse
+from weft_dev.demo.rehearsal import Rehearsed, rehearse
 from weft_dev.demo.report import Evidence, Verdict, quantile, read_results, share_within, summary, verdict
 from weft_dev.demo.trace import Request, play, prompt_per_answer_token, read_trace
 from weft_dev.demo.watching import Watching
-from weft_dev.demo.world import OPERATOR_NAMESPACE, World
+from weft_dev.demo.world import LoopbackWorld
 from weft_dev.kube import Object
-from weft_dev.kube_async import AsyncKube, read_kubeconfig
+from weft_dev.kube_async import AsyncKube
 
 WAIT_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
@@ -46,52 +46,29 @@ class Story:
     """One run. `keep`: stay up at the end instead of deleting everything."""
 
     case: Case
-    world: World
+    world: LoopbackWorld | KindWorld
     narrator: Narrator
     keep: bool = False
 
     def __post_init__(self) -> None:
-        self.examples = manifests.read_examples()
-        self.group = manifests.only(self.examples, "InferenceGroup")
-        self.objectives: Objectives = manifests.objectives(self.group)
-        self.model_name: str = self.group["spec"]["metrics"]["modelName"]
+        self.objectives = self.world.examples.objectives
         self.requests: list[Request] = []
         self.split = Split(1, 1)
 
     async def run(self) -> Verdict:
         alive = asyncio.create_task(self.narrator.keep_alive())
         try:
-            await self._start()
-            plane = self.world.plane
-            assert plane is not None
-            async with AsyncKube(read_kubeconfig(plane.kubeconfig)) as api:
-                return await self._play(api)
+            address, _ = await asyncio.gather(
+                self.world.start_cluster(self.narrator), asyncio.to_thread(self._choose_split)
+            )
+            await self.world.start_services(self.narrator)
+            async with AsyncKube(address) as api:
+                verdict = await self._play(api)
+            if not self.keep:
+                await self.world.remove(self.narrator)
+            return verdict
         finally:
             alive.cancel()
-
-    async def _start(self) -> None:
-        world, narrator = self.world, self.narrator
-        with narrator.waiting("starting a Kubernetes control plane and a fabric manager", 8):
-            plane = asyncio.create_task(asyncio.to_thread(world.start_control_plane))
-            await asyncio.to_thread(world.start_fabric)
-            await asyncio.to_thread(self._choose_split)
-            await plane
-        narrator.say(
-            "a Kubernetes API server runs, and a fabric manager (Redfish over HTTP) with 60 GPUs and 26 hosts"
-        )
-        assert world.plane is not None
-        with narrator.waiting("starting nodes, routers, Prometheus and Weft", 8):
-            world.start_engines()
-            api = world.plane.client()
-            for name in (OPERATOR_NAMESPACE, AUTO, PAUSED):
-                body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-                await asyncio.to_thread(api.apply, NAMESPACES, body)
-            name = self.group["metadata"]["name"]
-            await asyncio.to_thread(world.start_routers, [(AUTO, name), (PAUSED, name)], self.model_name)
-            await asyncio.to_thread(world.start_prometheus)
-            await asyncio.to_thread(world.start_operator)
-            await self._until(lambda: len(api.list(NODES)) == NODE_COUNT, f"{NODE_COUNT} nodes")
-        narrator.say(f"{NODE_COUNT} nodes, two routers, Prometheus (a scrape each second) and `weft run` run")
 
     def _choose_split(self) -> None:
         """The split both groups start with: the one that suits the first stretch best, unless one was given."""
@@ -119,12 +96,15 @@ class Story:
             await self._bind_logical_node(api, watching)
             await self._start_groups(api, watching)
             zero = await self._load(watching)
-            attached = evidence.logical_nodes(watching, self.world.journal, self.examples)
+            lags = worst(await asyncio.to_thread(self.world.lags))
+            attached = evidence.logical_nodes(
+                watching, self.world.journal_lines(), self.world.examples.fabric
+            )
             found = evidence.gather(
                 self.case,
                 watching,
                 zero,
-                read_results(self.world.results),
+                read_results(self.world.load.results),
                 len(self.requests),
                 attached,
                 self.objectives,
@@ -134,14 +114,14 @@ class Story:
                 await self._stay()
             else:
                 await self._delete(api)
-            return verdict(self._with_end(found))
+            return verdict(self._with_end(found, lags))
         finally:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
 
     async def _bind_logical_node(self, api: AsyncKube, watching: Watching) -> None:
-        objects = manifests.common(self.examples, self.world.fabric_url)
+        objects = self.world.examples.common
         logical_node = manifests.only(objects, "LogicalNode")
         for each in objects:
             await applying.apply(api, each)
@@ -164,7 +144,7 @@ class Story:
         self.narrator.say(f"{'/'.join(where)} is bound: {bound['status']['nodeName']} has {devices}")
 
     async def _start_groups(self, api: AsyncKube, watching: Watching) -> None:
-        for each in manifests.both_groups(self.examples, self.split):
+        for each in manifests.both_groups(self.world.examples, self.split):
             await applying.apply(api, each)
         wanted = (self.split.prefill, self.split.decode)
 
@@ -175,7 +155,7 @@ class Story:
             return split and ready and len(watching.groups) == 2
 
         with self.narrator.waiting(
-            f"two groups of {self.split.replicas} replicas, each on a logical node of 2 GPUs", 15
+            f"two groups of {self.split.replicas} replicas, {self.world.replicas_text}", 15
         ):
             await self._until(serving, f"both groups serve with {self.split}")
         self.narrator.say(
@@ -184,12 +164,12 @@ class Story:
 
     async def _load(self, watching: Watching) -> float:
         """Run the load to its last token; returns its zero in monotonic time."""
-        await asyncio.to_thread(self.world.start_load, self.model_name)
-        zero = self.world.load_zero()
+        load = self.world.load
+        zero = await asyncio.to_thread(load.start, self.world.examples.model_name, self.world.fronts)
         self.narrator.say("load: the same requests to both groups, latencies from the scheduled send times")
         told_shift = False
         spoke = time.monotonic()
-        while not self.world.load_ended():
+        while not load.ended():
             await asyncio.sleep(0.25)
             self.world.check()
             at = time.monotonic() - zero
@@ -204,7 +184,7 @@ class Story:
     def _progress(self, watching: Watching, at: float) -> str:
         """How both groups did with the answers of the last seconds."""
         cells = []
-        results = read_results(self.world.results)
+        results = read_results(self.world.load.results)
         for name, facts in watching.facts.items():
             recent = [
                 each
@@ -225,7 +205,7 @@ class Story:
     async def _delete(self, api: AsyncKube) -> None:
         with self.narrator.waiting("deleting everything; devices go back to their pools", 10):
             for namespace in (AUTO, PAUSED):
-                await api.delete(INFERENCE_GROUPS, self.group["metadata"]["name"], namespace)
+                await api.delete(INFERENCE_GROUPS, self.world.examples.group_name, namespace)
             for each in await api.list(LOGICAL_NODES):
                 if not each["metadata"].get("ownerReferences"):
                     await api.delete(LOGICAL_NODES, each["metadata"]["name"], each["metadata"]["namespace"])
@@ -244,10 +224,9 @@ class Story:
                 self.narrator.say(str(error))
         self.narrator.say("everything deleted")
 
-    def _with_end(self, found: Evidence) -> Evidence:
+    def _with_end(self, found: Evidence, lags: Sequence[Lag]) -> Evidence:
         """Add what is known only after the end: the journal, and how late everything ran."""
-        lags = self.world.stop_measured()
-        at_end = evidence.with_end(found, self.world.journal, lags, deleted=not self.keep)
+        at_end = evidence.with_end(found, self.world.journal_lines(), lags, deleted=not self.keep)
         if not self.keep and not at_end.left_attached:
             self.narrator.say("the fabric's journal: every device that was attached is detached again")
         for lag in lags:
@@ -259,24 +238,8 @@ class Story:
 
     async def _stay(self) -> None:
         """Until Ctrl-C."""
-        plane, prometheus = self.world.plane, self.world.prometheus
-        assert plane is not None
-        assert prometheus is not None
         self.narrator.show(
-            "\n".join(
-                (
-                    "Everything stays up until Ctrl-C. To look around, in another shell:",
-                    f"  kubectl --kubeconfig {plane.kubeconfig} get weft -A",
-                    f"  kubectl --kubeconfig {plane.kubeconfig} -n {AUTO} get pods --show-labels",
-                    f"  Prometheus: {prometheus.url}",
-                    f"  fabric manager: {self.world.fabric_url}/redfish/v1",
-                    *(
-                        f"  {name}: http://{address}/v1/completions"
-                        for name, address in self.world.routers.items()
-                    ),
-                    f"  logs: {self.world.directory}",
-                )
-            )
+            f"\nEverything stays up until Ctrl-C. To look around, in another shell:\n{self.world.to_look_at()}"
         )
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()

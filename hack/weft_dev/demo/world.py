@@ -1,7 +1,8 @@
-"""Starts and ends the demo's servers: control plane, fabric manager, engines, routers, Prometheus, operator."""
+"""The demo on loopback: control plane, fabric manager, engines, routers, Prometheus and operator as processes."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -10,17 +11,21 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from weft.api.resources import NAMESPACES, NODES
 from weft_dev import controlplane, prometheus
 from weft_dev.controlplane import ControlPlane, server_environment
-from weft_dev.demo.case import NODE_COUNT, Case
-from weft_dev.demo.lag import Lag, read_lag
-from weft_dev.demo.manifests import EXAMPLES
+from weft_dev.demo.case import AUTO, NODE_COUNT, PAUSED, Case
+from weft_dev.demo.lag import Lag, lags_behind
+from weft_dev.demo.load_run import LoadRun
+from weft_dev.demo.manifests import EXAMPLES, Examples, namespace_object, with_logical_nodes
+from weft_dev.demo.narrator import Narrator
+from weft_dev.kube_address import ApiAddress, read_kubeconfig
 from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
 from weft_dev.prometheus import Prometheus
 
@@ -33,21 +38,27 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass
-class World:
-    """A context manager: at its end no process is left, and no file."""
+class LoopbackWorld:
+    """A context manager: at its end no process is left, and no file.
+
+    `fronts`: URL of each group's router by namespace.
+    """
 
     case: Case
     binaries: Mapping[str, Path]
     logs: Path | None = None
     processes: ProcessGroup = field(init=False)
+    load: LoadRun = field(init=False)
     plane: ControlPlane | None = None
     prometheus: Prometheus | None = None
-    routers: dict[str, str] = field(default_factory=dict)
-    fabric_url: str = ""
+    fronts: dict[str, str] = field(default_factory=dict)
+    examples: Examples = field(default_factory=with_logical_nodes)
+    replicas_text = "each on a logical node of 2 GPUs"
     _starting: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
         self.processes = ProcessGroup(prefix="weft-demo-")
+        self.load = LoadRun(self.processes, self.case)
         return self
 
     def __exit__(
@@ -70,18 +81,63 @@ class World:
     def journal(self) -> Path:
         return self.directory / "journal.jsonl"
 
-    @property
-    def results(self) -> Path:
-        return self.directory / "results.jsonl"
+    async def start_cluster(self, narrator: Narrator) -> ApiAddress:
+        """API server and fabric manager; returns where the API server is."""
+        with narrator.waiting("starting a Kubernetes control plane and a fabric manager", 8):
+            await asyncio.gather(
+                asyncio.to_thread(self._start_control_plane), asyncio.to_thread(self._start_fabric)
+            )
+        narrator.say(
+            "a Kubernetes API server runs, and a fabric manager (Redfish over HTTP) with 60 GPUs and 26 hosts"
+        )
+        assert self.plane is not None
+        return read_kubeconfig(self.plane.kubeconfig)
 
-    def start_control_plane(self) -> ControlPlane:
+    async def start_services(self, narrator: Narrator) -> None:
+        """Nodes, routers, Prometheus and the operator."""
+        assert self.plane is not None
+        api = self.plane.client()
+        with narrator.waiting("starting nodes, routers, Prometheus and Weft", 8):
+            self._start_engines()
+            for name in (OPERATOR_NAMESPACE, AUTO, PAUSED):
+                await asyncio.to_thread(api.apply, NAMESPACES, namespace_object(name))
+            await asyncio.to_thread(self._start_routers)
+            await asyncio.to_thread(self._start_prometheus)
+            await asyncio.to_thread(self._start_operator)
+            await asyncio.to_thread(self._wait, "engines", lambda: len(api.list(NODES)) == NODE_COUNT)
+        narrator.say(f"{NODE_COUNT} nodes, two routers, Prometheus (a scrape each second) and `weft run` run")
+
+    async def remove(self, narrator: Narrator) -> None:
+        """Nothing: all of it ends with this process."""
+
+    def journal_lines(self) -> list[str]:
+        """The fabric's journal."""
+        return self.journal.read_text().splitlines()
+
+    def to_look_at(self) -> str:
+        """What a user may type while everything stays up."""
+        assert self.plane is not None
+        assert self.prometheus is not None
+        kubectl = f"  kubectl --kubeconfig {self.plane.kubeconfig}"
+        return "\n".join(
+            (
+                f"{kubectl} get weft -A",
+                f"{kubectl} -n {AUTO} get pods --show-labels",
+                f"  Prometheus: {self.prometheus.url}",
+                f"  fabric manager: {self.examples.fabric['spec']['endpoint']}/redfish/v1",
+                *(f"  {name}: {url}/v1/completions" for name, url in self.fronts.items()),
+                f"  logs: {self.directory}",
+            )
+        )
+
+    def _start_control_plane(self) -> ControlPlane:
         with self._starting:
             self.plane = controlplane.start(binaries=self.binaries)
         controlplane.install_crds(self.plane.client(), (ROOT / "crds").glob("*.yaml"))
         return self.plane
 
-    def start_fabric(self) -> str:
-        """The fabric manager emulator; returns its URL."""
+    def _start_fabric(self) -> None:
+        """The fabric manager emulator."""
         ready = self.directory / "emulator.url"
         self._python(
             "emulator",
@@ -94,10 +150,9 @@ class World:
             "--latency-ms=150",
         )
         self._wait("emulator", ready.exists)
-        self.fabric_url = ready.read_text().strip()
-        return self.fabric_url
+        self.examples = self.examples.with_fabric_at(ready.read_text().strip())
 
-    def start_engines(self) -> None:
+    def _start_engines(self) -> None:
         """Nodes, and the engines of pods that come to them."""
         assert self.plane is not None
         self._python(
@@ -106,37 +161,36 @@ class World:
             f"--kubeconfig={self.plane.kubeconfig}",
             f"--nodes=worker-0..{NODE_COUNT - 1}",
             f"--seed={self.case.seed}",
-            f"--lag-file={self.directory / 'engines.lag'}",
         )
 
-    def start_routers(self, groups: Sequence[tuple[str, str]], model_name: str) -> None:
-        """One router per (namespace, group)."""
+    def _start_routers(self) -> None:
+        """One router per group."""
         assert self.plane is not None
+        groups = [(namespace, self.examples.group_name) for namespace in (AUTO, PAUSED)]
         ports = free_ports(len(groups))
         listeners = [
             f"{namespace}/{group}={port}" for (namespace, group), port in zip(groups, ports, strict=True)
         ]
-        self.routers = {
-            namespace: f"127.0.0.1:{port}" for (namespace, _), port in zip(groups, ports, strict=True)
+        self.fronts = {
+            namespace: f"http://127.0.0.1:{port}" for (namespace, _), port in zip(groups, ports, strict=True)
         }
         self._python(
             "router",
             "weft_dev.demo.gateway",
             f"--kubeconfig={self.plane.kubeconfig}",
-            f"--model={model_name}",
-            f"--lag-file={self.directory / 'router.lag'}",
+            f"--model={self.examples.model_name}",
             *listeners,
         )
-        self._wait("router", lambda: all(answers(f"http://{each}/metrics") for each in self.routers.values()))
+        self._wait("router", lambda: all(answers(f"{each}/metrics") for each in self.fronts.values()))
 
-    def start_prometheus(self) -> Prometheus:
+    def _start_prometheus(self) -> None:
         """Scrapes the engines' pods and the routers every second."""
         assert self.plane is not None
         front_ends = {
             "job_name": "routers",
             "static_configs": [
-                {"targets": [address], "labels": {"namespace": namespace}}
-                for namespace, address in self.routers.items()
+                {"targets": [url.removeprefix("http://")], "labels": {"namespace": namespace}}
+                for namespace, url in self.fronts.items()
             ],
         }
         with self._starting:
@@ -146,9 +200,8 @@ class World:
                 more=[front_ends],
                 binary=self.binaries["prometheus"],
             )
-        return self.prometheus
 
-    def start_operator(self) -> None:
+    def _start_operator(self) -> None:
         """`weft run`; the kubeconfig is in its environment alone."""
         assert self.plane is not None
         assert self.prometheus is not None
@@ -169,43 +222,19 @@ class World:
         )
         self._wait("operator", lambda: answers(f"http://127.0.0.1:{port}/readyz"))
 
-    def start_load(self, model_name: str) -> None:
-        targets = [f"{namespace}=http://{address}" for namespace, address in self.routers.items()]
-        self._python(
-            "load",
-            "weft_dev.demo.load",
-            f"--model={model_name}",
-            f"--offset={self.case.offset_minutes}",
-            f"--out={self.results}",
-            f"--lag-file={self.directory / 'load.lag'}",
-            f"--zero-file={self.directory / 'load.zero'}",
-            *targets,
-        )
-        self._wait("load", (self.directory / "load.zero").exists)
-
-    def load_zero(self) -> float:
-        """The monotonic time at which the load's schedule begins."""
-        return float((self.directory / "load.zero").read_text())
-
-    def load_ended(self) -> bool:
-        """Whether every answer is in. Raises ProcessError when the load ended badly."""
-        code = self.processes.exit_code("load")
-        if code:
-            self.processes.check("load")
-        return code is not None
-
     def check(self) -> None:
         """Raise ProcessError when a server has ended by itself."""
         self.processes.check("emulator", "engines", "router", "operator")
 
-    def stop_measured(self) -> list[Lag]:
-        """End engines and routers, and read how late they and the load ran."""
-        for name in ("router", "engines"):
-            self.processes.stop(name)
-        names = ("load.lag", "load.reading", "router.lag", "engines.lag")
-        return [read_lag(self.directory / name) for name in names if (self.directory / name).exists()]
+    def lags(self) -> list[Lag]:
+        """How late everything ran so far. Needs the replicas and the ended load."""
+        return [*self.load.lags(), *lags_behind(self.fronts.values())]
 
-    def log_tail(self, name: str) -> str:
+    def operator_log(self) -> str:
+        """Its end."""
+        return self._log_tail("operator")
+
+    def _log_tail(self, name: str) -> str:
         return log_tail(self.processes.log(name))
 
     def _python(self, name: str, module: str, *arguments: str, **variables: str) -> None:
@@ -218,7 +247,7 @@ class World:
             if self.processes.exit_code(name) != 0:
                 self.processes.check(name)
             if time.monotonic() > deadline:
-                raise ProcessError(f"{name} is not ready:\n{self.log_tail(name)}")
+                raise ProcessError(f"{name} is not ready:\n{self._log_tail(name)}")
             time.sleep(0.05)
 
     def _keep_logs(self, folder: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from weft_dev.demo.case import ACCELERATORS_PER_REPLICA, AUTO, NODE_COUNT, PAUSED, REPLICAS, Split
-from weft_dev.demo.manifests import both_groups, common, objectives, only, read_examples
+from weft_dev.demo.manifests import Examples, both_groups, only, with_logical_nodes, with_plain_pods
 from weft_dev.demo.profile import KV_CAPACITY_TOKENS, MAX_BATCH
 from weft_dev.kube import Object
 
-EXAMPLES = read_examples()
+EXAMPLES = with_logical_nodes()
+IN_PODS = with_plain_pods()
 
 
 def of(objects: list[Object], kind: str, namespace: str) -> list[Object]:
@@ -18,8 +19,9 @@ def of(objects: list[Object], kind: str, namespace: str) -> list[Object]:
     ]
 
 
-def test_both_groups_are_the_examples_but_for_their_mode() -> None:
-    objects = both_groups(EXAMPLES, Split(4, 6))
+@pytest.mark.parametrize("examples", [EXAMPLES, IN_PODS])
+def test_both_groups_are_the_examples_but_for_their_mode(examples: Examples) -> None:
+    objects = both_groups(examples, Split(4, 6))
     (auto,), (paused,) = of(objects, "InferenceGroup", AUTO), of(objects, "InferenceGroup", PAUSED)
     assert (auto["spec"]["rebalance"].pop("mode"), paused["spec"]["rebalance"].pop("mode")) == (
         "Auto",
@@ -44,27 +46,28 @@ def test_the_budget_is_just_the_split_and_each_role_gets_its_replicas() -> None:
 
 
 def test_the_examples_replicas_hold_as_many_accelerators_as_the_demo_counts() -> None:
-    for role in (each for each in EXAMPLES if each["kind"] == "InferenceRole"):
+    for role in (each for each in EXAMPLES.group if each["kind"] == "InferenceRole"):
         assert sum(each["count"] for each in role["spec"]["node"]["accelerators"]) == ACCELERATORS_PER_REPLICA
+    for role in (each for each in IN_PODS.group if each["kind"] == "InferenceRole"):
+        assert role["spec"]["workload"]["acceleratorsPerReplica"] == ACCELERATORS_PER_REPLICA
 
 
-def test_the_planners_profile_has_the_engines_limits() -> None:
-    text = only(EXAMPLES, "ConfigMap")["data"]["profile.yaml"]
+@pytest.mark.parametrize("examples", [EXAMPLES, IN_PODS])
+def test_the_planners_profile_has_the_engines_limits(examples: Examples) -> None:
+    text = only(examples.group, "ConfigMap")["data"]["profile.yaml"]
     assert f"kvCapacityTokens: {KV_CAPACITY_TOKENS}\n" in text
     assert f"maxBatch: {MAX_BATCH}" in text
 
 
 def test_the_fabric_gets_the_address_of_this_run_and_has_a_host_for_every_replica() -> None:
-    fabric = only(common(EXAMPLES, "http://127.0.0.1:1"), "Fabric")
+    fabric = EXAMPLES.with_fabric_at("http://127.0.0.1:1").fabric
     assert fabric["spec"]["endpoint"] == "http://127.0.0.1:1"
     assert len(fabric["spec"]["hosts"]) == NODE_COUNT >= 2 * REPLICAS + 1
-    assert only(EXAMPLES, "Fabric")["spec"]["endpoint"] != "http://127.0.0.1:1", (
-        "the examples stay as they are"
-    )
+    assert EXAMPLES.fabric["spec"]["endpoint"] != "http://127.0.0.1:1", "the examples stay as they are"
 
 
 def test_the_objectives_are_the_examples() -> None:
-    found = objectives(only(EXAMPLES, "InferenceGroup"))
+    found = EXAMPLES.objectives
     assert (found.time_to_first_token, found.inter_token_latency) == (3.0, 0.1)
 
 

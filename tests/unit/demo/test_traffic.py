@@ -9,18 +9,21 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from weft_dev.demo.engine_server import EngineServer, KVRegistry
+from weft_dev.demo.engine_server import EngineServer
+from weft_dev.demo.kv_caches import KVCaches
 from weft_dev.demo.lag import LagMeter
 from weft_dev.demo.load import Result, Target, run_load
 from weft_dev.demo.profile import Curve, Profile, SpeedError
 from weft_dev.demo.router import Endpoint, Router
 from weft_dev.demo.trace import Request
 from weft_dev.kube import eventually
+from weft_dev.processes import free_ports
 
 FAST = Profile(prefill=Curve((100.0, 1000.0), (0.002, 0.02)), decode=Curve((1.0, 32.0), (0.004, 0.005)))
 
@@ -35,16 +38,20 @@ class Site:
 
     def __init__(self) -> None:
         self.lag = LagMeter()
-        self.registry = KVRegistry()
-        self.router = Router("m")
+        self.caches = [KVCaches()]
+        self.router = Router("m", LagMeter())
         self.engines: dict[str, EngineServer] = {}
         self.urls: dict[str, str] = {}
         self.stages: dict[str, str] = {}
         self.port = 0
 
-    async def add(self, name: str, stage: str) -> None:
-        engine = EngineServer(name, "m", FAST, SpeedError(), self.registry, self.lag)
-        port = await engine.start("127.0.0.1", 0)
+    async def add(self, name: str, stage: str, *, pod: bool = False) -> None:
+        """`pod`: a replica that shares no memory with the others."""
+        (port,) = free_ports(1)
+        if pod:
+            self.caches.append(KVCaches(("127.0.0.1", port)))
+        engine = EngineServer(name, "m", FAST, SpeedError(), self.caches[-1], self.lag)
+        await engine.start("127.0.0.1", port)
         self.engines[name] = engine
         self.urls[name] = f"http://127.0.0.1:{port}"
         self.stages[name] = stage
@@ -69,6 +76,15 @@ async def site() -> AsyncIterator[Site]:
     await made.router.stop()
     for engine in made.engines.values():
         await engine.stop()
+    for caches in made.caches:
+        await caches.close()
+
+
+async def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    async with aiohttp.ClientSession() as session, session.post(f"{url}/v1/completions", json=body) as answer:
+        assert answer.status == 200
+        result: dict[str, Any] = await answer.json()
+        return result
 
 
 async def scrape(url: str) -> dict[str, float]:
@@ -97,6 +113,30 @@ async def test_each_stage_works_on_its_own_replica(site: Site) -> None:
     assert decode["vllm:generation_tokens_total"] == 50
     assert decode["vllm:inter_token_latency_seconds_count"] == 45
     assert site.engines["p"].model.reserved_tokens == 0, "KV caches that were read are released"
+
+
+async def test_a_pod_reads_the_kv_cache_of_another_pod_and_frees_it_there(site: Site) -> None:
+    await site.add("p", "prefill", pod=True)
+    await site.add("d", "decode", pod=True)
+    site.show()
+    results = await site.load([Request(0.0, 200, 10) for _ in range(5)])
+    assert [each.error for each in results if not each.ok] == []
+    prefill = site.engines["p"].model
+    await eventually(lambda: prefill.reserved_tokens == 0, what="KV caches that were read are released")
+
+
+async def test_a_prompt_is_computed_again_where_the_pod_with_its_kv_cache_is_gone(site: Site) -> None:
+    await site.add("p", "prefill", pod=True)
+    await site.add("d", "decode", pod=True)
+    site.show()
+    lost = await post(
+        site.urls["p"],
+        {"prompt": [0] * 50, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}},
+    )
+    await site.engines.pop("p").stop()
+    asked = {"prompt": [0] * 50, "max_tokens": 4, "kv_transfer_params": lost["kv_transfer_params"]}
+    answer = await post(site.urls["d"], asked)
+    assert answer["usage"]["completion_tokens"] == 4
 
 
 async def test_labels_that_flip_under_load_lose_no_request(site: Site) -> None:

@@ -1,0 +1,186 @@
+"""What the demo on kind and the end-to-end tests have in a kind cluster: the chart, Prometheus, routers.
+
+Everything out of docs/examples/kind, as docs/install.md has a user apply it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    FABRICS,
+    GPU_POOLS,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    LOGICAL_NODES,
+    MEMORY_POOLS,
+    STORAGE_POOLS,
+    ResourceType,
+)
+from weft_dev import containers, images, tools
+from weft_dev.commands import ROOT, CommandError, Kubectl, Release
+from weft_dev.images import Images
+from weft_dev.kind import cluster
+from weft_dev.kind.cluster import KindCluster
+from weft_dev.kube import Kube, KubeError, Object
+from weft_dev.kube_address import read_kubeconfig
+
+EXAMPLES = ROOT / "docs" / "examples"
+VALUES = EXAMPLES / "kind" / "values.yaml"
+PROMETHEUS = EXAMPLES / "kind" / "10-prometheus.yaml"
+ROUTER = EXAMPLES / "kind" / "30-router.yaml"
+# Who is asked for before what: a group's end takes its roles' pods along, a logical node's its attachments.
+KINDS = (
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    LOGICAL_NODES,
+    DEVICE_ATTACHMENTS,
+    GPU_POOLS,
+    MEMORY_POOLS,
+    STORAGE_POOLS,
+    FABRICS,
+)
+DELETION_SECONDS = 40.0
+SERVICES = ResourceType("", "v1", "services", "Service", True)
+
+
+@dataclass(frozen=True)
+class KindSite:
+    """A kind cluster that has Weft's images, and the commands to use it with."""
+
+    cluster: KindCluster
+    images: Images
+    kube: Kube
+    kubectl: Kubectl
+    release: Release
+
+    def install(self, *options: str) -> str:
+        """The chart with docs/examples/kind/values.yaml; further options are helm's."""
+        return self.release.install(f"--values={VALUES}", *options)
+
+    def start_prometheus(self) -> None:
+        self.kubectl("apply", "--server-side", "-f", str(PROMETHEUS))
+
+    def start_router(self, namespace: str, group: str) -> None:
+        """A router for a group, in its namespace."""
+        self.kubectl.apply(router_objects(namespace, group))
+
+    def front(self, namespace: str) -> str:
+        """URL of a namespace's router: its Service, by the port that it has on every node."""
+        service = self.kube.get(SERVICES, "router", namespace)
+        assert service is not None
+        address = self.cluster.addresses()["weft-control-plane"]
+        return f"http://{address}:{service['spec']['ports'][0]['nodePort']}"
+
+    def wait_for_rollouts(self, *namespaces: str) -> None:
+        """Until every Deployment of these namespaces is available. Raises CommandError."""
+        for namespace in namespaces:
+            options = ("--for=condition=Available", "deployment", "--all", "--timeout=120s")
+            self.kubectl("-n", namespace, "wait", *options)
+
+    def journal_lines(self) -> list[str]:
+        """The fabric's journal, out of the emulator's pod."""
+        where = ("-n", self.release.namespace, "exec", f"deploy/{self.release.name}-emulator")
+        return self.kubectl(*where, "--", "cat", "/var/lib/weft-emulator/journal.jsonl").splitlines()
+
+    def collect(self, folder: Path) -> None:
+        """What it takes to find out what went wrong: objects, events, logs and the fabric's journal, as files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        crds = ",".join(
+            name.removeprefix("customresourcedefinition.apiextensions.k8s.io/") for name in self._crds()
+        )
+        everything = f"nodes,pods,deployments,services,leases,configmaps{',' if crds else ''}{crds}"
+        listings = {
+            "summary.txt": ("get", everything, "-A", "-o", "wide"),
+            "objects.yaml": ("get", everything, "-A", "-o", "yaml"),
+            "events.txt": ("get", "events", "-A", "--sort-by=.lastTimestamp"),
+            "describe-pods.txt": ("describe", "pods", "-A"),
+        }
+        for name, arguments in listings.items():
+            (folder / name).write_text(self._or_error(*arguments))
+        for line in self._or_error(
+            *("get", "pods", "-A", "--no-headers", "-o", "custom-columns=:metadata.namespace,:metadata.name")
+        ).splitlines():
+            namespace, _, pod = line.strip().partition(" ")
+            logs = ("-n", namespace, "logs", pod.strip(), "--all-containers", "--tail=5000")
+            text = self._or_error(*logs) + self._or_error(*logs, "--previous")
+            (folder / f"{namespace}.{pod.strip()}.log").write_text(text)
+        try:
+            (folder / "fabric-journal.jsonl").write_text("\n".join(self.journal_lines()))
+        except CommandError as error:
+            (folder / "fabric-journal.jsonl").write_text(str(error))
+
+    def _or_error(self, *arguments: str) -> str:
+        try:
+            return self.kubectl(*arguments)
+        except CommandError as error:
+            return f"{error}\n"
+
+    def clean(self, *namespaces: str) -> None:
+        """Remove all of Weft's, and these namespaces; for a cluster in any state, that of a killed run included."""
+        if self._crds():
+            self._delete_objects()
+        self.release.uninstall()
+        if crds := self._crds():
+            self.kubectl("delete", *crds)
+        gone = ("--ignore-not-found", "--wait=true", "--timeout=120s")
+        self.kubectl("delete", "namespace", self.release.namespace, *namespaces, *gone)
+        self.kubectl("delete", "clusterrole,clusterrolebinding", "weft-example-prometheus", *gone)
+
+    def _crds(self) -> list[str]:
+        names = self.kubectl("get", "crd", "-o", "name").split()
+        return [name for name in names if name.endswith(".weft.dev")]
+
+    def _delete_objects(self) -> None:
+        """With the operator, if it runs; without it, whatever holds them back is struck off: no hardware is here."""
+        for kind in KINDS:
+            for each in self._all(kind):
+                self.kube.delete(kind, each["metadata"]["name"], each["metadata"].get("namespace", ""))
+        deadline = time.monotonic() + DELETION_SECONDS
+        while any(self._all(kind) for kind in KINDS) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        for kind in KINDS:
+            for each in self._all(kind):
+                name, namespace = each["metadata"]["name"], each["metadata"].get("namespace", "")
+                self.kube.patch(kind, name, {"metadata": {"finalizers": None}}, namespace)
+
+    def _all(self, kind: ResourceType) -> list[Object]:
+        try:
+            return self.kube.list(kind)
+        except KubeError as error:
+            if error.status == 404:
+                return []
+            raise
+
+
+def prepare(say: Callable[[str], None]) -> KindSite:
+    """The cluster, up and with this clone's images. Raises what tools, containers, images and the cluster raise."""
+    binaries = tools.provide(tools.KIND_TOOLS)
+    containers.engine()
+    built = images.build(say)
+    made = cluster.up(say)
+    made.load(built.operator, built.demo, built.prometheus)
+    return KindSite(
+        made,
+        built,
+        Kube(read_kubeconfig(made.kubeconfig)),
+        Kubectl(binaries["kubectl"], made.kubeconfig),
+        Release(binaries["helm"], made.kubeconfig),
+    )
+
+
+def router_objects(namespace: str, group: str) -> Sequence[Object]:
+    """The example's router, for another namespace and group."""
+    text = ROUTER.read_text().replace("demo/llama-70b=", f"{namespace}/{group}=")
+    objects = list(yaml.safe_load_all(text))
+    for each in objects:
+        each["metadata"]["namespace"] = namespace
+        for subject in each.get("subjects", ()):
+            subject["namespace"] = namespace
+    return objects

@@ -1,0 +1,381 @@
+"""The chart's life in a cluster, once: installed, used by live traffic, hurt, upgraded, uninstalled.
+
+The module's first fixtures do it and keep what was seen; each test asserts one thing of it, in the order of events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import pytest
+
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    FABRICS,
+    GPU_POOLS,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    LEASES,
+    LOGICAL_NODES,
+    MEMORY_POOLS,
+    NODES,
+    PODS,
+    ResourceType,
+)
+from weft.emulator import journal
+from weft_dev.commands import CommandError
+from weft_dev.demo.case import Split
+from weft_dev.demo.facts import Census, GroupFacts, condition
+from weft_dev.demo.lag import LagMeter
+from weft_dev.demo.load import Result, Target, run_load
+from weft_dev.demo.manifests import Examples, group_objects, namespace_object, with_plain_pods
+from weft_dev.demo.trace import Request
+from weft_dev.kind_site import KindSite
+from weft_dev.kube import Object
+
+T = TypeVar("T")
+
+NAMESPACE = "e2e"
+OPERATOR = "weft-system"
+NAMESPACES = (NAMESPACE, "demo", "demo-auto", "demo-paused", "monitoring")
+WORKERS = {"weft-worker": "sled-0", "weft-worker2": "sled-1"}
+START = Split(2, 4)
+SHIFT_SECONDS = 25.0
+LOAD_SECONDS = 145.0
+# First short prompts with long answers: two prefill replicas idle most of the time, four decode 37 streams. Then long
+# prompts with short answers: three of them a second are the work of 3.2 prefill replicas and of a fifth of a decode
+# replica. So 2:4 suits the first part, and no split below four prefill replicas the second.
+BEFORE, AFTER = Request(0, 512, 150), Request(0, 3000, 30)
+PER_SECOND = {BEFORE: 4.0, AFTER: 3.0}
+POOLS = {GPU_POOLS: "h200", MEMORY_POOLS: "cxl"}
+
+
+def until(check: Callable[[], T | None], what: str, timeout_seconds: float = 90.0) -> T:
+    """The first true answer."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (answer := check()):
+        assert time.monotonic() < deadline, f"not within {timeout_seconds:.0f} s: {what}"
+        time.sleep(0.3)
+    return answer
+
+
+def traffic() -> list[Request]:
+    requests, at = [], 0.0
+    while at < LOAD_SECONDS:
+        kind = BEFORE if at < SHIFT_SECONDS else AFTER
+        requests.append(Request(at, kind.prompt_tokens, kind.answer_tokens))
+        at += 1 / PER_SECOND[kind]
+    return requests
+
+
+def logical_node(name: str) -> Object:
+    accelerators = [{"name": "main", "count": 2, "selector": {"matchAttributes": {"model": "H200"}}}]
+    metadata = {"name": name, "namespace": NAMESPACE}
+    spec = {"accelerators": accelerators}
+    return {"apiVersion": "weft.dev/v1alpha1", "kind": "LogicalNode", "metadata": metadata, "spec": spec}
+
+
+def everything(site: KindSite) -> set[str]:
+    """Names of all objects in the cluster but for those that come and go by themselves."""
+    kinds = site.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    passing = (
+        "events",
+        "leases",
+        "endpoints",
+        "metrics.k8s.io",
+        "pods",
+        "replicasets",
+        "controllerrevisions",
+    )
+    wanted = ",".join(kind for kind in kinds if not kind.startswith(passing))
+    return set(site.kubectl("get", wanted, "-A", "-o", "name", "--ignore-not-found").split())
+
+
+@pytest.fixture(scope="module")
+def examples() -> Examples:
+    return with_plain_pods()
+
+
+@dataclass
+class Installed:
+    """After `helm install`."""
+
+    before: set[str]
+    notes: str
+    test_output: str
+
+
+@pytest.fixture(scope="module")
+def installed(site: KindSite, examples: Examples) -> Iterator[Installed]:
+    site.clean(*NAMESPACES)
+    site.kubectl.apply([namespace_object(name) for name in (OPERATOR, NAMESPACE, "demo", "monitoring")])
+    site.start_prometheus()
+    site.start_router(NAMESPACE, examples.group_name)
+    site.wait_for_rollouts("monitoring", NAMESPACE)
+    before = everything(site)
+    notes = site.install()
+    yield Installed(before, notes, site.release.test())
+    site.clean(*NAMESPACES)
+
+
+@dataclass
+class Lived:
+    """What was seen while the chart was in use. Times are monotonic."""
+
+    started: float
+    pools: dict[str, int] = field(default_factory=dict)
+    carriers: dict[str, str] = field(default_factory=dict)
+    third: Object = field(default_factory=dict)
+    facts: GroupFacts = field(default_factory=lambda: GroupFacts(START.replicas * 2))
+    results: list[Result] = field(default_factory=list)
+    killed: str = ""
+    killed_at: float = 0.0
+    next_leader: str = ""
+    before_upgrade: Sequence[tuple[str, ...]] = ()
+    after_upgrade: Sequence[tuple[str, ...]] = ()
+    generations: tuple[int, int] = (0, 0)
+    journal: list[str] = field(default_factory=list)
+    decision: str = ""
+
+    def census_at(self, seconds: float) -> Census:
+        """The group's replicas `seconds` after the start of the load."""
+        return [census for at, census in self.facts.history if at <= self.started + seconds][-1]
+
+
+def attachments(site: KindSite) -> list[tuple[str, ...]]:
+    """Which device is where, by the identity of the object that says so."""
+    return sorted(
+        (each["metadata"]["uid"], each["metadata"]["name"], each["spec"]["host"])
+        for each in site.kube.list(DEVICE_ATTACHMENTS)
+    )
+
+
+def leader(site: KindSite) -> str:
+    lease = site.kube.get(LEASES, "weft-operator", OPERATOR) or {}
+    return str(lease.get("spec", {}).get("holderIdentity", ""))
+
+
+def bind_logical_nodes(site: KindSite, lived: Lived) -> None:
+    for name in ("left", "right"):
+        site.kubectl.apply([logical_node(name)])
+    for name in ("left", "right"):
+        bound = until(partial(is_bound, site, name), f"{name} is Bound")
+        lived.carriers[name] = bound["status"]["nodeName"]
+    site.kubectl.apply([logical_node("third")])
+    lived.third = until(lambda: has_verdict(site, "third"), "the third logical node is told why it waits")
+
+
+def is_bound(site: KindSite, name: str) -> Object | None:
+    found = site.kube.get(LOGICAL_NODES, name, NAMESPACE) or {}
+    return found if condition(found, "Bound")[0] == "True" else None
+
+
+def has_verdict(site: KindSite, name: str) -> Object | None:
+    found = site.kube.get(LOGICAL_NODES, name, NAMESPACE) or {}
+    return found if condition(found, "Bound")[0] == "False" else None
+
+
+def serves(site: KindSite, lived: Lived, split: Split) -> bool:
+    lived.facts.see_pods(time.monotonic(), site.kube.list(PODS, NAMESPACE))
+    return (lived.facts.census.prefill, lived.facts.census.decode) == (split.prefill, split.decode)
+
+
+class Traffic(threading.Thread):
+    """Sends everything through the router's Service; its results are complete when it has ended."""
+
+    def __init__(self, url: str, model_name: str) -> None:
+        super().__init__(daemon=True)
+        self._targets = [Target(NAMESPACE, url, model_name)]
+        self._out = io.StringIO()
+        self._begun = threading.Event()
+        self.zero = 0.0
+
+    def run(self) -> None:
+        asyncio.run(run_load(self._targets, traffic(), self._out, LagMeter(), started=self._started))
+
+    def begin(self) -> float:
+        self.start()
+        assert self._begun.wait(30)
+        return self.zero
+
+    def _started(self, zero: float) -> None:
+        self.zero = zero
+        self._begun.set()
+
+    def results(self) -> list[Result]:
+        return [Result(**json.loads(line)) for line in self._out.getvalue().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def lived(site: KindSite, installed: Installed, examples: Examples) -> Lived:
+    """Pools, logical nodes, a group under load; the leader is killed after the shift, then the chart is upgraded."""
+    lived = Lived(started=0.0)
+    site.kubectl.apply(each for each in examples.common if each["kind"] != "LogicalNode")
+    for kind, name in POOLS.items():
+        lived.pools[name] = until(partial(devices, site, kind, name), f"pool {name} has devices")
+    site.kubectl.apply(group_objects(examples.group, NAMESPACE, "Auto", START))
+    until(lambda: serves(site, lived, START), f"{START} serve", 180)
+    # After the group's pods are placed: a node that carries a logical node takes none but its owner's.
+    bind_logical_nodes(site, lived)
+
+    load = Traffic(site.front(NAMESPACE), examples.model_name)
+    lived.started = load.begin()
+    steps = iter(
+        [
+            (SHIFT_SECONDS + 8, kill_the_leader),
+            (SHIFT_SECONDS + 50, upgrade),
+        ]
+    )
+    due, step = next(steps)
+    while load.is_alive():
+        serves(site, lived, START)
+        if time.monotonic() - lived.started > due:
+            step(site, lived)
+            due, step = next(steps, (float("inf"), step))
+        time.sleep(0.5)
+    lived.results = load.results()
+    group = site.kube.get(INFERENCE_GROUPS, examples.group_name, NAMESPACE) or {}
+    lived.decision = json.dumps(group.get("status", {}).get("decision"))
+    return lived
+
+
+def devices(site: KindSite, kind: ResourceType, name: str) -> int:
+    pool = site.kube.get(kind, name) or {}
+    return int(pool.get("status", {}).get("devices", {}).get("total", 0))
+
+
+def kill_the_leader(site: KindSite, lived: Lived) -> None:
+    lived.killed, lived.killed_at = leader(site), time.monotonic()
+    site.kube.delete(PODS, lived.killed, OPERATOR, grace_seconds=0)
+    lived.next_leader = until(
+        lambda: now if (now := leader(site)) != lived.killed else "", "another replica leads"
+    )
+
+
+def upgrade(site: KindSite, lived: Lived) -> None:
+    """With another setting, so that every pod of the operator is replaced; devices are bound all the while."""
+    lived.before_upgrade = attachments(site)
+    before = generation(site)
+    site.install("--set=settings.workers=16", "--set=crds.keep=false")
+    lived.generations = (before, generation(site))
+    lived.after_upgrade = attachments(site)
+    lived.journal = site.journal_lines()
+
+
+def generation(site: KindSite) -> int:
+    text = site.kubectl("-n", OPERATOR, "get", "deployment", "weft", "-o", "jsonpath={.metadata.generation}")
+    return int(text)
+
+
+def test_the_notes_say_what_to_do_next(installed: Installed) -> None:
+    assert "kubectl" in installed.notes
+    assert "weft-emulator" in installed.notes, "where the fabric manager is that Weft can be tried with"
+
+
+def test_the_charts_own_test_passes(installed: Installed) -> None:
+    assert "Phase:          Succeeded" in installed.test_output or "Succeeded" in installed.test_output
+
+
+def test_the_pools_show_the_devices_of_the_fabric_manager(lived: Lived) -> None:
+    assert lived.pools == {"h200": 16, "cxl": 8}
+
+
+def test_two_workers_carry_a_logical_node_each_and_a_third_waits(lived: Lived) -> None:
+    assert set(lived.carriers.values()) == set(WORKERS)
+    status, message = condition(lived.third, "Bound")
+    assert status == "False"
+    assert message, "it is told why"
+
+
+def test_no_request_fails_while_the_split_changes_and_the_operator_is_killed_and_upgraded(
+    lived: Lived,
+) -> None:
+    assert [each.error for each in lived.results if not each.ok] == []
+    assert len(lived.results) == len(traffic())
+
+
+def test_the_split_follows_the_mix(lived: Lived) -> None:
+    assert (lived.census_at(SHIFT_SECONDS).prefill, lived.census_at(SHIFT_SECONDS).decode) == (2, 4)
+    final = lived.facts.census
+    assert final.prefill > final.decode, f"at the end {final}; the last decision: {lived.decision}"
+
+
+def test_the_budget_is_never_exceeded(lived: Lived) -> None:
+    assert lived.facts.most_accelerators <= lived.facts.budget_accelerators
+
+
+def test_another_replica_takes_over_from_a_killed_leader(lived: Lived) -> None:
+    assert lived.killed
+    assert lived.next_leader not in ("", lived.killed)
+    moved = [at for at, *_ in lived.facts.stage_changes if at > lived.killed_at]
+    assert moved, "replicas are moved after the leader's death"
+
+
+def test_an_upgrade_replaces_the_operator_and_leaves_what_is_bound_alone(lived: Lived) -> None:
+    assert lived.generations[1] > lived.generations[0]
+    assert lived.before_upgrade
+    assert lived.after_upgrade == lived.before_upgrade
+    report = journal.check(lived.journal)
+    assert not report.double_attached
+    assert sorted(host for _, host in report.left_attached) == sorted(list(WORKERS.values()) * 2)
+
+
+def test_a_freed_host_goes_to_the_logical_node_that_waits(site: KindSite, lived: Lived) -> None:
+    site.kube.delete(LOGICAL_NODES, "left", NAMESPACE)
+    third = until(lambda: is_bound(site, "third"), "the third logical node is Bound")
+    assert third["status"]["nodeName"] == lived.carriers["left"]
+
+
+def test_helm_refuses_to_remove_definitions_while_devices_are_attached(site: KindSite, lived: Lived) -> None:
+    with pytest.raises(CommandError, match=r"(?i)delete"):
+        site.release.uninstall()
+    assert is_bound(site, "right") is not None
+
+
+def test_uninstall_leaves_nothing(site: KindSite, installed: Installed, lived: Lived) -> None:
+    for kind in (INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES):
+        for each in site.kube.list(kind):
+            site.kube.delete(kind, each["metadata"]["name"], each["metadata"]["namespace"])
+    until(
+        lambda: (
+            not any(site.kube.list(kind) for kind in (INFERENCE_GROUPS, LOGICAL_NODES, DEVICE_ATTACHMENTS))
+        ),
+        "groups, logical nodes and attachments are gone",
+    )
+    assert not journal.check(site.journal_lines()).left_attached
+    for kind in (*POOLS, FABRICS):
+        for each in site.kube.list(kind):
+            site.kube.delete(kind, each["metadata"]["name"])
+    until(lambda: not any(site.kube.list(kind) for kind in (*POOLS, FABRICS)), "pools and fabrics are gone")
+    site.release.uninstall()
+    site.kubectl("-n", NAMESPACE, "delete", "configmap", "a100-llama-2-70b")
+    assert until_settled(lambda: everything(site) - installed.before) == set()
+    for node in site.kube.list(NODES):
+        assert not [each for each in node["spec"].get("taints", ()) if each["key"].startswith("weft.dev")]
+    assert site.kube.get(LEASES, "weft-operator", OPERATOR) is None
+
+
+def until_settled(look: Callable[[], set[str]]) -> set[str]:
+    """What is there after a few seconds: the garbage collector comes after helm."""
+    deadline = time.monotonic() + 20
+    while (seen := look()) and time.monotonic() < deadline:
+        time.sleep(1)
+    return seen
+
+
+def test_uninstall_keeps_the_definitions_where_they_are_to_be_kept(
+    site: KindSite, installed: Installed, lived: Lived
+) -> None:
+    site.install()
+    site.release.uninstall()
+    crds = {name for name in site.kubectl("get", "crd", "-o", "name").split() if name.endswith(".weft.dev")}
+    assert len(crds) == 8
+    assert until_settled(lambda: everything(site) - installed.before - crds) == set()
