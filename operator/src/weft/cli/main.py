@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments, rest = parser.parse_known_args(argv)
     if arguments.verb == "emulator":
+        _heed_sigterm()
         from weft.emulator.main import main as emulator_main
 
         return emulator_main(rest)
@@ -87,7 +89,17 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _heed_sigterm() -> None:
+    """End at SIGTERM until there is an event loop that handles it.
+
+    The kernel ignores a signal that the first process of a container has no handler for: a pod that is stopped
+    during the imports would otherwise stay until it is killed.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def _run(config: Path | None) -> int:
+    _heed_sigterm()
     from weft.runtime.client import StartError
     from weft.runtime.logs import configure
     from weft.runtime.operator import Operator
