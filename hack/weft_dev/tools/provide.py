@@ -37,14 +37,19 @@ def usual(tools: Iterable[Tool]) -> int:
     return seconds + MODULE_DOWNLOAD_SECONDS if seconds else 0
 
 
-def provide(names: Iterable[str] = TEST_TOOLS, stream: TextIO | None = None) -> dict[str, Path]:
+def provide(
+    names: Iterable[str] = TEST_TOOLS, stream: TextIO | None = None, *, installed: bool = True
+) -> dict[str, Path]:
     """Return the paths of the named tools, after fetching or building those that are not here.
+
+    Without `installed` they are the pinned versions, whatever PATH offers: for what goes into an image.
 
     Reports progress on `stream` (default: stderr). Safe to call from several processes at once: each tool is
     made by one of them, and the others wait for it. Raises ToolError.
     """
     wanted = [tool for tool in TOOLS.values() if tool.name in set(names)]
-    paths = {tool.name: path for tool in wanted if (path := find(tool)) is not None}
+    look = find if installed else cache.find_cached
+    paths = {tool.name: path for tool in wanted if (path := look(tool)) is not None}
     lacking = [tool for tool in wanted if tool.name not in paths]
     for group in _grouped(lacking):
         paths |= _make(group, stream)

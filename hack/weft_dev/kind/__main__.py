@@ -1,0 +1,45 @@
+"""`python -m weft_dev.kind up|down|status`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from weft_dev.containers import ContainerError
+from weft_dev.kind import cluster
+from weft_dev.tools import ToolError
+from weft_dev.tools.progress import say
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="weft_dev.kind", description="A kind cluster for Weft.")
+    parser.add_argument("verb", choices=("up", "down", "status"))
+    parser.add_argument(
+        "--keep-images", action="store_true", help="down: leave the images, so that up is quick"
+    )
+    options = parser.parse_args()
+    # As Ctrl-C: what is under way is ended in order.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        if options.verb == "up":
+            found = cluster.up(say)
+            for name, address in found.addresses().items():
+                print(f"{name} {address}")
+            print(f"export KUBECONFIG={found.kubeconfig}")
+        elif options.verb == "down":
+            cluster.down(say, keep_images=options.keep_images)
+        else:
+            print("\n".join(cluster.status()))
+    except (ContainerError, ToolError) as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted: make kind-up goes on from what there is, make kind-down removes it")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""The cluster itself: made once, found again, mended when it was stopped, made anew when that does not help."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from weft_dev import containers, tools
+from weft_dev.containers import ContainerError, docker
+from weft_dev.kind import configuration, loading, node_image, nodes
+from weft_dev.tools.cache import cache_directory
+from weft_dev.tools.progress import progress
+from weft_dev.tools.progress import say as say_on_stderr
+
+Say = Callable[[str], None]
+COMMAND_SECONDS = 60.0
+CREATE_SECONDS = 600.0
+MEND_SECONDS = 75.0
+POLL_SECONDS = 0.5
+FRESH_SECONDS = 20.0
+"""A kubelet renews its node's lease every 10 s."""
+IMAGES = ("weft-node", "weft-node-os", "weft", "weft-demo", "weft-prometheus", "weft-base", "weft-build")
+"""Repositories of the images that Weft makes."""
+
+
+@dataclass(frozen=True)
+class KindCluster:
+    """A cluster that runs."""
+
+    kubeconfig: Path
+    """An administrator's; nothing else reads or writes it."""
+    kubectl: Path
+
+    def addresses(self) -> dict[str, str]:
+        """The InternalIP of each node by name."""
+        return {node.name: node.address for node in nodes.find()}
+
+    def load(self, *images: str) -> list[str]:
+        """Bring images from the engine to all nodes, but for those that are there; returns what was loaded.
+
+        Raises ContainerError.
+        """
+        with _locked():
+            return loading.load(images, [node.name for node in nodes.find()])
+
+    def run(self, *arguments: str, timeout_seconds: float = COMMAND_SECONDS) -> str:
+        """Run kubectl and return what it printed. Raises ContainerError with what it says."""
+        command = [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", *arguments]
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_seconds
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ContainerError(
+                f"kubectl {' '.join(arguments)}: no answer in {timeout_seconds:.0f} s"
+            ) from error
+        if done.returncode != 0:
+            raise ContainerError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()[-1000:]}")
+        return done.stdout
+
+
+def up(say: Say = say_on_stderr) -> KindCluster:
+    """Return the running cluster, after starting, mending or making it. Raises ContainerError, ToolError.
+
+    An existing healthy cluster is returned as it is, with all that is in it.
+    """
+    containers.engine()
+    with _locked() as lock:
+        binaries = tools.provide(("kind", "kubectl"))
+        cluster = KindCluster(_folder() / "kubeconfig", binaries["kubectl"])
+        image = node_image.ensure(say)
+        found = nodes.find()
+        if found:
+            reason = _why_unfit(found, image) or _mend(cluster, binaries["kind"], found, say)
+            if not reason:
+                return cluster
+            say(f"making the cluster anew: {reason}")
+            _delete(binaries["kind"])
+        _create(cluster, binaries["kind"], image, lock)
+        return cluster
+
+
+def down(say: Say = say_on_stderr, *, keep_images: bool = False) -> None:
+    """Remove the cluster and, unless they are kept, Weft's images; end the engine if it was started by Weft.
+
+    Raises ContainerError.
+    """
+    with _locked():
+        if containers.running():
+            if nodes.find():
+                _delete(tools.provide(("kind",))["kind"])
+                say("removed the cluster weft")
+            with contextlib.suppress(ContainerError):  # Another kind cluster may use it.
+                docker("network", "rm", "kind")
+            if not keep_images:
+                _remove_images(say)
+            _stop_engine(say)
+        else:
+            say("no container engine runs: a cluster that was stopped with it comes back with make kind-up")
+        (_folder() / "kubeconfig").unlink(missing_ok=True)
+
+
+def status() -> list[str]:
+    """Lines that say what there is."""
+    if not containers.running():
+        return ["container engine: none runs"]
+    ours = containers.started_here()
+    lines = [f"container engine: runs{f', started by Weft as process {ours}' if ours else ''}"]
+    found = nodes.find()
+    lines += [
+        f"{node.name}: {f'runs at {node.address}' if node.running else 'does not run'}" for node in found
+    ] or ["cluster: none"]
+    if found:
+        lines.append(f"kubeconfig: {_folder() / 'kubeconfig'}")
+    return lines
+
+
+def _why_unfit(found: list[nodes.Node], image: str) -> str:
+    """Why these nodes cannot be the cluster that is wanted; empty when they can."""
+    names = tuple(node.name for node in found)
+    if names != configuration.NODES:
+        return f"it has the nodes {', '.join(names)}"
+    if any(nodes.marked_address(node) is None for node in found):
+        return "it was never completed"
+    wanted = docker("image", "inspect", "--format", "{{.Id}}", image).strip()
+    if any(node.image_id != wanted for node in found):
+        return "the node image has changed"
+    return ""
+
+
+def _mend(cluster: KindCluster, kind: Path, found: list[nodes.Node], say: Say) -> str:
+    """Start what does not run and wait until all is well; returns why that did not help, or nothing."""
+    stopped = [node for node in found if not node.running]
+    # Addresses are given out in the order of starting, and the control plane is bound to its own.
+    for node in sorted(stopped, key=lambda node: nodes.marked_address(node) or ""):
+        say(f"starting {node.name}, which did not run")
+        with contextlib.suppress(ContainerError):
+            docker("unpause", node.name)
+        docker("start", node.name)
+    current = nodes.find()
+    for node in current:
+        if node.address != nodes.marked_address(node):
+            return f"{node.name} has got another address"
+    if not cluster.kubeconfig.exists():
+        # Another cache folder than the one that it was made with.
+        _kind(
+            kind,
+            "export",
+            "kubeconfig",
+            f"--kubeconfig={cluster.kubeconfig}",
+            timeout_seconds=COMMAND_SECONDS,
+        )
+    if not stopped and not (trouble := _trouble(cluster)):
+        return ""
+    with progress("waiting for the nodes of the cluster", 25):
+        deadline = time.monotonic() + MEND_SECONDS
+        while trouble := _trouble(cluster):
+            if time.monotonic() > deadline:
+                return trouble
+            time.sleep(POLL_SECONDS)
+    nodes.guard(current)
+    return ""
+
+
+def _trouble(cluster: KindCluster) -> str:
+    """What is wrong with the running cluster; empty when nothing is."""
+    try:
+        answer = json.loads(
+            cluster.run("get", "--raw", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases")
+        )
+        pods = json.loads(cluster.run("get", "--raw", "/api/v1/namespaces/kube-system/pods"))
+    except ContainerError as error:
+        return str(error)
+    return unrenewed(answer["items"], datetime.now(UTC)) or unready(pods["items"])
+
+
+def unrenewed(leases: list[dict[str, Any]], now: datetime) -> str:
+    """Which nodes have not been heard of lately; their Ready condition would be true for 40 s more."""
+    renewed = {
+        lease["metadata"]["name"]: datetime.fromisoformat(lease["spec"]["renewTime"]) for lease in leases
+    }
+    late = [
+        name
+        for name in configuration.NODES
+        if name not in renewed or (now - renewed[name]).total_seconds() > FRESH_SECONDS
+    ]
+    return f"{', '.join(late)} is not heard of" if late else ""
+
+
+def unready(pods: list[dict[str, Any]]) -> str:
+    """Which pods are not ready."""
+    late = [
+        pod["metadata"]["name"]
+        for pod in pods
+        if not any(
+            each["type"] == "Ready" and each["status"] == "True"
+            for each in pod["status"].get("conditions", ())
+        )
+    ]
+    return f"not ready: {', '.join(late)}" if late else ""
+
+
+def _create(cluster: KindCluster, kind: Path, image: str, lock: int) -> None:
+    with progress("making a kind cluster of three nodes", 45):
+        wanted = _folder() / "cluster.json"
+        wanted.write_text(configuration.configuration(image))
+        _kind(
+            *(kind, "create", "cluster", f"--config={wanted}", f"--kubeconfig={cluster.kubeconfig}"),
+            timeout_seconds=CREATE_SECONDS,
+            # If this process is killed, kind goes on, and whoever comes next waits for it.
+            lock=lock,
+        )
+        # One is enough here, and both run on the control plane.
+        cluster.run("--namespace=kube-system", "scale", "deployment/coredns", "--replicas=1")
+        made = nodes.find()
+        nodes.guard(made)
+        deadline = time.monotonic() + CREATE_SECONDS
+        while trouble := _trouble(cluster):
+            if time.monotonic() > deadline:
+                raise ContainerError(f"the new cluster does not get ready: {trouble}")
+            time.sleep(POLL_SECONDS)
+        nodes.mark(made)
+
+
+def _delete(kind: Path) -> None:
+    with progress("removing the cluster", 10):
+        kubeconfig = _folder() / "kubeconfig"
+        _kind(
+            *(kind, "delete", "cluster", f"--name={configuration.CLUSTER}", f"--kubeconfig={kubeconfig}"),
+            timeout_seconds=CREATE_SECONDS,
+        )
+
+
+def _kind(kind: Path, *arguments: str, timeout_seconds: float, lock: int | None = None) -> None:
+    """Run kind. Raises ContainerError with the end of what it said."""
+    try:
+        done = subprocess.run(
+            [kind, *arguments],
+            env={**os.environ, "KIND_EXPERIMENTAL_PROVIDER": "docker"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_seconds,
+            pass_fds=() if lock is None else (lock,),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ContainerError(f"kind {arguments[0]} did not end in {timeout_seconds:.0f} s") from error
+    if done.returncode != 0:
+        raise ContainerError(f"kind {arguments[0]}: {done.stdout.decode(errors='replace').strip()[-3000:]}")
+
+
+def _remove_images(say: Say) -> None:
+    listed = docker("image", "list", "--format", "{{.Repository}} {{.Tag}} {{.ID}}").splitlines()
+    ours = [
+        (f"{repository}:{tag}", identity)
+        for repository, tag, identity in (line.split() for line in listed)
+        if repository in (*IMAGES, "kindest/node")
+    ]
+    for name, identity in ours:
+        # A pulled image that is named by its digest has no tag.
+        docker("rmi", "--force", identity if name.endswith(":<none>") else name)
+    docker("image", "prune", "--force", "--filter", f"label={node_image.PART_LABEL}")
+    if ours:
+        say(f"removed the images {', '.join(name for name, _ in ours)}")
+
+
+def _stop_engine(say: Say) -> None:
+    if containers.started_here() is None:
+        return
+    if docker("ps", "--quiet").strip():
+        say("the container engine goes on, because other containers run: docker ps")
+    else:
+        containers.stop()
+        say("stopped the container engine, which Weft had started")
+
+
+def _folder() -> Path:
+    return cache_directory() / "kind"
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[int]:
+    """One process at a time makes, mends or removes the cluster; yields the descriptor of the lock."""
+    _folder().mkdir(parents=True, exist_ok=True)
+    with (_folder() / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()

@@ -1,0 +1,204 @@
+"""The image of the nodes: kind's own where it can be pulled, else one made from Debian packages and Go modules."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from weft_dev import tools
+from weft_dev.containers import DEBIAN_PACKAGES, ContainerError, docker
+from weft_dev.kind import archive, configuration
+from weft_dev.tools.cache import cache_directory, platform_name
+from weft_dev.tools.progress import progress
+
+FILES = Path(__file__).resolve().parents[2] / "kind"
+SUITE = "bookworm"
+PACKAGES = (
+    *("systemd", "systemd-sysv", "runc", "containernetworking-plugins", "iptables", "nftables", "conntrack"),
+    *("iproute2", "ethtool", "kmod", "mount", "procps", "ca-certificates"),
+)
+LAYOUT = 1
+"""To be raised when the code below makes another image of the same inputs: there are no others that it knows of."""
+OS_IMAGE = "weft-node-os"
+NODE_IMAGE = "weft-node"
+INPUTS_LABEL = "dev.weft.inputs"
+PART_LABEL = "dev.weft.part=node"
+PODNET_IMAGE = "weft.local/podnet:dev"
+"""As in hack/kind/node/default-cni.yaml."""
+
+NODE_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "kubeadm", "kubectl", "kubelet")
+REGISTRY_SECONDS = 8.0
+"""How long the registry has to show that it can be reached."""
+PULL_SECONDS = 900.0
+OS_SECONDS = 900.0
+
+Say = Callable[[str], None]
+
+
+def ensure(say: Say) -> str:
+    """Return the name of a node image that is here, after pulling or building it. Raises ContainerError, ToolError."""
+    if image_label(configuration.OFFICIAL_IMAGE, "") is not None or _pull(say):
+        return configuration.OFFICIAL_IMAGE
+    name = f"{NODE_IMAGE}:v{tools.TOOLS['kubelet'].version}"
+    wanted = inputs_hash()
+    if image_label(name, INPUTS_LABEL) == wanted:
+        return name
+    binaries = tools.provide(tools.NODE_TOOLS, installed=False)
+    os_image = _ensure_os(say)
+    with _build_folder() as folder, progress("building the node image", 50):
+        _build(name, wanted, os_image, binaries, folder)
+    # What this build and its predecessors left without a name.
+    docker("image", "prune", "--force", "--filter", f"label={PART_LABEL}")
+    say(f"built {name}")
+    return name
+
+
+def image_label(image: str, label: str) -> str | None:
+    """A label of an image, empty when it has none of that name; None when the image is not here."""
+    template = f'{{{{index .Config.Labels "{label}"}}}}' if label else "{{.Id}}"
+    try:
+        return docker("image", "inspect", "--format", template, image).strip()
+    except ContainerError:
+        return None
+
+
+def inputs_hash() -> str:
+    """A digest of all that the node image and the cluster's configuration are made from."""
+    files = sorted([*(FILES / "node").iterdir(), FILES / "kube-proxy.Dockerfile"])
+    versions = [f"{name} {tools.TOOLS[name].version}" for name in tools.NODE_TOOLS]
+    return digest_of(
+        [(path.name, path.read_bytes()) for path in files],
+        [str(LAYOUT), configuration.configuration(NODE_IMAGE), SUITE, *PACKAGES, *versions],
+    )
+
+
+def digest_of(files: Iterable[tuple[str, bytes]], words: Iterable[str]) -> str:
+    """A digest of named contents and of words, whose borders count."""
+    digest = hashlib.sha256()
+    parts = [part for name, content in files for part in (name.encode(), content)]
+    for part in [*parts, *(word.encode() for word in words)]:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:16]
+
+
+def image_names(required: Iterable[str]) -> dict[str, str]:
+    """Which program each image that kubeadm requires runs: `registry/.../name:tag` by the name of the program."""
+    return {image.rpartition(":")[0].rpartition("/")[2]: image for image in required}
+
+
+def _pull(say: Say) -> bool:
+    try:
+        # The manifest first: it takes no time, and says whether the registry can be reached from here.
+        docker("manifest", "inspect", configuration.OFFICIAL_IMAGE, timeout_seconds=REGISTRY_SECONDS)
+    except ContainerError:
+        return False
+    try:
+        with progress(f"pulling {configuration.OFFICIAL_IMAGE.partition('@')[0]}", 60):
+            docker("pull", "--quiet", configuration.OFFICIAL_IMAGE, timeout_seconds=PULL_SECONDS)
+    except ContainerError as error:
+        say(f"cannot pull the official node image, so one is built here: {error}")
+        return False
+    return True
+
+
+def _ensure_os(say: Say) -> str:
+    name, wanted = f"{OS_IMAGE}:{SUITE}", digest_of([], [SUITE, *PACKAGES])
+    if image_label(name, INPUTS_LABEL) == wanted:
+        return name
+    if shutil.which("mmdebstrap") is None:
+        raise ContainerError(
+            "the official node image cannot be pulled, and building one from Debian packages takes mmdebstrap: "
+            f"apt-get install {DEBIAN_PACKAGES}"
+        )
+    with _build_folder() as folder, progress(f"making a Debian {SUITE} file system for the nodes", 60):
+        tree = folder / "os.tar"
+        command = [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            f"--include={','.join(PACKAGES)}",
+            SUITE,
+            str(tree),
+        ]
+        done = subprocess.run(
+            command,
+            # Where it unpacks: what a killed run leaves is removed by the next one.
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=OS_SECONDS,
+        )
+        if done.returncode != 0:
+            raise ContainerError(f"mmdebstrap: {done.stdout.decode(errors='replace').strip()[-1000:]}")
+        labels = [f"--change=LABEL {INPUTS_LABEL}={wanted}", f"--change=LABEL {PART_LABEL}"]
+        docker("import", *labels, str(tree), name)
+    return name
+
+
+def _build(name: str, inputs: str, os_image: str, binaries: dict[str, Path], folder: Path) -> None:
+    version = f"v{tools.TOOLS['kubelet'].version}"
+    required = image_names(required_images(binaries["kubeadm"], version))
+    images = folder / "images"
+    images.mkdir()
+    programs = [
+        archive.ProgramImage(image, binaries[program])
+        for program, image in required.items()
+        if program != "kube-proxy"
+    ]
+    programs.append(archive.ProgramImage(PODNET_IMAGE, binaries["podnet"]))
+    archive.write_archive(images / "programs.tar", programs, platform_name()[1])
+    _save_kube_proxy(required["kube-proxy"], os_image, binaries["kube-proxy"], folder)
+    shutil.copytree(FILES / "node", folder, dirs_exist_ok=True)
+    toml = folder / "containerd.toml"
+    toml.write_text(toml.read_text().replace("@PAUSE@", required["pause"]))
+    (folder / "bin").mkdir()
+    for program in NODE_PROGRAMS:
+        os.link(binaries[program], folder / "bin" / program)
+    docker(
+        *("build", "--quiet", "--tag", name, "--label", f"{INPUTS_LABEL}={inputs}", "--label", PART_LABEL),
+        *("--build-arg", f"OS={os_image}", "--build-arg", f"KUBERNETES_VERSION={version}", str(folder)),
+    )
+
+
+def required_images(kubeadm: Path, version: str) -> list[str]:
+    """The images that kubeadm asks for."""
+    command = [str(kubeadm), "config", "images", "list", f"--kubernetes-version={version}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+
+
+def _save_kube_proxy(image: str, os_image: str, binary: Path, folder: Path) -> None:
+    context = folder / "kube-proxy"
+    context.mkdir()
+    os.link(binary, context / "kube-proxy")
+    shutil.copy(FILES / "kube-proxy.Dockerfile", context / "Dockerfile")
+    docker("build", "--quiet", "--tag", image, "--build-arg", f"OS={os_image}", str(context))
+    docker("save", "--output", str(folder / "images" / "kube-proxy.tar"), image)
+    # It is in the archive now.
+    docker("rmi", image)
+    shutil.rmtree(context)
+
+
+@contextmanager
+def _build_folder() -> Iterator[Path]:
+    """A folder on the file system of the tools, which are linked into it. The caller holds the cluster's lock."""
+    parent = cache_directory() / "kind"
+    for left in parent.glob(".build-*"):
+        _remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=".build-", dir=parent))
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    # mmdebstrap mounts what a system needs below its folder, and a killed one could leave that.
+    if not any(str(folder) in line for line in Path("/proc/self/mounts").read_text().splitlines()):
+        shutil.rmtree(folder, ignore_errors=True)
