@@ -145,7 +145,8 @@ def install_crds(kube: Kube, files: Iterable[Path], *, timeout_seconds: float = 
 
 
 def _established(definition: dict[str, Any]) -> bool:
-    conditions = definition.get("status", {}).get("conditions", ())
+    # null until the API server has looked at the definition for the first time.
+    conditions = definition.get("status", {}).get("conditions") or ()
     return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 
