@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from typing import Any
+from typing import Any, cast
 
 import kopf
 from kubernetes.aio import client as k8s
@@ -98,6 +98,8 @@ class Informer:
                     registry=registry,
                     settings=settings,
                     standalone=True,
+                    # Or kopf makes one of the user's name, and a pod's user may have none.
+                    identity=cast(Any, "weft"),
                     clusterwide=True,
                     stop_flag=self._stop,
                 )
