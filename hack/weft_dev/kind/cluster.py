@@ -16,7 +16,7 @@ from typing import Any
 
 from weft_dev import containers, tools
 from weft_dev.containers import ContainerError, docker
-from weft_dev.kind import configuration, loading, node_image, nodes
+from weft_dev.kind import configuration, health, loading, node_image, nodes
 from weft_dev.tools.cache import cache_directory
 from weft_dev.tools.progress import progress
 from weft_dev.tools.progress import say as say_on_stderr
@@ -26,8 +26,6 @@ COMMAND_SECONDS = 60.0
 CREATE_SECONDS = 600.0
 MEND_SECONDS = 75.0
 POLL_SECONDS = 0.5
-FRESH_SECONDS = 20.0
-"""A kubelet renews its node's lease every 10 s."""
 IMAGES = ("weft-node", "weft-node-os", "weft", "weft-demo", "weft-prometheus", "weft-base", "weft-build")
 """Repositories of the images that Weft makes."""
 
@@ -80,11 +78,12 @@ def up(say: Say = say_on_stderr) -> KindCluster:
         image = node_image.ensure(say)
         found = nodes.find()
         if found:
-            reason = _why_unfit(found, image) or _mend(cluster, binaries["kind"], found, say)
+            reason = _why_unfit(found, image) or _mend(cluster, binaries["kind"], found, image, say)
             if not reason:
                 return cluster
             say(f"making the cluster anew: {reason}")
             _delete(binaries["kind"])
+            node_image.prune()
         _create(cluster, binaries["kind"], image, lock)
         return cluster
 
@@ -137,19 +136,20 @@ def _why_unfit(found: list[nodes.Node], image: str) -> str:
     return ""
 
 
-def _mend(cluster: KindCluster, kind: Path, found: list[nodes.Node], say: Say) -> str:
+def _mend(cluster: KindCluster, kind: Path, found: list[nodes.Node], image: str, say: Say) -> str:
     """Start what does not run and wait until all is well; returns why that did not help, or nothing."""
-    stopped = [node for node in found if not node.running]
+    addresses = {node.name: nodes.marked_address(node) or "" for node in found}
     # Addresses are given out in the order of starting, and the control plane is bound to its own.
-    for node in sorted(stopped, key=lambda node: nodes.marked_address(node) or ""):
+    for node in sorted((node for node in found if not node.running), key=lambda node: addresses[node.name]):
         say(f"starting {node.name}, which did not run")
         with contextlib.suppress(ContainerError):
             docker("unpause", node.name)
         docker("start", node.name)
     current = nodes.find()
     for node in current:
-        if node.address != nodes.marked_address(node):
+        if node.address != addresses[node.name]:
             return f"{node.name} has got another address"
+    _guard(image, current)
     if not cluster.kubeconfig.exists():
         # Another cache folder than the one that it was made with.
         _kind(
@@ -159,54 +159,37 @@ def _mend(cluster: KindCluster, kind: Path, found: list[nodes.Node], say: Say) -
             f"--kubeconfig={cluster.kubeconfig}",
             timeout_seconds=COMMAND_SECONDS,
         )
-    if not stopped and not (trouble := _trouble(cluster)):
+    if not _trouble(cluster, current):
         return ""
     with progress("waiting for the nodes of the cluster", 25):
         deadline = time.monotonic() + MEND_SECONDS
-        while trouble := _trouble(cluster):
+        while trouble := _trouble(cluster, current):
             if time.monotonic() > deadline:
                 return trouble
             time.sleep(POLL_SECONDS)
-    nodes.guard(current)
     return ""
 
 
-def _trouble(cluster: KindCluster) -> str:
+def _guard(image: str, found: list[nodes.Node]) -> None:
+    # A node of our own image has this from its entrypoint.
+    if image == configuration.OFFICIAL_IMAGE:
+        nodes.guard(found)
+
+
+def _trouble(cluster: KindCluster, found: list[nodes.Node]) -> str:
     """What is wrong with the running cluster; empty when nothing is."""
+    started = {node.name: node.started for node in found}
     try:
-        answer = json.loads(
-            cluster.run("get", "--raw", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases")
-        )
-        pods = json.loads(cluster.run("get", "--raw", "/api/v1/namespaces/kube-system/pods"))
+        leases = _items(cluster, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases")
+        pods = _items(cluster, "/api/v1/namespaces/kube-system/pods")
     except ContainerError as error:
         return str(error)
-    return unrenewed(answer["items"], datetime.now(UTC)) or unready(pods["items"])
+    return health.unrenewed(leases, started, datetime.now(UTC)) or health.unready(pods, started)
 
 
-def unrenewed(leases: list[dict[str, Any]], now: datetime) -> str:
-    """Which nodes have not been heard of lately; their Ready condition would be true for 40 s more."""
-    renewed = {
-        lease["metadata"]["name"]: datetime.fromisoformat(lease["spec"]["renewTime"]) for lease in leases
-    }
-    late = [
-        name
-        for name in configuration.NODES
-        if name not in renewed or (now - renewed[name]).total_seconds() > FRESH_SECONDS
-    ]
-    return f"{', '.join(late)} is not heard of" if late else ""
-
-
-def unready(pods: list[dict[str, Any]]) -> str:
-    """Which pods are not ready."""
-    late = [
-        pod["metadata"]["name"]
-        for pod in pods
-        if not any(
-            each["type"] == "Ready" and each["status"] == "True"
-            for each in pod["status"].get("conditions", ())
-        )
-    ]
-    return f"not ready: {', '.join(late)}" if late else ""
+def _items(cluster: KindCluster, path: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = json.loads(cluster.run("get", "--raw", path))["items"]
+    return items
 
 
 def _create(cluster: KindCluster, kind: Path, image: str, lock: int) -> None:
@@ -222,9 +205,9 @@ def _create(cluster: KindCluster, kind: Path, image: str, lock: int) -> None:
         # One is enough here, and both run on the control plane.
         cluster.run("--namespace=kube-system", "scale", "deployment/coredns", "--replicas=1")
         made = nodes.find()
-        nodes.guard(made)
+        _guard(image, made)
         deadline = time.monotonic() + CREATE_SECONDS
-        while trouble := _trouble(cluster):
+        while trouble := _trouble(cluster, made):
             if time.monotonic() > deadline:
                 raise ContainerError(f"the new cluster does not get ready: {trouble}")
             time.sleep(POLL_SECONDS)
@@ -268,7 +251,7 @@ def _remove_images(say: Say) -> None:
     for name, identity in ours:
         # A pulled image that is named by its digest has no tag.
         docker("rmi", "--force", identity if name.endswith(":<none>") else name)
-    docker("image", "prune", "--force", "--filter", f"label={node_image.PART_LABEL}")
+    node_image.prune()
     if ours:
         say(f"removed the images {', '.join(name for name, _ in ours)}")
 

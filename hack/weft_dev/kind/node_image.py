@@ -43,20 +43,26 @@ Say = Callable[[str], None]
 
 def ensure(say: Say) -> str:
     """Return the name of a node image that is here, after pulling or building it. Raises ContainerError, ToolError."""
-    if image_label(configuration.OFFICIAL_IMAGE, "") is not None or _pull(say):
+    if image_label(configuration.OFFICIAL_IMAGE, "") is not None:
         return configuration.OFFICIAL_IMAGE
     name = f"{NODE_IMAGE}:v{tools.TOOLS['kubelet'].version}"
     wanted = inputs_hash()
     if image_label(name, INPUTS_LABEL) == wanted:
         return name
+    if _pull(say):
+        return configuration.OFFICIAL_IMAGE
     binaries = tools.provide(tools.NODE_TOOLS, installed=False)
     os_image = _ensure_os(say)
     with _build_folder() as folder, progress("building the node image", 50):
         _build(name, wanted, os_image, binaries, folder)
-    # What this build and its predecessors left without a name.
-    docker("image", "prune", "--force", "--filter", f"label={PART_LABEL}")
+    prune()
     say(f"built {name}")
     return name
+
+
+def prune() -> None:
+    """Remove what builds left without a name; what a node container was made from stays until that is gone."""
+    docker("image", "prune", "--force", "--filter", f"label={PART_LABEL}")
 
 
 def image_label(image: str, label: str) -> str | None:

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Node:
     address: str
     """Its IPv4 address in the cluster's network; empty while it does not run."""
     image_id: str
+    started: datetime
 
 
 def find() -> list[Node]:
@@ -40,7 +42,8 @@ def parse(container: dict[str, Any]) -> Node:
     """A node out of what the engine says of its container."""
     addresses = [each["IPAddress"] for each in container["NetworkSettings"]["Networks"].values()]
     running = container["State"]["Running"] and not container["State"]["Paused"]
-    return Node(container["Name"].lstrip("/"), running, "".join(addresses[:1]), container["Image"])
+    started = datetime.fromisoformat(container["State"]["StartedAt"])
+    return Node(container["Name"].lstrip("/"), running, "".join(addresses[:1]), container["Image"], started)
 
 
 def mark(nodes: list[Node]) -> None:
