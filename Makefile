@@ -79,6 +79,16 @@ cluster: ## a local cluster that stays up, with its kubeconfig; Ctrl-C ends it
 	@$(MAKE) -s $(VENV)/.complete
 	@$(DEV).cluster $(ARGS)
 
+.PHONY: kind-up
+kind-up: ## a kind cluster of three nodes, made once and reused, with its kubeconfig
+	@$(PYTHON) hack/weft_dev/preflight.py kind
+	@$(MAKE) -s $(VENV)/.complete
+	@$(DEV).kind up
+
+.PHONY: kind-down
+kind-down: ## remove the kind cluster and Weft's images; KEEP_IMAGES=1 keeps those
+	@PYTHONPATH=hack $(PYTHON) -m weft_dev.kind down $(if $(KEEP_IMAGES),--keep-images)
+
 .PHONY: run
 run: $(VENV)/.complete ## the operator against the current kubeconfig, after asking; YES=1 does not ask
 	@YES="$(YES)" $(DEV).run $(ARGS)

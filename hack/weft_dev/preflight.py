@@ -1,6 +1,6 @@
 """Looks, within two seconds, whether this machine can do what is asked, and says what that will fetch or build.
 
-Runs before anything else: `python3 hack/weft_dev/preflight.py venv|demo|test|cluster`. Old versions of Python 3
+Runs before anything else: `python3 hack/weft_dev/preflight.py venv|demo|test|cluster|kind`. Old versions of Python 3
 have to get as far as being told so; what needs a newer one is imported after that check.
 """
 
@@ -25,6 +25,7 @@ OLDEST_GO = (1, 26)
 GIBIBYTE = 1 << 30
 BUILD_DISK_BYTES = 8 * GIBIBYTE
 RUN_DISK_BYTES = 1 * GIBIBYTE
+IMAGE_DISK_BYTES = 5 * GIBIBYTE
 MEMORY_BYTES = 2 * GIBIBYTE
 PROBE_SECONDS = 1.0
 
@@ -126,8 +127,13 @@ def look(verb: str) -> list[str]:
     from weft_dev.tools.cache import cache_directory
 
     cache = cache_directory()
-    lacking = missing(DEMO_TOOLS if verb == "demo" else TEST_TOOLS)
     problems = check_cache(cache) + check_memory(available_memory())
+    if verb == "kind":
+        names, reasons = look_at_engine()
+        problems += reasons
+    else:
+        names = DEMO_TOOLS if verb == "demo" else TEST_TOOLS
+    lacking = missing(names)
     building = any(tool.package for tool in lacking)
     if building:
         go = check_go(gomodules.go_version())
@@ -146,9 +152,32 @@ def look(verb: str) -> list[str]:
     return problems
 
 
+def look_at_engine() -> tuple[tuple[str, ...], list[str]]:
+    """The tools that a kind cluster takes here, and what stands in the way of a container engine and a node image."""
+    from weft_dev import containers
+    from weft_dev.kind import node_image
+    from weft_dev.tools import KIND_TOOLS
+
+    pulled = ("kind", "kubectl", "helm")
+    if reason := containers.obstacle():
+        return pulled, [reason]
+    if containers.running():
+        place = Path(containers.docker("info", "--format", "{{.DockerRootDir}}").strip())
+        if place.is_dir() and (
+            full := check_disk(place, shutil.disk_usage(str(place)).free, IMAGE_DISK_BYTES)
+        ):
+            return pulled, full
+        if node_image.present() is not None:
+            return pulled, []
+    if node_image.can_pull(PROBE_SECONDS):
+        return pulled, []
+    reason = node_image.obstacle()
+    return KIND_TOOLS, [reason] if reason else []
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="preflight", description="Can this machine do that?")
-    parser.add_argument("verb", choices=("venv", "demo", "test", "cluster"))
+    parser.add_argument("verb", choices=("venv", "demo", "test", "cluster", "kind"))
     verb = parser.parse_args().verb
     modules = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is not None]
     problems = check_python(sys.version_info[:2], modules)

@@ -30,6 +30,9 @@ def main() -> int:
             print(f"export KUBECONFIG={found.kubeconfig}")
         elif options.verb == "down":
             cluster.down(say, keep_images=options.keep_images)
+            if options.keep_images:
+                say("the images are kept; make kind-down removes them too")
+            say("left are the tools: make clean-cache")
         else:
             print("\n".join(cluster.status()))
     except (ContainerError, ToolError) as error:

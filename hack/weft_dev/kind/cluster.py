@@ -104,7 +104,7 @@ def down(say: Say = say_on_stderr, *, keep_images: bool = False) -> None:
                 _remove_images(say)
             _stop_engine(say)
         else:
-            say("no container engine runs: a cluster that was stopped with it comes back with make kind-up")
+            say("no container engine runs; a cluster that stopped with one is removed after: make kind-up")
         (_folder() / "kubeconfig").unlink(missing_ok=True)
 
 

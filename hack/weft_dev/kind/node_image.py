@@ -43,21 +43,49 @@ Say = Callable[[str], None]
 
 def ensure(say: Say) -> str:
     """Return the name of a node image that is here, after pulling or building it. Raises ContainerError, ToolError."""
-    if image_label(configuration.OFFICIAL_IMAGE, "") is not None:
+    if (found := present()) is not None:
+        return found
+    if can_pull() and _pull(say):
         return configuration.OFFICIAL_IMAGE
-    name = f"{NODE_IMAGE}:v{tools.TOOLS['kubelet'].version}"
-    wanted = inputs_hash()
-    if image_label(name, INPUTS_LABEL) == wanted:
-        return name
-    if _pull(say):
-        return configuration.OFFICIAL_IMAGE
+    name, wanted = own_name(), inputs_hash()
+    os_image = _ensure_os()
     binaries = tools.provide(tools.NODE_TOOLS, installed=False)
-    os_image = _ensure_os(say)
     with _build_folder() as folder, progress("building the node image", 50):
         _build(name, wanted, os_image, binaries, folder)
     prune()
     say(f"built {name}")
     return name
+
+
+def own_name() -> str:
+    """The name of the image that is built here."""
+    return f"{NODE_IMAGE}:v{tools.TOOLS['kubelet'].version}"
+
+
+def present() -> str | None:
+    """The node image that is here and up to date, or None."""
+    if image_label(configuration.OFFICIAL_IMAGE, "") is not None:
+        return configuration.OFFICIAL_IMAGE
+    return own_name() if image_label(own_name(), INPUTS_LABEL) == inputs_hash() else None
+
+
+def can_pull(timeout_seconds: float = REGISTRY_SECONDS) -> bool:
+    """Whether the registry of the official image answers: its manifest takes no time."""
+    try:
+        docker("manifest", "inspect", configuration.OFFICIAL_IMAGE, timeout_seconds=timeout_seconds)
+    except ContainerError:
+        return False
+    return True
+
+
+def obstacle() -> str:
+    """What it lacks for a node image to be built here; empty when nothing."""
+    if image_label(f"{OS_IMAGE}:{SUITE}", INPUTS_LABEL) == _os_inputs() or shutil.which("mmdebstrap"):
+        return ""
+    return (
+        "kind's node image cannot be pulled, and making one from Debian packages takes mmdebstrap: "
+        f"apt-get install {DEBIAN_PACKAGES}"
+    )
 
 
 def prune() -> None:
@@ -100,11 +128,6 @@ def image_names(required: Iterable[str]) -> dict[str, str]:
 
 def _pull(say: Say) -> bool:
     try:
-        # The manifest first: it takes no time, and says whether the registry can be reached from here.
-        docker("manifest", "inspect", configuration.OFFICIAL_IMAGE, timeout_seconds=REGISTRY_SECONDS)
-    except ContainerError:
-        return False
-    try:
         with progress(f"pulling {configuration.OFFICIAL_IMAGE.partition('@')[0]}", 60):
             docker("pull", "--quiet", configuration.OFFICIAL_IMAGE, timeout_seconds=PULL_SECONDS)
     except ContainerError as error:
@@ -113,15 +136,16 @@ def _pull(say: Say) -> bool:
     return True
 
 
-def _ensure_os(say: Say) -> str:
-    name, wanted = f"{OS_IMAGE}:{SUITE}", digest_of([], [SUITE, *PACKAGES])
+def _os_inputs() -> str:
+    return digest_of([], [SUITE, *PACKAGES])
+
+
+def _ensure_os() -> str:
+    name, wanted = f"{OS_IMAGE}:{SUITE}", _os_inputs()
     if image_label(name, INPUTS_LABEL) == wanted:
         return name
-    if shutil.which("mmdebstrap") is None:
-        raise ContainerError(
-            "the official node image cannot be pulled, and building one from Debian packages takes mmdebstrap: "
-            f"apt-get install {DEBIAN_PACKAGES}"
-        )
+    if reason := obstacle():
+        raise ContainerError(reason)
     with _build_folder() as folder, progress(f"making a Debian {SUITE} file system for the nodes", 60):
         tree = folder / "os.tar"
         command = [
