@@ -12,21 +12,6 @@ from weft_dev.tools import ToolError
 MEGABYTE = 1_000_000
 
 
-def over_base_bytes(image: str) -> int:
-    """What an image adds to the base that it was built on; all of it when it has none of ours."""
-    layers = _layers(image)
-    for candidate in base.candidates():
-        below = _layers(candidate.image)
-        if below and layers[: len(below)] == below:
-            return engine.size_bytes(image) - engine.size_bytes(candidate.image)
-    return engine.size_bytes(image)
-
-
-def _layers(image: str) -> list[str]:
-    found = engine.inspect(image)
-    return list(found["RootFS"]["Layers"]) if found else []
-
-
 def main() -> int:
     try:
         images = build(lambda line: print(line, file=sys.stderr, flush=True))
@@ -35,7 +20,7 @@ def main() -> int:
         return 1
     print(f"{'image':<32}{'MB':>6}{'over base':>12}")
     for image in astuple(images):
-        size, over = engine.size_bytes(image) / MEGABYTE, over_base_bytes(image) / MEGABYTE
+        size, over = engine.size_bytes(image) / MEGABYTE, base.over_base_bytes(image) / MEGABYTE
         print(f"{image:<32}{size:>6.0f}{over:>12.0f}")
     return 0
 

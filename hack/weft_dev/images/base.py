@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft_dev.containers import ERROR_CHARACTERS, ContainerError, docker
-from weft_dev.images.engine import INPUTS, inspect, label, pull
+from weft_dev.images.engine import INPUTS, inspect, label, pull, size_bytes
 from weft_dev.images.inputs import ROOT
 
 DEBIAN_BASE = "weft-base:debian"
@@ -61,6 +61,21 @@ def provide(say: Callable[[str], None]) -> Base:
     )
     _make(debian)
     return debian
+
+
+def over_base_bytes(image: str) -> int:
+    """What an image adds to the base that it was built on; all of it when it has none of ours."""
+    layers = _layers(image)
+    for candidate in candidates():
+        below = _layers(candidate.image)
+        if below and layers[: len(below)] == below:
+            return size_bytes(image) - size_bytes(candidate.image)
+    return size_bytes(image)
+
+
+def _layers(image: str) -> list[str]:
+    found = inspect(image)
+    return list(found["RootFS"]["Layers"]) if found else []
 
 
 def suite(os_release: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from weft_dev.containers import ContainerError, docker
 from weft_dev.images.inputs import write_context
 
-INPUTS = "dev.weft.inputs"
+INPUTS = "weft.dev/inputs"
 """Label of every image made here: the hash of what it was made from."""
 
 ANSWER_SECONDS = 8.0

@@ -1,0 +1,152 @@
+"""What images are made from: which files count, and that the Dockerfile and the code beside it agree."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from weft_dev.images import base, inputs, prometheus, weft, wheels
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A small repository with our rules."""
+    (tmp_path / ".dockerignore").write_text((ROOT / ".dockerignore").read_text())
+    for name in ("Dockerfile", "LICENSE", "pyproject.toml", "requirements.lock", "requirements-dev.lock"):
+        (tmp_path / name).write_text(name)
+    write(tmp_path, "operator/src/weft/cli/main.py")
+    write(tmp_path, "hack/weft_dev/demo/engine_pod.py")
+    write(tmp_path, "hack/data/trace.csv")
+    return tmp_path
+
+
+def write(root: Path, name: str, text: str = "one") -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "operator/src/weft/cli/main.py",
+        "operator/src/weft/new.py",
+        "requirements.lock",
+        "Dockerfile",
+        ".dockerignore",
+    ],
+)
+def test_a_change_of_what_the_image_is_made_from_changes_the_hash(clone: Path, name: str) -> None:
+    before = inputs.input_hash(inputs.files(clone), base="a")
+    write(clone, name, (clone / name).read_text() + "\n# two\n" if (clone / name).exists() else "# two")
+    assert inputs.input_hash(inputs.files(clone), base="a") != before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "docs/install.md",
+        "tests/unit/test_new.py",
+        "operator/src/weft/cli/__pycache__/main.cpython-313.pyc",
+        "operator/src/weft/stray.pyc",
+        ".git/index",
+        "build/wheels/aiohttp.whl",
+    ],
+)
+def test_a_change_of_anything_else_does_not(clone: Path, name: str) -> None:
+    before = inputs.input_hash(inputs.files(clone), base="a")
+    write(clone, name)
+    assert inputs.input_hash(inputs.files(clone), base="a") == before
+
+
+def test_another_base_changes_the_hash(clone: Path) -> None:
+    contents = inputs.files(clone)
+    assert inputs.input_hash(contents, base="a") != inputs.input_hash(contents, base="b")
+
+
+def test_a_file_that_moves_changes_the_hash(clone: Path) -> None:
+    before = inputs.input_hash(inputs.files(clone))
+    (clone / "operator/src/weft/cli/main.py").rename(clone / "operator/src/weft/cli/entry.py")
+    assert inputs.input_hash(inputs.files(clone)) != before
+
+
+def test_the_context_is_the_same_whatever_the_times_and_modes_of_the_files(clone: Path) -> None:
+    first, second = io.BytesIO(), io.BytesIO()
+    inputs.write_context(inputs.files(clone), first)
+    (clone / "Dockerfile").touch()
+    (clone / "Dockerfile").chmod(0o600)
+    inputs.write_context(inputs.files(clone), second)
+    assert first.getvalue() == second.getvalue()
+    with tarfile.open(fileobj=io.BytesIO(first.getvalue())) as archive:
+        assert archive.getnames() == sorted(inputs.files(clone))
+
+
+def test_a_rule_that_the_hash_would_not_follow_is_refused(clone: Path) -> None:
+    with (clone / ".dockerignore").open("a") as rules:
+        rules.write("operator/src/weft/emulator\n")
+    with pytest.raises(ValueError, match="operator/src/weft/emulator"):
+        inputs.files(clone)
+
+
+def test_everything_that_the_dockerfile_copies_is_in_the_context() -> None:
+    names = inputs.files(ROOT)
+    copied = [
+        source
+        for line in DOCKERFILE.splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for source in line.split()[1:-1]
+        if source != "build/wheel[s]"
+    ]
+    assert len(copied) >= 7
+    for source in copied:
+        assert any(name == source or name.startswith(f"{source}/") for name in names), source
+
+
+def test_developer_tools_are_part_of_the_demo_image_only() -> None:
+    operator, demo = weft.inputs_of("operator"), weft.inputs_of("demo")
+    assert "hack/weft_dev/demo/gateway.py" in demo
+    assert not [name for name in operator if name.startswith("hack/")]
+    assert operator.keys() < demo.keys()
+
+
+def test_what_the_dockerfile_takes_from_the_development_lock_is_downloaded() -> None:
+    text = wheels.lock_entries((ROOT / "requirements-dev.lock").read_text(), wheels.FROM_DEV_LOCK)
+    for name in wheels.FROM_DEV_LOCK:
+        assert f"{name}==" in text
+        assert name in DOCKERFILE
+    assert text.count("==") == len(wheels.FROM_DEV_LOCK)
+    assert text.count("--hash=sha256:") >= len(wheels.FROM_DEV_LOCK)
+
+
+def test_a_package_that_the_lock_does_not_have_is_named() -> None:
+    with pytest.raises(KeyError, match="left-pad"):
+        wheels.lock_entries("uvloop==1 \\\n    --hash=sha256:0\n", ("left-pad",))
+
+
+def test_labels_name_the_version_of_the_package() -> None:
+    from weft import __version__
+
+    assert weft.oci_arguments(weft.inputs_of("operator"))["VERSION"] == __version__
+
+
+def test_the_dockerfile_names_the_official_base_and_an_unprivileged_user() -> None:
+    assert base.official_name(DOCKERFILE).startswith("python:3.")
+    assert DOCKERFILE.count("\nUSER 65532:65532\n") == 1
+    assert DOCKERFILE.rindex("\nFROM ") == DOCKERFILE.index("\nFROM runtime AS operator\n")
+
+
+def test_the_debian_base_is_of_the_release_that_the_machine_runs() -> None:
+    assert base.suite('ID=debian\nVERSION_CODENAME="trixie"\n') == "trixie"
+    assert base.suite("ID=ubuntu\nVERSION_CODENAME=noble\n") == base.DEFAULT_SUITE
+    assert base.suite("") == base.DEFAULT_SUITE
+
+
+def test_the_official_prometheus_is_of_the_pinned_version() -> None:
+    assert prometheus.official_name().startswith("prom/prometheus:v3.")
