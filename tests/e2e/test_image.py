@@ -150,7 +150,7 @@ def test_prometheus_starts_with_a_mounted_configuration_that_discovers_pods(
     configuration.chmod(0o644)
     mounts = (
         f"--volume={configuration}:/etc/prometheus/prometheus.yml:ro",
-        "--tmpfs=/prometheus:mode=1777",
+        "--tmpfs=/prometheus:uid=65534",
     )
     found = inspect(images.prometheus)
     assert found is not None
