@@ -80,10 +80,10 @@ cluster: ## a local cluster that stays up, with its kubeconfig; Ctrl-C ends it
 	@$(DEV).cluster $(ARGS)
 
 .PHONY: kind-up
-kind-up: ## a kind cluster of three nodes, made once and reused, with its kubeconfig
+kind-up: ## a kind cluster of three nodes with Weft's images, made once and reused; prints its kubeconfig
 	@$(PYTHON) hack/weft_dev/preflight.py kind
 	@$(MAKE) -s $(VENV)/.complete
-	@$(DEV).kind up
+	@$(DEV).kind_site
 
 .PHONY: kind-down
 kind-down: ## remove the kind cluster and Weft's images; KEEP_IMAGES=1 keeps those

@@ -1,10 +1,14 @@
-"""What the demo on kind and the end-to-end tests have in a kind cluster: the chart, Prometheus, routers.
+"""A kind cluster with Weft's images, and what the demo and the end-to-end tests have in it: chart, Prometheus, routers.
 
-Everything out of docs/examples/kind, as docs/install.md has a user apply it.
+All of it out of docs/examples/kind, as docs/install.md has a user apply it. `python -m weft_dev.kind_site` (`make
+kind-up`) makes the cluster and says how to go on.
 """
 
 from __future__ import annotations
 
+import shlex
+import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +34,7 @@ from weft_dev.kind import cluster
 from weft_dev.kind.cluster import KindCluster
 from weft_dev.kube import Kube, KubeError, Object
 from weft_dev.kube_address import read_kubeconfig
+from weft_dev.tools.progress import say
 
 EXAMPLES = ROOT / "docs" / "examples"
 VALUES = EXAMPLES / "kind" / "values.yaml"
@@ -159,12 +164,12 @@ class KindSite:
             raise
 
 
-def prepare(say: Callable[[str], None]) -> KindSite:
+def prepare(tell: Callable[[str], None]) -> KindSite:
     """The cluster, up and with this clone's images. Raises what tools, containers, images and the cluster raise."""
     binaries = tools.provide(tools.KIND_TOOLS)
     containers.engine()
-    built = images.build(say)
-    made = cluster.up(say)
+    built = images.build(tell)
+    made = cluster.up(tell)
     made.load(built.operator, built.demo, built.prometheus)
     return KindSite(
         made,
@@ -184,3 +189,31 @@ def router_objects(namespace: str, group: str) -> Sequence[Object]:
         for subject in each.get("subjects", ()):
             subject["namespace"] = namespace
     return objects
+
+
+def next_steps(site: KindSite) -> str:
+    """What to type in the shell that uses the cluster."""
+    return f"""
+export KUBECONFIG={shlex.quote(str(site.cluster.kubeconfig))}
+alias kubectl={shlex.quote(str(site.kubectl.binary))} helm={shlex.quote(str(site.release.helm))}
+
+docs/install.md goes on from here. `make kind-down` removes the cluster."""
+
+
+def main() -> int:
+    # As Ctrl-C: what is under way is ended in order.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        print(next_steps(prepare(say)))
+    except (containers.ContainerError, tools.ToolError) as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted: make kind-up goes on from what there is, make kind-down removes it")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
