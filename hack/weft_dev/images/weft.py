@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import tomllib
 from collections.abc import Callable, Mapping
@@ -35,15 +34,10 @@ def build(say: Callable[[str], None]) -> dict[str, str]:
     return dict(IMAGES)
 
 
-@functools.cache
-def _files() -> Mapping[str, Path]:
-    return files()
-
-
 def inputs_of(target: str) -> dict[str, Path]:
     """The files that a target is made from; the operator has none of the demo's."""
     return {
-        name: path for name, path in _files().items() if target == "demo" or not name.startswith(DEMO_ONLY)
+        name: path for name, path in files().items() if target == "demo" or not name.startswith(DEMO_ONLY)
     }
 
 
@@ -68,7 +62,7 @@ def _build(
 ) -> None:
     labels = {engine.INPUTS: input_hash(contents, base=below.identity)}
     # The classic builder also makes the stages above the wanted one: the demo's files have to be there.
-    context = {**_files(), **wheel_files}
+    context = {**files(), **wheel_files}
     arguments = {"BASE": below.image}
     for stage, image in BUILD_STAGES.items():
         engine.build(image, context, target=stage, arguments=arguments, labels={engine.INPUTS: "stage"})

@@ -46,13 +46,14 @@ def wheelhouse(python: str, machine: str) -> dict[str, Path]:
 
     Raises ContainerError with what pip said.
     """
-    locks = {name: ROOT / name for name in ("requirements.lock", "requirements-dev.lock")}
+    lock = ROOT / "requirements.lock"
+    entries = lock_entries((ROOT / "requirements-dev.lock").read_text(), FROM_DEV_LOCK)
     parent = cache_directory() / "wheels"
-    folder = parent / input_hash(locks, python=python, machine=machine)
+    folder = parent / input_hash({lock.name: lock}, entries=entries, python=python, machine=machine)
     if not folder.is_dir():
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=parent) as partial:
-            _download(Path(partial), locks, python, machine)
+            _download(Path(partial), lock, entries, python, machine)
             # Those of earlier locks are of no more use; pip keeps its own cache.
             for old in parent.iterdir():
                 if old.name != Path(partial).name:
@@ -61,15 +62,15 @@ def wheelhouse(python: str, machine: str) -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.glob("*.whl"))}
 
 
-def _download(folder: Path, locks: dict[str, Path], python: str, machine: str) -> None:
-    entries = folder / "entries.lock"
-    entries.write_text(lock_entries(locks["requirements-dev.lock"].read_text(), FROM_DEV_LOCK))
+def _download(folder: Path, lock: Path, entries: str, python: str, machine: str) -> None:
+    entries_lock = folder / "entries.lock"
+    entries_lock.write_text(entries)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
     command += [f"--platform={platform}" for platform in platforms(machine)]
-    for lock in (locks["requirements.lock"], entries):
+    for each in (lock, entries_lock):
         done = subprocess.run(
-            [*command, "--require-hashes", "--dest", str(folder / "wheels"), "--requirement", str(lock)],
+            [*command, "--require-hashes", "--dest", str(folder / "wheels"), "--requirement", str(each)],
             env=os.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
