@@ -109,6 +109,30 @@ def test_the_operator_says_that_it_has_no_cluster(images: Images) -> None:
         run(images.operator)
 
 
+def test_the_operator_ends_when_it_is_told_to_though_it_still_waits_for_the_api_server(
+    images: Images, tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "none",
+                "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+                "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:9"}}],
+                "users": [{"name": "none", "user": {"token": "none"}}],
+            }
+        )
+    )
+    kubeconfig.chmod(0o644)
+    mounted = (f"--volume={kubeconfig}:/kubeconfig:ro", "--env=KUBECONFIG=/kubeconfig")
+    with started(images.operator, options=mounted) as container:
+        eventually(lambda: "yes" if "cannot list yet" in log(container) else "")
+        docker("stop", "--time=30", container)
+        assert docker("inspect", "--format={{.State.ExitCode}}", container).strip() == "0"
+
+
 def test_neither_pip_nor_tests_are_shipped(images: Images) -> None:
     listing = (
         "import json, pathlib, sysconfig; p = pathlib.Path(sysconfig.get_path('purelib'));"
