@@ -220,10 +220,10 @@ def test_services_and_the_disruption_budget_select_the_pods_of_their_component(
 def test_the_emulator_listens_where_its_service_leads(rendered: dict[str, list[Object]]) -> None:
     objects = rendered["with the emulator"]
     (port,) = find(objects, "Service", "weft-emulator")["spec"]["ports"]
-    assert port == {"name": "http", "port": 80, "targetPort": "http"}
+    assert port == {"name": "https", "port": 443, "targetPort": "https"}
     (container,) = find(objects, "Deployment", "weft-emulator")["spec"]["template"]["spec"]["containers"]
-    assert container["ports"] == [{"name": "http", "containerPort": 8000}]
-    assert {"--host=0.0.0.0", "--port=8000"} <= set(container["args"])
+    assert container["ports"] == [{"name": "https", "containerPort": 8443}]
+    assert {"--host=0.0.0.0", "--port=8443"} <= set(container["args"])
 
 
 def test_the_release_namespace_is_the_only_one_that_is_named(helm: Helm) -> None:

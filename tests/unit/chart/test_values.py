@@ -147,7 +147,7 @@ def notes(helm: Helm, values: Mapping[str, Any]) -> str:
 def test_the_notes_lead_to_a_logical_node_on_the_emulator(helm: Helm) -> None:
     text = notes(helm, {"emulator.enabled": "true"})
     assert "helm test weft -n weft-system" in text
-    assert "endpoint: http://weft-emulator.weft-system\n" in text
+    assert "endpoint: https://weft-emulator.weft-system\n" in text
     # As a shell reads it: the end marker stands alone.
     blocks = re.findall(r"^kubectl apply -f - <<'YAML'\n(.*?)\nYAML$", text, re.DOTALL | re.MULTILINE)
     bodies = [body for block in blocks for body in yaml.safe_load_all(block)]

@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     installed.add_argument("--namespace", required=True, help="where the operator runs")
     installed.add_argument("--timeout", type=float, default=90.0, metavar="SECONDS", help="default: 90")
-    questions.add_parser("removable", help="can the definitions of Weft's objects be deleted?")
+    removable = questions.add_parser("removable", help="can the definitions of Weft's objects be deleted?")
+    removable.add_argument("--undo", default="", metavar="COMMAND", help="named as the way to stay installed")
 
     # The emulator has its own options, and imports nothing of the operator.
     verbs.add_parser(
@@ -77,7 +78,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     try:
         if arguments.question == "removable":
-            problem = asyncio.run(checks.removable())
+            problem = asyncio.run(checks.removable(arguments.undo))
         else:
             problem = asyncio.run(checks.installed(arguments.url, arguments.namespace, arguments.timeout))
     except (StartError, ClusterError) as error:

@@ -111,11 +111,12 @@ async def _lease(client: KubeClient, namespace: str) -> Mapping[str, str]:
     return spec
 
 
-async def removable() -> str:
+async def removable(undo: str = "") -> str:
     """What keeps the definitions of Weft's objects from being deleted, or an empty text.
 
     An object with a finalizer waits for the operator, which is gone by then: the deletion would hang, and its
-    hardware would stay attached. Raises StartError without credentials, ClusterError when a list fails.
+    hardware would stay attached. `undo` is the command that takes the attempt to uninstall back.
+    Raises StartError without credentials, ClusterError when a list fails.
     """
     client = KubeClient(await load_configuration())
     held: dict[ResourceType, list[str]] = {}
@@ -134,10 +135,10 @@ async def removable() -> str:
                 held[resource] = sorted(names)
     finally:
         await client.close()
-    return refusal(held) if held else ""
+    return refusal(held, undo) if held else ""
 
 
-def refusal(held: Mapping[ResourceType, list[str]]) -> str:
+def refusal(held: Mapping[ResourceType, list[str]], undo: str = "") -> str:
     """Which objects to delete first and how; `held` is not empty."""
     lines = [
         "no. These objects hold a finalizer: deleting their definitions would hang, and leave their hardware attached.",
@@ -153,5 +154,7 @@ def refusal(held: Mapping[ResourceType, list[str]]) -> str:
             )
         else:
             lines.append(f"  kubectl delete {resource.plural}.{GROUP} --all{' -A' * resource.namespaced}")
-    lines.append("Or keep definitions and objects: helm upgrade with crds.keep=true, then uninstall.")
+    if undo:
+        lines.append(f"Or stay installed:\n  {undo}")
+    lines.append("To keep definitions and objects, upgrade with crds.keep=true before you uninstall.")
     return "\n".join(lines)
