@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from support.chart import Helm, Object, find, of_kind, pod_templates
+from support.chart import NAMESPACE, Helm, Object, find, pod_templates
+from support.chart_cluster import RBAC, ROLE_BINDINGS, SERVICE_ACCOUNTS, TENANT, started, write_account
 from support.world import World, condition, eventually
 from weft.api.resources import (
     CONFIG_MAPS,
@@ -35,19 +35,7 @@ from weft_dev import controlplane, tools
 from weft_dev.controlplane import AUDIT_LOG, ControlPlane
 from weft_dev.kube import Kube, KubeError, object_path
 
-RELEASE_NAMESPACE, TENANT = "weft-system", "team-a"
-ACCOUNT = f"system:serviceaccount:{RELEASE_NAMESPACE}:weft"
-KINDS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-RBAC = "rbac.authorization.k8s.io"
-TYPES = {
-    "ServiceAccount": ResourceType("", "v1", "serviceaccounts", "ServiceAccount", True),
-    "ClusterRole": ResourceType(RBAC, "v1", "clusterroles", "ClusterRole", False),
-    "ClusterRoleBinding": ResourceType(RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", False),
-    "Role": ResourceType(RBAC, "v1", "roles", "Role", True),
-    "RoleBinding": ResourceType(RBAC, "v1", "rolebindings", "RoleBinding", True),
-    "Lease": ResourceType("coordination.k8s.io", "v1", "leases", "Lease", True),
-    "ConfigMap": CONFIG_MAPS,
-}
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:weft"
 OWNERS_ARE_CHECKED = "only where the admission plugin OwnerReferencesPermissionEnforcement is on"
 NAME_TAKEN = "read when a creation finds the name taken by an object that no watch has shown yet"
 NOT_USED_HERE = {
@@ -77,31 +65,15 @@ def plane(
     tool_paths: dict[str, Path], rendered: list[Object], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
     """A control plane of its own, for its audit log, with what the chart says about permissions."""
-    with controlplane.start(binaries=tool_paths, audit=True) as plane:
-        kube = plane.client()
-        crds = tmp_path_factory.mktemp("crds") / "crds.yaml"
-        crds.write_text(yaml.safe_dump_all(of_kind(rendered, "CustomResourceDefinition")))
-        controlplane.install_crds(kube, [crds])
-        for name in (RELEASE_NAMESPACE, TENANT):
-            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-            kube.create(NAMESPACES, body)
-        for body in of_kind(rendered, *KINDS, "Lease"):
-            kube.apply(TYPES[body["kind"]], body)
+    with started(tool_paths, rendered, tmp_path_factory.mktemp("chart"), audit=True) as plane:
         yield plane
 
 
 @pytest.fixture
 def account(plane: ControlPlane, tmp_path: Path) -> Path:
-    """A kubeconfig with a token of the operator's ServiceAccount, as a pod would have it."""
-    path = f"/api/v1/namespaces/{RELEASE_NAMESPACE}/serviceaccounts/weft/token"
-    request = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {"expirationSeconds": 3600},
-    }
-    token = plane.client().request("POST", path, request)["status"]["token"]
+    """A kubeconfig of the operator's account."""
     kubeconfig = tmp_path / "account.kubeconfig"
-    controlplane.write_kubeconfig(kubeconfig, plane.url, token, plane.ca_file)
+    write_account(plane, "weft", kubeconfig)
     return kubeconfig
 
 
@@ -228,7 +200,7 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
     world.create()
     world.processes.start("kubelet", kubelet, environment={"PYTHONPATH": hack, "PATH": "/usr/bin:/bin"})
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}}
-    world.kube.create(SECRETS, {**secret, "stringData": {"username": "a"}}, RELEASE_NAMESPACE)
+    world.kube.create(SECRETS, {**secret, "stringData": {"username": "a"}}, NAMESPACE)
     guarded = {"endpoint": "https://127.0.0.1:9", "credentialsSecretRef": {"name": "login"}}
     world.kube.create(FABRICS, own(FABRICS, f"{world.name}-guarded", guarded))
     storage = {"fabricRef": {"name": world.name}, "selector": {"matchAttributes": {"type": "NVMe"}}}
@@ -236,7 +208,7 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
 
     operator = world.start_operator(
         kubeconfig=account,
-        namespace=RELEASE_NAMESPACE,
+        namespace=NAMESPACE,
         sources={"default": {"url": idle_engines, "scrape_interval_seconds": 0.5}},
         presets={"quick": {"inherits": "vllm", "kv_hold_seconds": 0}},
     )
@@ -302,7 +274,7 @@ def tenants(plane: ControlPlane) -> Kube:
             "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
             "subjects": [{"apiGroup": RBAC, "kind": "User", "name": f"user-{role}"}],
         }
-        kube.apply(TYPES["RoleBinding"], binding, TENANT)
+        kube.apply(ROLE_BINDINGS, binding, TENANT)
     return kube
 
 
@@ -337,7 +309,7 @@ def test_a_namespace_with_the_restricted_standard_takes_every_pod_of_the_chart(
 ) -> None:
     kube = plane.client()
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    kube.patch(NAMESPACES, RELEASE_NAMESPACE, {"metadata": {"labels": labels}})
+    kube.patch(NAMESPACES, NAMESPACE, {"metadata": {"labels": labels}})
     templates = dict(pod_templates(rendered))
     assert sorted(templates) == [
         "Deployment/weft",
@@ -345,12 +317,12 @@ def test_a_namespace_with_the_restricted_standard_takes_every_pod_of_the_chart(
         "Job/weft-uninstall-check",
         "Pod/weft-test",
     ]
-    account = object_path(TYPES["ServiceAccount"], RELEASE_NAMESPACE, "default")
+    account = object_path(SERVICE_ACCOUNTS, NAMESPACE, "default")
     eventually(lambda: kube.raw("GET", account)[0] == 200, what="the default account is there")
     for template in templates.values():
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "try"}, "spec": template["spec"]}
-        kube.create(PODS, pod, RELEASE_NAMESPACE, dry_run=True)
+        kube.create(PODS, pod, NAMESPACE, dry_run=True)
         security = {**template["spec"]["securityContext"], "runAsNonRoot": False}
         pod["spec"] = {**template["spec"], "securityContext": security}
         with pytest.raises(KubeError, match="violates PodSecurity"):
-            kube.create(PODS, pod, RELEASE_NAMESPACE, dry_run=True)
+            kube.create(PODS, pod, NAMESPACE, dry_run=True)
