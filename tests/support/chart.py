@@ -16,10 +16,11 @@ RELEASE, NAMESPACE = "weft", "weft-system"
 
 
 class Helm:
-    """The helm program, with folders of its own."""
+    """The helm program, with folders of its own; without a kubeconfig it finds no cluster."""
 
-    def __init__(self, program: Path, directory: Path) -> None:
+    def __init__(self, program: Path, directory: Path, kubeconfig: Path | None = None) -> None:
         self._program = program
+        self._kubeconfig = kubeconfig or directory / "none"
         self._directory = directory
         self._calls = 0
 
@@ -31,7 +32,7 @@ class Helm:
             capture_output=True,
             text=True,
             timeout=60,
-            env={"HOME": folder, "PATH": "/usr/bin:/bin", "KUBECONFIG": f"{folder}/none", **homes},
+            env={"HOME": folder, "PATH": "/usr/bin:/bin", "KUBECONFIG": str(self._kubeconfig), **homes},
         )
 
     def template(

@@ -1,0 +1,127 @@
+"""Install, upgrade, uninstall and install again by Helm, on a real API server. Nothing runs in the pods here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.chart import CHART, NAMESPACE, Helm, Object
+from support.world import eventually
+from weft.api.resources import LEASES, LOGICAL_NODES, ResourceType
+from weft_dev import controlplane, tools
+from weft_dev.controlplane import ControlPlane
+from weft_dev.kube import Kube, object_path
+
+RBAC = "rbac.authorization.k8s.io"
+DEFINITIONS = ResourceType(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False
+)
+KINDS = (
+    ("", "v1", ("configmaps", "pods", "secrets", "serviceaccounts", "services")),
+    ("apps", "v1", ("deployments", "replicasets")),
+    ("batch", "v1", ("jobs",)),
+    ("policy", "v1", ("poddisruptionbudgets",)),
+    ("coordination.k8s.io", "v1", ("leases",)),
+    (RBAC, "v1", ("clusterroles", "clusterrolebindings", "roles", "rolebindings")),
+    ("apiextensions.k8s.io", "v1", ("customresourcedefinitions",)),
+)
+
+
+@pytest.fixture(scope="module")
+def plane(tool_paths: dict[str, Path]) -> Iterator[ControlPlane]:
+    with controlplane.start(binaries=tool_paths) as plane:
+        yield plane
+
+
+@pytest.fixture
+def helm(plane: ControlPlane, tmp_path: Path) -> Helm:
+    return Helm(tools.provide(["helm"])["helm"], tmp_path, plane.kubeconfig)
+
+
+def succeed(helm: Helm, *arguments: str | Path) -> str:
+    done = helm.run(*arguments, "--namespace", NAMESPACE)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refusal(helm: Helm, *arguments: str | Path) -> str:
+    done = helm.run(*arguments, "--namespace", NAMESPACE)
+    assert done.returncode != 0, done.stdout
+    return done.stderr
+
+
+def of_the_release(kube: Kube) -> dict[str, list[str]]:
+    """Names of everything in the cluster that came from the release, by resource."""
+    found: dict[str, list[str]] = {}
+    for group, version, plurals in KINDS:
+        for plural in plurals:
+            resource = ResourceType(group, version, plural, "", False)
+            items = kube.list(resource, selector="app.kubernetes.io/instance=weft")
+            if items:
+                found[plural] = sorted(item["metadata"]["name"] for item in items)
+    return found
+
+
+def logical_node(name: str) -> Object:
+    return {
+        "apiVersion": LOGICAL_NODES.api_version,
+        "kind": LOGICAL_NODES.kind,
+        "metadata": {"name": name, "finalizers": ["weft.dev/fabric"]},
+        "spec": {"accelerators": [{"name": "main", "count": 1}]},
+    }
+
+
+def test_objects_outlive_the_release_and_the_next_one_takes_them_up(helm: Helm, plane: ControlPlane) -> None:
+    kube = plane.client()
+    install = ("install", "weft", CHART, "--create-namespace", "--set", "emulator.enabled=true")
+    succeed(helm, *install)
+    before = of_the_release(kube)
+    assert len(before["customresourcedefinitions"]) == 8
+    assert before["leases"] == ["weft-operator"]
+    path = object_path(LOGICAL_NODES, "default")
+    eventually(lambda: kube.raw("GET", path)[0] == 200, what="the definitions are served")
+    uid = kube.create(LOGICAL_NODES, logical_node("trainer"), "default")["metadata"]["uid"]
+
+    # An operator took the Lease: an upgrade must not take it away.
+    kube.patch(LEASES, "weft-operator", {"spec": {"holderIdentity": "weft-0"}}, NAMESPACE)
+    succeed(helm, "upgrade", "weft", CHART, "--reuse-values", "--set", "settings.workers=8")
+    lease = kube.get(LEASES, "weft-operator", NAMESPACE)
+    assert lease is not None
+    assert lease["spec"]["holderIdentity"] == "weft-0"
+
+    succeed(helm, "uninstall", "weft")
+    kept = {"customresourcedefinitions": before["customresourcedefinitions"]}
+    eventually(lambda: of_the_release(kube) == kept, 60, what="only the definitions are left")
+    node = kube.get(LOGICAL_NODES, "trainer", "default")
+    assert node is not None
+    assert node["metadata"]["uid"] == uid
+
+    assert "cannot be imported into the current release" in refusal(helm, "install", "other", CHART)
+    succeed(helm, *install)
+    node = kube.get(LOGICAL_NODES, "trainer", "default")
+    assert node is not None
+    assert (node["metadata"]["uid"], "deletionTimestamp" in node["metadata"]) == (uid, False)
+
+
+def test_definitions_that_are_not_kept_cannot_be_left_out_of_an_upgrade(
+    helm: Helm, plane: ControlPlane
+) -> None:
+    kube = plane.client()
+    leave_out = ("upgrade", "weft", CHART, "--set", "crds.enabled=false")
+    succeed(helm, "upgrade", "--install", "weft", CHART, "--create-namespace", "--set", "crds.keep=false")
+    said = refusal(helm, *leave_out)
+    assert "would delete the definitions that this release owns, and all objects of theirs" in said
+    succeed(helm, "upgrade", "weft", CHART, "--set", "crds.keep=true")
+    succeed(helm, *leave_out)
+    assert len(kube.list(DEFINITIONS)) == 8
+
+
+def test_a_renewed_installation_keeps_the_emulators_certificate(helm: Helm, plane: ControlPlane) -> None:
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets/weft-emulator-tls"
+    values = ("--create-namespace", "--set", "emulator.enabled=true")
+    succeed(helm, "upgrade", "--install", "weft", CHART, *values)
+    first = plane.client().request("GET", path)["data"]
+    succeed(helm, "upgrade", "weft", CHART, *values, "--set", "settings.workers=4")
+    assert plane.client().request("GET", path)["data"] == first
