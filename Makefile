@@ -29,7 +29,7 @@ test: ## all tests; those without a cluster run while its tools are built
 	$(BIN)/pytest $(TESTS) $(ARGS)
 
 .PHONY: test-unit
-test-unit: $(VENV)/.complete ## tests that need no cluster and no tools
+test-unit: $(VENV)/.complete ## tests that need no cluster; of the tools they take helm alone
 	$(BIN)/pytest tests/unit tests/property $(ARGS)
 
 .PHONY: test-integration

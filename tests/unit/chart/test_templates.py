@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate.utils
 import pytest
 import yaml
+from cryptography import x509
 
 from support.chart import CHART, NAMESPACE, Helm, Object, find, of_kind, pod_templates
 from weft.runtime.settings import Settings, load
@@ -224,6 +227,19 @@ def test_the_emulator_listens_where_its_service_leads(rendered: dict[str, list[O
     (container,) = find(objects, "Deployment", "weft-emulator")["spec"]["template"]["spec"]["containers"]
     assert container["ports"] == [{"name": "https", "containerPort": 8443}]
     assert {"--host=0.0.0.0", "--port=8443"} <= set(container["args"])
+
+
+def test_the_emulators_certificate_is_for_its_service_and_from_the_authority_beside_it(
+    rendered: dict[str, list[Object]],
+) -> None:
+    data = find(rendered["with the emulator"], "Secret", "weft-emulator-tls")["data"]
+    authority, certificate = (
+        x509.load_pem_x509_certificate(base64.b64decode(data[key])) for key in ("ca.crt", "tls.crt")
+    )
+    certificate.verify_directly_issued_by(authority)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "weft-emulator.weft-system" in names.get_values_for_type(x509.DNSName)
+    assert certificate.not_valid_after_utc - certificate.not_valid_before_utc >= timedelta(days=3650)
 
 
 def test_the_release_namespace_is_the_only_one_that_is_named(helm: Helm) -> None:
