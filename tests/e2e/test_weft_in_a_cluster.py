@@ -199,14 +199,14 @@ class Traffic(threading.Thread):
         self.zero = 0.0
 
     def run(self) -> None:
-        asyncio.run(run_load(self._targets, traffic(), self._out, LagMeter(), started=self._started))
+        asyncio.run(run_load(self._targets, traffic(), self._out, LagMeter(), started=self._note_zero))
 
     def begin(self) -> float:
         self.start()
         assert self._begun.wait(30)
         return self.zero
 
-    def _started(self, zero: float) -> None:
+    def _note_zero(self, zero: float) -> None:
         self.zero = zero
         self._begun.set()
 

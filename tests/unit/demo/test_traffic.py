@@ -9,6 +9,7 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 import aiohttp
@@ -18,7 +19,7 @@ from aiohttp import web
 from weft_dev.demo.engine_server import EngineServer
 from weft_dev.demo.kv_caches import KVCaches
 from weft_dev.demo.lag import LagMeter
-from weft_dev.demo.load import Result, Target, run_load
+from weft_dev.demo.load import Progress, Result, Target, run_load
 from weft_dev.demo.profile import Curve, Profile, SpeedError
 from weft_dev.demo.router import Endpoint, Router
 from weft_dev.demo.trace import Request
@@ -268,3 +269,24 @@ async def serving(handler: object) -> AsyncIterator[str]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
+
+
+def result(index: int, *, error: str = "") -> Result:
+    return Result("g", index, 0.0, 100, 10, 0.5, 0.06, 0.06, 10, 0.0, not error, error)
+
+
+def test_the_load_says_how_it_goes_since_the_last_time_and_what_failed_in_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = io.StringIO()
+    progress = Progress(out, shift_seconds=40)
+    for each in (result(0), result(1, error="HTTP 502")):
+        progress.write(json.dumps(asdict(each)) + "\n")
+    progress.say(10)
+    progress.say(50)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == (
+        "0:10  first mix: 2 answers, median first token 0.50 s, 60 ms between tokens; 1 failed in all"
+    )
+    assert second == "0:50  second mix: no answers; 1 failed in all"
+    assert len(out.getvalue().splitlines()) == 2, "the file gets every result"
