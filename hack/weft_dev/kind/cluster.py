@@ -248,12 +248,17 @@ def _remove_images(say: Say) -> None:
         for repository, tag, identity in (line.split() for line in listed)
         if repository in (*IMAGES, "kindest/node")
     ]
+    removed = []
     for name, identity in ours:
-        # A pulled image that is named by its digest has no tag.
-        docker("rmi", "--force", identity if name.endswith(":<none>") else name)
+        try:
+            # A pulled image that is named by its digest has no tag.
+            docker("rmi", "--force", identity if name.endswith(":<none>") else name)
+            removed.append(name)
+        except ContainerError as error:
+            say(f"{name} stays: {error}")
     node_image.prune()
-    if ours:
-        say(f"removed the images {', '.join(name for name, _ in ours)}")
+    if removed:
+        say(f"removed the images {', '.join(removed)}")
 
 
 def _stop_engine(say: Say) -> None:

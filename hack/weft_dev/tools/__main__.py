@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 
+from weft_dev import containers
 from weft_dev.tools.cache import cache_directory
 from weft_dev.tools.catalog import TEST_TOOLS, TOOLS
 from weft_dev.tools.progress import say
@@ -20,6 +21,9 @@ def main() -> int:
     parser.add_argument("--clean", action="store_true", help="remove the cache and say what that frees")
     options = parser.parse_args()
     if options.clean:
+        if containers.started_here() is not None:
+            say("the container engine that Weft started runs from the cache: make kind-down ends it")
+            return 1
         print(f"removed {cache_directory()}: {clean() / 1e6:.0f} MB freed")
         return 0
     unknown = set(options.names) - set(TOOLS)
