@@ -103,6 +103,9 @@ def test_objects_outlive_the_release_and_the_next_one_takes_them_up(helm: Helm, 
     node = kube.get(LOGICAL_NODES, "trainer", "default")
     assert node is not None
     assert (node["metadata"]["uid"], "deletionTimestamp" in node["metadata"]) == (uid, False)
+    # The API server would wait for it when the definitions go.
+    kube.patch(LOGICAL_NODES, "trainer", {"metadata": {"finalizers": None}}, "default")
+    kube.delete(LOGICAL_NODES, "trainer", "default")
 
 
 def test_definitions_that_are_not_kept_cannot_be_left_out_of_an_upgrade(
@@ -125,3 +128,17 @@ def test_a_renewed_installation_keeps_the_emulators_certificate(helm: Helm, plan
     first = plane.client().request("GET", path)["data"]
     succeed(helm, "upgrade", "weft", CHART, *values, "--set", "settings.workers=4")
     assert plane.client().request("GET", path)["data"] == first
+
+
+def test_definitions_applied_by_hand_are_taken_over_when_asked(helm: Helm, plane: ControlPlane) -> None:
+    kube = plane.client()
+    succeed(helm, "uninstall", "weft", "--ignore-not-found")
+    for definition in kube.list(DEFINITIONS):
+        kube.delete(DEFINITIONS, definition["metadata"]["name"])
+    eventually(lambda: not kube.list(DEFINITIONS), 60, what="the definitions are gone")
+    controlplane.install_crds(kube, (CHART.parents[1] / "crds").glob("*.yaml"))
+    install = ("install", "weft", CHART, "--create-namespace")
+    assert "cannot be imported into the current release" in refusal(helm, *install)
+    succeed(helm, *install, "--take-ownership")
+    annotations = [each["metadata"]["annotations"] for each in kube.list(DEFINITIONS)]
+    assert [each["helm.sh/resource-policy"] for each in annotations] == ["keep"] * 8
