@@ -24,6 +24,8 @@ PROBE_SECONDS = 10.0
 POLL_SECONDS = 0.1
 ERROR_CHARACTERS = 1500
 DEBIAN_PACKAGES = "docker.io mmdebstrap iptables iproute2"
+SYSTEMD = Path("/run/systemd/system")
+"""It is there where systemd runs, which then starts services."""
 WRAPPER = Path(__file__).resolve().parents[1] / "kind" / "runc-permitted"
 
 
@@ -82,7 +84,7 @@ def obstacle() -> str:
         return f"the Docker engine of DOCKER_HOST={os.environ['DOCKER_HOST']} does not answer: docker version"
     if shutil.which("dockerd") is None:
         return "Docker's engine does not answer and is not installed here: start Docker, then try again"
-    if Path("/run/systemd/system").is_dir():
+    if SYSTEMD.is_dir():
         return "Docker is installed and does not answer: sudo systemctl start docker"
     if os.geteuid() != 0:
         return "Docker is installed and does not answer, and only root can start it: sudo dockerd"

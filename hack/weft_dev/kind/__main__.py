@@ -1,4 +1,4 @@
-"""`python -m weft_dev.kind up|down|status`."""
+"""`python -m weft_dev.kind up|stop|down|status`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 
+from weft_dev import containers
 from weft_dev.containers import ContainerError
 from weft_dev.kind import cluster
 from weft_dev.tools import ToolError
@@ -14,7 +15,7 @@ from weft_dev.tools.progress import say
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="weft_dev.kind", description="A kind cluster for Weft.")
-    parser.add_argument("verb", choices=("up", "down", "status"))
+    parser.add_argument("verb", choices=("up", "stop", "down", "status"))
     parser.add_argument(
         "--keep-images", action="store_true", help="down: leave the images, so that up is quick"
     )
@@ -28,6 +29,11 @@ def main() -> int:
             for name, address in found.addresses().items():
                 print(f"{name} {address}")
             print(f"export KUBECONFIG={found.kubeconfig}")
+        elif options.verb == "stop":
+            if containers.stop():
+                say(
+                    "stopped the container engine that Weft had started; make kind-up brings the cluster back"
+                )
         elif options.verb == "down":
             cluster.down(say, keep_images=options.keep_images)
             if options.keep_images:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -136,3 +137,69 @@ def test_a_docker_command_that_fails_says_the_end_of_why(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(containers.ContainerError, match=r"status 7: buildkit=0\nno space left$"):
         containers.docker("build", ".")
+
+
+# Pretend to be Docker: the engine answers while it runs, which a file says.
+DOCKER = """#!/bin/sh
+[ -e {running} ] && echo 20.10.24 && exit 0
+echo cannot connect >&2
+exit 1
+"""
+DOCKERD = """#!/bin/sh
+echo "$@" >> {log}
+trap 'rm {running}; exit 0' TERM
+touch {running}
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine of root's with a pretended Docker that does not run; returns the log of its starts."""
+    names = {"running": tmp_path / "running", "log": tmp_path / "log"}
+    for name, script in (("docker", DOCKER), ("dockerd", DOCKERD)):
+        (tmp_path / name).write_text(script.format(**names))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(containers, "SYSTEMD", tmp_path / "no-systemd")
+    yield names["log"]
+    containers.stop()
+
+
+def test_an_engine_that_was_started_here_is_found_again_and_ended(machine: Path) -> None:
+    assert containers.engine() == "20.10.24"
+    pid = containers.started_here()
+    assert pid is not None
+    assert containers.engine() == "20.10.24"
+    assert containers.started_here() == pid
+    assert len(machine.read_text().splitlines()) == 1
+    assert containers.stop() is True
+    assert not containers.running()
+    assert containers.stop() is False
+
+
+def test_an_engine_that_ran_before_is_not_ended(machine: Path) -> None:
+    (machine.parent / "running").touch()
+    assert containers.engine() == "20.10.24"
+    assert containers.stop() is False
+    assert containers.running()
+    assert not machine.exists()
+
+
+@pytest.mark.parametrize("all_capabilities", [True, False])
+def test_only_a_root_that_lacks_capabilities_gets_the_runtime_that_strikes_them(
+    all_capabilities: bool, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "_has_all_capabilities", lambda: all_capabilities)
+    containers.engine()
+    assert ("--default-runtime permitted" in machine.read_text()) is not all_capabilities
+
+
+def test_an_engine_that_does_not_start_says_the_end_of_its_log(machine: Path) -> None:
+    (machine.parent / "dockerd").write_text("#!/bin/sh\necho no iptables; exit 1\n")
+    with pytest.raises(containers.ContainerError, match="no iptables"):
+        containers.engine()
+    assert containers.started_here() is None
