@@ -30,7 +30,7 @@ class KindWorld:
     load: LoadRun = field(init=False)
     fronts: dict[str, str] = field(default_factory=dict)
     examples: Examples = field(default_factory=with_plain_pods)
-    replicas_text = "as plain pods"
+    replicas_text = "each a plain pod that counts as 2 GPUs"
     _site: KindSite | None = None
 
     def __post_init__(self) -> None:

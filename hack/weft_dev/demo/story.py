@@ -159,7 +159,7 @@ class Story:
         ):
             await self._until(serving, f"both groups serve with {self.split}")
         self.narrator.say(
-            f"{AUTO} (Auto) and {PAUSED} (Paused) serve with {self.split} on {self.split.replicas * 2} GPUs each"
+            f"{AUTO} (Auto) and {PAUSED} (Paused) serve with {self.split} replicas, {self.world.replicas_text}"
         )
 
     async def _load(self, watching: Watching) -> float:
