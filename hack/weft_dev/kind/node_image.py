@@ -147,17 +147,9 @@ def _ensure_os() -> str:
     if reason := obstacle():
         raise ContainerError(reason)
     with _build_folder() as folder, progress(f"making a Debian {SUITE} file system for the nodes", 60):
-        tree = folder / "os.tar"
-        command = [
-            "mmdebstrap",
-            "--quiet",
-            "--variant=minbase",
-            f"--include={','.join(PACKAGES)}",
-            SUITE,
-            str(tree),
-        ]
+        tree, included = folder / "os.tar", [f"--include={','.join(PACKAGES)}"]
         done = subprocess.run(
-            command,
+            [*in_own_mounts(), "mmdebstrap", "--quiet", "--variant=minbase", *included, SUITE, str(tree)],
             # Where it unpacks: what a killed run leaves is removed by the next one.
             env={**os.environ, "TMPDIR": str(folder)},
             stdin=subprocess.DEVNULL,
@@ -170,6 +162,12 @@ def _ensure_os() -> str:
         labels = [f"--change=LABEL {INPUTS_LABEL}={wanted}", f"--change=LABEL {PART_LABEL}"]
         docker("import", *labels, str(tree), name)
     return name
+
+
+def in_own_mounts() -> list[str]:
+    """A prefix with which mmdebstrap's mounts are gone when it is, also when it is killed."""
+    # Who is not root gets a namespace from mmdebstrap itself.
+    return ["unshare", "--mount"] if os.geteuid() == 0 else []
 
 
 def _build(name: str, inputs: str, os_image: str, binaries: dict[str, Path], folder: Path) -> None:
@@ -229,6 +227,6 @@ def _build_folder() -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    # mmdebstrap mounts what a system needs below its folder, and a killed one could leave that.
+    # Whatever mounted something there: what is mounted is not ours to remove.
     if not any(str(folder) in line for line in Path("/proc/self/mounts").read_text().splitlines()):
         shutil.rmtree(folder, ignore_errors=True)
