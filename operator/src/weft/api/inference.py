@@ -40,7 +40,8 @@ class GroupMetrics(Model):
         default="default", description="One of the metric sources in the operator's settings."
     )
     preset: Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=_SHORT_NAME)] = Field(
-        default="vllm", description="One of the operator's sets of metric names: vllm."
+        default="vllm",
+        description="Set of metric names: a preset of the operator's settings, or the built-in vllm.",
     )
     model_name: Annotated[
         str,
