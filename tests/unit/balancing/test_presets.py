@@ -37,6 +37,15 @@ def test_a_preset_may_stand_alone_when_it_has_every_required_signal() -> None:
     assert mine.query(Windows(15.0)).count("[60000ms]") == len(FRONT_REQUIRED)
 
 
+def test_a_comment_at_the_end_of_an_expression_hides_nothing_that_follows() -> None:
+    engine = {"running": 'up{job="a#b"} # "requests"'}
+    mine = configured(mine={"inherits": "vllm", "engine": engine})["mine"]
+    lines = mine.query(Windows(15.0)).splitlines()
+    commented = [number for number, line in enumerate(lines) if "# " in line]
+    assert len(commented) == 1
+    assert lines[commented[0] + 1].startswith(', "weft_signal", "engine:running"')
+
+
 @pytest.mark.parametrize(
     ("preset", "message"),
     [

@@ -99,8 +99,9 @@ class Preset:
 
     def query(self, windows: Windows) -> str:
         """One query for everything: the signals' expressions, told apart by a label, at one instant."""
+        # A line of its own for the label: an expression may end with a comment.
         parts = [
-            f'label_replace({windows.fill(expression)}, "{SIGNAL_LABEL}", "{kind}:{signal}", "", "")'
+            f'label_replace({windows.fill(expression)}\n, "{SIGNAL_LABEL}", "{kind}:{signal}", "", "")'
             for kind, expressions in (("engine", self.engine), ("front", self.front_end))
             for signal, expression in expressions.items()
         ]
