@@ -15,6 +15,7 @@ from pathlib import Path
 from weft_dev.containers import ERROR_CHARACTERS, ContainerError, docker
 from weft_dev.images.engine import INPUTS, inspect, label, pull, size_bytes
 from weft_dev.images.inputs import ROOT
+from weft_dev.kind.node_image import in_own_mounts
 
 DEBIAN_BASE = "weft-base:debian"
 DEFAULT_SUITE = "bookworm"
@@ -111,7 +112,9 @@ def _make(base: Base) -> None:
     if shutil.which("mmdebstrap") is None:
         raise ContainerError("neither an image registry nor mmdebstrap is here: apt-get install mmdebstrap")
     with tempfile.TemporaryFile() as archive:
-        done = subprocess.run(_command(), stdin=subprocess.DEVNULL, stdout=archive, stderr=subprocess.PIPE)
+        done = subprocess.run(
+            [*in_own_mounts(), *_command()], stdin=subprocess.DEVNULL, stdout=archive, stderr=subprocess.PIPE
+        )
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip()[-ERROR_CHARACTERS:]
             raise ContainerError(f"mmdebstrap cannot make {base.image}: {said}")

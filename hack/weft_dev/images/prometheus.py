@@ -22,12 +22,14 @@ def official_name() -> str:
 
 
 def build(say: Callable[[str], None]) -> str:
-    """The name of an image that the engine has, after pulling or building it. Raises ContainerError, ToolError."""
+    """IMAGE, which the engine has after pulling or building it. Raises ContainerError, ToolError."""
     official = official_name()
-    if engine.inspect(official) is not None:
-        return official
-    if not engine.label(IMAGE, engine.INPUTS) and engine.pull(official):
-        return official
+    if engine.inspect(official) is not None or (
+        not engine.label(IMAGE, engine.INPUTS) and engine.pull(official)
+    ):
+        # What runs it (docs/examples/kind) knows it by one name, wherever it came from.
+        docker("tag", official, IMAGE)
+        return IMAGE
     contents = {"Dockerfile": DOCKERFILE, "prometheus": tools.provide(["prometheus"])["prometheus"]}
     inputs = input_hash(contents)
     if engine.label(IMAGE, engine.INPUTS) != inputs:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from weft_dev import containers
 from weft_dev.images import base, inputs, prometheus, weft, wheels
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -150,3 +151,45 @@ def test_the_debian_base_is_of_the_release_that_the_machine_runs() -> None:
 
 def test_the_official_prometheus_is_of_the_pinned_version() -> None:
     assert prometheus.official_name().startswith("prom/prometheus:v3.")
+
+
+# An engine that reaches a registry: it has what was pulled or tagged, which a file lists.
+REGISTRY = """#!/bin/sh
+case "$1" in
+image) grep -qx "$3" {have} && echo '[{{"Id": "sha256:1", "Config": {{}}}}]' ;;
+pull) echo "$2: Pulling from library"; echo "$2" >>{have} ;;
+tag) grep -qx "$2" {have} && echo "$3" >>{have} ;;
+*) exit 1 ;;
+esac
+"""
+
+
+def test_prometheus_has_the_name_that_the_examples_run_also_where_the_official_image_is_pulled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have = tmp_path / "have"
+    have.touch()
+    (tmp_path / "docker").write_text(REGISTRY.format(have=have))
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    example = (ROOT / "docs" / "examples" / "kind" / "10-prometheus.yaml").read_text()
+    for _ in range(2):
+        name = prometheus.build(lambda line: None)
+        assert f"image: {name}\n" in example
+        assert name in have.read_text().splitlines()
+    assert have.read_text().count(prometheus.official_name()) == 1, "pulled once"
+
+
+def test_a_base_that_is_killed_while_it_is_made_leaves_no_mounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, script in (
+        ("unshare", 'echo unshare "$1" >&2\nshift; exec "$@"'),
+        ("mmdebstrap", "exit 1"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with pytest.raises(containers.ContainerError, match="unshare --mount"):
+        base._make(base.candidates()[1])
