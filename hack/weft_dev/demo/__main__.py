@@ -47,7 +47,7 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     case = Case(arguments.offset, arguments.seed, split)
-    world = KindWorld(case) if arguments.kind else _loopback(case, arguments.logs)
+    world = KindWorld(case, arguments.logs) if arguments.kind else _loopback(case, arguments.logs)
     try:
         return asyncio.run(_run(case, world, keep=arguments.keep))
     except asyncio.CancelledError:

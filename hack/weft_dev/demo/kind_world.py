@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -26,12 +27,14 @@ class KindWorld:
     """A context manager: the cluster stays at its end, for the next run; `remove` takes everything out of it."""
 
     case: Case
+    logs: Path | None = None
     processes: ProcessGroup = field(init=False)
     load: LoadRun = field(init=False)
     fronts: dict[str, str] = field(default_factory=dict)
     examples: Examples = field(default_factory=with_plain_pods)
     replicas_text = "each a plain pod that counts as 2 GPUs"
     _site: KindSite | None = None
+    _last_log: str = ""
 
     def __post_init__(self) -> None:
         self.examples = self.examples.with_engine_argument(f"--seed={self.case.seed}")
@@ -44,6 +47,7 @@ class KindWorld:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._keep_logs()
         self.processes.close()
 
     @property
@@ -80,11 +84,18 @@ class KindWorld:
 
     async def remove(self, narrator: Narrator) -> None:
         """Everything but the cluster itself."""
+        await asyncio.to_thread(self._keep_logs)
+        self._last_log = await asyncio.to_thread(self.operator_log)
         with narrator.waiting("helm uninstall", 15):
             await asyncio.to_thread(self.site.clean, *NAMESPACES)
         narrator.say(
             "helm uninstalled Weft; the cluster stays for the next run (`make kind-down` removes it)"
         )
+
+    def _keep_logs(self) -> None:
+        # Once: when everything is removed there is nothing to keep any more.
+        if self.logs is not None and self._site is not None and not self._last_log:
+            self.site.collect(self.logs)
 
     def check(self) -> None:
         """Nothing to watch here: what ends in the cluster is started again by it."""
@@ -99,8 +110,8 @@ class KindWorld:
 
     def operator_log(self) -> str:
         """Its end, of both replicas."""
-        if self._site is None:
-            return ""
+        if self._last_log or self._site is None:
+            return self._last_log
         selector = ("-l", "app.kubernetes.io/component=operator", "--prefix", "--tail=20")
         try:
             return self.site.kubectl("-n", self.site.release.namespace, "logs", *selector)
