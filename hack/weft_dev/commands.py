@@ -71,7 +71,7 @@ def _run(command: list[str], kubeconfig: Path, stdin: str, timeout_seconds: floa
             capture_output=True,
             text=True,
             timeout=timeout_seconds,
-            env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+            env=environment(kubeconfig),
         )
     except subprocess.TimeoutExpired as error:
         raise CommandError(f"{name} has not ended within {timeout_seconds:.0f} s") from error
@@ -80,3 +80,12 @@ def _run(command: list[str], kubeconfig: Path, stdin: str, timeout_seconds: floa
             f"{name} ended with status {done.returncode}: {(done.stderr + done.stdout).strip()}"
         )
     return done.stdout
+
+
+def environment(kubeconfig: Path) -> dict[str, str]:
+    """This process's, in which kubectl and helm know this cluster alone and keep what they cache beside its file."""
+    # HELM_KUBEAPISERVER and its like come before the kubeconfig, and would send helm to a cluster of the user's.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HELM_")}
+    # A kubectl that asks before it deletes, as ~/.kube/kuberc can have it, deletes nothing here and calls that success.
+    cluster = {"KUBECONFIG": str(kubeconfig), "KUBERC": "off"}
+    return {**kept, **cluster, "KUBECACHEDIR": str(kubeconfig.parent / "kubectl-cache")}

@@ -6,11 +6,13 @@ kind-up`) makes the cluster and says how to go on.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +31,13 @@ from weft.api.resources import (
 )
 from weft_dev import containers, images, tools
 from weft_dev.commands import ROOT, CommandError, Kubectl, Release
+from weft_dev.containers import ContainerError
 from weft_dev.images import Images
-from weft_dev.kind import cluster
+from weft_dev.kind import cluster, configuration
 from weft_dev.kind.cluster import KindCluster
-from weft_dev.kube import Kube, KubeError, Object
+from weft_dev.kube import Kube, KubeError, KubeNotFoundError, Object
 from weft_dev.kube_address import read_kubeconfig
+from weft_dev.tools.cache import cache_directory
 from weft_dev.tools.progress import say
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -97,10 +101,12 @@ class KindSite:
     def collect(self, folder: Path) -> None:
         """What it takes to find out what went wrong: objects, events, logs and the fabric's journal, as files."""
         folder.mkdir(parents=True, exist_ok=True)
-        crds = ",".join(
-            name.removeprefix("customresourcedefinition.apiextensions.k8s.io/") for name in self._crds()
-        )
-        everything = f"nodes,pods,deployments,services,leases,configmaps{',' if crds else ''}{crds}"
+        try:
+            crds = [name.partition("/")[2] for name in self._crds()]
+        except CommandError:
+            # Without an API server the nodes' journals are what there is.
+            crds = []
+        everything = ",".join(("nodes,pods,deployments,services,leases,configmaps", *crds))
         listings = {
             "summary.txt": ("get", everything, "-A", "-o", "wide"),
             "objects.yaml": ("get", everything, "-A", "-o", "yaml"),
@@ -116,6 +122,8 @@ class KindSite:
             logs = ("-n", namespace, "logs", pod.strip(), "--all-containers", "--tail=5000")
             text = self._or_error(*logs) + self._or_error(*logs, "--previous")
             (folder / f"{namespace}.{pod.strip()}.log").write_text(text)
+        for node in configuration.NODES:
+            (folder / f"{node}.journal.txt").write_text(_journal(node))
         try:
             (folder / "fabric-journal.jsonl").write_text("\n".join(self.journal_lines()))
         except CommandError as error:
@@ -131,7 +139,8 @@ class KindSite:
         """Remove all of Weft's, and these namespaces; for a cluster in any state, that of a killed run included."""
         if self._crds():
             self._delete_objects()
-        self.release.uninstall()
+        # The chart's check before uninstalling would ask what has just been seen to, in a pod that may not start.
+        self.release.uninstall("--no-hooks")
         if crds := self._crds():
             self.kubectl("delete", *crds)
         gone = ("--ignore-not-found", "--wait=true", "--timeout=120s")
@@ -153,7 +162,8 @@ class KindSite:
         for kind in KINDS:
             for each in self._all(kind):
                 name, namespace = each["metadata"]["name"], each["metadata"].get("namespace", "")
-                self.kube.patch(kind, name, {"metadata": {"finalizers": None}}, namespace)
+                with contextlib.suppress(KubeNotFoundError):  # Gone by itself in the meantime.
+                    self.kube.patch(kind, name, {"metadata": {"finalizers": None}}, namespace)
 
     def _all(self, kind: ResourceType) -> list[Object]:
         try:
@@ -164,9 +174,28 @@ class KindSite:
             raise
 
 
+@contextlib.contextmanager
+def reserved() -> Iterator[None]:
+    """While this lasts, no other run of the tests or the demo takes everything out of the cluster.
+
+    Raises ContainerError where another one is under way. The kernel ends it with the process.
+    """
+    folder = cache_directory() / "kind"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "use.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ContainerError(
+                "make test-e2e or make demo-kind runs in the cluster already: let it end first"
+            ) from None
+        yield
+
+
 def prepare(tell: Callable[[str], None]) -> KindSite:
     """The cluster, up and with this clone's images. Raises what tools, containers, images and the cluster raise."""
-    binaries = tools.provide(tools.KIND_TOOLS)
+    # What a node image is made of is provided where one has to be made: most machines can pull one.
+    binaries = tools.provide(("kind", "kubectl", "helm"))
     containers.engine()
     built = images.build(tell)
     made = cluster.up(tell)
@@ -191,11 +220,21 @@ def router_objects(namespace: str, group: str) -> Sequence[Object]:
     return objects
 
 
+def _journal(node: str) -> str:
+    """The end of what containerd, the kubelet and systemd said on a node."""
+    try:
+        return containers.docker("exec", node, "journalctl", "--no-pager", "--lines=2000", timeout_seconds=30)
+    except ContainerError as error:
+        return f"{error}\n"
+
+
 def next_steps(site: KindSite) -> str:
     """What to type in the shell that uses the cluster."""
+    # An alias is split into words when it is used.
+    kubectl, helm = (shlex.quote(shlex.quote(str(path))) for path in (site.kubectl.binary, site.release.helm))
     return f"""
 export KUBECONFIG={shlex.quote(str(site.cluster.kubeconfig))}
-alias kubectl={shlex.quote(str(site.kubectl.binary))} helm={shlex.quote(str(site.release.helm))}
+alias kubectl={kubectl} helm={helm}
 
 docs/install.md goes on from here. `make kind-down` removes the cluster."""
 
@@ -206,7 +245,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         print(next_steps(prepare(say)))
-    except (containers.ContainerError, tools.ToolError) as error:
+    except (ContainerError, tools.ToolError) as error:
         say(str(error))
         return 1
     except KeyboardInterrupt:
