@@ -8,23 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from weft_dev.kind.cluster import KindCluster
 
 from weft_dev import kind_site
 from weft_dev.images import Images
+from weft_dev.kind.cluster import KindCluster
 from weft_dev.kind_site import KindSite
 
 _site: list[KindSite] = []
 
 
 @pytest.fixture(scope="session")
-def site(pytestconfig: pytest.Config) -> KindSite:
+def site(pytestconfig: pytest.Config) -> Iterator[KindSite]:
     """Building and starting can take minutes the first time: what is being done is said, captured or not."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        made = kind_site.prepare(lambda text: sys.stderr.write(f"{text}\n"))
-    _site.append(made)
-    return made
+    with kind_site.reserved():
+        with capture.global_and_fixture_disabled():
+            made = kind_site.prepare(lambda text: sys.stderr.write(f"{text}\n"))
+        _site.append(made)
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ import signal
 import sys
 from pathlib import Path
 
+import aiohttp
+
 from weft_dev import tools
 from weft_dev.commands import CommandError
 from weft_dev.containers import ContainerError
@@ -23,7 +25,9 @@ from weft_dev.demo.narrator import Narrator
 from weft_dev.demo.report import EXIT_FAILED, EXIT_OK, EXIT_TOO_SLOW
 from weft_dev.demo.story import Story, StoryError
 from weft_dev.demo.world import LoopbackWorld
+from weft_dev.kube import KubeError
 from weft_dev.processes import ProcessError
+from weft_dev.tools import ToolError
 
 INTERRUPTED = 130
 WORDS = {EXIT_OK: "OK", EXIT_FAILED: "FAILED", EXIT_TOO_SLOW: "NO VERDICT"}
@@ -51,7 +55,7 @@ def main() -> int:
     try:
         return asyncio.run(_run(case, world, keep=arguments.keep))
     except asyncio.CancelledError:
-        print("\nstopped: every process has ended", file=sys.stderr)
+        print(f"\nstopped: {world.stopped_text}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -69,7 +73,11 @@ async def _run(case: Case, world: LoopbackWorld | KindWorld, *, keep: bool) -> i
     with world:
         try:
             verdict = await Story(case, world, narrator, keep=keep).run()
-        except (StoryError, ProcessError, CommandError, ContainerError) as error:
+        # OSError and the API's errors: a server that stopped answering, in a cluster that nothing here watches.
+        except (
+            *(StoryError, ProcessError, CommandError, ContainerError, ToolError),
+            *(KubeError, aiohttp.ClientError, OSError),
+        ) as error:
             narrator.show(f"\nFAILED: {error}")
             narrator.show(f"\nThe end of Weft's log:\n{world.operator_log()}")
             return EXIT_FAILED

@@ -1,7 +1,7 @@
 """The process of one engine pod: `python -m weft_dev.demo.engine_pod --model=M --name=$(POD_NAME) --address=$(POD_IP)`
 
 Serves what `engine_server` describes on port 8000 of every address of its own network namespace. On SIGTERM it ends
-what it has, as vLLM does, and then itself.
+what it has, as vLLM does, and what still comes in a moment later, and then itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from weft_dev.demo.lag import LagMeter
 from weft_dev.demo.processes import until_stopped
 from weft_dev.demo.profile import SpeedError, read_profile, speed_error
 
+LINGER_SECONDS = 2.0
+"""Between SIGTERM and its effect: routers hear of a pod's end about when the pod does, and requests are on their way.
+Where vLLM runs, a preStop hook sleeps as long."""
+
 
 async def serve(name: str, address: str, model_name: str, error: SpeedError, grace_seconds: float) -> None:
     """Until a signal; then at most `grace_seconds` for the requests under way."""
@@ -25,6 +29,7 @@ async def serve(name: str, address: str, model_name: str, error: SpeedError, gra
     engine = EngineServer(name, model_name, read_profile(), error, caches, LagMeter())
     await engine.start("0.0.0.0", PORT)
     await until_stopped(asyncio.Event().wait())
+    await asyncio.sleep(LINGER_SECONDS)
     await engine.drain(grace_seconds)
     await engine.stop()
     await caches.close()

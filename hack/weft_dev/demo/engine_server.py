@@ -145,11 +145,22 @@ class EngineServer:
         # As in vLLM: a KV cache that is gone is computed again here.
         remote_kv = bool(transfer.get("do_remote_prefill")) and await self._caches.holds(transfer)
         sequence = Sequence(len(prompt), max_tokens, remote_kv=remote_kv)
-        if remote_kv:
-            sequence.on_admitted = lambda _: self._caches.take(transfer)
-        if body.get("stream"):
-            return await self._stream(request, sequence)
-        return await self._whole(sequence)
+        taken = not remote_kv
+
+        def take(_: Sequence) -> None:
+            nonlocal taken
+            if not taken:
+                taken = True
+                self._caches.take(transfer)
+
+        sequence.on_admitted = take
+        try:
+            if body.get("stream"):
+                return await self._stream(request, sequence)
+            return await self._whole(sequence)
+        finally:
+            # A client that went away before its turn: nobody else will read that cache.
+            take(sequence)
 
     async def _run(self, sequence: Sequence) -> None:
         """Until the last token is out; a cancelled handler takes the sequence out of the batch."""
@@ -170,7 +181,12 @@ class EngineServer:
 
     async def _prefill_only(self, prompt_tokens: int, max_tokens: int) -> web.Response:
         sequence = Sequence(prompt_tokens, max_tokens, keeps_kv=True)
-        await self._run(sequence)
+        try:
+            await self._run(sequence)
+        except asyncio.CancelledError:
+            # Just finished, and nobody is told where its KV cache is.
+            self._release(sequence)
+            raise
         request_id = f"{self.name}-{next(_ids)}"
         where = self._caches.hold(request_id, lambda: self._release(sequence))
         answer = self._answer(request_id, sequence)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +35,9 @@ class KindWorld:
     fronts: dict[str, str] = field(default_factory=dict)
     examples: Examples = field(default_factory=with_plain_pods)
     replicas_text = "each a plain pod that counts as 2 GPUs"
+    stopped_text = "the load has ended; the next run, or make kind-down, removes what is in the cluster"
     _site: KindSite | None = None
+    _reserved: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _last_log: str = ""
 
     def __post_init__(self) -> None:
@@ -49,6 +53,7 @@ class KindWorld:
     ) -> None:
         self._keep_logs()
         self.processes.close()
+        self._reserved.close()
 
     @property
     def site(self) -> KindSite:
@@ -56,7 +61,11 @@ class KindWorld:
         return self._site
 
     async def start_cluster(self, narrator: Narrator) -> ApiAddress:
-        """The cluster with this clone's images; returns where its API server is."""
+        """The cluster with this clone's images; returns where its API server is.
+
+        Raises ContainerError where another run has the cluster.
+        """
+        self._reserved.enter_context(kind_site.reserved())
         with narrator.waiting("a kind cluster with Weft's images", 30):
             self._site = await asyncio.to_thread(kind_site.prepare, narrator.say)
             await asyncio.to_thread(self.site.clean, *NAMESPACES)
@@ -120,7 +129,7 @@ class KindWorld:
 
     def to_look_at(self) -> str:
         """What a user may type while everything stays up."""
-        kubectl = f"  kubectl --kubeconfig {self.site.cluster.kubeconfig}"
+        kubectl = f"  kubectl --kubeconfig {shlex.quote(str(self.site.cluster.kubeconfig))}"
         return "\n".join(
             (
                 f"{kubectl} get weft -A",

@@ -14,6 +14,8 @@ import aiohttp
 from aiohttp import web
 
 SECONDS = 2.0
+HOLD_SECONDS = 480.0
+"""How long a cache waits for its reader, as in vLLM: a client that went away in between never sends one."""
 
 
 class KVCaches:
@@ -22,12 +24,18 @@ class KVCaches:
     def __init__(self, address: tuple[str, int] | None = None) -> None:
         self._address = address
         self._held: dict[str, Callable[[], None]] = {}
+        self._expiries: dict[str, asyncio.TimerHandle] = {}
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def hold(self, request_id: str, release: Callable[[], None]) -> dict[str, Any]:
-        """Keep a cache until a decode replica has read it, which calls `release`; returns where it is."""
+        """Keep a cache until a decode replica has read it, or too long; `release` is called then.
+
+        Returns where it is.
+        """
         self._held[request_id] = release
+        loop = asyncio.get_running_loop()
+        self._expiries[request_id] = loop.call_later(HOLD_SECONDS, self._drop, request_id)
         where: dict[str, Any] = {"remote_request_id": request_id}
         if self._address is not None:
             where["remote_host"], where["remote_port"] = self._address
@@ -40,10 +48,10 @@ class KVCaches:
         return self._elsewhere(where) and await self._ask("GET", where)
 
     def take(self, where: Mapping[str, Any]) -> None:
-        """The reader has its copy."""
-        if (release := self._held.pop(where["remote_request_id"], None)) is not None:
+        """The reader has its copy, or has no use for it any more."""
+        if where["remote_request_id"] in self._held:
             # Not at once: the cache may be on the very model that is in the middle of admitting its reader.
-            asyncio.get_running_loop().call_soon(release)
+            asyncio.get_running_loop().call_soon(self._drop, where["remote_request_id"])
         elif self._elsewhere(where):
             task = asyncio.create_task(self._release(where))
             self._tasks.add(task)
@@ -54,6 +62,8 @@ class KVCaches:
         app.router.add_delete("/kv/{request_id}", self._delete)
 
     async def close(self) -> None:
+        for expiry in self._expiries.values():
+            expiry.cancel()
         await asyncio.gather(*self._tasks)
         if self._session is not None:
             await self._session.close()
@@ -78,8 +88,12 @@ class KVCaches:
         return web.Response(status=200 if request.match_info["request_id"] in self._held else 404)
 
     async def _delete(self, request: web.Request) -> web.Response:
-        release = self._held.pop(request.match_info["request_id"], None)
-        if release is None:
-            return web.Response(status=404)
+        return web.Response(status=200 if self._drop(request.match_info["request_id"]) else 404)
+
+    def _drop(self, request_id: str) -> bool:
+        """Free a cache; returns whether it was held."""
+        if (release := self._held.pop(request_id, None)) is None:
+            return False
+        self._expiries.pop(request_id).cancel()
         release()
-        return web.Response()
+        return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.request
@@ -83,12 +84,15 @@ def read_lag(path: Path) -> Lag:
 
 
 def lags_behind(fronts: Iterable[str]) -> list[Lag]:
-    """Those of routers at these URLs, and of the replicas behind them. Raises OSError."""
+    """Those of routers at these URLs, and of the replicas behind them. Raises OSError with the URL."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     found: list[Lag] = []
     for url in fronts:
-        with opener.open(f"{url}/lag", timeout=30) as answer:
-            found += [Lag(**each) for each in json.load(answer)]
+        try:
+            with opener.open(f"{url}/lag", timeout=30) as answer:
+                found += [Lag(**each) for each in json.load(answer)]
+        except (OSError, http.client.HTTPException) as error:
+            raise OSError(f"the router at {url} does not say how late it runs: {error}") from error
     return found
 
 

@@ -27,6 +27,8 @@ from weft_dev.demo.picker import Replica, pick_decode, pick_prefill
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
 # The last event holds the usage; it is shorter than this.
 _TAIL_BYTES = 600
+SILENCE_SECONDS = 300.0
+"""A replica that sends nothing for this long is gone without a word, with its node or network; queues are shorter."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Router:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (one of the system's choice for 0)."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_SECONDS)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
             timeout=timeout,

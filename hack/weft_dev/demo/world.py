@@ -54,6 +54,7 @@ class LoopbackWorld:
     fronts: dict[str, str] = field(default_factory=dict)
     examples: Examples = field(default_factory=with_logical_nodes)
     replicas_text = "each on a logical node of 2 GPUs"
+    stopped_text = "every process has ended"
     _starting: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import random
+import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -16,9 +18,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from weft_dev.demo import engine_pod, kv_caches, router
 from weft_dev.demo.engine_server import EngineServer
 from weft_dev.demo.kv_caches import KVCaches
-from weft_dev.demo.lag import LagMeter
+from weft_dev.demo.lag import LagMeter, lags_behind
 from weft_dev.demo.load import Progress, Result, Target, run_load
 from weft_dev.demo.profile import Curve, Profile, SpeedError
 from weft_dev.demo.router import Endpoint, Router
@@ -138,6 +141,91 @@ async def test_a_prompt_is_computed_again_where_the_pod_with_its_kv_cache_is_gon
     asked = {"prompt": [0] * 50, "max_tokens": 4, "kv_transfer_params": lost["kv_transfer_params"]}
     answer = await post(site.urls["d"], asked)
     assert answer["usage"]["completion_tokens"] == 4
+
+
+async def prefilled(site: Site) -> dict[str, Any]:
+    """Has replica p compute a prompt; returns what its router would hand on."""
+    asked = {"prompt": [0] * 50, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
+    transfer: dict[str, Any] = (await post(site.urls["p"], asked))["kv_transfer_params"]
+    return transfer
+
+
+async def test_a_kv_cache_that_nobody_comes_for_is_freed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_caches, "HOLD_SECONDS", 0.2)
+    await site.add("p", "prefill")
+    await prefilled(site)
+    model = site.engines["p"].model
+    assert model.reserved_tokens == 50
+    await eventually(lambda: model.reserved_tokens == 0, what="the KV cache is freed")
+
+
+async def test_a_kv_cache_is_freed_when_its_reader_gives_up_in_the_queue(site: Site) -> None:
+    await site.add("p", "prefill", pod=True)
+    await site.add("d", "decode", pod=True)
+    decode = site.engines["d"].model
+    long = [
+        asyncio.create_task(post(site.urls["d"], {"prompt": [0], "max_tokens": 10_000})) for _ in range(64)
+    ]
+    await eventually(lambda: len(decode.waiting) > 0, what="the decode replica is full")
+    queue = len(decode.waiting)
+    asked = {"prompt": [0] * 50, "max_tokens": 4, "kv_transfer_params": await prefilled(site)}
+    reader = asyncio.create_task(post(site.urls["d"], asked))
+    await eventually(lambda: len(decode.waiting) == queue + 1, what="the reader waits")
+    assert site.engines["p"].model.reserved_tokens == 50
+    for each in (reader, *long):
+        each.cancel()
+    await eventually(lambda: site.engines["p"].model.reserved_tokens == 0, what="the KV cache is freed")
+
+
+async def test_an_engine_still_takes_what_was_under_way_to_it_when_it_was_told_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setattr(engine_pod, "PORT", port)
+    monkeypatch.setattr(engine_pod, "LINGER_SECONDS", 1.0)
+    url = f"http://127.0.0.1:{port}"
+    engine = asyncio.create_task(engine_pod.serve("engine-0", "127.0.0.1", "m", SpeedError(), 20.0))
+
+    async def listens() -> bool:
+        with contextlib.suppress(aiohttp.ClientError):
+            return bool(await scrape(url))
+        return False
+
+    await eventually(listens, what="the engine listens")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0.1)
+    answer = await post(url, {"prompt": [0] * 100, "max_tokens": 30})
+    assert answer["usage"]["completion_tokens"] == 30
+    await asyncio.wait_for(engine, 10)
+
+
+async def test_a_replica_that_falls_silent_fails_its_request_instead_of_holding_it_for_ever(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    monkeypatch.setattr(router, "SILENCE_SECONDS", 0.3)
+    impatient = Router("m", LagMeter())
+    port = await impatient.start("127.0.0.1", 0)
+    try:
+        async with serving(silent) as url:
+            impatient.update([Endpoint("p", url, "aggregated", True)])
+            out = io.StringIO()
+            await run_load(
+                [Target("g", f"http://127.0.0.1:{port}", "m")], [Request(0.0, 10, 5)], out, site.lag
+            )
+            assert "HTTP 502" in Result(**json.loads(out.getvalue())).error
+            assert [each.prefill_tokens for each in impatient.replicas.values()] == [0]
+    finally:
+        await impatient.stop()
+
+
+def test_a_router_that_is_gone_is_named() -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(OSError, match=rf"router at http://127\.0\.0\.1:{port}"):
+        lags_behind([f"http://127.0.0.1:{port}"])
 
 
 async def test_labels_that_flip_under_load_lose_no_request(site: Site) -> None:
@@ -264,7 +352,7 @@ async def test_an_answer_that_is_cut_short_is_a_failure() -> None:
 async def serving(handler: object) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_post("/v1/completions", handler)  # type: ignore[arg-type]  # the two handlers above
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     yield f"http://127.0.0.1:{runner.addresses[0][1]}"
