@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from weft.cli.main import main
 from weft.runtime.settings import load
@@ -27,8 +26,18 @@ def test_a_prometheus_server_can_be_named_in_the_environment(monkeypatch: pytest
 def test_a_misspelt_setting_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "weft.yaml"
     file.write_text("lease_secs: 20\n")
-    with pytest.raises(ValidationError, match="lease_secs"):
+    with pytest.raises(ValueError, match="unknown settings: lease_secs"):
         load(file)
+
+
+@pytest.mark.parametrize("name", ["1", "_env_prefix"])
+def test_a_key_that_is_no_setting_is_refused_by_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "weft.yaml"
+    file.write_text(f"{name}: 2\n")
+    assert main(["run", "--config", str(file)]) == 2
+    assert capsys.readouterr().err.endswith(f"unknown settings: {name}\n")
 
 
 def test_weft_run_says_which_setting_is_wrong_and_starts_nothing(

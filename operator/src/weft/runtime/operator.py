@@ -117,18 +117,22 @@ class Operator:
         log.info("serving health and metrics at %s:%d", settings.health_host, port)
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._heartbeat(), name="heartbeat")]
         try:
-            await self._until(stop, self._prime(informer))
+            await self._until(self._prime(informer), stop)
             if not stop.is_set():
                 informer.start_watching(configuration)
                 tasks.append(asyncio.create_task(informer.correct(settings.relist_seconds), name="relist"))
-                await self._until(stop, leadership.acquire())
+                # Without watches it would be of no use as the next leader: a new process makes new ones.
+                await self._until(leadership.acquire(), stop, informer.ended)
             if stop.is_set():
                 return 0
+            if informer.ended.is_set():
+                log.error("the watches ended")
+                return 1
             # Renewed from now on: the lists of a large cluster may take longer than a lease.
             lease = asyncio.create_task(leadership.keep(), name="lease")
             tasks.append(lease)
             # What another leader did since the first list must be known before the first decision.
-            await self._until(stop, self._prime(informer))
+            await self._until(self._prime(informer), stop)
             self._leading = True
             self._cache.listen(self._enqueue)
             for resource in WATCHED:
@@ -172,11 +176,12 @@ class Operator:
                 await asyncio.sleep(1.0)
 
     @staticmethod
-    async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
-        """Wait for `work`, or give it up when the process is told to stop."""
-        working, stopping = asyncio.ensure_future(work), asyncio.create_task(stop.wait())
-        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+    async def _until(work: Awaitable[None], *ends: asyncio.Event) -> None:
+        """Wait for `work`, or give it up at the first of `ends`."""
+        working, ending = asyncio.ensure_future(work), [asyncio.create_task(end.wait()) for end in ends]
+        await asyncio.wait((working, *ending), return_when=asyncio.FIRST_COMPLETED)
+        for each in ending:
+            each.cancel()
         if working.done():
             working.result()
         else:

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     api_timeout_seconds: Seconds = 10.0
     """Limit of one request to the API server."""
     health_host: str = "0.0.0.0"
+    """Address to serve health and metrics at; empty for all, of IPv4 and IPv6."""
     health_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """Serves /livez, /readyz and /metrics; 0 takes any free port."""
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
@@ -79,4 +80,7 @@ def load(path: Path | None) -> Settings:
             raise ValueError(f"{path}: not YAML: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a mapping of settings")
+        # Others than the settings' names would be arguments of the constructor (_env_prefix), or none at all (1).
+        if unknown := [str(name) for name in values if name not in Settings.model_fields]:
+            raise ValueError(f"{path}: unknown settings: {', '.join(unknown)}")
     return Settings(**values)
