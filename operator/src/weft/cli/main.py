@@ -83,6 +83,12 @@ def _check(arguments: argparse.Namespace) -> int:
             problem = asyncio.run(checks.installed(arguments.url, arguments.namespace, arguments.timeout))
     except (StartError, ClusterError) as error:
         problem = f"not answered: {error}"
+        if arguments.question == "removable":
+            problem += (
+                "\nNothing is uninstalled yet. Try again, or `helm uninstall --no-hooks` skips this check."
+            )
+            if arguments.undo:
+                problem += f" Or stay installed:\n  {arguments.undo}"
     if problem:
         print(f"weft check {arguments.question}: {problem}", file=sys.stderr)
         return 1

@@ -22,13 +22,15 @@ from weft.api.resources import (
 )
 from weft.runtime.client import KubeClient, load_configuration
 from weft.runtime.leadership import NAME as LEASE_NAME
-from weft.saga.cluster import ClusterError, NotFoundError
+from weft.saga.cluster import ClusterError, NotFoundError, Object
 
 OWN = (INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, DEVICE_ATTACHMENTS, *POOLS, FABRICS)
 """Weft's resources, in the order in which their objects can be deleted."""
 SHOWN = 10
 """Objects of a kind that a message names."""
 POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0
+"""How long an API server that does not answer is asked again; well within the deadline of Helm's hook."""
 
 
 async def installed(url: str, namespace: str, timeout_seconds: float) -> str:
@@ -87,18 +89,24 @@ async def _ready(url: str, namespace: str) -> str:
 
 async def _leader(client: KubeClient, namespace: str, deadline: float) -> str:
     """Wait for one renewal of the Lease: that shows a living holder, whatever the clocks say."""
-    first = await _lease(client, namespace)
-    while time.monotonic() < deadline:
-        await asyncio.sleep(POLL_SECONDS)
-        now = await _lease(client, namespace)
+    first: Mapping[str, str] = {}
+    refused = ""
+    while True:
+        try:
+            now, refused = await _lease(client, namespace), ""
+        except ClusterError as error:
+            now, refused = first, f"{error}; "
         if now.get("holderIdentity") and now.get("holderIdentity") == first.get("holderIdentity"):
             if now.get("renewTime") != first.get("renewTime"):
                 return ""
         else:
             first = now
+        if time.monotonic() > deadline:
+            break
+        await asyncio.sleep(POLL_SECONDS)
     return (
-        f"no replica leads: nobody renews the Lease {namespace}/{LEASE_NAME} "
-        f"(holder {first.get('holderIdentity') or 'none'}); look at `kubectl logs` of the operator's pods"
+        f"no replica leads: nobody renews the Lease {namespace}/{LEASE_NAME} ({refused}"
+        f"holder {first.get('holderIdentity') or 'none'}); look at `kubectl logs` of the operator's pods"
     )
 
 
@@ -116,16 +124,14 @@ async def removable(undo: str = "") -> str:
 
     An object with a finalizer waits for the operator, which is gone by then: the deletion would hang, and its
     hardware would stay attached. `undo` is the command that takes the attempt to uninstall back.
-    Raises StartError without credentials, ClusterError when a list fails.
+    Raises StartError without credentials, ClusterError when a list is refused or not answered for a while.
     """
     client = KubeClient(await load_configuration())
+    deadline = time.monotonic() + PATIENCE_SECONDS
     held: dict[ResourceType, list[str]] = {}
     try:
         for resource in OWN:
-            try:
-                objects, _ = await client.list(resource)
-            except NotFoundError:  # the definition is not there: neither is any object
-                continue
+            objects = await _objects(client, resource, deadline)
             names = [
                 "/".join(filter(None, (each["metadata"].get("namespace"), each["metadata"]["name"])))
                 for each in objects
@@ -136,6 +142,20 @@ async def removable(undo: str = "") -> str:
     finally:
         await client.close()
     return refusal(held, undo) if held else ""
+
+
+async def _objects(client: KubeClient, resource: ResourceType, deadline: float) -> list[Object]:
+    while True:
+        try:
+            objects, _ = await client.list(resource)
+            return objects
+        except NotFoundError:  # the definition is not there: neither is any object
+            return []
+        except ClusterError as error:
+            passing = error.status in (0, 429) or error.status >= 500
+            if not passing or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(POLL_SECONDS)
 
 
 def refusal(held: Mapping[ResourceType, list[str]], undo: str = "") -> str:
