@@ -45,10 +45,21 @@ class Helm:
         namespace: str = NAMESPACE,
     ) -> subprocess.CompletedProcess[str]:
         """`helm template` with these values, whatever its outcome."""
+        file = self._values(values or {})
+        return self.run("template", release, CHART, "--namespace", namespace, "--values", file, *flags)
+
+    def install_dry_run(self, values: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+        """What `helm install` would print, notes included, without a cluster."""
+        file = self._values(values)
+        return self.run(
+            "install", RELEASE, CHART, "--namespace", NAMESPACE, "--dry-run=client", "--values", file
+        )
+
+    def _values(self, values: Mapping[str, Any]) -> Path:
         self._calls += 1
         file = self._directory / f"values-{self._calls}.yaml"
-        file.write_text(yaml.safe_dump(dict(values or {})))
-        return self.run("template", release, CHART, "--namespace", namespace, "--values", file, *flags)
+        file.write_text(yaml.safe_dump(dict(values)))
+        return file
 
     def render(
         self,

@@ -1,18 +1,25 @@
 {{/* Names. Cluster-scoped objects have the release's full name too, so that two releases do not share any. */}}
 
 {{- define "weft.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- include "weft.short" (default .Chart.Name .Values.nameOverride) -}}
 {{- end -}}
 
-{{/* Short enough for the longest suffix, -uninstall-check, in a label of 63 characters. */}}
 {{- define "weft.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- include "weft.short" .Values.fullnameOverride -}}
 {{- else if contains (include "weft.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- include "weft.short" .Release.Name -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "weft.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- include "weft.short" (printf "%s-%s" .Release.Name (include "weft.name" .)) -}}
 {{- end -}}
+{{- end -}}
+
+{{/*
+Short enough for the longest suffix, -uninstall-check, in a label of 63 characters. Releases may have dots in their
+names, Services may not.
+*/}}
+{{- define "weft.short" -}}
+{{- regexReplaceAll "-+$" (. | replace "." "-" | trunc 40) "" -}}
 {{- end -}}
 
 {{- define "weft.serviceAccountName" -}}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 import json
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,12 @@ import kubernetes_validate.utils
 import pytest
 import yaml
 from cryptography import x509
+from prometheus_client import CollectorRegistry
 
 from support.chart import CHART, NAMESPACE, Helm, Object, find, of_kind, pod_templates
+from weft.runtime.health import HealthServer
 from weft.runtime.settings import Settings, load
+from weft_dev.processes import free_ports
 
 from .cases import CASES, EVERYTHING
 
@@ -126,6 +131,23 @@ def test_the_longest_release_name_makes_names_that_kubernetes_takes(helm: Helm) 
     assert max(len(each["metadata"]["name"]) for each in objects) <= 63
 
 
+@pytest.mark.parametrize(
+    ("release", "name"), [("my.weft", "my-weft"), ("a" * 38 + "--weft", "a" * 38), ("a.b", "a-b-weft")]
+)
+def test_services_have_names_that_kubernetes_takes_whatever_the_release_is_called(
+    helm: Helm, release: str, name: str
+) -> None:
+    objects = helm.render({"emulator": {"enabled": True}}, release=release)
+    services = [each["metadata"]["name"] for each in of_kind(objects, "Service")]
+    assert sorted(services) == [name, f"{name}-emulator"]
+
+
+def test_a_release_that_begins_with_a_digit_needs_another_name_for_its_objects(helm: Helm) -> None:
+    done = helm.template(release="1weft")
+    assert "that of the release, 1weft, does not: set fullnameOverride" in done.stderr
+    assert helm.render({"fullnameOverride": "weft"}, release="1weft")
+
+
 def test_crds_are_kept_unless_asked_otherwise(rendered: dict[str, list[Object]]) -> None:
     policies = {
         case: [
@@ -187,8 +209,41 @@ def test_the_settings_are_mounted_where_weft_run_looks(rendered: dict[str, list[
     assert container["args"] == ["run", "--config", "/etc/weft/weft.yaml"]
     assert container["volumeMounts"] == [{"name": "settings", "mountPath": "/etc/weft", "readOnly": True}]
     assert pod["volumes"] == [{"name": "settings", "configMap": {"name": "weft"}}]
-    fields = {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in container["env"]}
+    fields = {
+        each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"]
+        for each in container["env"]
+        if "valueFrom" in each
+    }
     assert fields == {"WEFT_NAMESPACE": "metadata.namespace", "WEFT_IDENTITY": "metadata.name"}
+
+
+async def test_probes_reach_the_operator_in_a_cluster_of_ipv4_or_of_ipv6_alone(
+    rendered: dict[str, list[Object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = find(rendered["as it comes"], "Deployment", "weft")["spec"]["template"]["spec"]
+    for each in pod["containers"][0]["env"]:
+        if "value" in each:
+            monkeypatch.setenv(each["name"], each["value"])
+    server = HealthServer(CollectorRegistry(), lambda: True, lambda: True)
+    (port,) = free_ports(1)
+    await server.start(Settings().health_host, port)
+    try:
+        for address in ("127.0.0.1", "::1") if socket.has_dualstack_ipv6() else ("127.0.0.1",):
+            _, writer = await asyncio.open_connection(address, port)
+            writer.close()
+    finally:
+        await server.stop()
+
+
+def test_helm_test_waits_for_a_new_leader_as_long_as_the_lease_may_take(helm: Helm) -> None:
+    waits = {}
+    for lease_seconds in (15, 20.5, 600):
+        pod = find(helm.render({"settings": {"lease_seconds": lease_seconds}}), "Pod", "weft-test")["spec"]
+        (timeout,) = (each for each in pod["containers"][0]["args"] if each.startswith("--timeout="))
+        waits[lease_seconds] = int(timeout.partition("=")[2])
+        assert waits[lease_seconds] < pod["activeDeadlineSeconds"]
+    # What a leader that fell silent keeps its place for, and a quarter more until the next renewal.
+    assert all(wait > 1.25 * lease_seconds + 30 for lease_seconds, wait in waits.items())
 
 
 def test_changed_settings_make_new_operator_pods_and_nothing_else_does(helm: Helm) -> None:
@@ -226,7 +281,7 @@ def test_the_emulator_listens_where_its_service_leads(rendered: dict[str, list[O
     assert port == {"name": "https", "port": 443, "targetPort": "https"}
     (container,) = find(objects, "Deployment", "weft-emulator")["spec"]["template"]["spec"]["containers"]
     assert container["ports"] == [{"name": "https", "containerPort": 8443}]
-    assert {"--host=0.0.0.0", "--port=8443"} <= set(container["args"])
+    assert {"--host=", "--port=8443"} <= set(container["args"])
 
 
 def test_the_emulators_certificate_is_for_its_service_and_from_the_authority_beside_it(

@@ -13,12 +13,28 @@ import yaml
 
 from support.chart import CHART, Helm
 from weft.api import Fabric, GPUPool, LogicalNode
+from weft.balancing.presets import (
+    ENGINE_HISTOGRAM,
+    ENGINE_REQUIRED,
+    ENGINE_SIGNALS,
+    FRONT_HISTOGRAMS,
+    FRONT_REQUIRED,
+    FRONT_SIGNALS,
+)
 from weft.balancing.settings import PresetSettings, SourceSettings
 from weft.emulator.inventory import load as load_inventory
 from weft.runtime.settings import Settings
 
 CHARTS_OWN = {"namespace", "identity", "health_host", "health_port"}
 """Settings that follow from the pod: the chart sets them, a user cannot."""
+
+
+ALONE = {
+    "engine": dict.fromkeys(ENGINE_REQUIRED, "up"),
+    "front_end": dict.fromkeys(FRONT_REQUIRED, "up"),
+    "kv_hold_seconds": 5,
+}
+"""A preset that inherits nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +61,20 @@ def values() -> dict[str, Any]:
         ({"settings": {"sources": {"default": {"url": "prometheus:9090"}}}}, "does not match pattern"),
         ({"settings": {"log_level": "info"}}, "'DEBUG', 'INFO', 'WARNING', 'ERROR'"),
         ({"emulator": {"inventory": {"name": None}}}, "/emulator/inventory"),
+        ({"settings": {"lease_seconds": 0.01}}, "/settings/lease_seconds': minimum: got 0.01, want 1"),
+        (
+            {"settings": {"sources": {"My": {"url": "http://a"}}}},
+            "/settings/sources': additional properties 'My'",
+        ),
+        ({"crds": {"keep": None}}, "/crds': missing property 'keep'"),
+        ({"image": {"repository": None}}, "/image': missing property 'repository'"),
+        ({"emulator": None}, "missing property 'emulator'"),
+        ({"fullnameOverride": "My_Weft"}, "/fullnameOverride': 'My_Weft' does not match pattern"),
+        (
+            {"commonLabels": {"app.kubernetes.io/name": "a"}},
+            "/commonLabels/app.kubernetes.io~1name': false schema",
+        ),
+        ({"podLabels": {"app.kubernetes.io/name": "a"}}, "/podLabels/app.kubernetes.io~1name': false schema"),
         ({"image": {"pullPolicy": "Sometimes"}}, "'IfNotPresent', 'Always', 'Never'"),
     ],
 )
@@ -62,8 +92,65 @@ def test_an_account_that_is_not_made_has_to_be_named(helm: Helm) -> None:
 def test_the_schema_has_every_setting_of_the_operator_but_those_of_the_chart(schema: dict[str, Any]) -> None:
     settings = schema["properties"]["settings"]["properties"]
     assert set(settings) == set(Settings.model_fields) - CHARTS_OWN
-    assert set(settings["sources"]["additionalProperties"]["properties"]) == set(SourceSettings.model_fields)
-    assert set(settings["presets"]["additionalProperties"]["properties"]) == set(PresetSettings.model_fields)
+    for name, model in (("sources", SourceSettings), ("presets", PresetSettings)):
+        (one,) = settings[name]["patternProperties"].values()
+        assert set(one["properties"]) == set(model.model_fields)
+    assert set(one["properties"]["engine"]["properties"]) == {*ENGINE_SIGNALS, ENGINE_HISTOGRAM}
+    assert set(one["properties"]["front_end"]["properties"]) == {*FRONT_SIGNALS, *FRONT_HISTOGRAMS}
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ({"inherits": "vlm"}, "/mine/inherits': value must be one of '', 'vllm'"),
+        (
+            {"inherits": "vllm", "engine": {"waitng": "x"}},
+            "/engine': additional properties 'waitng' not allowed",
+        ),
+        ({"inherits": "vllm", "engine": {"waiting": " "}}, "/engine/waiting': ' ' does not match pattern"),
+        (
+            {"inherits": "vllm", "front_end": {"jobs": "x[$lng]"}},
+            "/front_end/jobs': 'x[$lng]' does not match",
+        ),
+        ({}, "/mine': missing properties 'engine', 'front_end', 'kv_hold_seconds'"),
+        ({**ALONE, "engine": {"running": "x"}}, "/engine': missing properties 'waiting', 'age', 'targets'"),
+        ({**ALONE, "front_end": {}}, "/front_end': missing properties"),
+    ],
+)
+def test_a_preset_with_which_no_pod_would_start_is_refused_before_the_rollout(
+    helm: Helm, preset: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match="mine"):
+        Settings.model_validate({"presets": {"mine": preset}})
+    done = helm.template({"settings": {"presets": {"mine": preset}}})
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "preset",
+    [
+        {"inherits": "vllm"},
+        ALONE,
+        {**ALONE, "inherits": ""},
+        {
+            "inherits": "vllm",
+            "engine": {"running": 'label_replace(x[$long:$step], "a", "$1", "b", "(.*)$") # c\n'},
+        },
+    ],
+)
+def test_a_preset_that_the_operator_takes_is_taken_by_the_chart(
+    helm: Helm, preset: Mapping[str, Any]
+) -> None:
+    Settings.model_validate({"presets": {"mine": preset}})
+    done = helm.template({"settings": {"presets": {"mine": preset}}})
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("settings", [None, {"sources": None}, {"presets": None}])
+def test_settings_of_which_all_is_a_comment_are_the_built_in_ones(helm: Helm, settings: object) -> None:
+    """`settings:` with nothing below it is null in YAML."""
+    assert "WARNING: no Prometheus server is set" in notes(helm, {"settings": settings})
 
 
 def test_the_defaults_in_the_comments_are_those_of_the_operator() -> None:
@@ -89,7 +176,7 @@ def paths(
         if name == "global":
             continue
         value = values[name] if not prefix.startswith("settings") else values.get(name)
-        if part.get("additionalProperties") is False and name != "resources":
+        if part.get("additionalProperties") is False and "properties" in part and name != "resources":
             yield from paths(value, part, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -136,16 +223,13 @@ def test_the_default_rack_is_one_that_the_emulator_takes(values: dict[str, Any],
 
 def notes(helm: Helm, values: Mapping[str, Any]) -> str:
     """What `helm install` would print at its end."""
-    flags = ["install", "weft", str(CHART), "--namespace", "weft-system", "--dry-run=client"]
-    for name, value in values.items():
-        flags += ["--set", f"{name}={value}"]
-    done = helm.run(*flags)
+    done = helm.install_dry_run(values)
     assert done.returncode == 0, done.stderr
     return done.stdout.partition("NOTES:\n")[2]
 
 
 def test_the_notes_lead_to_a_logical_node_on_the_emulator(helm: Helm) -> None:
-    text = notes(helm, {"emulator.enabled": "true"})
+    text = notes(helm, {"emulator": {"enabled": True}})
     assert "helm test weft -n weft-system" in text
     assert "endpoint: https://weft-emulator.weft-system\n" in text
     # As a shell reads it: the end marker stands alone.
@@ -158,12 +242,17 @@ def test_the_notes_lead_to_a_logical_node_on_the_emulator(helm: Helm) -> None:
     assert LogicalNode.model_validate(node).metadata.name == "first"
 
 
+def test_the_notes_name_a_fabric_that_kubernetes_takes_whatever_the_rack_is_called(helm: Helm) -> None:
+    text = notes(helm, {"emulator": {"enabled": True, "inventory": {"name": "My rack #2"}}})
+    assert text.count("name: my-rack-2") == 2
+
+
 def test_the_notes_warn_when_no_prometheus_is_set_and_only_then(helm: Helm) -> None:
     assert "WARNING: no Prometheus server is set" in notes(helm, {})
-    url = "settings.sources.default.url"
-    assert "WARNING" not in notes(helm, {url: "http://prometheus:9090"})
+    sources = {"default": {"url": "http://prometheus:9090"}}
+    assert "WARNING" not in notes(helm, {"settings": {"sources": sources}})
 
 
 def test_the_notes_say_what_uninstalling_keeps(helm: Helm) -> None:
     assert "keeps Weft's definitions and objects" in notes(helm, {})
-    assert "refuses while objects hold hardware" in notes(helm, {"crds.keep": "false"})
+    assert "refuses while objects hold hardware" in notes(helm, {"crds": {"keep": False}})
