@@ -65,11 +65,16 @@ def docker(
 
 def running() -> bool:
     """Whether a container engine answers."""
+    return not _refusal()
+
+
+def _refusal() -> str:
+    """What is said instead of an answer of the engine; empty when one answers."""
     try:
         docker("version", "--format", "{{.Server.Version}}", timeout_seconds=PROBE_SECONDS)
-    except ContainerError:
-        return False
-    return True
+    except ContainerError as error:
+        return str(error)
+    return ""
 
 
 def obstacle() -> str:
@@ -78,8 +83,10 @@ def obstacle() -> str:
         if shutil.which("apt-get") is not None:
             return f"there is no container engine: apt-get install {DEBIAN_PACKAGES}"
         return "there is no container engine: install Docker, https://docs.docker.com/engine/install/"
-    if running():
+    if not (refusal := _refusal()):
         return ""
+    if "permission denied" in refusal.lower() and os.geteuid() != 0:
+        return "Docker runs and this account may not use it: sudo usermod -aG docker $USER, and log in again"
     if os.environ.get("DOCKER_HOST"):
         return f"the Docker engine of DOCKER_HOST={os.environ['DOCKER_HOST']} does not answer: docker version"
     if shutil.which("dockerd") is None:
@@ -110,7 +117,7 @@ def started_here() -> int | None:
         pid, started = _pid_file().read_text().split()
     except (OSError, ValueError):
         return None
-    return int(pid) if _start_time(int(pid)) == started else None
+    return int(pid) if pid.isdigit() and _start_time(int(pid)) == started else None
 
 
 def stop() -> bool:

@@ -53,7 +53,10 @@ def eventually(what: Callable[[], str]) -> str:
 @contextlib.contextmanager
 def started(image: str, *arguments: str, options: tuple[str, ...] = ()) -> Iterator[str]:
     """A container in the background; yields its id."""
-    container = docker("run", "--detach", *RESTRICTED, *options, image, *arguments).strip()
+    # By the label `make kind-down` finds what a run that was killed left.
+    container = docker(
+        "run", "--detach", "--label=dev.weft.part=test", *RESTRICTED, *options, image, *arguments
+    ).strip()
     try:
         yield container
     finally:

@@ -94,7 +94,7 @@ class LeavingPackets:
 
     def __init__(self) -> None:
         image = docker("inspect", "--format", "{{.Config.Image}}", NODES[0]).strip()
-        place = ("--privileged", "--network=host", "--entrypoint=sleep")
+        place = ("--privileged", "--network=host", "--entrypoint=sleep", "--label=dev.weft.part=test")
         self.container = docker("run", "--detach", "--rm", *place, image, "infinity").strip()
         bridge = "br-" + docker("network", "inspect", "--format", "{{.Id}}", "kind")[:12]
         # To another interface than the one it came from: what goes from node to node stays on the bridge.

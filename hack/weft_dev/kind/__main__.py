@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument(
         "--keep-images", action="store_true", help="down: leave the images, so that up is quick"
     )
+    parser.add_argument("--keep-engine", action="store_true", help="down: leave the container engine running")
     options = parser.parse_args()
     # As Ctrl-C: what is under way is ended in order.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,7 +36,7 @@ def main() -> int:
                     "stopped the container engine that Weft had started; make kind-up brings the cluster back"
                 )
         elif options.verb == "down":
-            cluster.down(say, keep_images=options.keep_images)
+            cluster.down(say, keep_images=options.keep_images, keep_engine=options.keep_engine)
             if options.keep_images:
                 say("the images are kept; make kind-down removes them too")
             say("left are the tools: make clean-cache")

@@ -26,8 +26,10 @@ COMMAND_SECONDS = 60.0
 CREATE_SECONDS = 600.0
 MEND_SECONDS = 75.0
 POLL_SECONDS = 0.5
-IMAGES = ("weft-node", "weft-node-os", "weft", "weft-demo", "weft-prometheus", "weft-base", "weft-build")
-"""Repositories of the images that Weft makes."""
+IMAGES = ("weft-node", "weft-node-os", "weft-demo", "weft-prometheus", "weft-base", "weft-build")
+"""Repositories of the images that Weft makes; of `weft` it makes `weft:dev` only."""
+TEST_LABEL = "label=dev.weft.part=test"
+"""Of containers that tests start beside the cluster."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ def up(say: Say = say_on_stderr) -> KindCluster:
     with _locked() as lock:
         binaries = tools.provide(("kind", "kubectl"))
         cluster = KindCluster(_folder() / "kubeconfig", binaries["kubectl"])
+        if found := nodes.find():
+            _check_ours(found)
         image = node_image.ensure(say)
-        found = nodes.find()
         if found:
             reason = _why_unfit(found, image) or _mend(cluster, binaries["kind"], found, image, say)
             if not reason:
@@ -88,21 +91,26 @@ def up(say: Say = say_on_stderr) -> KindCluster:
         return cluster
 
 
-def down(say: Say = say_on_stderr, *, keep_images: bool = False) -> None:
+def down(say: Say = say_on_stderr, *, keep_images: bool = False, keep_engine: bool = False) -> None:
     """Remove the cluster and, unless they are kept, Weft's images; end the engine if it was started by Weft.
 
-    Raises ContainerError.
+    Raises ContainerError, also for a cluster of this name that Weft did not make.
     """
     with _locked():
         if containers.running():
-            if nodes.find():
+            if found := nodes.find():
+                _check_ours(found)
                 _delete(tools.provide(("kind",))["kind"])
                 say("removed the cluster weft")
-            with contextlib.suppress(ContainerError):  # Another kind cluster may use it.
-                docker("network", "rm", "kind")
+            # Those of tests that were killed.
+            if left := docker("ps", "--all", "--quiet", "--filter", TEST_LABEL).split():
+                docker("rm", "--force", *left)
+            _remove_network()
+            _begun().unlink(missing_ok=True)
             if not keep_images:
                 _remove_images(say)
-            _stop_engine(say)
+            if not keep_engine:
+                _stop_engine(say)
         else:
             say("no container engine runs; a cluster that stopped with one is removed after: make kind-up")
         (_folder() / "kubeconfig").unlink(missing_ok=True)
@@ -121,6 +129,28 @@ def status() -> list[str]:
     if found:
         lines.append(f"kubeconfig: {_folder() / 'kubeconfig'}")
     return lines
+
+
+def _begun() -> Path:
+    """A file that is there from before a cluster is made until it is complete, and marked in its nodes."""
+    return _folder() / "begun"
+
+
+def _check_ours(found: list[nodes.Node]) -> None:
+    """Raise ContainerError for a cluster that somebody else made under the same name."""
+    if _begun().exists() or any(node.own_image or nodes.marked_address(node) is not None for node in found):
+        return
+    raise ContainerError(
+        f"there is a kind cluster {configuration.CLUSTER} that Weft did not make; if nobody needs it: "
+        f"kind delete cluster --name {configuration.CLUSTER}"
+    )
+
+
+def _remove_network() -> None:
+    # Other kind clusters are in it too, and those that are stopped could not be started without it.
+    if not docker("ps", "--all", "--quiet", "--filter", "network=kind").strip():
+        with contextlib.suppress(ContainerError):  # There is none, or something else uses it.
+            docker("network", "rm", "kind")
 
 
 def _why_unfit(found: list[nodes.Node], image: str) -> str:
@@ -152,13 +182,7 @@ def _mend(cluster: KindCluster, kind: Path, found: list[nodes.Node], image: str,
     _guard(image, current)
     if not cluster.kubeconfig.exists():
         # Another cache folder than the one that it was made with.
-        _kind(
-            kind,
-            "export",
-            "kubeconfig",
-            f"--kubeconfig={cluster.kubeconfig}",
-            timeout_seconds=COMMAND_SECONDS,
-        )
+        _kind(kind, "export", "kubeconfig", timeout_seconds=COMMAND_SECONDS)
     if not _trouble(cluster, current):
         return ""
     with progress("waiting for the nodes of the cluster", 25):
@@ -196,8 +220,9 @@ def _create(cluster: KindCluster, kind: Path, image: str, lock: int) -> None:
     with progress("making a kind cluster of three nodes", 45):
         wanted = _folder() / "cluster.json"
         wanted.write_text(configuration.configuration(image))
+        _begun().touch()
         _kind(
-            *(kind, "create", "cluster", f"--config={wanted}", f"--kubeconfig={cluster.kubeconfig}"),
+            *(kind, "create", "cluster", f"--config={wanted}"),
             timeout_seconds=CREATE_SECONDS,
             # If this process is killed, kind goes on, and whoever comes next waits for it.
             lock=lock,
@@ -212,23 +237,25 @@ def _create(cluster: KindCluster, kind: Path, image: str, lock: int) -> None:
                 raise ContainerError(f"the new cluster does not get ready: {trouble}")
             time.sleep(POLL_SECONDS)
         nodes.mark(made)
+        _begun().unlink()
 
 
 def _delete(kind: Path) -> None:
     with progress("removing the cluster", 10):
-        kubeconfig = _folder() / "kubeconfig"
-        _kind(
-            *(kind, "delete", "cluster", f"--name={configuration.CLUSTER}", f"--kubeconfig={kubeconfig}"),
-            timeout_seconds=CREATE_SECONDS,
-        )
+        _kind(kind, "delete", "cluster", timeout_seconds=CREATE_SECONDS)
 
 
 def _kind(kind: Path, *arguments: str, timeout_seconds: float, lock: int | None = None) -> None:
-    """Run kind. Raises ContainerError with the end of what it said."""
+    """Run kind on the cluster. Raises ContainerError with the end of what it said."""
+    # Without a name kind takes that of KIND_CLUSTER_NAME or "kind", which is a cluster of the user's.
+    which = (f"--name={configuration.CLUSTER}", f"--kubeconfig={_folder() / 'kubeconfig'}")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KIND_")}
+    # Left by a kind that was killed: whoever works on this kubeconfig holds the lock of this module.
+    (_folder() / "kubeconfig.lock").unlink(missing_ok=True)
     try:
         done = subprocess.run(
-            [kind, *arguments],
-            env={**os.environ, "KIND_EXPERIMENTAL_PROVIDER": "docker"},
+            [kind, *arguments, *which],
+            env={**environment, "KIND_EXPERIMENTAL_PROVIDER": "docker"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -242,17 +269,19 @@ def _kind(kind: Path, *arguments: str, timeout_seconds: float, lock: int | None 
 
 
 def _remove_images(say: Say) -> None:
-    listed = docker("image", "list", "--format", "{{.Repository}} {{.Tag}} {{.ID}}").splitlines()
+    listed = docker("image", "list", "--format", "{{.Repository}} {{.Tag}}").splitlines()
     ours = [
-        (f"{repository}:{tag}", identity)
-        for repository, tag, identity in (line.split() for line in listed)
-        if repository in (*IMAGES, "kindest/node")
+        f"{repository}:{tag}"
+        for repository, tag in (line.split() for line in listed)
+        if tag != "<none>" and (repository in IMAGES or (repository, tag) == ("weft", "dev"))
     ]
+    if node_image.image_label(configuration.OFFICIAL_IMAGE, "") is not None:
+        ours.append(configuration.OFFICIAL_IMAGE)
     removed = []
-    for name, identity in ours:
+    for name in ours:
         try:
-            # A pulled image that is named by its digest has no tag.
-            docker("rmi", "--force", identity if name.endswith(":<none>") else name)
+            # Not by force: that takes an image from under a container of the user's that does not run.
+            docker("rmi", name)
             removed.append(name)
         except ContainerError as error:
             say(f"{name} stays: {error}")

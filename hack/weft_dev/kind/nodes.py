@@ -27,6 +27,8 @@ class Node:
     """Its IPv4 address in the cluster's network; empty while it does not run."""
     image_id: str
     started: datetime
+    own_image: bool = False
+    """Whether its image was built by Weft."""
 
 
 def find() -> list[Node]:
@@ -43,7 +45,10 @@ def parse(container: dict[str, Any]) -> Node:
     addresses = [each["IPAddress"] for each in container["NetworkSettings"]["Networks"].values()]
     running = container["State"]["Running"] and not container["State"]["Paused"]
     started = datetime.fromisoformat(container["State"]["StartedAt"])
-    return Node(container["Name"].lstrip("/"), running, "".join(addresses[:1]), container["Image"], started)
+    own = (container["Config"].get("Labels") or {}).get("dev.weft.part") == "node"
+    return Node(
+        container["Name"].lstrip("/"), running, "".join(addresses[:1]), container["Image"], started, own
+    )
 
 
 def mark(nodes: list[Node]) -> None:

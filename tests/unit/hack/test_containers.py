@@ -128,6 +128,16 @@ def test_an_engine_of_docker_host_that_does_not_answer_is_named(
         containers.engine()
 
 
+def test_an_engine_that_this_account_may_not_use_is_not_taken_for_one_that_does_not_run(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "Got permission denied while trying to connect to the Docker daemon socket"
+    (machine.parent / "docker").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(containers.ContainerError, match="usermod -aG docker"):
+        containers.engine()
+
+
 def test_a_docker_command_that_fails_says_the_end_of_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from weft_dev.kind import archive, configuration, health, loading, node_image, nodes
+from weft_dev.containers import ContainerError
+from weft_dev.kind import archive, cluster, configuration, health, loading, node_image, nodes
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -193,11 +194,103 @@ def test_a_node_is_read_as_the_engine_describes_its_container() -> None:
     container = {
         "Name": "/weft-worker",
         "Image": "sha256:1",
+        "Config": {"Labels": {"dev.weft.part": "node"}},
         "State": {"Running": True, "Paused": False, "StartedAt": "2026-01-01T12:00:00.123456789Z"},
         "NetworkSettings": {"Networks": {"kind": {"IPAddress": "172.18.0.3"}}},
     }
     found = nodes.parse(container)
     assert (found.name, found.running, found.address) == ("weft-worker", True, "172.18.0.3")
     assert found.started == NOW + timedelta(microseconds=123456)
+    assert found.own_image
     paused = {**container, "State": {**container["State"], "Paused": True}}  # type: ignore[dict-item]
     assert not nodes.parse(paused).running
+
+
+# An engine: what it is asked is written down. It has a cluster, marked as Weft's or not, and what is in `network`.
+ENGINE = """#!/bin/sh
+echo "$@" >>{folder}/asked
+case "$*" in
+version*) echo 20.10.24 ;;
+"ps --all --filter label=io.x-k8s.kind.cluster=weft"*) cat {folder}/nodes ;;
+"ps --all --quiet --filter network=kind") cat {folder}/network ;;
+inspect*) cat {folder}/inspected ;;
+cp*) cat {folder}/mark ;;
+"image list"*) printf '%s\\n' "weft dev" "weft 0.2.0" "weft-demo dev" "kindest/node v1.30.0" "python 3.13-slim" ;;
+"image inspect"*) exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pretended Docker with a cluster weft of somebody's; returns the folder with what it has and was asked."""
+    container = {
+        "Name": "/weft-control-plane",
+        "Image": "sha256:1",
+        "Config": {"Labels": None},
+        "State": {"Running": True, "Paused": False, "StartedAt": "2026-01-01T12:00:00.1Z"},
+        "NetworkSettings": {"Networks": {}},
+    }
+    (tmp_path / "inspected").write_text(json.dumps([container]))
+    (tmp_path / "nodes").write_text("weft-control-plane\n")
+    (tmp_path / "network").touch()
+    for name, script in (("docker", ENGINE), ("kind", KIND)):
+        (tmp_path / name).write_text(script.format(folder=tmp_path))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cluster.tools, "provide", lambda names: {name: tmp_path / name for name in names})
+    return tmp_path
+
+
+KIND = """#!/bin/sh
+echo kind "$@" >>{folder}/asked
+env >{folder}/environment
+"""
+
+
+def asked(engine: Path) -> list[str]:
+    return (engine / "asked").read_text().splitlines()
+
+
+def test_a_cluster_of_the_same_name_that_somebody_else_made_is_left_alone(engine: Path) -> None:
+    for act in (cluster.down, lambda: cluster._check_ours(nodes.find())):
+        with pytest.raises(ContainerError, match="weft that Weft did not make"):
+            act()
+    assert not [line for line in asked(engine) if line.startswith(("kind", "rm", "network", "rmi"))]
+
+
+def test_a_cluster_that_was_never_completed_is_removed_by_whoever_began_it(engine: Path) -> None:
+    begun = cluster._begun()
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    cluster.down(lambda line: None, keep_images=True)
+    (line,) = (line for line in asked(engine) if line.startswith("kind"))
+    assert line.startswith("kind delete cluster --name=weft ")
+    assert not begun.exists()
+
+
+def test_going_down_takes_what_weft_made_and_nothing_else(engine: Path) -> None:
+    (engine / "nodes").write_text("")
+    (engine / "network").write_text("a stopped node of another cluster\n")
+    cluster.down(lambda line: None)
+    assert [line for line in asked(engine) if line.startswith(("rmi", "network"))] == [
+        "rmi weft:dev",
+        "rmi weft-demo:dev",
+    ]
+    (engine / "network").write_text("")
+    cluster.down(lambda line: None)
+    assert "network rm kind" in asked(engine)
+
+
+def test_kind_works_on_no_cluster_but_wefts(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIND_CLUSTER_NAME", "mine")
+    monkeypatch.setenv("KIND_EXPERIMENTAL_DOCKER_NETWORK", "mine")
+    stale = engine / "cache" / "weft" / "kind" / "kubeconfig.lock"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    for command in ("create", "export", "delete"):
+        cluster._kind(engine / "kind", command, timeout_seconds=10)
+        assert asked(engine)[-1] == f"kind {command} --name=weft --kubeconfig={stale.with_suffix('')}"
+        assert "mine" not in (engine / "environment").read_text()
+    assert not stale.exists(), "kind takes it for another kind that is at work"
