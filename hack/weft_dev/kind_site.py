@@ -145,7 +145,10 @@ class KindSite:
             self.kubectl("delete", *crds)
         gone = ("--ignore-not-found", "--wait=true", "--timeout=120s")
         self.kubectl("delete", "namespace", self.release.namespace, *namespaces, *gone)
-        self.kubectl("delete", "clusterrole,clusterrolebinding", "weft-example-prometheus", *gone)
+        cluster_wide = ("delete", "clusterrole,clusterrolebinding")
+        self.kubectl(*cluster_wide, "weft-example-prometheus", *gone)
+        # Of a release that helm knows no more, since its namespace was deleted before it.
+        self.kubectl(*cluster_wide, "--selector=app.kubernetes.io/name=weft", *gone)
 
     def _crds(self) -> list[str]:
         names = self.kubectl("get", "crd", "-o", "name").split()

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -67,13 +67,16 @@ class Target:
 
 async def run_load(
     targets: Sequence[Target],
-    requests: Sequence[Request],
+    requests: Iterable[Request],
     out: IO[str] | Progress,
     lag: LagMeter,
     *,
     started: Callable[[float], None] | None = None,
 ) -> None:
-    """Send everything and wait for every answer. `started` is told the monotonic time of the schedule's zero."""
+    """Send everything and wait for every answer. `started` is told the monotonic time of the schedule's zero.
+
+    A request is only asked for once the one before it was sent: `requests` may still decide when to end.
+    """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
