@@ -14,7 +14,7 @@ TESTS := tests/unit tests/property tests/integration tests/faults
 .PHONY: help
 help: ## list these verbs
 	@echo "make VERB, where VERB is one of"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## the whole job on a local cluster, narrated; OFFSET= SEED= SPLIT= change the case, ARGS=--keep stays up
@@ -39,13 +39,13 @@ test-integration: ## tests against a real control plane
 	$(BIN)/pytest tests/integration tests/faults $(ARGS)
 
 .PHONY: test-e2e
-test-e2e: ## the chart in a kind cluster, with engines as pods and live traffic; needs a container engine
+test-e2e: ## the chart, engines and live traffic in make kind-up's cluster, after removing all of Weft's there
 	@$(PYTHON) hack/weft_dev/preflight.py kind
 	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest tests/e2e $(ARGS)
 
 .PHONY: demo-kind
-demo-kind: ## the demo in a kind cluster, installed by the chart; OFFSET= SEED= SPLIT= ARGS=--keep as in demo
+demo-kind: ## the demo in the same cluster, after removing all of Weft's; OFFSET= SEED= SPLIT= ARGS= as in demo
 	@$(PYTHON) hack/weft_dev/preflight.py kind
 	@$(MAKE) -s $(VENV)/.complete
 	@$(DEV).demo --kind $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
