@@ -83,6 +83,8 @@ def obstacle() -> str:
         if shutil.which("apt-get") is not None:
             return f"there is no container engine: apt-get install {DEBIAN_PACKAGES}"
         return "there is no container engine: install Docker, https://docs.docker.com/engine/install/"
+    if _is_podman():
+        return "docker is Podman's here, and kind's nodes are made for Docker: install Docker beside it"
     if not (refusal := _refusal()):
         return ""
     if "permission denied" in refusal.lower() and os.geteuid() != 0:
@@ -96,6 +98,13 @@ def obstacle() -> str:
     if os.geteuid() != 0:
         return "Docker is installed and does not answer, and only root can start it: sudo dockerd"
     return ""
+
+
+def _is_podman() -> bool:
+    try:
+        return "podman" in docker("--version", timeout_seconds=PROBE_SECONDS).lower()
+    except ContainerError:
+        return False
 
 
 def engine() -> str:

@@ -161,6 +161,7 @@ class Router:
     ) -> web.StreamResponse:
         assert self._session is not None
         asked = _json(body | {"kv_transfer_params": transfer})
+        response = web.StreamResponse()
         replica = await self._pick(pick_decode)
         replica.streams += 1
         replica.stream_tokens += prompt_tokens
@@ -168,7 +169,7 @@ class Router:
             async with self._session.post(
                 f"{replica.url}/v1/completions", data=asked, headers=_JSON_TYPE, raise_for_status=True
             ) as upstream:
-                response = web.StreamResponse(headers={"Content-Type": upstream.headers["Content-Type"]})
+                response.headers["Content-Type"] = upstream.headers["Content-Type"]
                 response.enable_chunked_encoding()
                 tail = b""
                 async for data in upstream.content.iter_any():
@@ -178,6 +179,11 @@ class Router:
                     await response.write(data)
                     tail = data if len(data) >= _TAIL_BYTES else (tail + data)[-_TAIL_BYTES:]
                 await response.write_eof()
+        except aiohttp.ClientError:
+            # In the middle of an answer there is only one way left to say that it is no answer.
+            if response.prepared and request.transport is not None:
+                request.transport.close()
+            raise
         finally:
             replica.streams -= 1
             replica.stream_tokens -= prompt_tokens
@@ -193,8 +199,8 @@ class Router:
         lags = [asdict(self._lag.lag("router"))]
         for replica in self.replicas.values():
             # One that is gone by now measured nothing that its successors do not.
-            with contextlib.suppress(aiohttp.ClientError):
-                async with self._session.get(f"{replica.url}/lag") as answer:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with self._session.get(f"{replica.url}/lag", timeout=_LAG_TIMEOUT) as answer:
                     lags.append(await answer.json())
         return web.json_response(lags)
 
@@ -210,6 +216,7 @@ class Router:
         return web.Response(text=text.text())
 
 
+_LAG_TIMEOUT = aiohttp.ClientTimeout(total=5)
 _JSON_TYPE = {"Content-Type": "application/json"}
 
 

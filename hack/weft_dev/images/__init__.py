@@ -33,6 +33,10 @@ def build(say: Callable[[str], None]) -> Images:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "images.lock").open("a") as lock:
         # A second build of the same images waits for the first, and then has nothing to do.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another process that builds the images")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         made = weft.build(say)
         return Images(made["operator"], made["demo"], prometheus.build(say))

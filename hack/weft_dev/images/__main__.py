@@ -18,6 +18,9 @@ def main() -> int:
     except (ContainerError, ToolError) as error:
         print(f"images: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: make image goes on from what there is", file=sys.stderr)
+        return 130
     print(f"{'image':<32}{'MB':>6}{'over base':>12}")
     for image in astuple(images):
         size, over = engine.size_bytes(image) / MEGABYTE, base.over_base_bytes(image) / MEGABYTE

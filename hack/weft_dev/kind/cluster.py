@@ -309,5 +309,9 @@ def _locked() -> Iterator[int]:
     """One process at a time makes, mends or removes the cluster; yields the descriptor of the lock."""
     _folder().mkdir(parents=True, exist_ok=True)
     with (_folder() / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with progress("waiting for another process that works on the cluster"):
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()

@@ -199,6 +199,36 @@ async def test_an_engine_still_takes_what_was_under_way_to_it_when_it_was_told_t
     await asyncio.wait_for(engine, 10)
 
 
+async def test_an_answer_whose_replica_dies_in_the_middle_is_cut_off_and_nothing_else_is_put_in(
+    site: Site,
+) -> None:
+    async def dying(request: web.Request) -> web.StreamResponse:
+        if not json.loads(await request.read())["stream"]:
+            return web.json_response({"kv_transfer_params": {}})
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(b"data: {}\n\n")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async with serving(dying) as url:
+        site.router.update([Endpoint("a", url, "aggregated", True)])
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        body = b'{"prompt":[0],"max_tokens":5,"stream":true}'
+        writer.write(
+            b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert b"data: {}" in answer
+    assert answer.count(b"HTTP/1.1") == 1
+    assert not answer.endswith(b"0\r\n\r\n"), "it does not look complete"
+    series = await scrape(f"http://127.0.0.1:{site.port}")
+    assert series["inference_objective_request_error_total"] == 1
+
+
 async def test_a_replica_that_falls_silent_fails_its_request_instead_of_holding_it_for_ever(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

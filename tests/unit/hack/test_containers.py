@@ -138,6 +138,12 @@ def test_an_engine_that_this_account_may_not_use_is_not_taken_for_one_that_does_
         containers.engine()
 
 
+def test_podman_under_dockers_name_is_told_from_docker(machine: Path) -> None:
+    (machine.parent / "docker").write_text("#!/bin/sh\necho podman version 4.3.1\n")
+    with pytest.raises(containers.ContainerError, match="Podman"):
+        containers.engine()
+
+
 def test_a_docker_command_that_fails_says_the_end_of_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
