@@ -178,19 +178,21 @@ class KindSite:
 
 
 @contextlib.contextmanager
-def reserved() -> Iterator[None]:
-    """While this lasts, no other run of the tests or the demo takes everything out of the cluster.
+def reserved(*, shared: bool = False) -> Iterator[None]:
+    """While this lasts, nobody else changes the cluster: neither takes everything out of it nor puts other images in.
 
-    Raises ContainerError where another one is under way. The kernel ends it with the process.
+    `shared` is for who only brings this clone's images, which several may do at once. Raises ContainerError where
+    somebody else has the cluster. The kernel ends it with the process.
     """
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     folder = cache_directory() / "kind"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "use.lock").open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, mode | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ContainerError(
-                "make test-e2e or make demo-kind runs in the cluster already: let it end first"
+                "make kind-up, test-e2e or demo-kind has the cluster already: let it end first"
             ) from None
         yield
 
@@ -247,7 +249,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        print(next_steps(prepare(say)))
+        with reserved(shared=True):
+            print(next_steps(prepare(say)))
     except (ContainerError, tools.ToolError) as error:
         say(str(error))
         return 1

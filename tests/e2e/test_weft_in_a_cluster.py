@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import io
 import json
 import threading
@@ -216,7 +217,7 @@ class Watcher(threading.Thread):
     def run(self) -> None:
         while not self._ending.wait(0.5):
             # An API server that does not answer for a moment is asked again.
-            with contextlib.suppress(OSError, KubeError):
+            with contextlib.suppress(OSError, http.client.HTTPException, KubeError):
                 self._facts.see_pods(time.monotonic(), self._site.kube.list(PODS, NAMESPACE))
 
     def __enter__(self) -> Watcher:

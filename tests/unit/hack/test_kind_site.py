@@ -78,11 +78,13 @@ def test_two_runs_do_not_share_the_cluster(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with (
         kind_site.reserved(),
-        pytest.raises(ContainerError, match="runs in the cluster already"),
+        pytest.raises(ContainerError, match="has the cluster already"),
         kind_site.reserved(),
     ):
         pass
-    with kind_site.reserved():
+    with kind_site.reserved(), pytest.raises(ContainerError), kind_site.reserved(shared=True):
+        pass
+    with kind_site.reserved(shared=True), kind_site.reserved(shared=True):
         pass
 
 
