@@ -28,7 +28,14 @@ def load(images: Sequence[str], nodes: Sequence[str]) -> list[str]:
     }
     wanted = [image for image in images if any(image in each for each in lacking.values())]
     if wanted:
-        _stream(wanted, [node for node, images in lacking.items() if images])
+        without = [node for node, images in lacking.items() if images]
+        try:
+            _stream(wanted, without, "--all-platforms")
+        except ContainerError as error:
+            if "not found" not in str(error):
+                raise
+            # An engine that keeps images as containerd does exports the list of all platforms with one's content.
+            _stream(wanted, without)
     return wanted
 
 
@@ -53,10 +60,10 @@ def full_name(image: str) -> str:
     return image if ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
-def _stream(images: Sequence[str], nodes: Sequence[str]) -> None:
+def _stream(images: Sequence[str], nodes: Sequence[str], *options: str) -> None:
     # Blobs only: a node unpacks an image when it first runs it, and most nodes never run most images.
     # ctr itself reads the stream (--local): through containerd's transfer service it takes twice as long.
-    importing = [*CTR, "import", "--local", "--all-platforms", "--no-unpack", "-"]
+    importing = [*CTR, "import", "--local", *options, "--no-unpack", "-"]
     environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
     processes: list[subprocess.Popen[bytes]] = []
     try:

@@ -294,3 +294,25 @@ def test_kind_works_on_no_cluster_but_wefts(engine: Path, monkeypatch: pytest.Mo
         assert asked(engine)[-1] == f"kind {command} --name=weft --kubeconfig={stale.with_suffix('')}"
         assert "mine" not in (engine / "environment").read_text()
     assert not stale.exists(), "kind takes it for another kind that is at work"
+
+
+NODE = """#!/bin/sh
+echo "$@" >>{folder}/asked
+case "$*" in
+"image inspect"*) echo sha256:1 ;;
+*" list") echo REF ;;
+*--all-platforms*) cat >/dev/null; echo "ctr: content digest sha256:2: not found"; exit 1 ;;
+*import*) cat >{folder}/imported ;;
+save*) echo "the images" ;;
+esac
+"""
+
+
+def test_an_image_of_one_platform_in_a_list_of_many_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docker").write_text(NODE.format(folder=tmp_path))
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert loading.load(["prom/prometheus:v3"], ["weft-worker"]) == ["prom/prometheus:v3"]
+    assert (tmp_path / "imported").read_text() == "the images\n"
