@@ -121,6 +121,18 @@ def test_definitions_that_are_not_kept_cannot_be_left_out_of_an_upgrade(
     assert len(kube.list(DEFINITIONS)) == 8
 
 
+def test_a_second_operator_is_refused_while_one_is_installed(helm: Helm) -> None:
+    succeed(helm, "upgrade", "--install", "weft", CHART, "--create-namespace")
+    elsewhere = ("--create-namespace", "--namespace", "elsewhere", "--set", "crds.enabled=false")
+    done = helm.run("install", "other", CHART, *elsewhere)
+    assert done.returncode != 0
+    assert "the release weft in namespace weft-system runs Weft in this cluster already" in done.stderr
+    succeed(helm, "uninstall", "weft")
+    done = helm.run("install", "other", CHART, *elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert helm.run("uninstall", "other", "--namespace", "elsewhere").returncode == 0
+
+
 def test_a_renewed_installation_keeps_the_emulators_certificate(helm: Helm, plane: ControlPlane) -> None:
     path = f"/api/v1/namespaces/{NAMESPACE}/secrets/weft-emulator-tls"
     values = ("--create-namespace", "--set", "emulator.enabled=true")
