@@ -53,7 +53,7 @@ class Kube:
     def __init__(self, address: ApiAddress, *, timeout_seconds: float = 30.0) -> None:
         parts = urllib.parse.urlsplit(address.url)
         self._host, self._port = parts.hostname or "", parts.port or 443
-        self._headers = address.headers
+        self._address = address
         self._tls = address.tls()
         self._timeout_seconds = timeout_seconds
         self._local = threading.local()
@@ -138,7 +138,7 @@ class Kube:
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> tuple[int, bytes]:
         """Send a request and return status and body as they came."""
-        headers = dict(self._headers)
+        headers = self._address.headers
         payload = None
         if body is not None:
             payload, headers["Content-Type"] = json.dumps(body).encode(), content_type

@@ -17,12 +17,13 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclass(frozen=True)
 class ApiAddress:
-    """`token` or `client_pem` (certificate and key) say who we are; the other one is empty."""
+    """`token`, `token_file` or `client_pem` (certificate and key) say who we are; the others are empty."""
 
     url: str
     ca_pem: str
     token: str = ""
     client_pem: str = ""
+    token_file: Path | None = None
 
     def tls(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=self.ca_pem)
@@ -36,9 +37,10 @@ class ApiAddress:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes with every request."""
+        """What goes with a request; to be asked for each, since a token in a file is renewed."""
         accept = {"Accept": "application/json"}
-        return accept | {"Authorization": f"Bearer {self.token}"} if self.token else accept
+        token = self.token if self.token_file is None else self.token_file.read_text()
+        return accept | {"Authorization": f"Bearer {token}"} if token else accept
 
 
 def read_kubeconfig(path: Path) -> ApiAddress:
@@ -60,8 +62,8 @@ def read_kubeconfig(path: Path) -> ApiAddress:
 def service_account() -> ApiAddress:
     """The one of the pod that this process runs in."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
-    ca_pem, token = ((SERVICE_ACCOUNT / name).read_text() for name in ("ca.crt", "token"))
-    return ApiAddress(f"https://{host}:{port}", ca_pem, token=token)
+    ca_pem, token_file = (SERVICE_ACCOUNT / "ca.crt").read_text(), SERVICE_ACCOUNT / "token"
+    return ApiAddress(f"https://{host}:{port}", ca_pem, token_file=token_file)
 
 
 def _named(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -50,7 +50,6 @@ class AsyncKube:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=self._tls, limit=64),
-            headers=self.address.headers,
             timeout=aiohttp.ClientTimeout(total=30),
             read_bufsize=LINE_LIMIT_BYTES,
         )
@@ -68,7 +67,7 @@ class AsyncKube:
         """Send a request and return the JSON that answers it. Raises KubeError, or aiohttp.ClientError."""
         assert self._session is not None
         payload = None if body is None else json.dumps(body)
-        headers = {} if body is None else {"Content-Type": content_type}
+        headers = self.address.headers | ({} if body is None else {"Content-Type": content_type})
         async with self._session.request(
             method, self.address.url + path, data=payload, headers=headers
         ) as answer:
@@ -164,7 +163,7 @@ class AsyncKube:
             }
             url = f"{self.address.url}{path}?{urllib.parse.urlencode(query | more)}"
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_SECONDS + 30)
-            async with self._session.get(url, timeout=timeout) as answer:
+            async with self._session.get(url, headers=self.address.headers, timeout=timeout) as answer:
                 if answer.status >= 400:
                     raise _refusal(answer.status, await answer.text())
                 async for line in answer.content:

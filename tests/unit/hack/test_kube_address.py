@@ -93,4 +93,7 @@ def test_a_pod_speaks_as_its_service_account(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     found = service_account()
-    assert (found.url, found.token, found.ca_pem) == ("https://10.96.0.1:443", "secret", "a certificate")
+    assert (found.url, found.ca_pem) == ("https://10.96.0.1:443", "a certificate")
+    assert found.headers["Authorization"] == "Bearer secret"
+    (tmp_path / "token").write_text("renewed by the kubelet")
+    assert found.headers["Authorization"] == "Bearer renewed by the kubelet"
