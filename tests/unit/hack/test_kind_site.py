@@ -63,6 +63,22 @@ def test_neither_settings_nor_caches_of_the_user_get_to_kubectl_and_helm(
         assert f"KUBECACHEDIR={tmp_path}" in printed
 
 
+def test_a_cluster_is_cleaned_without_asking_pods_that_may_not_start(tmp_path: Path) -> None:
+    note = f'echo "$(basename $0) $@ with $KUBECONFIG" >>{tmp_path}/asked'
+    site_with(tmp_path, note, note).clean("team")
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert all(line.endswith(f" with {tmp_path}/kubeconfig") for line in asked)
+    deleted = [" ".join(line.split()[1:4]) for line in asked if line.startswith(("kubectl delete", "helm"))]
+    assert deleted == [
+        "uninstall weft --wait",
+        "delete namespace weft-system",
+        "delete clusterrole,clusterrolebinding weft-example-prometheus",
+        "delete clusterrole,clusterrolebinding --selector=app.kubernetes.io/name=weft",
+    ]
+    assert "--no-hooks" in next(line for line in asked if line.startswith("helm"))
+    assert " team " in next(line for line in asked if "delete namespace" in line)
+
+
 def test_evidence_is_collected_also_when_the_api_server_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
