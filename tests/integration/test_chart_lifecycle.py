@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,10 @@ def of_the_release(kube: Kube) -> dict[str, list[str]]:
     return found
 
 
+def served(kube: Kube, path: str) -> bool:
+    return kube.raw("GET", path)[0] == 200
+
+
 def logical_node(name: str) -> Object:
     return {
         "apiVersion": LOGICAL_NODES.api_version,
@@ -81,7 +86,7 @@ def test_objects_outlive_the_release_and_the_next_one_takes_them_up(helm: Helm, 
     assert len(before["customresourcedefinitions"]) == 8
     assert before["leases"] == ["weft-operator"]
     path = object_path(LOGICAL_NODES, "default")
-    eventually(lambda: kube.raw("GET", path)[0] == 200, what="the definitions are served")
+    eventually(lambda: served(kube, path), what="the definitions are served")
     uid = kube.create(LOGICAL_NODES, logical_node("trainer"), "default")["metadata"]["uid"]
 
     # An operator took the Lease: an upgrade must not take it away.
@@ -146,7 +151,12 @@ def test_definitions_applied_by_hand_are_taken_over_when_asked(helm: Helm, plane
     kube = plane.client()
     succeed(helm, "uninstall", "weft", "--ignore-not-found")
     for definition in kube.list(DEFINITIONS):
-        kube.delete(DEFINITIONS, definition["metadata"]["name"])
+        name = definition["metadata"]["name"]
+        # The API server makes the storage at its first use. Where that is the deletion itself, it fails, and may be
+        # tried again only minutes later.
+        path = f"/apis/weft.dev/v1alpha1/{name.partition('.')[0]}"
+        eventually(functools.partial(served, kube, path), what=f"{name} is served")
+        kube.delete(DEFINITIONS, name)
     eventually(lambda: not kube.list(DEFINITIONS), 60, what="the definitions are gone")
     controlplane.install_crds(kube, (CHART.parents[1] / "crds").glob("*.yaml"))
     install = ("install", "weft", CHART, "--create-namespace")
