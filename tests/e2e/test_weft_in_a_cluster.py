@@ -34,6 +34,7 @@ from weft.api.resources import (
 )
 from weft.emulator import journal
 from weft_dev.commands import CommandError
+from weft_dev.containers import docker
 from weft_dev.demo.case import Split
 from weft_dev.demo.facts import Census, GroupFacts, condition
 from weft_dev.demo.lag import LagMeter
@@ -322,6 +323,12 @@ def devices(site: KindSite, kind: ResourceType, name: str) -> int:
 
 def kill_the_leader(site: KindSite, lived: Lived) -> None:
     lived.killed = leader(site)
+    pod = site.kube.get(PODS, lived.killed, OPERATOR)
+    assert pod is not None
+    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    # Without a word: it gives its Lease up on SIGTERM.
+    kill = ("ctr", "--namespace=k8s.io", "task", "kill", "--signal=SIGKILL", container)
+    docker("exec", pod["spec"]["nodeName"], *kill)
     site.kube.delete(PODS, lived.killed, OPERATOR, grace_seconds=0)
     lived.next_leader = until(
         lambda: now if (now := leader(site)) != lived.killed else "", "another replica leads"
