@@ -10,7 +10,7 @@ from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 from weft.runtime.cluster import LiveCluster
 from weft.runtime.leadership import Leadership
-from weft.saga.cluster import AlreadyExistsError, ClusterError, NotFoundError, Object
+from weft.saga.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
 
 
 class Server:
@@ -30,6 +30,9 @@ class Server:
         return self._write(body)
 
     async def replace(self, resource: ResourceType, body: Object) -> Object:
+        stored = (self.stored or body)["metadata"].get("resourceVersion")
+        if body["metadata"].get("resourceVersion") != stored:
+            raise ConflictError(409, "Conflict", "changed")
         return self._write(body)
 
     def _write(self, body: Object) -> Object:
@@ -50,6 +53,20 @@ async def test_an_api_server_that_fails_once_does_not_end_a_replica_that_wants_t
     leadership = Leadership(client(server), "weft-system", "me", lease_seconds=0.3)
     await asyncio.wait_for(leadership.acquire(), 5)
     assert leadership.remaining_seconds() > 0
+
+
+@pytest.mark.parametrize(("holder", "left"), [("me", ""), ("other", "other")])
+async def test_a_lease_that_changed_unseen_is_given_up_only_by_its_holder(holder: str, left: str) -> None:
+    """A renewal that was cancelled at the end of the process may have been stored."""
+    server = Server()
+    leadership = Leadership(client(server), "weft-system", "me", lease_seconds=60)
+    await leadership.acquire()
+    assert server.stored is not None
+    renewed = {**server.stored, "spec": {**server.stored["spec"], "holderIdentity": holder}}
+    renewed["metadata"] = {**renewed["metadata"], "resourceVersion": "renewed"}
+    server.stored = renewed
+    await leadership.release()
+    assert server.stored["spec"]["holderIdentity"] == left
 
 
 async def test_a_replica_that_does_not_lead_writes_nothing() -> None:

@@ -98,14 +98,20 @@ class Leadership:
         if self._lease is None or self.remaining_seconds() == 0:
             return
         self._expires = 0.0
-        body = {
-            **self._lease,
-            "spec": {**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1},
-        }
         try:
-            await self._client.replace(LEASES, body)
+            try:
+                await self._give_up(self._lease)
+            except ConflictError:
+                # A renewal that was cancelled on its way may have been stored all the same.
+                lease = await self._read()
+                if lease is not None and lease["spec"].get("holderIdentity") == self._identity:
+                    await self._give_up(lease)
         except ClusterError as error:
             log.warning("lease not released: %s", error)
+
+    async def _give_up(self, lease: Object) -> None:
+        spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+        await self._client.replace(LEASES, {**lease, "spec": spec})
 
     async def _read(self) -> Object | None:
         try:
