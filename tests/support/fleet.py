@@ -211,6 +211,11 @@ class Fleet:
         found = next((one for one in self.status().get("conditions", ()) if one["type"] == kind), {})
         return found.get("status", ""), found.get("reason", "")
 
+    def message(self, kind: str) -> str:
+        """The message of a condition of the group."""
+        (found,) = (one for one in self.status()["conditions"] if one["type"] == kind)
+        return str(found["message"])
+
     def snapshot(self) -> Snapshot:
         """What Prometheus would answer now: every pod was scraped just now."""
         if self.broken:

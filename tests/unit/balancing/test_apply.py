@@ -315,6 +315,34 @@ async def test_a_deleted_group_drains_then_removes_pods_then_nodes_then_itself()
     assert "True False" not in order
 
 
+async def test_a_group_deleted_with_its_roles_and_metrics_goes_when_the_drain_they_promised_is_over() -> None:
+    fleet = await started()
+    await fleet.cluster.delete(INFERENCE_GROUPS, GROUP, NAMESPACE)
+    for name in ("prefill", "decode"):
+        del fleet.cluster.objects[(INFERENCE_ROLES, NAMESPACE, name)]
+    fleet.broken = "no answer"
+    await fleet.run(50)  # the roles' drain.timeoutSeconds was 60
+    assert len(fleet.pods()) == 9
+    await fleet.run(30)
+    assert fleet.pods() == []
+    assert (INFERENCE_GROUPS, NAMESPACE, GROUP) not in fleet.cluster.objects
+
+
+async def test_a_deleted_group_says_what_it_waits_for() -> None:
+    fleet = await started()
+    fleet.requests = {f"{GROUP}-5": 1.0}
+    await fleet.cluster.delete(INFERENCE_GROUPS, GROUP, NAMESPACE)
+    await fleet.run(40)  # prefill replicas may be read from for 30 s, as long as a decode replica works
+    assert fleet.condition("Ready") == ("False", "Removing")
+    assert fleet.message("Ready") == f"1 replica finishes its requests before it is removed: {GROUP}-5"
+    fleet.broken = "no answer"
+    await fleet.run(5)
+    assert "until its drain times out" in fleet.message("Ready")
+    fleet.cluster.writes.clear()
+    await fleet.run(5)
+    assert fleet.cluster.writes == []
+
+
 async def test_a_pod_with_the_groups_label_that_the_group_does_not_own_is_left_alone() -> None:
     fleet = await started()
     pod = {

@@ -8,15 +8,9 @@ from datetime import datetime
 from weft.api import InferenceRole
 from weft.api.names import GATE_SERVING, LABEL_ROLE
 from weft.api.resources import LOGICAL_NODES, PODS
-from weft.balancing.bodies import node_body, pod_body, role_labels, timestamp
+from weft.balancing.bodies import node_body, pod_body, role_annotations, role_labels, timestamp
 from weft.balancing.observe import World
-from weft.balancing.replicas import (
-    ANNOTATION_ROLE_SINCE,
-    GATE_IN,
-    GATE_ROLLED_BACK,
-    GATE_TRANSFER,
-    Replica,
-)
+from weft.balancing.replicas import GATE_IN, GATE_ROLLED_BACK, GATE_TRANSFER, Replica
 from weft.balancing.roster import NewNode, NewPod
 from weft.balancing.transfers import Acts
 from weft.saga.cluster import AlreadyExistsError, Cluster, NotFoundError
@@ -69,7 +63,7 @@ class Actions:
             "metadata": {
                 "resourceVersion": replica.pod["metadata"]["resourceVersion"],
                 "labels": labels,
-                "annotations": {ANNOTATION_ROLE_SINCE: timestamp(self._now)},
+                "annotations": role_annotations(taker, self._now),
             }
         }
         await self._patch_pod(replica, patch)

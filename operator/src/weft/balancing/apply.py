@@ -21,7 +21,15 @@ from weft.balancing.removal import dissolve, remove_replicas
 from weft.balancing.replicas import GATE_IN, GATE_REMOVING, Replica
 from weft.balancing.roster import Roster, plan_roster
 from weft.balancing.state import Finding
-from weft.balancing.status import Carried, Notes, events_of, group_status, role_statuses, settle
+from weft.balancing.status import (
+    Carried,
+    Notes,
+    dissolving_status,
+    events_of,
+    group_status,
+    role_statuses,
+    settle,
+)
 from weft.balancing.transfers import SHOWN, backward, forward, reason_to_turn_back
 from weft.saga.cluster import Cluster, ConflictError, InvalidError, Object
 from weft.saga.engine import advance
@@ -67,7 +75,10 @@ async def _reconcile(
     group = world.group
     metrics = await measure(world, sources, presets, now)
     if group.metadata.deletion_timestamp is not None:
-        return None if await dissolve(cluster, world, metrics, now) else MOVING_SECONDS
+        if await dissolve(cluster, world, metrics, now):
+            return None
+        await cluster.write_status(INFERENCE_GROUPS, raw, dissolving_status(world, metrics, now))
+        return MOVING_SECONDS
     if FINALIZER not in group.metadata.finalizers:
         # Before the first replica: the group must not vanish while something of it runs.
         metadata = {

@@ -9,6 +9,7 @@ from weft.api import InferenceGroup, InferenceRole
 from weft.api.names import GATE_SERVING, LABEL_GROUP, LABEL_ROLE, LABEL_STAGE, TAINT_LOGICAL_NODE
 from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES
 from weft.balancing.replicas import (
+    ANNOTATION_DRAIN,
     ANNOTATION_REVISION,
     ANNOTATION_ROLE_SINCE,
     ANNOTATION_SHAPE,
@@ -27,6 +28,14 @@ def role_labels(group_name: str, role: InferenceRole) -> dict[str, str]:
         LABEL_GROUP: group_name,
         LABEL_ROLE: role.metadata.name,
         LABEL_STAGE: role.spec.stage.label,
+    }
+
+
+def role_annotations(role: InferenceRole, since: datetime) -> dict[str, str]:
+    """What a pod carries of the role that it serves since then."""
+    return {
+        ANNOTATION_ROLE_SINCE: timestamp(since),
+        ANNOTATION_DRAIN: str(role.spec.drain.timeout_seconds),
     }
 
 
@@ -55,7 +64,7 @@ def pod_body(group: InferenceGroup, role: InferenceRole, name: str, node_name: s
             "annotations": {
                 **(metadata.get("annotations") or {}),
                 ANNOTATION_REVISION: revision_of(role),
-                ANNOTATION_ROLE_SINCE: timestamp(now),
+                **role_annotations(role, now),
             },
             "ownerReferences": [_owner(group)],
         },

@@ -15,6 +15,7 @@ from weft.balancing.replicas import Replica, serving_in
 from weft.balancing.signals import Reading
 from weft.balancing.state import Buckets, Finding
 
+NAMES_SHOWN = 4
 ATTAINMENT_BAND = 0.005
 """Once missed, objectives count as met again this far above the promised share: the condition must not flap."""
 
@@ -41,6 +42,21 @@ def metrics_fresh(reading: Reading) -> Finding:
     if reading.hold is None:
         return Finding(True, "Fresh", "the metrics of all serving replicas and of the front end are recent")
     return Finding(False, reading.hold.reason, f"{reading.hold.message}; the split holds meanwhile")
+
+
+def removing(replicas: Sequence[Replica], reading: Reading) -> Finding:
+    """Ready, of a group that is being deleted: whose requests it waits for, and how long where nothing tells."""
+    left = sorted(one.name for one in replicas if one.has_pod)
+    if not left:
+        return Finding(False, "Removing", "the last logical nodes give their devices back")
+    names = ", ".join(left[:NAMES_SHOWN]) + (", ..." if len(left) > NAMES_SHOWN else "")
+    if len(left) == 1:
+        text = f"1 replica finishes its requests before it is removed: {names}"
+    else:
+        text = f"{len(left)} replicas finish their requests before they are removed: {names}"
+    if not reading.loads.keys() >= set(left):
+        text += "; without recent metrics a replica stays until its drain times out"
+    return Finding(False, "Removing", text)
 
 
 def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:

@@ -51,7 +51,12 @@ async def _step(actions: Actions, world: World, metrics: Metrics, replica: Repli
     if replica.pod_deleting:
         return
     role = world.roles.get(replica.role)
-    timeout = (role.spec.drain if role is not None else Drain()).timeout_seconds
+    if role is not None:
+        timeout = role.spec.drain.timeout_seconds
+    elif replica.drain_timeout_seconds is not None:
+        timeout = replica.drain_timeout_seconds
+    else:
+        timeout = Drain().timeout_seconds
     loads = metrics.reading.loads
     others = [loads.get(one.name) for one in world.replicas if one.name != replica.name and one.pod_running]
     stop = may_stop(

@@ -16,6 +16,8 @@ from weft.api.resources import GROUP
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
 """On a pod: hash of the template it was made from, without labels: a flip does not change it."""
+ANNOTATION_DRAIN = f"{GROUP}/drain-timeout-seconds"
+"""On a pod: its role's drain.timeoutSeconds, which holds when the role is deleted before the pod."""
 ANNOTATION_SHAPE = f"{GROUP}/shape"
 """On a replica's LogicalNode: hash of the node shape it was made from."""
 ANNOTATION_ROLE_SINCE = f"{GROUP}/role-since"
@@ -49,6 +51,8 @@ class Replica:
     """The value of the pod's stage label."""
     revision: str = ""
     role_since: datetime | None = None
+    drain_timeout_seconds: int | None = None
+    """What its role promised when it got it; None on pods of 0.1."""
     created_at: datetime | None = None
     has_node: bool = False
     node_uid: str = ""
@@ -122,6 +126,7 @@ def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
         "gate_changed_at": _time(gate.get("lastTransitionTime")),
         "revision": annotations.get(ANNOTATION_REVISION, ""),
         "role_since": _time(annotations.get(ANNOTATION_ROLE_SINCE)),
+        "drain_timeout_seconds": _seconds(annotations.get(ANNOTATION_DRAIN)),
         "created_at": _time(metadata.get("creationTimestamp")),
         "pod": pod,
     }
@@ -155,6 +160,11 @@ def digest(value: Any) -> str:
 def serving_in(replicas: Iterable[Replica], role: str) -> list[Replica]:
     """The replicas of a role that take requests."""
     return [one for one in replicas if one.role == role and one.serving]
+
+
+def _seconds(text: str | None) -> int | None:
+    # An annotation may hold anything.
+    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) <= 5 else None
 
 
 def _time(text: str | None) -> datetime | None:

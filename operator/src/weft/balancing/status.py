@@ -117,6 +117,16 @@ def group_status(world: World, metrics: Metrics, settlement: Settlement, now: da
     ).dump()
 
 
+def dissolving_status(world: World, metrics: Metrics, now: datetime) -> dict[str, Any]:
+    """The status of a group that is being deleted and has replicas left: what it waits for."""
+    group = world.group
+    finding = conditions.removing(world.replicas, metrics.reading)
+    found = _with(group.status.conditions, "Ready", finding, group.metadata.generation, now)
+    return group.status.model_copy(
+        update={"observed_generation": group.metadata.generation, "conditions": found}
+    ).dump()
+
+
 def role_statuses(
     world: World, settlement: Settlement, invalid: Mapping[str, Finding], now: datetime
 ) -> dict[str, dict[str, Any]]:
