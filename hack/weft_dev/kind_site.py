@@ -201,6 +201,8 @@ def prepare(tell: Callable[[str], None]) -> KindSite:
     """The cluster, up and with this clone's images. Raises what tools, containers, images and the cluster raise."""
     # What a node image is made of is provided where one has to be made: most machines can pull one.
     binaries = tools.provide(("kind", "kubectl", "helm"))
+    if not containers.running() and not containers.obstacle():
+        tell("starting dockerd, which does not run here; make kind-down ends it")
     containers.engine()
     built = images.build(tell)
     made = cluster.up(tell)

@@ -246,6 +246,8 @@ def test_a_manager_that_forgot_an_attachment_makes_the_node_not_ready_and_releas
     eventually(
         lambda: reason(world.get("trainer"), "Ready") == "DeviceMissing", what="Ready=False DeviceMissing"
     )
+    (ready,) = (each for each in world.get("trainer")["status"]["conditions"] if each["type"] == "Ready")
+    assert ready["message"].endswith("delete this LogicalNode and make it anew: none is left")
     assert len(world.claims()) == 3
     world.delete("trainer")
     eventually(lambda: world.get("trainer") is None and not world.claims(), what="released once settled")

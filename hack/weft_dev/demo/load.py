@@ -156,15 +156,19 @@ async def _send(
 class Progress:
     """Stands in front of the file of results and says on stdout how it goes."""
 
-    def __init__(self, out: IO[str], shift_seconds: float) -> None:
+    def __init__(self, out: IO[str], shift_seconds: float, objectives: tuple[float, float]) -> None:
+        """`objectives`: seconds to the first token and between tokens."""
         self._out = out
         self._shift_seconds = shift_seconds
+        self._objectives = objectives
         self._recent: list[Result] = []
+        self._answers = 0
         self._failed = 0
 
     def write(self, line: str) -> None:
         result = Result(**json.loads(line))
         self._recent.append(result)
+        self._answers += 1
         self._failed += not result.ok
         self._out.write(line)
 
@@ -186,19 +190,36 @@ class Progress:
         if recent:
             first = sorted(each.ttft for each in recent)[middle]
             between = sorted(each.mean_inter_token for each in recent)[middle]
-            text = f"{len(recent)} answers, median first token {first:.2f} s, {between * 1000:.0f} ms between tokens"
-        mix = "first" if at < self._shift_seconds else "second"
-        print(f"{minutes}:{seconds:02d}  {mix} mix: {text}; {self._failed} failed in all", flush=True)
+            met = sum(self._meets(each) for each in recent)
+            text = (
+                f"{len(recent)} answers, {met / len(recent) * 100:.0f} % within objectives;"
+                f" median first token {first:.2f} s, {between * 1000:.0f} ms between tokens"
+            )
+        mix = "first mix" if at < self._shift_seconds else "second mix (longer prompts, shorter answers)"
+        print(f"{minutes}:{seconds:02d}  {mix}: {text}; {self._failed} failed in all", flush=True)
+
+    def end(self) -> None:
+        """The last line."""
+        print(f"all answers are in: {self._answers}, of which {self._failed} failed", flush=True)
+
+    def _meets(self, result: Result) -> bool:
+        first, between = self._objectives
+        return result.ok and result.ttft <= first and result.mean_inter_token <= between
 
 
 async def serve(
-    targets: Sequence[Target], case: Case, out: Path, lag_file: Path | None, zero_file: Path | None
+    targets: Sequence[Target],
+    case: Case,
+    objectives: tuple[float, float],
+    out: Path,
+    lag_file: Path | None,
+    zero_file: Path | None,
 ) -> None:
     """The process's work: play the case's requests, leave results, lateness and the time of the start in files."""
     requests = play(read_trace(), case.stretches, offset_minutes=case.offset_minutes)
     sending, reading = LagMeter(), LagMeter()
     with out.open("w") as file:
-        progress = Progress(file, case.shift_seconds)
+        progress = Progress(file, case.shift_seconds, objectives)
         helpers = [asyncio.create_task(measure_loop(reading))]
 
         def started(zero: float) -> None:
@@ -209,6 +230,7 @@ async def serve(
         await until_stopped(run_load(targets, requests, progress, sending, started=started))
         for helper in helpers:
             helper.cancel()
+        progress.end()
     if lag_file is not None:
         write_lag(lag_file, sending.lag("load"))
         write_lag(lag_file.with_suffix(".reading"), reading.lag("reading of streams"))
@@ -225,6 +247,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--offset", type=float, default=0.0, help="minutes by which both stretches are moved")
+    parser.add_argument("--time-to-first-token", type=float, default=3.0, metavar="SECONDS", help="objective")
+    parser.add_argument("--inter-token-latency", type=float, default=0.1, metavar="SECONDS", help="objective")
     parser.add_argument("--out", type=Path, default=Path(os.devnull), help="a line of JSON per request")
     parser.add_argument("--lag-file", type=Path, help="how late this process ran")
     parser.add_argument("--zero-file", type=Path, help="the monotonic time at which the load begins")
@@ -235,7 +259,8 @@ def main() -> None:
         group, _, url = text.partition("=")
         targets.append(Target(group, url, arguments.model))
     case = Case(offset_minutes=arguments.offset)
-    uvloop.run(serve(targets, case, arguments.out, arguments.lag_file, arguments.zero_file))
+    objectives = (arguments.time_to_first_token, arguments.inter_token_latency)
+    uvloop.run(serve(targets, case, objectives, arguments.out, arguments.lag_file, arguments.zero_file))
 
 
 if __name__ == "__main__":

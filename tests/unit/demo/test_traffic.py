@@ -397,14 +397,15 @@ def test_the_load_says_how_it_goes_since_the_last_time_and_what_failed_in_all(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = io.StringIO()
-    progress = Progress(out, shift_seconds=40)
+    progress = Progress(out, shift_seconds=40, objectives=(3.0, 0.1))
     for each in (result(0), result(1, error="HTTP 502")):
         progress.write(json.dumps(asdict(each)) + "\n")
     progress.say(10)
     progress.say(50)
     first, second = capsys.readouterr().out.splitlines()
     assert first == (
-        "0:10  first mix: 2 answers, median first token 0.50 s, 60 ms between tokens; 1 failed in all"
+        "0:10  first mix: 2 answers, 50 % within objectives;"
+        " median first token 0.50 s, 60 ms between tokens; 1 failed in all"
     )
-    assert second == "0:50  second mix: no answers; 1 failed in all"
+    assert second == "0:50  second mix (longer prompts, shorter answers): no answers; 1 failed in all"
     assert len(out.getvalue().splitlines()) == 2, "the file gets every result"

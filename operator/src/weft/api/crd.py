@@ -88,9 +88,10 @@ _POOL_COLUMNS = (
     Column("Fabric", ".spec.fabricRef.name", "Fabric of the devices."),
     *(
         Column(name.capitalize(), f".status.devices.{name}", f"Devices: {name}.", "integer")
-        for name in ("total", "free", "bound", "reserved", "quarantined")
+        for name in ("total", "free", "bound", "reserved", "quarantined", "unavailable")
     ),
     _status_of("Ready"),
+    *_why("Ready"),
     _AGE,
 )
 
@@ -133,8 +134,10 @@ DEFINITIONS = (
         (
             _status_of("Bound"),
             Column("Node", ".status.nodeName", "Node that the devices are attached to."),
-            *_why("Bound"),
+            _why("Bound")[0],
             _status_of("Ready"),
+            # Where it is not bound, the same as of Bound; where it is, what is wrong with it.
+            _why("Ready")[1],
             _AGE,
         ),
     ),

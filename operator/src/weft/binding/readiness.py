@@ -35,9 +35,8 @@ def readiness(
         missing = sorted(claim.spec.device for claim in claims if claim.spec.device not in shown)
         if missing:
             gone = ", ".join(missing)
-            message = (
-                f"the fabric no longer shows {gone} at the host; delete this LogicalNode to release the rest"
-            )
+            rest = "to release the rest" if len(missing) < len(claims) else "and make it anew: none is left"
+            message = f"the fabric no longer shows {gone} at the host; delete this LogicalNode {rest}"
             return "Ready", False, "DeviceMissing", message
         ill = sorted(claim.spec.device for claim in claims if claim.spec.device not in healthy)
         if ill:
