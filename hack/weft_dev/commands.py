@@ -1,4 +1,4 @@
-"""kubectl and helm against one cluster, as a user types them."""
+"""kubectl and helm against one cluster, as a user types them. Standard library only: `make kind-down` uses it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from weft_dev.kube import Object
+if TYPE_CHECKING:
+    from weft_dev.kube import Object
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "weft"

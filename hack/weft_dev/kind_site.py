@@ -18,17 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from weft.api.resources import (
-    DEVICE_ATTACHMENTS,
-    FABRICS,
-    GPU_POOLS,
-    INFERENCE_GROUPS,
-    INFERENCE_ROLES,
-    LOGICAL_NODES,
-    MEMORY_POOLS,
-    STORAGE_POOLS,
-    ResourceType,
-)
+from weft.api.resources import ResourceType
+from weft.runtime.checks import OWN
 from weft_dev import containers, images, tools
 from weft_dev.commands import ROOT, CommandError, Kubectl, Release
 from weft_dev.containers import ContainerError
@@ -44,17 +35,6 @@ EXAMPLES = ROOT / "docs" / "examples"
 VALUES = EXAMPLES / "kind" / "values.yaml"
 PROMETHEUS = EXAMPLES / "kind" / "10-prometheus.yaml"
 ROUTER = EXAMPLES / "kind" / "30-router.yaml"
-# Who is asked for before what: a group's end takes its roles' pods along, a logical node's its attachments.
-KINDS = (
-    INFERENCE_GROUPS,
-    INFERENCE_ROLES,
-    LOGICAL_NODES,
-    DEVICE_ATTACHMENTS,
-    GPU_POOLS,
-    MEMORY_POOLS,
-    STORAGE_POOLS,
-    FABRICS,
-)
 DELETION_SECONDS = 40.0
 SERVICES = ResourceType("", "v1", "services", "Service", True)
 
@@ -84,7 +64,7 @@ class KindSite:
         """URL of a namespace's router: its Service, by the port that it has on every node."""
         service = self.kube.get(SERVICES, "router", namespace)
         assert service is not None
-        address = self.cluster.addresses()["weft-control-plane"]
+        address = self.cluster.addresses()[configuration.NODES[0]]
         return f"http://{address}:{service['spec']['ports'][0]['nodePort']}"
 
     def wait_for_rollouts(self, *namespaces: str) -> None:
@@ -156,13 +136,13 @@ class KindSite:
 
     def _delete_objects(self) -> None:
         """With the operator, if it runs; without it, whatever holds them back is struck off: no hardware is here."""
-        for kind in KINDS:
+        for kind in OWN:
             for each in self._all(kind):
                 self.kube.delete(kind, each["metadata"]["name"], each["metadata"].get("namespace", ""))
         deadline = time.monotonic() + DELETION_SECONDS
-        while any(self._all(kind) for kind in KINDS) and time.monotonic() < deadline:
+        while any(self._all(kind) for kind in OWN) and time.monotonic() < deadline:
             time.sleep(0.5)
-        for kind in KINDS:
+        for kind in OWN:
             for each in self._all(kind):
                 name, namespace = each["metadata"]["name"], each["metadata"].get("namespace", "")
                 with contextlib.suppress(KubeNotFoundError):  # Gone by itself in the meantime.

@@ -77,7 +77,7 @@ class KindWorld:
         with narrator.waiting("helm install, Prometheus and two routers", 30):
             await asyncio.to_thread(self._start_services)
         narrator.say(
-            "helm installed Weft (two replicas) and a fabric manager (Redfish over HTTP) with 16 GPUs;"
+            "helm installed Weft (two replicas) and a fabric manager (Redfish over HTTPS) with 16 GPUs;"
             " Prometheus (a scrape each second) and two routers run"
         )
 

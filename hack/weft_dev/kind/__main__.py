@@ -1,4 +1,4 @@
-"""`python -m weft_dev.kind up|stop|down|status`."""
+"""`python -m weft_dev.kind down|status`; `weft_dev.kind_site` is what makes the cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import signal
 import sys
 
-from weft_dev import containers
 from weft_dev.containers import ContainerError
 from weft_dev.kind import cluster
 from weft_dev.tools import ToolError
@@ -15,7 +14,7 @@ from weft_dev.tools.progress import say
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="weft_dev.kind", description="A kind cluster for Weft.")
-    parser.add_argument("verb", choices=("up", "stop", "down", "status"))
+    parser.add_argument("verb", choices=("down", "status"))
     parser.add_argument(
         "--keep-images", action="store_true", help="down: leave the images, so that up is quick"
     )
@@ -25,17 +24,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        if options.verb == "up":
-            found = cluster.up(say)
-            for name, address in found.addresses().items():
-                print(f"{name} {address}")
-            print(f"export KUBECONFIG={found.kubeconfig}")
-        elif options.verb == "stop":
-            if containers.stop():
-                say(
-                    "stopped the container engine that Weft had started; make kind-up brings the cluster back"
-                )
-        elif options.verb == "down":
+        if options.verb == "down":
             cluster.down(say, keep_images=options.keep_images, keep_engine=options.keep_engine)
             if options.keep_images:
                 say("the images are kept; make kind-down removes them too")
@@ -46,7 +35,7 @@ def main() -> int:
         say(str(error))
         return 1
     except KeyboardInterrupt:
-        say("interrupted: make kind-up goes on from what there is, make kind-down removes it")
+        say("interrupted: make kind-down goes on from what there is")
         return 130
     return 0
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from weft_dev import containers, tools
+from weft_dev.commands import CommandError, Kubectl
 from weft_dev.containers import ContainerError, docker
 from weft_dev.kind import configuration, health, loading, node_image, nodes
 from weft_dev.tools.cache import cache_directory
@@ -54,18 +55,10 @@ class KindCluster:
 
     def run(self, *arguments: str, timeout_seconds: float = COMMAND_SECONDS) -> str:
         """Run kubectl and return what it printed. Raises ContainerError with what it says."""
-        command = [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", *arguments]
         try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_seconds
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ContainerError(
-                f"kubectl {' '.join(arguments)}: no answer in {timeout_seconds:.0f} s"
-            ) from error
-        if done.returncode != 0:
-            raise ContainerError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()[-1000:]}")
-        return done.stdout
+            return Kubectl(self.kubectl, self.kubeconfig)(*arguments, timeout_seconds=timeout_seconds)
+        except CommandError as error:
+            raise ContainerError(str(error)) from error
 
 
 def up(say: Say = say_on_stderr) -> KindCluster:
