@@ -99,7 +99,7 @@ def logical_node(name: str) -> Object:
     accelerators = [{"name": "main", "count": 2, "selector": {"matchAttributes": {"model": "H200"}}}]
     metadata = {"name": name, "namespace": NAMESPACE}
     spec = {"accelerators": accelerators}
-    return {"apiVersion": "weft.dev/v1alpha1", "kind": "LogicalNode", "metadata": metadata, "spec": spec}
+    return {"apiVersion": "weft.dev/v1alpha2", "kind": "LogicalNode", "metadata": metadata, "spec": spec}
 
 
 def everything(site: KindSite) -> set[str]:
@@ -460,5 +460,5 @@ def test_uninstall_keeps_the_definitions_where_they_are_to_be_kept(
     assert len(crds) == 8
     # The API server's own record that it serves the group.
     kept = {f"CustomResourceDefinition/<none>/{name.partition('/')[2]}" for name in crds}
-    kept.add("APIService/<none>/v1alpha1.weft.dev")
+    kept.add("APIService/<none>/v1alpha2.weft.dev")
     assert until_settled(lambda: everything(site) - installed.before - kept) == set()

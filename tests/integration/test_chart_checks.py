@@ -93,7 +93,7 @@ def test_the_definitions_are_removable_once_nothing_holds_hardware_any_more(
             for obj in world.kube.list(resource):
                 world.kube.delete(resource, obj["metadata"]["name"], obj["metadata"].get("namespace", ""))
         else:
-            world.kube.delete(ResourceType("weft.dev", "v1alpha1", plural, "", False), world.name)
+            world.kube.delete(ResourceType("weft.dev", "v1alpha2", plural, "", False), world.name)
     eventually(lambda: check("Job", "weft-uninstall-check").returncode == 0, 60, every=0.5, what="removable")
     assert not world.attached()
 

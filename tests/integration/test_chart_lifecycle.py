@@ -154,7 +154,7 @@ def test_definitions_applied_by_hand_are_taken_over_when_asked(helm: Helm, plane
         name = definition["metadata"]["name"]
         # The API server makes the storage at its first use. Where that is the deletion itself, it fails, and may be
         # tried again only minutes later.
-        path = f"/apis/weft.dev/v1alpha1/{name.partition('.')[0]}"
+        path = f"/apis/weft.dev/v1alpha2/{name.partition('.')[0]}"
         eventually(functools.partial(served, kube, path), what=f"{name} is served")
         kube.delete(DEFINITIONS, name)
     eventually(lambda: not kube.list(DEFINITIONS), 60, what="the definitions are gone")

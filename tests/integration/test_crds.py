@@ -177,7 +177,7 @@ NAMES = {"DeviceAttachment": "rack.gpu-1"}
 
 def good(kind: str, namespace: str) -> Object:
     body = {
-        "apiVersion": "weft.dev/v1alpha1",
+        "apiVersion": "weft.dev/v1alpha2",
         "kind": kind,
         "metadata": {"name": NAMES.get(kind, "mistake")},
         "spec": copy.deepcopy(MISTAKES["good"][kind]),

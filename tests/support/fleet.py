@@ -30,7 +30,7 @@ from weft.balancing.presets import PRESETS, Preset
 from weft.balancing.prometheus import PrometheusSource, Snapshot, SourceError
 from weft.balancing.settings import SourceSettings
 from weft.balancing.state import Traffic
-from weft.saga.cluster import Object
+from weft.cluster import Object
 
 NAMESPACE, GROUP, MODEL = "team-a", "llama", "llama-2-70b"
 

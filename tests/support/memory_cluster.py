@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from weft.api.resources import PODS, ResourceType
-from weft.saga.cluster import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, Object
+from weft.cluster import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, Object
 
 Key = tuple[ResourceType, str, str]
 
@@ -33,7 +33,7 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 class MemoryCluster:
-    """Implements `weft.saga.cluster.Cluster`; `after_write` and `before_write` let a test look or crash."""
+    """Implements `weft.cluster.Cluster`; `after_write` and `before_write` let a test look or crash."""
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.objects: dict[Key, Object] = {}

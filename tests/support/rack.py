@@ -22,9 +22,9 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.binding.controller import Binding
+from weft.cluster import Object
 from weft.fabric.driver import Capabilities, Device, DeviceKind, Host, Inventory, Operation, OperationPhase
 from weft.fabric.errors import Unsupported
-from weft.saga.cluster import Object
 
 DONE = Operation("", OperationPhase.SUCCEEDED)
 

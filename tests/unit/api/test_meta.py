@@ -67,7 +67,7 @@ def test_a_new_object_is_written_without_what_the_api_server_fills_in() -> None:
     )
 
     assert node.dump() == {
-        "apiVersion": "weft.dev/v1alpha1",
+        "apiVersion": "weft.dev/v1alpha2",
         "kind": "LogicalNode",
         "metadata": {"name": "n", "namespace": "a"},
         "spec": {
@@ -90,7 +90,7 @@ def test_metadata_keeps_owners_and_times() -> None:
         "deletionGracePeriodSeconds": 0,
         "ownerReferences": [
             {
-                "apiVersion": "weft.dev/v1alpha1",
+                "apiVersion": "weft.dev/v1alpha2",
                 "kind": "InferenceGroup",
                 "name": "g",
                 "uid": "o",

@@ -18,8 +18,8 @@ from weft.api.resources import (
     NODES,
     PODS,
 )
+from weft.cluster import InvalidError, Object
 from weft.fabric.errors import CapacityExhausted, DeviceFault
-from weft.saga.cluster import InvalidError, Object
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 
 from support.rack import MemoryDriver, Rack, condition, secret
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES
+from weft.cluster import ClusterError
 from weft.fabric.errors import Transient
-from weft.saga.cluster import ClusterError
 
 
 @pytest.fixture

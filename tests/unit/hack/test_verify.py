@@ -43,10 +43,10 @@ def test_a_tree_in_order_passes(root: Path) -> None:
     ("path", "text", "problem"),
     [
         ("docs/examples/namespace.yaml", "a: [", "docs/examples/namespace.yaml: while parsing"),
-        ("docs/examples/new.yaml", "{apiVersion: weft.dev/v1alpha1, kind: Loom}", "there is no kind Loom"),
+        ("docs/examples/new.yaml", "{apiVersion: weft.dev/v1alpha2, kind: Loom}", "there is no kind Loom"),
         (
             "docs/examples/new.yaml",
-            "{apiVersion: weft.dev/v1alpha1, kind: Fabric, spec: {}}",
+            "{apiVersion: weft.dev/v1alpha2, kind: Fabric, spec: {}}",
             "validation error",
         ),
         (

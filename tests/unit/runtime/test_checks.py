@@ -6,9 +6,9 @@ import pytest
 
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, ResourceType
 from weft.cli.main import main
+from weft.cluster import ClusterError
 from weft.runtime import checks
 from weft.runtime.checks import SHOWN, refusal
-from weft.saga.cluster import ClusterError
 
 
 def test_a_refusal_names_what_to_delete_in_its_order_and_how_to_stay() -> None:

@@ -6,11 +6,11 @@ from typing import Any, cast
 import pytest
 
 from weft.api.resources import NODES, ResourceType
+from weft.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 from weft.runtime.cluster import LiveCluster
 from weft.runtime.leadership import Leadership
-from weft.saga.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
 
 
 class Server:

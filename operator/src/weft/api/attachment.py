@@ -66,8 +66,8 @@ class DeviceAttachment(Resource):
         ),
     )
 
-    api_version: Literal["weft.dev/v1alpha1"] = Field(
-        default="weft.dev/v1alpha1", description="Version of the schema."
+    api_version: Literal["weft.dev/v1alpha2"] = Field(
+        default="weft.dev/v1alpha2", description="Version of the schema."
     )
     kind: Literal["DeviceAttachment"] = Field(default="DeviceAttachment", description="Kind of the object.")
     spec: DeviceAttachmentSpec = Field(

@@ -175,8 +175,8 @@ class Fabric(Resource):
         ),
     )
 
-    api_version: Literal["weft.dev/v1alpha1"] = Field(
-        default="weft.dev/v1alpha1", description="Version of the schema."
+    api_version: Literal["weft.dev/v1alpha2"] = Field(
+        default="weft.dev/v1alpha2", description="Version of the schema."
     )
     kind: Literal["Fabric"] = Field(default="Fabric", description="Kind of the object.")
     spec: FabricSpec = Field(description="How to reach the manager and what Weft may do there.")

@@ -217,8 +217,8 @@ class InferenceGroupStatus(Model):
 class InferenceGroup(Resource):
     """One model served by several roles: objectives, budget, policy."""
 
-    api_version: Literal["weft.dev/v1alpha1"] = Field(
-        default="weft.dev/v1alpha1", description="Version of the schema."
+    api_version: Literal["weft.dev/v1alpha2"] = Field(
+        default="weft.dev/v1alpha2", description="Version of the schema."
     )
     kind: Literal["InferenceGroup"] = Field(default="InferenceGroup", description="Kind of the object.")
     spec: InferenceGroupSpec = Field(description="What is promised, what may be used, and who decides.")

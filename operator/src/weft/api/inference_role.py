@@ -202,8 +202,8 @@ class InferenceRole(Resource):
         ),
     )
 
-    api_version: Literal["weft.dev/v1alpha1"] = Field(
-        default="weft.dev/v1alpha1", description="Version of the schema."
+    api_version: Literal["weft.dev/v1alpha2"] = Field(
+        default="weft.dev/v1alpha2", description="Version of the schema."
     )
     kind: Literal["InferenceRole"] = Field(default="InferenceRole", description="Kind of the object.")
     spec: InferenceRoleSpec = Field(description="What the role does, with what, and how many times.")

@@ -222,8 +222,8 @@ class LogicalNodeStatus(Model):
 class LogicalNode(Resource):
     """A host with devices, bound all or nothing."""
 
-    api_version: Literal["weft.dev/v1alpha1"] = Field(
-        default="weft.dev/v1alpha1", description="Version of the schema."
+    api_version: Literal["weft.dev/v1alpha2"] = Field(
+        default="weft.dev/v1alpha2", description="Version of the schema."
     )
     kind: Literal["LogicalNode"] = Field(default="LogicalNode", description="Kind of the object.")
     spec: LogicalNodeSpec = Field(description="The host and devices asked for.")

@@ -184,8 +184,8 @@ class PoolStatus(Model):
 class GPUPool(Resource):
     """Accelerators that are offered: which, to whom, at what cost."""
 
-    api_version: Literal["weft.dev/v1alpha1"] = Field(
-        default="weft.dev/v1alpha1", description="Version of the schema."
+    api_version: Literal["weft.dev/v1alpha2"] = Field(
+        default="weft.dev/v1alpha2", description="Version of the schema."
     )
     kind: Literal["GPUPool"] = Field(default="GPUPool", description="Kind of the object.")
     spec: GPUPoolSpec = Field(description="Which accelerators are offered, to whom, at what cost.")
@@ -195,8 +195,8 @@ class GPUPool(Resource):
 class MemoryPool(Resource):
     """Memory devices that are offered: which, to whom, at what cost."""
 
-    api_version: Literal["weft.dev/v1alpha1"] = Field(
-        default="weft.dev/v1alpha1", description="Version of the schema."
+    api_version: Literal["weft.dev/v1alpha2"] = Field(
+        default="weft.dev/v1alpha2", description="Version of the schema."
     )
     kind: Literal["MemoryPool"] = Field(default="MemoryPool", description="Kind of the object.")
     spec: BytePoolSpec = Field(description="Which memory devices are offered, to whom, at what cost.")
@@ -206,8 +206,8 @@ class MemoryPool(Resource):
 class StoragePool(Resource):
     """Storage devices that are offered: which, to whom, at what cost."""
 
-    api_version: Literal["weft.dev/v1alpha1"] = Field(
-        default="weft.dev/v1alpha1", description="Version of the schema."
+    api_version: Literal["weft.dev/v1alpha2"] = Field(
+        default="weft.dev/v1alpha2", description="Version of the schema."
     )
     kind: Literal["StoragePool"] = Field(default="StoragePool", description="Kind of the object.")
     spec: BytePoolSpec = Field(description="Which storage devices are offered, to whom, at what cost.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GROUP = "weft.dev"
-VERSION = "v1alpha1"
+VERSION = "v1alpha2"
 
 
 @dataclass(frozen=True)

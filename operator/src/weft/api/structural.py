@@ -42,7 +42,7 @@ _KEPT_IN_ORDER = (
 )
 _DROPPED = frozenset({"title", "$defs", "additionalProperties"})
 _STANDARD_FIELDS: Mapping[str, str] = {
-    "apiVersion": "Version of this schema: weft.dev/v1alpha1.",
+    "apiVersion": "Version of this schema: weft.dev/v1alpha2.",
     "kind": "Kind of the object.",
 }
 

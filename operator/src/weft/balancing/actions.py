@@ -13,7 +13,7 @@ from weft.balancing.observe import World
 from weft.balancing.replicas import GATE_IN, GATE_ROLLED_BACK, GATE_TRANSFER, Replica
 from weft.balancing.roster import NewNode, NewPod
 from weft.balancing.transfers import Acts
-from weft.saga.cluster import AlreadyExistsError, Cluster, NotFoundError
+from weft.cluster import AlreadyExistsError, Cluster, NotFoundError
 
 _GATE_MESSAGES = {
     GATE_IN: "takes requests",

@@ -31,7 +31,7 @@ from weft.balancing.status import (
     settle,
 )
 from weft.balancing.transfers import SHOWN, backward, forward, reason_to_turn_back
-from weft.saga.cluster import Cluster, ConflictError, InvalidError, Object
+from weft.cluster import Cluster, ConflictError, InvalidError, Object, add_finalizer
 from weft.saga.engine import advance
 
 LOOK_SECONDS = 2.0
@@ -81,13 +81,7 @@ async def _reconcile(
         return MOVING_SECONDS
     if FINALIZER not in group.metadata.finalizers:
         # Before the first replica: the group must not vanish while something of it runs.
-        metadata = {
-            "resourceVersion": group.metadata.resource_version,
-            "finalizers": [*group.metadata.finalizers, FINALIZER],
-        }
-        await cluster.patch(
-            INFERENCE_GROUPS, group.metadata.name, group.metadata.namespace, {"metadata": metadata}
-        )
+        await add_finalizer(cluster, INFERENCE_GROUPS, raw)
         return RETRY_SECONDS
     actions = Actions(cluster, world, now)
     notes = Notes()

@@ -16,7 +16,7 @@ from weft.balancing.replicas import (
     revision_of,
     shape_of,
 )
-from weft.saga.cluster import Object
+from weft.cluster import Object
 
 
 def role_labels(group_name: str, role: InferenceRole) -> dict[str, str]:

@@ -27,7 +27,7 @@ from weft.balancing.state import (
     Vector,
     vector,
 )
-from weft.saga.cluster import Cluster, Object
+from weft.cluster import Cluster, Object
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from weft.api import Drain
-from weft.api.names import FINALIZER
 from weft.api.resources import INFERENCE_GROUPS
 from weft.balancing.actions import Actions
 from weft.balancing.drain import may_stop
 from weft.balancing.observe import Metrics, World
 from weft.balancing.replicas import GATE_REMOVING, Replica
-from weft.saga.cluster import Cluster, NotFoundError
+from weft.cluster import Cluster, drop_finalizer
 
 
 async def remove_replicas(
@@ -29,17 +28,9 @@ async def dissolve(cluster: Cluster, world: World, metrics: Metrics, now: dateti
     """Take the whole group's replicas away, then let the group go. Returns whether nothing is left to do."""
     actions = Actions(cluster, world, now)
     await remove_replicas(actions, world, metrics, [one.name for one in world.replicas], now)
-    finalizers = list(world.group.metadata.finalizers)
     if world.replicas:
         return False
-    if FINALIZER in finalizers:
-        finalizers.remove(FINALIZER)
-        metadata = world.group.metadata
-        patch = {"metadata": {"resourceVersion": metadata.resource_version, "finalizers": finalizers}}
-        try:
-            await cluster.patch(INFERENCE_GROUPS, metadata.name, metadata.namespace, patch)
-        except NotFoundError:
-            return True  # it is gone, which is what was wanted
+    await drop_finalizer(cluster, INFERENCE_GROUPS, world.raw)
     return True
 
 

@@ -16,12 +16,12 @@ from weft.api import DeviceAttachment
 from weft.api.attachment import attachment_name
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES, PODS
-from weft.binding.fabrics import drop_finalizer
 from weft.binding.lifecycle import is_attached, is_deleting, is_quarantined
 from weft.binding.observe import logical_node_taint
 from weft.binding.plan import Assignment
 from weft.binding.session import FabricSession
 from weft.binding.status import with_facts
+from weft.cluster import AlreadyExistsError, Cluster, Object, drop_finalizer
 from weft.fabric.errors import (
     Conflict,
     DeviceFault,
@@ -30,7 +30,6 @@ from weft.fabric.errors import (
     OutcomeUnknown,
     PartialFailure,
 )
-from weft.saga.cluster import AlreadyExistsError, Cluster, Object
 from weft.saga.engine import Step
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,14 @@ from weft.api.conditions import find, is_true
 from weft.api.names import FINALIZER
 from weft.api.resources import FABRICS, LOGICAL_NODES, NODES
 from weft.binding import apply, observe
-from weft.binding.fabrics import Fabrics, ReadObject, add_finalizer, drop_finalizer
+from weft.binding.fabrics import Fabrics, ReadObject
 from weft.binding.lifecycle import Decision, Intent, decide, expiry, is_attached, is_deleting
 from weft.binding.plan import Assignment, place
 from weft.binding.pools import reconcile_pools
 from weft.binding.readiness import readiness
 from weft.binding.session import FabricSession, Leader
 from weft.binding.status import Fact, bound_status, unbound_status
+from weft.cluster import Cluster, ClusterError, Object, add_finalizer, drop_finalizer
 from weft.fabric.errors import (
     AuthFailed,
     Busy,
@@ -28,7 +29,6 @@ from weft.fabric.errors import (
     NotFound,
     RateLimited,
 )
-from weft.saga.cluster import Cluster, ClusterError, Object
 from weft.saga.engine import advance
 
 log = logging.getLogger(__name__)
@@ -165,10 +165,11 @@ class Binding:
             or raw["metadata"]["uid"] != assignment.waiting.uid
         ):
             return
-        if FINALIZER not in raw["metadata"].get("finalizers", []):
-            if raw["metadata"].get("deletionTimestamp"):
-                return
-            await add_finalizer(self._cluster, LOGICAL_NODES, raw)
+        if FINALIZER not in raw["metadata"].get("finalizers", []) and raw["metadata"].get(
+            "deletionTimestamp"
+        ):
+            return
+        await add_finalizer(self._cluster, LOGICAL_NODES, raw)
         try:
             await apply.claim(self._cluster, session, assignment)
         except apply.ClaimLost as error:

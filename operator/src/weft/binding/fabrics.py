@@ -15,9 +15,9 @@ from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, SECRETS, ResourceTyp
 from weft.binding.inventory import Picture, accept
 from weft.binding.session import FabricSession, Leader, boottime
 from weft.binding.status import Fact, fabric_status
+from weft.cluster import Cluster, Object, add_finalizer, drop_finalizer
 from weft.fabric.driver import Connection, open_driver
 from weft.fabric.errors import AuthFailed, FabricError, RateLimited, Unsupported
-from weft.saga.cluster import Cluster, Object
 
 log = logging.getLogger(__name__)
 
@@ -272,23 +272,3 @@ class Fabrics:
             session.generation = -1
         else:
             del self._sessions[name]
-
-
-async def add_finalizer(cluster: Cluster, resource: ResourceType, raw: Object) -> Object:
-    metadata = raw["metadata"]
-    body = {
-        "metadata": {
-            "finalizers": [*metadata.get("finalizers", []), FINALIZER],
-            "resourceVersion": metadata["resourceVersion"],
-        }
-    }
-    return await cluster.patch(resource, metadata["name"], metadata.get("namespace", ""), body)
-
-
-async def drop_finalizer(cluster: Cluster, resource: ResourceType, raw: Object) -> None:
-    metadata = raw["metadata"]
-    if FINALIZER not in metadata.get("finalizers", []):
-        return
-    left = [item for item in metadata["finalizers"] if item != FINALIZER]
-    body = {"metadata": {"finalizers": left, "resourceVersion": metadata["resourceVersion"]}}
-    await cluster.patch(resource, metadata["name"], metadata.get("namespace", ""), body)

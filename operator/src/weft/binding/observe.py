@@ -26,8 +26,8 @@ from weft.binding.inventory import Picture
 from weft.binding.lifecycle import Intent, decide, is_quarantined
 from weft.binding.membership import KIND_OF_POOL, Pool, members
 from weft.binding.plan import HostOffer, Need, Offer, PoolKey, Waiting
+from weft.cluster import Cluster, Object
 from weft.fabric.driver import DeviceKind
-from weft.saga.cluster import Cluster, Object
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Any
 from weft.api.names import FINALIZER
 from weft.api.resources import FABRICS, POOLS
 from weft.binding import observe
-from weft.binding.fabrics import Fabrics, add_finalizer, drop_finalizer
+from weft.binding.fabrics import Fabrics
 from weft.binding.membership import KIND_OF_POOL, members
 from weft.binding.status import Fact, pool_status
-from weft.saga.cluster import Cluster
+from weft.cluster import Cluster, add_finalizer, drop_finalizer
 
 
 async def reconcile_pools(cluster: Cluster, fabrics: Fabrics) -> None:

@@ -10,7 +10,7 @@ from weft.binding.apply import taint_value
 from weft.binding.inventory import Picture
 from weft.binding.observe import is_ready, logical_node_taint
 from weft.binding.status import Fact
-from weft.saga.cluster import Object
+from weft.cluster import Object
 
 DEVICE_TROUBLE = ("DeviceMissing", "DeviceUnhealthy")
 

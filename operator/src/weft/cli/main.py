@@ -72,9 +72,9 @@ def _crds(output: Path | None) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from weft.cluster import ClusterError
     from weft.runtime import checks
     from weft.runtime.client import StartError
-    from weft.saga.cluster import ClusterError
 
     try:
         if arguments.question == "removable":

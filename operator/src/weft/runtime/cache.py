@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from weft.api.resources import ResourceType
-from weft.saga.cluster import Object
+from weft.cluster import Object
 
 Key = tuple[str, str]
 """Namespace (empty for cluster-scoped objects) and name."""

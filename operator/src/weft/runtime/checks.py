@@ -20,9 +20,9 @@ from weft.api.resources import (
     VERSION,
     ResourceType,
 )
+from weft.cluster import ClusterError, NotFoundError, Object
 from weft.runtime.client import KubeClient, load_configuration
 from weft.runtime.leadership import NAME as LEASE_NAME
-from weft.saga.cluster import ClusterError, NotFoundError, Object
 
 OWN = (INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, DEVICE_ATTACHMENTS, *POOLS, FABRICS)
 """Weft's resources, in the order in which their objects can be deleted."""

@@ -15,7 +15,7 @@ from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
 
 from weft.api.resources import GROUP, ResourceType
-from weft.saga.cluster import (
+from weft.cluster import (
     AlreadyExistsError,
     ClusterError,
     ConflictError,

@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from weft.api.resources import EVENTS, ResourceType
+from weft.cluster import AlreadyExistsError, ClusterError, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
-from weft.saga.cluster import AlreadyExistsError, ClusterError, NotFoundError, Object
 
 log = logging.getLogger(__name__)
 
 
 class LiveCluster:
-    """Implements `weft.saga.cluster.Cluster`."""
+    """Implements `weft.cluster.Cluster`."""
 
     def __init__(
         self, client: KubeClient, cache: ObjectCache, reporter: str, leads: Callable[[], bool]

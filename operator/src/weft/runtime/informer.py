@@ -17,9 +17,9 @@ import kopf
 from kubernetes.aio import client as k8s
 
 from weft.api.resources import ResourceType
+from weft.cluster import ClusterError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
-from weft.saga.cluster import ClusterError, Object
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import time
 from datetime import UTC, datetime
 
 from weft.api.resources import LEASES
+from weft.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
 from weft.runtime.client import KubeClient
-from weft.saga.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
 
 log = logging.getLogger(__name__)
 

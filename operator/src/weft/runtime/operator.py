@@ -28,6 +28,7 @@ from weft.balancing.apply import reconcile_group
 from weft.balancing.presets import with_configured
 from weft.balancing.prometheus import PrometheusSource
 from weft.binding.controller import Binding
+from weft.cluster import ClusterError, ConflictError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient, StartError, load_configuration
 from weft.runtime.cluster import LiveCluster
@@ -37,7 +38,6 @@ from weft.runtime.leadership import Leadership
 from weft.runtime.metrics import OperatorMetrics
 from weft.runtime.queue import Key, WorkQueue
 from weft.runtime.settings import Settings
-from weft.saga.cluster import ClusterError, ConflictError, Object
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,11 @@ the API client. Objects travel as the plain dictionaries of the API; callers par
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
+from weft.api.names import FINALIZER
 from weft.api.resources import ResourceType
 
 Object = dict[str, Any]
@@ -91,3 +93,31 @@ class Cluster(Protocol):
 
     def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Record an Event about an object, in the background; repeats are folded by the caller's wording."""
+
+
+async def add_finalizer(cluster: Cluster, resource: ResourceType, raw: Object) -> Object:
+    """Put Weft's finalizer on an object, guarded by its resourceVersion; no write where it is there.
+
+    Returns the object as it is then. Raises ConflictError, NotFoundError.
+    """
+    finalizers = raw["metadata"].get("finalizers", [])
+    if FINALIZER in finalizers:
+        return raw
+    return await _write_finalizers(cluster, resource, raw, [*finalizers, FINALIZER])
+
+
+async def drop_finalizer(cluster: Cluster, resource: ResourceType, raw: Object) -> None:
+    """Take Weft's finalizer off an object; one that is gone, or has none, is as wanted. Raises ConflictError."""
+    finalizers = raw["metadata"].get("finalizers", [])
+    if FINALIZER not in finalizers:
+        return
+    with contextlib.suppress(NotFoundError):
+        await _write_finalizers(cluster, resource, raw, [one for one in finalizers if one != FINALIZER])
+
+
+async def _write_finalizers(
+    cluster: Cluster, resource: ResourceType, raw: Object, finalizers: list[str]
+) -> Object:
+    metadata = raw["metadata"]
+    body = {"metadata": {"finalizers": finalizers, "resourceVersion": metadata["resourceVersion"]}}
+    return await cluster.patch(resource, metadata["name"], metadata.get("namespace", ""), body)
