@@ -1,0 +1,70 @@
+"""What placement decided and the logical nodes' controller has not carried out yet.
+
+In the leader's memory only: a new leader places anew. Placement records and writes nothing to the API server; the
+controller of the one LogicalNode takes what concerns it. Until its claims exist, an assignment withholds its
+devices and its host from the next placement pass (`outstanding`).
+"""
+
+from __future__ import annotations
+
+from weft.binding.keys import LogicalNodeKey
+from weft.binding.plan import Assignment, Refusal
+from weft.controllers import Enqueue
+
+Outcome = Assignment | Refusal
+
+
+class Assignments:
+    """Shared by placement and the logical nodes' controller. For one event loop."""
+
+    def __init__(self, enqueue: Enqueue) -> None:
+        self._enqueue = enqueue
+        self._outcomes: dict[LogicalNodeKey, Outcome] = {}
+        self._avoided: dict[str, frozenset[str]] = {}
+
+    def record(self, outcome: Outcome) -> None:
+        """Placement's word on one request; asks for its key only where it says something new.
+
+        A refusal also forgets which hosts the request avoided: what was full may have room by now.
+        """
+        waiting = outcome.waiting
+        key = LogicalNodeKey(waiting.namespace, waiting.name)
+        if isinstance(outcome, Refusal):
+            self._avoided.pop(waiting.uid, None)
+        before, self._outcomes[key] = self._outcomes.get(key), outcome
+        if before is None or _words(before) != _words(outcome):
+            self._enqueue(key, 0.0)
+
+    def of(self, key: LogicalNodeKey, uid: str) -> Outcome | None:
+        """What was decided for the object with this uid; what was decided for an earlier namesake is forgotten."""
+        outcome = self._outcomes.get(key)
+        if outcome is not None and outcome.waiting.uid != uid:
+            del self._outcomes[key]
+            return None
+        return outcome
+
+    def forget(self, key: LogicalNodeKey) -> None:
+        """It was carried out, or lost, or nobody wants it any more."""
+        self._outcomes.pop(key, None)
+
+    def outstanding(self) -> tuple[Assignment, ...]:
+        """Assignments whose claims need not exist yet: their devices and hosts are not free."""
+        return tuple(outcome for outcome in self._outcomes.values() if isinstance(outcome, Assignment))
+
+    def avoid(self, uid: str, host: str) -> None:
+        """The host had no capacity left for the object with this uid: look elsewhere first."""
+        self._avoided[uid] = self._avoided.get(uid, frozenset()) | {host}
+
+    def avoided(self, uid: str) -> frozenset[str]:
+        """Hosts that the next placement of this object passes over."""
+        return self._avoided.get(uid, frozenset())
+
+    def settled(self, uid: str) -> None:
+        """The object is bound, or wants nothing any more: no host need be avoided for it."""
+        self._avoided.pop(uid, None)
+
+
+def _words(outcome: Outcome) -> tuple[object, ...]:
+    if isinstance(outcome, Assignment):
+        return outcome.waiting.uid, outcome.host, outcome.devices
+    return outcome.waiting.uid, outcome.reason, outcome.message
