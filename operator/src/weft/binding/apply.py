@@ -17,7 +17,7 @@ from weft.api.attachment import attachment_name
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES, PODS
 from weft.binding.lifecycle import is_attached, is_deleting, is_quarantined
-from weft.binding.observe import logical_node_taint
+from weft.binding.objects import logical_node_taint, taint_value
 from weft.binding.plan import Assignment
 from weft.binding.session import FabricSession
 from weft.binding.status import with_facts
@@ -45,14 +45,6 @@ class DevicesFailed(Exception):
     def __init__(self, failed: dict[str, str]) -> None:
         super().__init__("; ".join(f"{device}: {why}" for device, why in sorted(failed.items())))
         self.failed = failed
-
-
-def taint_value(namespace: str, name: str) -> str:
-    """The value of the Node's taint: names the logical node within the 63 characters that a taint may have."""
-    value = f"{namespace}.{name}"
-    if len(value) <= 63:
-        return value
-    return f"{value[:46]}-{hashlib.sha256(value.encode()).hexdigest()[:16]}"
 
 
 async def claim(cluster: Cluster, session: FabricSession, assignment: Assignment) -> list[DeviceAttachment]:

@@ -10,7 +10,7 @@ from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
 from weft.api.names import FINALIZER
 from weft.api.resources import FABRICS, LOGICAL_NODES, NODES
-from weft.binding import apply, observe
+from weft.binding import apply, objects, offers
 from weft.binding.fabrics import Fabrics, ReadObject
 from weft.binding.lifecycle import Decision, Intent, decide, expiry, is_attached, is_deleting
 from weft.binding.plan import Assignment, place
@@ -87,7 +87,7 @@ class Binding:
         inventory = session.picture.inventory
         shown = set(inventory.attachments)
         healthy = {device.id for device in inventory.devices if device.healthy}
-        for claim in observe.all_claims(self._cluster):
+        for claim in objects.all_claims(self._cluster):
             if claim.spec.fabric != fabric:
                 continue
             spec, ref = claim.spec, claim.spec.claim_ref
@@ -109,7 +109,7 @@ class Binding:
         if not self._fabrics.all_looked_at():
             return RETRY_SECONDS
         now = datetime.now(UTC)
-        seen = observe.gather(
+        seen = offers.gather(
             self._cluster, self._fabrics.pictures(), self._avoid, frozenset(self._claiming), now
         )
         if not seen.waiting and not seen.unsupported:
@@ -177,7 +177,7 @@ class Binding:
 
     async def _say(self, raw: Object, accepted: bool | None, reason: str, message: str) -> None:
         """Tell a waiting logical node why. `accepted` None: it asks for what cannot be had at all."""
-        node = observe.parse_node(raw)
+        node = objects.parse_node(raw)
         facts: list[Fact] = [
             (
                 "Accepted",
@@ -196,8 +196,8 @@ class Binding:
         raw = self._cluster.get(LOGICAL_NODES, name, namespace)
         if raw is not None and raw["metadata"]["uid"] in self._claiming:
             return None
-        node = observe.parse_node(raw) if raw is not None else None
-        claims = observe.claims_of(self._cluster, namespace, name)
+        node = objects.parse_node(raw) if raw is not None else None
+        claims = objects.claims_of(self._cluster, namespace, name)
         decision = decide(node, claims, datetime.now(UTC))
         if decision.intent is Intent.PLACE:
             # A place that was given up: its Node is free for others, and for another try.
@@ -220,7 +220,7 @@ class Binding:
             return
         self._avoid.pop(raw["metadata"]["uid"], None)
         if decision.reason == "Expired":
-            node = observe.parse_node(raw)
+            node = objects.parse_node(raw)
             facts: list[Fact] = [
                 EXPIRED,
                 *((kind, False, "Expired", EXPIRED[3]) for kind in ("Reserved", "Bound", "Ready")),
@@ -264,7 +264,7 @@ class Binding:
                 waits.append(progress.waiting_for)
         if waits and raw is not None and decision.reason not in APART:
             raw = self._cluster.get(LOGICAL_NODES, name, namespace) or raw
-            node = observe.parse_node(raw)
+            node = objects.parse_node(raw)
             facts: list[Fact] = [
                 ("Bound", False, "Releasing", "; ".join(waits)),
                 ("Ready", False, "Releasing", "; ".join(waits)),
@@ -277,7 +277,7 @@ class Binding:
 
     async def _leave_bound(self, raw: Object, reason: str) -> None:
         """Say that a node is bound no more before its first device goes; an expired one stays expired."""
-        node = observe.parse_node(raw)
+        node = objects.parse_node(raw)
         if not is_true(node.status.conditions, "Bound"):
             return
         text = "its devices are being released"
@@ -295,7 +295,7 @@ class Binding:
         session = self._ready_session(fabric)
         if is_true(node.status.conditions, "Bound") and all(is_attached(claim) for claim in claims):
             carrier = self._cluster.get(NODES, node_name)
-            if carrier is not None and not observe.logical_node_taint(carrier):
+            if carrier is not None and not objects.logical_node_taint(carrier):
                 # It registered anew, or somebody took the taint off.
                 await apply.reserve_node(self._cluster, carrier, meta.namespace, meta.name)
             await self._write_bound(raw, claims, node_name)
@@ -313,7 +313,7 @@ class Binding:
                     break
                 claims = tuple(
                     claim
-                    for claim in observe.claims_of(self._cluster, meta.namespace, meta.name)
+                    for claim in objects.claims_of(self._cluster, meta.namespace, meta.name)
                     if claim.spec.claim_ref.uid == meta.uid
                     and claim.spec.operation == claims[0].spec.operation
                 )
@@ -345,7 +345,7 @@ class Binding:
     async def _write_bound(self, raw: Object, claims: tuple[DeviceAttachment, ...], node_name: str) -> None:
         """The status of a node all of whose devices were seen at its host, with what is the matter since."""
         raw = self._cluster.get(LOGICAL_NODES, raw["metadata"]["name"], raw["metadata"]["namespace"]) or raw
-        node = observe.parse_node(raw)
+        node = objects.parse_node(raw)
         now = datetime.now(UTC)
         session = self._fabrics.session(claims[0].spec.fabric)
         picture = session.picture if session else None
@@ -371,7 +371,7 @@ class Binding:
 
     async def _not_bound(self, raw: Object, node: LogicalNode, reason: str, message: str) -> None:
         raw = self._cluster.get(LOGICAL_NODES, node.metadata.name, node.metadata.namespace) or raw
-        node = observe.parse_node(raw)
+        node = objects.parse_node(raw)
         facts: list[Fact] = [
             ("Accepted", True, "Accepted", ""),
             ("Reserved", True, "Reserved", "all devices are claimed"),

@@ -7,9 +7,9 @@ from typing import Any
 
 from weft.api.names import FINALIZER
 from weft.api.resources import FABRICS, POOLS
-from weft.binding import observe
 from weft.binding.fabrics import Fabrics
 from weft.binding.membership import KIND_OF_POOL, members
+from weft.binding.objects import all_claims, all_pools
 from weft.binding.status import Fact, pool_status
 from weft.cluster import Cluster, add_finalizer, drop_finalizer
 
@@ -18,8 +18,8 @@ async def reconcile_pools(cluster: Cluster, fabrics: Fabrics) -> None:
     """Bring every pool's counts and conditions up to date."""
     now = datetime.now(UTC)
     raws = [(resource, raw) for resource in POOLS for raw in cluster.list(resource)]
-    pools = observe.all_pools(cluster)
-    claims = observe.all_claims(cluster)
+    pools = all_pools(cluster)
+    claims = all_claims(cluster)
     by_fabric: dict[str, dict[Any, Any]] = {}
     # all_pools has the same order.
     for (resource, raw), pool in zip(raws, pools, strict=True):

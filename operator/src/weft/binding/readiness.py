@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find
-from weft.binding.apply import taint_value
 from weft.binding.inventory import Picture
-from weft.binding.observe import is_ready, logical_node_taint
+from weft.binding.objects import is_ready, logical_node_taint, taint_value
 from weft.binding.status import Fact
 from weft.cluster import Object
 

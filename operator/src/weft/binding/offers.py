@@ -1,4 +1,4 @@
-"""Gathers from the cache and the fabrics' pictures what placement decides on. Reads only."""
+"""Gathers from the cache and the fabrics' pictures what placement decides on: who waits, and what is free."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from weft.api import DeviceAttachment, Fabric, GPUPool, LogicalNode, MemoryPool, StoragePool
+from weft.api import DeviceAttachment, Fabric, GPUPool, LogicalNode
 from weft.api.logical_node import Sharing
-from weft.api.names import TAINT_LOGICAL_NODE
 from weft.api.quantity import parse_bytes, parse_decimal
 from weft.api.resources import (
-    DEVICE_ATTACHMENTS,
     FABRICS,
-    GPU_POOLS,
     LOGICAL_NODES,
-    MEMORY_POOLS,
     NAMESPACES,
     NODES,
-    STORAGE_POOLS,
 )
 from weft.binding.inventory import Picture
 from weft.binding.lifecycle import Intent, decide, is_quarantined
 from weft.binding.membership import KIND_OF_POOL, Pool, members
+from weft.binding.objects import all_claims, all_pools, is_ready, logical_node_taint, parse_node
 from weft.binding.plan import HostOffer, Need, Offer, PoolKey, Waiting
-from weft.cluster import Cluster, Object
+from weft.cluster import Cluster
 from weft.fabric.driver import DeviceKind
 
 log = logging.getLogger(__name__)
@@ -44,35 +40,6 @@ class Observed:
     quota_left: Mapping[tuple[str, PoolKey], int]
     unsupported: Mapping[str, str]
     """Why, by the uid of a logical node that asks for something this version cannot do."""
-
-
-def all_pools(cluster: Cluster) -> list[Pool]:
-    return [
-        *(GPUPool.model_validate(raw) for raw in cluster.list(GPU_POOLS)),
-        *(MemoryPool.model_validate(raw) for raw in cluster.list(MEMORY_POOLS)),
-        *(StoragePool.model_validate(raw) for raw in cluster.list(STORAGE_POOLS)),
-    ]
-
-
-def all_claims(cluster: Cluster) -> list[DeviceAttachment]:
-    return [DeviceAttachment.model_validate(raw) for raw in cluster.list(DEVICE_ATTACHMENTS)]
-
-
-def parse_node(raw: Object) -> LogicalNode:
-    """A LogicalNode; a status that cannot be read (its owner may write it) counts as none and is written anew."""
-    try:
-        return LogicalNode.model_validate(raw)
-    except ValueError:
-        return LogicalNode.model_validate({**raw, "status": {}})
-
-
-def claims_of(cluster: Cluster, namespace: str, name: str) -> list[DeviceAttachment]:
-    """The attachments claimed for a logical node of that name, also for an earlier namesake."""
-    return [
-        DeviceAttachment.model_validate(raw)
-        for raw in cluster.list(DEVICE_ATTACHMENTS)
-        if (ref := raw["spec"]["claimRef"])["name"] == name and ref["namespace"] == namespace
-    ]
 
 
 def gather(
@@ -246,18 +213,6 @@ def _hosts(
             )
         )
     return offers
-
-
-def is_ready(node: Object) -> bool:
-    """Whether a Node reports Ready."""
-    conditions = node.get("status", {}).get("conditions", [])
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-
-
-def logical_node_taint(node: Object) -> str:
-    """Which logical node a Node carries: the value of Weft's taint, or empty."""
-    taints = node.get("spec", {}).get("taints", [])
-    return next((str(taint.get("value", "")) for taint in taints if taint["key"] == TAINT_LOGICAL_NODE), "")
 
 
 def _quota_left(
