@@ -25,12 +25,14 @@ from weft.api.resources import (
     PODS,
     ResourceType,
 )
-from weft.balancing.apply import reconcile_group
+from weft.balancing.controller import GroupController
+from weft.balancing.keys import GroupKey
 from weft.balancing.presets import PRESETS, Preset
 from weft.balancing.prometheus import PrometheusSource, Snapshot, SourceError
 from weft.balancing.settings import SourceSettings
 from weft.balancing.state import Traffic
 from weft.cluster import Object
+from weft.controllers import Now
 
 NAMESPACE, GROUP, MODEL = "team-a", "llama", "llama-2-70b"
 
@@ -165,9 +167,12 @@ class Fleet:
 
     async def look(self) -> float | None:
         """One pass of the operator, which was started just now."""
-        return await reconcile_group(
-            self.cluster, {"default": self.source}, PRESETS, NAMESPACE, GROUP, self.now
-        )
+        controller = GroupController(self.cluster, {"default": self.source}, PRESETS)
+        return await controller.reconcile(GroupKey(NAMESPACE, GROUP), self.moment())
+
+    def moment(self) -> Now:
+        """The present moment on both clocks; the machine was started at T0."""
+        return Now(self.now, (self.now - T0).total_seconds())
 
     async def run(self, seconds: int) -> None:
         """Let time pass; in each second the operator looks a few times, as events make it."""

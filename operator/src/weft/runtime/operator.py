@@ -24,11 +24,13 @@ from weft.api.resources import (
     POOLS,
     ResourceType,
 )
-from weft.balancing.apply import reconcile_group
+from weft.balancing.controller import GroupController
+from weft.balancing.keys import GroupKey
 from weft.balancing.presets import with_configured
 from weft.balancing.prometheus import PrometheusSource
 from weft.binding.controller import Binding
 from weft.cluster import ClusterError, ConflictError, Object
+from weft.controllers import Now
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient, StartError, load_configuration
 from weft.runtime.cluster import LiveCluster
@@ -98,9 +100,11 @@ class Operator:
         self._metrics.api_writes.set_function(lambda: cluster.writes)
         self._metrics.leader.set_function(lambda: float(self._leading))
 
+        groups = GroupController(cluster, sources, presets)
+
         async def balance(key: Key) -> float | None:
-            now = datetime.now(UTC)
-            return await reconcile_group(cluster, sources, presets, key.namespace, key.name, now)
+            now = Now(datetime.now(UTC), time.clock_gettime(time.CLOCK_BOOTTIME))
+            return await groups.reconcile(GroupKey(key.namespace, key.name), now)
 
         reconcilers: dict[str, Reconciler] = {
             "fabric": lambda key: binding.reconcile_fabric(key.name),

@@ -6,14 +6,15 @@ finds the intention in etcd: replicas follow `status.allocation`, flips follow `
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from datetime import datetime
 
 from weft.api import InferenceRole, Transfer, TransferStep
 from weft.api.conditions import find
-from weft.api.names import FINALIZER
-from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES
+from weft.api.names import FINALIZER, LABEL_GROUP
+from weft.api.resources import CONFIG_MAPS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.actions import Actions
+from weft.balancing.keys import GroupKey
 from weft.balancing.observe import Metrics, World, gather, measure, split_of
 from weft.balancing.presets import Preset
 from weft.balancing.prometheus import PrometheusSource
@@ -32,6 +33,7 @@ from weft.balancing.status import (
 )
 from weft.balancing.transfers import SHOWN, backward, forward, reason_to_turn_back
 from weft.cluster import Cluster, ConflictError, InvalidError, Object, add_finalizer
+from weft.controllers import Now, Watch
 from weft.saga.engine import advance
 
 LOOK_SECONDS = 2.0
@@ -42,26 +44,62 @@ RETRY_SECONDS = 0.2
 """After a write that lost to another one."""
 
 
-async def reconcile_group(
-    cluster: Cluster,
-    sources: Mapping[str, PrometheusSource],
-    presets: Mapping[str, Preset],
-    namespace: str,
-    name: str,
-    now: datetime,
-) -> float | None:
-    """Bring one InferenceGroup one step nearer to what it should be.
+class GroupController:
+    """Brings InferenceGroups nearer to what they should be."""
 
-    `now` is aware. Returns in how many seconds to look again, or None when the group is gone. Raises ClusterError
-    when the API server refuses or is not there: repeat later.
-    """
-    raw = cluster.get(INFERENCE_GROUPS, name, namespace)
-    if raw is None:
-        return None
-    try:
-        return await _reconcile(cluster, sources, presets, raw, now)
-    except ConflictError:
-        return RETRY_SECONDS
+    def __init__(
+        self, cluster: Cluster, sources: Mapping[str, PrometheusSource], presets: Mapping[str, Preset]
+    ) -> None:
+        self._cluster = cluster
+        self._sources = sources
+        self._presets = presets
+
+    @property
+    def watches(self) -> tuple[Watch[GroupKey], ...]:
+        """A group's objects: itself, its roles with their profiles, its replicas."""
+        return (
+            Watch(INFERENCE_GROUPS, lambda _, group: [_key(group, group["metadata"]["name"])]),
+            Watch(INFERENCE_ROLES, lambda _, role: [_key(role, role["spec"]["groupRef"]["name"])]),
+            Watch(CONFIG_MAPS, _groups_with_profile),
+            Watch(LOGICAL_NODES, _group_that_owns),
+            Watch(PODS, _group_in_label),
+        )
+
+    async def reconcile(self, key: GroupKey, now: Now) -> float | None:
+        """Bring one group one step nearer to what it should be.
+
+        Returns in how many seconds to look again, or None when the group is gone. Raises ClusterError when the API
+        server refuses or is not there: repeat later.
+        """
+        raw = self._cluster.get(INFERENCE_GROUPS, key.name, key.namespace)
+        if raw is None:
+            return None
+        try:
+            return await _reconcile(self._cluster, self._sources, self._presets, raw, now.wall)
+        except ConflictError:
+            return RETRY_SECONDS
+
+
+def _key(obj: Object, group_name: str) -> GroupKey:
+    return GroupKey(obj["metadata"]["namespace"], group_name)
+
+
+def _groups_with_profile(cluster: Cluster, profile: Object) -> Iterator[GroupKey]:
+    name, namespace = profile["metadata"]["name"], profile["metadata"]["namespace"]
+    for role in cluster.list(INFERENCE_ROLES, namespace):
+        if role["spec"].get("profileRef", {}).get("name") == name:
+            yield _key(role, role["spec"]["groupRef"]["name"])
+
+
+def _group_that_owns(cluster: Cluster, node: Object) -> Iterator[GroupKey]:
+    for owner in node["metadata"].get("ownerReferences", ()):
+        if owner.get("kind") == INFERENCE_GROUPS.kind:
+            yield _key(node, owner["name"])
+
+
+def _group_in_label(cluster: Cluster, pod: Object) -> Iterator[GroupKey]:
+    if name := pod["metadata"].get("labels", {}).get(LABEL_GROUP):
+        yield _key(pod, name)
 
 
 async def _reconcile(
