@@ -46,8 +46,8 @@ COPY requirements-dev.lock ./
 RUN sed -n '/^uvloop==/,/[^\\]$/p' requirements-dev.lock >demo.lock \
     && /pip/bin/pip --python /opt/weft/bin/python install --no-compile --require-hashes --root /package -r demo.lock \
     && find /package -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.c' \) -delete
-COPY hack/weft_dev /package/opt/weft/hack/weft_dev
-COPY hack/data /package/opt/weft/hack/data
+COPY hack/playground /package/opt/weft/hack/playground
+COPY hack/dev /package/opt/weft/hack/dev
 RUN chmod -R a+rX /package \
     && /pip/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /package -p / /package \
     && find /package -exec touch -h -d @0 {} +
@@ -62,7 +62,7 @@ USER 65532:65532
 
 FROM runtime AS demo
 COPY --from=demo-package /package/ /
-ENV PYTHONPATH=/opt/weft/hack
+ENV PYTHONPATH=/opt/weft/hack/playground:/opt/weft/hack/dev
 ENTRYPOINT ["python"]
 ARG VERSION=dev
 ARG REVISION=unknown

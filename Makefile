@@ -8,7 +8,9 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
-DEV := PYTHONPATH=hack $(BIN)/python -m weft_dev
+# The rooms of hack/: each is a folder on the path with one package.
+ROOMS := hack/dev:hack/playground:hack/offline
+IN_ROOMS := PYTHONPATH=$(ROOMS) $(BIN)/python -m
 TESTS := tests/unit tests/property tests/integration tests/faults
 
 .PHONY: help
@@ -18,13 +20,13 @@ help: ## list these verbs
 
 .PHONY: demo
 demo: ## the whole job on a local cluster, narrated; OFFSET= SEED= SPLIT= change the case, ARGS=--keep stays up
-	@$(PYTHON) hack/weft_dev/preflight.py demo
+	@$(PYTHON) hack/dev/weft_dev/preflight.py demo
 	@$(MAKE) -s $(VENV)/.complete
-	@$(DEV).demo $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
+	@$(IN_ROOMS) weft_playground.demo $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
 
 .PHONY: test
 test: ## all tests; those without a cluster run while its tools are built
-	@$(PYTHON) hack/weft_dev/preflight.py test
+	@$(PYTHON) hack/dev/weft_dev/preflight.py test
 	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest $(TESTS) $(ARGS)
 
@@ -34,28 +36,28 @@ test-unit: $(VENV)/.complete ## tests that need no cluster; of the tools they ta
 
 .PHONY: test-integration
 test-integration: ## tests against a real control plane
-	@$(PYTHON) hack/weft_dev/preflight.py test
+	@$(PYTHON) hack/dev/weft_dev/preflight.py test
 	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest tests/integration tests/faults $(ARGS)
 
 .PHONY: test-e2e
 test-e2e: ## the chart, engines and live traffic in make kind-up's cluster, after removing all of Weft's there
-	@$(PYTHON) hack/weft_dev/preflight.py kind
+	@$(PYTHON) hack/dev/weft_dev/preflight.py kind
 	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest tests/e2e $(ARGS)
 
 .PHONY: demo-kind
 demo-kind: ## the demo in the same cluster, after removing all of Weft's; OFFSET= SEED= SPLIT= ARGS= as in demo
-	@$(PYTHON) hack/weft_dev/preflight.py kind
+	@$(PYTHON) hack/dev/weft_dev/preflight.py kind
 	@$(MAKE) -s $(VENV)/.complete
-	@$(DEV).demo --kind $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
+	@$(IN_ROOMS) weft_playground.demo --kind $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
 
 .PHONY: bench
 bench: ## measure: writes and calls per bind, kopf as informer and as reconciler
-	@$(PYTHON) hack/weft_dev/preflight.py test
+	@$(PYTHON) hack/dev/weft_dev/preflight.py test
 	@$(MAKE) -s $(VENV)/.complete
-	PYTHONPATH=hack:tests:tests/bench $(BIN)/python tests/bench/bind_many.py
-	PYTHONPATH=hack:tests:tests/bench $(BIN)/python tests/bench/kopf_handlers.py
+	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/bind_many.py
+	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/kopf_handlers.py
 
 .PHONY: lint
 lint: $(VENV)/.complete ## ruff, mypy and the import contracts
@@ -71,36 +73,36 @@ generate: $(VENV)/.complete ## write crds/, and the chart's copy, from the model
 
 .PHONY: verify
 verify: $(VENV)/.complete ## check that generated files, examples, locks and versions agree
-	@$(DEV).verify
+	@$(IN_ROOMS) weft_dev.verify
 
 .PHONY: cluster
 cluster: ## a local cluster that stays up, with its kubeconfig; Ctrl-C ends it
-	@$(PYTHON) hack/weft_dev/preflight.py cluster
+	@$(PYTHON) hack/dev/weft_dev/preflight.py cluster
 	@$(MAKE) -s $(VENV)/.complete
-	@$(DEV).cluster $(ARGS)
+	@$(IN_ROOMS) weft_dev.cluster $(ARGS)
 
 .PHONY: kind-up
 kind-up: ## a kind cluster of three nodes with Weft's images, made once and reused; prints its kubeconfig
-	@$(PYTHON) hack/weft_dev/preflight.py kind
+	@$(PYTHON) hack/dev/weft_dev/preflight.py kind
 	@$(MAKE) -s $(VENV)/.complete
-	@$(DEV).kind_site
+	@$(IN_ROOMS) weft_dev.kind_site
 
 .PHONY: kind-down
 kind-down: ## remove the kind cluster and Weft's images; KEEP_IMAGES=1 keeps those
-	@PYTHONPATH=hack $(PYTHON) -m weft_dev.kind down $(if $(KEEP_IMAGES),--keep-images)
+	@PYTHONPATH=$(ROOMS) $(PYTHON) -m weft_dev.kind down $(if $(KEEP_IMAGES),--keep-images)
 
 .PHONY: run
 run: $(VENV)/.complete ## the operator against the current kubeconfig, after asking; YES=1 does not ask
-	@YES="$(YES)" $(DEV).run $(ARGS)
+	@YES="$(YES)" $(IN_ROOMS) weft_dev.run $(ARGS)
 
 .PHONY: image
 image: $(VENV)/.complete ## the images of the operator, the demo and Prometheus, and their sizes; starts Docker if need be
-	@$(DEV).images
+	@$(IN_ROOMS) weft_dev.images
 
 .PHONY: tools
 tools: ## find, fetch or build the tools of a local cluster, and print where they are
-	@$(PYTHON) hack/weft_dev/preflight.py test
-	@PYTHONPATH=hack $(PYTHON) -m weft_dev.tools
+	@$(PYTHON) hack/dev/weft_dev/preflight.py test
+	@PYTHONPATH=$(ROOMS) $(PYTHON) -m weft_dev.tools
 
 .PHONY: clean
 clean: ## remove the virtual environment and what tests and linters left in the clone
@@ -109,8 +111,8 @@ clean: ## remove the virtual environment and what tests and linters left in the 
 
 .PHONY: clean-cache
 clean-cache: ## remove the tools that were fetched or built, and print what that frees
-	@PYTHONPATH=hack $(PYTHON) -m weft_dev.tools --clean
+	@PYTHONPATH=$(ROOMS) $(PYTHON) -m weft_dev.tools --clean
 
 $(VENV)/.complete: requirements-dev.lock pyproject.toml
-	@$(PYTHON) hack/weft_dev/preflight.py venv
-	@$(PYTHON) hack/weft_dev/venv.py $(VENV)
+	@$(PYTHON) hack/dev/weft_dev/preflight.py venv
+	@$(PYTHON) hack/dev/weft_dev/venv.py $(VENV)

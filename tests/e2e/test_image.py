@@ -17,8 +17,8 @@ from weft.api import crd
 from weft_dev import images as weft_images
 from weft_dev.containers import ContainerError, docker
 from weft_dev.images import Images
-from weft_dev.images.base import over_base_bytes
 from weft_dev.images.engine import inspect
+from weft_offline.base_image import over_base_bytes
 
 INVENTORY = Path(__file__).resolve().parents[2] / "docs" / "examples" / "emulator" / "rack-a.yaml"
 LIMIT_BYTES = 120_000_000
@@ -161,7 +161,7 @@ def test_the_emulator_serves_and_ends_when_it_is_told_to(images: Images) -> None
         assert docker("inspect", "--format={{.State.ExitCode}}", container).strip() == "0"
 
 
-@pytest.mark.parametrize("module", ["weft_dev.demo.engine_pod", "weft_dev.demo.gateway"])
+@pytest.mark.parametrize("module", ["weft_playground.engine_pod", "weft_playground.gateway"])
 def test_the_demo_image_has_all_that_its_programs_import(images: Images, module: str) -> None:
     assert "usage:" in run(images.demo, "-m", module, "--help")
 

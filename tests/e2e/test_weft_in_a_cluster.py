@@ -35,14 +35,14 @@ from weft.api.resources import (
 from weft.emulator import journal
 from weft_dev.commands import CommandError
 from weft_dev.containers import docker
-from weft_dev.demo.case import Split
-from weft_dev.demo.facts import Census, GroupFacts, condition
-from weft_dev.demo.lag import LagMeter
-from weft_dev.demo.load import Result, Target, run_load
-from weft_dev.demo.manifests import Examples, group_objects, namespace_object, with_plain_pods
-from weft_dev.demo.trace import Request
 from weft_dev.kind_site import KindSite
 from weft_dev.kube import KubeError, Object
+from weft_playground.case import Split
+from weft_playground.demo.facts import Census, GroupFacts, condition
+from weft_playground.demo.manifests import Examples, group_objects, namespace_object, with_plain_pods
+from weft_playground.lag import LagMeter
+from weft_playground.load import Result, Target, run_load
+from weft_playground.trace import Request
 
 T = TypeVar("T")
 

@@ -31,7 +31,7 @@ from weft.api.resources import (
     STORAGE_POOLS,
     ResourceType,
 )
-from weft_dev import controlplane, tools
+from weft_dev import PYTHONPATH, tools
 from weft_dev.controlplane import AUDIT_LOG, ControlPlane
 from weft_dev.kube import Kube, KubeError, object_path
 
@@ -196,9 +196,8 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
         f"--kubeconfig={plane.kubeconfig}",
         f"--nodes={nodes}",
     )
-    hack = str(Path(controlplane.__file__).parents[1])
     world.create()
-    world.processes.start("kubelet", kubelet, environment={"PYTHONPATH": hack, "PATH": "/usr/bin:/bin"})
+    world.processes.start("kubelet", kubelet, environment={"PYTHONPATH": PYTHONPATH, "PATH": "/usr/bin:/bin"})
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}}
     world.kube.create(SECRETS, {**secret, "stringData": {"username": "a"}}, NAMESPACE)
     guarded = {"endpoint": "https://127.0.0.1:9", "credentialsSecretRef": {"name": "login"}}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from weft.api.resources import NODES, PODS
-from weft_dev import controlplane
+from weft_dev import PYTHONPATH, controlplane
 from weft_dev.controlplane import ControlPlane
 from weft_dev.kube import Kube, Object, eventually
 from weft_dev.tools.cache import cache_directory
@@ -123,7 +123,7 @@ async def test_nothing_is_left_of_a_test_session_that_is_ended(
     session = await asyncio.create_subprocess_exec(
         *(sys.executable, *command, "--import-mode=importlib", str(tmp_path / "test_hold.py")),
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'hack'}", "HOLD_FILE": str(facts)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{PYTHONPATH}", "HOLD_FILE": str(facts)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
@@ -176,7 +176,7 @@ async def test_a_local_cluster_leaves_the_users_own_clusters_and_folders_alone(
         "HOME": str(home),
         "TMPDIR": str(temporary),
         "XDG_CACHE_HOME": str(cache_directory().parent),
-        "PYTHONPATH": str(ROOT / "hack"),
+        "PYTHONPATH": PYTHONPATH,
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     cluster = await asyncio.create_subprocess_exec(

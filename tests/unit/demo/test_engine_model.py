@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from weft_dev.demo.engine_model import EngineModel, Sequence
-from weft_dev.demo.profile import (
+from weft_playground.engine_model import EngineModel, Sequence
+from weft_playground.profile import (
     KV_TRANSFER_SECONDS_PER_TOKEN,
     KV_TRANSFER_SETUP_SECONDS,
     SpeedError,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft_dev.demo.case import Split
-from weft_dev.demo.facts import GroupFacts
+from weft_playground.case import Split
+from weft_playground.demo.facts import GroupFacts
 
 
 def pod(name: str, stage: str, *, ready: bool = True, uid: str = "") -> dict[str, Any]:

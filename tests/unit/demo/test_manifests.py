@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from weft_dev.demo.case import ACCELERATORS_PER_REPLICA, AUTO, NODE_COUNT, PAUSED, REPLICAS, Split
-from weft_dev.demo.manifests import Examples, both_groups, only, with_logical_nodes, with_plain_pods
-from weft_dev.demo.profile import KV_CAPACITY_TOKENS, MAX_BATCH
 from weft_dev.kube import Object
+from weft_playground.case import ACCELERATORS_PER_REPLICA, AUTO, NODE_COUNT, PAUSED, REPLICAS, Split
+from weft_playground.demo.manifests import Examples, both_groups, only, with_logical_nodes, with_plain_pods
+from weft_playground.profile import KV_CAPACITY_TOKENS, MAX_BATCH
 
 EXAMPLES = with_logical_nodes()
 IN_PODS = with_plain_pods()

@@ -7,9 +7,9 @@ import io
 
 import pytest
 
-from weft_dev.demo import narrator as module
-from weft_dev.demo.narrator import Narrator
 from weft_dev.kube import eventually
+from weft_playground.demo import narrator as module
+from weft_playground.demo.narrator import Narrator
 
 
 async def test_without_a_terminal_a_long_wait_is_told_again_and_again(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from weft_dev.demo.case import FIRST, REPLICAS, Case
-from weft_dev.demo.profile import read_profile
-from weft_dev.demo.rehearsal import Objectives, rehearse, simulate
-from weft_dev.demo.trace import Request, between, play, read_trace
+from weft_playground.case import FIRST, REPLICAS, Case
+from weft_playground.demo.rehearsal import Objectives, rehearse, simulate
+from weft_playground.profile import read_profile
+from weft_playground.trace import Request, between, play, read_trace
 
 PROFILE = read_profile()
 OBJECTIVES = Objectives(3.0, 0.1)

@@ -7,11 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from weft_dev.demo.facts import Census
-from weft_dev.demo.lag import Lag, LagMeter
-from weft_dev.demo.load import Result
-from weft_dev.demo.rehearsal import Objectives
-from weft_dev.demo.report import (
+from weft_playground.demo.facts import Census
+from weft_playground.demo.rehearsal import Objectives
+from weft_playground.demo.report import (
     Evidence,
     GroupReport,
     LogicalNodeReport,
@@ -21,6 +19,8 @@ from weft_dev.demo.report import (
     table,
     verdict,
 )
+from weft_playground.lag import Lag, LagMeter
+from weft_playground.load import Result
 
 
 def result(group: str, *, ttft: float = 1.0, ok: bool = True, scheduled: float = 0.0) -> Result:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from weft_dev.demo.case import FIRST, SECOND, Case
-from weft_dev.demo.trace import Stretch, cut, play, prompt_per_answer_token, read_trace
+from weft_playground.case import FIRST, SECOND, Case
+from weft_playground.trace import Stretch, cut, play, prompt_per_answer_token, read_trace
 
 TRACE = read_trace()
 

@@ -18,16 +18,16 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from weft_dev.demo import engine_pod, kv_caches, router
-from weft_dev.demo.engine_server import EngineServer
-from weft_dev.demo.kv_caches import KVCaches
-from weft_dev.demo.lag import LagMeter, lags_behind
-from weft_dev.demo.load import Progress, Result, Target, run_load
-from weft_dev.demo.profile import Curve, Profile, SpeedError
-from weft_dev.demo.router import Endpoint, Router
-from weft_dev.demo.trace import Request
 from weft_dev.kube import eventually
 from weft_dev.processes import free_ports
+from weft_playground import engine_pod, kv_caches, router
+from weft_playground.engine_server import EngineServer
+from weft_playground.kv_caches import KVCaches
+from weft_playground.lag import LagMeter, lags_behind
+from weft_playground.load import Progress, Result, Target, run_load
+from weft_playground.profile import Curve, Profile, SpeedError
+from weft_playground.router import Endpoint, Router
+from weft_playground.trace import Request
 
 FAST = Profile(prefill=Curve((100.0, 1000.0), (0.002, 0.02)), decode=Curve((1.0, 32.0), (0.004, 0.005)))
 

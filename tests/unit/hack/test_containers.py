@@ -20,7 +20,7 @@ from weft_dev import containers
 
 @pytest.fixture(scope="module")
 def wrapper() -> ModuleType:
-    """hack/kind/runc-permitted as a module."""
+    """hack/dev/weft_dev/runc-permitted as a module."""
     loader = importlib.machinery.SourceFileLoader("runc_permitted", str(containers.WRAPPER))
     spec = importlib.util.spec_from_loader("runc_permitted", loader)
     assert spec is not None

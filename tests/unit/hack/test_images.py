@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from weft_dev import containers
-from weft_dev.images import base, inputs, prometheus, weft, wheels
+from weft_dev.images import inputs, prometheus, weft, wheels
+from weft_offline import base_image
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -22,8 +23,9 @@ def clone(tmp_path: Path) -> Path:
     for name in ("Dockerfile", "LICENSE", "pyproject.toml", "requirements.lock", "requirements-dev.lock"):
         (tmp_path / name).write_text(name)
     write(tmp_path, "operator/src/weft/cli/main.py")
-    write(tmp_path, "hack/weft_dev/demo/engine_pod.py")
-    write(tmp_path, "hack/data/trace.csv")
+    write(tmp_path, "hack/playground/weft_playground/engine_pod.py")
+    write(tmp_path, "hack/dev/weft_dev/kube.py")
+    write(tmp_path, "hack/playground/data/trace.csv")
     return tmp_path
 
 
@@ -112,7 +114,7 @@ def test_everything_that_the_dockerfile_copies_is_in_the_context() -> None:
 
 def test_developer_tools_are_part_of_the_demo_image_only() -> None:
     operator, demo = weft.inputs_of("operator"), weft.inputs_of("demo")
-    assert "hack/weft_dev/demo/gateway.py" in demo
+    assert "hack/playground/weft_playground/gateway.py" in demo
     assert not [name for name in operator if name.startswith("hack/")]
     assert operator.keys() < demo.keys()
 
@@ -138,15 +140,15 @@ def test_labels_name_the_version_of_the_package() -> None:
 
 
 def test_the_dockerfile_names_the_official_base_and_an_unprivileged_user() -> None:
-    assert base.official_name(DOCKERFILE).startswith("python:3.")
+    assert base_image.official_name(DOCKERFILE).startswith("python:3.")
     assert DOCKERFILE.count("\nUSER 65532:65532\n") == 1
     assert DOCKERFILE.rindex("\nFROM ") == DOCKERFILE.index("\nFROM runtime AS operator\n")
 
 
 def test_the_debian_base_is_of_the_release_that_the_machine_runs() -> None:
-    assert base.suite('ID=debian\nVERSION_CODENAME="trixie"\n') == "trixie"
-    assert base.suite("ID=ubuntu\nVERSION_CODENAME=noble\n") == base.DEFAULT_SUITE
-    assert base.suite("") == base.DEFAULT_SUITE
+    assert base_image.suite('ID=debian\nVERSION_CODENAME="trixie"\n') == "trixie"
+    assert base_image.suite("ID=ubuntu\nVERSION_CODENAME=noble\n") == base_image.DEFAULT_SUITE
+    assert base_image.suite("") == base_image.DEFAULT_SUITE
 
 
 def test_the_official_prometheus_is_of_the_pinned_version() -> None:
@@ -192,4 +194,4 @@ def test_a_base_that_is_killed_while_it_is_made_leaves_no_mounts(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(containers.ContainerError, match="unshare --mount"):
-        base._make(base.candidates()[1])
+        base_image._make(base_image.candidates()[1])

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from weft_dev.containers import ContainerError
-from weft_dev.kind import archive, cluster, configuration, health, loading, node_image, nodes
+from weft_dev.kind import cluster, configuration, health, loading, nodes
+from weft_offline import archive, node_image
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -91,16 +92,12 @@ def test_both_node_images_get_the_same_cluster_and_each_its_kubelet_settings() -
 
 
 def test_the_entrypoint_guards_the_ranges_that_the_cluster_has() -> None:
-    (line,) = (
-        line
-        for line in (node_image.FILES / "node" / "entrypoint").read_text().splitlines()
-        if "pods=" in line
-    )
+    (line,) = (line for line in (node_image.FILES / "entrypoint").read_text().splitlines() if "pods=" in line)
     assert f"pods={configuration.POD_RANGE} services={configuration.SERVICE_RANGE}" in line
 
 
 def test_the_pod_network_asks_for_the_image_that_is_in_the_nodes() -> None:
-    assert node_image.PODNET_IMAGE in (node_image.FILES / "node" / "default-cni.yaml").read_text()
+    assert node_image.PODNET_IMAGE in (node_image.FILES / "default-cni.yaml").read_text()
 
 
 @pytest.mark.parametrize(

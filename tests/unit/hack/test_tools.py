@@ -21,9 +21,11 @@ from pathlib import Path
 
 import pytest
 
-from weft_dev.tools import cache, installed, releases, wheel
+from weft_dev import PYTHONPATH
+from weft_dev.tools import cache, installed, releases
 from weft_dev.tools.catalog import TEST_TOOLS, TOOLS
 from weft_dev.tools.progress import duration, progress
+from weft_offline import wheel
 
 ROOT = Path(__file__).resolve().parents[3]
 ETCD = TOOLS["etcd"]
@@ -252,7 +254,7 @@ def go(tmp_path: Path, cache_home: Path) -> dict[str, str]:
     return {
         "PATH": str(tmp_path / "bin"),
         "HOME": str(tmp_path),
-        "PYTHONPATH": str(ROOT / "hack"),
+        "PYTHONPATH": PYTHONPATH,
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "https_proxy": "http://127.0.0.1:9",
         "GO_LOG": str(tmp_path / "go.log"),

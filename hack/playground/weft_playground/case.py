@@ -1,0 +1,65 @@
+"""What the demo plays: which stretches of the trace, on how many replicas, from which split on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weft_playground.trace import Stretch
+
+AUTO = "demo-auto"
+PAUSED = "demo-paused"
+ACCELERATORS_PER_REPLICA = 2
+REPLICAS = 10
+NODE_COUNT = 26
+# README.md says how these were chosen. Superposing a second minute brings the first stretch to
+# the request rate of the second, so that the mix shifts and not the rate.
+FIRST = Stretch(start_minute=55, seconds=40, second_copy_minute=48, second_copy_permille=1000)
+SECOND = Stretch(start_minute=27, seconds=110)
+DEFAULT_SEED = 4
+
+
+@dataclass(frozen=True)
+class Split:
+    """Replicas per stage."""
+
+    prefill: int
+    decode: int
+
+    @classmethod
+    def parse(cls, text: str) -> Split:
+        """`3:6`. Raises ValueError with what to write."""
+        prefill, colon, decode = text.partition(":")
+        if not colon or not prefill.isdigit() or not decode.isdigit() or 0 in (int(prefill), int(decode)):
+            raise ValueError(
+                f"{text!r} is no split: write prefill:decode, at least one of each, for example 3:6"
+            )
+        return cls(int(prefill), int(decode))
+
+    @property
+    def replicas(self) -> int:
+        return self.prefill + self.decode
+
+    def __str__(self) -> str:
+        return f"{self.prefill}:{self.decode}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a user may change. `split` None: the one that suits the first stretch best."""
+
+    offset_minutes: float = 0.0
+    seed: int = DEFAULT_SEED
+    split: Split | None = None
+
+    @property
+    def stretches(self) -> tuple[Stretch, Stretch]:
+        return FIRST, SECOND
+
+    @property
+    def shift_seconds(self) -> float:
+        """When the mix shifts, from the start of the load."""
+        return FIRST.seconds
+
+    @property
+    def load_seconds(self) -> float:
+        return FIRST.seconds + SECOND.seconds

@@ -1,0 +1,93 @@
+"""Gathers what the verdict rests on: answers, watched facts and the fabric's journal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from weft.emulator import journal
+from weft_dev.kube import Object
+from weft_playground.case import AUTO, PAUSED, Case, Split
+from weft_playground.demo.facts import condition
+from weft_playground.demo.rehearsal import Objectives
+from weft_playground.demo.report import Evidence, GroupReport, LogicalNodeReport
+from weft_playground.demo.watching import Watching
+from weft_playground.lag import Lag
+from weft_playground.load import Result
+
+
+def logical_nodes(
+    watching: Watching, journal_lines: Sequence[str], fabric: Object
+) -> list[LogicalNodeReport]:
+    """Bound logical nodes with what the journal says is attached to their hosts now."""
+    hosts = {each["nodeName"]: each["host"] for each in fabric["spec"]["hosts"]}
+    attached = journal.check(journal_lines).left_attached
+    reports = []
+    for (namespace, name), item in sorted(watching.logical_nodes.items()):
+        if condition(item, "Bound")[0] == "True":
+            node = item["status"].get("nodeName", "")
+            host = hosts.get(node, "")
+            devices = sorted((device for device, at in attached if at == host), key=_by_number)
+            reports.append(LogicalNodeReport(namespace, name, node, host, devices))
+    return reports
+
+
+def gather(
+    case: Case,
+    watching: Watching,
+    zero: float,
+    results: Mapping[str, Sequence[Result]],
+    requests_sent: int,
+    nodes: Sequence[LogicalNodeReport],
+    objectives: Objectives,
+) -> Evidence:
+    """Everything that is known when the last answer is in. `zero`: the load's start in monotonic time."""
+    end = time.monotonic()
+    groups = []
+    for name, mode in ((AUTO, "Auto"), (PAUSED, "Paused")):
+        facts = watching.facts[name]
+        settled = facts.settled_at(Split(facts.census.prefill, facts.census.decode), zero)
+        transfers = watching.transfers if name == AUTO else [at for at, *_ in facts.stage_changes]
+        groups.append(
+            GroupReport(
+                name=name,
+                mode=mode,
+                results=results.get(name, []),
+                history=[(at - zero, each) for at, each in facts.history],
+                budget_accelerators=facts.budget_accelerators,
+                most_accelerators=facts.most_accelerators,
+                accelerator_seconds=facts.accelerator_seconds(zero, end),
+                idle_accelerator_seconds=facts.idle_accelerator_seconds(zero, end),
+                transfers=[at - zero for at in transfers],
+                settled_at=None if settled is None else settled - zero,
+            )
+        )
+    auto, paused = groups
+    return Evidence(
+        objectives=objectives,
+        shift_at=case.shift_seconds,
+        auto=auto,
+        paused=paused,
+        requests_sent=requests_sent,
+        logical_node_bound=any(node.devices for node in nodes),
+        logical_nodes=nodes,
+    )
+
+
+def with_end(
+    found: Evidence, journal_lines: Sequence[str], lags: Sequence[Lag], *, deleted: bool
+) -> Evidence:
+    """The same with what the journal has after the deletion of everything, and how late the processes ran."""
+    report = journal.check(journal_lines)
+    return replace(
+        found,
+        attached_twice=[each.block for each in report.double_attached],
+        left_attached=report.left_attached if deleted else (),
+        lags=lags,
+    )
+
+
+def _by_number(device: str) -> tuple[str, int]:
+    stem = device.rstrip("0123456789")
+    return stem, int(device[len(stem) :] or 0)

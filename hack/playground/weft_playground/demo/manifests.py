@@ -1,0 +1,118 @@
+"""docs/examples as the demo applies them: two groups from the one example, everything else as it is. Pure but for
+reading the files.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from weft_dev import ROOT
+from weft_dev.kube import Object
+from weft_playground.case import ACCELERATORS_PER_REPLICA, AUTO, PAUSED, Split
+from weft_playground.demo.rehearsal import Objectives
+
+EXAMPLES = ROOT / "docs" / "examples"
+# The group comes last, so that its first decision knows all its roles.
+GROUP_KINDS = ("ConfigMap", "InferenceRole", "InferenceGroup")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`common`: fabric, pools, logical nodes and their namespaces; `group`: a group with its roles and profile."""
+
+    common: Sequence[Object]
+    group: Sequence[Object]
+
+    @property
+    def fabric(self) -> Object:
+        return only(self.common, "Fabric")
+
+    @property
+    def objectives(self) -> Objectives:
+        spec = only(self.group, "InferenceGroup")["spec"]["objectives"]
+        return Objectives(
+            spec["timeToFirstTokenMilliseconds"] / 1000, spec["interTokenLatencyMilliseconds"] / 1000
+        )
+
+    @property
+    def group_name(self) -> str:
+        name: str = only(self.group, "InferenceGroup")["metadata"]["name"]
+        return name
+
+    @property
+    def model_name(self) -> str:
+        name: str = only(self.group, "InferenceGroup")["spec"]["metrics"]["modelName"]
+        return name
+
+    def with_fabric_at(self, url: str) -> Examples:
+        """The same with the fabric manager at its address of this run."""
+        changed = copy.deepcopy(self)
+        changed.fabric["spec"]["endpoint"] = url
+        return changed
+
+    def with_engine_argument(self, argument: str) -> Examples:
+        """The same with one more argument for every engine."""
+        changed = copy.deepcopy(self)
+        for role in (each for each in changed.group if each["kind"] == "InferenceRole"):
+            role["spec"]["workload"]["template"]["spec"]["containers"][0]["args"].append(argument)
+        return changed
+
+
+def read(*names: str) -> list[Object]:
+    """The objects of files of docs/examples, in their order."""
+    return [
+        document
+        for name in names
+        for document in yaml.safe_load_all((EXAMPLES / name).read_text())
+        if document
+    ]
+
+
+def with_logical_nodes() -> Examples:
+    """Replicas on logical nodes of their own: needs as many nodes as the examples' fabric has hosts."""
+    common = read("00-namespace.yaml", "10-fabric.yaml", "20-pools.yaml", "30-logical-node.yaml")
+    return Examples(common, read("40-inference-group.yaml"))
+
+
+def with_plain_pods() -> Examples:
+    """For a cluster with real kubelets and two workers."""
+    common = read("00-namespace.yaml", "kind/20-fabric.yaml", "30-logical-node.yaml")
+    return Examples(common, read("kind/40-inference-group.yaml"))
+
+
+def only(objects: Iterable[Object], kind: str) -> Object:
+    """The one object of this kind."""
+    (found,) = (each for each in objects if each["kind"] == kind)
+    return found
+
+
+def group_objects(group: Sequence[Object], namespace: str, mode: str, split: Split) -> list[Object]:
+    """The example's group in a namespace of its own: with this mode, this split and a budget of just its size."""
+    replicas = {"Prefill": split.prefill, "Decode": split.decode}
+    result: list[Object] = [namespace_object(namespace)]
+    for each in sorted(group, key=lambda each: GROUP_KINDS.index(each["kind"])):
+        changed = copy.deepcopy(each)
+        changed["metadata"]["namespace"] = namespace
+        if each["kind"] == "InferenceGroup":
+            changed["spec"]["rebalance"]["mode"] = mode
+            changed["spec"]["budget"]["accelerators"] = split.replicas * ACCELERATORS_PER_REPLICA
+        if each["kind"] == "InferenceRole":
+            changed["spec"]["replicas"] = replicas[each["spec"]["stage"]]
+            changed["spec"]["maxReplicas"] = max(split.replicas - 1, replicas[each["spec"]["stage"]])
+        result.append(changed)
+    return result
+
+
+def both_groups(examples: Examples, split: Split) -> list[Object]:
+    return [
+        *group_objects(examples.group, AUTO, "Auto", split),
+        *group_objects(examples.group, PAUSED, "Paused", split),
+    ]
+
+
+def namespace_object(name: str) -> Object:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}

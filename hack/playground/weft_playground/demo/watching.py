@@ -1,0 +1,134 @@
+"""Follows the cluster while the demo runs and turns what changes into facts and lines to read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from weft.api.resources import (
+    GPU_POOLS,
+    INFERENCE_GROUPS,
+    LOGICAL_NODES,
+    MEMORY_POOLS,
+    PODS,
+    STORAGE_POOLS,
+    ResourceType,
+)
+from weft_dev.kube import Object
+from weft_dev.kube_async import AsyncKube, Listed
+from weft_playground.case import AUTO, PAUSED
+from weft_playground.demo.facts import GroupFacts, stage_of
+from weft_playground.demo.narrator import Narrator
+
+GROUP_NAMESPACES = (AUTO, PAUSED)
+
+
+@dataclass
+class Watching:
+    """What has been seen so far. `transfers`: monotonic times at which the Auto group's transfers were complete."""
+
+    api: AsyncKube
+    narrator: Narrator
+    facts: dict[str, GroupFacts]
+    pools: dict[str, Object] = field(default_factory=dict)
+    logical_nodes: dict[tuple[str, str], Object] = field(default_factory=dict)
+    groups: dict[str, Object] = field(default_factory=dict)
+    transfers: list[float] = field(default_factory=list)
+    _under_way: dict[str, Object] = field(default_factory=dict)
+    _begun: dict[str, float] = field(default_factory=dict)
+    _reason: str = ""
+
+    async def run(self) -> None:
+        """For ever."""
+        async with asyncio.TaskGroup() as tasks:
+            for namespace in GROUP_NAMESPACES:
+                tasks.create_task(self._follow_pods(namespace))
+            tasks.create_task(self._follow_nodes())
+            tasks.create_task(self._follow_groups())
+            for pool in (GPU_POOLS, MEMORY_POOLS, STORAGE_POOLS):
+                tasks.create_task(self._follow_pools(pool))
+
+    async def _follow_pods(self, namespace: str) -> None:
+        facts = self.facts[namespace]
+        async for event in self.api.follow(PODS, namespace):
+            now = time.monotonic()
+            if isinstance(event, Listed):
+                facts.see_pods(now, event.objects)
+            else:
+                facts.see_pod(now, event.object, deleted=event.deleted)
+
+    async def _follow_nodes(self) -> None:
+        async for event in self.api.follow(LOGICAL_NODES):
+            now = time.monotonic()
+            if isinstance(event, Listed):
+                self.logical_nodes = {key(each): each for each in event.objects}
+            elif event.deleted:
+                self.logical_nodes.pop(key(event.object), None)
+            else:
+                self.logical_nodes[key(event.object)] = event.object
+            for namespace, facts in self.facts.items():
+                facts.see_nodes(
+                    now, (each for (at, _), each in self.logical_nodes.items() if at == namespace)
+                )
+
+    async def _follow_groups(self) -> None:
+        async for event in self.api.follow(INFERENCE_GROUPS):
+            if isinstance(event, Listed):
+                self.groups = {each["metadata"]["namespace"]: each for each in event.objects}
+            elif event.deleted:
+                self.groups.pop(event.object["metadata"]["namespace"], None)
+            else:
+                self.groups[event.object["metadata"]["namespace"]] = event.object
+            if AUTO in self.groups:
+                self._tell(self.groups[AUTO])
+
+    async def _follow_pools(self, resource: ResourceType) -> None:
+        async for event in self.api.follow(resource):
+            for each in event.objects if isinstance(event, Listed) else [event.object]:
+                self.pools[each["metadata"]["name"]] = each
+
+    def _tell(self, group: Object) -> None:
+        """Say what changed: the decision, and each transfer's steps."""
+        status = group.get("status", {})
+        reason = (status.get("decision") or {}).get("reason", "")
+        if reason and reason != self._reason:
+            self._reason = reason
+            wanted = ", ".join(f"{each['role']} {each['replicas']}" for each in status.get("allocation", ()))
+            self.narrator.say(f"{AUTO}: Weft decides: {wanted}\n" + reason.replace("; ", "\n"))
+        now = time.monotonic()
+        current = {each["name"]: each for each in status.get("transfers", ())}
+        for name, transfer in current.items():
+            before = self._under_way.get(name)
+            if before is None:
+                self._begun[name] = now
+            if before is None or before["step"] != transfer["step"]:
+                self.narrator.say(f"{AUTO}: {transfer['replica']}: {_step_text(transfer)}")
+        for name in self._under_way.keys() - current.keys():
+            self._ended(self._under_way[name], now, now - self._begun.pop(name, now))
+        self._under_way = current
+
+    def _ended(self, transfer: Object, now: float, seconds: float) -> None:
+        pod = self.facts[AUTO].pods.get(transfer["replica"])
+        role = pod["metadata"].get("labels", {}).get("weft.dev/role") if pod is not None else None
+        if pod is not None and role == transfer["to"]:
+            self.transfers.append(now)
+            self.narrator.say(
+                f"{AUTO}: {transfer['replica']} serves {stage_of(pod)} now, {seconds:.0f} s after it began"
+            )
+        else:
+            self.narrator.say(f"{AUTO}: the move of {transfer['replica']} to {transfer['to']} was given up")
+
+
+def key(item: Object) -> tuple[str, str]:
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+def _step_text(transfer: Object) -> str:
+    steps = {
+        "Draining": "out of the router, finishes what it has",
+        "Switching": "drained, its labels change",
+        "Verifying": f"labelled {transfer['to']}, has to be seen serving it",
+        "RollingBack": f"goes back to {transfer['from']}",
+    }
+    return f"{transfer['from']} -> {transfer['to']}: {steps.get(transfer['step'], transfer['step'])}"

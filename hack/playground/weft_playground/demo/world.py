@@ -1,0 +1,267 @@
+"""The demo on loopback: control plane, fabric manager, engines, routers, Prometheus and operator as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from weft.api.resources import NAMESPACES, NODES
+from weft_dev import PYTHONPATH, ROOT, controlplane, prometheus
+from weft_dev.controlplane import ControlPlane, server_environment
+from weft_dev.kube_address import ApiAddress, read_kubeconfig
+from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
+from weft_dev.prometheus import Prometheus
+from weft_playground.case import AUTO, NODE_COUNT, PAUSED, Case
+from weft_playground.demo.load_run import LoadRun
+from weft_playground.demo.manifests import EXAMPLES, Examples, namespace_object, with_logical_nodes
+from weft_playground.demo.narrator import Narrator
+from weft_playground.lag import Lag, lags_behind
+
+SCRAPE_SECONDS = 1.0
+START_SECONDS = 30.0
+INTERRUPTED_START_SECONDS = 15.0
+OPERATOR_NAMESPACE = "weft-system"
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass
+class LoopbackWorld:
+    """A context manager: at its end no process is left, and no file.
+
+    `fronts`: URL of each group's router by namespace.
+    """
+
+    case: Case
+    binaries: Mapping[str, Path]
+    logs: Path | None = None
+    processes: ProcessGroup = field(init=False)
+    load: LoadRun = field(init=False)
+    plane: ControlPlane | None = None
+    prometheus: Prometheus | None = None
+    fronts: dict[str, str] = field(default_factory=dict)
+    examples: Examples = field(default_factory=with_logical_nodes)
+    replicas_text = "each on a logical node of 2 GPUs"
+    stopped_text = "every process has ended"
+    _starting: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Self:
+        self.processes = ProcessGroup(prefix="weft-demo-")
+        self.load = LoadRun(self.processes, self.case)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.logs is not None:
+            self._keep_logs(self.logs)
+        # A start that was interrupted goes on in its thread; what it starts has to be known here to be stopped.
+        self._starting.acquire(timeout=INTERRUPTED_START_SECONDS)
+        for each in (self.prometheus, self.plane):
+            if each is not None:
+                each.stop()
+        self.processes.close()
+
+    @property
+    def directory(self) -> Path:
+        return self.processes.directory
+
+    @property
+    def journal(self) -> Path:
+        return self.directory / "journal.jsonl"
+
+    async def start_cluster(self, narrator: Narrator) -> ApiAddress:
+        """API server and fabric manager; returns where the API server is."""
+        with narrator.waiting("starting a Kubernetes control plane and a fabric manager", 8):
+            await asyncio.gather(
+                asyncio.to_thread(self._start_control_plane), asyncio.to_thread(self._start_fabric)
+            )
+        narrator.say(
+            "a Kubernetes API server runs, and a fabric manager (Redfish over HTTP) with 60 GPUs and 26 hosts"
+        )
+        assert self.plane is not None
+        return read_kubeconfig(self.plane.kubeconfig)
+
+    async def start_services(self, narrator: Narrator) -> None:
+        """Nodes, routers, Prometheus and the operator."""
+        assert self.plane is not None
+        api = self.plane.client()
+        with narrator.waiting("starting nodes, routers, Prometheus and Weft", 8):
+            self._start_engines()
+            for name in (OPERATOR_NAMESPACE, AUTO, PAUSED):
+                await asyncio.to_thread(api.apply, NAMESPACES, namespace_object(name))
+            await asyncio.to_thread(self._start_routers)
+            await asyncio.to_thread(self._start_prometheus)
+            await asyncio.to_thread(self._start_operator)
+            await asyncio.to_thread(self._wait, "engines", lambda: len(api.list(NODES)) == NODE_COUNT)
+        narrator.say(f"{NODE_COUNT} nodes, two routers, Prometheus (a scrape each second) and `weft run` run")
+
+    async def remove(self, narrator: Narrator) -> None:
+        """Nothing: all of it ends with this process."""
+
+    def journal_lines(self) -> list[str]:
+        """The fabric's journal."""
+        return self.journal.read_text().splitlines()
+
+    def to_look_at(self) -> str:
+        """What a user may type while everything stays up."""
+        assert self.plane is not None
+        assert self.prometheus is not None
+        kubectl = f"  kubectl --kubeconfig {self.plane.kubeconfig}"
+        return "\n".join(
+            (
+                f"{kubectl} get weft -A",
+                f"{kubectl} -n {AUTO} get pods --show-labels",
+                f"  Prometheus: {self.prometheus.url}",
+                f"  fabric manager: {self.examples.fabric['spec']['endpoint']}/redfish/v1",
+                *(f"  {name}: {url}/v1/completions" for name, url in self.fronts.items()),
+                f"  logs: {self.directory}",
+            )
+        )
+
+    def _start_control_plane(self) -> ControlPlane:
+        with self._starting:
+            self.plane = controlplane.start(binaries=self.binaries)
+        controlplane.install_crds(self.plane.client(), (ROOT / "crds").glob("*.yaml"))
+        return self.plane
+
+    def _start_fabric(self) -> None:
+        """The fabric manager emulator."""
+        ready = self.directory / "emulator.url"
+        self._python(
+            "emulator",
+            "weft.cli.main",
+            "emulator",
+            f"--inventory={EXAMPLES / 'emulator' / 'rack-a.yaml'}",
+            f"--journal={self.journal}",
+            f"--ready-file={ready}",
+            f"--seed={self.case.seed}",
+            "--latency-ms=150",
+        )
+        self._wait("emulator", ready.exists)
+        self.examples = self.examples.with_fabric_at(ready.read_text().strip())
+
+    def _start_engines(self) -> None:
+        """Nodes, and the engines of pods that come to them."""
+        assert self.plane is not None
+        self._python(
+            "engines",
+            "weft_playground.engines",
+            f"--kubeconfig={self.plane.kubeconfig}",
+            f"--nodes=worker-0..{NODE_COUNT - 1}",
+            f"--seed={self.case.seed}",
+        )
+
+    def _start_routers(self) -> None:
+        """One router per group."""
+        assert self.plane is not None
+        groups = [(namespace, self.examples.group_name) for namespace in (AUTO, PAUSED)]
+        ports = free_ports(len(groups))
+        listeners = [
+            f"{namespace}/{group}={port}" for (namespace, group), port in zip(groups, ports, strict=True)
+        ]
+        self.fronts = {
+            namespace: f"http://127.0.0.1:{port}" for (namespace, _), port in zip(groups, ports, strict=True)
+        }
+        self._python(
+            "router",
+            "weft_playground.gateway",
+            f"--kubeconfig={self.plane.kubeconfig}",
+            f"--model={self.examples.model_name}",
+            *listeners,
+        )
+        self._wait("router", lambda: all(answers(f"{each}/metrics") for each in self.fronts.values()))
+
+    def _start_prometheus(self) -> None:
+        """Scrapes the engines' pods and the routers every second."""
+        assert self.plane is not None
+        front_ends = {
+            "job_name": "routers",
+            "static_configs": [
+                {"targets": [url.removeprefix("http://")], "labels": {"namespace": namespace}}
+                for namespace, url in self.fronts.items()
+            ],
+        }
+        with self._starting:
+            self.prometheus = prometheus.start_for_pods(
+                self.plane.kubeconfig,
+                interval_seconds=SCRAPE_SECONDS,
+                more=[front_ends],
+                binary=self.binaries["prometheus"],
+            )
+
+    def _start_operator(self) -> None:
+        """`weft run`; the kubeconfig is in its environment alone."""
+        assert self.plane is not None
+        assert self.prometheus is not None
+        (port,) = free_ports(1)
+        source = {"url": self.prometheus.url, "scrape_interval_seconds": SCRAPE_SECONDS}
+        settings = {
+            "namespace": OPERATOR_NAMESPACE,
+            "identity": "demo",
+            "health_host": "127.0.0.1",
+            "health_port": port,
+            "log_format": "text",
+            "sources": {"default": source},
+        }
+        config = self.directory / "operator.yaml"
+        config.write_text(json.dumps(settings))
+        self._python(
+            "operator", "weft.cli.main", "run", f"--config={config}", KUBECONFIG=str(self.plane.kubeconfig)
+        )
+        self._wait("operator", lambda: answers(f"http://127.0.0.1:{port}/readyz"))
+
+    def check(self) -> None:
+        """Raise ProcessError when a server has ended by itself."""
+        self.processes.check("emulator", "engines", "router", "operator")
+
+    def lags(self) -> list[Lag]:
+        """How late everything ran so far. Needs the replicas and the ended load."""
+        return [*self.load.lags(), *lags_behind(self.fronts.values())]
+
+    def operator_log(self) -> str:
+        """Its end."""
+        return self._log_tail("operator")
+
+    def _log_tail(self, name: str) -> str:
+        return log_tail(self.processes.log(name))
+
+    def _python(self, name: str, module: str, *arguments: str, **variables: str) -> None:
+        environment = {**server_environment(), "PYTHONPATH": PYTHONPATH, **variables}
+        self.processes.start(name, [sys.executable, "-m", module, *arguments], environment=environment)
+
+    def _wait(self, name: str, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            if self.processes.exit_code(name) != 0:
+                self.processes.check(name)
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{name} is not ready:\n{self._log_tail(name)}")
+            time.sleep(0.05)
+
+    def _keep_logs(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        sources = [self.directory]
+        sources += [each.directory for each in (self.plane, self.prometheus) if each is not None]
+        for source in sources:
+            for pattern in ("*.log", "*.jsonl", "*.lag", "*.reading"):
+                for file in source.glob(pattern):
+                    shutil.copy(file, folder / file.name)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 200."""
+    with contextlib.suppress(OSError), _opener.open(url, timeout=2) as answer:
+        return bool(answer.status == 200)
+    return False
