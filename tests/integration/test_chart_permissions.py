@@ -134,14 +134,14 @@ def group_of(world: World) -> None:
             "maxReplicas": 3,
             "node": {"accelerators": [{"name": "main", "count": 1}]},
             "profileRef": {"name": "profile"},
-            "workload": {"template": {"spec": {"containers": [{"name": "engine", "image": "engine:1"}]}}},
             "drain": {"timeoutSeconds": 20},
         }
         world.kube.create(INFERENCE_ROLES, own(INFERENCE_ROLES, name, spec), TENANT)
     spec = {
-        "objectives": {"timeToFirstTokenMilliseconds": 500, "interTokenLatencyMilliseconds": 50},
-        "metrics": {"source": "default", "preset": "quick", "modelName": "llama"},
-        "budget": {"accelerators": 4},
+        "objectives": {"timeToFirstTokenMilliseconds": 500, "interTokenLatencyMicroseconds": 50_000},
+        "metrics": {"source": "default", "preset": "quick", "models": ["llama"]},
+        "template": {"spec": {"containers": [{"name": "engine", "image": "engine:1"}]}},
+        "accelerators": {"maximum": 4},
         "rebalance": {"mode": "Paused", "flip": "Label"},
     }
     world.kube.create(INFERENCE_GROUPS, own(INFERENCE_GROUPS, "llama", spec), TENANT)

@@ -117,7 +117,7 @@ def test_status_is_written_through_its_subresource_only(
 
 def test_scale_reads_the_status_and_writes_the_spec(kube: Kube, made: Made, namespace: str) -> None:
     role = placed(
-        yaml.safe_load((ROOT / "tests/data/stored/v0.1.0/inferencerole.yaml").read_text()), namespace
+        yaml.safe_load((ROOT / "tests/data/stored/v0.3.0/inferencerole.yaml").read_text()), namespace
     )
     created = made.create(role)
     kube.replace(resources.INFERENCE_ROLES, created | {"status": role["status"]}, subresource="status")
@@ -148,7 +148,7 @@ def test_explain_describes_what_a_field_is_for(kubectl: Kubectl) -> None:
 def test_get_shows_all_of_weft_by_its_category(
     kube: Kube, made: Made, kubectl: Kubectl, namespace: str
 ) -> None:
-    node = placed(yaml.safe_load((ROOT / "tests/data/stored/v0.1.0/logicalnode.yaml").read_text()), namespace)
+    node = placed(yaml.safe_load((ROOT / "tests/data/stored/v0.3.0/logicalnode.yaml").read_text()), namespace)
     created = made.create(node)
     kube.replace(resources.LOGICAL_NODES, created | {"status": node["status"]}, subresource="status")
 

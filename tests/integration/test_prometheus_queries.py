@@ -91,7 +91,7 @@ class Scraped:
 
     async def reading(self) -> Reading:
         snapshot = await self.source.read(VLLM)
-        return read(snapshot, NAMESPACE, MODEL, set(PODS), set(PODS), SCRAPE_SECONDS)
+        return read(snapshot, NAMESPACE, [MODEL], set(PODS), set(PODS), SCRAPE_SECONDS)
 
     async def until(self, wanted: Callable[[Reading], bool], seconds: float = 40.0) -> Reading:
         """The first reading that is as wanted."""

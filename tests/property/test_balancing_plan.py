@@ -74,7 +74,9 @@ def after(observed: Observed, plan: Plan, seconds: float = 3600) -> Observed:
 def test_a_plan_run_again_on_its_own_result_is_empty(
     counts: tuple[int, int], traffic: Traffic, ttft: int, itl: int
 ) -> None:
-    objectives = Objectives(time_to_first_token_milliseconds=ttft, inter_token_latency_milliseconds=itl)
+    objectives = Objectives(
+        time_to_first_token_milliseconds=ttft, inter_token_latency_microseconds=itl * 1000
+    )
     observed = group(*counts, traffic, budget=1000, objectives=objectives)
     plan = decide(observed)
     again = decide(after(observed, plan))

@@ -35,6 +35,10 @@ from weft.cluster import Object
 from weft.controllers import Now
 
 NAMESPACE, GROUP, MODEL = "team-a", "llama", "llama-2-70b"
+TEMPLATE: Object = {
+    "metadata": {"labels": {"app": "engine"}},
+    "spec": {"containers": [{"name": "engine", "image": "vllm:1"}]},
+}
 
 
 class StubSource(PrometheusSource):
@@ -74,11 +78,12 @@ class Fleet:
             spec={
                 "objectives": {
                     "timeToFirstTokenMilliseconds": 2500,
-                    "interTokenLatencyMilliseconds": 95,
+                    "interTokenLatencyMicroseconds": 95_000,
                     "attainmentPermille": 950,
                 },
-                "metrics": {"source": "default", "preset": "vllm", "modelName": MODEL},
-                "budget": {"accelerators": 18},
+                "metrics": {"source": "default", "preset": "vllm", "models": [MODEL]},
+                "template": TEMPLATE,
+                "accelerators": {"maximum": 18},
                 "rebalance": {"mode": "Auto", "flip": "Label", "cooldownSeconds": 30, **rebalance},
             },
         )
@@ -86,13 +91,8 @@ class Fleet:
         self.put_role("decode", "Decode", decode)
 
     def put_role(self, name: str, stage: str, replicas: int, **spec: Any) -> None:
-        template = {
-            "metadata": {"labels": {"app": "engine", "llm-d.ai/role": name}},
-            "spec": {"containers": [{"name": "engine", "image": "vllm:1"}]},
-        }
         shape = {"accelerators": [{"name": "main", "count": 2}]}
-        hardware = {"node": shape} if self.nodes else {}
-        workload = {"template": template} | ({} if self.nodes else {"acceleratorsPerReplica": 2})
+        hardware = {"node": shape} if self.nodes else {"acceleratorsPerReplica": 2}
         self._put(
             INFERENCE_ROLES,
             name,
@@ -102,10 +102,9 @@ class Fleet:
                 "replicas": replicas,
                 "minReplicas": 1,
                 "maxReplicas": 32,
-                "nodesPerReplica": 1,
                 "profileRef": {"name": "speed"},
                 "drain": {"timeoutSeconds": 60},
-                "workload": workload,
+                "labels": {"llm-d.ai/role": name},
                 **hardware,
                 **spec,
             },

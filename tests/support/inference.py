@@ -35,7 +35,7 @@ LLAMA_70B = Profile.model_validate(
 )
 
 OBJECTIVES = Objectives(
-    time_to_first_token_milliseconds=2500, inter_token_latency_milliseconds=95, attainment_permille=950
+    time_to_first_token_milliseconds=2500, inter_token_latency_microseconds=95_000, attainment_permille=950
 )
 
 

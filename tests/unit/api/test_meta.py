@@ -111,7 +111,6 @@ def test_a_status_of_zeros_is_written() -> None:
                 "stage": "Decode",
                 "maxReplicas": 3,
                 "profileRef": {"name": "p"},
-                "workload": {"template": {"spec": {}}},
             },
         }
     )
@@ -127,7 +126,7 @@ def test_a_transfer_is_from_a_role() -> None:
         "to": "decode",
         "replica": "g-4",
         "step": "Draining",
-        "startedAt": "2026-01-02T03:04:05Z",
+        "startTime": "2026-01-02T03:04:05Z",
     }
 
     assert Transfer.model_validate(transfer).from_ == "prefill"

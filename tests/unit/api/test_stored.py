@@ -15,7 +15,7 @@ FILES = sorted(STORED.glob("*/*.yaml"))
 MODELS = {definition.resource.kind: definition.model for definition in DEFINITIONS}
 
 SHOWN_ELSEWHERE = (
-    "spec.workload.scaleTargetRef",  # excludes workload.template
+    "spec.acceleratorsPerReplica",  # excludes node
     "spec.node.",  # the LogicalNode shows this shape in full
     "spec.allowedNamespaces.",  # the MemoryPool's is empty, which means something; the other pools' is full
 )

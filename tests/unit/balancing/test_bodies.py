@@ -5,22 +5,30 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from support.fleet import GROUP, NAMESPACE, Fleet
+from support.fleet import GROUP, NAMESPACE, TEMPLATE, Fleet
 from support.inference import T0
 from weft.api import InferenceGroup, InferenceRole, LogicalNode
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES
-from weft.balancing.bodies import node_body, pod_body
+from weft.balancing.bodies import node_body, pod_body, with_template
 from weft.balancing.replicas import revision_of
+from weft.cluster import Object
 
 FLEET = Fleet(nodes=True)
 OWNER = InferenceGroup.model_validate(FLEET.cluster.objects[(INFERENCE_GROUPS, NAMESPACE, GROUP)])
 
 
 def role(name: str = "decode", **spec: Any) -> InferenceRole:
-    """A role whose pod spec has these fields besides its container."""
+    """A role with its pods' template, whose pod spec has these fields besides its container."""
     raw = copy.deepcopy(FLEET.cluster.objects[(INFERENCE_ROLES, NAMESPACE, name)])
-    raw["spec"]["workload"]["template"]["spec"].update(spec)
-    return InferenceRole.model_validate(raw)
+    if spec:
+        raw["spec"]["template"] = {**TEMPLATE, "spec": {**TEMPLATE["spec"], **spec}}
+    return whole(raw)
+
+
+def whole(raw: Object) -> InferenceRole:
+    found = with_template(OWNER, InferenceRole.model_validate(raw))
+    assert found is not None
+    return found
 
 
 def test_a_pod_keeps_the_templates_labels_and_gets_group_role_stage_gate_and_owner() -> None:
@@ -58,9 +66,23 @@ def test_every_alternative_of_a_templates_node_affinity_is_narrowed_to_the_host(
 
 def test_a_template_cannot_take_weft_labels_for_itself() -> None:
     raw = copy.deepcopy(FLEET.cluster.objects[(INFERENCE_ROLES, NAMESPACE, "decode")])
-    raw["spec"]["workload"]["template"]["metadata"]["labels"]["weft.dev/group"] = "other"
-    body = pod_body(OWNER, InferenceRole.model_validate(raw), "llama-3", "", T0)
+    template = copy.deepcopy(TEMPLATE)
+    template["metadata"]["labels"]["weft.dev/group"] = "other"
+    raw["spec"]["template"] = template
+    body = pod_body(OWNER, whole(raw), "llama-3", "", T0)
     assert body["metadata"]["labels"]["weft.dev/group"] == "llama"
+
+
+def test_a_roles_labels_lie_over_the_groups_template_or_its_own() -> None:
+    raw = copy.deepcopy(FLEET.cluster.objects[(INFERENCE_ROLES, NAMESPACE, "decode")])
+    raw["spec"]["labels"] = {"app": "decoder", "tier": "gold"}
+    of_the_group = pod_body(OWNER, whole(raw), "llama-3", "", T0)["metadata"]["labels"]
+    raw["spec"]["template"] = {"metadata": {"labels": {"own": "yes", "tier": "none"}}, "spec": {}}
+    own = pod_body(OWNER, whole(raw), "llama-3", "", T0)["metadata"]["labels"]
+
+    assert (of_the_group["app"], of_the_group["tier"]) == ("decoder", "gold")
+    assert (own["app"], own["tier"], own["own"]) == ("decoder", "gold", "yes")
+    assert TEMPLATE["metadata"]["labels"] == {"app": "engine"}, "the template itself is not changed"
 
 
 def test_the_revision_leaves_labels_out_and_nothing_else() -> None:

@@ -60,7 +60,7 @@ def test_a_stage_observed_slower_than_its_profile_needs_more_replicas() -> None:
 
 
 def test_a_prompt_that_alone_takes_longer_than_the_objective_is_said_so() -> None:
-    strict = Objectives(time_to_first_token_milliseconds=400, inter_token_latency_milliseconds=95)
+    strict = Objectives(time_to_first_token_milliseconds=400, inter_token_latency_microseconds=95_000)
     assert "497 ms alone: more than the TTFT objective" in prefill_need(LLAMA_70B, 1.0, DEMAND, strict).limit
 
 
@@ -79,7 +79,7 @@ def test_decode_is_limited_by_the_kv_cache_where_contexts_are_long() -> None:
 
 def test_decode_is_limited_by_the_latency_objective_where_it_is_tight() -> None:
     # 60 ms is reached at batch 2: 2 / 0.060 = 33.3 tokens/s per replica.
-    tight = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_milliseconds=60)
+    tight = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_microseconds=60_000)
     assert decode_need(LLAMA_70B, 1.0, DEMAND, tight).replica_tokens_per_second == pytest.approx(
         33.3, abs=0.1
     )
@@ -94,7 +94,7 @@ def test_a_higher_attainment_asks_for_more_headroom_in_decode() -> None:
 
 
 def test_an_itl_objective_below_a_lone_requests_time_is_said_so() -> None:
-    impossible = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_milliseconds=40)
+    impossible = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_microseconds=40_000)
     assert "55 ms per token" in decode_need(LLAMA_70B, 1.0, DEMAND, impossible).limit
 
 

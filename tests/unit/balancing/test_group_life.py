@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 
-from support.fleet import GROUP, MODEL, NAMESPACE, Fleet, condition
+from support.fleet import GROUP, MODEL, NAMESPACE, TEMPLATE, Fleet, condition
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY
 from weft.api import InferenceGroup, InferenceRole
 from weft.api.names import FINALIZER, GATE_SERVING, LABEL_ROLE, LABEL_STAGE
@@ -237,12 +238,19 @@ async def test_a_template_that_the_api_server_refuses_binds_no_hardware_and_is_s
     assert fleet.condition("Ready") == ("False", "NoServingReplica")
 
 
+def with_container(**changes: Any) -> dict[str, Any]:
+    """The group's template with these changes to its container."""
+    template = copy.deepcopy(TEMPLATE)
+    template["spec"]["containers"][0].update(changes)
+    return template
+
+
 async def test_templates_that_differ_in_more_than_labels_are_not_flipped() -> None:
     fleet = Fleet()
     fleet.edit(
         INFERENCE_ROLES,
         "decode",
-        lambda spec: spec["workload"]["template"]["spec"]["containers"][0].update(args=["--decode"]),
+        lambda spec: spec.update(template=with_container(args=["--decode"])),
     )
     fleet.traffic = PROMPT_HEAVY
     await fleet.run(60)
@@ -261,7 +269,7 @@ async def test_a_profile_that_cannot_be_read_is_said_on_role_and_group() -> None
     assert fleet.serving() == {"prefill": 3, "decode": 6}
 
 
-async def test_changed_templates_roll_one_replica_at_a_time() -> None:
+async def test_one_edit_of_the_groups_template_rolls_the_replicas_of_all_roles_one_at_a_time() -> None:
     fleet = await started(mode="Paused")
     fewest = 9
 
@@ -270,12 +278,7 @@ async def test_changed_templates_roll_one_replica_at_a_time() -> None:
         fewest = min(fewest, sum(fleet.serving().values()))
 
     fleet.cluster.after_write = count
-    for name in ("prefill", "decode"):
-        fleet.edit(
-            INFERENCE_ROLES,
-            name,
-            lambda spec: spec["workload"]["template"]["spec"]["containers"][0].update(image="vllm:2"),
-        )
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec.update(template=with_container(image="vllm:2")))
     await fleet.run(120)
     assert {pod["spec"]["containers"][0]["image"] for pod in fleet.pods()} == {"vllm:2"}
     assert fewest == 8

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from support.inference import ANSWER_HEAVY, LLAMA_70B, PROMPT_HEAVY, T0, group, role, steady
-from weft.api import FlipMethod, RebalanceMode, Stage
+from weft.api import RebalanceMode, Stage
 from weft.balancing.plan import decide
 from weft.balancing.state import Corrections, Hold
 
@@ -125,14 +125,6 @@ def test_roles_that_differ_in_hardware_exchange_nothing() -> None:
     assert plan.allocation == split(3, 6)
     assert plan.obstacle is not None
     assert plan.obstacle.reason == "FlipIncompatible"
-
-
-@pytest.mark.parametrize("flip", [FlipMethod.HTTP, FlipMethod.RESTART])
-def test_flips_of_later_versions_are_refused_by_name(flip: FlipMethod) -> None:
-    plan = decide(group(3, 6, PROMPT_HEAVY, flip=flip))
-    assert plan.allocation == split(3, 6)
-    assert plan.obstacle is not None
-    assert str(flip) in plan.obstacle.message
 
 
 def test_without_a_profile_nothing_moves_and_the_reason_is_said() -> None:

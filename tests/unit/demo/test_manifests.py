@@ -38,7 +38,7 @@ def test_both_groups_are_the_examples_but_for_their_mode(examples: Examples) -> 
 def test_the_budget_is_just_the_split_and_each_role_gets_its_replicas() -> None:
     objects = both_groups(EXAMPLES, Split(2, 3))
     (group,) = of(objects, "InferenceGroup", AUTO)
-    assert group["spec"]["budget"]["accelerators"] == 5 * ACCELERATORS_PER_REPLICA
+    assert group["spec"]["accelerators"]["maximum"] == 5 * ACCELERATORS_PER_REPLICA
     replicas = {
         each["spec"]["stage"]: each["spec"]["replicas"] for each in of(objects, "InferenceRole", AUTO)
     }
@@ -49,7 +49,7 @@ def test_the_examples_replicas_hold_as_many_accelerators_as_the_demo_counts() ->
     for role in (each for each in EXAMPLES.group if each["kind"] == "InferenceRole"):
         assert sum(each["count"] for each in role["spec"]["node"]["accelerators"]) == ACCELERATORS_PER_REPLICA
     for role in (each for each in IN_PODS.group if each["kind"] == "InferenceRole"):
-        assert role["spec"]["workload"]["acceleratorsPerReplica"] == ACCELERATORS_PER_REPLICA
+        assert role["spec"]["acceleratorsPerReplica"] == ACCELERATORS_PER_REPLICA
 
 
 @pytest.mark.parametrize("examples", [EXAMPLES, IN_PODS])

@@ -35,7 +35,7 @@ class Examples:
     def objectives(self) -> Objectives:
         spec = only(self.group, "InferenceGroup")["spec"]["objectives"]
         return Objectives(
-            spec["timeToFirstTokenMilliseconds"] / 1000, spec["interTokenLatencyMilliseconds"] / 1000
+            spec["timeToFirstTokenMilliseconds"] / 1e3, spec["interTokenLatencyMicroseconds"] / 1e6
         )
 
     @property
@@ -45,7 +45,7 @@ class Examples:
 
     @property
     def model_name(self) -> str:
-        name: str = only(self.group, "InferenceGroup")["spec"]["metrics"]["modelName"]
+        name: str = only(self.group, "InferenceGroup")["spec"]["metrics"]["models"][0]
         return name
 
     def with_fabric_at(self, url: str) -> Examples:
@@ -57,8 +57,8 @@ class Examples:
     def with_engine_argument(self, argument: str) -> Examples:
         """The same with one more argument for every engine."""
         changed = copy.deepcopy(self)
-        for role in (each for each in changed.group if each["kind"] == "InferenceRole"):
-            role["spec"]["workload"]["template"]["spec"]["containers"][0]["args"].append(argument)
+        template = only(changed.group, "InferenceGroup")["spec"]["template"]
+        template["spec"]["containers"][0]["args"].append(argument)
         return changed
 
 
@@ -99,7 +99,7 @@ def group_objects(group: Sequence[Object], namespace: str, mode: str, split: Spl
         changed["metadata"]["namespace"] = namespace
         if each["kind"] == "InferenceGroup":
             changed["spec"]["rebalance"]["mode"] = mode
-            changed["spec"]["budget"]["accelerators"] = split.replicas * ACCELERATORS_PER_REPLICA
+            changed["spec"]["accelerators"]["maximum"] = split.replicas * ACCELERATORS_PER_REPLICA
         if each["kind"] == "InferenceRole":
             changed["spec"]["replicas"] = replicas[each["spec"]["stage"]]
             changed["spec"]["maxReplicas"] = max(split.replicas - 1, replicas[each["spec"]["stage"]])

@@ -20,12 +20,11 @@ from weft.api.fabric import (
     OrphanPolicy,
 )
 from weft.api.inference import (
+    AcceleratorLimits,
     Alternative,
-    Budget,
     Decision,
     FlipMethod,
     GroupMetrics,
-    GroupPlacement,
     InferenceGroup,
     InferenceGroupSpec,
     InferenceGroupStatus,
@@ -41,9 +40,7 @@ from weft.api.inference_role import (
     InferenceRole,
     InferenceRoleSpec,
     InferenceRoleStatus,
-    ScaleTargetRef,
     Stage,
-    Workload,
 )
 from weft.api.logical_node import (
     AcceleratorRequest,
@@ -83,11 +80,11 @@ from weft.api.pools import (
 )
 
 __all__ = [
+    "AcceleratorLimits",
     "AcceleratorRequest",
     "Alternative",
     "AnyPool",
     "BoundDevice",
-    "Budget",
     "ByteCost",
     "BytePoolSpec",
     "ByteQuota",
@@ -118,7 +115,6 @@ __all__ = [
     "GPUPool",
     "GPUPoolSpec",
     "GroupMetrics",
-    "GroupPlacement",
     "HostRequest",
     "InferenceGroup",
     "InferenceGroupSpec",
@@ -148,13 +144,11 @@ __all__ = [
     "RebalanceMode",
     "Resource",
     "RoleAllocation",
-    "ScaleTargetRef",
     "Sharing",
     "Stage",
     "StoragePool",
     "Tier",
     "Transfer",
     "TransferStep",
-    "Workload",
     "attachment_name",
 ]

@@ -151,7 +151,7 @@ DEFINITIONS = (
             _status_of("MetricsFresh", "Metrics fresh"),
             _status_of("Balanced"),
             Column("Mode", ".spec.rebalance.mode", "Who decides the split."),
-            Column("Budget", ".spec.budget.accelerators", "Accelerators it may hold.", "integer"),
+            Column("Maximum", ".spec.accelerators.maximum", "Accelerators it may hold.", "integer"),
             Column("Decision", ".status.decision.reason", "Why the split is what it is.", wide=True),
             _AGE,
         ),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
+from weft.api.cel import Rule
 from weft.api.conditions import CONDITION_LIST, Conditions
-from weft.api.logical_node import DomainConstraint
 from weft.api.meta import Model, Resource
+from weft.api.pod_template import POD_TEMPLATE
 from weft.api.values import Counter, DnsSubdomain, Explained, Message, Timestamp, Version
 
 _ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
@@ -20,17 +21,45 @@ _SHORT_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 
 class Objectives(Model):
-    """What users of the model may expect."""
+    """What users of the model may expect. One of the two is enough."""
 
-    time_to_first_token_milliseconds: int = Field(
-        ge=1, le=3_600_000, description="Longest time from a request's arrival to its first token."
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.timeToFirstTokenMilliseconds) || has(self.interTokenLatencyMicroseconds)",
+            "set timeToFirstTokenMilliseconds, interTokenLatencyMicroseconds or both",
+        ),
     )
-    inter_token_latency_milliseconds: int = Field(
-        ge=1, le=600_000, description="Longest mean time between a request's tokens."
+
+    time_to_first_token_milliseconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=3_600_000,
+        description="Longest time from a request's arrival to its first token. Absent: prefill only has to keep up.",
+    )
+    inter_token_latency_microseconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=600_000_000,
+        description="Longest mean time between a request's tokens. Absent: decode only has to keep up.",
     )
     attainment_permille: int = Field(
-        default=990, ge=1, le=999, description="Share of requests that must meet both, in thousandths."
+        default=990,
+        ge=1,
+        le=999,
+        description="Share of requests that must meet the objectives, in thousandths.",
     )
+
+
+ModelName = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._:/@+]*[A-Za-z0-9])?$"
+    ),
+    Explained(
+        "must be a model's name of letters, digits and - . _ : / @ +, for example meta-llama/Llama-3-70B"
+    ),
+]
+"""A model's name as the engines and the front end label their metrics."""
 
 
 class GroupMetrics(Model):
@@ -43,33 +72,20 @@ class GroupMetrics(Model):
         default="vllm",
         description="Set of metric names: a preset of the operator's settings, or the built-in vllm.",
     )
-    model_name: Annotated[
-        str,
-        StringConstraints(
-            min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._:/@+]*[A-Za-z0-9])?$"
-        ),
-        Explained(
-            "must be a model's name of letters, digits and - . _ : / @ +, for example meta-llama/Llama-3-70B"
-        ),
-    ] = Field(description="The model's name as the engines and the front end label their metrics.")
-
-
-class Budget(Model):
-    """What the group may hold."""
-
-    accelerators: int = Field(
-        ge=0,
-        le=100_000,
-        description="Accelerators that all replicas may hold together, also in the middle of a move.",
+    models: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=16)] = Field(
+        description="Names under which the front end counts the group's requests: the model, its aliases and"
+        " adapters. Their traffic is added up.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
 
 
-class GroupPlacement(Model):
-    """Where the replicas stand to each other."""
+class AcceleratorLimits(Model):
+    """How many accelerators the group may hold."""
 
-    domain: DomainConstraint | None = Field(
-        default=None,
-        description="Interconnect that replicas should share, for fast moves of KV caches. No effect in this version.",
+    maximum: int = Field(
+        ge=0,
+        le=100_000,
+        description="Accelerators that all replicas may hold together, also in the middle of a move.",
     )
 
 
@@ -86,8 +102,6 @@ class FlipMethod(enum.StrEnum):
 
     NONE = "None"
     LABEL = "Label"
-    HTTP = "HTTP"
-    RESTART = "Restart"
 
 
 class Rebalance(Model):
@@ -101,8 +115,7 @@ class Rebalance(Model):
     flip: FlipMethod = Field(
         default=FlipMethod.LABEL,
         description="How a running replica changes its stage. None: never. Label: only its labels change,"
-        " the engine serves both stages. HTTP and Restart are not in this version: answered by a condition"
-        " with reason FlipUnsupported.",
+        " the engine serves both stages.",
     )
     cooldown_seconds: int = Field(
         default=30,
@@ -115,12 +128,16 @@ class Rebalance(Model):
 class InferenceGroupSpec(Model):
     """What is promised, what may be used, and who decides."""
 
+    template: dict[str, Any] | None = Field(
+        default=None,
+        description="Pod that the replicas of all roles are made from; a role lays its labels over it, or"
+        " has a template of its own. Checked by a dry-run of a Pod; what the API server says about it is in"
+        " the roles' conditions.",
+        json_schema_extra=POD_TEMPLATE,
+    )
     objectives: Objectives = Field(description="What users of the model may expect.")
     metrics: GroupMetrics = Field(description="Where the load and the latencies are read.")
-    budget: Budget = Field(description="What the group may hold.")
-    placement: GroupPlacement = Field(
-        default=GroupPlacement(), description="Where the replicas stand to each other."
-    )
+    accelerators: AcceleratorLimits = Field(description="How many accelerators the group may hold.")
     rebalance: Rebalance = Field(
         default=Rebalance(), description="How the split between the roles is changed."
     )
@@ -151,13 +168,13 @@ class Transfer(Model):
     name: DnsSubdomain = Field(description="Name of the transfer.")
     from_: DnsSubdomain = Field(alias="from", description="Role that gives the replica.")
     to: DnsSubdomain = Field(description="Role that gets it.")
-    replica: DnsSubdomain = Field(description="Pod of the replica.")
+    replica: DnsSubdomain = Field(description="Replica that moves.")
     step: TransferStep = Field(
         description="Draining: it gets no new requests and finishes those it has. Switching: it changes its"
         " stage. Verifying: it has yet to be seen serving the new stage. RollingBack: it returns to the old"
         " one."
     )
-    started_at: Timestamp = Field(description="When the transfer was recorded.")
+    start_time: Timestamp = Field(description="When the transfer was recorded.")
 
 
 def _as_decimal_text(score: object) -> object:
@@ -184,7 +201,7 @@ class Decision(Model):
     """Why the allocation is what it is. Written when it changes."""
 
     reason: Message = Field(description="Why this split.")
-    decided_at: Timestamp = Field(description="When it was decided.")
+    decision_time: Timestamp = Field(description="When it was decided.")
     alternatives: Annotated[tuple[Alternative, ...], Field(max_length=4)] = Field(
         default=(), description="The next best splits, the best of them first.", json_schema_extra=_ATOMIC
     )
@@ -215,7 +232,15 @@ class InferenceGroupStatus(Model):
 
 
 class InferenceGroup(Resource):
-    """One model served by several roles: objectives, budget, policy."""
+    """One model served by several roles: pod template, objectives, limits, policy."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,55}[a-z0-9])?$')",
+            "metadata.name of an InferenceGroup must have no dots and at most 57 characters: with a number"
+            " after it, it is a label of its pods",
+        ),
+    )
 
     api_version: Literal["weft.dev/v1alpha2"] = Field(
         default="weft.dev/v1alpha2", description="Version of the schema."

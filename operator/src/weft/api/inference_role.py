@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
@@ -11,7 +12,8 @@ from weft.api.cel import Rule, immutable, rules
 from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.logical_node import NodeShape
 from weft.api.meta import Model, NameRef, Resource
-from weft.api.values import Counter, DnsSubdomain
+from weft.api.pod_template import POD_TEMPLATE
+from weft.api.values import Counter, LabelValue
 
 
 class Stage(enum.StrEnum):
@@ -25,72 +27,6 @@ class Stage(enum.StrEnum):
     def label(self) -> str:
         """Its value in the pod label `weft.dev/stage`."""
         return self.value.lower()
-
-
-class ScaleTargetRef(Model):
-    """A workload that is scaled instead of pods made from a template."""
-
-    api_version: Annotated[str, StringConstraints(min_length=1, max_length=253)] = Field(
-        description="API version of the workload."
-    )
-    kind: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(
-        description="Kind of the workload."
-    )
-    name: DnsSubdomain = Field(description="Name of the workload, in the role's namespace.")
-
-
-_POD_PART: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-
-POD_TEMPLATE: dict[str, Any] = {
-    "type": "object",
-    "x-kubernetes-preserve-unknown-fields": True,
-    "maxProperties": 8,
-    "required": ["spec"],
-    "properties": {
-        "metadata": {**_POD_PART, "maxProperties": 16, "description": "Labels and annotations of the pods."},
-        "spec": {
-            **_POD_PART,
-            "maxProperties": 64,
-            "description": "Spec of the pods, as in any Kubernetes workload.",
-        },
-    },
-}
-"""Schema of a pod template. What is inside is the API server's to judge, by a dry-run of a Pod."""
-
-
-class Workload(Model):
-    """What a replica runs."""
-
-    cel: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "has(self.template) != has(self.scaleTargetRef)",
-            "set exactly one of workload.template and workload.scaleTargetRef",
-        ),
-        Rule(
-            "!has(self.scaleTargetRef) || has(self.acceleratorsPerReplica)",
-            "scaleTargetRef needs acceleratorsPerReplica: the budget is counted in accelerators",
-            ".acceleratorsPerReplica",
-        ),
-    )
-
-    template: dict[str, Any] | None = Field(
-        default=None,
-        description="Pod that each replica is made from. Checked by a dry-run of a Pod; what the API server"
-        " says about it is in the role's conditions.",
-        json_schema_extra=POD_TEMPLATE,
-    )
-    scale_target_ref: ScaleTargetRef | None = Field(
-        default=None,
-        description="A workload to scale instead, for example a Deployment. Not in this version: answered by"
-        " the role's condition Ready=False with reason ScaleTargetUnsupported.",
-    )
-    accelerators_per_replica: int | None = Field(
-        default=None,
-        ge=0,
-        le=1024,
-        description="Accelerators that a replica counts for in the budget, where the role has no node;"
-        " absent: 1.",
-    )
 
 
 class Drain(Model):
@@ -114,9 +50,14 @@ class InferenceRoleSpec(Model):
             ".minReplicas",
         ),
         Rule(
-            "self.replicas >= self.minReplicas && self.replicas <= self.maxReplicas",
+            "(self.replicas >= self.minReplicas || self.replicas == 1) && self.replicas <= self.maxReplicas",
             "replicas must lie between minReplicas and maxReplicas: change replicas or the bounds",
             ".replicas",
+        ),
+        Rule(
+            "!has(self.node) || !has(self.acceleratorsPerReplica)",
+            "with a node its accelerators are counted: remove acceleratorsPerReplica",
+            ".acceleratorsPerReplica",
         ),
     )
 
@@ -134,7 +75,7 @@ class InferenceRoleSpec(Model):
         ge=0,
         le=1000,
         description="Replicas that the role has while the group's rebalance mode is Recommend or Paused, and"
-        " starts with in Auto. Also set through /scale.",
+        " starts with in Auto. Left at 1, minReplicas is meant where that is more. Also set through /scale.",
     )
     min_replicas: int = Field(
         default=1,
@@ -143,15 +84,6 @@ class InferenceRoleSpec(Model):
         description="Fewest replicas. At least 1: scaling to zero is not in this version.",
     )
     max_replicas: int = Field(ge=1, le=1000, description="Most replicas.")
-    nodes_per_replica: int = Field(
-        default=1,
-        ge=1,
-        le=64,
-        description="Hosts that one replica spans. Reserved: only 1 in this version.",
-        json_schema_extra=rules(
-            Rule("self == 1", "nodesPerReplica must be 1: a replica on several hosts is not in this version")
-        ),
-    )
     node: NodeShape | None = Field(
         default=None,
         description="Logical node that each replica gets for itself. Absent: plain pods, placed by the"
@@ -162,16 +94,42 @@ class InferenceRoleSpec(Model):
         " one replica: prefill time by prompt length, time per token by batch size, KV capacity, largest"
         " batch."
     )
-    workload: Workload = Field(description="What a replica runs: a template or a workload to scale.")
+    template: dict[str, Any] | None = Field(
+        default=None,
+        description="Pod that each replica is made from, instead of the group's template as a whole. Checked"
+        " by a dry-run of a Pod; what the API server says about it is in the role's conditions.",
+        json_schema_extra=POD_TEMPLATE,
+    )
+    labels: Annotated[Mapping[str, LabelValue], Field(max_length=16)] = Field(
+        default={},
+        description="Labels of the role's pods, laid over those of the template.",
+        json_schema_extra=rules(
+            Rule(
+                "self.all(key, !key.startsWith('weft.dev/'))",
+                "labels that begin with weft.dev/ are Weft's own: choose another name",
+            )
+        ),
+    )
+    accelerators_per_replica: int | None = Field(
+        default=None,
+        ge=0,
+        le=1024,
+        description="Accelerators that a replica counts for in the group's accelerators, where the role has"
+        " no node; absent: 1.",
+    )
     drain: Drain = Field(default=Drain(), description="How a replica is taken out of service.")
 
     @property
-    def accelerators_per_replica(self) -> int:
-        """Accelerators that one replica counts for in the group's budget."""
+    def accelerators_counted(self) -> int:
+        """Accelerators that one replica counts for in the group's limit."""
         if self.node is not None:
             return self.node.accelerator_count
-        declared = self.workload.accelerators_per_replica
-        return 1 if declared is None else declared
+        return 1 if self.accelerators_per_replica is None else self.accelerators_per_replica
+
+    @property
+    def replicas_asked(self) -> int:
+        """Replicas that the role has where nothing else decides: `replicas`, at least `minReplicas`."""
+        return max(self.replicas, self.min_replicas)
 
 
 class InferenceRoleStatus(Model):

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from weft.api import InferenceGroup, InferenceRole
 from weft.api.names import GATE_SERVING, LABEL_GROUP, LABEL_ROLE, LABEL_STAGE, TAINT_LOGICAL_NODE
+from weft.api.pod_template import labelled
 from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES
 from weft.balancing.replicas import (
     ANNOTATION_DRAIN,
@@ -19,9 +20,21 @@ from weft.balancing.replicas import (
 from weft.cluster import Object
 
 
+def with_template(group: InferenceGroup, role: InferenceRole) -> InferenceRole | None:
+    """The role with the whole template that its pods are made from; None where neither has one.
+
+    That is its own or the group's, under the role's labels.
+    """
+    template = group.spec.template if role.spec.template is None else role.spec.template
+    if template is None:
+        return None
+    spec = role.spec.with_changes(template=labelled(template, role.spec.labels))
+    return role.with_changes(spec=spec)
+
+
 def role_labels(group_name: str, role: InferenceRole) -> dict[str, str]:
     """The labels of a pod while it serves a role: the template's, then Weft's."""
-    template = role.spec.workload.template or {}
+    template = role.spec.template or {}
     own = (template.get("metadata") or {}).get("labels") or {}
     return {
         **own,
@@ -46,7 +59,7 @@ def selector(group_name: str, role_name: str) -> str:
 
 def pod_body(group: InferenceGroup, role: InferenceRole, name: str, node_name: str, now: datetime) -> Object:
     """A replica's pod. `node_name` ties it to its logical node's Node; empty: the scheduler chooses."""
-    template = copy.deepcopy(role.spec.workload.template or {})
+    template = copy.deepcopy(role.spec.template or {})
     metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
     gates = [gate for gate in spec.get("readinessGates") or [] if gate.get("conditionType") != GATE_SERVING]
     spec["readinessGates"] = [*gates, {"conditionType": GATE_SERVING}]

@@ -79,6 +79,11 @@ def prefill_need(profile: Profile, speed: float, demand: Demand, objectives: Obj
     service_seconds = profile.prefill_seconds(demand.prompt_tokens) / speed
     tokens_per_second = demand.prompt_tokens / service_seconds
     erlangs = demand.prompt_tokens_per_second / tokens_per_second
+    variance_factor = (1 + demand.prompt_cv2) / 2
+    if objectives.time_to_first_token_milliseconds is None:
+        # Nobody waits for too long: it only has to keep up.
+        required = erlangs + BETA_LEAST * math.sqrt(erlangs * variance_factor)
+        return Need(erlangs, required, tokens_per_second)
     objective_seconds = objectives.time_to_first_token_milliseconds / 1000
     budget_seconds = objective_seconds - service_seconds * (1 + math.sqrt(demand.prompt_cv2))
     limit = ""
@@ -87,7 +92,6 @@ def prefill_need(profile: Profile, speed: float, demand: Demand, objectives: Obj
             f"prefill of a mean prompt of {demand.prompt_tokens:,.0f} tokens takes"
             f" {service_seconds * 1000:,.0f} ms alone: more than the TTFT objective"
         )
-    variance_factor = (1 + demand.prompt_cv2) / 2
     beta = staffing_beta(
         erlangs,
         variance_factor,
@@ -100,7 +104,9 @@ def prefill_need(profile: Profile, speed: float, demand: Demand, objectives: Obj
 
 def decode_need(profile: Profile, speed: float, demand: Demand, objectives: Objectives) -> Need:
     """Replicas for decode. `speed` is the observed speed over the profile's."""
-    objective_seconds = objectives.inter_token_latency_milliseconds / 1000
+    # Without an objective every batch that the engine takes is fast enough.
+    microseconds = objectives.inter_token_latency_microseconds
+    objective_seconds = math.inf if microseconds is None else microseconds / 1e6
     limit = ""
     alone_seconds = profile.inter_token_seconds(1) / speed
     if alone_seconds > objective_seconds:

@@ -60,7 +60,7 @@ def removing(replicas: Sequence[Replica], reading: Reading) -> Finding:
 
 
 def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
-    """ObjectivesMet: in the long window the promised share is within both objectives.
+    """ObjectivesMet: in the long window the promised share is within the objectives.
 
     First tokens are counted per request, as the front end sees them; times between tokens per token, as engines
     report them.
@@ -71,10 +71,12 @@ def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
     promised = objectives.attainment_permille / 1000
     if not is_true(group.status.conditions, "ObjectivesMet"):
         promised = min(promised + ATTAINMENT_BAND, (1 + promised) / 2)
-    latencies: tuple[tuple[str, int, Buckets], ...] = (
-        ("time to first token", objectives.time_to_first_token_milliseconds, reading.traffic.ttft_buckets),
-        ("time between tokens", objectives.inter_token_latency_milliseconds, reading.traffic.itl_buckets),
-    )
+    first, between = objectives.time_to_first_token_milliseconds, objectives.inter_token_latency_microseconds
+    latencies: list[tuple[str, float, Buckets]] = []
+    if first is not None:
+        latencies.append(("time to first token", first, reading.traffic.ttft_buckets))
+    if between is not None:
+        latencies.append(("time between tokens", between / 1000, reading.traffic.itl_buckets))
     missed, coarse, unknown = [], [], []
     for what, milliseconds, buckets in latencies:
         shares = share_within(buckets, milliseconds / 1000)
@@ -82,7 +84,7 @@ def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
             unknown.append(what)
             continue
         if shares[0] < promised:
-            missed.append(f"{what} {milliseconds} ms")
+            missed.append(f"{what} {milliseconds:g} ms")
         if shares[0] < shares[1]:
             coarse.append(what)
     note = (
@@ -120,14 +122,14 @@ def balanced(
 
 
 def role_ready(
-    role: InferenceRole, name: str, allocation: Mapping[str, int], replicas: Sequence[Replica]
+    name: str, has_template: bool, allocation: Mapping[str, int], replicas: Sequence[Replica]
 ) -> Finding:
     """Ready of a role: it has the replicas it is to have and they take requests."""
-    if role.spec.workload.template is None:
+    if not has_template:
         return Finding(
             False,
-            "ScaleTargetUnsupported",
-            "workload.scaleTargetRef is not in this version: use workload.template",
+            "TemplateMissing",
+            "neither the role nor its group has a pod template: set spec.template in one of them",
         )
     if len(serving_in(replicas, name)) >= allocation.get(name, 0):
         return Finding(True, "Serving", "all its replicas take requests")

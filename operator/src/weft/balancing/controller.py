@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator, Mapping
 from datetime import datetime
 
-from weft.api import InferenceRole, Transfer, TransferStep
+from weft.api import InferenceGroup, InferenceRole, Transfer, TransferStep
 from weft.api.conditions import find
 from weft.api.names import FINALIZER, LABEL_GROUP
 from weft.api.resources import CONFIG_MAPS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
@@ -170,7 +170,7 @@ async def _carry_on(actions: Actions, world: World, metrics: Metrics, notes: Not
         load = metrics.reading.loads.get(replica.name)
         progress = await advance(forward(transfer, replica, load, metrics.windows.scrape_seconds, acts))
         if progress.finished:
-            seconds = (now - transfer.started_at).total_seconds()
+            seconds = (now - transfer.start_time).total_seconds()
             notes.add(
                 "TransferFinished",
                 f"{transfer.replica} serves {transfer.to}, {seconds:.0f} s after it was taken from {transfer.from_}",
@@ -189,7 +189,7 @@ def _roster(world: World, allocation: Mapping[str, int], carried: Carried, now: 
         world.replicas,
         {one.replica: one.to for one in carried.open if one.step is not TransferStep.ROLLING_BACK},
         world.taken,
-        world.group.spec.budget.accelerators,
+        world.group.spec.accelerators.maximum,
         now,
     )
 
@@ -205,7 +205,9 @@ async def _follow(
 ) -> None:
     """Let the replicas follow the recorded allocation."""
     known_invalid = {
-        name: finding for name, role in world.roles.items() if (finding := _refused_before(role)) is not None
+        name: finding
+        for name, role in world.roles.items()
+        if (finding := _refused_before(world.group, role)) is not None
     }
     notes.invalid |= known_invalid
     for new_pod in roster.pods:
@@ -247,13 +249,15 @@ async def _unless_invalid(act: Awaitable[None], role_name: str, notes: Notes) ->
     try:
         await act
     except InvalidError as error:
-        message = f"the API server refuses the pod made from workload.template: {error.message}"
+        message = f"the API server refuses the pod made from the template: {error.message}"
         notes.invalid[role_name] = Finding(False, "TemplateInvalid", message)
 
 
-def _refused_before(role: InferenceRole) -> Finding | None:
+def _refused_before(group: InferenceGroup, role: InferenceRole) -> Finding | None:
     """The refusal of this very template, if it was refused: asking again would give the same answer."""
     known = find(role.status.conditions, "Ready")
+    if group.status.observed_generation != group.metadata.generation:
+        return None  # the group's template may be another one now
     if (
         known is None
         or known.reason != "TemplateInvalid"

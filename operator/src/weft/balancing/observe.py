@@ -10,6 +10,7 @@ from weft.api import InferenceGroup, InferenceRole, RebalanceMode, RoleAllocatio
 from weft.api.conditions import find
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import CONFIG_MAPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from weft.balancing.bodies import with_template
 from weft.balancing.capacity import corrections
 from weft.balancing.demand import offered
 from weft.balancing.presets import Preset, Windows
@@ -37,10 +38,10 @@ class World:
     group: InferenceGroup
     raw: Object
     roles: Mapping[str, InferenceRole]
-    """Roles with a template, by name, without those that are being deleted."""
+    """Roles with the template that their pods are made from, by name, without those that are being deleted."""
     kinds: Mapping[str, str]
     all_roles: Mapping[str, InferenceRole]
-    """Also those that this version cannot run (scaleTargetRef)."""
+    """Also those that have no template, and whose group has none."""
     raw_roles: Mapping[str, Object]
     profiles: Mapping[str, Profile | ProfileError]
     replicas: tuple[Replica, ...]
@@ -71,7 +72,9 @@ def gather(cluster: Cluster, raw: Object) -> World:
         role = InferenceRole.model_validate(one)
         if role.spec.group_ref.name == name and role.metadata.deletion_timestamp is None:
             roles[role.metadata.name], raw_roles[role.metadata.name] = role, one
-    runnable = {key: roles[key] for key in sorted(roles) if roles[key].spec.workload.template is not None}
+    runnable = {
+        key: whole for key in sorted(roles) if (whole := with_template(group, roles[key])) is not None
+    }
     profiles: dict[str, Profile | ProfileError] = {}
     for key, role in runnable.items():
         wanted = role.spec.profile_ref.name
@@ -89,7 +92,7 @@ def gather(cluster: Cluster, raw: Object) -> World:
         if not found.has_node:
             served = runnable.get(found.role)
             # Of a role that is gone nothing is known; a plain pod counts as one accelerator, as by default.
-            count = served.spec.accelerators_per_replica if served is not None else 1
+            count = served.spec.accelerators_counted if served is not None else 1
             found = replace(found, accelerators=count)
         replicas.append(found)
     return World(
@@ -136,7 +139,7 @@ async def _read(world: World, source: PrometheusSource, preset: Preset, now: dat
     return read(
         snapshot,
         world.group.metadata.namespace,
-        world.group.spec.metrics.model_name,
+        world.group.spec.metrics.models,
         {one.name for one in world.replicas if one.has_pod},
         expected,
         source.windows.scrape_seconds,
@@ -163,7 +166,7 @@ def observed(
         mode=spec.rebalance.mode,
         flip=spec.rebalance.flip,
         objectives=spec.objectives,
-        budget_accelerators=spec.budget.accelerators,
+        budget_accelerators=spec.accelerators.maximum,
         cooldown_seconds=spec.rebalance.cooldown_seconds,
         roles=tuple(_role_state(world, role) for role in world.roles.values()),
         now=now,
@@ -195,8 +198,8 @@ def _role_state(world: World, role: InferenceRole) -> RoleState:
         stage=role.spec.stage,
         minimum=role.spec.min_replicas,
         maximum=role.spec.max_replicas,
-        spec_replicas=role.spec.replicas,
-        accelerators_per_replica=role.spec.accelerators_per_replica,
+        spec_replicas=role.spec.replicas_asked,
+        accelerators_per_replica=role.spec.accelerators_counted,
         kind=world.kinds[role.metadata.name],
         profile=profile if isinstance(profile, Profile) else None,
         profile_error="" if usable else str(profile),

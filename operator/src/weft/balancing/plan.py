@@ -118,7 +118,7 @@ def starting_split(observed: Observed) -> tuple[dict[str, int], Finding | None]:
         False,
         "BudgetTooSmall",
         f"{left_out} of the replicas asked for do not fit into the budget of {observed.budget_accelerators}"
-        " accelerators: raise spec.budget.accelerators or lower the roles' replicas",
+        " accelerators: raise spec.accelerators.maximum or lower the roles' replicas",
     )
 
 
@@ -175,7 +175,7 @@ def _choose(observed: Observed, start: Mapping[str, int], demand: Demand) -> Pla
         )
         for split in others
     )
-    decision = Decision(reason=reason, decided_at=observed.now, alternatives=alternatives)
+    decision = Decision(reason=reason, decision_time=observed.now, alternatives=alternatives)
     if observed.mode is RebalanceMode.RECOMMEND:
         return Plan(before, decision, recommended)
     return Plan(chosen, decision)
@@ -200,12 +200,6 @@ def _turns(observed: Observed, start: Mapping[str, int], split: Mapping[str, int
 
 
 def _flip_obstacle(observed: Observed) -> Finding | None:
-    if observed.flip in (FlipMethod.HTTP, FlipMethod.RESTART):
-        return Finding(
-            False,
-            "FlipUnsupported",
-            f"rebalance.flip {observed.flip} is not in this version: use Label, or None to keep the split",
-        )
     without = [role for role in observed.roles if role.profile is None]
     if without:
         return Finding(False, "ProfileMissing", f"role {without[0].name}: {without[0].profile_error}")
@@ -223,8 +217,15 @@ def _flip_obstacle(observed: Observed) -> Finding | None:
 
 
 def _drain_seconds(observed: Observed, demand: Demand) -> float:
-    """How long a draining replica works on what it has: about one mean answer at the ITL objective."""
-    return demand.answer_tokens * observed.objectives.inter_token_latency_milliseconds / 1000
+    """How long a draining replica works on what it has: about one mean answer at the ITL objective.
+
+    Without that objective: at the slowest full batch of the profiles.
+    """
+    microseconds = observed.objectives.inter_token_latency_microseconds
+    if microseconds is not None:
+        return demand.answer_tokens * microseconds / 1e6
+    profiles = [role.profile for role in observed.roles if role.profile is not None]
+    return demand.answer_tokens * max(one.inter_token_seconds(one.max_batch) for one in profiles)
 
 
 def _starting_decision(observed: Observed, allocation: Vector) -> Decision:
@@ -234,7 +235,7 @@ def _starting_decision(observed: Observed, allocation: Vector) -> Decision:
         reason = f"start with the roles' replicas: {words(allocation)}"
     else:
         reason = f"roles, their bounds or the budget changed: {words(allocation)}"
-    return Decision(reason=reason, decided_at=observed.now)
+    return Decision(reason=reason, decision_time=observed.now)
 
 
 def _reason(

@@ -134,7 +134,7 @@ def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
 
 def revision_of(role: InferenceRole) -> str:
     """Hash of what a role's pods are made from, without labels: equal ones can exchange roles by labels."""
-    template = role.spec.workload.template or {}
+    template = role.spec.template or {}
     metadata = {key: value for key, value in (template.get("metadata") or {}).items() if key != "labels"}
     return digest({"metadata": metadata, "spec": template.get("spec"), "node": shape_of(role)})
 
@@ -148,7 +148,7 @@ def kind_of(role: InferenceRole, flip: FlipMethod) -> str:
     """Roles of one kind can exchange replicas. Without flips by label each role is its own."""
     if flip is not FlipMethod.LABEL:
         return role.metadata.name
-    return f"{revision_of(role)}-{role.spec.accelerators_per_replica}"
+    return f"{revision_of(role)}-{role.spec.accelerators_counted}"
 
 
 def digest(value: Any) -> str:

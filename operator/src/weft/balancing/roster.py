@@ -98,7 +98,7 @@ def plan_roster(
                 pods.append(NewPod(one.name, role, one.node_name))
         for _ in range(-surplus):
             role = _most_lacking(lacking, "")
-            cost = roles[role].spec.accelerators_per_replica
+            cost = roles[role].spec.accelerators_counted
             if used + cost > budget_accelerators:
                 obstacle = obstacle or _waits_for_budget(budget_accelerators)
                 break

@@ -43,7 +43,7 @@ class Reading:
 def read(
     snapshot: Snapshot,
     namespace: str,
-    model_name: str,
+    models: Sequence[str],
     pods: Collection[str],
     expected: Collection[str],
     scrape_seconds: float,
@@ -51,7 +51,8 @@ def read(
     """The group's part of a snapshot.
 
     `pods` are all pods of the group; of the `expected` ones, those that have served for several scrapes, each
-    has to have trustworthy series.
+    has to have trustworthy series. The traffic of all `models` is added up; a front end has no series for a model
+    that nobody has asked for yet, so it is enough that one of them has.
     """
     stale_seconds = SCRAPES_UNTIL_STALE * scrape_seconds + _AGE_TOLERANCE_SECONDS
     loads: dict[str, PodLoad] = {}
@@ -64,13 +65,15 @@ def read(
             hold = distrust
     if not expected:
         hold = Hold("NoReplicas", "no replica has served for several scrapes yet")
-    hold = hold or _distrust_front_end(snapshot, namespace, model_name, stale_seconds)
+    asked = [model for model in models if _has_series(snapshot, namespace, model)]
+    for model in asked or models[:1]:
+        hold = hold or _distrust_front_end(snapshot, namespace, model, stale_seconds)
     if hold is not None:
         return Reading(None, loads, hold)
     timed = [
         snapshot.buckets.get((f"engine:{ENGINE_HISTOGRAM}", namespace, pod), ()) for pod in sorted(expected)
     ]
-    return Reading(_traffic(snapshot, namespace, model_name, _added(timed), scrape_seconds), loads, None)
+    return Reading(_traffic(snapshot, namespace, asked, _added(timed), scrape_seconds), loads, None)
 
 
 def _distrust_engine(snapshot: Snapshot, namespace: str, pod: str, stale_seconds: float) -> Hold | None:
@@ -86,6 +89,10 @@ def _distrust_engine(snapshot: Snapshot, namespace: str, pod: str, stale_seconds
     names = (*ENGINE_SIGNALS, ENGINE_HISTOGRAM)
     repeated = any((f"engine:{signal}", namespace, pod) in snapshot.repeated for signal in names)
     return _distrust(values, who, "targets", repeated, stale_seconds)
+
+
+def _has_series(snapshot: Snapshot, namespace: str, model: str) -> bool:
+    return any((f"front:{signal}", namespace, model) in snapshot.values for signal in FRONT_SIGNALS)
 
 
 def _distrust_front_end(snapshot: Snapshot, namespace: str, model: str, stale_seconds: float) -> Hold | None:
@@ -152,10 +159,11 @@ def _added(histograms: Sequence[Buckets]) -> Buckets:
 
 
 def _traffic(
-    snapshot: Snapshot, namespace: str, model: str, itl_buckets: Buckets, scrape_seconds: float
+    snapshot: Snapshot, namespace: str, models: Sequence[str], itl_buckets: Buckets, scrape_seconds: float
 ) -> Traffic:
     def value(signal: str) -> float:
-        return snapshot.values.get((f"front:{signal}", namespace, model), 0.0)
+        # Peaks that were not at the same time add up to more than there was: the careful side.
+        return sum(snapshot.values.get((f"front:{signal}", namespace, model), 0.0) for model in models)
 
     def rates(window: str) -> Rates:
         return Rates(
@@ -167,7 +175,7 @@ def _traffic(
         )
 
     def buckets(signal: str) -> Buckets:
-        return snapshot.buckets.get((f"front:{signal}", namespace, model), ())
+        return _added([snapshot.buckets.get((f"front:{signal}", namespace, model), ()) for model in models])
 
     return Traffic(
         short=rates("short"),

@@ -61,7 +61,7 @@ def settle(
     group = world.group
     allocation = dict(split_of(group.status.allocation))
     decision = group.status.decision
-    decided_at = decision.decided_at if decision is not None else None
+    decided_at = decision.decision_time if decision is not None else None
     returned: Decision | None = None
     if carried.returned and group.spec.rebalance.mode is RebalanceMode.AUTO:
         for transfer in carried.returned:
@@ -69,7 +69,7 @@ def settle(
             allocation[transfer.to] = max(0, allocation.get(transfer.to, 0) - 1)
         names = ", ".join(transfer.replica for transfer in carried.returned)
         returned = Decision(
-            reason=f"{names} could not change its role: {words(vector(allocation))} holds", decided_at=now
+            reason=f"{names} could not change its role: {words(vector(allocation))} holds", decision_time=now
         )
         decided_at = now
     counts = {name: sum(one.role == name and one.has_pod for one in world.replicas) for name in world.roles}
@@ -135,19 +135,20 @@ def role_statuses(
     statuses: dict[str, dict[str, Any]] = {}
     for name, role in world.all_roles.items():
         generation = role.metadata.generation
-        ready = invalid.get(name) or conditions.role_ready(role, name, wanted, world.replicas)
+        ready = invalid.get(name) or conditions.role_ready(name, name in world.roles, wanted, world.replicas)
         found = _with(role.status.conditions, "Ready", ready, generation, now)
         profile = world.profiles.get(name)
         if isinstance(profile, ProfileError):
             finding = Finding(False, "ProfileUnusable", str(profile))
         elif profile is None:
-            finding = Finding(None, "NotRead", "the role is not run by this version")
+            finding = Finding(None, "NotRead", "the role has no template to run")
         else:
             finding = Finding(True, "Read", "the measured profile is usable")
         found = _with(found, "ProfileValid", finding, generation, now)
-        given = wanted.get(name, role.spec.replicas)
-        if world.group.spec.rebalance.mode is RebalanceMode.AUTO and given != role.spec.replicas:
-            text = f"Auto gives this role {given} replicas; spec.replicas ({role.spec.replicas}) was the starting point"
+        asked = role.spec.replicas_asked
+        given = wanted.get(name, asked)
+        if world.group.spec.rebalance.mode is RebalanceMode.AUTO and given != asked:
+            text = f"Auto gives this role {given} replicas; spec.replicas ({asked}) was the starting point"
             finding = Finding(True, "Auto", text)
         else:
             finding = Finding(False, "AsAsked", "the role has the replicas that spec.replicas asks for")

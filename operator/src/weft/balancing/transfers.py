@@ -150,7 +150,7 @@ def choose(
                     to=taker,
                     replica=replica.name,
                     step=TransferStep.DRAINING,
-                    started_at=now,
+                    start_time=now,
                 )
             )
             lacking[giver] += 1
