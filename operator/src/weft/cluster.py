@@ -20,12 +20,14 @@ Object = dict[str, Any]
 class ClusterError(Exception):
     """The API server refused or did not answer."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         """The HTTP status, or 0 when there was no answer (the outcome of a write is then unknown)."""
         self.reason = reason
         self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        """How long the API server asks to be left alone (with 429, sometimes with 500 and 503), or 0."""
 
 
 class NotFoundError(ClusterError):

@@ -224,7 +224,7 @@ async def test_probes_reach_the_operator_in_a_cluster_of_ipv4_or_of_ipv6_alone(
     for each in pod["containers"][0]["env"]:
         if "value" in each:
             monkeypatch.setenv(each["name"], each["value"])
-    server = HealthServer(CollectorRegistry(), lambda: True, lambda: True)
+    server = HealthServer(CollectorRegistry(), lambda: True, lambda: True, dict)
     (port,) = free_ports(1)
     await server.start(Settings().health_host, port)
     try:

@@ -49,7 +49,7 @@ def test_a_list_does_not_remove_what_was_created_after_it_was_taken() -> None:
 def test_a_listener_hears_of_a_deletion_that_only_the_list_showed() -> None:
     cache = ObjectCache()
     cache.put(LOGICAL_NODES, obj("gone", 3))
-    heard: list[str] = []
-    cache.listen(lambda _, item: heard.append(item["metadata"]["name"]))
+    heard: list[tuple[Any, Any]] = []
+    cache.listen(lambda _, before, after: heard.append((before, after)))
     cache.replace(LOGICAL_NODES, [], 10)
-    assert heard == ["gone"]
+    assert heard == [(obj("gone", 3), None)]

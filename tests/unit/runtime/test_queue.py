@@ -5,13 +5,14 @@ import itertools
 
 import pytest
 
-from weft.runtime.queue import Key, WorkQueue
+from weft.binding.keys import FabricKey, LogicalNodeKey
+from weft.runtime.queue import WorkQueue
 
-KEY = Key("node", "a", "n")
+KEY = LogicalNodeKey("a", "n")
 
 
 async def test_a_key_added_many_times_is_taken_once() -> None:
-    queue = WorkQueue()
+    queue = WorkQueue(4)
     for _ in range(5):
         queue.add(KEY)
     assert await queue.take() == KEY
@@ -21,7 +22,7 @@ async def test_a_key_added_many_times_is_taken_once() -> None:
 
 
 async def test_a_key_is_not_given_to_a_second_worker_and_comes_again_afterwards() -> None:
-    queue = WorkQueue()
+    queue = WorkQueue(4)
     queue.add(KEY)
     await queue.take()
     queue.add(KEY)
@@ -32,7 +33,7 @@ async def test_a_key_is_not_given_to_a_second_worker_and_comes_again_afterwards(
 
 
 async def test_failures_in_a_row_wait_twice_as_long_each_and_a_success_forgets_them() -> None:
-    queue = WorkQueue()
+    queue = WorkQueue(4)
     delays = [queue.retry(KEY) for _ in range(4)]
     assert [later / earlier for earlier, later in itertools.pairwise(delays)] == [2, 2, 2]
     queue.succeeded(KEY)
@@ -40,16 +41,16 @@ async def test_failures_in_a_row_wait_twice_as_long_each_and_a_success_forgets_t
 
 
 async def test_the_earlier_of_two_appointments_stands() -> None:
-    queue = WorkQueue()
-    queue.add_after(KEY, 60)
-    queue.add_after(KEY, 0.01)
-    queue.add_after(KEY, 30)
+    queue = WorkQueue(4)
+    queue.add(KEY, 60)
+    queue.add(KEY, 0.01)
+    queue.add(KEY, 30)
     assert await asyncio.wait_for(queue.take(), 1) == KEY
 
 
 async def test_an_event_makes_a_waiting_appointment_unnecessary() -> None:
-    queue = WorkQueue()
-    queue.add_after(KEY, 0.05)
+    queue = WorkQueue(4)
+    queue.add(KEY, 0.05)
     queue.add(KEY)
     await queue.take()
     queue.done(KEY)
@@ -58,7 +59,7 @@ async def test_an_event_makes_a_waiting_appointment_unnecessary() -> None:
 
 
 async def test_a_worker_that_waits_is_woken_by_a_new_key() -> None:
-    queue = WorkQueue()
+    queue = WorkQueue(4)
     waiting = asyncio.create_task(queue.take())
     await asyncio.sleep(0)
     queue.add(KEY)
@@ -66,14 +67,14 @@ async def test_a_worker_that_waits_is_woken_by_a_new_key() -> None:
 
 
 async def test_a_worker_that_is_told_to_end_ends_though_a_key_arrives_at_the_same_moment() -> None:
-    queue = WorkQueue()
+    queue = WorkQueue(4)
 
     async def work() -> None:
         while True:
             key = await queue.take()
             queue.done(key)
 
-    queue.add_after(Key("node", "a", "later"), 60)
+    queue.add(LogicalNodeKey("a", "later"), 60)
     workers = [asyncio.create_task(work()) for _ in range(3)]
     await asyncio.sleep(0.01)
     queue.add(KEY)
@@ -85,9 +86,90 @@ async def test_a_worker_that_is_told_to_end_ends_though_a_key_arrives_at_the_sam
 
 
 async def test_appointments_that_events_made_unnecessary_are_forgotten() -> None:
-    queue = WorkQueue()
+    queue = WorkQueue(4)
     for _ in range(5000):
-        queue.add_after(KEY, 1e6)
+        queue.add(KEY, 1e6)
         queue.add(KEY)
         queue.done(await queue.take())
     assert len(queue._timers) < 200
+
+
+async def test_a_tenant_with_a_thousand_keys_delays_another_tenants_key_by_one_turn() -> None:
+    queue = WorkQueue(1)
+    for number in range(1000):
+        queue.add(LogicalNodeKey("many", str(number)))
+    queue.add(LogicalNodeKey("few", "n"))
+    queue.add(FabricKey("rack"))
+    order = []
+    for _ in range(6):
+        order.append(await queue.take())
+        queue.done(order[-1])
+    assert order.index(LogicalNodeKey("few", "n")) <= 2
+    assert order.index(FabricKey("rack")) <= 2
+    assert [key for key in order if getattr(key, "namespace", "") == "many"] == [
+        LogicalNodeKey("many", str(number)) for number in range(4)
+    ]
+
+
+async def test_a_tenant_whose_keys_take_long_leaves_workers_to_the_others() -> None:
+    queue = WorkQueue(8)
+    for number in range(100):
+        queue.add(LogicalNodeKey("slow", str(number)))
+    held = [await asyncio.wait_for(queue.take(), 1) for _ in range(6)]
+    waiting = asyncio.create_task(queue.take())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    queue.add(LogicalNodeKey("other", "n"))
+    assert await asyncio.wait_for(waiting, 1) == LogicalNodeKey("other", "n")
+    queue.done(held[0])
+    assert await asyncio.wait_for(queue.take(), 1) == LogicalNodeKey("slow", str(len(held)))
+
+
+async def test_one_worker_is_enough_for_any_number_of_tenants() -> None:
+    queue = WorkQueue(1)
+    keys = {LogicalNodeKey(f"team-{number % 3}", str(number)) for number in range(9)}
+    for key in keys:
+        queue.add(key)
+    done = set()
+    for _ in keys:
+        done.add(key := await asyncio.wait_for(queue.take(), 1))
+        queue.done(key)
+    assert done == keys
+
+
+async def test_nobody_but_a_change_of_its_object_hurries_a_key_that_fails() -> None:
+    queue = WorkQueue(4)
+    queue.add(KEY)
+    await queue.take()
+    queue.add(KEY)
+    for _ in range(12):
+        queue.retry(KEY)
+    queue.done(KEY)
+    queue.add(KEY)
+    queue.add(KEY, 0.01)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(queue.take(), 0.05)
+    queue.add(KEY, changed=True)
+    assert await asyncio.wait_for(queue.take(), 1) == KEY
+    assert queue.retry(KEY) == 60, "the failures before the change still count"
+
+
+async def test_a_change_while_a_key_is_about_to_fail_is_not_lost() -> None:
+    queue = WorkQueue(4)
+    queue.add(KEY)
+    await queue.take()
+    queue.add(KEY, changed=True)
+    for _ in range(12):
+        queue.retry(KEY)
+    queue.done(KEY)
+    assert await asyncio.wait_for(queue.take(), 1) == KEY
+
+
+async def test_a_key_that_fails_for_weeks_is_tried_every_minute() -> None:
+    queue = WorkQueue(4)
+    assert [queue.retry(KEY) for _ in range(5000)][-1] == 60
+
+
+async def test_the_api_servers_wish_to_be_left_alone_is_respected() -> None:
+    queue = WorkQueue(4)
+    assert queue.retry(KEY, 7.0) == 7.0

@@ -109,7 +109,7 @@ def _run(config: Path | None) -> int:
     _heed_sigterm()
     from weft.runtime.client import StartError
     from weft.runtime.logs import configure
-    from weft.runtime.operator import Operator
+    from weft.runtime.operator import run
     from weft.runtime.settings import load
 
     try:
@@ -119,7 +119,7 @@ def _run(config: Path | None) -> int:
         return 2
     configure(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(Operator(settings).run())
+        return asyncio.run(run(settings))
     except StartError as error:
         print(f"weft run: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,8 @@ from weft.cluster import Object
 Key = tuple[str, str]
 """Namespace (empty for cluster-scoped objects) and name."""
 
-Listener = Callable[[ResourceType, Object], None]
+Listener = Callable[[ResourceType, Object | None, Object | None], None]
+"""Resource, the object as it was (None: new), the object as it is (None: gone)."""
 
 
 def version(obj: Object) -> int:
@@ -29,11 +30,12 @@ def key_of(obj: Object) -> Key:
 
 
 class ObjectCache:
-    """Objects by resource, namespace and name. Listeners hear of every change, with the object's last state."""
+    """Objects by resource, namespace and name. Listeners hear of every change."""
 
     def __init__(self) -> None:
         self._objects: dict[ResourceType, dict[Key, Object]] = {}
         self._deleted: dict[ResourceType, dict[Key, int]] = {}
+        """The versions at which objects were deleted: an older event of one must not bring it back."""
         self._listeners: list[Listener] = []
 
     def listen(self, listener: Listener) -> None:
@@ -57,7 +59,7 @@ class ObjectCache:
         if known is not None and version(known) >= new:
             return
         self._objects[resource][key] = obj
-        self._tell(resource, obj)
+        self._tell(resource, known, obj)
 
     def remove(self, resource: ResourceType, obj: Object) -> None:
         """Take note of a deletion; `obj` is the last state, whose resourceVersion is that of the deletion."""
@@ -70,20 +72,20 @@ class ObjectCache:
             self.put(resource, obj)
         for key in [key for key in self._objects.get(resource, {}) if key not in listed]:
             self._remove(resource, key, list_version)
-        # Tombstones only have to outlive watch events that were sent before this list.
-        graves = self._deleted.get(resource, {})
-        self._deleted[resource] = {key: at for key, at in graves.items() if at >= list_version}
+        # They only have to outlive watch events that were sent before this list.
+        deleted = self._deleted.get(resource, {})
+        self._deleted[resource] = {key: at for key, at in deleted.items() if at >= list_version}
 
     def _remove(self, resource: ResourceType, key: Key, at: int) -> None:
         known = self._objects.get(resource, {}).get(key)
         if known is not None and version(known) > at:
             return
-        graves = self._deleted.setdefault(resource, {})
-        graves[key] = max(at, graves.get(key, 0))
+        deleted = self._deleted.setdefault(resource, {})
+        deleted[key] = max(at, deleted.get(key, 0))
         if known is not None:
             del self._objects[resource][key]
-            self._tell(resource, known)
+            self._tell(resource, known, None)
 
-    def _tell(self, resource: ResourceType, obj: Object) -> None:
+    def _tell(self, resource: ResourceType, before: Object | None, after: Object | None) -> None:
         for listener in self._listeners:
-            listener(resource, obj)
+            listener(resource, before, after)

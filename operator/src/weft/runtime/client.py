@@ -163,7 +163,7 @@ class KubeClient:
         except ValueError:
             answer = {"message": payload[:500].decode(errors="replace")}
         if response.status >= 400:
-            raise _error(response.status, answer)
+            raise _error(response.status, answer, response.headers.get("Retry-After", ""))
         return answer
 
 
@@ -178,10 +178,14 @@ def _path(resource: ResourceType, namespace: str, name: str, subresource: str = 
     return "/".join(parts)
 
 
-def _error(status: int, answer: Object) -> ClusterError:
+def _error(status: int, answer: Object, retry_after: str) -> ClusterError:
     reason, message = str(answer.get("reason", "")), str(answer.get("message", ""))
-    if status == 409:
-        kind = AlreadyExistsError if reason == "AlreadyExists" else ConflictError
-        return kind(status, reason, message)
-    kinds: dict[int, type[ClusterError]] = {404: NotFoundError, 400: InvalidError, 422: InvalidError}
-    return kinds.get(status, ClusterError)(status, reason, message)
+    kinds: dict[int, type[ClusterError]] = {
+        400: InvalidError,
+        404: NotFoundError,
+        409: AlreadyExistsError if reason == "AlreadyExists" else ConflictError,
+        422: InvalidError,
+    }
+    # The API server writes seconds; a proxy's date says nothing that growing delays would not.
+    seconds = float(retry_after) if retry_after.isdigit() else 0.0
+    return kinds.get(status, ClusterError)(status, reason, message, seconds)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 
 class HealthServer:
-    """`live` and `ready` answer whether the process should be kept and whether it does its work."""
+    """`live` and `ready` answer whether the process should be kept and whether it does its work.
+
+    `failures` counts the keys that fail, by controller. They are said beside `ready` and do not change it: what one
+    tenant's object runs into is no reason to take the operator out of service.
+    """
 
     def __init__(
-        self, registry: CollectorRegistry, live: Callable[[], bool], ready: Callable[[], bool]
+        self,
+        registry: CollectorRegistry,
+        live: Callable[[], bool],
+        ready: Callable[[], bool],
+        failures: Callable[[], Mapping[str, int]],
     ) -> None:
         self._registry = registry
         app = web.Application()
-        app.router.add_get("/livez", _probe(live))
-        app.router.add_get("/readyz", _probe(ready))
+        app.router.add_get("/livez", _probe(live, dict))
+        app.router.add_get("/readyz", _probe(ready, failures))
         app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, access_log=None)
 
@@ -38,8 +46,13 @@ class HealthServer:
         )
 
 
-def _probe(healthy: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _probe(
+    healthy: Callable[[], bool], failures: Callable[[], Mapping[str, int]]
+) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handler(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n") if healthy() else web.Response(status=503, text="not ok\n")
+        said = [f"failing {kind}: {count}" for kind, count in sorted(failures().items())]
+        well = healthy()
+        text = "".join(f"{line}\n" for line in ["ok" if well else "not ok", *said])
+        return web.Response(status=200 if well else 503, text=text)
 
     return handler

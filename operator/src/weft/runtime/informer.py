@@ -37,7 +37,15 @@ class Informer:
         """Set when the watches have ended, by `stop` or because kopf gave up."""
 
     async def prime(self) -> None:
-        """List everything once; raises ClusterError when a list fails."""
+        """List everything once, however long the API server takes to answer."""
+        while True:
+            try:
+                return await self._list_all()
+            except ClusterError as error:
+                log.warning("cannot list yet (are the CRDs installed?): %s", error)
+                await asyncio.sleep(1.0)
+
+    async def _list_all(self) -> None:
         for resource in self._resources:
             items, version = await self._client.list(resource)
             self._cache.replace(resource, items, version)
@@ -47,7 +55,7 @@ class Informer:
         while True:
             await asyncio.sleep(every_seconds)
             try:
-                await self.prime()
+                await self._list_all()
             except ClusterError as error:
                 log.warning("periodic list failed, the cache keeps what it knows: %s", error)
 

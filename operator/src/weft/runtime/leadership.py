@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from datetime import UTC, datetime
 
 from weft.api.resources import LEASES
 from weft.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
 from weft.runtime.client import KubeClient
+from weft.runtime.clock import boottime
 
 log = logging.getLogger(__name__)
 
 NAME = "weft-operator"
-
-
-def boottime() -> float:
-    """Seconds since the machine started, sleep included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Leadership:

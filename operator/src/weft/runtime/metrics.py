@@ -32,3 +32,9 @@ class OperatorMetrics:
             ["controller", "error"],
             registry=self.registry,
         )
+        self.failing_keys = Gauge(
+            "weft_failing_keys",
+            "Keys whose last reconciliation ended with an error.",
+            ["controller"],
+            registry=self.registry,
+        )

@@ -1,5 +1,9 @@
 """A work queue as controllers need it: a key waits at most once, is worked on by one worker at a time, and comes
-back with growing delays while it fails."""
+back with growing delays while it fails.
+
+Namespaces take turns, and none may hold all workers: a tenant with thousands of keys, or with slow ones, delays
+another tenant's key by its own turn. Keys without a namespace have a lane of their own.
+"""
 
 from __future__ import annotations
 
@@ -8,86 +12,85 @@ import collections
 import contextlib
 import heapq
 import itertools
+from collections.abc import Hashable
 from typing import NamedTuple
 
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 60.0
+SHARE = 3
+"""A lane is given one more worker while it has fewer than this many times the idle ones: at most 3/4 of all."""
 
 
-class Key(NamedTuple):
-    """What to reconcile."""
+class Appointment(NamedTuple):
+    """When a key is to be worked on."""
 
-    controller: str
-    namespace: str
-    name: str
+    at: float
+    """Seconds of the event loop's clock."""
+    changed: bool
+    """Asked for because an object changed, not by a controller: holds against the delay after a failure."""
 
 
 class WorkQueue:
-    """Keys to reconcile. For one event loop."""
+    """Keys to reconcile, for `workers` workers of one event loop. A key's `namespace`, if it has one, is its lane."""
 
-    def __init__(self) -> None:
-        self._ready: collections.deque[Key] = collections.deque()
-        self._waiting: set[Key] = set()
-        self._working: set[Key] = set()
-        self._dirty: set[Key] = set()
-        self._failures: dict[Key, int] = {}
-        self._timers: list[tuple[float, int, Key]] = []
-        self._due: dict[Key, float] = {}
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._lanes: collections.OrderedDict[str, collections.deque[Hashable]] = collections.OrderedDict()
+        self._waiting: set[Hashable] = set()
+        self._working: set[Hashable] = set()
+        self._busy: collections.Counter[str] = collections.Counter()
+        self._again: dict[Hashable, bool] = {}
+        """Keys to work on once more after the work under way, and whether an object of theirs changed."""
+        self._failures: dict[Hashable, int] = {}
+        self._not_before: dict[Hashable, float] = {}
+        self._timers: list[tuple[float, int, Hashable]] = []
+        self._due: dict[Hashable, Appointment] = {}
         self._order = itertools.count()
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return len(self._waiting)
 
-    def add(self, key: Key) -> None:
-        """Work on the key soon. While it is being worked on, it comes again afterwards."""
-        self._due.pop(key, None)
-        if key in self._working:
-            self._dirty.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.append(key)
-            self._wake.set()
+    def add(self, key: Hashable, seconds: float = 0.0, *, changed: bool = False) -> None:
+        """Work on the key in so many seconds; an earlier appointment stands.
 
-    def add_after(self, key: Key, seconds: float) -> None:
-        """Work on the key in a while; an earlier appointment stands."""
-        at = asyncio.get_running_loop().time() + seconds
-        if key in self._waiting or self._due.get(key, float("inf")) <= at:
-            return
-        self._due[key] = at
-        heapq.heappush(self._timers, (at, next(self._order), key))
-        if len(self._timers) > 2 * len(self._due) + 100:
-            # Most are of appointments that no longer stand; a far one would stay for as long.
-            self._timers = [timer for timer in self._timers if self._due.get(timer[2]) == timer[0]]
-            heapq.heapify(self._timers)
-        self._wake.set()
+        A key that is being worked on comes again afterwards. After a failure a key comes when its delay is over,
+        whoever asks for it, unless an object that concerns it `changed`.
+        """
+        if seconds > 0:
+            self._appoint(key, Appointment(asyncio.get_running_loop().time() + seconds, changed))
+        elif key in self._working:
+            self._again[key] = self._again.get(key, False) or changed
+        elif key not in self._waiting and (changed or key not in self._not_before):
+            self._make_ready(key)
 
-    def retry(self, key: Key) -> float:
+    def retry(self, key: Hashable, at_least_seconds: float = 0.0) -> float:
         """Work on the key again after a delay that doubles with every failure in a row; returns the delay."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = min(FIRST_DELAY_SECONDS * 2.0 ** (failures - 1), LONGEST_DELAY_SECONDS)
-        self.add_after(key, delay)
+        # The exponent is bounded: a key that fails for weeks must not overflow a float.
+        delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 16), LONGEST_DELAY_SECONDS)
+        delay = max(delay, at_least_seconds)
+        at = asyncio.get_running_loop().time() + delay
+        self._not_before[key] = at
+        if (due := self._due.get(key)) is not None and not due.changed:
+            del self._due[key]
+        self._appoint(key, Appointment(at, False))
         return delay
 
-    def succeeded(self, key: Key) -> None:
+    def succeeded(self, key: Hashable) -> None:
         """Forget the key's failures."""
         self._failures.pop(key, None)
 
-    async def take(self) -> Key:
+    async def take(self) -> Hashable:
         """Wait for a key and mark it as being worked on; give it back with `done`."""
         while True:
             now = asyncio.get_running_loop().time()
             while self._timers and self._timers[0][0] <= now:
                 at, _, key = heapq.heappop(self._timers)
-                if self._due.get(key) == at:
-                    self.add(key)
-            if self._ready:
-                key = self._ready.popleft()
-                self._waiting.discard(key)
-                self._working.add(key)
-                if self._ready:
-                    self._wake.set()
-                return key
+                if (due := self._due.get(key)) is not None and due.at == at:
+                    self._reach(key, due.changed)
+            if (lane := self._next_lane()) is not None:
+                return self._give(lane)
             self._wake.clear()
             timeout = self._timers[0][0] - now if self._timers else None
             # Not wait_for: before Python 3.12 it loses a cancellation that arrives together with the event.
@@ -95,9 +98,67 @@ class WorkQueue:
                 async with asyncio.timeout(timeout):
                     await self._wake.wait()
 
-    def done(self, key: Key) -> None:
+    def done(self, key: Hashable) -> None:
         """The work on a key has ended."""
         self._working.discard(key)
-        if key in self._dirty:
-            self._dirty.discard(key)
-            self.add(key)
+        lane = _lane(key)
+        self._busy[lane] -= 1
+        if not self._busy[lane]:
+            del self._busy[lane]
+        if key in self._again:
+            self.add(key, changed=self._again.pop(key))
+        self._wake.set()
+
+    def _appoint(self, key: Hashable, wanted: Appointment) -> None:
+        if not wanted.changed:
+            wanted = wanted._replace(at=max(wanted.at, self._not_before.get(key, 0.0)))
+        before = self._due.get(key)
+        if key in self._waiting or (before is not None and before.at <= wanted.at):
+            return
+        self._due[key] = wanted
+        heapq.heappush(self._timers, (wanted.at, next(self._order), key))
+        if len(self._timers) > 2 * len(self._due) + 100:
+            # Most are of appointments that no longer stand; a far one would stay for as long.
+            self._timers = [
+                timer
+                for timer in self._timers
+                if (due := self._due.get(timer[2])) is not None and due.at == timer[0]
+            ]
+            heapq.heapify(self._timers)
+        self._wake.set()
+
+    def _reach(self, key: Hashable, changed: bool) -> None:
+        """An appointment has come."""
+        del self._due[key]
+        if key in self._working:
+            self._again[key] = self._again.get(key, False) or changed
+        elif key not in self._waiting:
+            self._make_ready(key)
+
+    def _make_ready(self, key: Hashable) -> None:
+        self._due.pop(key, None)
+        self._not_before.pop(key, None)
+        self._waiting.add(key)
+        self._lanes.setdefault(_lane(key), collections.deque()).append(key)
+        self._wake.set()
+
+    def _next_lane(self) -> str | None:
+        idle = self._workers - len(self._working)
+        return next((lane for lane in self._lanes if self._busy[lane] < SHARE * idle), None)
+
+    def _give(self, lane: str) -> Hashable:
+        keys = self._lanes.pop(lane)
+        key = keys.popleft()
+        if keys:
+            # Behind the others: it is their turn.
+            self._lanes[lane] = keys
+        self._waiting.discard(key)
+        self._working.add(key)
+        self._busy[lane] += 1
+        if self._lanes:
+            self._wake.set()
+        return key
+
+
+def _lane(key: Hashable) -> str:
+    return str(getattr(key, "namespace", ""))

@@ -1,0 +1,90 @@
+"""Workers take keys from the queue, one reconciliation at a time, and say what keeps failing."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import re
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Any
+
+from weft.cluster import ClusterError, ConflictError
+from weft.controllers import Controller, Now
+from weft.runtime.metrics import OperatorMetrics
+from weft.runtime.queue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+FAILED = "%s failed, is tried again in %.1f s and then less and less often: %s"
+
+
+class Workers:
+    """`controllers` by the type of the keys that they work on; `clock` is read once per reconciliation."""
+
+    def __init__(
+        self,
+        controllers: Mapping[type[Hashable], Controller[Any]],
+        queue: WorkQueue,
+        metrics: OperatorMetrics,
+        clock: Callable[[], Now],
+    ) -> None:
+        self._controllers = controllers
+        self._queue = queue
+        self._metrics = metrics
+        self._clock = clock
+        self._failing: dict[Hashable, str] = {}
+        """What the last try of a key ended with, without the numbers in it."""
+        for kind in controllers:
+            metrics.failing_keys.labels(label(kind)).set_function(partial(self._count, kind))
+
+    def failures(self) -> Mapping[str, int]:
+        """How many keys of each controller failed at their last try."""
+        return collections.Counter(label(type(key)) for key in self._failing)
+
+    async def work(self) -> None:
+        """One worker: reconcile keys until cancelled."""
+        while True:
+            key = await self._queue.take()
+            try:
+                await self._reconcile(key)
+            finally:
+                self._queue.done(key)
+
+    async def _reconcile(self, key: Hashable) -> None:
+        kind = label(type(key))
+        try:
+            with self._metrics.reconcile_seconds.labels(kind).time():
+                again = await self._controllers[type(key)].reconcile(key, self._clock())
+        except ConflictError:
+            # Somebody else changed the object: the cache hears of it, decide again on the new state.
+            self._queue.retry(key)
+        except ClusterError as error:
+            delay = self._queue.retry(key, error.retry_after_seconds)
+            if self._is_news(key, error, f"{type(error).__name__} {error.status}"):
+                log.warning(FAILED, key, delay, error)
+        except Exception as error:
+            delay = self._queue.retry(key)
+            if self._is_news(key, error, type(error).__name__):
+                log.exception(FAILED, key, delay, error)
+        else:
+            self._queue.succeeded(key)
+            if self._failing.pop(key, None) is not None:
+                log.info("%s succeeds again", key)
+            if again is not None:
+                self._queue.add(key, again)
+
+    def _is_news(self, key: Hashable, error: Exception, name: str) -> bool:
+        """Count a failure; whether it is another one than at the key's last try, numbers aside."""
+        self._metrics.reconcile_errors.labels(label(type(key)), name).inc()
+        words = re.sub(r"\d+", "#", f"{name}: {error}")
+        before, self._failing[key] = self._failing.get(key), words
+        return before != words
+
+    def _count(self, kind: type[Hashable]) -> float:
+        return float(sum(type(key) is kind for key in self._failing))
+
+
+def label(kind: type[Hashable]) -> str:
+    """A controller's name in metrics: that of its keys."""
+    return kind.__name__.removesuffix("Key").lower()
