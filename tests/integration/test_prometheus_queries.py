@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from weft.balancing.presets import ENGINE_SIGNALS, FRONT_HISTOGRAMS, FRONT_SIGNALS, VLLM
-from weft.balancing.prometheus import TICK_SECONDS, PrometheusSource, Snapshot, SourceError
+from weft.balancing.presets import VLLM
+from weft.balancing.prometheus import TICK_SECONDS, PrometheusSource, SourceError
 from weft.balancing.settings import SourceSettings
 from weft.balancing.signals import Reading, read
 from weft_dev import prometheus
@@ -45,7 +45,6 @@ class Exporter:
             [
                 f"vllm:num_requests_running{label} {self.running[pod]}",
                 f"vllm:num_requests_waiting{label} 2",
-                f"vllm:kv_cache_usage_perc{label} 0.25",
                 f"vllm:prompt_tokens_total{label} {1000 * t}",
                 f"vllm:generation_tokens_total{label} {200 * t}",
                 # 200 intervals per second of 0.05 s each.
@@ -156,11 +155,10 @@ async def test_every_query_of_the_preset_returns_what_the_exporters_said(tool_pa
                 and r.traffic.peak_prompt_tokens_per_second > 4500
             )
         )
-        snapshot: Snapshot = await world.source.read(VLLM)
-        engine = {key[0] for key in (*snapshot.values, *snapshot.buckets) if key[1:] == (NAMESPACE, PODS[0])}
-        front = {key[0] for key in (*snapshot.values, *snapshot.buckets) if key[1:] == (NAMESPACE, MODEL)}
-        assert engine == {f"engine:{signal}" for signal in (*ENGINE_SIGNALS, "itl_buckets")}
-        assert front == {f"front:{signal}" for signal in (*FRONT_SIGNALS, *FRONT_HISTOGRAMS)}
+        snapshot = await world.source.read(VLLM)
+        for series in (snapshot.engines[(NAMESPACE, PODS[0])], snapshot.front_ends[(NAMESPACE, MODEL)]):
+            assert [signal for signal, value in series.values() if value is None] == []
+            assert [signal for signal, buckets in series.histograms() if not buckets] == []
         reading = await world.reading()
         assert reading.traffic is not None
         short = reading.traffic.short
@@ -171,7 +169,7 @@ async def test_every_query_of_the_preset_returns_what_the_exporters_said(tool_pa
         counts = dict(reading.traffic.ttft_buckets)
         assert counts[1.0] / counts[2.5] == pytest.approx(0.5, rel=0.01)
         load = reading.loads[PODS[1]]
-        assert (load.running, load.waiting, load.kv_use) == (3, 2, 0.25)
+        assert (load.running, load.waiting) == (3, 2)
         assert load.generated_tokens_per_second == pytest.approx(200, rel=0.1)
         assert load.inter_token_seconds == pytest.approx(0.05, rel=0.01)
         assert load.busy_share == 1

@@ -28,7 +28,8 @@ from weft.api.resources import (
 from weft.balancing.controller import GroupController
 from weft.balancing.keys import GroupKey
 from weft.balancing.presets import PRESETS, Preset
-from weft.balancing.prometheus import PrometheusSource, Snapshot, SourceError
+from weft.balancing.prometheus import PrometheusSource, SourceError
+from weft.balancing.series import EngineSeries, FrontEndSeries, Snapshot
 from weft.balancing.settings import SourceSettings
 from weft.balancing.state import Traffic
 from weft.cluster import Object
@@ -224,11 +225,15 @@ class Fleet:
         """What Prometheus would answer now: every pod was scraped just now."""
         if self.broken:
             raise SourceError(self.broken)
-        values: dict[tuple[str, str, str], float] = {}
-        for pod in self.pods():
-            name = pod["metadata"]["name"]
-            signals = {"running": self.requests.get(name, 0.0), "waiting": 0.0, "age": 0.0, "targets": 1.0}
-            values |= {(f"engine:{signal}", NAMESPACE, name): value for signal, value in signals.items()}
+        engines = {
+            pod["metadata"]["name"]: {
+                "running": self.requests.get(pod["metadata"]["name"], 0.0),
+                "waiting": 0.0,
+                "age": 0.0,
+                "targets": 1.0,
+            }
+            for pod in self.pods()
+        }
         front: dict[str, float] = {"age": 0.0, "jobs": 1.0}
         traffic = self.traffic or replace(PROMPT_HEAVY, short=_none(), long=_none())
         for window, rates in (("short", traffic.short), ("long", traffic.long)):
@@ -241,13 +246,17 @@ class Fleet:
             }
         front["prompt_tokens_peak"] = traffic.peak_prompt_tokens_per_second
         front["answer_tokens_peak"] = traffic.peak_answer_tokens_per_second
-        values |= {(f"front:{signal}", NAMESPACE, MODEL): value for signal, value in front.items()}
         for (signal, subject), value in self.changed_values.items():
-            key = (signal, NAMESPACE, subject)
-            values.pop(key, None)
+            kind, _, name = signal.partition(":")
+            signals = front if kind == "front" else engines.setdefault(subject, {})
+            signals.pop(name, None)
             if value is not None:
-                values[key] = value
-        return Snapshot(self.now, values)
+                signals[name] = value
+        return Snapshot(
+            self.now,
+            {(NAMESPACE, pod): EngineSeries(**signals) for pod, signals in engines.items()},
+            {(NAMESPACE, MODEL): FrontEndSeries(**front)},
+        )
 
 
 def condition(obj: Object, kind: str) -> str:

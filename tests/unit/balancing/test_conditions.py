@@ -13,8 +13,9 @@ from support.inference import PROMPT_HEAVY
 from weft.api import InferenceGroup
 from weft.api.resources import INFERENCE_GROUPS
 from weft.balancing.conditions import metrics_fresh, objectives_met
+from weft.balancing.series import Buckets
 from weft.balancing.signals import Reading
-from weft.balancing.state import Buckets, Hold
+from weft.balancing.state import Hold
 
 
 def group(met: str = "") -> InferenceGroup:

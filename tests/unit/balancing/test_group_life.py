@@ -121,7 +121,7 @@ async def test_a_drain_that_times_out_is_rolled_back_and_not_tried_again_at_once
         ({("engine:age", f"{GROUP}-4"): 60.0}, "Stale"),
         ({("engine:running", f"{GROUP}-4"): None}, "Empty"),
         ({("engine:running", f"{GROUP}-4"): float("nan")}, "NotANumber"),
-        ({("engine:kv_use", f"{GROUP}-4"): float("inf")}, "NotANumber"),
+        ({("engine:busy_share", f"{GROUP}-4"): float("inf")}, "NotANumber"),
         ({("engine:targets", f"{GROUP}-4"): 2.0}, "Duplicate"),
         ({("engine:resets", f"{GROUP}-4"): 1.0}, "CounterReset"),
         ({("front:requests_long", MODEL): float("nan")}, "NotANumber"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from aiohttp import web
 
 from weft.balancing.presets import VLLM, Windows
 from weft.balancing.prometheus import PrometheusSource, SourceError, parse
+from weft.balancing.series import EngineSeries
 from weft.balancing.settings import SourceSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -141,11 +143,13 @@ def test_series_are_sorted_by_signal_namespace_and_pod_or_model() -> None:
         series("engine:running", "9"),  # of no pod: belongs to nobody
     )
     snapshot = parse(200, body, NOW)
-    assert snapshot.values[("engine:running", "team-a", "a-0")] == 3
-    assert snapshot.values[("front:requests_long", "team-a", "m")] != 0  # NaN, judged later
-    assert snapshot.buckets == {("front:ttft_buckets", "team-a", "m"): ((0.5, 2.0), (float("inf"), 5.0))}
-    assert len(snapshot.values) == 2
-    assert snapshot.repeated == frozenset()
+    assert snapshot.engines == {("team-a", "a-0"): EngineSeries(running=3)}
+    front_end = snapshot.front_ends[("team-a", "m")]
+    assert front_end.requests_long is not None
+    assert math.isnan(front_end.requests_long)  # judged later
+    assert front_end.ttft_buckets == ((0.5, 2.0), (math.inf, 5.0))
+    assert len(snapshot.front_ends) == 1
+    assert not front_end.repeated
 
 
 def test_a_series_that_comes_twice_is_noted() -> None:
@@ -154,9 +158,11 @@ def test_a_series_that_comes_twice_is_noted() -> None:
         series("engine:running", "4", pod="a-0"),
         series("front:ttft_buckets", "1", model_name="m", le="1"),
         series("front:ttft_buckets", "1", model_name="m", le="1.0"),
+        series("engine:running", "3", pod="a-1"),
     )
-    repeated = parse(200, body, NOW).repeated
-    assert {key[0] for key in repeated} == {"engine:running", "front:ttft_buckets"}
+    snapshot = parse(200, body, NOW)
+    assert {pod for (_, pod), engine in snapshot.engines.items() if engine.repeated} == {"a-0"}
+    assert snapshot.front_ends[("team-a", "m")].repeated
 
 
 def test_windows_grow_with_the_scrape_interval_so_that_rates_have_enough_samples() -> None:

@@ -13,14 +13,8 @@ import yaml
 
 from support.chart import CHART, Helm
 from weft.api import Fabric, GPUPool, LogicalNode
-from weft.balancing.presets import (
-    ENGINE_HISTOGRAM,
-    ENGINE_REQUIRED,
-    ENGINE_SIGNALS,
-    FRONT_HISTOGRAMS,
-    FRONT_REQUIRED,
-    FRONT_SIGNALS,
-)
+from weft.balancing.presets import ENGINE_REQUIRED, FRONT_REQUIRED
+from weft.balancing.series import EngineSeries, FrontEndSeries, histogram_names, signal_names
 from weft.balancing.settings import PresetSettings, SourceSettings
 from weft.emulator.inventory import load as load_inventory
 from weft.runtime.settings import Settings
@@ -95,8 +89,9 @@ def test_the_schema_has_every_setting_of_the_operator_but_those_of_the_chart(sch
     for name, model in (("sources", SourceSettings), ("presets", PresetSettings)):
         (one,) = settings[name]["patternProperties"].values()
         assert set(one["properties"]) == set(model.model_fields)
-    assert set(one["properties"]["engine"]["properties"]) == {*ENGINE_SIGNALS, ENGINE_HISTOGRAM}
-    assert set(one["properties"]["front_end"]["properties"]) == {*FRONT_SIGNALS, *FRONT_HISTOGRAMS}
+    for part, kind in (("engine", EngineSeries), ("front_end", FrontEndSeries)):
+        signals = {*signal_names(kind), *histogram_names(kind)}
+        assert set(one["properties"][part]["properties"]) == signals
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from weft.api import InferenceGroup, InferenceRole, Transfer
 from weft.api.conditions import is_true
 from weft.balancing.demand import share_within
 from weft.balancing.replicas import Replica, serving_in
+from weft.balancing.series import Buckets
 from weft.balancing.signals import Reading
-from weft.balancing.state import Buckets, Finding
+from weft.balancing.state import Finding
 
 NAMES_SHOWN = 4
 ATTAINMENT_BAND = 0.005

@@ -20,7 +20,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from weft.balancing.state import Buckets, Rates, Traffic
+from weft.balancing.series import Buckets
+from weft.balancing.state import Rates, Traffic
 
 
 @dataclass(frozen=True)

@@ -14,45 +14,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from weft.balancing.series import EngineSeries, FrontEndSeries, Series, histogram_names, signal_names
 from weft.balancing.settings import PresetSettings
 
 SIGNAL_LABEL = "weft_signal"
 
 ENGINE_REQUIRED = ("running", "waiting", "age", "targets")
-ENGINE_SIGNALS = (
-    *ENGINE_REQUIRED,
-    "resets",
-    "kv_use",
-    "prompt_tokens_per_second",
-    "generated_tokens_per_second",
-    "busy_share",
-    "mean_running",
-    "itl_seconds_per_second",
-    "itl_count_per_second",
-)
-"""running, waiting: requests. age: seconds since the oldest series was scraped. targets: scrape targets that
-report the pod. resets: of its counters in the long window. itl_*: sum and count of the token intervals."""
-
 FRONT_REQUIRED = ("requests_short", "requests_long", "age", "jobs")
-FRONT_SIGNALS = (
-    *FRONT_REQUIRED,
-    "resets",
-    "prompts_short",
-    "prompts_long",
-    "prompt_tokens_short",
-    "prompt_tokens_long",
-    "prompt_tokens_peak",
-    "answers_short",
-    "answers_long",
-    "answer_tokens_short",
-    "answer_tokens_long",
-    "answer_tokens_peak",
-)
-"""All but age, jobs and resets are per second. jobs: scrape jobs that report the model."""
-ENGINE_HISTOGRAM = "itl_buckets"
-"""Times between tokens, by pod. Front ends offer only the whole time over the number of tokens, TTFT included."""
-FRONT_HISTOGRAMS = ("prompt_buckets", "answer_buckets", "ttft_buckets")
-
 
 WINDOWS = ("$scrape", "$short", "$long", "$recent", "$step")
 
@@ -91,9 +59,9 @@ class Preset:
 
     name: str
     engine: Mapping[str, str]
-    """Expression by signal: ENGINE_SIGNALS, all of ENGINE_REQUIRED among them, and ENGINE_HISTOGRAM."""
+    """Expression by signal: the fields of EngineSeries, all of ENGINE_REQUIRED among them."""
     front_end: Mapping[str, str]
-    """Expression by signal; the keys are of FRONT_SIGNALS and FRONT_HISTOGRAMS."""
+    """Expression by signal: the fields of FrontEndSeries, all of FRONT_REQUIRED among them."""
     kv_hold_seconds: float
     """How long after a prefill replica's last request its KV caches may still be read by decode replicas."""
 
@@ -140,7 +108,6 @@ VLLM = Preset(
         # Data parallel ranks are several series of one target and add up; a pod scraped twice does not.
         "targets": f"count by (namespace, pod) (count by (namespace, pod, job, instance) ({_RUNNING}))",
         "resets": "max by (namespace, pod) (resets(vllm:generation_tokens_total[$long]))",
-        "kv_use": "max by (namespace, pod) (vllm:kv_cache_usage_perc)",
         "prompt_tokens_per_second": _pod("rate(vllm:prompt_tokens_total[$long])"),
         "generated_tokens_per_second": _pod("rate(vllm:generation_tokens_total[$short])"),
         "busy_share": f"avg_over_time(clamp_max({_pod(_RUNNING)}, 1)[$long:$scrape])",
@@ -197,8 +164,8 @@ def _configured(name: str, settings: PresetSettings) -> Preset:
     engine = {**(base.engine if base else {}), **settings.engine}
     front_end = {**(base.front_end if base else {}), **settings.front_end}
     problems = [
-        *_problems("engine", engine, (*ENGINE_SIGNALS, ENGINE_HISTOGRAM), ENGINE_REQUIRED),
-        *_problems("front_end", front_end, (*FRONT_SIGNALS, *FRONT_HISTOGRAMS), FRONT_REQUIRED),
+        *_problems("engine", engine, EngineSeries, ENGINE_REQUIRED),
+        *_problems("front_end", front_end, FrontEndSeries, FRONT_REQUIRED),
     ]
     if problems:
         raise ValueError("; ".join(f"presets.{name}.{problem}" for problem in problems))
@@ -212,8 +179,9 @@ def _configured(name: str, settings: PresetSettings) -> Preset:
 
 
 def _problems(
-    part: str, expressions: Mapping[str, str], known: tuple[str, ...], required: tuple[str, ...]
+    part: str, expressions: Mapping[str, str], kind: type[Series], required: tuple[str, ...]
 ) -> Iterator[str]:
+    known = (*signal_names(kind), *histogram_names(kind))
     for signal, expression in expressions.items():
         if signal not in known:
             yield f"{part}.{signal}: unknown signal; there are {_names(known)}"

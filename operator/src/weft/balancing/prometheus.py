@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import aiohttp
 
 from weft.balancing.presets import SIGNAL_LABEL, Preset, Windows
+from weft.balancing.series import EngineSeries, FrontEndSeries, Series, Snapshot, histogram_names
 from weft.balancing.settings import SourceSettings
-from weft.balancing.state import Buckets
+
+S = TypeVar("S", bound=Series)
 
 TICK_SECONDS = 1.0
 """An answer, or a failure, is shared for this long."""
 
-Key = tuple[str, str, str]
-"""Signal, namespace, and pod or model name."""
-
 
 class SourceError(Exception):
     """The server did not give a usable answer. The message has no moving numbers: it ends in a condition."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What one query returned, at one instant."""
-
-    taken_at: datetime
-    """By the operator's clock, just before the query."""
-    values: Mapping[Key, float]
-    """Engine signals by pod, front-end signals by model. Not checked: may be NaN or infinite."""
-    buckets: Mapping[Key, Buckets] = field(default_factory=dict)
-    repeated: frozenset[Key] = frozenset()
-    """Keys that came more than once."""
 
 
 def _utc_now() -> datetime:
@@ -121,27 +106,55 @@ def parse(status: int, body: bytes, taken_at: datetime) -> Snapshot:
 
 
 def _snapshot(result: list[dict[str, Any]], taken_at: datetime) -> Snapshot:
-    values: dict[Key, float] = {}
-    points: dict[Key, dict[float, float]] = {}
-    repeated: set[Key] = set()
+    engines, front_ends = _Gathered(EngineSeries), _Gathered(FrontEndSeries)
     for series in result:
         labels, value = series["metric"], float(series["value"][1])
         kind, _, signal = labels[SIGNAL_LABEL].partition(":")
-        subject = labels.get("pod" if kind == "engine" else "model_name", "")
-        key = (f"{kind}:{signal}", labels.get("namespace", ""), subject)
-        if not key[1] or not key[2]:
-            continue  # without both labels it belongs to nobody here
-        if "le" in labels:
-            histogram, bound = points.setdefault(key, {}), float(labels["le"])
-            if bound in histogram:  # "1" and "1.0" are the same bound
-                repeated.add(key)
-            histogram[bound] = value
+        gathered, subject = (engines, "pod") if kind == "engine" else (front_ends, "model_name")
+        gathered.add(labels.get("namespace", ""), labels.get(subject, ""), signal, labels.get("le"), value)
+    return Snapshot(taken_at, engines.series(), front_ends.series())
+
+
+class _Gathered(Generic[S]):
+    """The series of all engines, or of all front ends, of one answer."""
+
+    def __init__(self, kind: type[S]) -> None:
+        self._kind = kind
+        self._histograms = frozenset(histogram_names(kind))
+        self._values: dict[tuple[str, str], dict[str, float]] = {}
+        self._points: dict[tuple[str, str], dict[str, dict[float, float]]] = {}
+        self._repeated: set[tuple[str, str]] = set()
+
+    def add(self, namespace: str, subject: str, signal: str, bound: str | None, value: float) -> None:
+        """One series: a number, or the point of a histogram at a bound."""
+        if not namespace or not subject:
+            return  # without both labels it belongs to nobody here
+        if (bound is None) == (signal in self._histograms):
+            return  # an expression that lost its `le`, or has one too many
+        key = (namespace, subject)
+        values = self._values.setdefault(key, {})
+        if bound is None:
+            known: dict[Any, float] = values
+            at: Any = signal
         else:
-            if key in values:
-                repeated.add(key)
-            values[key] = value
-    buckets = {key: tuple(sorted(histogram.items())) for key, histogram in points.items()}
-    return Snapshot(taken_at, values, buckets, frozenset(repeated))
+            known, at = self._points.setdefault(key, {}).setdefault(signal, {}), float(bound)
+        if at in known:  # also a bound that came as "1" and as "1.0"
+            self._repeated.add(key)
+        known[at] = value
+
+    def series(self) -> dict[tuple[str, str], S]:
+        """What was added, by namespace and pod or model. TypeError where a signal was never asked for."""
+        return {
+            key: self._kind(
+                repeated=key in self._repeated,
+                **values,
+                **{
+                    signal: tuple(sorted(points.items()))
+                    for signal, points in self._points.get(key, {}).items()
+                },
+            )
+            for key, values in self._values.items()
+        }
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:

@@ -11,19 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from weft.balancing.presets import (
-    ENGINE_HISTOGRAM,
-    ENGINE_REQUIRED,
-    ENGINE_SIGNALS,
-    FRONT_HISTOGRAMS,
-    FRONT_REQUIRED,
-    FRONT_SIGNALS,
-    Windows,
-)
-from weft.balancing.prometheus import Snapshot
-from weft.balancing.state import Buckets, Hold, PodLoad, Rates, Traffic
+from weft.balancing.presets import ENGINE_REQUIRED, FRONT_REQUIRED, Windows
+from weft.balancing.series import Buckets, EngineSeries, FrontEndSeries, Series, Snapshot
+from weft.balancing.state import Hold, PodLoad, Rates, Traffic
 
 SCRAPES_UNTIL_STALE = 3
 _AGE_TOLERANCE_SECONDS = 0.5
@@ -55,98 +47,91 @@ def read(
     that nobody has asked for yet, so it is enough that one of them has.
     """
     stale_seconds = SCRAPES_UNTIL_STALE * scrape_seconds + _AGE_TOLERANCE_SECONDS
+    engines = {pod: snapshot.engines.get((namespace, pod), EngineSeries()) for pod in sorted(pods)}
     loads: dict[str, PodLoad] = {}
     hold: Hold | None = None
-    for pod in sorted(pods):
-        distrust = _distrust_engine(snapshot, namespace, pod, stale_seconds)
+    for pod, engine in engines.items():
+        distrust = _distrust_engine(engine, pod, stale_seconds)
         if distrust is None:
-            loads[pod] = _load(snapshot, namespace, pod)
+            loads[pod] = _load(engine, snapshot.taken_at)
         elif pod in expected and hold is None:
             hold = distrust
     if not expected:
         hold = Hold("NoReplicas", "no replica has served for several scrapes yet")
-    asked = [model for model in models if _has_series(snapshot, namespace, model)]
-    for model in asked or models[:1]:
-        hold = hold or _distrust_front_end(snapshot, namespace, model, stale_seconds)
+    front_ends = {
+        model: front_end
+        for model in models
+        if (front_end := snapshot.front_ends.get((namespace, model))) is not None
+    }
+    for model, front_end in (front_ends or {models[0]: FrontEndSeries()}).items():
+        hold = hold or _distrust_front_end(front_end, model, stale_seconds)
     if hold is not None:
         return Reading(None, loads, hold)
-    timed = [
-        snapshot.buckets.get((f"engine:{ENGINE_HISTOGRAM}", namespace, pod), ()) for pod in sorted(expected)
-    ]
-    return Reading(_traffic(snapshot, namespace, asked, _added(timed), scrape_seconds), loads, None)
+    itl = _added([engines[pod].itl_buckets for pod in sorted(expected)])
+    return Reading(_traffic(list(front_ends.values()), itl, scrape_seconds), loads, None)
 
 
-def _distrust_engine(snapshot: Snapshot, namespace: str, pod: str, stale_seconds: float) -> Hold | None:
-    values = {signal: snapshot.values.get((f"engine:{signal}", namespace, pod)) for signal in ENGINE_SIGNALS}
+def _distrust_engine(series: EngineSeries, pod: str, stale_seconds: float) -> Hold | None:
     who = f"pod {pod}"
-    missing = [signal for signal in ENGINE_REQUIRED if values[signal] is None]
-    if missing:
-        return Hold(
-            "Empty", f"{who} has no series for {missing[0]}: is it scraped, with labels namespace and pod?"
-        )
-    if not _counts_are_numbers(snapshot.buckets.get((f"engine:{ENGINE_HISTOGRAM}", namespace, pod), ())):
-        return Hold("NotANumber", f"{who} reports {ENGINE_HISTOGRAM} that is not a number of zero or more")
-    names = (*ENGINE_SIGNALS, ENGINE_HISTOGRAM)
-    repeated = any((f"engine:{signal}", namespace, pod) in snapshot.repeated for signal in names)
-    return _distrust(values, who, "targets", repeated, stale_seconds)
+    if missing := _missing(series, ENGINE_REQUIRED):
+        text = f"{who} has no series for {missing}: is it scraped, with labels namespace and pod?"
+        return Hold("Empty", text)
+    return _distrust(series, who, series.targets, series.age, series.resets, stale_seconds)
 
 
-def _has_series(snapshot: Snapshot, namespace: str, model: str) -> bool:
-    return any((f"front:{signal}", namespace, model) in snapshot.values for signal in FRONT_SIGNALS)
-
-
-def _distrust_front_end(snapshot: Snapshot, namespace: str, model: str, stale_seconds: float) -> Hold | None:
-    values = {signal: snapshot.values.get((f"front:{signal}", namespace, model)) for signal in FRONT_SIGNALS}
+def _distrust_front_end(series: FrontEndSeries, model: str, stale_seconds: float) -> Hold | None:
     who = f"the front end of model {model}"
-    missing = [signal for signal in FRONT_REQUIRED if values[signal] is None]
-    if missing:
-        return Hold(
-            "Empty",
-            f"{who} has no series for {missing[0]} in this namespace: has it had requests, is it scraped?",
-        )
-    names = (*FRONT_SIGNALS, *FRONT_HISTOGRAMS)
-    repeated = any((f"front:{signal}", namespace, model) in snapshot.repeated for signal in names)
-    for signal in FRONT_HISTOGRAMS:
-        if not _counts_are_numbers(snapshot.buckets.get((f"front:{signal}", namespace, model), ())):
-            return Hold("NotANumber", f"{who} reports {signal} that is not a number of zero or more")
-    return _distrust(values, who, "jobs", repeated, stale_seconds)
+    if missing := _missing(series, FRONT_REQUIRED):
+        text = f"{who} has no series for {missing} in this namespace: has it had requests, is it scraped?"
+        return Hold("Empty", text)
+    return _distrust(series, who, series.jobs, series.age, series.resets, stale_seconds)
+
+
+def _missing(series: Series, required: Sequence[str]) -> str:
+    """The first required signal without series."""
+    values = dict(series.values())
+    return next((signal for signal in required if values[signal] is None), "")
 
 
 def _distrust(
-    values: Mapping[str, float | None], who: str, count: str, repeated: bool, stale_seconds: float
+    series: Series,
+    who: str,
+    sources: float | None,
+    age: float | None,
+    resets: float | None,
+    stale_seconds: float,
 ) -> Hold | None:
-    for signal, value in values.items():
-        # An age below zero is a target whose clock is ahead; what it says now is still the newest.
-        if value is not None and (not math.isfinite(value) or (value < 0 and signal != "age")):
+    for signal, buckets in series.histograms():
+        if not all(_is_count(count) for _, count in buckets):
             return Hold("NotANumber", f"{who} reports {signal} that is not a number of zero or more")
-    if repeated or (values[count] or 0) > 1:
+    for signal, value in series.values():
+        # An age below zero is a target whose clock is ahead; what it says now is still the newest.
+        if value is not None and not (_is_count(value) or (signal == "age" and math.isfinite(value))):
+            return Hold("NotANumber", f"{who} reports {signal} that is not a number of zero or more")
+    if series.repeated or (sources or 0) > 1:
         return Hold("Duplicate", f"{who} is scraped more than once: its series would count twice")
-    if (values["age"] or 0.0) > stale_seconds:
+    if (age or 0.0) > stale_seconds:
         return Hold("Stale", f"{who} was not scraped for more than {SCRAPES_UNTIL_STALE} scrape intervals")
-    if (values["resets"] or 0) > 0:
+    if (resets or 0) > 0:
         return Hold("CounterReset", f"{who} restarted its counters: rates are not whole yet")
     return None
 
 
-def _counts_are_numbers(buckets: Buckets) -> bool:
-    return all(math.isfinite(count) and count >= 0 for _, count in buckets)
+def _is_count(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
 
 
-def _load(snapshot: Snapshot, namespace: str, pod: str) -> PodLoad:
-    def value(signal: str) -> float | None:
-        return snapshot.values.get((f"engine:{signal}", namespace, pod))
-
-    intervals = value("itl_count_per_second") or 0.0
+def _load(engine: EngineSeries, taken_at: datetime) -> PodLoad:
+    intervals = engine.itl_count_per_second or 0.0
     return PodLoad(
-        running=value("running") or 0.0,
-        waiting=value("waiting") or 0.0,
-        sampled_at=snapshot.taken_at - timedelta(seconds=max(0.0, value("age") or 0.0)),
-        kv_use=value("kv_use"),
-        prompt_tokens_per_second=value("prompt_tokens_per_second"),
-        generated_tokens_per_second=value("generated_tokens_per_second"),
-        busy_share=value("busy_share"),
-        mean_running=value("mean_running"),
-        inter_token_seconds=(value("itl_seconds_per_second") or 0.0) / intervals if intervals > 0 else None,
+        running=engine.running or 0.0,
+        waiting=engine.waiting or 0.0,
+        sampled_at=taken_at - timedelta(seconds=max(0.0, engine.age or 0.0)),
+        prompt_tokens_per_second=engine.prompt_tokens_per_second,
+        generated_tokens_per_second=engine.generated_tokens_per_second,
+        busy_share=engine.busy_share,
+        mean_running=engine.mean_running,
+        inter_token_seconds=(engine.itl_seconds_per_second or 0.0) / intervals if intervals > 0 else None,
         tokens_per_second_timed=intervals,
     )
 
@@ -158,33 +143,36 @@ def _added(histograms: Sequence[Buckets]) -> Buckets:
     return tuple((bound, sum(one[bound] for one in counted)) for bound in sorted(common))
 
 
-def _traffic(
-    snapshot: Snapshot, namespace: str, models: Sequence[str], itl_buckets: Buckets, scrape_seconds: float
-) -> Traffic:
-    def value(signal: str) -> float:
-        # Peaks that were not at the same time add up to more than there was: the careful side.
-        return sum(snapshot.values.get((f"front:{signal}", namespace, model), 0.0) for model in models)
-
-    def rates(window: str) -> Rates:
-        return Rates(
-            requests=value(f"requests_{window}"),
-            prompts=value(f"prompts_{window}"),
-            prompt_tokens=value(f"prompt_tokens_{window}"),
-            answers=value(f"answers_{window}"),
-            answer_tokens=value(f"answer_tokens_{window}"),
+def _traffic(front_ends: Sequence[FrontEndSeries], itl_buckets: Buckets, scrape_seconds: float) -> Traffic:
+    short = [
+        Rates(
+            requests=one.requests_short or 0.0,
+            prompts=one.prompts_short or 0.0,
+            prompt_tokens=one.prompt_tokens_short or 0.0,
+            answers=one.answers_short or 0.0,
+            answer_tokens=one.answer_tokens_short or 0.0,
         )
-
-    def buckets(signal: str) -> Buckets:
-        return _added([snapshot.buckets.get((f"front:{signal}", namespace, model), ()) for model in models])
-
+        for one in front_ends
+    ]
+    long = [
+        Rates(
+            requests=one.requests_long or 0.0,
+            prompts=one.prompts_long or 0.0,
+            prompt_tokens=one.prompt_tokens_long or 0.0,
+            answers=one.answers_long or 0.0,
+            answer_tokens=one.answer_tokens_long or 0.0,
+        )
+        for one in front_ends
+    ]
     return Traffic(
-        short=rates("short"),
-        long=rates("long"),
+        short=Rates.added(short),
+        long=Rates.added(long),
         short_seconds=Windows(scrape_seconds).short_seconds,
-        peak_prompt_tokens_per_second=value("prompt_tokens_peak"),
-        peak_answer_tokens_per_second=value("answer_tokens_peak"),
-        prompt_buckets=buckets("prompt_buckets"),
-        answer_buckets=buckets("answer_buckets"),
-        ttft_buckets=buckets("ttft_buckets"),
+        # Peaks that were not at the same time add up to more than there was: the careful side.
+        peak_prompt_tokens_per_second=sum(one.prompt_tokens_peak or 0.0 for one in front_ends),
+        peak_answer_tokens_per_second=sum(one.answer_tokens_peak or 0.0 for one in front_ends),
+        prompt_buckets=_added([one.prompt_buckets for one in front_ends]),
+        answer_buckets=_added([one.answer_buckets for one in front_ends]),
+        ttft_buckets=_added([one.ttft_buckets for one in front_ends]),
         itl_buckets=itl_buckets,
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from weft.api import FlipMethod, Objectives, RebalanceMode, Stage
 from weft.balancing.profile import Profile
-
-Buckets = tuple[tuple[float, float], ...]
-"""A histogram's rate: (upper bound, observations per second at or below it), bounds rising to infinity."""
+from weft.balancing.series import Buckets
 
 Vector = tuple[tuple[str, int], ...]
 """Replicas per role, ordered by role name."""
@@ -38,6 +36,14 @@ class Rates:
     answers: float
     """Answers that ended: only then their length is known."""
     answer_tokens: float
+
+    @staticmethod
+    def added(parts: Iterable[Rates]) -> Rates:
+        """The rates of several models together."""
+        rows = [
+            (one.requests, one.prompts, one.prompt_tokens, one.answers, one.answer_tokens) for one in parts
+        ]
+        return Rates(*(sum(column) for column in zip(*rows, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,6 @@ class PodLoad:
     waiting: float
     sampled_at: datetime
     """When its oldest series was scraped, by the operator's clock."""
-    kv_use: float | None = None
-    """Share of the KV cache in use, 0..1."""
     prompt_tokens_per_second: float | None = None
     generated_tokens_per_second: float | None = None
     """Over the short window."""

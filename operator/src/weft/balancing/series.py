@@ -1,0 +1,101 @@
+"""What Prometheus said in one answer: per engine and per front end, one value for each signal.
+
+A signal is a field here; its name is what presets call its expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+Buckets = tuple[tuple[float, float], ...]
+"""A histogram's rate: (upper bound, observations per second at or below it), bounds rising to infinity."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """What one target's series say. None: no series. Not checked: a value may be NaN, infinite or negative."""
+
+    repeated: bool = False
+    """Whether any of them came more than once."""
+
+    def values(self) -> Iterator[tuple[str, float | None]]:
+        """Name and value of each signal that is one number."""
+        return ((name, getattr(self, name)) for name in signal_names(type(self)))
+
+    def histograms(self) -> Iterator[tuple[str, Buckets]]:
+        """Name and buckets of each signal that is a histogram; without series they are empty."""
+        return ((name, getattr(self, name)) for name in histogram_names(type(self)))
+
+
+@dataclass(frozen=True)
+class EngineSeries(Series):
+    """Of one pod's engine."""
+
+    running: float | None = None
+    """Requests being worked on."""
+    waiting: float | None = None
+    age: float | None = None
+    """Seconds since the oldest series was scraped."""
+    targets: float | None = None
+    """Scrape targets that report the pod."""
+    resets: float | None = None
+    """Of its counters, in the long window."""
+    prompt_tokens_per_second: float | None = None
+    generated_tokens_per_second: float | None = None
+    busy_share: float | None = None
+    """Share of samples with a request running."""
+    mean_running: float | None = None
+    itl_seconds_per_second: float | None = None
+    """Rate of the sum of the times between tokens; the next one of their count."""
+    itl_count_per_second: float | None = None
+    itl_buckets: Buckets = ()
+    """Times between tokens in seconds. Front ends offer only the whole time over the number of tokens."""
+
+
+@dataclass(frozen=True)
+class FrontEndSeries(Series):
+    """Of what stands before the engines, for one model. All but age, jobs and resets are per second."""
+
+    requests_short: float | None = None
+    requests_long: float | None = None
+    age: float | None = None
+    jobs: float | None = None
+    """Scrape jobs that report the model."""
+    resets: float | None = None
+    prompts_short: float | None = None
+    prompts_long: float | None = None
+    prompt_tokens_short: float | None = None
+    prompt_tokens_long: float | None = None
+    prompt_tokens_peak: float | None = None
+    answers_short: float | None = None
+    answers_long: float | None = None
+    answer_tokens_short: float | None = None
+    answer_tokens_long: float | None = None
+    answer_tokens_peak: float | None = None
+    prompt_buckets: Buckets = ()
+    answer_buckets: Buckets = ()
+    ttft_buckets: Buckets = ()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one query returned, at one instant."""
+
+    taken_at: datetime
+    """By the operator's clock, just before the query."""
+    engines: Mapping[tuple[str, str], EngineSeries]
+    """By namespace and pod."""
+    front_ends: Mapping[tuple[str, str], FrontEndSeries]
+    """By namespace and model name."""
+
+
+def signal_names(kind: type[Series]) -> tuple[str, ...]:
+    """The signals of an engine or a front end that are one number."""
+    return tuple(one.name for one in fields(kind) if one.default is None)
+
+
+def histogram_names(kind: type[Series]) -> tuple[str, ...]:
+    """The signals of an engine or a front end that are histograms."""
+    return tuple(one.name for one in fields(kind) if one.default == ())
