@@ -157,7 +157,7 @@ async def test_two_changes_to_one_host_at_once_keep_each_other(
         ("sled-9", "gpu-0", NotFound),
         ("sled-0", "gpu-9", NotFound),
         ("../../x", "gpu-0", InvalidRequest),
-        ("sled-0", "GPU_0", InvalidRequest),
+        ("sled-0", "GPU\n0", InvalidRequest),
         ("sled-0", "../x", InvalidRequest),
     ],
 )

@@ -179,20 +179,6 @@ def test_a_device_at_two_hosts_is_reported_twice() -> None:
     assert read.attachments == (("gpu-0", "sled-0"), ("gpu-0", "sled-1"))
 
 
-@pytest.mark.parametrize("name", ["GPU_0", "gpu.0", "-gpu", "x" * 64, "gpu/0", "gpu 0"])
-def test_an_id_that_kubernetes_cannot_name_is_ignored_and_told(name: str) -> None:
-    read = inventory([block("gpu-0", Id=name), block("gpu-1")], [])
-    assert [d.id for d in read.devices] == ["gpu-1"]
-    assert read.complete
-    assert "cannot be a name" in read.problems[0]
-
-
-def test_two_blocks_with_one_id_are_told() -> None:
-    read = inventory([block("gpu-0"), block("gpu-1", Id="gpu-0")], [])
-    assert [d.id for d in read.devices] == ["gpu-0"]
-    assert "same Id" in read.problems[0]
-
-
 def test_a_device_whose_facts_could_not_be_read_keeps_its_attachment() -> None:
     read = assemble(
         [block("gpu-0", Links=at("sled-0"))], [system("sled-0", "gpu-0")], {}, Topology(), Problems()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
@@ -82,10 +83,12 @@ class DeviceAttachment(Resource):
 def attachment_name(fabric: str, device: str) -> str:
     """The one name that a claim of this device has: `fabric.device`.
 
-    A device whose own name is no DNS label gets a readable remainder and a hash: no two share a name.
+    A device whose own name is no DNS label gets what can be read of it and a hash: no two share a name.
     """
     if re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", device):
         return f"{fabric}.{device}"
-    readable = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")[:40].rstrip("-")
+    latin = unicodedata.normalize("NFKD", device).encode("ascii", "ignore").decode().lower()
+    readable = re.sub(r"[^a-z0-9]+", "-", latin).strip("-")[:40].rstrip("-")
     digest = hashlib.sha256(device.encode()).hexdigest()[:16]
-    return f"{fabric}.{readable}.{digest}" if readable else f"{fabric}.{digest}"
+    # A name of one label more than the plain ones have: no plain device's name can be the same.
+    return f"{fabric}.{readable or 'device'}.{digest}"

@@ -50,9 +50,9 @@ DnsSubdomain = Annotated[
 
 Identifier = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.:]*[A-Za-z0-9])?$"),
+    StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1F\x7F]+$"),
 ]
-"""A fabric manager's own name for a device or a host."""
+"""A fabric manager's own name for a device or a host: whatever it chose, but for control characters."""
 
 AttributeName = Annotated[
     str,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
+from urllib.parse import quote
 
 from weft.fabric.driver import Capabilities, Connection, Inventory, Operation, OperationPhase
 from weft.fabric.errors import Conflict, InvalidRequest, NotFound, Transient, Unsupported
-from weft.fabric.redfish.inventory import DEVICE_ID, HOST_ID, Problems
+from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.mapping import Json, Reply
+from weft.fabric.redfish.names import is_name, name_of_uri
 from weft.fabric.redfish.polling import Poller
 from weft.fabric.redfish.reader import Collections, Service, discover, read, together
 from weft.fabric.redfish.resources import block_of, links_of
@@ -22,7 +23,7 @@ from weft.fabric.redfish.uris import last_segment, member_path
 INVENTORY_REQUEST_TIMEOUTS = 10
 """One inventory takes at most this many request timeouts; attach and detach take at most one."""
 
-_KEY = re.compile(r"[!-~]{1,256}")
+_MAX_KEY = 1024
 
 
 class RedfishDriver:
@@ -70,7 +71,7 @@ class RedfishDriver:
                 body = (await read(self._session, uri, deadline=deadline)).body
                 self._poller.blocks[uri] = block_of(body, uri, self._session.local)
         blocks = [self._poller.blocks[uri] for uri in uris]
-        return frozenset(b.id for b in blocks if b.kind is not None and DEVICE_ID.fullmatch(b.id))
+        return frozenset(b.id for b in blocks if b.kind is not None and is_name(b.id))
 
     async def attach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
         """Attach the devices to the host. Those already there are success; one elsewhere is `Conflict`."""
@@ -166,16 +167,22 @@ class RedfishDriver:
             lock.release()
 
     def _system_path(self, service: Service, host: str) -> str:
-        if not HOST_ID.fullmatch(host):
+        if not is_name(host):
             raise InvalidRequest(f"{host!r} cannot be a host's id")
         known = (uri for uri, s in self._poller.systems.items() if s.host.id == host)
-        return next(known, "") or member_path(service.systems, host)
+        return next(known, "") or self._expected(service.systems, host)
 
     def _block_path(self, service: Service, device: str) -> str:
-        if not DEVICE_ID.fullmatch(device):
+        if not is_name(device):
             raise InvalidRequest(f"{device!r} cannot be a device's id")
         known = (uri for uri, b in self._poller.blocks.items() if b.id == device)
-        return next(known, "") or member_path(service.blocks, device)
+        return next(known, "") or self._expected(service.blocks, device)
+
+    def _expected(self, collection: str, name: str) -> str:
+        try:
+            return self._session.local(member_path(collection, name))
+        except Transient:
+            raise InvalidRequest(f"{name!r} cannot be a member of {collection}") from None
 
     def _listed(self, system: Reply) -> list[str]:
         links = links_of(system.body, self._session.local, "Links", "ResourceBlocks") or ()
@@ -185,7 +192,7 @@ class RedfishDriver:
         """The systems that have a device, as its block says."""
         body = (await read(self._session, uri, deadline=deadline, login=login)).body
         block = block_of(body, uri, self._session.local)
-        if block.id != device or block.kind is None:
+        if device not in (block.id, name_of_uri(uri)) or block.kind is None:
             raise InvalidRequest(f"{uri}: the manager does not have {device} there as a device")
         return set(block.systems or ())
 
@@ -206,9 +213,13 @@ class RedfishDriver:
 
 
 def _key(operation: str) -> str:
-    if not _KEY.fullmatch(operation):
-        raise InvalidRequest(f"{operation!r} cannot be an operation's key")
-    return operation
+    """The key as a header can hold it: it may contain names that the manager chose."""
+    if not operation.isprintable():
+        raise InvalidRequest(f"{operation!r:.80} cannot be an operation's key")
+    key = quote(operation, safe="!#$&'()*+,/:;=?@[]^`{|}~")
+    if not 0 < len(key) <= _MAX_KEY:
+        raise InvalidRequest(f"{operation!r:.80} cannot be an operation's key")
+    return key
 
 
 def _is_like(other: Json, own: Json) -> bool:

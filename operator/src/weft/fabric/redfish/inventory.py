@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from weft.fabric.driver import Device, Host, Inventory
 from weft.fabric.redfish.mapping import text_of
+from weft.fabric.redfish.names import is_name, names_of
 from weft.fabric.redfish.resources import Block, Facts, System
 
-DEVICE_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-"""A DNS label: the id becomes a part of a Kubernetes object's name."""
-HOST_ID = re.compile(r"[A-Za-z0-9]([-._A-Za-z0-9]{0,251}[A-Za-z0-9])?")
 MAX_PROBLEMS = 100
 
 
@@ -63,10 +59,8 @@ def assemble(
     problems: Problems,
 ) -> Inventory:
     """Join what was read. `facts` by block URI: those that could be read."""
-    hosts = _unique([(s.host.id, s.uri, s) for s in systems], "system", HOST_ID, problems)
-    devices = _unique(
-        [(b.id, b.uri, b) for b in blocks if b.kind is not None], "resource block", DEVICE_ID, problems
-    )
+    hosts = [s for s in systems if _has_name(s.host.id, s.uri, "system", problems)]
+    devices = [b for b in blocks if b.kind is not None and _has_name(b.id, b.uri, "resource block", problems)]
     host_ids = {s.uri: s.host.id for s in hosts}
     reach = _reach(blocks, host_ids, topology)
     places = _places(topology)
@@ -104,24 +98,24 @@ def assemble(
     )
 
 
-T = TypeVar("T")
+def named_blocks(blocks: Sequence[Block], earlier: Mapping[str, str]) -> list[Block]:
+    """The blocks with ids that are theirs alone; `earlier` are ids by URI that are in use."""
+    names = names_of({b.uri: b.id for b in blocks}, earlier)
+    return [replace(b, id=names[b.uri]) for b in blocks]
 
 
-def _unique(
-    named: Iterable[tuple[str, str, T]], what: str, pattern: re.Pattern[str], problems: Problems
-) -> list[T]:
-    """Those with a usable Id that no earlier one has."""
-    seen: dict[str, str] = {}
-    kept = []
-    for id, uri, item in named:
-        if not pattern.fullmatch(id):
-            problems.note(f"{what} {uri} is ignored: its Id {id!r} cannot be a name in Kubernetes")
-        elif id in seen:
-            problems.note(f"{what} {uri} is ignored: {seen[id]} has the same Id {id!r}")
-        else:
-            seen[id] = uri
-            kept.append(item)
-    return kept
+def named_systems(systems: Sequence[System], earlier: Mapping[str, str]) -> list[System]:
+    """The systems with ids that are theirs alone; `earlier` are ids by URI that are in use."""
+    names = names_of({s.uri: s.host.id for s in systems}, earlier)
+    return [replace(s, host=replace(s.host, id=names[s.uri])) for s in systems]
+
+
+def _has_name(id: str, uri: str, what: str, problems: Problems) -> bool:
+    if not is_name(id):
+        problems.note(
+            f"{what} {uri} is not used: its Id is no name of up to 256 printable characters: {id[:40]!r}"
+        )
+    return is_name(id)
 
 
 def _reach(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import unquote
 
 from weft.fabric.driver import Operation, OperationPhase
 from weft.fabric.errors import (
@@ -237,7 +238,7 @@ def devices_in(args: Sequence[str]) -> tuple[str, ...]:
     for arg in args:
         _, marker, rest = arg.partition("/ResourceBlocks/")
         if marker and (name := rest.partition("/")[0].partition("?")[0]):
-            found.append(name)
+            found.append(unquote(name))
     return tuple(found)
 
 

@@ -8,7 +8,14 @@ from dataclasses import replace
 
 from weft.fabric.driver import DeviceKind, Inventory
 from weft.fabric.errors import AuthFailed, FabricError, Transient
-from weft.fabric.redfish.inventory import Domain, Problems, Topology, assemble
+from weft.fabric.redfish.inventory import (
+    Domain,
+    Problems,
+    Topology,
+    assemble,
+    named_blocks,
+    named_systems,
+)
 from weft.fabric.redfish.mapping import Json, list_at, mapping_at
 from weft.fabric.redfish.reader import Collections, Service, link_at, together
 from weft.fabric.redfish.resources import Block, Facts, System, block_of, facts_of, id_of, links_of, system_of
@@ -58,8 +65,12 @@ class Poller:
         for failure in failures:
             problems.missing(str(failure))
         members = [[] if isinstance(f, FabricError) else f for f in found]
-        blocks = self._blocks(members[0], problems)
-        systems = self._systems(members[1], problems)
+        blocks = named_blocks(
+            self._blocks(members[0], problems), {uri: b.id for uri, b in self.blocks.items()}
+        )
+        systems = named_systems(
+            self._systems(members[1], problems), {uri: s.host.id for uri, s in self.systems.items()}
+        )
         fresh = self._readings % STATIC_EVERY == 0
         self._readings += 1
         facts = await self._facts_of(blocks, collections, problems, fresh=fresh)
