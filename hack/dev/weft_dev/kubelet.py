@@ -54,6 +54,11 @@ class _Pod:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
+    def see(self, pod: Object) -> None:
+        """Take what a watch or the answer to a write says, whichever comes first: never an older one over a newer."""
+        if _version(pod) > _version(self.object):
+            self.object = pod
+
 
 class Kubelet:
     """All nodes of a demo or test in one object.
@@ -150,7 +155,7 @@ class Kubelet:
             known = self._pods[pod["metadata"]["uid"]] = _Pod(pod)
             known.task = asyncio.create_task(self._look_after(known))
             return
-        known.object = pod
+        known.see(pod)
         known.changed.set()
 
     def _gone(self, uid: str) -> None:
@@ -185,7 +190,7 @@ class Kubelet:
         if not pod.ip:
             pod.ip = await self._open(pod.object)
         patch = running_patch(pod.object, pod.ip, NODE_ADDRESS, _now())
-        pod.object = await self._patch_status(pod.object["metadata"], patch)
+        pod.see(await self._patch_status(pod.object["metadata"], patch))
 
     async def _open(self, pod: Object) -> str:
         """Find an address for a pod, its earlier one if it has run before, and start what listens there."""
@@ -207,7 +212,7 @@ class Kubelet:
     async def _write_ready(self, pod: _Pod) -> None:
         patch = ready_patch(pod.object, _now())
         if patch is not None:
-            await self._patch_status(pod.object["metadata"], patch)
+            pod.see(await self._patch_status(pod.object["metadata"], patch))
 
     async def _patch_status(self, metadata: Object, patch: Object) -> Object:
         return await self._api.patch(
@@ -299,6 +304,10 @@ def _lease(node: str) -> Object:
         "metadata": {"name": node, "namespace": LEASE_NAMESPACE},
         "spec": {"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": _now_micro()},
     }
+
+
+def _version(pod: Object) -> int:
+    return int(pod["metadata"]["resourceVersion"])
 
 
 def _terminating(pod: Object) -> bool:

@@ -139,6 +139,9 @@ class EngineServer:
         max_tokens = int(body.get("max_tokens", 16))
         if max_tokens < 1:
             return _bad_request("max_tokens: at least 1")
+        options = body.get("stream_options")
+        if options and not body.get("stream"):
+            return _bad_request("stream_options: only with stream")
         transfer = body.get("kv_transfer_params") or {}
         if transfer.get("do_remote_decode"):
             return await self._prefill_only(len(prompt), max_tokens)
@@ -156,7 +159,7 @@ class EngineServer:
         sequence.on_admitted = take
         try:
             if body.get("stream"):
-                return await self._stream(request, sequence)
+                return await self._stream(request, sequence, bool((options or {}).get("include_usage")))
             return await self._whole(sequence)
         finally:
             # A client that went away before its turn: nobody else will read that cache.
@@ -202,7 +205,9 @@ class EngineServer:
         await self._run(sequence)
         return web.json_response(self._answer(f"cmpl-{next(_ids)}", sequence))
 
-    async def _stream(self, request: web.Request, sequence: Sequence) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, sequence: Sequence, include_usage: bool
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -240,11 +245,12 @@ class EngineServer:
         except (asyncio.CancelledError, ConnectionError):
             self._abort(sequence)
             raise
-        usage = json.dumps(_usage(sequence), separators=(",", ":")).encode()
-        finish = head + b'{"index":0,"text":"","logprobs":null,"finish_reason":"length"}]}\n\n'
-        end = head + b'],"usage":' + usage + b"}\n\ndata: [DONE]\n\n"
+        end = head + b'{"index":0,"text":"","logprobs":null,"finish_reason":"length"}]}\n\n'
+        if include_usage:
+            usage = json.dumps(_usage(sequence), separators=(",", ":")).encode()
+            end += head + b'],"usage":' + usage + b"}\n\n"
         with contextlib.suppress(ConnectionError):
-            await response.write(finish + end)
+            await response.write(end + b"data: [DONE]\n\n")
             await response.write_eof()
         return response
 

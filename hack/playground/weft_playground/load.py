@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,7 @@ from weft_playground.trace import Request, play, read_trace
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
 _EVENT = b"data: {"
 _EVENTS_THAT_ARE_NO_TOKENS = 2  # the finish reason and the usage
+_TOKEN_IDS = range(10_000, 30_000)  # words in any vocabulary of today
 _TAIL_BYTES = 600
 PROGRESS_SECONDS = 10.0
 
@@ -85,26 +87,34 @@ async def run_load(
             started(zero)
         tasks: list[asyncio.Task[None]] = []
 
-        async def one(target: Target, index: int, request: Request) -> None:
-            result = await _send(session, target, index, request, zero, lag)
+        async def one(target: Target, index: int, request: Request, prompt: str) -> None:
+            result = await _send(session, target, index, request, prompt, zero, lag)
             out.write(json.dumps(asdict(result), separators=(",", ":")) + "\n")
             out.flush()
 
         for index, request in enumerate(requests):
+            # No two prompts begin alike: a prefix cache would answer the second of them without computing it.
+            prompt = ",".join(map(str, random.choices(_TOKEN_IDS, k=request.prompt_tokens)))
             delay = zero + request.at_seconds - time.monotonic()
             if delay > 0:
                 await asyncio.sleep(delay)
-            tasks += [asyncio.create_task(one(target, index, request)) for target in targets]
+            tasks += [asyncio.create_task(one(target, index, request, prompt)) for target in targets]
         await asyncio.gather(*tasks)
 
 
 async def _send(
-    session: aiohttp.ClientSession, target: Target, index: int, request: Request, zero: float, lag: LagMeter
+    session: aiohttp.ClientSession,
+    target: Target,
+    index: int,
+    request: Request,
+    prompt: str,
+    zero: float,
+    lag: LagMeter,
 ) -> Result:
     due = zero + request.at_seconds
     body = (
         f'{{"model":"{target.model_name}","max_tokens":{request.answer_tokens},"ignore_eos":true,"stream":true,'
-        f'"stream_options":{{"include_usage":true}},"prompt":[{",".join("0" * request.prompt_tokens)}]}}'
+        f'"stream_options":{{"include_usage":true}},"prompt":[{prompt}]}}'
     )
     late = time.monotonic() - due
     lag.observe(late)

@@ -24,6 +24,7 @@ from weft_playground.exposition import INTER_TOKEN_SECONDS, TOKENS, TTFT_SECONDS
 from weft_playground.lag import LagMeter
 from weft_playground.picker import Replica, pick_decode, pick_prefill
 
+_PROMPT_TOKENS = re.compile(rb'"prompt_tokens":(\d+)')
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
 # The last event holds the usage; it is shorter than this.
 _TAIL_BYTES = 600
@@ -117,7 +118,6 @@ class Router:
         body = json.loads(raw)
         prompt_tokens = len(body["prompt"])
         self._requests += 1
-        self._input_tokens.observe(prompt_tokens)
         self._running += 1
         try:
             transfer = await self._prefill(body, prompt_tokens)
@@ -135,7 +135,8 @@ class Router:
 
     async def _prefill(self, body: dict[str, Any], prompt_tokens: int) -> dict[str, Any]:
         assert self._session is not None
-        asked = body | {
+        # vLLM refuses options of a stream where none is asked for.
+        asked = {name: value for name, value in body.items() if name != "stream_options"} | {
             "max_tokens": 1,
             "stream": False,
             "kv_transfer_params": {"do_remote_decode": True, "do_remote_prefill": False},
@@ -187,8 +188,11 @@ class Router:
         finally:
             replica.streams -= 1
             replica.stream_tokens -= prompt_tokens
-        if found := _COMPLETION_TOKENS.search(tail):
-            tokens = max(1, int(found[1]))
+        # As the endpoint picker does: lengths are in the metrics once an answer has ended and told its usage.
+        prompt, completion = _PROMPT_TOKENS.search(tail), _COMPLETION_TOKENS.search(tail)
+        if prompt and completion:
+            tokens = max(1, int(completion[1]))
+            self._input_tokens.observe(int(prompt[1]))
             self._output_tokens.observe(tokens)
             self._per_token.observe((time.monotonic() - arrived) / tokens)
         return response

@@ -107,6 +107,17 @@ async def test_answers_have_exactly_the_tokens_asked_for(site: Site) -> None:
     assert [each.tokens for each in results] == [request.answer_tokens for request in requests]
 
 
+async def test_an_engine_refuses_options_of_a_stream_where_none_is_asked_for(site: Site) -> None:
+    await site.add("p", "prefill")
+    body = {"prompt": [1], "max_tokens": 1, "stream": False, "stream_options": {"include_usage": True}}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{site.urls['p']}/v1/completions", json=body) as answer,
+    ):
+        assert answer.status == 400
+        assert "stream_options" in await answer.text()
+
+
 async def test_each_stage_works_on_its_own_replica(site: Site) -> None:
     await site.add("p", "prefill")
     await site.add("d", "decode")
@@ -321,6 +332,35 @@ async def test_the_router_exports_the_endpoint_pickers_metrics(site: Site) -> No
     assert series["inference_objective_request_ttft_seconds_count"] == 3
     assert series["inference_objective_running_requests"] == 0
     assert series["inference_objective_request_error_total"] == 0
+
+
+async def test_lengths_are_in_the_routers_metrics_when_the_answer_has_ended(site: Site) -> None:
+    await site.add("p", "prefill")
+    await site.add("d", "decode")
+    site.show()
+    loading = asyncio.create_task(site.load([Request(0.0, 200, 100)]))
+    await eventually(lambda: site.engines["d"].model.requests_running)
+    meanwhile = await scrape(f"http://127.0.0.1:{site.port}")
+    await loading
+    afterwards = await scrape(f"http://127.0.0.1:{site.port}")
+    counted = "inference_objective_input_tokens_sum"
+    assert meanwhile["inference_objective_request_total"] == 1
+    assert (meanwhile[counted], afterwards[counted]) == (0, 200)
+
+
+async def test_every_request_has_a_prompt_of_its_own_and_both_groups_get_the_same() -> None:
+    prompts: list[tuple[int, ...]] = []
+
+    async def keep(request: web.Request) -> web.StreamResponse:
+        prompts.append(tuple(json.loads(await request.read())["prompt"]))
+        return web.Response(body=ONE_TOKEN)
+
+    async with serving(keep) as url:
+        targets = [Target("auto", url, "m"), Target("paused", url, "m")]
+        await run_load(targets, [Request(0.0, 50, 1) for _ in range(4)], io.StringIO(), LagMeter())
+    assert sorted(prompts.count(each) for each in set(prompts)) == [2, 2, 2, 2]
+    assert len({prompt[:4] for prompt in prompts}) == 4, "no beginning in common that a cache could serve"
+    assert {len(prompt) for prompt in prompts} == {50}
 
 
 async def test_the_load_is_open_loop_and_latency_counts_from_the_scheduled_time() -> None:
