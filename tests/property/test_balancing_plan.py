@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from support.inference import OBJECTIVES, T0, group, role, steady
 from weft.api import Objectives, RebalanceMode, Stage
 from weft.balancing.demand import offered
-from weft.balancing.plan import Plan, decide, needs_of
+from weft.balancing.plan import SplitPlan, needs_of, plan_split
 from weft.balancing.splits import judge
-from weft.balancing.state import Corrections, Hold, Observed, RoleState, Traffic
+from weft.balancing.state import NO_SPLIT, Corrections, Hold, RoleState, SplitInputs, Traffic
 
 rates = st.floats(0, 12)
 prompts = st.floats(100, 4000)
@@ -58,7 +58,7 @@ def role_lists(draw: st.DrawFn) -> tuple[RoleState, ...]:
     return tuple(found)
 
 
-def after(observed: Observed, plan: Plan, seconds: float = 3600) -> Observed:
+def after(observed: SplitInputs, plan: SplitPlan, seconds: float = 3600) -> SplitInputs:
     """The group once the plan was carried out and the cooldown has passed."""
     return replace(
         observed,
@@ -78,8 +78,8 @@ def test_a_plan_run_again_on_its_own_result_is_empty(
         time_to_first_token_milliseconds=ttft, inter_token_latency_microseconds=itl * 1000
     )
     observed = group(*counts, traffic, budget=1000, objectives=objectives)
-    plan = decide(observed)
-    again = decide(after(observed, plan))
+    plan = plan_split(observed)
+    again = plan_split(after(observed, plan))
     assert again.allocation == plan.allocation
     assert again.decision is None
 
@@ -89,14 +89,14 @@ def test_a_plan_run_again_on_its_own_result_is_empty(
 def test_no_decision_exceeds_the_budget_a_maximum_or_takes_the_last_replica_of_a_stage(
     roles: tuple[RoleState, ...], traffic: Traffic, budget: int, mode: RebalanceMode
 ) -> None:
-    observed = replace(group(1, 1, traffic, budget=budget, mode=mode, roles=roles), allocation=())
+    observed = replace(group(1, 1, traffic, budget=budget, mode=mode, roles=roles), allocation=NO_SPLIT)
     cost = {one.name: one.accelerators_per_replica for one in roles}
     for _ in range(3):
-        plan = decide(observed)
-        counts = dict(plan.allocation)
+        plan = plan_split(observed)
+        counts = dict(plan.allocation.counts)
         assert sum(counts[name] * cost[name] for name in counts) <= budget
         assert all(counts[one.name] <= one.maximum for one in roles)
-        before = dict(observed.allocation)
+        before = dict(observed.allocation.counts)
         for stage in {one.stage for one in roles if before.get(one.name)}:
             assert sum(counts[one.name] for one in roles if one.stage is stage) >= 1
         observed = after(observed, plan)
@@ -107,8 +107,8 @@ def test_no_decision_exceeds_the_budget_a_maximum_or_takes_the_last_replica_of_a
 def test_metrics_that_are_not_trusted_change_nothing(
     counts: tuple[int, int], traffic: Traffic, reason: str
 ) -> None:
-    plan = decide(group(*counts, traffic, budget=1000, hold=Hold(reason, "not to be trusted")))
-    assert dict(plan.allocation) == {"prefill": counts[0], "decode": counts[1]}
+    plan = plan_split(group(*counts, traffic, budget=1000, hold=Hold(reason, "not to be trusted")))
+    assert dict(plan.allocation.counts) == {"prefill": counts[0], "decode": counts[1]}
     assert plan.decision is None
 
 
@@ -118,9 +118,9 @@ def test_a_decision_holds_for_the_whole_cooldown(
     counts: tuple[int, int], first: Traffic, then: Traffic, seconds: int
 ) -> None:
     observed = group(*counts, first, budget=1000)
-    plan = decide(observed)
+    plan = plan_split(observed)
     later = replace(after(observed, plan, seconds), traffic=then, decided_at=observed.now)
-    assert decide(later).allocation == plan.allocation
+    assert plan_split(later).allocation == plan.allocation
 
 
 @given(st.integers(1, 11), st.floats(2, 8), st.floats(4, 12), st.integers(1, 40))
@@ -142,7 +142,7 @@ def test_a_load_that_alternates_within_the_recent_past_stops_moving_replicas(
         observed = replace(
             observed, traffic=replace(traffic, **peaks), now=T0 + timedelta(seconds=second), decided_at=None
         )
-        plan = decide(observed)
+        plan = plan_split(observed)
         if plan.decision is not None:
             decided_at.append(second)
             observed = replace(observed, allocation=plan.allocation)
@@ -163,12 +163,12 @@ def test_a_move_never_makes_the_worst_stage_worse(
     observed = group(
         *counts, traffic, budget=1000, corrections=Corrections(prefill, decode), objectives=OBJECTIVES
     )
-    plan = decide(observed)
+    plan = plan_split(observed)
     assume(plan.decision is not None)
     demand = offered(traffic, 0.0)
     assert demand is not None
     needs = needs_of(observed, demand)
-    before = judge(dict(observed.allocation), observed.roles, needs)
-    then = judge(dict(plan.allocation), observed.roles, needs)
+    before = judge(observed.allocation, observed.roles, needs)
+    then = judge(plan.allocation, observed.roles, needs)
     assert then.worst < before.worst
     assert then.late < before.late

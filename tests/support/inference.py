@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from weft.api import FlipMethod, Objectives, RebalanceMode, Stage
 from weft.balancing.profile import Profile
-from weft.balancing.state import Corrections, Hold, Observed, Rates, RoleState, Traffic, vector
+from weft.balancing.state import NO_SPLIT, Corrections, Hold, Rates, RoleState, Split, SplitInputs, Traffic
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -93,11 +93,11 @@ def group(
     settled: bool = True,
     hold: Hold | None = None,
     corrections: Corrections = Corrections(),  # noqa: B008 - frozen
-    recommended: tuple[tuple[str, int], ...] = (),
+    recommended: Split = NO_SPLIT,
     roles: tuple[RoleState, ...] = (),
-) -> Observed:
+) -> SplitInputs:
     """A group of one prefill and one decode role that has the split given."""
-    return Observed(
+    return SplitInputs(
         mode=mode,
         flip=flip,
         objectives=objectives,
@@ -105,7 +105,7 @@ def group(
         cooldown_seconds=30,
         roles=roles or (role("decode", Stage.DECODE, decode), role("prefill", Stage.PREFILL, prefill)),
         now=now,
-        allocation=vector({"prefill": prefill, "decode": decode}),
+        allocation=Split.of({"prefill": prefill, "decode": decode}),
         recommended=recommended,
         decided_at=decided_at,
         moved_at=moved_at,

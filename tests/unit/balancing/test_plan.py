@@ -9,38 +9,38 @@ import pytest
 
 from support.inference import ANSWER_HEAVY, LLAMA_70B, PROMPT_HEAVY, T0, group, role, steady
 from weft.api import RebalanceMode, Stage
-from weft.balancing.plan import decide
-from weft.balancing.state import Corrections, Hold
+from weft.balancing.plan import plan_split
+from weft.balancing.state import Corrections, Hold, Split
 
 IDLE = steady(0, 0, 0)
 
 
-def split(prefill: int, decode: int) -> tuple[tuple[str, int], ...]:
-    return (("decode", decode), ("prefill", prefill))
+def split(prefill: int, decode: int) -> Split:
+    return Split.of({"decode": decode, "prefill": prefill})
 
 
 @pytest.mark.parametrize("prefill", range(1, 9))
 def test_prompt_heavy_load_gets_five_prefill_and_four_decode_from_any_split(prefill: int) -> None:
     # prefill needs 4.07 and decode 3.38 of nine (worked out in test_capacity): only 5 + 4 gives both.
-    assert decide(group(prefill, 9 - prefill, PROMPT_HEAVY)).allocation == split(5, 4)
+    assert plan_split(group(prefill, 9 - prefill, PROMPT_HEAVY)).allocation == split(5, 4)
 
 
 @pytest.mark.parametrize("prefill", range(1, 9))
 def test_answer_heavy_load_gets_what_decode_needs_from_any_split(prefill: int) -> None:
     # prefill needs 1.64 (1.42 erlangs), decode 3.07: splits from 2 + 7 to 5 + 4 carry it, and none moves away.
-    counts = dict(decide(group(prefill, 9 - prefill, ANSWER_HEAVY)).allocation)
+    counts = dict(plan_split(group(prefill, 9 - prefill, ANSWER_HEAVY)).allocation.counts)
     assert counts["prefill"] >= 2
     assert counts["decode"] >= 3
 
 
 def test_a_split_that_carries_the_load_is_left_alone_even_if_another_has_more_headroom() -> None:
-    plan = decide(group(3, 6, ANSWER_HEAVY))
+    plan = plan_split(group(3, 6, ANSWER_HEAVY))
     assert plan.allocation == split(3, 6)
     assert plan.decision is None
 
 
 def test_a_decision_says_in_numbers_why_and_what_came_next() -> None:
-    decision = decide(group(3, 6, PROMPT_HEAVY)).decision
+    decision = plan_split(group(3, 6, PROMPT_HEAVY)).decision
     assert decision is not None
     assert "decode 4, prefill 5 is better than decode 6, prefill 3" in decision.reason
     assert "prefill needs 4.1 replicas (10,650 prompt tokens/s, 2,856 per replica)" in decision.reason
@@ -51,12 +51,12 @@ def test_a_decision_says_in_numbers_why_and_what_came_next() -> None:
 
 def test_a_slower_prefill_than_measured_gets_another_replica() -> None:
     # At 0.75 of its speed prefill saturates at 4.97: five no longer do.
-    plan = decide(group(5, 4, steady(7.5, 1420, 100), corrections=Corrections(prefill=0.75)))
+    plan = plan_split(group(5, 4, steady(7.5, 1420, 100), corrections=Corrections(prefill=0.75)))
     assert plan.allocation == split(6, 3)
 
 
 def test_metrics_on_hold_change_nothing() -> None:
-    plan = decide(group(3, 6, None, hold=Hold("Stale", "no scrape")))
+    plan = plan_split(group(3, 6, None, hold=Hold("Stale", "no scrape")))
     assert plan.allocation == split(3, 6)
     assert plan.decision is None
 
@@ -70,58 +70,58 @@ def test_metrics_on_hold_change_nothing() -> None:
     ],
 )
 def test_nothing_is_decided_within_the_cooldown_or_during_a_move(too_early: dict[str, object]) -> None:
-    plan = decide(group(3, 6, PROMPT_HEAVY, **too_early))  # type: ignore[arg-type]
+    plan = plan_split(group(3, 6, PROMPT_HEAVY, **too_early))  # type: ignore[arg-type]
     assert plan.allocation == split(3, 6)
 
 
 def test_a_move_under_way_may_be_extended_but_not_turned() -> None:
     on_the_way = {"settled": False, "moving": (("decode", "prefill"),), "decided_at": T0}
-    assert decide(replace(group(4, 5, PROMPT_HEAVY), **on_the_way)).allocation == split(5, 4)  # type: ignore[arg-type]
+    assert plan_split(replace(group(4, 5, PROMPT_HEAVY), **on_the_way)).allocation == split(5, 4)  # type: ignore[arg-type]
     turned = replace(group(8, 1, ANSWER_HEAVY), **on_the_way)  # type: ignore[arg-type]
-    assert decide(turned).allocation == split(8, 1)
+    assert plan_split(turned).allocation == split(8, 1)
 
 
 def test_without_traffic_the_split_stays() -> None:
-    assert decide(group(2, 7, IDLE)).decision is None
+    assert plan_split(group(2, 7, IDLE)).decision is None
 
 
 def test_paused_follows_the_roles_own_replicas() -> None:
     roles = (role("decode", Stage.DECODE, 6), role("prefill", Stage.PREFILL, 3))
-    plan = decide(group(5, 4, PROMPT_HEAVY, mode=RebalanceMode.PAUSED, roles=roles))
+    plan = plan_split(group(5, 4, PROMPT_HEAVY, mode=RebalanceMode.PAUSED, roles=roles))
     assert plan.allocation == split(3, 6)
     assert plan.decision is not None
     assert plan.decision.reason.startswith("Paused")
-    assert decide(group(3, 6, PROMPT_HEAVY, mode=RebalanceMode.PAUSED)).decision is None
+    assert plan_split(group(3, 6, PROMPT_HEAVY, mode=RebalanceMode.PAUSED)).decision is None
 
 
 def test_recommend_publishes_the_better_split_once_and_keeps_the_present_one() -> None:
-    first = decide(group(3, 6, PROMPT_HEAVY, mode=RebalanceMode.RECOMMEND))
+    first = plan_split(group(3, 6, PROMPT_HEAVY, mode=RebalanceMode.RECOMMEND))
     assert first.allocation == split(3, 6)
     assert first.recommended == split(5, 4)
     assert first.decision is not None
     assert "would be better" in first.decision.reason
     assert {part.role: part.replicas for part in first.decision.alternatives[0].allocation} == dict(
-        split(5, 4)
+        split(5, 4).counts
     )
-    again = decide(group(3, 6, PROMPT_HEAVY, mode=RebalanceMode.RECOMMEND, recommended=split(5, 4)))
+    again = plan_split(group(3, 6, PROMPT_HEAVY, mode=RebalanceMode.RECOMMEND, recommended=split(5, 4)))
     assert again.decision is None
 
 
 def test_minimum_and_maximum_of_a_role_bound_the_split() -> None:
     roles = (role("decode", Stage.DECODE, 6, minimum=5), role("prefill", Stage.PREFILL, 3, maximum=8))
-    assert decide(group(3, 6, PROMPT_HEAVY, roles=roles)).allocation == split(4, 5)
+    assert plan_split(group(3, 6, PROMPT_HEAVY, roles=roles)).allocation == split(4, 5)
 
 
 def test_replicas_beyond_the_budget_are_left_out_and_said() -> None:
-    plan = decide(group(3, 6, IDLE, budget=16))  # 9 replicas of 2 accelerators are 18
-    assert sum(dict(plan.allocation).values()) == 8
+    plan = plan_split(group(3, 6, IDLE, budget=16))  # 9 replicas of 2 accelerators are 18
+    assert plan.allocation.total == 8
     assert plan.obstacle is not None
     assert plan.obstacle.reason == "BudgetTooSmall"
 
 
 def test_roles_that_differ_in_hardware_exchange_nothing() -> None:
     roles = (role("decode", Stage.DECODE, 6, kind="h100"), role("prefill", Stage.PREFILL, 3, kind="h200"))
-    plan = decide(group(3, 6, PROMPT_HEAVY, roles=roles))
+    plan = plan_split(group(3, 6, PROMPT_HEAVY, roles=roles))
     assert plan.allocation == split(3, 6)
     assert plan.obstacle is not None
     assert plan.obstacle.reason == "FlipIncompatible"
@@ -132,7 +132,7 @@ def test_without_a_profile_nothing_moves_and_the_reason_is_said() -> None:
         role("decode", Stage.DECODE, 6, profile=None, profile_error="there is no ConfigMap 'speed'"),
         role("prefill", Stage.PREFILL, 3),
     )
-    plan = decide(group(3, 6, PROMPT_HEAVY, roles=roles))
+    plan = plan_split(group(3, 6, PROMPT_HEAVY, roles=roles))
     assert plan.decision is None
     assert plan.obstacle is not None
     assert "role decode: there is no ConfigMap 'speed'" in plan.obstacle.message
@@ -141,7 +141,7 @@ def test_without_a_profile_nothing_moves_and_the_reason_is_said() -> None:
 def test_a_stage_gives_nothing_away_that_its_recent_peak_needs() -> None:
     # Decode was at 3,000 tokens/s a moment ago (10 replicas): with 4 it would stand worse than prefill does now.
     swinging = replace(PROMPT_HEAVY, peak_answer_tokens_per_second=3000.0)
-    assert decide(group(4, 5, swinging)).allocation == split(4, 5)
+    assert plan_split(group(4, 5, swinging)).allocation == split(4, 5)
 
 
 def test_an_aggregated_role_carries_what_the_others_lack() -> None:
@@ -151,10 +151,10 @@ def test_an_aggregated_role_carries_what_the_others_lack() -> None:
         role("prefill", Stage.PREFILL, 3),
     )
     observed = replace(
-        group(3, 3, PROMPT_HEAVY, roles=roles), allocation=(("both", 3), ("decode", 3), ("prefill", 3))
+        group(3, 3, PROMPT_HEAVY, roles=roles), allocation=Split((("both", 3), ("decode", 3), ("prefill", 3)))
     )
     # 4.07 + 3.38 of 9: one or two of the three that do both fill the gaps.
-    assert decide(observed).decision is None
+    assert plan_split(observed).decision is None
 
 
 def test_a_role_of_faster_replicas_counts_for_more() -> None:
@@ -174,8 +174,8 @@ def test_a_role_of_faster_replicas_counts_for_more() -> None:
     )
     observed = replace(
         group(1, 6, PROMPT_HEAVY, roles=roles),
-        allocation=(("decode", 6), ("prefill", 1), ("prefill-fast", 2)),
+        allocation=Split((("decode", 6), ("prefill", 1), ("prefill-fast", 2))),
     )
-    assert decide(observed).decision is None
+    assert plan_split(observed).decision is None
     slow = replace(observed, roles=(*roles[:2], replace(roles[2], profile=LLAMA_70B)))
-    assert dict(decide(slow).allocation)["prefill"] == 3
+    assert dict(plan_split(slow).allocation.counts)["prefill"] == 3

@@ -14,7 +14,7 @@ from weft.balancing.demand import share_within
 from weft.balancing.replicas import Replica, serving_in
 from weft.balancing.series import Buckets
 from weft.balancing.signals import Reading
-from weft.balancing.state import Finding
+from weft.balancing.state import Finding, Split
 
 NAMES_SHOWN = 4
 ATTAINMENT_BAND = 0.005
@@ -103,7 +103,7 @@ def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
 
 def balanced(
     transfers: Sequence[Transfer],
-    allocation: Mapping[str, int],
+    allocation: Split,
     roles: Mapping[str, InferenceRole],
     replicas: Sequence[Replica],
     obstacles: Sequence[Finding | None],
@@ -116,15 +116,13 @@ def balanced(
         moves = ", ".join(f"{one.replica} from {one.from_} to {one.to}" for one in transfers)
         return Finding(False, "Moving", f"on the way: {moves}")
     counts = {name: sum(one.role == name and one.has_pod for one in replicas) for name in roles}
-    short = [name for name in roles if counts[name] != allocation.get(name, 0)]
+    short = [name for name in roles if counts[name] != allocation[name]]
     if short or any(one.role not in roles for one in replicas):
         return Finding(False, "Scaling", "replicas are being made or removed")
     return Finding(True, "AsDecided", "every role has the replicas that the allocation gives it")
 
 
-def role_ready(
-    name: str, has_template: bool, allocation: Mapping[str, int], replicas: Sequence[Replica]
-) -> Finding:
+def role_ready(name: str, has_template: bool, allocation: Split, replicas: Sequence[Replica]) -> Finding:
     """Ready of a role: it has the replicas it is to have and they take requests."""
     if not has_template:
         return Finding(
@@ -132,6 +130,6 @@ def role_ready(
             "TemplateMissing",
             "neither the role nor its group has a pod template: set spec.template in one of them",
         )
-    if len(serving_in(replicas, name)) >= allocation.get(name, 0):
+    if len(serving_in(replicas, name)) >= allocation[name]:
         return Finding(True, "Serving", "all its replicas take requests")
     return Finding(False, "Progressing", "not all of its replicas take requests yet")

@@ -15,13 +15,13 @@ from weft.api.names import FINALIZER, LABEL_GROUP
 from weft.api.resources import CONFIG_MAPS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.actions import Actions
 from weft.balancing.keys import GroupKey
-from weft.balancing.observe import Metrics, World, gather, measure, split_of
+from weft.balancing.observe import Metrics, World, gather, measure
 from weft.balancing.presets import Preset
 from weft.balancing.prometheus import PrometheusSource
 from weft.balancing.removal import dissolve, remove_replicas
 from weft.balancing.replicas import GATE_IN, GATE_REMOVING, Replica
 from weft.balancing.roster import Roster, plan_roster
-from weft.balancing.state import Finding
+from weft.balancing.state import Finding, Split
 from weft.balancing.status import (
     Carried,
     Notes,
@@ -124,7 +124,7 @@ async def _reconcile(
     actions = Actions(cluster, world, now)
     notes = Notes()
     carried = await _carry_on(actions, world, metrics, notes, now)
-    recorded = dict(split_of(group.status.allocation))
+    recorded = Split.read(group.status.allocation)
     if recorded:
         roster = _roster(world, recorded, carried, now)
         await _follow(actions, world, metrics, roster, carried, notes, now)
@@ -180,7 +180,7 @@ async def _carry_on(actions: Actions, world: World, metrics: Metrics, notes: Not
     return Carried(tuple(still), tuple(returned))
 
 
-def _roster(world: World, allocation: Mapping[str, int], carried: Carried, now: datetime) -> Roster:
+def _roster(world: World, allocation: Split, carried: Carried, now: datetime) -> Roster:
     return plan_roster(
         world.group.metadata.name,
         world.roles,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from weft.api import InferenceGroup, InferenceRole, RebalanceMode, RoleAllocation, Stage
+from weft.api import InferenceGroup, InferenceRole, RebalanceMode, Stage
 from weft.api.conditions import find
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import CONFIG_MAPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
@@ -19,14 +19,14 @@ from weft.balancing.prometheus import PrometheusSource, SourceError
 from weft.balancing.replicas import Replica, kind_of, replica, serving_in
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Reading, read
 from weft.balancing.state import (
+    NO_SPLIT,
     Corrections,
     Hold,
-    Observed,
     PodLoad,
     RoleState,
+    Split,
+    SplitInputs,
     Traffic,
-    Vector,
-    vector,
 )
 from weft.cluster import Cluster, Object
 
@@ -146,15 +146,15 @@ async def _read(world: World, source: PrometheusSource, preset: Preset, now: dat
     )
 
 
-def observed(
+def split_inputs(
     world: World,
     metrics: Metrics,
-    allocation: Vector,
+    allocation: Split,
     decided_at: datetime | None,
     settled: bool,
     moving: tuple[tuple[str, str], ...],
     now: datetime,
-) -> Observed:
+) -> SplitInputs:
     """All that the planner may know."""
     spec, status = world.group.spec, world.group.status
     reading = metrics.reading
@@ -162,7 +162,7 @@ def observed(
     balanced = find(status.conditions, "Balanced")
     alternatives = status.decision.alternatives if status.decision is not None else ()
     recommends = spec.rebalance.mode is RebalanceMode.RECOMMEND and alternatives
-    return Observed(
+    return SplitInputs(
         mode=spec.rebalance.mode,
         flip=spec.rebalance.flip,
         objectives=spec.objectives,
@@ -171,7 +171,7 @@ def observed(
         roles=tuple(_role_state(world, role) for role in world.roles.values()),
         now=now,
         allocation=allocation,
-        recommended=split_of(alternatives[0].allocation) if recommends else (),
+        recommended=Split.read(alternatives[0].allocation) if recommends else NO_SPLIT,
         decided_at=decided_at,
         moved_at=balanced.last_transition_time
         if balanced is not None and balanced.status == "True"
@@ -183,11 +183,6 @@ def observed(
         corrections=_corrections(world, reading.loads, reading.traffic, generated, metrics.windows, now),
         hold=reading.hold,
     )
-
-
-def split_of(allocation: tuple[RoleAllocation, ...]) -> Vector:
-    """A split as it is in a status."""
-    return vector({one.role: one.replicas for one in allocation})
 
 
 def _role_state(world: World, role: InferenceRole) -> RoleState:

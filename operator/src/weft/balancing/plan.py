@@ -10,7 +10,7 @@ The algorithm
 3. *Work.* `demand` gives the offered prompt and answer tokens per second now, and at the peak of the recent
    past.
 4. *Need.* `capacity` turns both into replicas per stage: where the stage saturates, and what it requires to
-   meet the objectives, with profiles corrected by the speed that was observed.
+   meet the objectives, with profiles corrected by the speed that was inputs.
 5. *Splits.* Every split that flips can reach with the same total (`splits.reachable`) is judged by
 
        score = expected violations + cost of getting there
@@ -34,7 +34,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, RoleAllocation, Stage
+from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Stage
 from weft.balancing.demand import Demand, offered, recent_peak
 from weft.balancing.splits import (
     STAGES,
@@ -46,7 +46,7 @@ from weft.balancing.splits import (
     shrinking_stages,
     stage_needs,
 )
-from weft.balancing.state import Finding, Observed, Vector, vector, words
+from weft.balancing.state import NO_SPLIT, Finding, Split, SplitInputs
 
 MARGIN = 0.1
 """Expected violations (share of requests) that a move has to save beyond its cost."""
@@ -58,53 +58,47 @@ ALTERNATIVES = 2
 
 
 @dataclass(frozen=True)
-class Plan:
+class SplitPlan:
     """What is to hold from now on."""
 
-    allocation: Vector
+    allocation: Split
     decision: Decision | None = None
     """Set when it is to be written: the allocation, or in Recommend the recommended split, changed."""
-    recommended: Vector = ()
+    recommended: Split = NO_SPLIT
     obstacle: Finding | None = None
     """Why the split cannot be balanced although it should be."""
 
 
-def decide(observed: Observed) -> Plan:
+def plan_split(inputs: SplitInputs) -> SplitPlan:
     """The allocation that is to hold, with the reason where it changes."""
-    start, obstacle = starting_split(observed)
-    allocation = vector(start)
-    mode = observed.mode
-    if allocation != observed.allocation:
-        return Plan(allocation, _starting_decision(observed, allocation), obstacle=obstacle)
-    if mode is RebalanceMode.PAUSED or observed.flip is FlipMethod.NONE:
-        return Plan(allocation, obstacle=obstacle)
-    if not {role.stage for role in observed.roles} & set(STAGES) or len(observed.roles) < 2:
-        return Plan(allocation, obstacle=obstacle)
-    obstacle = obstacle or _flip_obstacle(observed)
-    if (
-        obstacle is not None
-        or observed.traffic is None
-        or observed.hold is not None
-        or not _may_decide(observed)
-    ):
-        return Plan(allocation, obstacle=obstacle)
-    demand = offered(observed.traffic, observed.generated_tokens_per_second)
+    start, obstacle = starting_split(inputs)
+    mode = inputs.mode
+    if start != inputs.allocation:
+        return SplitPlan(start, _starting_decision(inputs, start), obstacle=obstacle)
+    if mode is RebalanceMode.PAUSED or inputs.flip is FlipMethod.NONE:
+        return SplitPlan(start, obstacle=obstacle)
+    if not {role.stage for role in inputs.roles} & set(STAGES) or len(inputs.roles) < 2:
+        return SplitPlan(start, obstacle=obstacle)
+    obstacle = obstacle or _flip_obstacle(inputs)
+    if obstacle is not None or inputs.traffic is None or inputs.hold is not None or not _may_decide(inputs):
+        return SplitPlan(start, obstacle=obstacle)
+    demand = offered(inputs.traffic, inputs.generated_tokens_per_second)
     if demand is None:
-        return Plan(allocation)
-    return _choose(observed, start, demand)
+        return SplitPlan(start)
+    return _choose(inputs, start, demand)
 
 
-def starting_split(observed: Observed) -> tuple[dict[str, int], Finding | None]:
+def starting_split(inputs: SplitInputs) -> tuple[Split, Finding | None]:
     """What holds before any balancing: the last decision or the roles' own numbers, within bounds and budget."""
-    decided = dict(observed.allocation) if observed.mode is RebalanceMode.AUTO else {}
+    decided = dict(inputs.allocation.counts) if inputs.mode is RebalanceMode.AUTO else {}
     split = {
         role.name: min(role.maximum, max(role.minimum, decided.get(role.name, role.spec_replicas)))
-        for role in observed.roles
+        for role in inputs.roles
     }
-    cost = {role.name: role.accelerators_per_replica for role in observed.roles}
-    least = {role.name: role.minimum for role in observed.roles}
+    cost = {role.name: role.accelerators_per_replica for role in inputs.roles}
+    least = {role.name: role.minimum for role in inputs.roles}
     left_out = 0
-    while sum(split[name] * cost[name] for name in split) > observed.budget_accelerators:
+    while sum(split[name] * cost[name] for name in split) > inputs.budget_accelerators:
         # First from roles above their minimum, the largest first; the budget holds even against the minimum.
         name = max(
             (name for name in sorted(split) if split[name] > 0 and cost[name] > 0),
@@ -113,98 +107,92 @@ def starting_split(observed: Observed) -> tuple[dict[str, int], Finding | None]:
         split[name] -= 1
         left_out += 1
     if not left_out:
-        return split, None
-    return split, Finding(
+        return Split.of(split), None
+    return Split.of(split), Finding(
         False,
         "BudgetTooSmall",
-        f"{left_out} of the replicas asked for do not fit into the budget of {observed.budget_accelerators}"
+        f"{left_out} of the replicas asked for do not fit into the budget of {inputs.budget_accelerators}"
         " accelerators: raise spec.accelerators.maximum or lower the roles' replicas",
     )
 
 
-def needs_of(observed: Observed, demand: Demand) -> dict[Stage, StageNeed]:
+def needs_of(inputs: SplitInputs, demand: Demand) -> dict[Stage, StageNeed]:
     """What each stage needs for this demand."""
-    return stage_needs(observed.roles, demand, observed.corrections, observed.objectives)
+    return stage_needs(inputs.roles, demand, inputs.corrections, inputs.objectives)
 
 
-def _choose(observed: Observed, start: Mapping[str, int], demand: Demand) -> Plan:
-    roles, traffic = observed.roles, observed.traffic
+def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
+    roles, traffic = inputs.roles, inputs.traffic
     assert traffic is not None
-    needs = needs_of(observed, demand)
-    peak = needs_of(observed, recent_peak(traffic, demand))
-    flip_seconds = FLIP_SECONDS + _drain_seconds(observed, demand)
-    total = max(1, sum(start.values()))
+    needs = needs_of(inputs, demand)
+    peak = needs_of(inputs, recent_peak(traffic, demand))
+    flip_seconds = FLIP_SECONDS + _drain_seconds(inputs, demand)
+    total = max(1, start.total)
 
-    def score(split: Mapping[str, int]) -> float:
+    def score(split: Split) -> float:
         cost = moves_between(start, split) * flip_seconds / HORIZON_SECONDS / total
         return judge(split, roles, needs).late + cost
 
     stay = judge(start, roles, needs)
     qualified = []
     for split in reachable(start, roles):
-        if _turns(observed, start, split):
+        if _turns(inputs, start, split):
             continue
         giving = shrinking_stages(start, split, roles, needs)
         cautious = {stage: peak[stage] if stage in giving else need for stage, need in needs.items()}
         if judge(split, roles, cautious).worst < stay.worst - 1e-9:
             qualified.append(split)
     ranked = sorted(
-        [*qualified, dict(start)],
+        [*qualified, start],
         key=lambda split: (
             round(score(split), 6),
             round(judge(split, roles, needs).worst, 6),
             moves_between(start, split),
-            vector(split),
+            split,
         ),
     )
-    best = ranked[0] if stay.late - score(ranked[0]) > MARGIN else dict(start)
-    chosen, before = vector(best), vector(start)
-    recommended = chosen if observed.mode is RebalanceMode.RECOMMEND else ()
-    known = observed.recommended or before
-    if chosen == (known if observed.mode is RebalanceMode.RECOMMEND else before):
-        return Plan(before, recommended=recommended)
-    reason = _reason(observed, start, best, stay, judge(best, roles, needs), needs, demand)
+    best = ranked[0] if stay.late - score(ranked[0]) > MARGIN else start
+    recommended = best if inputs.mode is RebalanceMode.RECOMMEND else NO_SPLIT
+    known = inputs.recommended or start
+    if best == (known if inputs.mode is RebalanceMode.RECOMMEND else start):
+        return SplitPlan(start, recommended=recommended)
+    reason = _reason(inputs, start, best, stay, judge(best, roles, needs), needs, demand)
     others = [split for split in ranked if split != best][:ALTERNATIVES]
-    if observed.mode is RebalanceMode.RECOMMEND:
+    if inputs.mode is RebalanceMode.RECOMMEND:
         others = [best, *others]
     alternatives = tuple(
         Alternative(
-            allocation=allocation_of(vector(split)),
+            allocation=split.written(),
             score=f"{score(split):.3f}",
             reason=_alternative_reason(start, split, judge(split, roles, needs), flip_seconds),
         )
         for split in others
     )
-    decision = Decision(reason=reason, decision_time=observed.now, alternatives=alternatives)
-    if observed.mode is RebalanceMode.RECOMMEND:
-        return Plan(before, decision, recommended)
-    return Plan(chosen, decision)
+    decision = Decision(reason=reason, decision_time=inputs.now, alternatives=alternatives)
+    if inputs.mode is RebalanceMode.RECOMMEND:
+        return SplitPlan(start, decision, recommended)
+    return SplitPlan(best, decision)
 
 
-def allocation_of(split: Vector) -> tuple[RoleAllocation, ...]:
-    """A split as it is written into the status."""
-    return tuple(RoleAllocation(role=role, replicas=replicas) for role, replicas in split)
+def _may_decide(inputs: SplitInputs) -> bool:
+    if not inputs.settled:
+        return bool(inputs.moving)
+    cooldown = timedelta(seconds=inputs.cooldown_seconds)
+    since = [moment for moment in (inputs.decided_at, inputs.moved_at) if moment is not None]
+    return all(inputs.now - moment >= cooldown for moment in since)
 
 
-def _may_decide(observed: Observed) -> bool:
-    if not observed.settled:
-        return bool(observed.moving)
-    cooldown = timedelta(seconds=observed.cooldown_seconds)
-    since = [moment for moment in (observed.decided_at, observed.moved_at) if moment is not None]
-    return all(observed.now - moment >= cooldown for moment in since)
-
-
-def _turns(observed: Observed, start: Mapping[str, int], split: Mapping[str, int]) -> bool:
+def _turns(inputs: SplitInputs, start: Split, split: Split) -> bool:
     """Whether a split takes something back of the move that is under way."""
-    return any(split[giver] > start[giver] or split[taker] < start[taker] for giver, taker in observed.moving)
+    return any(split[giver] > start[giver] or split[taker] < start[taker] for giver, taker in inputs.moving)
 
 
-def _flip_obstacle(observed: Observed) -> Finding | None:
-    without = [role for role in observed.roles if role.profile is None]
+def _flip_obstacle(inputs: SplitInputs) -> Finding | None:
+    without = [role for role in inputs.roles if role.profile is None]
     if without:
         return Finding(False, "ProfileMissing", f"role {without[0].name}: {without[0].profile_error}")
     kinds: dict[str, set[Stage]] = {}
-    for role in observed.roles:
+    for role in inputs.roles:
         kinds.setdefault(role.kind, set()).add(role.stage)
     if all(len(stages) == 1 for stages in kinds.values()):
         return Finding(
@@ -216,43 +204,40 @@ def _flip_obstacle(observed: Observed) -> Finding | None:
     return None
 
 
-def _drain_seconds(observed: Observed, demand: Demand) -> float:
+def _drain_seconds(inputs: SplitInputs, demand: Demand) -> float:
     """How long a draining replica works on what it has: about one mean answer at the ITL objective.
 
     Without that objective: at the slowest full batch of the profiles.
     """
-    microseconds = observed.objectives.inter_token_latency_microseconds
+    microseconds = inputs.objectives.inter_token_latency_microseconds
     if microseconds is not None:
         return demand.answer_tokens * microseconds / 1e6
-    profiles = [role.profile for role in observed.roles if role.profile is not None]
+    profiles = [role.profile for role in inputs.roles if role.profile is not None]
     return demand.answer_tokens * max(one.inter_token_seconds(one.max_batch) for one in profiles)
 
 
-def _starting_decision(observed: Observed, allocation: Vector) -> Decision:
-    if observed.mode is not RebalanceMode.AUTO:
-        reason = f"{observed.mode}: the roles' replicas hold: {words(allocation)}"
-    elif not observed.allocation:
-        reason = f"start with the roles' replicas: {words(allocation)}"
+def _starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:
+    if inputs.mode is not RebalanceMode.AUTO:
+        reason = f"{inputs.mode}: the roles' replicas hold: {allocation}"
+    elif not inputs.allocation:
+        reason = f"start with the roles' replicas: {allocation}"
     else:
-        reason = f"roles, their bounds or the budget changed: {words(allocation)}"
-    return Decision(reason=reason, decision_time=observed.now)
+        reason = f"roles, their bounds or the budget changed: {allocation}"
+    return Decision(reason=reason, decision_time=inputs.now)
 
 
 def _reason(
-    observed: Observed,
-    start: Mapping[str, int],
-    best: Mapping[str, int],
+    inputs: SplitInputs,
+    start: Split,
+    best: Split,
     stay: Judgement,
     then: Judgement,
     needs: Mapping[Stage, StageNeed],
     demand: Demand,
 ) -> str:
-    verb = "would be" if observed.mode is RebalanceMode.RECOMMEND else "is"
-    if best == start:
-        head = f"the roles' own split {words(vector(best))} {verb} right again"
-    else:
-        head = f"{words(vector(best))} {verb} better than {words(vector(start))}"
-    parts = [head]
+    verb = "would be" if inputs.mode is RebalanceMode.RECOMMEND else "is"
+    again, better = f"the roles' own split {best} {verb} right again", f"{best} {verb} better than {start}"
+    parts = [again if best == start else better]
     rates = {
         Stage.PREFILL: (demand.prompt_tokens_per_second, "prompt"),
         Stage.DECODE: (demand.answer_tokens_per_second, "answer"),
@@ -271,9 +256,7 @@ def _reason(
     return "; ".join(parts)
 
 
-def _alternative_reason(
-    start: Mapping[str, int], split: Mapping[str, int], judged: Judgement, flip_seconds: float
-) -> str:
+def _alternative_reason(start: Split, split: Split, judged: Judgement, flip_seconds: float) -> str:
     moves = moves_between(start, split)
     how = (
         "stay" if moves == 0 else f"{moves} {'flip' if moves == 1 else 'flips'} of about {flip_seconds:.0f} s"

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from weft.api import InferenceRole
 from weft.balancing.replicas import Replica, revision_of, serving_in, shape_of
-from weft.balancing.state import Finding
+from weft.balancing.state import Finding, Split
 
 REPLACE_AFTER = timedelta(seconds=10)
 """A pod that failed younger than this is not replaced yet: one that fails at once must not be made in a loop."""
@@ -63,7 +63,7 @@ def plan_roster(
     group_name: str,
     roles: Mapping[str, InferenceRole],
     kinds: Mapping[str, str],
-    allocation: Mapping[str, int],
+    allocation: Split,
     replicas: Sequence[Replica],
     transfers: Mapping[str, str],
     taken: Collection[str],
@@ -82,7 +82,7 @@ def plan_roster(
     names = {*taken, *(one.name for one in replicas)}
     for kind in sorted(set(kinds.values())):
         members = [one for one in staying if kinds.get(effective[one.name]) == kind]
-        wanted = {name: allocation.get(name, 0) for name in roles if kinds[name] == kind}
+        wanted = {name: allocation[name] for name in roles if kinds[name] == kind}
         lacking = Counter(wanted)
         lacking.subtract(Counter(effective[one.name] for one in members if one.has_pod))
         surplus = len(members) - sum(wanted.values())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from weft.api import Objectives, Stage
 from weft.balancing.capacity import Need, decode_need, prefill_need
 from weft.balancing.demand import Demand
-from weft.balancing.state import Corrections, RoleState, Vector, vector
+from weft.balancing.state import Corrections, RoleState, Split
 
 STAGES = (Stage.PREFILL, Stage.DECODE)
 """What every request passes through. An aggregated replica divides its time between the two."""
@@ -61,11 +61,9 @@ def stage_needs(
     return needs
 
 
-def judge(
-    counts: Mapping[str, int], roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]
-) -> Judgement:
+def judge(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> Judgement:
     """How a split would fare. A stage that nobody can serve and that has work counts as wholly late."""
-    given = _given(counts, roles, needs)
+    given = _given(split, roles, needs)
     late = worst = 0.0
     for stage, stage_need in needs.items():
         need = stage_need.need
@@ -88,23 +86,23 @@ def late_share(given: float, need: Need) -> float:
     return 2.0 - given / need.saturated
 
 
-def moves_between(before: Mapping[str, int], after: Mapping[str, int]) -> int:
+def moves_between(before: Split, after: Split) -> int:
     """Replicas that change their role on the way from one split to the other."""
-    return sum(max(0, count - before.get(role, 0)) for role, count in after.items())
+    return sum(max(0, count - before[role]) for role, count in after.counts)
 
 
-def reachable(counts: Mapping[str, int], roles: Sequence[RoleState]) -> Iterator[dict[str, int]]:
+def reachable(start: Split, roles: Sequence[RoleState]) -> Iterator[Split]:
     """Splits that flips lead to from here, nearest first, without the present one.
 
     Replicas are exchanged between roles of one kind only, within every role's bounds, and no stage that has a
     replica is left without. The total per kind, and with it the number of accelerators, stays.
     """
     bounds = {role.name: role for role in roles}
-    staged = {role.stage for role in roles if counts.get(role.name, 0) > 0}
-    seen: set[Vector] = {vector(counts)}
-    ring = [dict(counts)]
+    staged = {role.stage for role in roles if start[role.name] > 0}
+    seen = {start}
+    ring = [start]
     while ring and len(seen) <= SPLITS_MOST:
-        following: list[dict[str, int]] = []
+        following: list[Split] = []
         for split in ring:
             for giver in roles:
                 for taker in roles:
@@ -114,15 +112,10 @@ def reachable(counts: Mapping[str, int], roles: Sequence[RoleState]) -> Iterator
                         continue
                     if split[taker.name] >= bounds[taker.name].maximum:
                         continue
-                    neighbour = {
-                        **split,
-                        giver.name: split[giver.name] - 1,
-                        taker.name: split[taker.name] + 1,
-                    }
-                    key = vector(neighbour)
-                    if key in seen:
+                    neighbour = split.moved(giver.name, taker.name)
+                    if neighbour in seen:
                         continue
-                    seen.add(key)
+                    seen.add(neighbour)
                     following.append(neighbour)
                     if {role.stage for role in roles if neighbour[role.name] > 0} >= staged:
                         yield neighbour
@@ -130,8 +123,8 @@ def reachable(counts: Mapping[str, int], roles: Sequence[RoleState]) -> Iterator
 
 
 def shrinking_stages(
-    before: Mapping[str, int],
-    after: Mapping[str, int],
+    before: Split,
+    after: Split,
     roles: Sequence[RoleState],
     needs: Mapping[Stage, StageNeed],
 ) -> set[Stage]:
@@ -140,7 +133,7 @@ def shrinking_stages(
     for stage, need in needs.items():
         for own in (stage, Stage.AGGREGATED):
             change = sum(
-                (after.get(role.name, 0) - before.get(role.name, 0)) * need.worth.get(role.name, 0.0)
+                (after[role.name] - before[role.name]) * need.worth.get(role.name, 0.0)
                 for role in roles
                 if role.stage is own
             )
@@ -149,15 +142,13 @@ def shrinking_stages(
     return shrinking
 
 
-def _given(
-    counts: Mapping[str, int], roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]
-) -> dict[Stage, float]:
+def _given(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> dict[Stage, float]:
     """Capacity of each stage, aggregated replicas divided so that both stages stand equally well."""
     own = dict.fromkeys(needs, 0.0)
     shared = dict.fromkeys(needs, 0.0)
     for stage, need in needs.items():
         for role in roles:
-            capacity = counts.get(role.name, 0) * need.worth.get(role.name, 0.0)
+            capacity = split[role.name] * need.worth.get(role.name, 0.0)
             if role.stage is stage:
                 own[stage] += capacity
             elif role.stage is Stage.AGGREGATED:

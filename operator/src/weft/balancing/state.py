@@ -5,23 +5,63 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
-from weft.api import FlipMethod, Objectives, RebalanceMode, Stage
+from weft.api import FlipMethod, Objectives, RebalanceMode, RoleAllocation, Stage
 from weft.balancing.profile import Profile
 from weft.balancing.series import Buckets
 
-Vector = tuple[tuple[str, int], ...]
-"""Replicas per role, ordered by role name."""
+
+@dataclass(frozen=True, order=True)
+class Split:
+    """Replicas per role; a role that is not named has none. True where it names one."""
+
+    counts: tuple[tuple[str, int], ...] = ()
+    """(role, replicas), ordered by role."""
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Split:
+        """The split with these replicas per role."""
+        return cls(tuple(sorted(counts.items())))
+
+    @classmethod
+    def read(cls, allocation: Iterable[RoleAllocation]) -> Split:
+        """A split as it stands in a status."""
+        return cls.of({one.role: one.replicas for one in allocation})
+
+    def written(self) -> tuple[RoleAllocation, ...]:
+        """The split as it is written into a status."""
+        return tuple(RoleAllocation(role=role, replicas=replicas) for role, replicas in self.counts)
+
+    def __getitem__(self, role: str) -> int:
+        return self._by_role.get(role, 0)
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __str__(self) -> str:
+        """For people: "decode 4, prefill 5"."""
+        return ", ".join(f"{role} {replicas}" for role, replicas in self.counts)
+
+    @property
+    def total(self) -> int:
+        """Replicas of all roles."""
+        return sum(replicas for _, replicas in self.counts)
+
+    def names(self, role: str) -> bool:
+        """Whether it says anything of the role, be it zero."""
+        return role in self._by_role
+
+    def moved(self, giver: str, taker: str) -> Split:
+        """The split once one replica has changed from one role to another; none has fewer than zero."""
+        return Split.of({**self._by_role, giver: max(0, self[giver] - 1), taker: self[taker] + 1})
+
+    @cached_property
+    def _by_role(self) -> dict[str, int]:
+        return dict(self.counts)
 
 
-def vector(counts: Mapping[str, int]) -> Vector:
-    """The counts as a hashable value."""
-    return tuple(sorted(counts.items()))
-
-
-def words(allocation: Vector) -> str:
-    """An allocation for people: "decode 4, prefill 5"."""
-    return ", ".join(f"{role} {replicas}" for role, replicas in allocation)
+NO_SPLIT = Split()
 
 
 @dataclass(frozen=True)
@@ -122,8 +162,8 @@ class RoleState:
 
 
 @dataclass(frozen=True)
-class Observed:
-    """Everything that the planner may know about a group."""
+class SplitInputs:
+    """Everything that a group's split is decided from."""
 
     mode: RebalanceMode
     flip: FlipMethod
@@ -132,9 +172,9 @@ class Observed:
     cooldown_seconds: int
     roles: tuple[RoleState, ...]
     now: datetime
-    allocation: Vector = ()
+    allocation: Split = NO_SPLIT
     """The last decision that was written; empty for a new group."""
-    recommended: Vector = ()
+    recommended: Split = NO_SPLIT
     """In Recommend: the split that was last recommended."""
     decided_at: datetime | None = None
     moved_at: datetime | None = None

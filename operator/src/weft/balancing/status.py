@@ -13,11 +13,11 @@ from weft.api.inference import InferenceGroupStatus
 from weft.api.inference_role import InferenceRoleStatus
 from weft.balancing import conditions
 from weft.balancing.bodies import selector
-from weft.balancing.observe import Metrics, World, observed, split_of
-from weft.balancing.plan import Plan, allocation_of, decide
+from weft.balancing.observe import Metrics, World, split_inputs
+from weft.balancing.plan import SplitPlan, plan_split
 from weft.balancing.profile import ProfileError
 from weft.balancing.replicas import serving_in
-from weft.balancing.state import Finding, vector, words
+from weft.balancing.state import Finding, Split
 from weft.balancing.transfers import choose
 
 
@@ -47,7 +47,7 @@ class Carried:
 class Settlement:
     """What is to hold after this pass."""
 
-    plan: Plan
+    plan: SplitPlan
     transfers: tuple[Transfer, ...]
     """Open ones, then those that start."""
     started: tuple[Transfer, ...]
@@ -59,27 +59,26 @@ def settle(
 ) -> Settlement:
     """Decide the split and the transfers towards it."""
     group = world.group
-    allocation = dict(split_of(group.status.allocation))
+    allocation = Split.read(group.status.allocation)
     decision = group.status.decision
     decided_at = decision.decision_time if decision is not None else None
     returned: Decision | None = None
     if carried.returned and group.spec.rebalance.mode is RebalanceMode.AUTO:
         for transfer in carried.returned:
-            allocation[transfer.from_] = allocation.get(transfer.from_, 0) + 1
-            allocation[transfer.to] = max(0, allocation.get(transfer.to, 0) - 1)
+            allocation = allocation.moved(transfer.to, transfer.from_)
         names = ", ".join(transfer.replica for transfer in carried.returned)
         returned = Decision(
-            reason=f"{names} could not change its role: {words(vector(allocation))} holds", decision_time=now
+            reason=f"{names} could not change its role: {allocation} holds", decision_time=now
         )
         decided_at = now
     counts = {name: sum(one.role == name and one.has_pod for one in world.replicas) for name in world.roles}
-    settled = not carried.open and all(counts[name] <= allocation.get(name, 0) for name in counts)
+    settled = not carried.open and all(counts[name] <= allocation[name] for name in counts)
     forward = [one for one in carried.open if one.step is not TransferStep.ROLLING_BACK]
     moving = tuple((one.from_, one.to) for one in forward) if len(forward) == len(carried.open) else ()
-    plan = decide(observed(world, metrics, vector(allocation), decided_at, settled, moving, now))
+    plan = plan_split(split_inputs(world, metrics, allocation, decided_at, settled, moving, now))
     if plan.decision is None and returned is not None:
         plan = replace(plan, decision=returned)
-    wanted = dict(plan.allocation)
+    wanted = plan.allocation
     started, obstacle = choose(
         wanted,
         world.roles,
@@ -110,7 +109,7 @@ def group_status(world: World, metrics: Metrics, settlement: Settlement, now: da
         found = _with(found, kind, finding, group.metadata.generation, now)
     return InferenceGroupStatus(
         observed_generation=group.metadata.generation,
-        allocation=allocation_of(plan.allocation),
+        allocation=plan.allocation.written(),
         transfers=settlement.transfers,
         decision=plan.decision or group.status.decision,
         conditions=found,
@@ -131,7 +130,7 @@ def role_statuses(
     world: World, settlement: Settlement, invalid: Mapping[str, Finding], now: datetime
 ) -> dict[str, dict[str, Any]]:
     """The status of each of the group's roles, by name."""
-    wanted = dict(settlement.plan.allocation)
+    wanted = settlement.plan.allocation
     statuses: dict[str, dict[str, Any]] = {}
     for name, role in world.all_roles.items():
         generation = role.metadata.generation
@@ -146,7 +145,7 @@ def role_statuses(
             finding = Finding(True, "Read", "the measured profile is usable")
         found = _with(found, "ProfileValid", finding, generation, now)
         asked = role.spec.replicas_asked
-        given = wanted.get(name, asked)
+        given = wanted[name] if wanted.names(name) else asked
         if world.group.spec.rebalance.mode is RebalanceMode.AUTO and given != asked:
             text = f"Auto gives this role {given} replicas; spec.replicas ({asked}) was the starting point"
             finding = Finding(True, "Auto", text)

@@ -21,7 +21,7 @@ from weft.api import InferenceRole, Transfer, TransferStep
 from weft.balancing.drain import idle, timed_out
 from weft.balancing.replicas import GATE_ROLLED_BACK, GATE_TRANSFER, Replica, serving_in
 from weft.balancing.roster import effective_roles, no_spare
-from weft.balancing.state import Finding, PodLoad
+from weft.balancing.state import Finding, PodLoad, Split
 from weft.saga.engine import Step
 
 OPEN_MOST = 16
@@ -107,7 +107,7 @@ SHOWN: Mapping[str, TransferStep] = {
 
 
 def choose(
-    allocation: Mapping[str, int],
+    allocation: Split,
     roles: Mapping[str, InferenceRole],
     kinds: Mapping[str, str],
     replicas: Sequence[Replica],
@@ -123,7 +123,7 @@ def choose(
     """
     moving = {transfer.replica: transfer.to for transfer in open_transfers}
     effective = effective_roles(replicas, moving)
-    lacking = Counter({name: allocation.get(name, 0) for name in roles})
+    lacking = Counter({name: allocation[name] for name in roles})
     lacking.subtract(Counter(effective[one.name] for one in replicas if one.has_pod and not one.removing))
     started: list[Transfer] = []
     room = min(OPEN_MOST, max(1, len(replicas) // 4)) - len(open_transfers)
