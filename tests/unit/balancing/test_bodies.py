@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
+
 from support.fleet import GROUP, NAMESPACE, TEMPLATE, Fleet
 from support.inference import T0
 from weft.api import InferenceGroup, InferenceRole, LogicalNode
@@ -31,6 +33,7 @@ def whole(raw: Object) -> InferenceRole:
     return found
 
 
+@pytest.mark.shows("InferenceRole.spec.stage")
 def test_a_pod_keeps_the_templates_labels_and_gets_group_role_stage_gate_and_owner() -> None:
     body = pod_body(OWNER, role(), "llama-3", "", T0)
     assert body["metadata"]["labels"] == {
@@ -73,6 +76,7 @@ def test_a_template_cannot_take_weft_labels_for_itself() -> None:
     assert body["metadata"]["labels"]["weft.dev/group"] == "llama"
 
 
+@pytest.mark.shows("InferenceRole.spec.labels")
 def test_a_roles_labels_lie_over_the_groups_template_or_its_own() -> None:
     raw = copy.deepcopy(FLEET.cluster.objects[(INFERENCE_ROLES, NAMESPACE, "decode")])
     raw["spec"]["labels"] = {"app": "decoder", "tier": "gold"}
@@ -90,6 +94,7 @@ def test_the_revision_leaves_labels_out_and_nothing_else() -> None:
     assert revision_of(role(priority=1)) != revision_of(role())
 
 
+@pytest.mark.shows("InferenceRole.spec.node")
 def test_a_replicas_logical_node_is_valid_and_has_the_roles_shape() -> None:
     node = LogicalNode.model_validate({**node_body(OWNER, role(), "llama-3"), "status": {}})
     assert node.spec.accelerator_count == 2

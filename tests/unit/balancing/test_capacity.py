@@ -59,6 +59,7 @@ def test_a_stage_observed_slower_than_its_profile_needs_more_replicas() -> None:
     assert decode_need(LLAMA_70B, 0.7, DEMAND, OBJECTIVES).required > 1.3 * 3.38
 
 
+@pytest.mark.shows("InferenceGroup.spec.objectives.timeToFirstTokenMilliseconds")
 def test_a_prompt_that_alone_takes_longer_than_the_objective_is_said_so() -> None:
     strict = Objectives(time_to_first_token_milliseconds=400, inter_token_latency_microseconds=95_000)
     assert "497 ms alone: more than the TTFT objective" in prefill_need(LLAMA_70B, 1.0, DEMAND, strict).limit
@@ -77,6 +78,7 @@ def test_decode_is_limited_by_the_kv_cache_where_contexts_are_long() -> None:
     assert decode_need(LLAMA_70B, 1.0, varied, OBJECTIVES).required == pytest.approx(3.60, abs=0.01)
 
 
+@pytest.mark.shows("InferenceGroup.spec.objectives.interTokenLatencyMicroseconds")
 def test_decode_is_limited_by_the_latency_objective_where_it_is_tight() -> None:
     # 60 ms is reached at batch 2: 2 / 0.060 = 33.3 tokens/s per replica.
     tight = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_microseconds=60_000)
@@ -85,6 +87,7 @@ def test_decode_is_limited_by_the_latency_objective_where_it_is_tight() -> None:
     )
 
 
+@pytest.mark.shows("InferenceGroup.spec.objectives.attainmentPermille")
 def test_a_higher_attainment_asks_for_more_headroom_in_decode() -> None:
     strict = OBJECTIVES.with_changes(attainment_permille=999)
     assert (
@@ -96,6 +99,17 @@ def test_a_higher_attainment_asks_for_more_headroom_in_decode() -> None:
 def test_an_itl_objective_below_a_lone_requests_time_is_said_so() -> None:
     impossible = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_microseconds=40_000)
     assert "55 ms per token" in decode_need(LLAMA_70B, 1.0, DEMAND, impossible).limit
+
+
+def test_without_an_objective_a_stage_only_has_to_keep_up() -> None:
+    between_only = OBJECTIVES.with_changes(time_to_first_token_milliseconds=None)
+    # a = 3.73 erlangs, V = 1/2: 3.73 + 0.25 * sqrt(3.73 / 2).
+    assert prefill_need(LLAMA_70B, 1.0, DEMAND, between_only).required == pytest.approx(4.07, abs=0.01)
+    first_only = OBJECTIVES.with_changes(inter_token_latency_microseconds=None)
+    decode = decode_need(LLAMA_70B, 1.0, replace(DEMAND, prompt_tokens=500), first_only)
+    # The largest batch, 32 at 72.2 ms: 443 tokens/s per replica.
+    assert decode.replica_tokens_per_second == pytest.approx(443, abs=1)
+    assert decode.limit == ""
 
 
 def test_waiting_is_certain_without_headroom_and_rare_with_much() -> None:

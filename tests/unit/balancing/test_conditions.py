@@ -44,6 +44,7 @@ def test_objectives_are_met_when_both_shares_are_as_promised() -> None:
     assert (found.status, found.reason) == (True, "Met")
 
 
+@pytest.mark.shows("InferenceGroup.spec.objectives.timeToFirstTokenMilliseconds")
 def test_the_objective_that_is_missed_is_named() -> None:
     found = objectives_met(group(), reading(within(0.90, 2.5), within(0.99, 0.095)))
     assert found.status is False

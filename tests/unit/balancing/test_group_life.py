@@ -98,6 +98,7 @@ async def test_a_replica_with_requests_keeps_its_role_until_they_are_done() -> N
     assert fleet.split() == {"prefill": 5, "decode": 4}
 
 
+@pytest.mark.shows("InferenceRole.spec.drain.timeoutSeconds")
 async def test_a_drain_that_times_out_is_rolled_back_and_not_tried_again_at_once() -> None:
     fleet = await started()
     fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
@@ -157,6 +158,7 @@ async def test_a_metrics_server_that_is_down_holds_the_split_but_not_the_replica
     assert fleet.condition("MetricsFresh") == ("False", "SourceUnavailable")
 
 
+@pytest.mark.shows("InferenceGroup.spec.metrics.source")
 async def test_an_unknown_source_is_a_condition_that_names_it() -> None:
     fleet = Fleet()
     fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["metrics"].update(source="elsewhere"))
@@ -165,6 +167,7 @@ async def test_an_unknown_source_is_a_condition_that_names_it() -> None:
     assert fleet.serving() == {"prefill": 3, "decode": 6}
 
 
+@pytest.mark.shows("InferenceGroup.spec.rebalance.mode")
 async def test_recommend_says_what_it_would_do_and_does_nothing() -> None:
     fleet = await started(mode="Recommend")
     fleet.traffic = PROMPT_HEAVY
@@ -178,6 +181,7 @@ async def test_recommend_says_what_it_would_do_and_does_nothing() -> None:
     ]
 
 
+@pytest.mark.shows("InferenceGroup.spec.rebalance.mode")
 async def test_paused_follows_the_roles_replicas_by_flips_where_it_can() -> None:
     fleet = await started(mode="Paused")
     fleet.traffic = PROMPT_HEAVY
@@ -191,6 +195,7 @@ async def test_paused_follows_the_roles_replicas_by_flips_where_it_can() -> None
     assert {pod["metadata"]["uid"] for pod in fleet.pods()} == names
 
 
+@pytest.mark.shows("InferenceGroup.spec.rebalance.flip")
 async def test_without_flips_a_paused_group_removes_first_and_creates_then_within_the_budget() -> None:
     fleet = await started(mode="Paused", flip="None")
     most = 0
@@ -245,6 +250,7 @@ def with_container(**changes: Any) -> dict[str, Any]:
     return template
 
 
+@pytest.mark.shows("InferenceRole.spec.template")
 async def test_templates_that_differ_in_more_than_labels_are_not_flipped() -> None:
     fleet = Fleet()
     fleet.edit(
@@ -258,6 +264,7 @@ async def test_templates_that_differ_in_more_than_labels_are_not_flipped() -> No
     assert fleet.condition("Balanced") == ("False", "FlipIncompatible")
 
 
+@pytest.mark.shows("InferenceRole.spec.profileRef.name")
 async def test_a_profile_that_cannot_be_read_is_said_on_role_and_group() -> None:
     fleet = Fleet()
     del fleet.cluster.objects[(CONFIG_MAPS, NAMESPACE, "speed")]
@@ -269,6 +276,7 @@ async def test_a_profile_that_cannot_be_read_is_said_on_role_and_group() -> None
     assert fleet.serving() == {"prefill": 3, "decode": 6}
 
 
+@pytest.mark.shows("InferenceGroup.spec.template")
 async def test_one_edit_of_the_groups_template_rolls_the_replicas_of_all_roles_one_at_a_time() -> None:
     fleet = await started(mode="Paused")
     fewest = 9
