@@ -67,6 +67,10 @@ class Fleet:
         """Why the metrics server does not answer."""
         self.changed_values: dict[tuple[str, str], float | None] = {}
         """(signal, pod or model) -> value instead; None: no series."""
+        self.stays_pending: Callable[[Object], bool] = lambda pod: False
+        """Which pods the kubelet never starts: no room, no image."""
+        self.stays_terminating: Callable[[Object], bool] = lambda pod: False
+        """Which deleted pods never end: their host is gone, or an engine hangs."""
         self.nodes = nodes
         self._put(
             CONFIG_MAPS,
@@ -136,6 +140,12 @@ class Fleet:
         """Kubelet, fabric and engines: start pods, keep Ready up to date, end what is deleted."""
         for pod in self.pods():
             name, status = pod["metadata"]["name"], pod.get("status") or {}
+            if (
+                self.stays_terminating(pod)
+                if pod["metadata"].get("deletionTimestamp")
+                else self.stays_pending(pod)
+            ):
+                continue
             if pod["metadata"].get("deletionTimestamp"):
                 del self.cluster.objects[(PODS, NAMESPACE, name)]
                 self.requests.pop(name, None)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from support.refusals import AnswerLost, Rule, Write
 from weft.api.resources import PODS, ResourceType
 from weft.cluster import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, Object
 
@@ -43,6 +44,8 @@ class MemoryCluster:
         """(verb, plural, name)"""
         self.refuse: Callable[[ResourceType, Object], str | None] = lambda resource, body: None
         """Says why a body is not valid."""
+        self.rules: list[Rule] = []
+        """What refuses writes, see `support.refusals`; changed by a test while it runs."""
         self.before_write: Callable[[], None] = lambda: None
         self.after_write: Callable[[], None] = lambda: None
         self._clock = clock
@@ -63,6 +66,8 @@ class MemoryCluster:
         key = (resource, metadata.get("namespace", ""), metadata["name"])
         if why := self.refuse(resource, body):
             raise InvalidError(422, "Invalid", why)
+        write = Write("create", resource, key[1], key[2], body, dry_run)
+        lost = self._admit(write)
         if key in self.objects:
             raise AlreadyExistsError(409, "AlreadyExists", f"{metadata['name']} already exists")
         if dry_run:
@@ -75,7 +80,7 @@ class MemoryCluster:
             "generation": 1,
             "creationTimestamp": self._now(),
         }
-        return self._store(key, created)
+        return _answer(self._store(key, created), lost)
 
     async def patch(
         self,
@@ -87,7 +92,9 @@ class MemoryCluster:
         subresource: str = "",
     ) -> Object:
         current = self._current(resource, name, namespace, body)
-        self._before(f"patch {subresource}".strip(), resource, name)
+        verb = f"patch {subresource}".strip()
+        lost = self._admit(Write(verb, resource, namespace, name, body))
+        self._before(verb, resource, name)
         changed = merged(current, body)
         if subresource == "status":
             changed = {**current, "status": changed.get("status", {})}
@@ -99,7 +106,7 @@ class MemoryCluster:
                     **changed["metadata"],
                     "generation": current["metadata"]["generation"] + 1,
                 }
-        return self._store((resource, namespace, name), changed)
+        return _answer(self._store((resource, namespace, name), changed), lost)
 
     async def write_status(
         self, resource: ResourceType, current: Object, status: Mapping[str, Any]
@@ -109,8 +116,9 @@ class MemoryCluster:
         metadata = current["metadata"]
         key = (resource, metadata.get("namespace", ""), metadata["name"])
         stored = self._current(resource, metadata["name"], metadata.get("namespace", ""), current)
+        lost = self._admit(Write("status", *key, status))
         self._before("status", resource, metadata["name"])
-        return self._store(key, {**stored, "status": copy.deepcopy(dict(status))})
+        return _answer(self._store(key, {**stored, "status": copy.deepcopy(dict(status))}), lost)
 
     async def delete(
         self,
@@ -127,6 +135,7 @@ class MemoryCluster:
             return
         if uid and current["metadata"]["uid"] != uid:
             raise ConflictError(409, "Conflict", f"{name} is another object now")
+        lost = self._admit(Write("delete", resource, namespace, name, {}))
         self._before("delete", resource, name)
         if current["metadata"].get("finalizers") or (resource == PODS and grace_seconds != 0):
             stamp = current["metadata"].get("deletionTimestamp") or self._now()
@@ -134,9 +143,22 @@ class MemoryCluster:
         else:
             del self.objects[key]
             self.after_write()
+        if lost is not None:
+            raise lost
 
     def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         self.events.append((kind, reason, message))
+
+    def _admit(self, write: Write) -> AnswerLost | None:
+        """Ask every rule; raises the first refusal, and returns what is to be raised after the write."""
+        lost = None
+        for rule in list(self.rules):
+            error = rule(write)
+            if isinstance(error, AnswerLost):
+                lost = error
+            elif error is not None:
+                raise error
+        return lost
 
     def _before(self, verb: str, resource: ResourceType, name: str) -> None:
         self.before_write()
@@ -163,3 +185,9 @@ class MemoryCluster:
 
     def _now(self) -> str:
         return self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _answer(stored: Object, lost: AnswerLost | None) -> Object:
+    if lost is not None:
+        raise lost
+    return stored
