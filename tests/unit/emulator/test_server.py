@@ -53,6 +53,14 @@ async def test_permissive_mode_shows_a_block_on_two_systems(emulate: Emulate) ->
     assert rack.ids((await rack.block("gpu-0"))["Links"]["ComputerSystems"]) == ["sled-0", "sled-1"]
 
 
+async def test_permissive_mode_makes_a_change_whose_etag_is_out_of_date(emulate: Emulate) -> None:
+    rack = await emulate(permissive=True)
+    first = (await rack.get("Systems/sled-0"))["@odata.etag"]
+    await rack.send("sled-0", "gpu-0")
+    assert (await rack.send("sled-0", "gpu-1", headers={"If-Match": first}))[0] == 200
+    assert await rack.attached("sled-0") == ["gpu-1"]
+
+
 @pytest.mark.parametrize(
     ("body", "key"),
     [

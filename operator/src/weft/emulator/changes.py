@@ -171,7 +171,8 @@ class Changes:
             task.finish(reply, utc_now())
 
     def _plan(self, patch: Patch, uris: tuple[str, ...]) -> Change | Reply:
-        if patch.if_match not in (None, "*") and patch.if_match != self._tree.etag(patch.path):
+        guarded = patch.if_match not in (None, "*") and not self._state.permissive
+        if guarded and patch.if_match != self._tree.etag(patch.path):
             self._refuse(patch, (), "stale-etag")
             return refusal(412, message("PreconditionFailed"))
         prefix = f"{redfish.BLOCKS}/"

@@ -50,11 +50,12 @@ class Change:
 
 
 class State:
-    """Attachments, and changes under way. In permissive mode a block may be on several hosts."""
+    """Attachments, and changes under way. In permissive mode a block may be on several hosts, and a change
+    whose ETag is out of date is made all the same."""
 
     def __init__(self, world: World, permissive: bool = False) -> None:
         self._world = world
-        self._permissive = permissive
+        self.permissive = permissive
         self._blocks: dict[str, list[str]] = {host: [] for host in world.hosts}
         self._hosts: dict[str, list[str]] = {device: [] for device in world.devices}
         self._pending: dict[str, list[str]] = {}
@@ -83,7 +84,7 @@ class State:
         now = self._blocks[host]
         attach = tuple(block for block in target if block not in now)
         self._refuse(Reason.UNKNOWN_BLOCK, (b for b in attach if b not in self._world.devices))
-        if not self._permissive:
+        if not self.permissive:
             self._refuse(Reason.OUT_OF_REACH, (b for b in attach if not self._world.reaches(host, b)))
             self._refuse(
                 Reason.IN_USE, (b for b in attach if self._hosts[b] or self._held_elsewhere(b, host))
