@@ -18,6 +18,7 @@ from support.chart_cluster import RBAC, ROLE_BINDINGS, SERVICE_ACCOUNTS, TENANT,
 from support.world import World, condition, eventually
 from weft.api.resources import (
     CONFIG_MAPS,
+    DEVICE_QUOTAS,
     FABRICS,
     GPU_POOLS,
     GROUP,
@@ -205,6 +206,9 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
     storage = {"fabricRef": {"name": world.name}, "selector": {"matchAttributes": {"type": "NVMe"}}}
     world.kube.create(STORAGE_POOLS, own(STORAGE_POOLS, world.name, storage))
 
+    quota = {"limits": [{"kind": "GPUPool", "name": world.name, "count": 6}]}
+    world.kube.create(DEVICE_QUOTAS, own(DEVICE_QUOTAS, "devices", quota), TENANT)
+
     operator = world.start_operator(
         kubeconfig=account,
         namespace=NAMESPACE,
@@ -222,6 +226,7 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
     world.kube.delete(INFERENCE_GROUPS, "llama", TENANT)
     world.delete("trainer")
     eventually(lambda: not world.kube.list(LOGICAL_NODES) and not world.claims(), 90, what="all is released")
+    world.kube.delete(DEVICE_QUOTAS, "devices", TENANT)
     for resource in (GPU_POOLS, MEMORY_POOLS, STORAGE_POOLS):
         world.kube.delete(resource, world.name)
     for name in (f"{world.name}-guarded", world.name):
@@ -281,7 +286,7 @@ def test_tenants_edit_their_requests_in_their_namespace_and_nothing_of_the_admin
     tenants: Kube,
 ) -> None:
     requests = ("logicalnodes", "inferencegroups", "inferenceroles")
-    hardware = ("fabrics", "gpupools", "memorypools", "storagepools", "deviceattachments")
+    hardware = ("fabrics", "gpupools", "memorypools", "storagepools", "deviceattachments", "devicequotas")
     changes = ("create", "update", "patch", "delete")
     # The roles are aggregated by a controller, some time after the chart's were made.
     eventually(lambda: may(tenants, "user-view", TENANT, "list", "logicalnodes"), what="view is aggregated")
@@ -301,6 +306,8 @@ def test_tenants_edit_their_requests_in_their_namespace_and_nothing_of_the_admin
         for resource in hardware:
             for verb in changes:
                 assert not may(tenants, user, TENANT, verb, resource), (user, verb, resource)
+        for verb in ("get", "list", "watch"):
+            assert may(tenants, user, TENANT, verb, "devicequotas"), (user, verb)
 
 
 def test_a_namespace_with_the_restricted_standard_takes_every_pod_of_the_chart(

@@ -39,9 +39,9 @@ def test_any_size_the_schema_takes_has_its_exact_value(whole: int, fraction: int
 
 @pytest.mark.parametrize("shape", [ByteQuantity, Quantity, Money], ids=["bytes", "quantity", "money"])
 def test_whatever_the_schema_takes_can_be_read(shape: object) -> None:
-    pattern = TypeAdapter(shape).json_schema(mode="validation")
+    schema = TypeAdapter(shape).json_schema(mode="validation")
     # The pattern stands in a rule, as the API server evaluates it.
-    match = re.search(r"r'(.*)'", pattern["x-kubernetes-validations"][0]["rule"])
+    match = re.search(r"r'(.*)'", schema["x-kubernetes-validations"][0]["rule"])
     assert match is not None
 
     @given(st.from_regex(match[1].replace("$", r"\Z"), fullmatch=True).filter(lambda text: text.isascii()))

@@ -39,6 +39,8 @@ class MemoryDriver:
     def __init__(self, gpus: int, hosts: list[str]) -> None:
         self.devices = {f"gpu-{n}": True for n in range(gpus)}
         """Healthy or not, by device."""
+        self.memories: dict[str, int] = {}
+        """Bytes by memory device."""
         self.hosts = hosts
         self.pairs: set[tuple[str, str]] = set()
         self.complete = True
@@ -57,6 +59,10 @@ class MemoryDriver:
         devices = tuple(
             Device(name, DeviceKind.ACCELERATOR, {"model": "M"}, 1, healthy)
             for name, healthy in self.devices.items()
+        )
+        devices += tuple(
+            Device(name, DeviceKind.MEMORY, {"type": "CXL"}, size, True)
+            for name, size in self.memories.items()
         )
         hosts = tuple(Host(name, {}, True) for name in self.hosts)
         reading = Inventory(devices, hosts, tuple(sorted(self.pairs)), self.complete)

@@ -15,6 +15,7 @@ from weft.api.structural import SchemaError, structural_schema
 ROOT = Path(__file__).parents[3]
 SCHEMAS = {definition.resource.kind: structural_schema(definition.model) for definition in DEFINITIONS}
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
+QUANTITY = "x-kubernetes-int-or-string"
 
 
 def walk(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
@@ -26,6 +27,11 @@ def walk(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any
         if keyword in schema:
             yield path + mark, schema[keyword], False
             yield from walk(schema[keyword], path + mark)
+
+
+def type_of(schema: dict[str, Any]) -> str:
+    """The type of a value; what takes numbers and strings has none."""
+    return QUANTITY if schema.get(QUANTITY) else schema["type"]
 
 
 NODES = [
@@ -50,6 +56,7 @@ def test_every_value_is_bounded() -> None:
     needed = {
         "string": ("maxLength",),
         "integer": ("minimum", "maximum"),
+        QUANTITY: ("maxLength", "maximum"),
         "array": ("maxItems",),
         "boolean": (),
         "object": (),
@@ -58,7 +65,7 @@ def test_every_value_is_bounded() -> None:
         path
         for path, schema, _ in NODES
         if not ("enum" in schema or schema.get("format") == "date-time")
-        and any(keyword not in schema for keyword in needed[schema["type"]])
+        and any(keyword not in schema for keyword in needed[type_of(schema)])
     ]
     maps = [
         path
@@ -73,15 +80,16 @@ def test_every_schema_is_structural_and_has_no_float() -> None:
     forbidden = {"$ref", "anyOf", "oneOf", "allOf", "not", "nullable", "title", "$defs"}
 
     assert [(path, forbidden & schema.keys()) for path, schema, _ in NODES if forbidden & schema.keys()] == []
-    assert {schema["type"] for _, schema, _ in NODES} <= {"string", "integer", "array", "boolean", "object"}
+    types = {type_of(schema) for _, schema, _ in NODES}
+    assert types <= {"string", "integer", "array", "boolean", "object", QUANTITY}
 
 
 def test_every_list_of_objects_says_how_it_is_merged() -> None:
-    lists = [(path, schema) for path, schema, _ in NODES if schema["type"] == "array"]
+    lists = [(path, schema) for path, schema, _ in NODES if type_of(schema) == "array"]
     unsaid = [
         path
         for path, schema in lists
-        if schema["items"]["type"] == "object" and "x-kubernetes-list-type" not in schema
+        if type_of(schema["items"]) == "object" and "x-kubernetes-list-type" not in schema
     ]
     keys_not_required = [
         path

@@ -71,9 +71,7 @@ def test_a_new_object_is_written_without_what_the_api_server_fills_in() -> None:
         "kind": "LogicalNode",
         "metadata": {"name": "n", "namespace": "a"},
         "spec": {
-            "host": {"sharing": "Exclusive"},
             "memory": [{"name": "kv", "size": "2Ti"}],
-            "placement": {"objective": "Cost"},
         },
     }
 

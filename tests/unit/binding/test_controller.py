@@ -242,8 +242,9 @@ async def test_a_fabric_deleted_while_claims_are_made_is_kept_until_they_are_rel
 
     async def claimed_meanwhile() -> None:
         ref = {"namespace": "a", "name": "n", "uid": "u"}
-        spec = {"fabric": "rack", "device": "gpu-0", "pool": "gpus", "host": "sled-0", "operation": "op"}
-        more = {"epoch": 1, "request": "main", "claimSize": 1, "claimRef": ref}
+        spec = {"fabric": "rack", "device": "gpu-0", "host": "sled-0", "operation": "op"}
+        pool = {"kind": "GPUPool", "name": "gpus"}
+        more = {"poolRef": pool, "request": "main", "claimSize": 1, "claimRef": ref}
         body = {"metadata": {"name": "rack.gpu-0", "finalizers": [FINALIZER]}, "spec": {**spec, **more}}
         await rack.cluster.create(DEVICE_ATTACHMENTS, body)
         await close()

@@ -43,10 +43,9 @@ def claim(
     spec = {
         "fabric": "rack",
         "device": device,
-        "pool": "p",
+        "poolRef": {"kind": "GPUPool", "name": "p"},
         "host": "h",
         "operation": operation,
-        "epoch": 1,
         "request": "main",
         "claimSize": size,
         "claimRef": {"namespace": "a", "name": "n", "uid": uid},

@@ -12,7 +12,8 @@ from pydantic import Field, StringConstraints
 from weft.api.cel import Rule, immutable
 from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.meta import Model, Resource
-from weft.api.values import DnsLabel, DnsSubdomain, Identifier, Uid, Version
+from weft.api.pools import PoolRef
+from weft.api.values import ByteQuantity, DnsLabel, DnsSubdomain, Identifier, Uid
 
 
 class ClaimRef(Model):
@@ -31,12 +32,15 @@ class DeviceAttachmentSpec(Model):
 
     fabric: DnsLabel = Field(description="Fabric of the device.")
     device: Identifier = Field(description="The fabric's name for the device.")
-    pool: DnsSubdomain = Field(description="Pool that offered the device.")
+    pool_ref: PoolRef = Field(description="Pool that offered the device.")
+    capacity: ByteQuantity | None = Field(
+        default=None,
+        description="Bytes of a memory or storage device: what it takes of the namespace's DeviceQuota.",
+    )
     host: Identifier = Field(description="The fabric's name for the host it is claimed for.")
     operation: Annotated[str, StringConstraints(min_length=1, max_length=128)] = Field(
         description="Key of the operation that attaches it, known to the fabric where it can hold one."
     )
-    epoch: Version = Field(description="The Fabric's epoch when the claim was made.")
     request: DnsLabel = Field(description="Entry of the claiming object's spec that the device serves.")
     claim_size: int = Field(
         ge=1,

@@ -14,6 +14,7 @@ import yaml
 
 from weft.api import resources
 from weft.api.attachment import DeviceAttachment
+from weft.api.device_quota import DeviceQuota
 from weft.api.fabric import Fabric
 from weft.api.inference import InferenceGroup
 from weft.api.inference_role import InferenceRole
@@ -123,7 +124,19 @@ DEFINITIONS = (
             _status_of("Quarantined"),
             Column("Namespace", ".spec.claimRef.namespace", "Namespace of the object it is claimed for."),
             Column("Claimed by", ".spec.claimRef.name", "Name of the object it is claimed for."),
-            Column("Pool", ".spec.pool", "Pool that offered the device.", wide=True),
+            Column("Pool", ".spec.poolRef.name", "Pool that offered the device.", wide=True),
+            Column("Message", _in_condition("Quarantined", "message"), "Why it is quarantined.", wide=True),
+            _AGE,
+        ),
+    ),
+    Definition(
+        DeviceQuota,
+        resources.DEVICE_QUOTAS,
+        ("devq",),
+        (
+            _status_of("WithinLimits", "Within limits"),
+            _status_of("PoolsFound", "Pools found"),
+            *_why("WithinLimits"),
             _AGE,
         ),
     ),
@@ -134,6 +147,7 @@ DEFINITIONS = (
         (
             _status_of("Bound"),
             Column("Node", ".status.nodeName", "Node that the devices are attached to."),
+            Column("Devices", ".status.deviceCount", "Devices that are attached.", "integer"),
             _why("Bound")[0],
             _status_of("Ready"),
             # Where it is not bound, the same as of Bound; where it is, what is wrong with it.

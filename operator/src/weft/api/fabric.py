@@ -45,14 +45,6 @@ class FabricMode(enum.StrEnum):
     MANAGE = "Manage"
 
 
-class OrphanPolicy(enum.StrEnum):
-    """What to do with attachments on the fabric that nobody in this cluster made."""
-
-    REPORT = "Report"
-    ADOPT = "Adopt"
-    DETACH = "Detach"
-
-
 class FabricTls(Model):
     """How the manager's certificate is checked."""
 
@@ -121,11 +113,6 @@ class FabricSpec(Model):
     limits: FabricLimits = Field(
         default=FabricLimits(), description="How hard the manager may be worked, and how long it may take."
     )
-    orphan_policy: OrphanPolicy = Field(
-        default=OrphanPolicy.REPORT,
-        description="What happens to attachments that nobody in this cluster made: Report says so in a"
-        " condition, Adopt keeps and counts them, Detach removes them. This version reports whatever is set.",
-    )
     hosts: Annotated[tuple[FabricHost, ...], Field(max_length=256)] = Field(
         default=(),
         description="Which Node runs on which host. A host without a Node is inventoried and never bound."
@@ -146,6 +133,9 @@ class FabricSpec(Model):
 class FabricStatus(Model):
     """What was seen at the manager."""
 
+    observed_generation: Version | None = Field(
+        default=None, description="Generation of the spec that this status is about."
+    )
     devices: Counter | None = Field(
         default=None, description="Devices in the last complete inventory, offered by a pool or not."
     )

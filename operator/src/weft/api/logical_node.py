@@ -3,51 +3,45 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from weft.api.cel import Rule, immutable_optional
 from weft.api.conditions import CONDITION_LIST, Conditions
-from weft.api.devices import DeviceSelector
+from weft.api.devices import AcceleratorSelector, ByteDeviceSelector
 from weft.api.meta import LabelSelector, Model, Resource
+from weft.api.pools import PoolRef
 from weft.api.values import (
     AttributeName,
     ByteQuantity,
+    Counter,
     DnsLabel,
     DnsSubdomain,
     Identifier,
     Jurisdiction,
     Quantity,
+    Version,
 )
 
 _BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 _NEW_ONE = "create a new LogicalNode with what you need and delete this one"
 
 
-class Sharing(enum.StrEnum):
-    """Whether a host may carry several logical nodes."""
+class HostResources(Model):
+    """What a Node must have."""
 
-    EXCLUSIVE = "Exclusive"
-    SHARED = "Shared"
+    cpu: Quantity | None = Field(default=None, description="Allocatable CPUs, for example 16 or 500m.")
+    memory: Quantity | None = Field(default=None, description="Allocatable memory, for example 64Gi.")
 
 
 class HostRequest(Model):
-    """Which host."""
+    """Which host: a logical node has one for itself."""
 
     node_selector: LabelSelector = Field(
         default=LabelSelector(), description="Nodes that come into question, by their labels. Empty: all."
     )
-    requests: Annotated[Mapping[str, Quantity], Field(max_length=16)] = Field(
-        default={},
-        description="What the Node must have free: cpu and memory. This version looks at no other resource.",
-    )
-    sharing: Sharing = Field(
-        default=Sharing.EXCLUSIVE,
-        description="Exclusive: one logical node per host. Shared needs Dynamic Resource Allocation; this"
-        " version answers it by Accepted=False.",
-    )
+    requests: HostResources = Field(default=HostResources(), description="What the Node must have.")
 
 
 class AcceleratorRequest(Model):
@@ -55,7 +49,9 @@ class AcceleratorRequest(Model):
 
     name: DnsLabel = Field(description="Name of the request, not used twice in a logical node.")
     count: int = Field(ge=1, le=64, description="How many accelerators.")
-    selector: DeviceSelector = Field(default=DeviceSelector(), description="Which accelerators. Empty: any.")
+    selector: AcceleratorSelector = Field(
+        default=AcceleratorSelector(), description="Which accelerators. Empty: any."
+    )
 
 
 class ByteRequest(Model):
@@ -63,7 +59,9 @@ class ByteRequest(Model):
 
     name: DnsLabel = Field(description="Name of the request, not used twice in a logical node.")
     size: ByteQuantity = Field(description="How much at least, for example 2Ti; whole devices are attached.")
-    selector: DeviceSelector = Field(default=DeviceSelector(), description="Which devices. Empty: any.")
+    selector: ByteDeviceSelector = Field(
+        default=ByteDeviceSelector(), description="Which devices. Empty: any."
+    )
 
 
 class DomainPolicy(enum.StrEnum):
@@ -85,24 +83,11 @@ class DomainConstraint(Model):
     )
 
 
-class PlacementObjective(enum.StrEnum):
-    """What is made small where several sets of devices would do."""
-
-    COST = "Cost"
-    LATENCY = "Latency"
-    ENERGY = "Energy"
-    PACKING = "Packing"
-
-
 class Placement(Model):
     """Which of the possible sets of devices."""
 
     domain: DomainConstraint | None = Field(
         default=None, description="That the accelerators share an interconnect."
-    )
-    objective: PlacementObjective = Field(
-        default=PlacementObjective.COST,
-        description="What decides between sets of devices that would do. This version goes by Cost, whatever is set.",
     )
     jurisdictions: Annotated[tuple[Jurisdiction, ...], Field(max_length=16)] = Field(
         default=(),
@@ -155,11 +140,6 @@ class NodeShape(Model):
         default=(), description="Pooled storage to attach.", json_schema_extra=_BY_NAME
     )
     placement: Placement = Field(default=Placement(), description="Which of the possible sets of devices.")
-    priority_class_name: DnsSubdomain | None = Field(
-        default=None,
-        description="PriorityClass that orders this request among those of its namespace that wait. This"
-        " version serves them in the order of their creation.",
-    )
 
     @property
     def accelerator_count(self) -> int:
@@ -174,7 +154,7 @@ class LogicalNodeSpec(NodeShape):
         *NodeShape.cel,
         *(
             immutable_optional(field, _NEW_ONE)
-            for field in ("host", "accelerators", "memory", "storage", "placement", "priorityClassName")
+            for field in ("host", "accelerators", "memory", "storage", "placement")
         ),
     )
 
@@ -191,7 +171,7 @@ class BoundDevice(Model):
     """One device of a logical node."""
 
     request: DnsLabel = Field(description="Name of the request that it serves.")
-    pool: DnsSubdomain = Field(description="Pool that offered it.")
+    pool_ref: PoolRef = Field(description="Pool that offered it.")
     device: Identifier = Field(description="The fabric's name for it.")
     attachment: DnsSubdomain = Field(description="DeviceAttachment that claims it.")
 
@@ -199,20 +179,20 @@ class BoundDevice(Model):
 class LogicalNodeStatus(Model):
     """What was found for the request."""
 
+    observed_generation: Version | None = Field(
+        default=None, description="Generation of the spec that this status is about."
+    )
     node_name: DnsSubdomain | None = Field(default=None, description="Node that the devices are attached to.")
     host: Identifier | None = Field(default=None, description="The fabric's name for that Node's host.")
+    device_count: Counter | None = Field(default=None, description="How many devices are attached.")
     devices: Annotated[tuple[BoundDevice, ...], Field(max_length=1024)] = Field(
         default=(),
         description="Devices chosen or attached. A view: the DeviceAttachments are what counts.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["attachment"]},
     )
-    resource_claim_name: DnsSubdomain | None = Field(
-        default=None,
-        description="ResourceClaim through which pods use the devices, with Dynamic Resource Allocation.",
-    )
     conditions: Conditions = Field(
         default=(),
-        description="Accepted: the request can be served by these pools. Reserved: its devices are claimed."
+        description="Reserved: its devices are claimed."
         " Bound: all are attached and were seen there. Ready: bound, and its Node is ready. Expired:"
         " released after ttlSecondsAfterBound.",
         json_schema_extra=CONDITION_LIST,

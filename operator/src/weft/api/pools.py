@@ -3,114 +3,52 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from weft.api.cel import Rule, immutable
+from weft.api.cel import immutable
 from weft.api.conditions import CONDITION_LIST, Conditions
-from weft.api.devices import DeviceSelector
+from weft.api.devices import AcceleratorSelector, ByteDeviceSelector
 from weft.api.meta import LabelSelector, Model, NameRef, Resource
-from weft.api.values import ByteQuantity, Counter, DnsLabel, Identifier, Jurisdiction, Message, Money
-
-_BY_NAMESPACE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["namespace"]}
-_SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
+from weft.api.values import Counter, DnsSubdomain, Identifier, Jurisdiction, Money, Version
 
 
-class Tier(enum.StrEnum):
-    """Where the devices stand."""
+class PoolKind(enum.StrEnum):
+    """The kinds of pools."""
 
-    CORE = "Core"
-    EDGE = "Edge"
+    GPU = "GPUPool"
+    MEMORY = "MemoryPool"
+    STORAGE = "StoragePool"
+
+
+class PoolRef(Model):
+    """A pool: pools of different kinds may have the same name."""
+
+    kind: PoolKind = Field(description="Kind of the pool.")
+    name: DnsSubdomain = Field(description="Name of the pool.")
 
 
 class Maintenance(Model):
     """What is taken out of service."""
 
     devices: Annotated[tuple[Identifier, ...], Field(max_length=256)] = Field(
-        default=(), description="Devices that are not offered.", json_schema_extra=_SET
-    )
-    hosts: Annotated[tuple[Identifier, ...], Field(max_length=256)] = Field(
         default=(),
-        description="Hosts to which none of this pool's devices is attached. No effect in this version.",
-        json_schema_extra=_SET,
+        description="Devices that are not offered; what is attached stays until it is released.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
-    reason: Message = Field(default="", description="Why, for people.")
-
-
-class Power(Model):
-    """What one device draws."""
-
-    cel: ClassVar[tuple[Rule, ...]] = (
-        Rule("self.idleWatts <= self.busyWatts", "idleWatts must not exceed busyWatts", ".idleWatts"),
-    )
-
-    idle_watts: int = Field(ge=0, le=100_000, description="Draw of an idle device in watts.")
-    busy_watts: int = Field(ge=0, le=100_000, description="Draw of a busy device in watts.")
-
-
-class DeviceQuotaOverride(Model):
-    """Another limit for one namespace."""
-
-    namespace: DnsLabel = Field(description="The namespace.")
-    limit: int = Field(ge=0, le=100_000, description="Devices it may hold at one time.")
-
-
-class DeviceQuota(Model):
-    """How many devices a namespace may hold."""
-
-    per_namespace: int | None = Field(
-        default=None,
-        ge=0,
-        le=100_000,
-        description="Devices that each namespace may hold at one time; absent: any.",
-    )
-    overrides: Annotated[tuple[DeviceQuotaOverride, ...], Field(max_length=256)] = Field(
-        default=(), description="Other limits for some namespaces.", json_schema_extra=_BY_NAMESPACE
-    )
-
-    def limit(self, namespace: str) -> int | None:
-        """Devices that this namespace may hold, or None for any number."""
-        own = (override.limit for override in self.overrides if override.namespace == namespace)
-        return next(own, self.per_namespace)
-
-
-class ByteQuotaOverride(Model):
-    """Another limit for one namespace."""
-
-    namespace: DnsLabel = Field(description="The namespace.")
-    limit: ByteQuantity = Field(description="Bytes it may hold at one time, for example 8Ti.")
-
-
-class ByteQuota(Model):
-    """How many bytes a namespace may hold."""
-
-    per_namespace: ByteQuantity | None = Field(
-        default=None,
-        description="Bytes that each namespace may hold at one time, for example 2Ti; absent: any.",
-    )
-    overrides: Annotated[tuple[ByteQuotaOverride, ...], Field(max_length=256)] = Field(
-        default=(), description="Other limits for some namespaces.", json_schema_extra=_BY_NAMESPACE
-    )
-
-    def limit(self, namespace: str) -> str | None:
-        """Bytes that this namespace may hold, as a quantity, or None for any number."""
-        own = (override.limit for override in self.overrides if override.namespace == namespace)
-        return next(own, self.per_namespace)
 
 
 class DeviceCost(Model):
     """What an attached device costs."""
 
-    per_device_hour: Money = Field(description="Cost of one device for one hour, in the settings' currency.")
+    per_device_hour: Money = Field(description="Cost of one device for one hour, in any one currency.")
 
 
 class ByteCost(Model):
     """What attached bytes cost."""
 
-    per_gibibyte_hour: Money = Field(
-        description="Cost of one gibibyte for one hour, in the settings' currency."
-    )
+    per_gibibyte_hour: Money = Field(description="Cost of one gibibyte for one hour, in any one currency.")
 
 
 class PoolSpec(Model):
@@ -120,37 +58,39 @@ class PoolSpec(Model):
         description="Fabric whose devices this pool offers. Cannot be changed.",
         json_schema_extra=immutable("delete the pool and create one with another fabricRef"),
     )
-    selector: DeviceSelector = Field(
-        default=DeviceSelector(),
-        description="Which of the fabric's devices. A device that two pools select belongs to the older"
-        " pool.",
-    )
     allowed_namespaces: LabelSelector | None = Field(
         default=None,
-        description="Namespaces that may use the devices, by their labels. Absent: none. Empty ({}): all.",
+        description="Namespaces that may use the devices, by their labels. Absent: none. Empty ({}): all."
+        " How much each may hold: DeviceQuota.",
     )
     maintenance: Maintenance = Field(default=Maintenance(), description="What is taken out of service.")
-    tier: Tier = Field(
-        default=Tier.CORE, description="Core or Edge. Region and zone come from the Node's topology labels."
-    )
     jurisdiction: Jurisdiction | None = Field(
         default=None, description="Law that the devices stand under, for example EU; requests can ask for it."
     )
-    power: Power | None = Field(default=None, description="What one device draws.")
 
 
 class GPUPoolSpec(PoolSpec):
     """Accelerators that are offered."""
 
-    quota: DeviceQuota = Field(default=DeviceQuota(), description="How many devices a namespace may hold.")
-    cost: DeviceCost | None = Field(default=None, description="What an attached device costs.")
+    selector: AcceleratorSelector = Field(
+        default=AcceleratorSelector(),
+        description="Which of the fabric's accelerators. One that two pools select belongs to the older pool.",
+    )
+    cost: DeviceCost | None = Field(
+        default=None, description="What an attached device costs: the cheaper ones are taken first."
+    )
 
 
 class BytePoolSpec(PoolSpec):
     """Devices that are offered and asked for by size."""
 
-    quota: ByteQuota = Field(default=ByteQuota(), description="How many bytes a namespace may hold.")
-    cost: ByteCost | None = Field(default=None, description="What attached bytes cost.")
+    selector: ByteDeviceSelector = Field(
+        default=ByteDeviceSelector(),
+        description="Which of the fabric's devices. One that two pools select belongs to the older pool.",
+    )
+    cost: ByteCost | None = Field(
+        default=None, description="What attached bytes cost: the cheaper devices are taken first."
+    )
 
 
 class DeviceCounts(Model):
@@ -172,6 +112,9 @@ class DeviceCounts(Model):
 class PoolStatus(Model):
     """What became of the pool's devices."""
 
+    observed_generation: Version | None = Field(
+        default=None, description="Generation of the spec that this status is about."
+    )
     devices: DeviceCounts | None = Field(default=None, description="Devices by what is being done with them.")
     conditions: Conditions = Field(
         default=(),
@@ -212,6 +155,3 @@ class StoragePool(Resource):
     kind: Literal["StoragePool"] = Field(default="StoragePool", description="Kind of the object.")
     spec: BytePoolSpec = Field(description="Which storage devices are offered, to whom, at what cost.")
     status: PoolStatus = Field(default=PoolStatus(), description="What became of them.")
-
-
-AnyPool = GPUPool | MemoryPool | StoragePool

@@ -22,11 +22,12 @@ _FACTORS: dict[str, Decimal] = {
 }
 
 
-def parse_decimal(text: str) -> Decimal:
-    """The exact value of a quantity.
+def parse_decimal(text: str | int) -> Decimal:
+    """The exact value of a quantity, which may be written as a number.
 
     Raises ValueError, naming the text and what would be accepted, when it is not one.
     """
+    text = str(text)
     match = _SHAPE.fullmatch(text) if len(text) <= _MAX_LENGTH else None
     if match is None:
         raise ValueError(
@@ -43,7 +44,7 @@ def parse_decimal(text: str) -> Decimal:
     return _product(Decimal(number), factor)
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str | int) -> int:
     """A quantity as a whole number of bytes; a part of a byte counts as one, as Kubernetes has it.
 
     Raises ValueError when it is not a quantity or is negative.

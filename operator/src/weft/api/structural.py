@@ -15,6 +15,7 @@ Schema = dict[str, Any]
 
 _RULES = "x-kubernetes-validations"
 _PRESERVE = "x-kubernetes-preserve-unknown-fields"
+_INT_OR_STRING = "x-kubernetes-int-or-string"
 _KEPT_IN_ORDER = (
     "description",
     "type",
@@ -34,6 +35,7 @@ _KEPT_IN_ORDER = (
     "x-kubernetes-list-map-keys",
     "x-kubernetes-map-type",
     _PRESERVE,
+    _INT_OR_STRING,
     "required",
     "properties",
     "additionalProperties",
@@ -85,12 +87,14 @@ def _convert(raw: Schema, definitions: Schema, path: str) -> Schema:
     if schema.get("default", "") in (None, "", []):
         schema.pop("default", None)
     kind = schema.get("type")
-    if kind == "object":
+    if schema.get(_INT_OR_STRING):
+        _demand(schema, path, "maximum", "maxLength", _RULES)
+    elif kind == "object":
         _convert_object(schema, definitions, path)
     elif kind == "array":
         schema["items"] = _convert(schema["items"], definitions, f"{path}[]")
         _demand(schema, path, "maxItems")
-        if schema["items"]["type"] == "object":
+        if schema["items"].get("type") == "object":
             _demand(schema, path, "x-kubernetes-list-type")
     elif kind == "string":
         if "enum" not in schema and schema.get("format") != "date-time":

@@ -21,6 +21,29 @@ from weft.api.cel import Rule, rules
 
 
 @dataclass(frozen=True)
+class IntOrString:
+    """In the schema a whole number or a string (`16`, `"16"`), as Kubernetes takes quantities."""
+
+    least: int
+    """The smallest whole number that is taken."""
+    pattern: str
+    """What a string must look like."""
+    message: str
+    """The API server's answer to anything else."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        rule = f"type(self) == string ? self.matches(r'{self.pattern}') : self >= {self.least}"
+        return {
+            "maximum": MAX_INTEGER,
+            "maxLength": MAX_QUANTITY,
+            "x-kubernetes-int-or-string": True,
+            **rules(Rule(rule, self.message)),
+        }
+
+
+@dataclass(frozen=True)
 class Explained:
     """Makes the API server answer a mismatch of the pattern with this message, and not with the pattern."""
 
@@ -65,29 +88,48 @@ AttributeValue = Annotated[str, StringConstraints(max_length=253)]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
 
+MAX_INTEGER = 2**53 - 1
+MAX_QUANTITY = 32
 _SUFFIX = r"(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
-_MORE_THAN_ZERO = r"^(0*[1-9][0-9]{0,18}(\.[0-9]{1,4})?|0+\.0{0,3}[1-9][0-9]{0,3})"
+_BYTES = r"^[0-9]{1,19}(\.[0-9]{1,4})?" + _SUFFIX
+_MORE_BYTES = r"^(0*[1-9][0-9]{0,18}(\.[0-9]{1,4})?|0+\.0{0,3}[1-9][0-9]{0,3})" + _SUFFIX
+_QUANTITY = r"^[0-9]{1,19}(\.[0-9]{1,9})?(m|" + _SUFFIX[1:]
+_MONEY = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$"
+
+
+def _text(pattern: str) -> StringConstraints:
+    return StringConstraints(min_length=1, max_length=MAX_QUANTITY, pattern=pattern)
+
 
 ByteQuantity = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=32, pattern=_MORE_THAN_ZERO + _SUFFIX),
-    Explained("must be a number of bytes above zero as a Kubernetes quantity, for example 512Gi or 2Ti"),
+    Annotated[int, Field(ge=1, le=MAX_INTEGER)] | Annotated[str, _text(_MORE_BYTES)],
+    IntOrString(
+        1,
+        _MORE_BYTES,
+        "must be a number of bytes above zero as a Kubernetes quantity, for example 512Gi or 2Ti",
+    ),
 ]
 """More than zero bytes; read it with `weft.api.quantity.parse_bytes`."""
 
+ByteAmount = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_INTEGER)] | Annotated[str, _text(_BYTES)],
+    IntOrString(0, _BYTES, "must be a number of bytes as a Kubernetes quantity, for example 512Gi or 2Ti"),
+]
+"""Zero or more bytes; read it with `weft.api.quantity.parse_bytes`."""
+
 Quantity = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=32, pattern=r"^[0-9]{1,19}(\.[0-9]{1,9})?(m|" + _SUFFIX[1:]),
-    Explained("must be a Kubernetes quantity, for example 16, 500m or 64Gi"),
+    Annotated[int, Field(ge=0, le=MAX_INTEGER)] | Annotated[str, _text(_QUANTITY)],
+    IntOrString(0, _QUANTITY, "must be a Kubernetes quantity, for example 16, 500m or 64Gi"),
 ]
 """Zero or more of anything; read it with `weft.api.quantity.parse_decimal`."""
 
 Money = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=20, pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$"),
-    Explained("must be an amount without a currency and with at most six decimals, for example 2.10"),
+    Annotated[int, Field(ge=0, le=MAX_INTEGER)] | Annotated[str, _text(_MONEY)],
+    IntOrString(
+        0, _MONEY, "must be an amount without a currency and with at most six decimals, for example '2.10'"
+    ),
 ]
-"""An amount in the one currency of the operator's settings."""
+"""An amount without a currency; read it with `weft.api.quantity.parse_decimal`."""
 
 Jurisdiction = Annotated[
     str, StringConstraints(min_length=2, max_length=32, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?$")

@@ -15,13 +15,16 @@ from datetime import UTC, datetime
 from weft.api import DeviceAttachment
 from weft.api.attachment import attachment_name
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
+from weft.api.quantity import format_bytes
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES, PODS
 from weft.binding.lifecycle import is_attached, is_deleting, is_quarantined
+from weft.binding.membership import POOL_KIND
 from weft.binding.objects import logical_node_taint, taint_value
-from weft.binding.plan import Assignment
+from weft.binding.plan import Assignment, Chosen
 from weft.binding.session import FabricSession
 from weft.binding.status import with_facts
 from weft.cluster import AlreadyExistsError, Cluster, Object, drop_finalizer
+from weft.fabric.driver import DeviceKind
 from weft.fabric.errors import (
     Conflict,
     DeviceFault,
@@ -57,32 +60,32 @@ async def claim(cluster: Cluster, session: FabricSession, assignment: Assignment
         f"{waiting.uid}/{host.fabric}/{host.host}/{datetime.now(UTC).isoformat()}".encode()
     ).hexdigest()[:20]
 
-    def body(need: str, pool: str, device: str) -> Object:
-        return {
-            "metadata": {"name": attachment_name(host.fabric, device), "finalizers": [FINALIZER]},
-            "spec": {
-                "fabric": host.fabric,
-                "device": device,
-                "pool": pool,
-                "host": host.host,
-                "operation": operation,
-                "epoch": session.epoch,
-                "request": need,
-                "claimSize": len(assignment.devices),
-                "claimRef": {
-                    "kind": LOGICAL_NODES.kind,
-                    "namespace": waiting.namespace,
-                    "name": waiting.name,
-                    "uid": waiting.uid,
-                },
+    def body(chosen: Chosen) -> Object:
+        device, (kind, pool) = chosen.offer.device, chosen.offer.pool
+        spec = {
+            "fabric": host.fabric,
+            "device": device.id,
+            "poolRef": {"kind": POOL_KIND[kind].value, "name": pool},
+            "host": host.host,
+            "operation": operation,
+            "request": chosen.need,
+            "claimSize": len(assignment.devices),
+            "claimRef": {
+                "kind": LOGICAL_NODES.kind,
+                "namespace": waiting.namespace,
+                "name": waiting.name,
+                "uid": waiting.uid,
             },
+        }
+        if kind is not DeviceKind.ACCELERATOR and device.capacity_bytes:
+            spec["capacity"] = format_bytes(device.capacity_bytes)
+        return {
+            "metadata": {"name": attachment_name(host.fabric, device.id), "finalizers": [FINALIZER]},
+            "spec": spec,
         }
 
     created = await asyncio.gather(
-        *(
-            cluster.create(DEVICE_ATTACHMENTS, body(item.need, item.offer.pool[1], item.offer.device.id))
-            for item in assignment.devices
-        ),
+        *(cluster.create(DEVICE_ATTACHMENTS, body(chosen)) for chosen in assignment.devices),
         return_exceptions=True,
     )
     made = [DeviceAttachment.model_validate(item) for item in created if isinstance(item, dict)]

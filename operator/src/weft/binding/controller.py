@@ -112,7 +112,7 @@ class Binding:
         seen = offers.gather(
             self._cluster, self._fabrics.pictures(), self._avoid, frozenset(self._claiming), now
         )
-        if not seen.waiting and not seen.unsupported:
+        if not seen.waiting:
             return None
         placement = place(seen.waiting, seen.offers, seen.hosts, seen.quota_left)
         for assignment in placement.assignments:
@@ -134,20 +134,19 @@ class Binding:
             for raw in self._cluster.list(FABRICS)
             if raw["spec"].get("mode", "Observe") == "Observe"
         )
-        messages: list[tuple[str, bool | None, str, str]] = []
+        messages: list[tuple[str, str, str]] = []
         for refusal in placement.refusals:
             # What had no capacity once may have some by now.
             self._avoid.pop(refusal.waiting.uid, None)
             text = refusal.message
             if refusal.reason == "NoHost" and observed:
                 text = f"{text}; {observed} is only observed: set spec.mode to Manage to let Weft bind there"
-            messages.append((refusal.waiting.uid, False, refusal.reason, text))
-        messages += [(uid, None, "Unsupported", text) for uid, text in seen.unsupported.items()]
+            messages.append((refusal.waiting.uid, refusal.reason, text))
         nodes = {raw["metadata"]["uid"]: raw for raw in self._cluster.list(LOGICAL_NODES)}
-        for uid, accepted, reason, message in messages:
+        for uid, reason, message in messages:
             try:
                 if uid in nodes:
-                    await self._say(nodes[uid], accepted, reason, message)
+                    await self._say(nodes[uid], reason, message)
             except ClusterError as error:
                 failure = error
         if failure is not None:
@@ -175,16 +174,10 @@ class Binding:
         except apply.ClaimLost as error:
             log.info("claim lost, looking again: %s", error)
 
-    async def _say(self, raw: Object, accepted: bool | None, reason: str, message: str) -> None:
-        """Tell a waiting logical node why. `accepted` None: it asks for what cannot be had at all."""
+    async def _say(self, raw: Object, reason: str, message: str) -> None:
+        """Tell a waiting logical node why."""
         node = objects.parse_node(raw)
         facts: list[Fact] = [
-            (
-                "Accepted",
-                accepted is not None,
-                reason if accepted is None else "Accepted",
-                message if accepted is None else "",
-            ),
             ("Reserved", False, reason, message),
             ("Bound", False, reason, message),
             ("Ready", False, "NotBound", message),
@@ -351,7 +344,6 @@ class Binding:
         picture = session.picture if session else None
         carrier = self._cluster.get(NODES, node_name)
         facts: list[Fact] = [
-            ("Accepted", True, "Accepted", ""),
             ("Reserved", True, "Reserved", ""),
             ("Bound", True, "Bound", "every device was seen at the host"),
             readiness(node, claims, picture, node_name, carrier),
@@ -373,7 +365,6 @@ class Binding:
         raw = self._cluster.get(LOGICAL_NODES, node.metadata.name, node.metadata.namespace) or raw
         node = objects.parse_node(raw)
         facts: list[Fact] = [
-            ("Accepted", True, "Accepted", ""),
             ("Reserved", True, "Reserved", "all devices are claimed"),
             ("Bound", False, reason, message),
             ("Ready", False, "NotBound", message),

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NAMESPACES, NODES, POOLS
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    DEVICE_QUOTAS,
+    FABRICS,
+    LOGICAL_NODES,
+    NAMESPACES,
+    NODES,
+    POOLS,
+)
 from weft.binding.controller import Binding
 from weft.binding.controller import Enqueue as EnqueueByName
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
@@ -43,7 +51,7 @@ class PoolsController:
     def __init__(self, binding: Binding) -> None:
         self._binding = binding
         self.watches = (
-            *(Watch(resource, _pools) for resource in POOLS),
+            *(Watch(resource, _pools) for resource in (*POOLS, DEVICE_QUOTAS)),
             Watch(DEVICE_ATTACHMENTS, _pools, after_seconds=0.5),
         )
 
@@ -57,7 +65,9 @@ class PlacementController:
 
     def __init__(self, binding: Binding) -> None:
         self._binding = binding
-        self.watches = tuple(Watch(each, _placement, after_seconds=1.0) for each in (NODES, NAMESPACES))
+        self.watches = tuple(
+            Watch(each, _placement, after_seconds=1.0) for each in (NODES, NAMESPACES, DEVICE_QUOTAS)
+        )
 
     async def reconcile(self, key: PlacementKey, now: Now) -> float | None:
         return await self._binding.place_waiting()

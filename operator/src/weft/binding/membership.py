@@ -8,16 +8,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from weft.api import GPUPool, MemoryPool, StoragePool
+from weft.api import GPUPool, MemoryPool, PoolAmount, PoolKind, PoolRef, StoragePool
 from weft.fabric.driver import Device, DeviceKind
 
 Pool = GPUPool | MemoryPool | StoragePool
 
-KIND_OF_POOL: Mapping[type, DeviceKind] = {
-    GPUPool: DeviceKind.ACCELERATOR,
-    MemoryPool: DeviceKind.MEMORY,
-    StoragePool: DeviceKind.STORAGE,
+PoolKey = tuple[DeviceKind, str]
+"""A pool by what its devices are and its name: pools of different kinds may have one name."""
+
+DEVICES_OF: Mapping[str, DeviceKind] = {
+    PoolKind.GPU: DeviceKind.ACCELERATOR,
+    PoolKind.MEMORY: DeviceKind.MEMORY,
+    PoolKind.STORAGE: DeviceKind.STORAGE,
 }
+POOL_KIND: Mapping[DeviceKind, PoolKind] = {DEVICES_OF[kind]: kind for kind in PoolKind}
+
+
+def pool_key(pool: Pool) -> PoolKey:
+    """The key of a pool."""
+    return DEVICES_OF[pool.kind], pool.metadata.name
+
+
+def key_of(reference: PoolRef | PoolAmount) -> PoolKey:
+    """The key of the pool that is referred to."""
+    return DEVICES_OF[reference.kind], reference.name
 
 
 @dataclass(frozen=True)
@@ -29,9 +43,7 @@ class Membership:
     """Number of devices by the name of the older pool that has them."""
 
 
-def members(
-    pools: Iterable[Pool], fabric: str, devices: Iterable[Device]
-) -> dict[tuple[DeviceKind, str], Membership]:
+def members(pools: Iterable[Pool], fabric: str, devices: Iterable[Device]) -> dict[PoolKey, Membership]:
     """The membership of each pool of a fabric, by device kind and pool name."""
     devices = tuple(devices)
     ordered = sorted(
@@ -39,9 +51,9 @@ def members(
         key=lambda pool: (str(pool.metadata.creation_timestamp), pool.metadata.name),
     )
     owner: dict[str, str] = {}
-    result: dict[tuple[DeviceKind, str], Membership] = {}
+    result: dict[PoolKey, Membership] = {}
     for pool in ordered:
-        kind = KIND_OF_POOL[type(pool)]
+        kind, name = key = pool_key(pool)
         selector = pool.spec.selector
         mine: list[Device] = []
         overlapping: dict[str, int] = {}
@@ -51,7 +63,7 @@ def members(
             if device.id in owner:
                 overlapping[owner[device.id]] = overlapping.get(owner[device.id], 0) + 1
             else:
-                owner[device.id] = pool.metadata.name
+                owner[device.id] = name
                 mine.append(device)
-        result[kind, pool.metadata.name] = Membership(tuple(mine), overlapping)
+        result[key] = Membership(tuple(mine), overlapping)
     return result

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from weft.api import DeviceAttachment, Fabric, GPUPool, LogicalNode
-from weft.api.logical_node import Sharing
+from weft.api import DeviceAttachment, DeviceQuota, Fabric, GPUPool, LogicalNode
 from weft.api.quantity import parse_bytes, parse_decimal
 from weft.api.resources import (
+    DEVICE_QUOTAS,
     FABRICS,
     LOGICAL_NODES,
     NAMESPACES,
@@ -19,9 +19,9 @@ from weft.api.resources import (
 )
 from weft.binding.inventory import Picture
 from weft.binding.lifecycle import Intent, decide, is_quarantined
-from weft.binding.membership import KIND_OF_POOL, Pool, members
+from weft.binding.membership import Pool, PoolKey, key_of, members, pool_key
 from weft.binding.objects import all_claims, all_pools, is_ready, logical_node_taint, parse_node
-from weft.binding.plan import HostOffer, Need, Offer, PoolKey, Waiting
+from weft.binding.plan import HostOffer, Need, Offer, Waiting
 from weft.cluster import Cluster
 from weft.fabric.driver import DeviceKind
 
@@ -38,8 +38,23 @@ class Observed:
     offers: tuple[Offer, ...]
     hosts: tuple[HostOffer, ...]
     quota_left: Mapping[tuple[str, PoolKey], int]
-    unsupported: Mapping[str, str]
-    """Why, by the uid of a logical node that asks for something this version cannot do."""
+
+
+def all_quotas(cluster: Cluster) -> list[DeviceQuota]:
+    return [DeviceQuota.model_validate(raw) for raw in cluster.list(DEVICE_QUOTAS)]
+
+
+def held(claims: Iterable[DeviceAttachment]) -> dict[tuple[str, PoolKey], int]:
+    """What namespaces hold of pools: accelerators, or bytes. Quarantined devices are held by nobody."""
+    used: dict[tuple[str, PoolKey], int] = {}
+    for claim in claims:
+        if is_quarantined(claim):
+            continue
+        key = key_of(claim.spec.pool_ref)
+        units = 1 if key[0] is DeviceKind.ACCELERATOR else parse_bytes(claim.spec.capacity or 0)
+        holder = (claim.spec.claim_ref.namespace, key)
+        used[holder] = used.get(holder, 0) + units
+    return used
 
 
 def gather(
@@ -62,7 +77,6 @@ def gather(
         by_node.setdefault((claim.spec.claim_ref.namespace, claim.spec.claim_ref.name), []).append(claim)
 
     waiting: list[Waiting] = []
-    unsupported: dict[str, str] = {}
     for raw in cluster.list(LOGICAL_NODES):
         try:
             node = parse_node(raw)
@@ -76,13 +90,8 @@ def gather(
             or decide(node, by_node.get((meta.namespace, meta.name), ()), now).intent is not Intent.PLACE
         ):
             continue
-        if node.spec.host.sharing is Sharing.SHARED:
-            unsupported[meta.uid] = (
-                "sharing: Shared needs Dynamic Resource Allocation, which this version does not have; use Exclusive"
-            )
-            continue
         open_pools = frozenset(
-            (KIND_OF_POOL[type(pool)], pool.metadata.name)
+            pool_key(pool)
             for pool in pools
             if pool.spec.allowed_namespaces is not None
             and pool.spec.allowed_namespaces.matches(namespaces.get(meta.namespace, {}))
@@ -91,17 +100,15 @@ def gather(
 
     offers: list[Offer] = []
     hosts: list[HostOffer] = []
-    used: dict[tuple[str, PoolKey], int] = {}
     for name, fabric in fabrics.items():
         picture = pictures.get(name)
         if picture is None or fabric.metadata.deletion_timestamp is not None:
             continue
         here = [claim for claim in claims if claim.spec.fabric == name]
-        offers += _offers(name, pools, picture, here, used)
+        offers += _offers(name, pools, picture, here)
         hosts += _hosts(cluster, fabric, picture, here)
-    return Observed(
-        tuple(waiting), tuple(offers), tuple(hosts), _quota_left(pools, waiting, used), unsupported
-    )
+    quota_left = _quota_left(all_quotas(cluster), held(claims))
+    return Observed(tuple(waiting), tuple(offers), tuple(hosts), quota_left)
 
 
 def _waiting(node: LogicalNode, pools: frozenset[PoolKey], avoid: frozenset[str]) -> Waiting:
@@ -124,8 +131,8 @@ def _waiting(node: LogicalNode, pools: frozenset[PoolKey], avoid: frozenset[str]
         needs=tuple(needs),
         allowed_pools=pools,
         node_selector=spec.host.node_selector,
-        cpu=parse_decimal(spec.host.requests.get("cpu", "0")),
-        memory_bytes=int(parse_decimal(spec.host.requests.get("memory", "0"))),
+        cpu=parse_decimal(spec.host.requests.cpu or 0),
+        memory_bytes=parse_bytes(spec.host.requests.memory or 0),
         domain=domain.attribute if domain else "",
         domain_required=domain is not None and domain.policy == "Required",
         jurisdictions=frozenset(spec.placement.jurisdictions),
@@ -138,13 +145,12 @@ def _offers(
     pools: Iterable[Pool],
     picture: Picture,
     claims: Iterable[DeviceAttachment],
-    used: dict[tuple[str, PoolKey], int],
 ) -> list[Offer]:
-    """The fabric's free devices; adds what namespaces hold to `used`."""
+    """The fabric's free devices."""
     pools = list(pools)
-    claimed = {claim.spec.device: claim for claim in claims}
+    claimed = {claim.spec.device for claim in claims}
     attached = {device for device, _ in picture.inventory.attachments}
-    by_key = {(KIND_OF_POOL[type(pool)], pool.metadata.name): pool for pool in pools}
+    by_key = {pool_key(pool): pool for pool in pools}
     offers: list[Offer] = []
     for key, membership in members(pools, fabric, picture.inventory.devices).items():
         pool = by_key[key]
@@ -153,12 +159,9 @@ def _offers(
             offer = Offer(
                 fabric, key, device, _cost_per_hour(pool, device.capacity_bytes), pool.spec.jurisdiction or ""
             )
-            claim = claimed.get(device.id)
-            if claim is not None:
-                holder = (claim.spec.claim_ref.namespace, key)
-                used[holder] = used.get(holder, 0) + offer.quota_units
-            elif (
-                pool.metadata.deletion_timestamp is None
+            if (
+                device.id not in claimed
+                and pool.metadata.deletion_timestamp is None
                 and device.healthy
                 and device.id not in attached
                 and device.id not in withheld
@@ -216,15 +219,13 @@ def _hosts(
 
 
 def _quota_left(
-    pools: Iterable[Pool], waiting: Iterable[Waiting], used: Mapping[tuple[str, PoolKey], int]
+    quotas: Iterable[DeviceQuota], used: Mapping[tuple[str, PoolKey], int]
 ) -> dict[tuple[str, PoolKey], int]:
+    """What is left of each limit; of several limits of one pool the lowest holds."""
     left: dict[tuple[str, PoolKey], int] = {}
-    spaces = {item.namespace for item in waiting}
-    for pool in pools:
-        key = (KIND_OF_POOL[type(pool)], pool.metadata.name)
-        for namespace in spaces:
-            limit = pool.spec.quota.limit(namespace)
-            if limit is not None:
-                units = limit if isinstance(limit, int) else parse_bytes(limit)
-                left[namespace, key] = units - used.get((namespace, key), 0)
+    for quota in quotas:
+        for limit in quota.spec.limits:
+            holder = (quota.metadata.namespace, key_of(limit))
+            units = limit.units - used.get(holder, 0)
+            left[holder] = min(units, left.get(holder, units))
     return left

@@ -19,9 +19,8 @@ from decimal import Decimal
 
 from weft.api.devices import DeviceSelector
 from weft.api.meta import LabelSelector
+from weft.binding.membership import PoolKey
 from weft.fabric.driver import Device, DeviceKind
-
-PoolKey = tuple[DeviceKind, str]
 
 
 @dataclass(frozen=True)
@@ -373,9 +372,7 @@ def _shortage(request: Waiting, need: Need, fitting: Sequence[Offer]) -> Refusal
         asked, there = f"{need.size_bytes / 2**30:g} GiB", f"{free_bytes / 2**30:g} GiB are free"
         enough = free_bytes >= need.size_bytes
     if enough:
-        message = (
-            f"{need.name}: {asked}{wish} asked for, {there}, but the namespace's quota does not allow it"
-        )
+        message = f"{need.name}: {asked}{wish} asked for, {there}, but a DeviceQuota of the namespace does not allow it"
         return Refusal(request, "QuotaExceeded", message)
     return Refusal(
         request,

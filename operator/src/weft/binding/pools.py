@@ -5,17 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from weft.api import DeviceQuota
 from weft.api.names import FINALIZER
-from weft.api.resources import FABRICS, POOLS
+from weft.api.resources import DEVICE_QUOTAS, FABRICS, POOLS
 from weft.binding.fabrics import Fabrics
-from weft.binding.membership import KIND_OF_POOL, members
+from weft.binding.membership import key_of, members, pool_key
 from weft.binding.objects import all_claims, all_pools
-from weft.binding.status import Fact, pool_status
+from weft.binding.offers import held
+from weft.binding.status import Fact, pool_status, quota_status
 from weft.cluster import Cluster, add_finalizer, drop_finalizer
 
 
 async def reconcile_pools(cluster: Cluster, fabrics: Fabrics) -> None:
-    """Bring every pool's counts and conditions up to date."""
+    """Bring the counts and conditions of every pool and DeviceQuota up to date."""
     now = datetime.now(UTC)
     raws = [(resource, raw) for resource in POOLS for raw in cluster.list(resource)]
     pools = all_pools(cluster)
@@ -24,17 +26,13 @@ async def reconcile_pools(cluster: Cluster, fabrics: Fabrics) -> None:
     # all_pools has the same order.
     for (resource, raw), pool in zip(raws, pools, strict=True):
         fabric = pool.spec.fabric_ref.name
-        in_use = sum(
-            claim.spec.pool == pool.metadata.name and claim.spec.fabric == fabric for claim in claims
-        )
+        in_use = any(key_of(claim.spec.pool_ref) == pool_key(pool) for claim in claims)
         ready = _reachable(cluster, fabric)
         if pool.metadata.deletion_timestamp is not None:
             if not in_use:
                 await drop_finalizer(cluster, resource, raw)
                 continue
-            message = (
-                f"being deleted: offers nothing and goes when its {in_use} DeviceAttachments are released"
-            )
+            message = "being deleted: offers nothing and goes when its last DeviceAttachment is released"
             ready = ("Ready", False, "InUse", message)
         elif in_use and FINALIZER not in pool.metadata.finalizers:
             raw = await add_finalizer(cluster, resource, raw)
@@ -45,11 +43,17 @@ async def reconcile_pools(cluster: Cluster, fabrics: Fabrics) -> None:
         if picture is not None:
             if fabric not in by_fabric:
                 by_fabric[fabric] = dict(members(pools, fabric, picture.inventory.devices))
-            membership = by_fabric[fabric].get((KIND_OF_POOL[type(pool)], pool.metadata.name))
+            membership = by_fabric[fabric].get(pool_key(pool))
         here = {claim.spec.device: claim for claim in claims if claim.spec.fabric == fabric}
         attached = {device for device, _ in picture.inventory.attachments} if picture else set()
         status = pool_status(pool, membership, here, frozenset(attached - set(here)), ready, now)
         await cluster.write_status(resource, raw, status)
+    used = held(claims)
+    for raw in cluster.list(DEVICE_QUOTAS):
+        quota = DeviceQuota.model_validate(raw)
+        here_used = {key: units for (space, key), units in used.items() if space == quota.metadata.namespace}
+        status = quota_status(quota, here_used, {pool_key(pool) for pool in pools}, now)
+        await cluster.write_status(DEVICE_QUOTAS, raw, status)
 
 
 def _reachable(cluster: Cluster, fabric: str) -> Fact:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from weft.api import DeviceAttachment, Fabric, LogicalNode
+from weft.api import DeviceAttachment, DeviceQuota, Fabric, LogicalNode
 from weft.api.conditions import MAX_CONDITIONS, with_condition
+from weft.api.quantity import format_bytes
 from weft.binding.inventory import Picture
 from weft.binding.lifecycle import is_attached, is_quarantined
-from weft.binding.membership import Membership, Pool
+from weft.binding.membership import Membership, Pool, PoolKey, key_of
 
 Status = dict[str, Any]
 Fact = tuple[str, bool | None, str, str]
@@ -36,6 +37,7 @@ def fabric_status(
     """Counts of the picture; a picture in doubt leaves the counts as they were."""
     status = fabric.status.dump()
     status.pop("conditions", None)
+    status["observedGeneration"] = fabric.metadata.generation
     if picture is not None and not picture.doubt:
         status["devices"] = len(picture.inventory.devices)
         status["hosts"] = len(picture.inventory.hosts)
@@ -44,11 +46,11 @@ def fabric_status(
     return with_facts(fabric, status, facts, now)
 
 
-def device_view(claims: Iterable[DeviceAttachment]) -> list[dict[str, str]]:
+def device_view(claims: Iterable[DeviceAttachment]) -> list[dict[str, Any]]:
     return [
         {
             "request": claim.spec.request,
-            "pool": claim.spec.pool,
+            "poolRef": claim.spec.pool_ref.dump(),
             "device": claim.spec.device,
             "attachment": claim.metadata.name,
         }
@@ -66,7 +68,12 @@ def bound_status(
     """The one write that makes a logical node Bound."""
     claims = tuple(claims)
     status = node.status.dump()
-    status.update(host=claims[0].spec.host, devices=device_view(claims))
+    status.update(
+        observedGeneration=node.metadata.generation,
+        host=claims[0].spec.host,
+        devices=device_view(claims),
+        deviceCount=len(claims),
+    )
     if node_name:
         status["nodeName"] = node_name
     return with_facts(node, status, facts, now)
@@ -75,8 +82,9 @@ def bound_status(
 def unbound_status(node: LogicalNode, facts: Iterable[Fact], now: datetime) -> Status:
     """A logical node that has no devices, or not all of them yet."""
     status = node.status.dump()
-    for key in ("nodeName", "host", "devices"):
+    for key in ("nodeName", "host", "devices", "deviceCount"):
         status.pop(key, None)
+    status["observedGeneration"] = node.metadata.generation
     return with_facts(node, status, facts, now)
 
 
@@ -92,10 +100,10 @@ def pool_status(
 
     `claims` are the attachments by device, `foreign` the devices attached to a host without one.
     """
-    status = pool.status.dump()
+    status = {**pool.status.dump(), "observedGeneration": pool.metadata.generation}
     facts: list[Fact] = [reachable]
     if membership is not None:
-        excluded = set(pool.spec.maintenance.devices) if pool.spec.maintenance else set()
+        excluded = set(pool.spec.maintenance.devices)
         counts = dict.fromkeys(("total", "free", "bound", "reserved", "quarantined", "unavailable"), 0)
         for device in membership.devices:
             counts["total"] += 1
@@ -122,3 +130,40 @@ def pool_status(
         else:
             facts.append(("Overlapping", False, "NoOverlap", "no device is selected by an older pool"))
     return with_facts(pool, status, facts, now)
+
+
+def quota_status(
+    quota: DeviceQuota, used: Mapping[PoolKey, int], pools: Collection[PoolKey], now: datetime
+) -> Status:
+    """What the quota's namespace holds of each limited pool; `used` in devices, or bytes."""
+    amounts: list[Status] = []
+    over: list[str] = []
+    unknown: list[str] = []
+    for limit in quota.spec.limits:
+        held = used.get(key_of(limit), 0)
+        amount = {"count": held} if limit.count is not None else {"capacity": format_bytes(held)}
+        amounts.append({"kind": limit.kind.value, "name": limit.name, **amount})
+        if held > limit.units:
+            over.append(f"{limit.kind} {limit.name}")
+        if key_of(limit) not in pools:
+            unknown.append(f"{limit.kind} {limit.name}")
+    facts: list[Fact] = [
+        ("WithinLimits", True, "WithinLimits", "")
+        if not over
+        else (
+            "WithinLimits",
+            False,
+            "LimitLowered",
+            f"more is held than the limit allows, and stays until it is released: {', '.join(over)}",
+        ),
+        ("PoolsFound", True, "PoolsFound", "")
+        if not unknown
+        else (
+            "PoolsFound",
+            False,
+            "PoolNotFound",
+            f"there is no {', no '.join(unknown)}: correct spec.limits",
+        ),
+    ]
+    status = {"observedGeneration": quota.metadata.generation, "used": amounts}
+    return with_facts(quota, status, facts, now)

@@ -1,0 +1,144 @@
+"""What pools and quotas say of the devices, and what keeps a pool from going."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.rack import Rack, condition
+from weft.api.resources import DEVICE_ATTACHMENTS, DEVICE_QUOTAS, GPU_POOLS, LOGICAL_NODES, MEMORY_POOLS
+from weft.cluster import Object
+from weft.fabric.errors import DeviceFault
+
+
+@pytest.fixture
+def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
+    return Rack(monkeypatch)
+
+
+async def limit(rack: Rack, *limits: dict[str, Any], name: str = "devices", namespace: str = "a") -> None:
+    """Write a DeviceQuota as an administrator would; the watch asks for what depends on it."""
+    metadata = {"name": name, "namespace": namespace}
+    if rack.cluster.get(DEVICE_QUOTAS, name, namespace) is None:
+        await rack.cluster.create(DEVICE_QUOTAS, {"metadata": metadata, "spec": {"limits": list(limits)}})
+    else:
+        await rack.cluster.patch(DEVICE_QUOTAS, name, namespace, {"spec": {"limits": list(limits)}})
+    await rack.poll()
+
+
+def quota(rack: Rack, name: str = "devices") -> Object:
+    found = rack.cluster.get(DEVICE_QUOTAS, name, "a")
+    assert found is not None
+    return found
+
+
+def gpus(count: int) -> dict[str, Any]:
+    return {"kind": "GPUPool", "name": "gpus", "count": count}
+
+
+async def test_a_pool_goes_although_a_pool_of_another_kind_with_its_name_is_in_use(rack: Rack) -> None:
+    await rack.build()
+    await rack.cluster.create(
+        MEMORY_POOLS,
+        {
+            "metadata": {"name": "gpus", "finalizers": ["weft.dev/fabric"]},
+            "spec": {"fabricRef": {"name": "rack"}},
+        },
+    )
+    await rack.ask("n")
+    await rack.poll()
+    await rack.cluster.delete(MEMORY_POOLS, "gpus")
+    await rack.cluster.delete(GPU_POOLS, "gpus")
+    await rack.poll()
+    assert rack.cluster.get(MEMORY_POOLS, "gpus") is None
+    assert condition(rack.cluster.get(GPU_POOLS, "gpus") or {}, "Ready") == ("False", "InUse")
+
+
+@pytest.mark.shows("DeviceQuota.spec.limits[].count", "DeviceQuota.spec.limits[].name")
+async def test_a_request_beyond_the_quota_waits_until_the_quota_is_raised(rack: Rack) -> None:
+    await rack.build()
+    await limit(rack, gpus(1))
+    await rack.ask("n", gpus=2)
+    assert condition(rack.node("n"), "Bound") == ("False", "QuotaExceeded")
+    await limit(rack, gpus(2))
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
+@pytest.mark.shows("DeviceQuota.spec.limits[].capacity", "DeviceQuota.spec.limits[].kind")
+async def test_bytes_beyond_the_quota_of_the_memory_pool_are_refused_and_accelerators_are_not(
+    rack: Rack,
+) -> None:
+    rack.driver.memories = {f"cxl-{n}": 2**30 for n in range(3)}
+    await rack.build()
+    # A pool of another kind may have the GPU pool's name.
+    spec = {"fabricRef": {"name": "rack"}, "allowedNamespaces": {}}
+    await rack.cluster.create(MEMORY_POOLS, {"metadata": {"name": "gpus"}, "spec": spec})
+    await limit(rack, {"kind": "MemoryPool", "name": "gpus", "capacity": "2Gi"})
+    await rack.ask("much", gpus=1, memory=[{"name": "kv", "size": "3Gi"}])
+    assert condition(rack.node("much"), "Bound") == ("False", "QuotaExceeded")
+    await rack.ask("less", gpus=1, memory=[{"name": "kv", "size": "2Gi"}])
+    assert condition(rack.node("less"), "Bound")[0] == "True"
+    await rack.poll()
+    assert quota(rack)["status"]["used"] == [{"kind": "MemoryPool", "name": "gpus", "capacity": "2Gi"}]
+
+
+async def test_of_two_quotas_the_lower_limit_holds(rack: Rack) -> None:
+    await rack.build()
+    await limit(rack, gpus(4))
+    await limit(rack, gpus(1), name="lower")
+    await rack.ask("n", gpus=2)
+    assert condition(rack.node("n"), "Bound") == ("False", "QuotaExceeded")
+
+
+async def test_a_quota_limits_its_own_namespace_alone(rack: Rack) -> None:
+    await rack.build()
+    await limit(rack, gpus(0), namespace="b")
+    await rack.ask("n", gpus=2)
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
+async def test_a_quota_says_what_is_used_and_that_a_lowered_limit_is_exceeded(rack: Rack) -> None:
+    await rack.build()
+    await limit(rack, gpus(2))
+    await rack.ask("n", gpus=2)
+    await rack.poll()
+    assert quota(rack)["status"]["used"] == [gpus(2)]
+    assert condition(quota(rack), "WithinLimits")[0] == "True"
+    await limit(rack, gpus(1))
+    assert condition(quota(rack), "WithinLimits") == ("False", "LimitLowered")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    await rack.poll()
+    assert quota(rack)["status"]["used"] == [gpus(0)]
+
+
+async def test_a_quota_of_a_pool_that_does_not_exist_says_so(rack: Rack) -> None:
+    await rack.build()
+    await limit(rack, {"kind": "MemoryPool", "name": "gpus", "capacity": "1Ti"})
+    assert condition(quota(rack), "PoolsFound") == ("False", "PoolNotFound")
+    await limit(rack, gpus(1))
+    assert condition(quota(rack), "PoolsFound")[0] == "True"
+
+
+async def test_a_quarantined_device_does_not_count_against_the_tenant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rack = Rack(monkeypatch, settle=0)
+    await rack.build()
+    await limit(rack, gpus(2))
+    faults = [DeviceFault("broken", "gpu-0")]
+
+    async def fail_once() -> None:
+        if faults:
+            raise faults.pop()
+
+    rack.driver.before_attach = fail_once
+    await rack.ask("n", gpus=2)
+    for _ in range(4):
+        await rack.poll()
+        await rack.work("n")
+    assert len(rack.cluster.list(DEVICE_ATTACHMENTS)) == 3
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert quota(rack)["status"]["used"] == [gpus(2)]
