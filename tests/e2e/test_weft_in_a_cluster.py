@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import pytest
 
+from weft.api.crd import DEFINITIONS
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     FABRICS,
@@ -434,7 +435,7 @@ def test_uninstall_leaves_nothing(site: KindSite, installed: Installed, lived: L
             site.kube.delete(kind, each["metadata"]["name"])
     until(lambda: not any(site.kube.list(kind) for kind in (*POOLS, FABRICS)), "pools and fabrics are gone")
     site.release.uninstall()
-    site.kubectl("-n", NAMESPACE, "delete", "configmap", "a100-llama-2-70b")
+    site.kubectl("-n", NAMESPACE, "delete", "engineprofile", "a100-llama-2-70b")
     assert until_settled(lambda: everything(site) - installed.before) == set()
     for node in site.kube.list(NODES):
         metadata = node["metadata"]
@@ -457,7 +458,7 @@ def test_uninstall_keeps_the_definitions_where_they_are_to_be_kept(
     site.install()
     site.release.uninstall()
     crds = {name for name in site.kubectl("get", "crd", "-o", "name").split() if name.endswith(".weft.dev")}
-    assert len(crds) == 8
+    assert len(crds) == len(DEFINITIONS)
     # The API server's own record that it serves the group.
     kept = {f"CustomResourceDefinition/<none>/{name.partition('/')[2]}" for name in crds}
     kept.add("APIService/<none>/v1alpha2.weft.dev")

@@ -10,6 +10,7 @@ import pytest
 
 from support.chart import CHART, NAMESPACE, Helm, Object
 from support.world import eventually
+from weft.api import crd
 from weft.api.resources import LEASES, LOGICAL_NODES, ResourceType
 from weft_dev import controlplane, tools
 from weft_dev.controlplane import ControlPlane
@@ -83,7 +84,7 @@ def test_objects_outlive_the_release_and_the_next_one_takes_them_up(helm: Helm, 
     install = ("install", "weft", CHART, "--create-namespace", "--set", "emulator.enabled=true")
     succeed(helm, *install)
     before = of_the_release(kube)
-    assert len(before["customresourcedefinitions"]) == 8
+    assert len(before["customresourcedefinitions"]) == len(crd.DEFINITIONS)
     assert before["leases"] == ["weft-operator"]
     path = object_path(LOGICAL_NODES, "default")
     eventually(lambda: served(kube, path), what="the definitions are served")
@@ -123,7 +124,7 @@ def test_definitions_that_are_not_kept_cannot_be_left_out_of_an_upgrade(
     assert "would delete the definitions that this release owns, and all objects of theirs" in said
     succeed(helm, "upgrade", "weft", CHART, "--set", "crds.keep=true")
     succeed(helm, *leave_out)
-    assert len(kube.list(DEFINITIONS)) == 8
+    assert len(kube.list(DEFINITIONS)) == len(crd.DEFINITIONS)
 
 
 def test_a_second_operator_is_refused_while_one_is_installed(helm: Helm) -> None:

@@ -17,8 +17,8 @@ from support.chart import NAMESPACE, Helm, Object, find, pod_templates
 from support.chart_cluster import RBAC, ROLE_BINDINGS, SERVICE_ACCOUNTS, TENANT, started, write_account
 from support.world import World, condition, eventually
 from weft.api.resources import (
-    CONFIG_MAPS,
     DEVICE_QUOTAS,
+    ENGINE_PROFILES,
     FABRICS,
     GPU_POOLS,
     GROUP,
@@ -122,10 +122,13 @@ def idle_engines(plane: ControlPlane) -> Iterator[str]:
 
 def group_of(world: World) -> None:
     """A group of two and two replicas, each on a logical node with one GPU."""
-    profile = "decode: [{batch: 1, milliseconds: 10}]\nprefill: [{promptTokens: 128, milliseconds: 10}]\n"
-    body: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "profile"}}
-    body["data"] = {"profile.yaml": profile + "kvCapacityTokens: 10000\nmaxBatch: 8\n"}
-    world.kube.create(CONFIG_MAPS, body, TENANT)
+    profile = {
+        "prefill": [{"promptTokens": 128, "microseconds": 10_000}],
+        "decode": [{"batch": 1, "microseconds": 10_000}],
+        "kvCapacityTokens": 10_000,
+        "maxBatch": 8,
+    }
+    world.kube.create(ENGINE_PROFILES, own(ENGINE_PROFILES, "profile", profile), TENANT)
     for name in ("prefill", "decode"):
         spec = {
             "groupRef": {"name": "llama"},
@@ -295,10 +298,11 @@ def test_tenants_edit_their_requests_in_their_namespace_and_nothing_of_the_admin
     )
     for user, writes in (("user-view", False), ("user-edit", True), ("user-admin", True)):
         for resource in requests:
-            for verb in ("get", "list", "watch"):
-                assert may(tenants, user, TENANT, verb, resource), (user, verb, resource)
             assert may(tenants, user, TENANT, "get", f"{resource}/status")
             assert not may(tenants, user, TENANT, "update", f"{resource}/status"), (user, resource)
+        for resource in (*requests, "engineprofiles"):
+            for verb in ("get", "list", "watch"):
+                assert may(tenants, user, TENANT, verb, resource), (user, verb, resource)
             for verb in changes:
                 assert may(tenants, user, TENANT, verb, resource) is writes, (user, verb, resource)
                 assert not may(tenants, user, "default", verb, resource), (user, verb, resource)

@@ -44,6 +44,7 @@ def role_lists(draw: st.DrawFn) -> tuple[RoleState, ...]:
     for index in range(draw(st.integers(1, 4))):
         minimum = draw(st.integers(1, 3))
         maximum = draw(st.integers(minimum, 8))
+        accelerators = draw(st.integers(0, 4))
         found.append(
             role(
                 f"role-{index}",
@@ -51,8 +52,9 @@ def role_lists(draw: st.DrawFn) -> tuple[RoleState, ...]:
                 draw(st.integers(minimum, maximum)),
                 minimum=minimum,
                 maximum=maximum,
-                accelerators_per_replica=draw(st.integers(0, 4)),
-                kind=draw(st.sampled_from(["a", "b"])),
+                accelerators_per_replica=accelerators,
+                # Only replicas that count for as many accelerators are exchanged.
+                kind=f"{draw(st.sampled_from('ab'))}-{accelerators}",
             )
         )
     return tuple(found)

@@ -7,18 +7,17 @@ what is in the cluster, so every pass is also one of a restarted operator.
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import yaml
-
-from support.inference import LLAMA_70B, PROMPT_HEAVY, T0
+from support.inference import LLAMA_70B_SPEC, PROMPT_HEAVY, T0
 from support.memory_cluster import MemoryCluster
 from weft.api.names import GATE_SERVING, LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import (
-    CONFIG_MAPS,
+    ENGINE_PROFILES,
     INFERENCE_GROUPS,
     INFERENCE_ROLES,
     LOGICAL_NODES,
@@ -72,11 +71,7 @@ class Fleet:
         self.stays_terminating: Callable[[Object], bool] = lambda pod: False
         """Which deleted pods never end: their host is gone, or an engine hangs."""
         self.nodes = nodes
-        self._put(
-            CONFIG_MAPS,
-            "speed",
-            data={"profile.yaml": yaml.safe_dump(LLAMA_70B.model_dump(by_alias=True, mode="json"))},
-        )
+        self._put(ENGINE_PROFILES, "speed", spec=LLAMA_70B_SPEC)
         self._put(
             INFERENCE_GROUPS,
             GROUP,
@@ -118,7 +113,9 @@ class Fleet:
     def _put(self, resource: ResourceType, name: str, **parts: Any) -> None:
         """Write an object as a user would, the status kept."""
         key = (resource, NAMESPACE, name)
-        before = self.cluster.objects.get(key, {"metadata": {"generation": 0, "uid": f"uid-{name}"}})
+        before = self.cluster.objects.get(
+            key, {"metadata": {"generation": 0, "uid": f"uid-{name}-{uuid.uuid4()}"}}
+        )
         metadata = {
             **before["metadata"],
             "name": name,

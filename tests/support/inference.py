@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from weft.api import FlipMethod, Objectives, RebalanceMode, Stage
+from weft.api import EngineProfile, FlipMethod, Objectives, RebalanceMode, Stage
 from weft.balancing.profile import Profile
 from weft.balancing.state import NO_SPLIT, Corrections, Hold, Rates, RoleState, Split, SplitInputs, Traffic
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
-LLAMA_70B = Profile.model_validate(
-    {
-        # Llama-2-70B on two A100s, tensor parallel (Splitwise's published measurements).
-        "prefill": [
-            {"promptTokens": tokens, "milliseconds": ms}
-            for tokens, ms in (
-                (128, 81),
-                (256, 113),
-                (512, 197),
-                (1024, 377),
-                (2048, 688),
-                (4096, 1485),
-                (8192, 2990),
-            )
-        ],
-        "decode": [
-            {"batch": batch, "milliseconds": ms}
-            for batch, ms in ((1, 55), (2, 60), (4, 60.5), (8, 61.7), (16, 65.5), (32, 72.2))
-        ],
-        "kvCapacityTokens": 40_000,
-        "maxBatch": 32,
-    }
+LLAMA_70B_SPEC = {
+    # Llama-2-70B on two A100s, tensor parallel (Splitwise's published measurements).
+    "prefill": [
+        {"promptTokens": tokens, "microseconds": ms * 1000}
+        for tokens, ms in (
+            (128, 81),
+            (256, 113),
+            (512, 197),
+            (1024, 377),
+            (2048, 688),
+            (4096, 1485),
+            (8192, 2990),
+        )
+    ],
+    "decode": [
+        {"batch": batch, "microseconds": us}
+        for batch, us in ((1, 55_000), (2, 60_000), (4, 60_500), (8, 61_700), (16, 65_500), (32, 72_200))
+    ],
+    "kvCapacityTokens": 40_000,
+    "maxBatch": 32,
+}
+LLAMA_70B = Profile.of(
+    EngineProfile.model_validate({"metadata": {"name": "llama-70b"}, "spec": LLAMA_70B_SPEC})
 )
 
 OBJECTIVES = Objectives(

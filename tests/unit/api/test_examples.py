@@ -14,7 +14,7 @@ from weft.api.crd import DEFINITIONS
 
 DOCS = Path(__file__).parents[3] / "docs"
 MODELS = {definition.resource.kind: definition.model for definition in DEFINITIONS}
-CORE_KINDS = {"Namespace", "ConfigMap"}
+CORE_KINDS = {"Namespace"}
 
 
 def shown() -> Iterator[tuple[str, dict[str, Any]]]:

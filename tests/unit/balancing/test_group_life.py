@@ -11,7 +11,7 @@ from support.fleet import GROUP, MODEL, NAMESPACE, TEMPLATE, Fleet, condition
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY
 from weft.api import InferenceGroup, InferenceRole
 from weft.api.names import FINALIZER, GATE_SERVING, LABEL_ROLE, LABEL_STAGE
-from weft.api.resources import CONFIG_MAPS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 
 
 async def started(**options: Any) -> Fleet:
@@ -267,7 +267,7 @@ async def test_templates_that_differ_in_more_than_labels_are_not_flipped() -> No
 @pytest.mark.shows("InferenceRole.spec.profileRef.name")
 async def test_a_profile_that_cannot_be_read_is_said_on_role_and_group() -> None:
     fleet = Fleet()
-    del fleet.cluster.objects[(CONFIG_MAPS, NAMESPACE, "speed")]
+    del fleet.cluster.objects[(ENGINE_PROFILES, NAMESPACE, "speed")]
     await fleet.run(10)
     assert fleet.condition("Balanced") == ("False", "ProfileMissing")
     role = fleet.cluster.get(INFERENCE_ROLES, "decode", NAMESPACE)

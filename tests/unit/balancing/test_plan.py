@@ -129,13 +129,13 @@ def test_roles_that_differ_in_hardware_exchange_nothing() -> None:
 
 def test_without_a_profile_nothing_moves_and_the_reason_is_said() -> None:
     roles = (
-        role("decode", Stage.DECODE, 6, profile=None, profile_error="there is no ConfigMap 'speed'"),
+        role("decode", Stage.DECODE, 6, profile=None, profile_error="there is no EngineProfile 'speed'"),
         role("prefill", Stage.PREFILL, 3),
     )
     plan = plan_split(group(3, 6, PROMPT_HEAVY, roles=roles))
     assert plan.decision is None
     assert plan.obstacle is not None
-    assert "role decode: there is no ConfigMap 'speed'" in plan.obstacle.message
+    assert "role decode: there is no EngineProfile 'speed'" in plan.obstacle.message
 
 
 def test_a_stage_gives_nothing_away_that_its_recent_peak_needs() -> None:
@@ -158,13 +158,9 @@ def test_an_aggregated_role_carries_what_the_others_lack() -> None:
 
 
 def test_a_role_of_faster_replicas_counts_for_more() -> None:
-    fast = LLAMA_70B.model_copy(
-        update={
-            "prefill": tuple(
-                point.model_copy(update={"milliseconds": point.milliseconds / 2})
-                for point in LLAMA_70B.prefill
-            )
-        }
+    slow_prefill = LLAMA_70B.prefill
+    fast = replace(
+        LLAMA_70B, prefill=replace(slow_prefill, seconds=tuple(each / 2 for each in slow_prefill.seconds))
     )
     # Three prefill replicas of double speed carry what six would.
     roles = (

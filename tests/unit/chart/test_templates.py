@@ -18,6 +18,7 @@ from cryptography import x509
 from prometheus_client import CollectorRegistry
 
 from support.chart import CHART, NAMESPACE, Helm, Object, find, of_kind, pod_templates
+from weft.api.crd import DEFINITIONS
 from weft.runtime.health import HealthServer
 from weft.runtime.settings import Settings, load
 from weft_dev.processes import free_ports
@@ -157,15 +158,15 @@ def test_crds_are_kept_unless_asked_otherwise(rendered: dict[str, list[Object]])
         for case in ("as it comes", "without what can be left out", "with everything")
     }
     assert policies == {
-        "as it comes": ["keep"] * 9,
+        "as it comes": ["keep"] * len(DEFINITIONS),
         "without what can be left out": [],
-        "with everything": [None] * 9,
+        "with everything": [None] * len(DEFINITIONS),
     }
 
 
 def test_the_crds_are_the_committed_ones(rendered: dict[str, list[Object]]) -> None:
     committed = [yaml.safe_load(file.read_text()) for file in (CHART.parents[1] / "crds").glob("*.yaml")]
-    assert len(committed) == 9
+    assert len(committed) == len(DEFINITIONS)
     for wanted in committed:
         name = wanted["metadata"]["name"]
         assert find(rendered["as it comes"], "CustomResourceDefinition", name)["spec"] == wanted["spec"]

@@ -28,11 +28,9 @@ def test_both_groups_are_the_examples_but_for_their_mode(examples: Examples) -> 
         "Paused",
     )
     assert auto["spec"] == paused["spec"]
-    for kind in ("InferenceRole", "ConfigMap"):
+    for kind in ("InferenceRole", "EngineProfile"):
         first, second = of(objects, kind, AUTO), of(objects, kind, PAUSED)
-        assert [each.get("spec", each.get("data")) for each in first] == [
-            each.get("spec", each.get("data")) for each in second
-        ]
+        assert [each["spec"] for each in first] == [each["spec"] for each in second]
 
 
 def test_the_budget_is_just_the_split_and_each_role_gets_its_replicas() -> None:
@@ -54,9 +52,8 @@ def test_the_examples_replicas_hold_as_many_accelerators_as_the_demo_counts() ->
 
 @pytest.mark.parametrize("examples", [EXAMPLES, IN_PODS])
 def test_the_planners_profile_has_the_engines_limits(examples: Examples) -> None:
-    text = only(examples.group, "ConfigMap")["data"]["profile.yaml"]
-    assert f"kvCapacityTokens: {KV_CAPACITY_TOKENS}\n" in text
-    assert f"maxBatch: {MAX_BATCH}" in text
+    spec = only(examples.group, "EngineProfile")["spec"]
+    assert (spec["kvCapacityTokens"], spec["maxBatch"]) == (KV_CAPACITY_TOKENS, MAX_BATCH)
 
 
 def test_the_fabric_gets_the_address_of_this_run_and_has_a_host_for_every_replica() -> None:

@@ -17,7 +17,7 @@ from weft_playground.demo.rehearsal import Objectives
 
 EXAMPLES = ROOT / "docs" / "examples"
 # The group comes last, so that its first decision knows all its roles.
-GROUP_KINDS = ("ConfigMap", "InferenceRole", "InferenceGroup")
+GROUP_KINDS = ("EngineProfile", "InferenceRole", "InferenceGroup")
 
 
 @dataclass(frozen=True)

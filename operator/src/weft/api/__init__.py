@@ -10,6 +10,7 @@ from weft.api.attachment import (
 from weft.api.conditions import Condition
 from weft.api.device_quota import DeviceQuota, DeviceQuotaSpec, DeviceQuotaStatus, PoolAmount
 from weft.api.devices import AcceleratorSelector, ByteDeviceSelector, DeviceSelector
+from weft.api.engine_profile import DecodePoint, EngineProfile, EngineProfileSpec, PrefillPoint
 from weft.api.fabric import (
     Fabric,
     FabricHost,
@@ -86,6 +87,7 @@ __all__ = [
     "ClaimRef",
     "Condition",
     "Decision",
+    "DecodePoint",
     "DeviceAttachment",
     "DeviceAttachmentSpec",
     "DeviceAttachmentStatus",
@@ -98,6 +100,8 @@ __all__ = [
     "DomainConstraint",
     "DomainPolicy",
     "Drain",
+    "EngineProfile",
+    "EngineProfileSpec",
     "Fabric",
     "FabricHost",
     "FabricLimits",
@@ -135,6 +139,7 @@ __all__ = [
     "PoolRef",
     "PoolSpec",
     "PoolStatus",
+    "PrefillPoint",
     "Rebalance",
     "RebalanceMode",
     "Resource",

@@ -15,6 +15,7 @@ import yaml
 from weft.api import resources
 from weft.api.attachment import DeviceAttachment
 from weft.api.device_quota import DeviceQuota
+from weft.api.engine_profile import EngineProfile
 from weft.api.fabric import Fabric
 from weft.api.inference import InferenceGroup
 from weft.api.inference_role import InferenceRole
@@ -156,6 +157,18 @@ DEFINITIONS = (
         ),
     ),
     Definition(
+        EngineProfile,
+        resources.ENGINE_PROFILES,
+        ("engp",),
+        (
+            Column(
+                "KV tokens", ".spec.kvCapacityTokens", "Tokens whose KV cache a replica holds.", "integer"
+            ),
+            Column("Max batch", ".spec.maxBatch", "Most requests that decode at the same time.", "integer"),
+            _AGE,
+        ),
+    ),
+    Definition(
         InferenceGroup,
         resources.INFERENCE_GROUPS,
         ("infg",),
@@ -213,7 +226,8 @@ def write(directory: Path) -> tuple[Path, ...]:
 
 def _manifest(definition: Definition) -> dict[str, Any]:
     resource = definition.resource
-    subresources: dict[str, Any] = {"status": {}}
+    schema = structural_schema(definition.model)
+    subresources: dict[str, Any] = {"status": {}} if "status" in schema["properties"] else {}
     if definition.scale:
         subresources["scale"] = {
             "specReplicasPath": ".spec.replicas",
@@ -240,7 +254,7 @@ def _manifest(definition: Definition) -> dict[str, Any]:
                     "name": resource.version,
                     "served": True,
                     "storage": True,
-                    "schema": {"openAPIV3Schema": structural_schema(definition.model)},
+                    "schema": {"openAPIV3Schema": schema},
                     "subresources": subresources,
                     "additionalPrinterColumns": [column.entry() for column in definition.columns],
                 }

@@ -90,9 +90,7 @@ class InferenceRoleSpec(Model):
         " scheduler.",
     )
     profile_ref: NameRef = Field(
-        description="ConfigMap in the role's namespace whose key `profile.yaml` holds the measured speed of"
-        " one replica: prefill time by prompt length, time per token by batch size, KV capacity, largest"
-        " batch."
+        description="EngineProfile in the role's namespace: the measured speed of one replica."
     )
     template: dict[str, Any] | None = Field(
         default=None,

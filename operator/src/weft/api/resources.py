@@ -33,12 +33,12 @@ DEVICE_QUOTAS = ResourceType(GROUP, VERSION, "devicequotas", "DeviceQuota", True
 LOGICAL_NODES = ResourceType(GROUP, VERSION, "logicalnodes", "LogicalNode", True)
 INFERENCE_GROUPS = ResourceType(GROUP, VERSION, "inferencegroups", "InferenceGroup", True)
 INFERENCE_ROLES = ResourceType(GROUP, VERSION, "inferenceroles", "InferenceRole", True)
+ENGINE_PROFILES = ResourceType(GROUP, VERSION, "engineprofiles", "EngineProfile", True)
 
 NODES = ResourceType("", "v1", "nodes", "Node", False)
 NAMESPACES = ResourceType("", "v1", "namespaces", "Namespace", False)
 PODS = ResourceType("", "v1", "pods", "Pod", True)
 SECRETS = ResourceType("", "v1", "secrets", "Secret", True)
-CONFIG_MAPS = ResourceType("", "v1", "configmaps", "ConfigMap", True)
 EVENTS = ResourceType("events.k8s.io", "v1", "events", "Event", True)
 LEASES = ResourceType("coordination.k8s.io", "v1", "leases", "Lease", True)
 

@@ -66,14 +66,17 @@ def structural_schema(model: type[Resource]) -> Schema:
         {key: value for key, value in raw.items() if key != "properties"}, definitions, kind
     )
     properties = raw["properties"]
-    spec, status = (_convert(properties[name], definitions, f"{kind}.{name}") for name in ("spec", "status"))
-    status.pop("default", None)
+    parts = {
+        name: _convert(properties[name], definitions, f"{kind}.{name}")
+        for name in ("spec", "status")
+        if name in properties
+    }
+    parts.get("status", {}).pop("default", None)
     root["required"] = ["spec"]
     root["properties"] = {
         **{name: {"description": text, "type": "string"} for name, text in _STANDARD_FIELDS.items()},
         "metadata": {"type": "object"},
-        "spec": spec,
-        "status": status,
+        **parts,
     }
     return _ordered(root, kind)
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from weft.api import InferenceGroup, InferenceRole, Transfer, TransferStep
 from weft.api.conditions import find
 from weft.api.names import FINALIZER, LABEL_GROUP
-from weft.api.resources import CONFIG_MAPS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.actions import Actions
 from weft.balancing.keys import GroupKey
 from weft.balancing.observe import Metrics, World, gather, measure
@@ -60,7 +60,7 @@ class GroupController:
         return (
             Watch(INFERENCE_GROUPS, lambda _, group: [_key(group, group["metadata"]["name"])]),
             Watch(INFERENCE_ROLES, lambda _, role: [_key(role, role["spec"]["groupRef"]["name"])]),
-            Watch(CONFIG_MAPS, _groups_with_profile),
+            Watch(ENGINE_PROFILES, _groups_with_profile),
             Watch(LOGICAL_NODES, _group_that_owns),
             Watch(PODS, _group_in_label),
         )

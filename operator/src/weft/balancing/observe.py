@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 from weft.api import InferenceGroup, InferenceRole, RebalanceMode, Stage
 from weft.api.conditions import find
 from weft.api.names import LABEL_GROUP
-from weft.api.resources import CONFIG_MAPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from weft.api.resources import ENGINE_PROFILES, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.bodies import with_template
 from weft.balancing.capacity import corrections
 from weft.balancing.demand import offered
 from weft.balancing.presets import Preset, Windows
-from weft.balancing.profile import Profile, ProfileError, from_config_map
+from weft.balancing.profile import Profile, Unusable, profile_of
 from weft.balancing.prometheus import PrometheusSource, SourceError
 from weft.balancing.replicas import Replica, kind_of, replica, serving_in
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Reading, read
@@ -43,7 +43,7 @@ class World:
     all_roles: Mapping[str, InferenceRole]
     """Also those that have no template, and whose group has none."""
     raw_roles: Mapping[str, Object]
-    profiles: Mapping[str, Profile | ProfileError]
+    profiles: Mapping[str, Profile | Unusable]
     replicas: tuple[Replica, ...]
     taken: frozenset[str]
     """Names of replicas that pods and logical nodes of others have."""
@@ -75,13 +75,10 @@ def gather(cluster: Cluster, raw: Object) -> World:
     runnable = {
         key: whole for key in sorted(roles) if (whole := with_template(group, roles[key])) is not None
     }
-    profiles: dict[str, Profile | ProfileError] = {}
+    profiles: dict[str, Profile | Unusable] = {}
     for key, role in runnable.items():
         wanted = role.spec.profile_ref.name
-        try:
-            profiles[key] = from_config_map(cluster.get(CONFIG_MAPS, wanted, namespace), wanted)
-        except ProfileError as error:
-            profiles[key] = error
+        profiles[key] = profile_of(cluster.get(ENGINE_PROFILES, wanted, namespace), wanted)
     pods = {one["metadata"]["name"]: one for one in cluster.list(PODS, namespace)}
     nodes = {one["metadata"]["name"]: one for one in cluster.list(LOGICAL_NODES, namespace)}
     own_pods = {key: pod for key, pod in pods.items() if _owned(pod, name, uid)}
@@ -187,7 +184,6 @@ def split_inputs(
 
 def _role_state(world: World, role: InferenceRole) -> RoleState:
     profile = world.profiles[role.metadata.name]
-    usable = isinstance(profile, Profile)
     return RoleState(
         name=role.metadata.name,
         stage=role.spec.stage,
@@ -197,7 +193,7 @@ def _role_state(world: World, role: InferenceRole) -> RoleState:
         accelerators_per_replica=role.spec.accelerators_counted,
         kind=world.kinds[role.metadata.name],
         profile=profile if isinstance(profile, Profile) else None,
-        profile_error="" if usable else str(profile),
+        profile_error=profile.why if isinstance(profile, Unusable) else "",
         serving=len(serving_in(world.replicas, role.metadata.name)),
     )
 

@@ -1,74 +1,76 @@
-"""The measured speed of one replica, read from the ConfigMap that a role's `profileRef` names.
-
-Key `profile.yaml`:
-
-    prefill: [{promptTokens: 512, milliseconds: 197}, ...]   # time of a prompt of that length alone
-    decode:  [{batch: 1, milliseconds: 55}, ...]             # time per output token at that batch size
-    kvCapacityTokens: 40000                                  # tokens whose KV cache one replica holds
-    maxBatch: 32                                             # most requests that decode at the same time
-
-Between the points values are interpolated linearly, beyond the last point along the last segment, and
-below the first point the first value holds. Both curves have to be non-decreasing: a profile in which a
-longer prompt takes less time is a measuring error, and would let the planner see speed where there is none.
-"""
+"""The measured speed of one replica, from the EngineProfile that a role's `profileRef` names."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
-from typing import Annotated, Any, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 
-KEY = "profile.yaml"
-MAX_BYTES = 64 << 10
-"""A profile larger than this is refused: it is a table of a few points, written by a tenant."""
+from weft.api import EngineProfile
+from weft.cluster import Object
 
 
-class ProfileError(ValueError):
-    """The profile cannot be used; the message says what to change."""
+@dataclass(frozen=True)
+class Unusable:
+    """A profile that cannot be used."""
+
+    why: str
+    """What to do about it, for people."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+@dataclass(frozen=True)
+class Curve:
+    """Seconds by some number, from measured points in the order of that number.
+
+    Linear between the points, beyond the last along the last two; below the first as at the first.
+    """
+
+    xs: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    @classmethod
+    def of(cls, points: Iterable[tuple[int, int]]) -> Curve:
+        """From (number, microseconds)."""
+        xs, microseconds = zip(*points, strict=True)
+        return cls(xs, tuple(each / 1e6 for each in microseconds))
+
+    def __call__(self, x: float) -> float:
+        xs, ys = self.xs, self.seconds
+        if x <= xs[0] or len(xs) == 1:
+            return ys[0]
+        right = min(bisect_left(xs, x), len(xs) - 1)
+        left = right - 1
+        return ys[left] + (ys[right] - ys[left]) * (x - xs[left]) / (xs[right] - xs[left])
 
 
-class PrefillPoint(_Part):
-    """Time that a prompt of this length takes when it is alone."""
-
-    prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)]
-    milliseconds: Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)]
-
-
-class DecodePoint(_Part):
-    """Time per output token while this many requests decode together."""
-
-    batch: Annotated[int, Field(ge=1, le=100_000)]
-    milliseconds: Annotated[float, Field(gt=0, le=600_000, allow_inf_nan=False)]
-
-
-class Profile(_Part):
+@dataclass(frozen=True)
+class Profile:
     """What one replica can do, as measured."""
 
-    prefill: Annotated[tuple[PrefillPoint, ...], Field(min_length=1, max_length=256)]
-    decode: Annotated[tuple[DecodePoint, ...], Field(min_length=1, max_length=256)]
-    kv_capacity_tokens: Annotated[int, Field(ge=1, le=10**12)]
-    max_batch: Annotated[int, Field(ge=1, le=100_000)]
+    prefill: Curve
+    """By the length of a prompt that is alone."""
+    decode: Curve
+    """Per token of each request, by the number of requests that decode together."""
+    kv_capacity_tokens: int
+    max_batch: int
 
-    @model_validator(mode="after")
-    def _curves_rise(self) -> Self:
-        _check_rising("prefill", "promptTokens", [(p.prompt_tokens, p.milliseconds) for p in self.prefill])
-        _check_rising("decode", "batch", [(p.batch, p.milliseconds) for p in self.decode])
-        return self
+    @classmethod
+    def of(cls, profile: EngineProfile) -> Profile:
+        """What the object says."""
+        spec = profile.spec
+        return cls(
+            Curve.of((point.prompt_tokens, point.microseconds) for point in spec.prefill),
+            Curve.of((point.batch, point.microseconds) for point in spec.decode),
+            spec.kv_capacity_tokens,
+            spec.max_batch,
+        )
 
     def prefill_seconds(self, prompt_tokens: float) -> float:
         """Time to prefill one prompt of this many tokens alone."""
-        xs = [point.prompt_tokens for point in self.prefill]
-        return _interpolate(xs, [point.milliseconds for point in self.prefill], prompt_tokens) / 1000
+        return self.prefill(prompt_tokens)
 
     def prefill_tokens_per_second(self, prompt_tokens: float) -> float:
         """Prompt tokens per second over prompts of this length, one after the other."""
@@ -76,8 +78,7 @@ class Profile(_Part):
 
     def inter_token_seconds(self, batch: float) -> float:
         """Time per output token of each request while `batch` of them decode together."""
-        xs = [point.batch for point in self.decode]
-        return _interpolate(xs, [point.milliseconds for point in self.decode], batch) / 1000
+        return self.decode(batch)
 
     def largest_batch(self, inter_token_seconds: float) -> float:
         """The largest batch, not beyond maxBatch, whose time per token is within this; at least 1.
@@ -96,61 +97,29 @@ class Profile(_Part):
         return low
 
 
-@lru_cache(maxsize=256)  # a group is looked at every few seconds, its profile changes hardly ever
-def parse(text: str) -> Profile:
-    """Read a profile.
+def profile_of(raw: Object | None, name: str) -> Profile | Unusable:
+    """What an EngineProfile of the cache says, or why it cannot be used."""
+    if raw is None:
+        return Unusable(f"there is no EngineProfile {name!r} in the role's namespace")
+    metadata = raw["metadata"]
+    return _parse(_Stored(metadata["uid"], metadata["resourceVersion"], raw))
 
-    Raises ProfileError with a message for the person who wrote it.
-    """
-    if len(text.encode()) > MAX_BYTES:
-        raise ProfileError(f"the profile is larger than {MAX_BYTES >> 10} KiB")
+
+@dataclass(frozen=True)
+class _Stored:
+    """One state of an object: what it was parsed into holds until it is written again."""
+
+    uid: str
+    resource_version: str
+    raw: Object = field(compare=False, repr=False)
+
+
+@lru_cache(maxsize=1024)  # groups are looked at every few seconds, their profiles change hardly ever
+def _parse(stored: _Stored) -> Profile | Unusable:
     try:
-        raw = yaml.safe_load(text)
-    except (
-        yaml.YAMLError,
-        RecursionError,
-    ) as error:  # RecursionError: nesting deeper than the parser's stack
-        raise ProfileError(f"the profile is not YAML: {_first_line(error)}") from error
-    if not isinstance(raw, dict):
-        raise ProfileError("the profile has to be a mapping with prefill, decode, kvCapacityTokens, maxBatch")
-    try:
-        return Profile.model_validate(raw)
+        return Profile.of(EngineProfile.model_validate(stored.raw))
     except ValidationError as error:
+        # The API server checks all of it: only where the definition in the cluster is not this version's.
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ProfileError(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
-
-
-def from_config_map(config_map: Mapping[str, Any] | None, name: str) -> Profile:
-    """The profile in a ConfigMap. Raises ProfileError, also when there is no such ConfigMap or key."""
-    if config_map is None:
-        raise ProfileError(f"there is no ConfigMap {name!r} in the role's namespace")
-    text = (config_map.get("data") or {}).get(KEY)
-    if not isinstance(text, str):
-        raise ProfileError(f"ConfigMap {name!r} has no key {KEY!r}")
-    try:
-        return parse(text)
-    except ProfileError as error:
-        raise ProfileError(f"ConfigMap {name!r}: {error}") from error
-
-
-def _check_rising(curve: str, x_name: str, points: Sequence[tuple[float, float]]) -> None:
-    for (x, y), (next_x, next_y) in pairwise(points):
-        if next_x <= x:
-            raise ValueError(f"{curve}: {x_name} has to grow from point to point, {next_x:g} follows {x:g}")
-        if next_y < y:
-            raise ValueError(
-                f"{curve}: {next_y:g} ms at {x_name} {next_x:g} is less than {y:g} ms at {x:g}: measure again"
-            )
-
-
-def _interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
-    if x <= xs[0] or len(xs) == 1:
-        return ys[0]
-    right = min(bisect_left(xs, x), len(xs) - 1)
-    left = right - 1
-    return ys[left] + (ys[right] - ys[left]) * (x - xs[left]) / (xs[right] - xs[left])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+        return Unusable(f"EngineProfile {stored.raw['metadata']['name']!r}: {where}: {first['msg']}")

@@ -15,7 +15,7 @@ from weft.balancing import conditions
 from weft.balancing.bodies import selector
 from weft.balancing.observe import Metrics, World, split_inputs
 from weft.balancing.plan import SplitPlan, plan_split
-from weft.balancing.profile import ProfileError
+from weft.balancing.profile import Unusable
 from weft.balancing.replicas import serving_in
 from weft.balancing.state import Finding, Split
 from weft.balancing.transfers import choose
@@ -137,8 +137,8 @@ def role_statuses(
         ready = invalid.get(name) or conditions.role_ready(name, name in world.roles, wanted, world.replicas)
         found = _with(role.status.conditions, "Ready", ready, generation, now)
         profile = world.profiles.get(name)
-        if isinstance(profile, ProfileError):
-            finding = Finding(False, "ProfileUnusable", str(profile))
+        if isinstance(profile, Unusable):
+            finding = Finding(False, "ProfileUnusable", profile.why)
         elif profile is None:
             finding = Finding(None, "NotRead", "the role has no template to run")
         else:

@@ -10,6 +10,7 @@ import aiohttp
 
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
+    ENGINE_PROFILES,
     FABRICS,
     GROUP,
     INFERENCE_GROUPS,
@@ -24,7 +25,7 @@ from weft.cluster import ClusterError, NotFoundError, Object
 from weft.runtime.client import KubeClient, load_configuration
 from weft.runtime.leadership import NAME as LEASE_NAME
 
-OWN = (INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, DEVICE_ATTACHMENTS, *POOLS, FABRICS)
+OWN = (INFERENCE_GROUPS, INFERENCE_ROLES, ENGINE_PROFILES, LOGICAL_NODES, DEVICE_ATTACHMENTS, *POOLS, FABRICS)
 """Weft's resources, in the order in which their objects can be deleted."""
 SHOWN = 10
 """Objects of a kind that a message names."""
