@@ -15,9 +15,10 @@ import hypothesis
 import pytest
 
 from weft.api.resources import NAMESPACES, ResourceType
+from weft.cluster import Object
 from weft_dev import controlplane, tools
 from weft_dev.controlplane import ControlPlane
-from weft_dev.kube import Kube, Object
+from weft_dev.kube import Kube
 
 # How fast the machine is must not decide a test.
 hypothesis.settings.register_profile(

@@ -33,11 +33,11 @@ from weft.api.resources import (
     PODS,
     ResourceType,
 )
+from weft.cluster import ClusterError, Object
 from weft.emulator import journal
 from weft_dev.commands import CommandError
 from weft_dev.containers import docker
 from weft_dev.kind_site import KindSite
-from weft_dev.kube import KubeError, Object
 from weft_playground.case import Split
 from weft_playground.demo.facts import Census, GroupFacts, condition
 from weft_playground.demo.manifests import Examples, group_objects, namespace_object, with_plain_pods
@@ -219,7 +219,7 @@ class Watcher(threading.Thread):
     def run(self) -> None:
         while not self._ending.wait(0.5):
             # An API server that does not answer for a moment is asked again.
-            with contextlib.suppress(OSError, http.client.HTTPException, KubeError):
+            with contextlib.suppress(OSError, http.client.HTTPException, ClusterError):
                 self._facts.see_pods(time.monotonic(), self._site.kube.list(PODS, NAMESPACE))
 
     def __enter__(self) -> Watcher:

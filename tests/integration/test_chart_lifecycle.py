@@ -14,7 +14,7 @@ from weft.api import crd
 from weft.api.resources import LEASES, LOGICAL_NODES, ResourceType
 from weft_dev import controlplane, tools
 from weft_dev.controlplane import ControlPlane
-from weft_dev.kube import Kube, object_path
+from weft_dev.kube import Kube
 
 RBAC = "rbac.authorization.k8s.io"
 DEFINITIONS = ResourceType(
@@ -86,7 +86,7 @@ def test_objects_outlive_the_release_and_the_next_one_takes_them_up(helm: Helm, 
     before = of_the_release(kube)
     assert len(before["customresourcedefinitions"]) == len(crd.DEFINITIONS)
     assert before["leases"] == ["weft-operator"]
-    path = object_path(LOGICAL_NODES, "default")
+    path = LOGICAL_NODES.path("default")
     eventually(lambda: served(kube, path), what="the definitions are served")
     uid = kube.create(LOGICAL_NODES, logical_node("trainer"), "default")["metadata"]["uid"]
 

@@ -32,9 +32,10 @@ from weft.api.resources import (
     STORAGE_POOLS,
     ResourceType,
 )
+from weft.cluster import ClusterError
 from weft_dev import PYTHONPATH, tools
 from weft_dev.controlplane import AUDIT_LOG, ControlPlane
-from weft_dev.kube import Kube, KubeError, object_path
+from weft_dev.kube import Kube
 
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:weft"
 OWNERS_ARE_CHECKED = "only where the admission plugin OwnerReferencesPermissionEnforcement is on"
@@ -327,12 +328,12 @@ def test_a_namespace_with_the_restricted_standard_takes_every_pod_of_the_chart(
         "Job/weft-uninstall-check",
         "Pod/weft-test",
     ]
-    account = object_path(SERVICE_ACCOUNTS, NAMESPACE, "default")
+    account = SERVICE_ACCOUNTS.path(NAMESPACE, "default")
     eventually(lambda: kube.raw("GET", account)[0] == 200, what="the default account is there")
     for template in templates.values():
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "try"}, "spec": template["spec"]}
         kube.create(PODS, pod, NAMESPACE, dry_run=True)
         security = {**template["spec"]["securityContext"], "runAsNonRoot": False}
         pod["spec"] = {**template["spec"], "securityContext": security}
-        with pytest.raises(KubeError, match="violates PodSecurity"):
+        with pytest.raises(ClusterError, match="violates PodSecurity"):
             kube.create(PODS, pod, NAMESPACE, dry_run=True)

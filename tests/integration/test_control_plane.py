@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from support.eventually import eventually
 from weft.api.resources import NODES, PODS
+from weft.cluster import Object
 from weft_dev import PYTHONPATH, controlplane
 from weft_dev.controlplane import ControlPlane
-from weft_dev.kube import Kube, Object, eventually
+from weft_dev.kube import Kube
 from weft_dev.tools.cache import cache_directory
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,8 @@ import yaml
 from weft.api import resources
 from weft.api.crd import DEFINITIONS, manifests
 from weft.api.resources import ResourceType
-from weft_dev.kube import Kube, KubeError, object_path
+from weft.cluster import ClusterError
+from weft_dev.kube import Kube
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("[0-9]*.yaml"))
@@ -124,11 +125,11 @@ def test_scale_reads_the_status_and_writes_the_spec(kube: Kube, made: Made, name
     created = made.create(role)
     kube.replace(resources.INFERENCE_ROLES, created | {"status": role["status"]}, subresource="status")
     name = role["metadata"]["name"]
-    path = object_path(resources.INFERENCE_ROLES, namespace, name) + "/scale"
+    path = resources.INFERENCE_ROLES.path(namespace, name, "scale")
 
     scale = kube.request("GET", path)
     kube.patch(resources.INFERENCE_ROLES, name, {"spec": {"replicas": 7}}, namespace, subresource="scale")
-    with pytest.raises(KubeError, match="replicas must lie between minReplicas and maxReplicas"):
+    with pytest.raises(ClusterError, match="replicas must lie between minReplicas and maxReplicas"):
         kube.patch(
             resources.INFERENCE_ROLES, name, {"spec": {"replicas": 33}}, namespace, subresource="scale"
         )
@@ -215,7 +216,7 @@ def test_the_least_object_is_taken(kind: str, kube: Kube, namespace: str) -> Non
 def test_a_mistake_is_answered_with_what_to_change(mistake: Object, kube: Kube, namespace: str) -> None:
     body = with_fields(good(mistake["kind"], namespace), mistake["fields"])
 
-    with pytest.raises(KubeError) as refused:
+    with pytest.raises(ClusterError) as refused:
         kube.create(resource_of(body), body, dry_run=True)
 
     assert refused.value.status == 422
@@ -228,7 +229,7 @@ def test_what_cannot_change_says_what_to_do_instead(
 ) -> None:
     created = made.create(good(mistake["kind"], namespace))
 
-    with pytest.raises(KubeError) as refused:
+    with pytest.raises(ClusterError) as refused:
         kube.replace(resource_of(created), with_fields(created, mistake["fields"]))
 
     assert refused.value.status == 422

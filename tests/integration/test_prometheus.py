@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from support.eventually import eventually
 from weft.api.resources import PODS
+from weft.cluster import Object
 from weft_dev import prometheus
 from weft_dev.controlplane import ControlPlane
-from weft_dev.kube import Kube, Object, eventually
+from weft_dev.kube import Kube
 from weft_dev.processes import ProcessError, free_ports
 
 SELF = json.dumps({"scrape_configs": [{"job_name": "none", "static_configs": []}]})

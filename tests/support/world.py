@@ -27,8 +27,9 @@ from weft.api.resources import (
     NODES,
     ResourceType,
 )
+from weft.cluster import ClusterError
 from weft_dev.controlplane import ControlPlane
-from weft_dev.kube import Kube, KubeError
+from weft_dev.kube import Kube
 from weft_dev.processes import ProcessGroup, free_ports, log_tail
 
 Object = dict[str, Any]
@@ -202,7 +203,7 @@ class World:
         kube = self.plane.client()
         while True:
             for host in self.hosts:
-                with contextlib.suppress(KubeError, OSError):
+                with contextlib.suppress(ClusterError):
                     _renew(kube, f"{self.name}-{host}")
             if self._beat.wait(HEARTBEAT_SECONDS):
                 return
@@ -285,7 +286,7 @@ class World:
         metadata = obj["metadata"]
         namespace = metadata.get("namespace", "")
         self.kube.delete(resource, metadata["name"], namespace)
-        with contextlib.suppress(KubeError):
+        with contextlib.suppress(ClusterError):
             self.kube.patch(resource, metadata["name"], {"metadata": {"finalizers": None}}, namespace)
 
 

@@ -8,5 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 """The top of the clone."""
-PYTHONPATH = os.pathsep.join(str(ROOT / "hack" / room) for room in ("dev", "playground", "offline"))
-"""With it a process of its own finds the packages of the three rooms."""
+PYTHONPATH = os.pathsep.join(
+    str(ROOT / each) for each in ("hack/dev", "hack/playground", "hack/offline", "operator/src")
+)
+"""With it a process of its own finds the packages of the three rooms, and the operator of this clone."""

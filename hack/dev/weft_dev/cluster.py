@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from weft.api.resources import NAMESPACES
 from weft_dev import PYTHONPATH, ROOT, controlplane, prometheus, tools
 from weft_dev.controlplane import ControlPlane, server_environment
 from weft_dev.processes import ProcessError, ProcessGroup
@@ -93,7 +94,7 @@ def serve(options: argparse.Namespace) -> None:
         kube = plane.client()
         controlplane.install_crds(kube, (ROOT / "crds").glob("*.yaml"))
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-        kube.request("POST", "/api/v1/namespaces", body)
+        kube.create(NAMESPACES, body)
         emulator = start_emulator(plane.processes, options.emulator_port)
         start_nodes(plane.processes, plane.kubeconfig)
         with prometheus.start_for_pods(plane.kubeconfig, binary=binaries["prometheus"]) as metrics:

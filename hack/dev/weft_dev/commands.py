@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weft_dev import ROOT
 
 if TYPE_CHECKING:
-    from weft_dev.kube import Object
+    from weft.cluster import Object
 
 CHART = ROOT / "charts" / "weft"
 WAIT_SECONDS = 180

@@ -19,10 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import yaml
+
+from weft.api.resources import ResourceType
+from weft.cluster import ClusterError
 from weft_dev import tools
 from weft_dev.certificates import Certificates, make_certificates
-from weft_dev.kube import Kube, KubeError
-from weft_dev.kube_address import read_kubeconfig
+from weft_dev.kube import Kube
 from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
 
 TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -32,6 +35,9 @@ START_SECONDS = 120.0
 """Long enough for two busy cores; when idle a start takes 3 to 8 seconds."""
 ATTEMPTS = 3
 POLL_SECONDS = 0.05
+DEFINITIONS = ResourceType(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False
+)
 AUDIT_LOG = "audit.jsonl"
 """In the control plane's directory, when `start` was asked for it."""
 
@@ -57,7 +63,7 @@ class ControlPlane:
 
     def client(self) -> Kube:
         """A client with the administrator's rights."""
-        return Kube(read_kubeconfig(self.kubeconfig))
+        return Kube(self.kubeconfig)
 
     def restart_apiserver(
         self, *, grace_seconds: float = 1.0, timeout_seconds: float = START_SECONDS
@@ -125,19 +131,15 @@ def start(
 
 def install_crds(kube: Kube, files: Iterable[Path], *, timeout_seconds: float = 60.0) -> list[str]:
     """Apply CustomResourceDefinitions and wait until they are served; returns their names."""
-    import yaml  # Imported here so that the control plane alone needs no more than `cryptography`.
-
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     names = []
     for file in sorted(files):
         for body in filter(None, yaml.safe_load_all(file.read_text())):
             name = body["metadata"]["name"]
-            query = "?fieldManager=weft-dev&force=true"
-            kube.request("PATCH", f"{path}/{name}{query}", body, "application/apply-patch+yaml")
+            kube.apply(DEFINITIONS, body)
             names.append(name)
     deadline = time.monotonic() + timeout_seconds
     for name in names:
-        while not _established(kube.request("GET", f"{path}/{name}")):
+        while not _established(kube.get(DEFINITIONS, name) or {}):
             if time.monotonic() > deadline:
                 raise ProcessError(f"the API server does not serve {name} after {timeout_seconds:g} s")
             time.sleep(POLL_SECONDS)
@@ -269,7 +271,7 @@ def _wait_listening(plane: ControlPlane, deadline: float) -> None:
     kube = plane.client()
     while True:
         plane.processes.check("etcd", "kube-apiserver")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ClusterError):
             kube.raw("GET", "/livez")
             return
         _sleep_before(deadline, plane, "kube-apiserver")
@@ -281,7 +283,7 @@ def _wait_ready(plane: ControlPlane, deadline: float) -> None:
     controllers = "kube-controller-manager" in plane.servers
     while True:
         plane.processes.check(*plane.servers)
-        with contextlib.suppress(OSError, KubeError):
+        with contextlib.suppress(ClusterError):
             if kube.raw("GET", "/readyz")[0] == 200 and (not controllers or kube.request("GET", path)):
                 return
         _sleep_before(deadline, plane, "kube-apiserver")

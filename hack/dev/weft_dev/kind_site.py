@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from weft.api.resources import ResourceType
+from weft.cluster import NotFoundError, Object
 from weft.runtime.checks import OWN
 from weft_dev import ROOT, containers, images, tools
 from weft_dev.commands import CommandError, Kubectl, Release
@@ -26,8 +27,7 @@ from weft_dev.containers import ContainerError
 from weft_dev.images import Images
 from weft_dev.kind import cluster, configuration
 from weft_dev.kind.cluster import KindCluster
-from weft_dev.kube import Kube, KubeError, KubeNotFoundError, Object
-from weft_dev.kube_address import read_kubeconfig
+from weft_dev.kube import Kube
 from weft_dev.tools.cache import cache_directory
 from weft_dev.tools.progress import say
 
@@ -145,16 +145,14 @@ class KindSite:
         for kind in OWN:
             for each in self._all(kind):
                 name, namespace = each["metadata"]["name"], each["metadata"].get("namespace", "")
-                with contextlib.suppress(KubeNotFoundError):  # Gone by itself in the meantime.
+                with contextlib.suppress(NotFoundError):  # Gone by itself in the meantime.
                     self.kube.patch(kind, name, {"metadata": {"finalizers": None}}, namespace)
 
     def _all(self, kind: ResourceType) -> list[Object]:
         try:
             return self.kube.list(kind)
-        except KubeError as error:
-            if error.status == 404:
-                return []
-            raise
+        except NotFoundError:
+            return []
 
 
 @contextlib.contextmanager
@@ -190,7 +188,7 @@ def prepare(tell: Callable[[str], None]) -> KindSite:
     return KindSite(
         made,
         built,
-        Kube(read_kubeconfig(made.kubeconfig)),
+        Kube(made.kubeconfig),
         Kubectl(binaries["kubectl"], made.kubeconfig),
         Release(binaries["helm"], made.kubeconfig),
     )

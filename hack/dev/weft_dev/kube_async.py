@@ -1,27 +1,26 @@
-"""An asynchronous client of the Kubernetes API for developers' programs: requests, and watches that survive.
-
-As small as `weft_dev.kube` (the blocking one) and with its errors and paths.
-"""
+"""The operator's own client with what it does without: watches of one kind that survive, and server-side apply."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import functools
 import random
-import urllib.parse
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from pathlib import Path
 
 import aiohttp
+from kubernetes.aio import client as k8s
+from kubernetes.aio import config as k8s_config
+from kubernetes.aio.watch import Watch
 
-from weft_dev.kube import MERGE_PATCH, KubeError, KubeNotFoundError, Object, Resource, object_path
-from weft_dev.kube_address import ApiAddress
+from weft.api.resources import ResourceType
+from weft.cluster import ClusterError, Object
+from weft.runtime.client import KubeClient
 
 # The server ends a watch after this long; a watch that says nothing for longer is dead.
 WATCH_SECONDS = 240
-LINE_LIMIT_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -39,149 +38,69 @@ class Changed:
     deleted: bool = False
 
 
-class AsyncKube:
+class AsyncKube(KubeClient):
     """One API server, one identity, one pool of connections."""
 
-    def __init__(self, address: ApiAddress) -> None:
-        self.address = address
-        self._tls = address.tls()
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls, limit=64),
-            timeout=aiohttp.ClientTimeout(total=30),
-            read_bufsize=LINE_LIMIT_BYTES,
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    async def request(
-        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
-    ) -> Object:
-        """Send a request and return the JSON that answers it. Raises KubeError, or aiohttp.ClientError."""
-        assert self._session is not None
-        payload = None if body is None else json.dumps(body)
-        headers = self.address.headers | ({} if body is None else {"Content-Type": content_type})
-        async with self._session.request(
-            method, self.address.url + path, data=payload, headers=headers
-        ) as answer:
-            if answer.status >= 400:
-                raise _refusal(answer.status, await answer.text())
-            result: Object = await answer.json(content_type=None)
-            return result
-
-    async def get(self, resource: Resource, name: str, namespace: str = "") -> Object | None:
-        try:
-            return await self.request("GET", object_path(resource, namespace, name))
-        except KubeNotFoundError:
-            return None
-
-    async def list(self, resource: Resource, namespace: str = "", *, fields: str = "") -> list[Object]:
-        query = "?" + urllib.parse.urlencode({"fieldSelector": fields}) if fields else ""
-        items: list[Object] = (await self.request("GET", object_path(resource, namespace) + query))["items"]
-        return items
-
-    async def create(self, resource: Resource, body: Object, namespace: str = "") -> Object:
-        return await self.request("POST", object_path(resource, namespace), body)
-
-    async def patch(
-        self,
-        resource: Resource,
-        name: str,
-        body: Object,
-        namespace: str = "",
-        *,
-        subresource: str = "",
-        content_type: str = MERGE_PATCH,
-    ) -> Object:
-        path = object_path(resource, namespace, name) + (f"/{subresource}" if subresource else "")
-        return await self.request("PATCH", path, body, content_type)
-
-    async def delete(
-        self,
-        resource: Resource,
-        name: str,
-        namespace: str = "",
-        *,
-        grace_seconds: int | None = None,
-        uid: str = "",
-    ) -> None:
-        """Ask for the deletion (of the object with this uid only, where given); gone already is success."""
-        options: Object = {}
-        if grace_seconds is not None:
-            options["gracePeriodSeconds"] = grace_seconds
-        if uid:
-            options["preconditions"] = {"uid": uid}
-        try:
-            await self.request("DELETE", object_path(resource, namespace, name), options)
-        except KubeNotFoundError:
-            return
-        except KubeError as error:
-            if not (uid and error.status == 409):
-                raise
+    async def apply(self, resource: ResourceType, body: Object) -> Object:
+        """As `kubectl apply --server-side --force-conflicts`. Raises ClusterError with the API server's message."""
+        path = resource.path(body["metadata"].get("namespace", ""), body["metadata"]["name"])
+        query = {"fieldManager": "weft-dev", "force": "true"}
+        return await self._request("PATCH", path, query, body, "application/apply-patch+yaml")
 
     async def follow(
-        self, resource: Resource, namespace: str = "", *, fields: str = "", labels: str = ""
+        self, resource: ResourceType, namespace: str = "", *, fields: str = "", labels: str = ""
     ) -> AsyncIterator[Listed | Changed]:
         """All objects, then every change, for ever.
 
         A watch that ends goes on where it was; one that cannot (410, a lost connection) begins again with a list.
         """
-        query: dict[str, str] = {}
-        if fields:
-            query["fieldSelector"] = fields
-        if labels:
-            query["labelSelector"] = labels
-        path = object_path(resource, namespace)
+        path = resource.path(namespace)
+        selectors = {"fieldSelector": fields, "labelSelector": labels}
+        query = {name: value for name, value in selectors.items() if value}
         pause = 0.0
         while True:
             try:
-                listed = await self.request("GET", f"{path}?{urllib.parse.urlencode(query)}")
+                listed = await self._request("GET", path, query)
                 pause = 0.0
                 yield Listed(listed["items"])
+                opened = functools.partial(self._open_watch, path, query)
                 version = listed["metadata"]["resourceVersion"]
-                async for event in self._watch(path, query, version):
-                    yield event
-            except (aiohttp.ClientError, OSError, TimeoutError, KubeError):
+                async for event in Watch().stream(opened, resource_version=version):
+                    if event["type"] != "BOOKMARK":
+                        yield Changed(event["object"], deleted=event["type"] == "DELETED")
+            except (ClusterError, k8s.ApiException, aiohttp.ClientError, OSError, TimeoutError):
                 pause = min(5.0, pause * 2 or 0.1)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
-    async def _watch(self, path: str, query: dict[str, str], version: str) -> AsyncIterator[Changed]:
-        assert self._session is not None
-        while True:
-            more = {
-                "watch": "1",
-                "allowWatchBookmarks": "true",
-                "timeoutSeconds": str(WATCH_SECONDS),
-                "resourceVersion": version,
-            }
-            url = f"{self.address.url}{path}?{urllib.parse.urlencode(query | more)}"
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_SECONDS + 30)
-            async with self._session.get(url, headers=self.address.headers, timeout=timeout) as answer:
-                if answer.status >= 400:
-                    raise _refusal(answer.status, await answer.text())
-                async for line in answer.content:
-                    event = json.loads(line)
-                    kind, item = event["type"], event["object"]
-                    if kind == "ERROR":
-                        raise KubeError(
-                            item.get("code", 500), item.get("reason", ""), item.get("message", "")
-                        )
-                    version = item["metadata"]["resourceVersion"]
-                    if kind != "BOOKMARK":
-                        yield Changed(item, deleted=kind == "DELETED")
+    async def _open_watch(
+        self, path: str, query: dict[str, str], *, resource_version: str, **_options: object
+    ) -> aiohttp.ClientResponse:
+        more = {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
+        more["resourceVersion"] = resource_version
+        _, url, headers, _, _ = await self._api.param_serialize(
+            "GET", path, query_params=list((query | more).items()), auth_settings=["BearerToken"]
+        )
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_SECONDS + 30)
+        answer = await self._api.call_api("GET", url, headers, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        response.raise_for_status()
+        return response
 
 
-def _refusal(status: int, text: str) -> KubeError:
+@contextlib.asynccontextmanager
+async def connected(kubeconfig: Path | None) -> AsyncIterator[AsyncKube]:
+    """A client for the current context of a kubeconfig; without one, as the service account of this pod."""
+    configuration = k8s.Configuration()
+    if kubeconfig is None:
+        k8s_config.load_incluster_config(client_configuration=configuration)
+    else:
+        await k8s_config.load_kube_config(str(kubeconfig), client_configuration=configuration)
+        # Such a cluster is this machine's: a proxy of the environment must not get these requests.
+        configuration.proxy = None
+        configuration.client_session_kwargs = {"trust_env": False}
+    configuration.retries = False
+    api = AsyncKube(configuration, timeout_seconds=30.0)
     try:
-        refusal = json.loads(text)
-    except json.JSONDecodeError:
-        refusal = {"message": text}
-    error = KubeNotFoundError if status == 404 else KubeError
-    return error(status, refusal.get("reason", ""), refusal.get("message", ""))
+        yield api
+    finally:
+        await api.close()

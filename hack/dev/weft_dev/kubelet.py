@@ -22,12 +22,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import aiohttp
-
 from weft.api.resources import LEASES, NODES, PODS
-from weft_dev.kube import STRATEGIC_MERGE_PATCH, KubeError, KubeNotFoundError, Object
-from weft_dev.kube_address import read_kubeconfig
-from weft_dev.kube_async import AsyncKube, Listed
+from weft.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
+from weft_dev.kube_async import AsyncKube, Listed, connected
 from weft_dev.pod_status import ready_patch, running_patch
 
 POD_NETWORK = ipaddress.IPv4Network("127.64.0.0/16")
@@ -100,19 +97,13 @@ class Kubelet:
         body = node_object(node, _now())
         while True:
             try:
-                with _existing():
+                with contextlib.suppress(AlreadyExistsError):
                     await self._api.create(NODES, body)
-                await self._api.patch(
-                    NODES,
-                    node,
-                    {"status": body["status"]},
-                    subresource="status",
-                    content_type=STRATEGIC_MERGE_PATCH,
-                )
-                with _existing():
-                    await self._api.create(LEASES, _lease(node), LEASE_NAMESPACE)
+                await self._api.patch(NODES, node, "", {"status": body["status"]}, subresource="status")
+                with contextlib.suppress(AlreadyExistsError):
+                    await self._api.create(LEASES, _lease(node))
                 return
-            except (KubeError, aiohttp.ClientError, OSError) as error:
+            except ClusterError as error:
                 # Just after a start the namespace of the leases may not be there yet.
                 log.info("node %s: %s; trying again", node, error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -123,12 +114,11 @@ class Kubelet:
             for node in self._nodes:
                 await asyncio.sleep(RENEW_SECONDS / len(self._nodes))
                 try:
-                    await self._api.patch(
-                        LEASES, node, {"spec": {"renewTime": _now_micro()}}, LEASE_NAMESPACE
-                    )
-                except KubeNotFoundError:
+                    renewed = {"spec": {"renewTime": _now_micro()}}
+                    await self._api.patch(LEASES, node, LEASE_NAMESPACE, renewed)
+                except NotFoundError:
                     await self._register(node)
-                except (KubeError, aiohttp.ClientError, OSError) as error:
+                except ClusterError as error:
                     log.warning("lease of %s: %s", node, error)
 
     async def _follow_pods(self) -> None:
@@ -174,10 +164,10 @@ class Kubelet:
                         await self._start(pod)
                         started = True
                     await self._write_ready(pod)
-                except KubeNotFoundError:
+                except NotFoundError:
                     # Its deletion is on its way to us.
                     pass
-                except (KubeError, aiohttp.ClientError, OSError) as error:
+                except (ClusterError, OSError) as error:
                     log.warning("pod %s: %s; trying again", pod.object["metadata"]["name"], error)
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
@@ -215,14 +205,10 @@ class Kubelet:
             pod.see(await self._patch_status(pod.object["metadata"], patch))
 
     async def _patch_status(self, metadata: Object, patch: Object) -> Object:
+        # The uid makes a patch meant for an earlier pod of the same name fail.
+        body = {"metadata": {"uid": metadata["uid"]}, **patch}
         return await self._api.patch(
-            PODS,
-            metadata["name"],
-            # The uid makes a patch meant for an earlier pod of the same name fail.
-            {"metadata": {"uid": metadata["uid"]}, **patch},
-            metadata["namespace"],
-            subresource="status",
-            content_type=STRATEGIC_MERGE_PATCH,
+            PODS, metadata["name"], metadata["namespace"], body, subresource="status"
         )
 
     async def _stop(self, pod: _Pod, started: bool) -> None:
@@ -237,7 +223,9 @@ class Kubelet:
                     PODS, metadata["name"], metadata["namespace"], grace_seconds=0, uid=metadata["uid"]
                 )
                 return
-            except (KubeError, aiohttp.ClientError, OSError) as error:
+            except (NotFoundError, ConflictError):
+                return  # It is gone, and a namesake may be there.
+            except ClusterError as error:
                 log.warning("pod %s: %s; trying again", metadata["name"], error)
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -314,16 +302,6 @@ def _terminating(pod: Object) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
 
-@contextlib.contextmanager
-def _existing() -> Iterator[None]:
-    """Creating what is there already is success."""
-    try:
-        yield
-    except KubeError as error:
-        if error.reason != "AlreadyExists":
-            raise
-
-
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -336,7 +314,7 @@ async def _main(kubeconfig: Path, nodes: Sequence[str]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with AsyncKube(read_kubeconfig(kubeconfig)) as api:
+    async with connected(kubeconfig) as api:
         running = asyncio.create_task(
             Kubelet(api, nodes).run(lambda: print(f"{len(nodes)} nodes registered", flush=True))
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from weft_dev.kube import Object
+from weft.cluster import Object
 
 
 @dataclass(frozen=True)

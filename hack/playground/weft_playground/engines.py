@@ -17,9 +17,8 @@ from pathlib import Path
 import uvloop
 
 from weft.api.names import LABEL_GROUP
-from weft_dev.kube import Object
-from weft_dev.kube_address import read_kubeconfig
-from weft_dev.kube_async import AsyncKube
+from weft.cluster import Object
+from weft_dev.kube_async import connected
 from weft_dev.kubelet import Kubelet, node_names
 from weft_playground.engine_server import EngineServer
 from weft_playground.kv_caches import KVCaches
@@ -76,7 +75,7 @@ def served_model(pod: Object) -> str:
 
 async def serve(kubeconfig: Path, nodes: Sequence[str], seed: int) -> None:
     engines = Engines(seed)
-    async with AsyncKube(read_kubeconfig(kubeconfig)) as api:
+    async with connected(kubeconfig) as api:
         kubelet = Kubelet(api, nodes, engines.start, engines.stop)
         await until_stopped(kubelet.run())
 

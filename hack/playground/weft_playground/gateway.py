@@ -18,9 +18,8 @@ import uvloop
 
 from weft.api.names import LABEL_GROUP, LABEL_STAGE
 from weft.api.resources import PODS
-from weft_dev.kube import Object
-from weft_dev.kube_address import ApiAddress, read_kubeconfig, service_account
-from weft_dev.kube_async import AsyncKube, Listed
+from weft.cluster import Object
+from weft_dev.kube_async import AsyncKube, Listed, connected
 from weft_playground.engine_server import PORT
 from weft_playground.lag import LagMeter
 from weft_playground.processes import measure_loop, until_stopped
@@ -70,14 +69,14 @@ async def follow_pods(api: AsyncKube, listener: Listener, router: Router) -> Non
         router.update(endpoint(pod) for pod in pods.values())
 
 
-async def serve(address: ApiAddress, model_name: str, host: str, listeners: Sequence[Listener]) -> None:
+async def serve(kubeconfig: Path | None, model_name: str, host: str, listeners: Sequence[Listener]) -> None:
     lag = LagMeter()
     routers = [Router(model_name, lag) for _ in listeners]
     for router, listener in zip(routers, listeners, strict=True):
         await router.start(host, listener.port)
 
     async def work() -> None:
-        async with AsyncKube(address) as api, asyncio.TaskGroup() as group:
+        async with connected(kubeconfig) as api, asyncio.TaskGroup() as group:
             group.create_task(measure_loop(lag))
             for router, listener in zip(routers, listeners, strict=True):
                 group.create_task(follow_pods(api, listener, router))
@@ -95,8 +94,7 @@ def main() -> None:
     parser.add_argument("listeners", nargs="+", type=Listener.parse, metavar="NAMESPACE/GROUP=PORT")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s router: %(message)s")
-    address = read_kubeconfig(arguments.kubeconfig) if arguments.kubeconfig else service_account()
-    uvloop.run(serve(address, arguments.model, arguments.host, arguments.listeners))
+    uvloop.run(serve(arguments.kubeconfig, arguments.model, arguments.host, arguments.listeners))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft_dev.kube import Object
+from weft.cluster import Object
 from weft_playground.case import ACCELERATORS_PER_REPLICA, AUTO, NODE_COUNT, PAUSED, REPLICAS, Split
 from weft_playground.demo.manifests import Examples, both_groups, only, with_logical_nodes, with_plain_pods
 from weft_playground.profile import KV_CAPACITY_TOKENS, MAX_BATCH

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from weft_dev.kube import eventually
+from support.eventually import eventually
 from weft_playground.demo import narrator as module
 from weft_playground.demo.narrator import Narrator
 

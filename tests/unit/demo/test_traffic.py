@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from weft_dev.kube import eventually
+from support.eventually import eventually
 from weft_dev.processes import free_ports
 from weft_playground import engine_pod, kv_caches, router
 from weft_playground.engine_server import EngineServer

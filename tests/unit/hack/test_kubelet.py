@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 from weft.api.resources import PODS, ResourceType
-from weft_dev.kube import Object
+from weft.cluster import Object
 from weft_dev.kube_async import AsyncKube, Changed, Listed
 from weft_dev.kubelet import Kubelet
 
@@ -40,7 +40,7 @@ class Server:
     async def create(self, _: ResourceType, body: Object, *__: object) -> Object:
         return body
 
-    async def patch(self, resource: ResourceType, _: str, body: Any, *__: object, **___: object) -> Object:
+    async def patch(self, resource: ResourceType, _: str, __: str, body: Any, **___: object) -> Object:
         if resource is not PODS:
             return {}
         self.write(body["status"])

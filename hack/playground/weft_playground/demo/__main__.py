@@ -14,12 +14,10 @@ import signal
 import sys
 from pathlib import Path
 
-import aiohttp
-
+from weft.cluster import ClusterError
 from weft_dev import tools
 from weft_dev.commands import CommandError
 from weft_dev.containers import ContainerError
-from weft_dev.kube import KubeError
 from weft_dev.processes import ProcessError
 from weft_dev.tools import ToolError
 from weft_playground.case import DEFAULT_SEED, Case, Split
@@ -76,7 +74,7 @@ async def _run(case: Case, world: LoopbackWorld | KindWorld, *, keep: bool) -> i
         # OSError and the API's errors: a server that stopped answering, in a cluster that nothing here watches.
         except (
             *(StoryError, ProcessError, CommandError, ContainerError, ToolError),
-            *(KubeError, aiohttp.ClientError, OSError),
+            *(ClusterError, OSError),
         ) as error:
             narrator.show(f"\nFAILED: {error}")
             narrator.show(f"\nThe end of Weft's log:\n{world.operator_log()}")

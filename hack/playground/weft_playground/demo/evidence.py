@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from weft.cluster import Object
 from weft.emulator import journal
-from weft_dev.kube import Object
 from weft_playground.case import AUTO, PAUSED, Case, Split
 from weft_playground.demo.facts import condition
 from weft_playground.demo.rehearsal import Objectives

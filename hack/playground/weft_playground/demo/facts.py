@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from weft.api.names import LABEL_GROUP, LABEL_STAGE
-from weft_dev.kube import Object
+from weft.cluster import Object
 from weft_playground.case import ACCELERATORS_PER_REPLICA, Split
 
 PREFILL, DECODE = "prefill", "decode"

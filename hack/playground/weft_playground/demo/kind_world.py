@@ -13,7 +13,6 @@ from typing import Self
 from weft_dev import kind_site
 from weft_dev.commands import CommandError
 from weft_dev.kind_site import KindSite
-from weft_dev.kube_address import ApiAddress, read_kubeconfig
 from weft_dev.processes import ProcessGroup
 from weft_playground.case import AUTO, PAUSED, Case
 from weft_playground.demo.load_run import LoadRun
@@ -60,8 +59,8 @@ class KindWorld:
         assert self._site is not None
         return self._site
 
-    async def start_cluster(self, narrator: Narrator) -> ApiAddress:
-        """The cluster with this clone's images; returns where its API server is.
+    async def start_cluster(self, narrator: Narrator) -> Path:
+        """The cluster with this clone's images; returns its kubeconfig.
 
         Raises ContainerError where another run has the cluster.
         """
@@ -70,7 +69,7 @@ class KindWorld:
             self._site = await asyncio.to_thread(kind_site.prepare, narrator.say)
             await asyncio.to_thread(self.site.clean, *NAMESPACES)
         narrator.say("a kind cluster runs: a control plane and two workers, real kubelets and containers")
-        return read_kubeconfig(self.site.cluster.kubeconfig)
+        return self.site.cluster.kubeconfig
 
     async def start_services(self, narrator: Narrator) -> None:
         """Prometheus, the chart with the fabric manager, routers."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import yaml
 
+from weft.cluster import Object
 from weft_dev import ROOT
-from weft_dev.kube import Object
 from weft_playground.case import ACCELERATORS_PER_REPLICA, AUTO, PAUSED, Split
 from weft_playground.demo.rehearsal import Objectives
 

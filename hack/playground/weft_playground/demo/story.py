@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from weft.api import resources
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     FABRICS,
@@ -16,11 +17,12 @@ from weft.api.resources import (
     LOGICAL_NODES,
     MEMORY_POOLS,
     STORAGE_POOLS,
+    ResourceType,
 )
-from weft_dev.kube import Object
-from weft_dev.kube_async import AsyncKube
+from weft.cluster import NotFoundError, Object
+from weft_dev.kube_async import AsyncKube, connected
 from weft_playground.case import ACCELERATORS_PER_REPLICA, AUTO, PAUSED, REPLICAS, Case, Split
-from weft_playground.demo import applying, evidence, manifests
+from weft_playground.demo import evidence, manifests
 from weft_playground.demo.facts import GroupFacts, condition
 from weft_playground.demo.kind_world import KindWorld
 from weft_playground.demo.narrator import Narrator
@@ -40,6 +42,7 @@ from weft_playground.lag import Lag, worst
 from weft_playground.profile import read_profile
 from weft_playground.trace import Request, play, prompt_per_answer_token, read_trace
 
+KINDS = {each.kind: each for each in vars(resources).values() if isinstance(each, ResourceType)}
 WAIT_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
 RECENT_SECONDS = 10.0
@@ -66,11 +69,11 @@ class Story:
     async def run(self) -> Verdict:
         alive = asyncio.create_task(self.narrator.keep_alive())
         try:
-            address, _ = await asyncio.gather(
+            kubeconfig, _ = await asyncio.gather(
                 self.world.start_cluster(self.narrator), asyncio.to_thread(self._choose_split)
             )
             await self.world.start_services(self.narrator)
-            async with AsyncKube(address) as api:
+            async with connected(kubeconfig) as api:
                 verdict = await self._play(api)
             if not self.keep:
                 await self.world.remove(self.narrator)
@@ -132,7 +135,7 @@ class Story:
         objects = self.world.examples.common
         logical_node = manifests.only(objects, "LogicalNode")
         for each in objects:
-            await applying.apply(api, each)
+            await api.apply(KINDS[each["kind"]], each)
         pools = [each["metadata"]["name"] for each in objects if each["kind"].endswith("Pool")]
         with self.narrator.waiting("Weft discovers the fabric's devices", 3):
             await self._until(
@@ -153,7 +156,7 @@ class Story:
 
     async def _start_groups(self, api: AsyncKube, watching: Watching) -> None:
         for each in manifests.both_groups(self.world.examples, self.split):
-            await applying.apply(api, each)
+            await api.apply(KINDS[each["kind"]], each)
         wanted = (self.split.prefill, self.split.decode)
 
         def serving() -> bool:
@@ -213,20 +216,20 @@ class Story:
     async def _delete(self, api: AsyncKube) -> None:
         with self.narrator.waiting("deleting everything; devices go back to their pools", 10):
             for namespace in (AUTO, PAUSED):
-                await api.delete(INFERENCE_GROUPS, self.world.examples.group_name, namespace)
-            for each in await api.list(LOGICAL_NODES):
+                await _delete(api, INFERENCE_GROUPS, self.world.examples.group_name, namespace)
+            for each in (await api.list(LOGICAL_NODES))[0]:
                 if not each["metadata"].get("ownerReferences"):
-                    await api.delete(LOGICAL_NODES, each["metadata"]["name"], each["metadata"]["namespace"])
+                    await _delete(api, LOGICAL_NODES, each["metadata"]["name"], each["metadata"]["namespace"])
 
             async def gone() -> bool:
                 kinds = (INFERENCE_GROUPS, LOGICAL_NODES, DEVICE_ATTACHMENTS)
-                return not any([await api.list(kind) for kind in kinds])
+                return not any([(await api.list(kind))[0] for kind in kinds])
 
             try:
                 await self._until_async(gone, "groups, logical nodes and attachments are gone")
                 for kind in (GPU_POOLS, MEMORY_POOLS, STORAGE_POOLS, FABRICS):
-                    for each in await api.list(kind):
-                        await api.delete(kind, each["metadata"]["name"])
+                    for each in (await api.list(kind))[0]:
+                        await _delete(api, kind, each["metadata"]["name"])
             except StoryError as error:
                 # The journal says what is left; the verdict rests on that.
                 self.narrator.say(str(error))
@@ -272,6 +275,11 @@ class Story:
             if time.monotonic() > deadline:
                 raise StoryError(f"not seen within {timeout_seconds:.0f} s: {what}")
             await asyncio.sleep(0.1)
+
+
+async def _delete(api: AsyncKube, resource: ResourceType, name: str, namespace: str = "") -> None:
+    with contextlib.suppress(NotFoundError):
+        await api.delete(resource, name, namespace)
 
 
 def _total(pool: Object) -> int:

@@ -15,7 +15,7 @@ from weft.api.resources import (
     STORAGE_POOLS,
     ResourceType,
 )
-from weft_dev.kube import Object
+from weft.cluster import Object
 from weft_dev.kube_async import AsyncKube, Listed
 from weft_playground.case import AUTO, PAUSED
 from weft_playground.demo.facts import GroupFacts, stage_of

@@ -20,7 +20,6 @@ from typing import Self
 from weft.api.resources import NAMESPACES, NODES
 from weft_dev import PYTHONPATH, ROOT, controlplane, prometheus
 from weft_dev.controlplane import ControlPlane, server_environment
-from weft_dev.kube_address import ApiAddress, read_kubeconfig
 from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
 from weft_dev.prometheus import Prometheus
 from weft_playground.case import AUTO, NODE_COUNT, PAUSED, Case
@@ -81,8 +80,8 @@ class LoopbackWorld:
     def journal(self) -> Path:
         return self.directory / "journal.jsonl"
 
-    async def start_cluster(self, narrator: Narrator) -> ApiAddress:
-        """API server and fabric manager; returns where the API server is."""
+    async def start_cluster(self, narrator: Narrator) -> Path:
+        """API server and fabric manager; returns a kubeconfig."""
         with narrator.waiting("starting a Kubernetes control plane and a fabric manager", 8):
             await asyncio.gather(
                 asyncio.to_thread(self._start_control_plane), asyncio.to_thread(self._start_fabric)
@@ -91,7 +90,7 @@ class LoopbackWorld:
             "a Kubernetes API server runs, and a fabric manager (Redfish over HTTP) with 60 GPUs and 26 hosts"
         )
         assert self.plane is not None
-        return read_kubeconfig(self.plane.kubeconfig)
+        return self.plane.kubeconfig
 
     async def start_services(self, narrator: Narrator) -> None:
         """Nodes, routers, Prometheus and the operator."""

@@ -23,6 +23,12 @@ class ResourceType:
         """The `apiVersion` of its objects: `v1` for the core group, else `group/version`."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """The URL path of all objects, of a namespace's, or of one object or its subresource."""
+        scope = ("namespaces", namespace) if namespace else ()
+        parts = ("apis" if self.group else "api", self.api_version, *scope, self.plural, name, subresource)
+        return "/" + "/".join(part for part in parts if part)
+
 
 FABRICS = ResourceType(GROUP, VERSION, "fabrics", "Fabric", False)
 GPU_POOLS = ResourceType(GROUP, VERSION, "gpupools", "GPUPool", False)

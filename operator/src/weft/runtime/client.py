@@ -60,7 +60,7 @@ class KubeClient:
         await self._api.close()
 
     async def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object:
-        return await self._request("GET", _path(resource, namespace, name))
+        return await self._request("GET", resource.path(namespace, name))
 
     async def list(self, resource: ResourceType) -> tuple[list[Object], int]:
         """All objects of a resource in all namespaces, and the resourceVersion of the list."""
@@ -68,7 +68,7 @@ class KubeClient:
         token = ""
         while True:
             query = {"limit": str(PAGE), **({"continue": token} if token else {})}
-            page = await self._request("GET", _path(resource, "", ""), query)
+            page = await self._request("GET", resource.path(), query)
             for item in page["items"]:
                 # A list leaves these out of its members.
                 item["apiVersion"], item["kind"] = resource.api_version, resource.kind
@@ -88,7 +88,7 @@ class KubeClient:
     async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
         query = {"dryRun": "All"} if dry_run else {}
         return await self._request(
-            "POST", _path(resource, body["metadata"].get("namespace", ""), ""), query, body
+            "POST", resource.path(body["metadata"].get("namespace", ""), ""), query, body
         )
 
     async def patch(
@@ -104,18 +104,18 @@ class KubeClient:
         strategy = "merge" if resource.group == GROUP else "strategic-merge"
         content_type = f"application/{strategy}-patch+json"
         return await self._request(
-            "PATCH", _path(resource, namespace, name, subresource), {}, dict(body), content_type
+            "PATCH", resource.path(namespace, name, subresource), {}, dict(body), content_type
         )
 
     async def replace_status(self, resource: ResourceType, body: Object) -> Object:
         metadata = body["metadata"]
-        path = _path(resource, metadata.get("namespace", ""), metadata["name"], "status")
+        path = resource.path(metadata.get("namespace", ""), metadata["name"], "status")
         return await self._request("PUT", path, {}, body)
 
     async def replace(self, resource: ResourceType, body: Object) -> Object:
         metadata = body["metadata"]
         return await self._request(
-            "PUT", _path(resource, metadata.get("namespace", ""), metadata["name"]), {}, body
+            "PUT", resource.path(metadata.get("namespace", ""), metadata["name"]), {}, body
         )
 
     async def delete(
@@ -133,7 +133,7 @@ class KubeClient:
             options["preconditions"] = {"uid": uid}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
-        return await self._request("DELETE", _path(resource, namespace, name), {}, options)
+        return await self._request("DELETE", resource.path(namespace, name), {}, options)
 
     async def _request(
         self,
@@ -165,17 +165,6 @@ class KubeClient:
         if response.status >= 400:
             raise _error(response.status, answer, response.headers.get("Retry-After", ""))
         return answer
-
-
-def _path(resource: ResourceType, namespace: str, name: str, subresource: str = "") -> str:
-    parts = (
-        ["", "apis", resource.group, resource.version] if resource.group else ["", "api", resource.version]
-    )
-    if namespace:
-        parts += ["namespaces", namespace]
-    parts.append(resource.plural)
-    parts += [part for part in (name, subresource) if part]
-    return "/".join(parts)
 
 
 def _error(status: int, answer: Object, retry_after: str) -> ClusterError:
