@@ -23,7 +23,16 @@ from weft.api.resources import (
 )
 from weft.binding.controller import Binding
 from weft.cluster import Object
-from weft.fabric.driver import Capabilities, Device, DeviceKind, Host, Inventory, Operation, OperationPhase
+from weft.fabric.driver import (
+    Capabilities,
+    Device,
+    DeviceKind,
+    Host,
+    Inventory,
+    Operation,
+    OperationPhase,
+    Unused,
+)
 from weft.fabric.errors import Unsupported
 
 DONE = Operation("", OperationPhase.SUCCEEDED)
@@ -46,6 +55,9 @@ class MemoryDriver:
         self.complete = True
         self.calls: list[str] = []
         self.closed = False
+        self.first: frozenset[str] = frozenset()
+        """The devices that the last reading was asked to begin with."""
+        self.unused: tuple[Unused, ...] = ()
         self.before_inventory: Callable[[], Awaitable[None]] = nothing
         self.before_attach: Callable[[], Awaitable[None]] = nothing
         self.before_attached: Callable[[], Awaitable[None]] = nothing
@@ -54,7 +66,8 @@ class MemoryDriver:
     async def capabilities(self) -> Capabilities:
         return Capabilities(False, True, False)
 
-    async def inventory(self) -> Inventory:
+    async def inventory(self, first: frozenset[str] = frozenset()) -> Inventory:
+        self.first = first
         self.calls.append("inventory")
         devices = tuple(
             Device(name, DeviceKind.ACCELERATOR, {"model": "M"}, 1, healthy)
@@ -65,7 +78,7 @@ class MemoryDriver:
             for name, size in self.memories.items()
         )
         hosts = tuple(Host(name, {}, True) for name in self.hosts)
-        reading = Inventory(devices, hosts, tuple(sorted(self.pairs)), self.complete)
+        reading = Inventory(devices, hosts, tuple(sorted(self.pairs)), self.complete, unused=self.unused)
         await self.before_inventory()
         return reading
 

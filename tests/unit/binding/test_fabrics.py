@@ -7,6 +7,7 @@ import pytest
 from support.rack import MemoryDriver, Rack, condition, secret
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES
 from weft.cluster import ClusterError
+from weft.fabric.driver import Unused, UnusedReason
 from weft.fabric.errors import Transient
 
 
@@ -120,3 +121,28 @@ async def test_nothing_is_placed_at_a_fabric_whose_manager_does_not_answer(rack:
     rack.driver.before_inventory = _nothing
     await rack.poll()
     assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
+async def test_what_is_not_used_of_a_fabric_stands_in_its_status_until_it_is_gone(rack: Rack) -> None:
+    rack.driver.unused = (
+        Unused("block", UnusedReason.OF_HOST, 10),
+        Unused("block", UnusedReason.NETWORK, 2),
+    )
+    await rack.build()
+    fabric = rack.cluster.get(FABRICS, "rack")
+    assert fabric is not None
+    sentence = "12 blocks not used: 10 are of hosts, 2 hold network cards only"
+    assert fabric["status"]["notUsed"] == sentence
+    rack.driver.unused = ()
+    await rack.poll()
+    fabric = rack.cluster.get(FABRICS, "rack")
+    assert fabric is not None
+    assert "notUsed" not in fabric["status"]
+
+
+async def test_a_reading_begins_with_the_devices_that_are_claimed(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n", gpus=2)
+    await rack.poll()
+    assert rack.driver.first == {claim["spec"]["device"] for claim in rack.claims()}
+    assert len(rack.driver.first) == 2

@@ -6,6 +6,7 @@ import pytest
 
 from support.replay import BLOCKS, SYSTEMS, Tree, block, case, link, rack, reading, system
 from weft.api import attachment_name
+from weft.fabric.driver import not_used
 
 KUBERNETES_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 NAMES = {
@@ -86,7 +87,7 @@ async def test_an_id_that_no_object_can_hold_is_not_used_and_told(id: str) -> No
     async with reading(tree) as (_, driver):
         read = await driver.inventory()
         assert [d.id for d in read.devices] == ["2"]
-        assert any("printable" in problem for problem in read.problems)
+        assert not_used(read) == "1 block not used: 1 has no usable Id"
 
 
 def test_objects_get_names_that_kubernetes_takes_and_no_two_share() -> None:

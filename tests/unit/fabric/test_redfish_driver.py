@@ -192,14 +192,6 @@ async def test_a_hosts_own_block_cannot_be_attached_and_is_no_device(
         await driver.attach("a", "sled-0", frozenset({"host-sled-1"}))
 
 
-async def test_a_manager_that_does_not_compose_is_unsupported(
-    manager: Manager, driver: RedfishDriver
-) -> None:
-    del manager.resources["/redfish/v1"]["CompositionService"]
-    with pytest.raises(Unsupported, match="does not compose"):
-        await driver.inventory()
-
-
 # --- tasks
 
 

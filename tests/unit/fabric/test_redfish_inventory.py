@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.fabric.driver import DeviceKind
+from weft.fabric.driver import DeviceKind, UnusedReason
 from weft.fabric.errors import FabricError, Transient
+from weft.fabric.redfish.discovery import Service
+from weft.fabric.redfish.facts import Facts, facts_of
 from weft.fabric.redfish.inventory import Domain, Problems, Topology, assemble
 from weft.fabric.redfish.mapping import Reply
-from weft.fabric.redfish.polling import Poller, domain_attribute
-from weft.fabric.redfish.reader import Service
-from weft.fabric.redfish.resources import Block, Facts, System, block_of, facts_of, system_of
+from weft.fabric.redfish.polling import Poller
+from weft.fabric.redfish.resources import Block, System, block_of, system_of
+from weft.fabric.redfish.topology import domain_attribute
 from weft.fabric.redfish.uris import local_path, origin_of
 
 GIB = 1 << 30
@@ -25,15 +27,18 @@ def resolve(link: object) -> str:
 
 
 def block(name: str = "gpu-0", **body: Any) -> Block:
-    defaults = {"Id": name, "ResourceBlockType": ["Processor"], "Links": {"ComputerSystems": []}}
+    defaults = {
+        "Id": name,
+        "ResourceBlockType": ["Processor"],
+        "Processors": [{"@odata.id": f"{BLOCKS}/{name}/Processors/0"}],
+        "Links": {"ComputerSystems": []},
+    }
     return block_of(defaults | body, f"{BLOCKS}/{name}", resolve)
 
 
 def system(name: str = "sled-0", *blocks: str, **body: Any) -> System:
     links = {"ResourceBlocks": [{"@odata.id": f"{BLOCKS}/{b}"} for b in blocks]}
-    parsed = system_of({"Id": name, "Links": links} | body, f"/redfish/v1/Systems/{name}", resolve)
-    assert parsed is not None
-    return parsed
+    return system_of({"Id": name, "Links": links} | body, f"/redfish/v1/Systems/{name}", resolve)
 
 
 def at(*systems: str) -> dict[str, Any]:
@@ -43,25 +48,10 @@ def at(*systems: str) -> dict[str, Any]:
 def inventory(
     blocks: list[Block], systems: list[System], topology: Topology | None = None, **known: Facts
 ) -> Any:
-    facts = {b.uri: known.get(b.id, Facts({}, 0)) for b in blocks}
+    facts: dict[str, Facts | UnusedReason] = {
+        b.uri: known.get(b.id, Facts(DeviceKind.ACCELERATOR, {}, 0)) for b in blocks
+    }
     return assemble(blocks, systems, facts, topology or Topology(), Problems())
-
-
-@pytest.mark.parametrize(
-    ("types", "kind"),
-    [
-        (["Processor"], DeviceKind.ACCELERATOR),
-        (["Memory"], DeviceKind.MEMORY),
-        (["Storage"], DeviceKind.STORAGE),
-        (["ComputerSystem"], None),
-        (["Compute"], None),
-        (["Compute", "Processor"], None),
-        (["Network"], None),
-        ([], None),
-    ],
-)
-def test_the_type_of_a_block_says_whether_it_is_a_device(types: list[str], kind: DeviceKind | None) -> None:
-    assert block(ResourceBlockType=types).kind is kind
 
 
 @pytest.mark.parametrize(
@@ -127,16 +117,19 @@ def test_health_of_a_device_follows_its_status(body: dict[str, Any], healthy: bo
 def test_components_tell_what_a_device_is(
     kind: DeviceKind, component: dict[str, Any], attributes: dict[str, str], capacity_bytes: int
 ) -> None:
-    assert facts_of(kind, [component]) == Facts(attributes, capacity_bytes)
+    facts = facts_of(kind, [component])
+    assert isinstance(facts, Facts)
+    assert (facts.kind, facts.attributes, facts.capacity_bytes) == (kind, attributes, capacity_bytes)
+    assert (facts.notes == ()) == (capacity_bytes > 0)
 
 
 def test_a_block_of_cpus_is_no_device() -> None:
-    assert facts_of(DeviceKind.ACCELERATOR, [{"ProcessorType": "CPU"}]) is None
+    assert facts_of(DeviceKind.ACCELERATOR, [{"ProcessorType": "CPU"}]) is UnusedReason.CPUS
 
 
 @pytest.mark.parametrize("kind", ["Virtual", "OS", "DPU", "Unknown", 7])
 def test_a_system_that_is_no_server_is_no_host(kind: object) -> None:
-    assert system_of({"Id": "x", "SystemType": kind}, "/redfish/v1/Systems/x", resolve) is None
+    assert system(SystemType=kind).unused is UnusedReason.NO_SERVER
 
 
 def test_attachments_come_from_both_sides() -> None:
@@ -151,17 +144,34 @@ def test_attachments_come_from_both_sides() -> None:
 @pytest.mark.parametrize(
     ("blocks", "systems", "told"),
     [
-        ([block("gpu-0", Links=at("sled-0"))], [system("sled-0")], "only the device"),
-        ([block("gpu-0")], [system("sled-0", "gpu-0")], "only the host"),
+        ([block("gpu-0", Links=at("sled-0"))], [system("sled-0")], "gpu-0 at sled-0: only the device"),
+        ([block("gpu-0")], [system("sled-0", "gpu-0")], "gpu-0 at sled-0: only the host"),
     ],
 )
-def test_sides_that_disagree_give_the_union_and_an_incomplete_picture(
+def test_sides_that_disagree_about_a_device_give_the_union_and_leave_that_device_unread(
     blocks: list[Block], systems: list[System], told: str
+) -> None:
+    agreed = block("gpu-9", Links=at("sled-9")), system("sled-9", "gpu-9")
+    read = inventory([*blocks, agreed[0]], [*systems, agreed[1]])
+    assert read.attachments == (("gpu-0", "sled-0"), ("gpu-9", "sled-9"))
+    assert not read.complete
+    assert read.unread.devices == {"gpu-0"}
+    assert told in read.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "systems"),
+    [
+        ([block("gpu-0", Links=at("sled-0")), block("gpu-1")], [system("sled-0")]),
+        ([block("gpu-0"), block("gpu-1")], [system("sled-0", "gpu-0")]),
+    ],
+)
+def test_a_manager_that_keeps_one_side_only_is_read_by_that_side(
+    blocks: list[Block], systems: list[System]
 ) -> None:
     read = inventory(blocks, systems)
     assert read.attachments == (("gpu-0", "sled-0"),)
-    assert not read.complete
-    assert told in read.problems[0]
+    assert (read.complete, read.problems) == (True, ())
 
 
 def test_a_side_that_does_not_say_is_no_disagreement() -> None:
@@ -312,9 +322,9 @@ def test_any_resource_is_parsed_or_refused_as_unusable(body: dict[str, Any]) -> 
             parse(body, "/redfish/v1/x", resolve)
         except Transient:
             continue
-    for kind in DeviceKind:
+    for kind in (*DeviceKind, None):
         facts = facts_of(kind, [body])
-        assert facts is None or facts.capacity_bytes >= 0
+        assert isinstance(facts, UnusedReason) or facts.capacity_bytes >= 0
 
 
 class Recorded:
@@ -323,8 +333,10 @@ class Recorded:
     def __init__(self, bodies: dict[str, Any], default: dict[str, Any]) -> None:
         self.bodies, self.default = bodies, default
 
-    local = staticmethod(resolve)
     max_in_flight = 4
+
+    def local(self, link: object, base: str = "") -> str:
+        return local_path(origin_of("https://fm"), link, base)
 
     async def get(self, link: str, *, deadline: float | None = None, login: int | None = None) -> Reply:
         path = resolve(link).partition("?")[0]

@@ -108,6 +108,9 @@ DEFINITIONS = (
             Column("Devices", ".status.devices", "Devices in the last complete inventory.", "integer"),
             Column("Hosts", ".status.hosts", "Hosts in the last complete inventory.", "integer"),
             *_why("Connected"),
+            Column(
+                "Not used", ".status.notUsed", "What the manager reports and Weft does not use.", wide=True
+            ),
             Column("Endpoint", ".spec.endpoint", "Base URL of the manager.", wide=True),
             _AGE,
         ),

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from weft.api.cel import Rule, rules
 from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.meta import Model, NameRef, Resource
-from weft.api.values import Counter, DnsSubdomain, Identifier, Version
+from weft.api.values import Counter, DnsSubdomain, Identifier, Message, Version
 
 # Matched against the whole URL: of what `url(...)` returns the API server knows no length, so that its estimate of the
 # cost goes beyond the limit.
@@ -140,6 +140,10 @@ class FabricStatus(Model):
         default=None, description="Devices in the last complete inventory, offered by a pool or not."
     )
     hosts: Counter | None = Field(default=None, description="Hosts in the last complete inventory.")
+    not_used: Message | None = Field(
+        default=None,
+        description="What the manager reports and Weft does not use, and why; why there are no devices at all.",
+    )
     epoch: Version = Field(
         default=0,
         description="Raised by each new leader before its first call to the manager; an operation with an"

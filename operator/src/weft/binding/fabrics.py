@@ -113,6 +113,10 @@ class Fabrics:
                 self._cluster.event(raw, "Warning", reason, message)
         return again
 
+    def _claimed(self, name: str) -> frozenset[str]:
+        claims = self._cluster.list(DEVICE_ATTACHMENTS)
+        return frozenset(c["spec"]["device"] for c in claims if c["spec"]["fabric"] == name)
+
     def _in_use(self, name: str) -> bool:
         return any(claim["spec"]["fabric"] == name for claim in self._cluster.list(DEVICE_ATTACHMENTS))
 
@@ -127,7 +131,7 @@ class Fabrics:
                     return [
                         ("Connected", None, "Fencing", "waiting until the earlier leader's calls are over")
                     ], wait
-            began = await session.read_inventory()
+            began = await session.read_inventory(self._claimed(name))
         except LookupError as error:
             return [("Connected", False, "DriverNotFound", str(error))], 60.0
         except SecretMissing as error:
@@ -169,6 +173,11 @@ class Fabrics:
             if claim["spec"]["fabric"] == fabric.metadata.name
         }
         orphans = sorted(set(picture.inventory.attachments) - claimed)
+        if not orphans and picture.inventory.unread:
+            message = (
+                "every attachment that was read is known here; not all could be read, see InventoryComplete"
+            )
+            return "NoOrphans", True, "NoOrphans", message
         if not orphans:
             return "NoOrphans", True, "NoOrphans", "every attachment on the fabric is known here"
         shown = ", ".join(f"{device} at {host}" for device, host in orphans[:5])

@@ -51,7 +51,13 @@ def _union(known: Inventory | None, reading: Inventory) -> Inventory:
     devices = {device.id: device for device in (*known.devices, *reading.devices)}
     hosts = {host.id: host for host in (*known.hosts, *reading.hosts)}
     attachments = tuple(sorted({*known.attachments, *reading.attachments}))
-    return Inventory(tuple(devices.values()), tuple(hosts.values()), attachments, False, reading.problems)
+    return replace(
+        reading,
+        devices=tuple(devices.values()),
+        hosts=tuple(hosts.values()),
+        attachments=attachments,
+        complete=False,
+    )
 
 
 def with_attached(inventory: Inventory, host: str, devices: frozenset[str]) -> Inventory:

@@ -89,10 +89,10 @@ class FabricSession:
             earlier._last_success,
         )
 
-    async def read_inventory(self) -> float:
-        """Read the inventory into `reading`; returns when the reading began."""
+    async def read_inventory(self, claimed: frozenset[str] = frozenset()) -> float:
+        """Read the inventory into `reading`, the claimed devices first; returns when the reading began."""
         began = boottime()
-        self.reading = await self.driver.inventory()
+        self.reading = await self.driver.inventory(claimed)
         return began
 
     def take(self, picture: Picture, began: float) -> None:

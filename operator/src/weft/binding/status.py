@@ -12,6 +12,7 @@ from weft.api.quantity import format_bytes
 from weft.binding.inventory import Picture
 from weft.binding.lifecycle import is_attached, is_quarantined
 from weft.binding.membership import Membership, Pool, PoolKey, key_of
+from weft.fabric.driver import not_used
 
 Status = dict[str, Any]
 Fact = tuple[str, bool | None, str, str]
@@ -38,6 +39,9 @@ def fabric_status(
     status = fabric.status.dump()
     status.pop("conditions", None)
     status["observedGeneration"] = fabric.metadata.generation
+    status.pop("notUsed", None)
+    if picture is not None and (sentence := not_used(picture.inventory)):
+        status["notUsed"] = sentence
     if picture is not None and not picture.doubt:
         status["devices"] = len(picture.inventory.devices)
         status["hosts"] = len(picture.inventory.hosts)

@@ -61,18 +61,88 @@ class Host:
     healthy: bool
 
 
+class UnusedReason(enum.Enum):
+    """Why a block or system is neither a device nor a host to Weft: in words, for one and for several."""
+
+    OF_HOST = ("is of a host", "are of hosts")
+    CPUS = ("holds CPUs", "hold CPUs")
+    NETWORK = ("holds network cards only", "hold network cards only")
+    EMPTY = ("names nothing that it holds", "name nothing that they hold")
+    UNKNOWN = ("holds something unknown", "hold something unknown")
+    NAME = ("has no usable Id", "have no usable Id")
+    NO_SERVER = ("is no server (a virtual machine, a DPU)", "are no servers (virtual machines, DPUs)")
+
+
+@dataclass(frozen=True)
+class Unused:
+    """How many of the manager's things are not used for one reason."""
+
+    thing: str
+    """What they are, in the singular: `block`, `system`."""
+    reason: UnusedReason
+    count: int
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What one reading says nothing new about. Everything else in it was read in this reading.
+
+    An unread device or host that an earlier reading knew stands in the inventory as it was then, its attachments
+    too. Where a list was not read to its end, what is missing from it may be there nevertheless.
+    """
+
+    devices: frozenset[str] = frozenset()
+    """Ids of devices; of those that were never read, what is likely to be their id."""
+    hosts: frozenset[str] = frozenset()
+    device_list: bool = False
+    host_list: bool = False
+    topology: bool = False
+    """Zones and domains: which hosts reach a device, and which devices are near each other."""
+
+    def __bool__(self) -> bool:
+        return bool(self.devices or self.hosts or self.device_list or self.host_list or self.topology)
+
+
 @dataclass(frozen=True)
 class Inventory:
-    """What the manager reported in one reading."""
+    """What the manager reported in one reading, completed from earlier ones where `unread` says so."""
 
     devices: tuple[Device, ...]
     hosts: tuple[Host, ...]
     attachments: tuple[tuple[str, str], ...]
     """(device id, host id) pairs; a lying manager may name one device twice."""
     complete: bool
-    """False when any part could not be read; such a reading never removes anything from Weft's picture."""
+    """Whether nothing is unread. One block that cannot be read makes this False: what to believe of the other
+    devices and hosts, `shows_absence` and `unread` say."""
     problems: tuple[str, ...] = ()
     """What could not be read or made sense of, for people."""
+    unread: Unread = Unread()
+    unused: tuple[Unused, ...] = ()
+    no_devices: str = ""
+    """Why there can be no devices at all, in a sentence; empty where there may be some."""
+
+    def shows_absence(self, device: str, host: str) -> bool:
+        """Whether this reading is evidence that the device is not attached to the host.
+
+        Both must have been read, or be missing from a list that was read to its end.
+        """
+        if (device, host) in self.attachments or device in self.unread.devices or host in self.unread.hosts:
+            return False
+        device_read = not self.unread.device_list or any(d.id == device for d in self.devices)
+        host_read = not self.unread.host_list or any(h.id == host for h in self.hosts)
+        # A driver that does not say what is unread, only that something is.
+        return (self.complete or bool(self.unread)) and device_read and host_read
+
+
+def not_used(inventory: Inventory) -> str:
+    """What the manager reports and Weft does not use, and why: "12 blocks not used: 10 are of hosts, 2 hold CPUs"."""
+    parts = [inventory.no_devices] if inventory.no_devices else []
+    for thing in sorted({u.thing for u in inventory.unused}):
+        of_thing = sorted((u for u in inventory.unused if u.thing == thing), key=lambda u: -u.count)
+        total = sum(u.count for u in of_thing)
+        reasons = ", ".join(f"{u.count} {u.reason.value[u.count > 1]}" for u in of_thing)
+        parts.append(f"{total} {thing}{'s' if total > 1 else ''} not used: {reasons}")
+    return "; ".join(parts)
 
 
 class OperationPhase(enum.StrEnum):
@@ -119,8 +189,12 @@ class Driver(Protocol):
 
     async def capabilities(self) -> Capabilities: ...
 
-    async def inventory(self) -> Inventory:
-        """Read everything. Raises only when nothing could be read; otherwise `complete` tells."""
+    async def inventory(self, first: frozenset[str] = frozenset()) -> Inventory:
+        """Read everything, or as much as fits into one reading; what is left, the next reading begins with.
+
+        Hosts are read before devices, and the devices in `first` (those that are claimed) before the others. Raises
+        only when nothing could be read; otherwise `complete` and `unread` tell.
+        """
 
     async def attached(self, host: str) -> frozenset[str]:
         """The devices that the manager reports at this host now: the cheap read that verifies a write."""

@@ -10,18 +10,22 @@ from urllib.parse import quote
 
 from weft.fabric.driver import Capabilities, Connection, Inventory, Operation, OperationPhase
 from weft.fabric.errors import Conflict, InvalidRequest, NotFound, Transient, Unsupported
+from weft.fabric.redfish.discovery import Service, discover
 from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.mapping import Json, Reply
 from weft.fabric.redfish.names import is_name, name_of_uri
 from weft.fabric.redfish.polling import Poller
-from weft.fabric.redfish.reader import Collections, Service, discover, read, together
-from weft.fabric.redfish.resources import block_of, links_of
+from weft.fabric.redfish.reader import Collections, read, together
+from weft.fabric.redfish.resources import block_of
 from weft.fabric.redfish.session import Session
+from weft.fabric.redfish.shapes import links_of
 from weft.fabric.redfish.tasks import OPERATION_HEADER, Tasks
 from weft.fabric.redfish.uris import last_segment, member_path
 
 INVENTORY_REQUEST_TIMEOUTS = 10
 """One inventory takes at most this many request timeouts; attach and detach take at most one."""
+READING_SECONDS = 60.0
+"""One reading takes no longer, so that what is read so far is shown; the next one goes on."""
 
 _MAX_KEY = 1024
 
@@ -50,12 +54,13 @@ class RedfishDriver:
             revoke_sessions=bool(service.sessions) and not self._session.anonymous,
         )
 
-    async def inventory(self) -> Inventory:
-        """Read everything. Raises only when nothing could be read; otherwise `complete` tells."""
-        deadline = self._deadline(INVENTORY_REQUEST_TIMEOUTS)
+    async def inventory(self, first: frozenset[str] = frozenset()) -> Inventory:
+        """Read everything, or as much as fits into one reading. Raises only when nothing could be read."""
+        now = asyncio.get_running_loop().time()
+        deadline = min(self._deadline(INVENTORY_REQUEST_TIMEOUTS), now + READING_SECONDS)
         service = await self._services(deadline)
         try:
-            return await self._poller.read(service, deadline)
+            return await self._poller.read(service, deadline, first)
         except (NotFound, Unsupported):
             self._service = None  # another version of the manager may keep its collections elsewhere
             raise
@@ -68,10 +73,8 @@ class RedfishDriver:
         uris = self._listed(system)
         for uri in uris:
             if uri not in self._poller.blocks:
-                body = (await read(self._session, uri, deadline=deadline)).body
-                self._poller.blocks[uri] = block_of(body, uri, self._session.local)
-        blocks = [self._poller.blocks[uri] for uri in uris]
-        return frozenset(b.id for b in blocks if b.kind is not None and is_name(b.id))
+                self._poller.meet(uri, (await read(self._session, uri, deadline=deadline)).body)
+        return frozenset(self._poller.blocks[uri].id for uri in uris if self._poller.is_device(uri))
 
     async def attach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
         """Attach the devices to the host. Those already there are success; one elsewhere is `Conflict`."""
@@ -145,7 +148,10 @@ class RedfishDriver:
         if self._service is None:
             async with self._discovery:
                 if self._service is None:
-                    self._service = await discover(self._session, deadline, login=login)
+                    service = await discover(self._session, deadline, login=login)
+                    if not service.lasting:
+                        return service
+                    self._service = service
         return self._service
 
     @contextlib.asynccontextmanager
@@ -167,12 +173,16 @@ class RedfishDriver:
             lock.release()
 
     def _system_path(self, service: Service, host: str) -> str:
+        if not service.systems:
+            raise Unsupported("the manager has no systems")
         if not is_name(host):
             raise InvalidRequest(f"{host!r} cannot be a host's id")
         known = (uri for uri, s in self._poller.systems.items() if s.host.id == host)
         return next(known, "") or self._expected(service.systems, host)
 
     def _block_path(self, service: Service, device: str) -> str:
+        if not service.blocks:
+            raise Unsupported(service.no_devices)
         if not is_name(device):
             raise InvalidRequest(f"{device!r} cannot be a device's id")
         known = (uri for uri, b in self._poller.blocks.items() if b.id == device)
@@ -192,7 +202,7 @@ class RedfishDriver:
         """The systems that have a device, as its block says."""
         body = (await read(self._session, uri, deadline=deadline, login=login)).body
         block = block_of(body, uri, self._session.local)
-        if device not in (block.id, name_of_uri(uri)) or block.kind is None:
+        if device not in (block.id, name_of_uri(uri)) or block.unused is not None:
             raise InvalidRequest(f"{uri}: the manager does not have {device} there as a device")
         return set(block.systems or ())
 

@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from weft.fabric.driver import Device, Host, Inventory
+from weft.fabric.driver import Device, Host, Inventory, Unread, Unused, UnusedReason
+from weft.fabric.redfish.facts import Facts
 from weft.fabric.redfish.mapping import text_of
 from weft.fabric.redfish.names import is_name, names_of
-from weft.fabric.redfish.resources import Block, Facts, System
+from weft.fabric.redfish.resources import Block, System
 
 MAX_PROBLEMS = 100
+NAMED = 3
+"""How many of those with the same oddity are named."""
+
+
+_ALL_READ = Unread()
 
 
 @dataclass
 class Problems:
     """What went wrong during one reading, for people."""
 
-    texts: list[str] = field(default_factory=list)
-    complete: bool = True
+    holes: int = 0
+    """How often something could not be read."""
+    _missing: dict[str, None] = field(default_factory=dict)
+    _notes: dict[str, None] = field(default_factory=dict)
+    _about: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         """Something the administrator should know; nothing is missing because of it."""
-        if len(self.texts) < MAX_PROBLEMS and (line := text_of(text)) not in self.texts:
-            self.texts.append(line)
+        if len(self._notes) < MAX_PROBLEMS:
+            self._notes[text_of(text)] = None
+
+    def about(self, name: str, text: str) -> None:
+        """The same about one of many: those of whom the same is said are told together."""
+        self._about.setdefault(text, []).append(name)
 
     def missing(self, text: str) -> None:
         """Something that could not be read: the picture has a hole."""
-        self.complete = False
-        self.note(text)
+        self.holes += 1
+        if len(self._missing) < MAX_PROBLEMS:
+            self._missing[text_of(text)] = None
+
+    @property
+    def complete(self) -> bool:
+        return not self.holes
+
+    @property
+    def texts(self) -> list[str]:
+        """What is missing, then what is odd."""
+        told = []
+        for text, names in self._about.items():
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            told.append(text_of(f"{', '.join(names[:NAMED])}{more}: {text}"))
+        return list(dict.fromkeys([*self._missing, *told[:MAX_PROBLEMS], *self._notes]))
 
 
 @dataclass(frozen=True)
@@ -54,28 +81,45 @@ class Topology:
 def assemble(
     blocks: Sequence[Block],
     systems: Sequence[System],
-    facts: Mapping[str, Facts],
+    facts: Mapping[str, Facts | UnusedReason],
     topology: Topology,
     problems: Problems,
+    *,
+    unread: Unread = _ALL_READ,
+    no_devices: str = "",
 ) -> Inventory:
     """Join what was read. `facts` by block URI: those that could be read."""
-    hosts = [s for s in systems if _has_name(s.host.id, s.uri, "system", problems)]
-    devices = [b for b in blocks if b.kind is not None and _has_name(b.id, b.uri, "resource block", problems)]
+    unused: Counter[tuple[str, UnusedReason]] = Counter()
+    hosts: list[System] = []
+    devices: list[Block] = []
+    for system in systems:
+        if reason := system.unused or (None if is_name(system.host.id) else UnusedReason.NAME):
+            unused["system", reason] += 1
+        else:
+            hosts.append(system)
+            _tell(problems, system.host.id, system.notes)
+    for block in blocks:
+        known = facts.get(block.uri)
+        reason = block.unused or (known if isinstance(known, UnusedReason) else None)
+        if reason := reason or (None if is_name(block.id) else UnusedReason.NAME):
+            unused["block", reason] += 1
+        else:
+            devices.append(block)
+            _tell(problems, block.id, block.notes)
     host_ids = {s.uri: s.host.id for s in hosts}
     reach = _reach(blocks, host_ids, topology)
     places = _places(topology)
     found = []
     for block in devices:
         known = facts.get(block.uri)
-        if known is None or block.kind is None:
+        if not isinstance(known, Facts):
             continue
-        if len(block.components) > 1:
-            problems.note(f"{block.id}: {len(block.components)} components in one block count as one device")
+        _tell(problems, block.id, known.notes)
         place = _place(block.id, (block.uri, *block.components), places, problems)
         found.append(
             Device(
                 id=block.id,
-                kind=block.kind,
+                kind=known.kind,
                 attributes={**known.attributes, **place},
                 capacity_bytes=known.capacity_bytes,
                 healthy=block.healthy,
@@ -88,34 +132,38 @@ def assemble(
         )
         for s in hosts
     ]
-    attachments = _attachments(devices, hosts, problems)
+    attachments, disputed = _attachments(devices, hosts, problems)
+    unread = replace(unread, devices=unread.devices | disputed)
     return Inventory(
         devices=tuple(sorted(found, key=lambda d: d.id)),
         hosts=tuple(sorted(placed, key=lambda h: h.id)),
         attachments=attachments,
-        complete=problems.complete,
+        complete=not unread,
         problems=tuple(problems.texts),
+        unread=unread,
+        unused=tuple(
+            Unused(thing, reason, count)
+            for (thing, reason), count in sorted(unused.items(), key=lambda item: item[0][1].name)
+        ),
+        no_devices=no_devices,
     )
+
+
+def _tell(problems: Problems, name: str, notes: Sequence[str]) -> None:
+    for note in notes:
+        problems.about(name, note)
 
 
 def named_blocks(blocks: Sequence[Block], earlier: Mapping[str, str]) -> list[Block]:
     """The blocks with ids that are theirs alone; `earlier` are ids by URI that are in use."""
     names = names_of({b.uri: b.id for b in blocks}, earlier)
-    return [replace(b, id=names[b.uri]) for b in blocks]
+    return [b if b.id == names[b.uri] else replace(b, id=names[b.uri]) for b in blocks]
 
 
 def named_systems(systems: Sequence[System], earlier: Mapping[str, str]) -> list[System]:
     """The systems with ids that are theirs alone; `earlier` are ids by URI that are in use."""
     names = names_of({s.uri: s.host.id for s in systems}, earlier)
     return [replace(s, host=replace(s.host, id=names[s.uri])) for s in systems]
-
-
-def _has_name(id: str, uri: str, what: str, problems: Problems) -> bool:
-    if not is_name(id):
-        problems.note(
-            f"{what} {uri} is not used: its Id is no name of up to 256 printable characters: {id[:40]!r}"
-        )
-    return is_name(id)
 
 
 def _reach(
@@ -152,18 +200,24 @@ def _place(
 
 def _attachments(
     devices: Sequence[Block], hosts: Sequence[System], problems: Problems
-) -> tuple[tuple[str, str], ...]:
-    """Pairs of both sides, systems and blocks. Where both speak and differ, one is stale: not complete."""
+) -> tuple[tuple[tuple[str, str], ...], frozenset[str]]:
+    """Pairs of both sides, systems and blocks, and the devices about which the sides differ: one is out of date.
+
+    A manager that keeps one side only says nothing with the other.
+    """
     block_by_uri = {b.uri: b for b in devices}
     host_by_uri = {s.uri: s for s in hosts}
     by_system = {(uri, s.uri) for s in hosts for uri in s.blocks or () if uri in block_by_uri}
     by_block = {(b.uri, uri) for b in devices for uri in b.systems or () if uri in host_by_uri}
-    for block_uri, system_uri in by_system ^ by_block:
+    disputed = set()
+    for block_uri, system_uri in by_system ^ by_block if by_system and by_block else ():
         block, system = block_by_uri[block_uri], host_by_uri[system_uri]
         if block.systems is not None and system.blocks is not None:
             told = "the host" if (block_uri, system_uri) in by_system else "the device"
             problems.missing(
                 f"{block.id} at {system.host.id}: only {told} says so; one of them is out of date"
             )
+            disputed.add(block.id)
     pairs = by_system | by_block
-    return tuple(sorted((block_by_uri[b].id, host_by_uri[s].host.id) for b, s in pairs))
+    attachments = tuple(sorted((block_by_uri[b].id, host_by_uri[s].host.id) for b, s in pairs))
+    return attachments, frozenset(disputed)

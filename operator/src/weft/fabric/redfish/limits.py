@@ -8,7 +8,12 @@ from collections.abc import AsyncIterator
 
 from weft.fabric.errors import Transient
 
-OUT_OF_TIME = "the time for this call ran out before the request was sent"
+
+class OutOfTime(Transient):
+    """The time for this call ran out before the request was sent."""
+
+    def __init__(self) -> None:
+        super().__init__("the time for this call ran out before the request was sent")
 
 
 class Limits:
@@ -32,7 +37,7 @@ class Limits:
                     self._slots.release()
                     raise
         except TimeoutError:
-            raise Transient(OUT_OF_TIME) from None
+            raise OutOfTime from None
         try:
             yield
         finally:

@@ -1,251 +1,285 @@
-"""The inventory of a Redfish manager, read again and again at little cost."""
+"""The inventory of a Redfish manager, read again and again at little cost, over several readings where need be."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import replace
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from weft.fabric.driver import DeviceKind, Inventory
-from weft.fabric.errors import AuthFailed, FabricError, Transient
-from weft.fabric.redfish.inventory import (
-    Domain,
-    Problems,
-    Topology,
-    assemble,
-    named_blocks,
-    named_systems,
-)
-from weft.fabric.redfish.mapping import Json, list_at, mapping_at
-from weft.fabric.redfish.reader import Collections, Service, link_at, together
-from weft.fabric.redfish.resources import Block, Facts, System, block_of, facts_of, id_of, links_of, system_of
+from weft.fabric.driver import Inventory, Unread, UnusedReason
+from weft.fabric.errors import AuthFailed, FabricError, RateLimited
+from weft.fabric.redfish.contents import contents
+from weft.fabric.redfish.discovery import Service
+from weft.fabric.redfish.facts import Facts, facts_of
+from weft.fabric.redfish.inventory import Problems, assemble, named_blocks, named_systems
+from weft.fabric.redfish.limits import OutOfTime
+from weft.fabric.redfish.mapping import Json
+from weft.fabric.redfish.names import is_name
+from weft.fabric.redfish.reader import Collections, Expansion, Listing, together
+from weft.fabric.redfish.resources import Block, System, block_of, system_of
 from weft.fabric.redfish.session import Session
+from weft.fabric.redfish.shapes import Resolve
+from weft.fabric.redfish.topology import TopologyReader
+from weft.fabric.redfish.uris import last_segment
 
 STATIC_EVERY = 10
 """Zones, fabrics, and what devices without an ETag are, are read anew in every such reading."""
 
-_DOMAIN_ATTRIBUTES = {
-    "NVMeOverFabrics": "nvmeofDomain",
-    "InfiniBand": "rdmaDomain",
-    "RoCE": "rdmaDomain",
-    "RoCEv2": "rdmaDomain",
-    "iWARP": "rdmaDomain",
-}
-"""Others are named after the fabric's type: `nvlinkDomain`, `cxlDomain`, `pcieDomain`."""
+T = TypeVar("T", Block, System)
 
-_UNREAD = Facts({}, 0)
+
+@dataclass
+class Entry(Generic[T]):
+    """One member of a collection, kept from reading to reading."""
+
+    value: T | None = None
+    """As it was last read; None: never."""
+    read_in: int = -1
+    """Number of the reading that this was."""
+    failed: bool = False
+    """Whether the last try to read it, or what it holds, failed."""
+
+
+class Members(Generic[T]):
+    """A collection's members, kept from reading to reading."""
+
+    def __init__(self, parse: Callable[[Json, str, Resolve], T], resolve: Resolve) -> None:
+        self._parse: Callable[[Json, str, Resolve], T] = parse
+        self._resolve = resolve
+        self.entries: dict[str, Entry[T]] = {}
+        self.whole = False
+        """Whether the collection was read to its end in the last reading."""
+
+    def take(self, listing: Listing, reading: int, problems: Problems) -> None:
+        """Take a new list: members that are not in a whole one are gone."""
+        self.whole = listing.whole
+        if listing.whole:
+            self.entries = {uri: e for uri, e in self.entries.items() if uri in listing.members}
+        for uri, body in listing.members.items():
+            self.entries.setdefault(uri, Entry())
+            if body is not None:
+                try:
+                    self.put(uri, body, reading)
+                except FabricError as error:
+                    problems.missing(f"{uri}: {error}")
+
+    def put(self, uri: str, body: Json, reading: int) -> T:
+        """Keep a member as it was read now. Raises Transient when a link in it must not be followed."""
+        entry = self.entries.setdefault(uri, Entry())
+        entry.value = self._parse(body, uri, self._resolve)
+        entry.read_in, entry.failed = reading, False
+        return entry.value
+
+    async def read(self, uri: str, collections: Collections, reading: int) -> T:
+        """Read a member, unless it was in this reading."""
+        entry = self.entries[uri]
+        if entry.value is not None and entry.read_in == reading:
+            return entry.value
+        return self.put(uri, await collections.read(uri), reading)
+
+    def in_order(self, first: set[str]) -> list[str]:
+        """All members in the order in which to read them.
+
+        `first` first; then those that were read longest ago, so that all get their turn where one reading is not
+        enough. What failed in its last try comes after all the others: it may only cost time again.
+        """
+        waiting = sorted(
+            self.entries.items(), key=lambda item: (item[1].failed, item[0] not in first, item[1].read_in)
+        )
+        return [uri for uri, _ in waiting]
+
+    def values(self) -> list[T]:
+        """The members of which something is known."""
+        return [e.value for e in self.entries.values() if e.value is not None]
 
 
 class Poller:
-    """Reads inventories and keeps between them what does not change."""
+    """Reads inventories and keeps between them what was read."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._readings = 0
-        self._topology: Topology | None = None
-        self._topology_of: tuple[frozenset[str], frozenset[str]] | None = None
-        self._facts: dict[str, tuple[tuple[object, ...], Facts | None]] = {}
+        self._expansion = Expansion()
+        self._topology = TopologyReader(session)
+        self._blocks: Members[Block] = Members(block_of, session.local)
+        self._systems: Members[System] = Members(system_of, session.local)
+        self._facts: dict[str, tuple[tuple[object, ...], int, Facts | UnusedReason]] = {}
+        """What blocks hold, with the version of the block and the reading that told."""
         self.blocks: dict[str, Block] = {}
-        """The last reading, by URI."""
+        """The last reading, by URI, with the ids that Weft uses."""
         self.systems: dict[str, System] = {}
 
-    async def read(self, service: Service, deadline: float) -> Inventory:
-        """One reading. Raises when neither blocks nor systems could be read, or on AuthFailed."""
+    def is_device(self, uri: str) -> bool:
+        """Whether the block at this URI was read, and may be a device as far as that is known."""
+        block = self.blocks.get(uri)
+        facts = self._facts[uri][2] if uri in self._facts else None
+        return (
+            block is not None
+            and block.unused is None
+            and is_name(block.id)
+            and not isinstance(facts, UnusedReason)
+        )
+
+    def meet(self, uri: str, body: Json) -> None:
+        """Take a block that was read outside of a reading. Raises Transient when it makes no sense."""
+        self._blocks.put(uri, body, self._readings)
+        self._name()
+
+    async def read(self, service: Service, deadline: float, first: frozenset[str] = frozenset()) -> Inventory:
+        """One reading. Raises when neither blocks nor systems could be listed, or on AuthFailed."""
         problems = Problems()
-        collections = Collections(self._session, deadline, problems)
-        found = await together(
+        self._readings += 1
+        self._expansion.next_reading()
+        collections = Collections(self._session, deadline, problems, expansion=self._expansion)
+        await self._list(service, collections, problems)
+        await self._read_systems(collections)
+        rack = frozenset(self._blocks.entries), frozenset(self._systems.entries)
+        now = asyncio.get_running_loop().time()
+        # The zones of a big rack must not take the time of its devices.
+        half = collections.until(max(now, now + (deadline - now) / 2))
+        fresh = self._readings % STATIC_EVERY == 1
+        topology, known = await self._topology.read(service, rack, half, problems, fresh=fresh)
+        await self._read_blocks(collections, first)
+        self._name()
+        facts = {uri: found for uri, (_, _, found) in self._facts.items()}
+        return assemble(
+            list(self.blocks.values()),
+            list(self.systems.values()),
+            facts,
+            topology,
+            problems,
+            unread=self._unread(facts, topology=not known),
+            no_devices=service.no_devices,
+        )
+
+    async def _list(self, service: Service, collections: Collections, problems: Problems) -> None:
+        """The lists of systems and blocks, with what the manager sends along."""
+        systems, blocks = await together(
             [
-                self._first(collections, service.blocks, service.expand_deep),
-                self._first(collections, service.systems, service.expand),
+                self._listing(collections, service, service.systems, service.expand),
+                self._listing(collections, service, service.blocks, service.expand_deep, service.expand),
             ]
         )
-        failures = [f for f in found if isinstance(f, FabricError)]
-        if len(failures) == len(found):
+        failures = [f for f in (systems, blocks) if isinstance(f, FabricError)]
+        if failures and not any(isinstance(f, Listing) for f in (systems, blocks)):
             raise failures[0]
         for failure in failures:
             problems.missing(str(failure))
-        members = [[] if isinstance(f, FabricError) else f for f in found]
-        blocks = named_blocks(
-            self._blocks(members[0], problems), {uri: b.id for uri, b in self.blocks.items()}
-        )
-        systems = named_systems(
-            self._systems(members[1], problems), {uri: s.host.id for uri, s in self.systems.items()}
-        )
-        fresh = self._readings % STATIC_EVERY == 0
-        self._readings += 1
-        facts = await self._facts_of(blocks, collections, problems, fresh=fresh)
-        topology = await self._topology_for(service, blocks, systems, collections, problems, fresh=fresh)
-        # A CPU is no device.
-        blocks = [replace(b, kind=None) if facts.get(b.uri, _UNREAD) is None else b for b in blocks]
-        known = {uri: fact for uri, fact in facts.items() if fact is not None}
-        self.blocks |= {b.uri: b for b in blocks}
-        self.systems |= {s.uri: s for s in systems}
-        if problems.complete:
-            self.blocks = {b.uri: b for b in blocks}
-            self.systems = {s.uri: s for s in systems}
-            self._facts = {uri: fact for uri, fact in self._facts.items() if uri in self.blocks}
-        return assemble(blocks, systems, known, topology, problems)
+        self._systems.whole = self._blocks.whole = False
+        if isinstance(systems, Listing):
+            self._systems.take(systems, self._readings, problems)
+        if isinstance(blocks, Listing):
+            self._blocks.take(blocks, self._readings, problems)
 
-    async def _first(
-        self, collections: Collections, link: str, expand: str
-    ) -> list[tuple[str, Json]] | FabricError:
+    async def _listing(
+        self, collections: Collections, service: Service, link: str, *queries: str
+    ) -> Listing | FabricError:
+        if not link:
+            return Listing({}, whole=service.lasting)
         try:
-            return await collections.members(link, expand)
+            return await collections.listing(link, *queries)
         except AuthFailed:
             raise
         except FabricError as error:
             return error
 
-    def _blocks(self, members: Sequence[tuple[str, Json]], problems: Problems) -> list[Block]:
-        blocks = []
-        for uri, body in members:
-            try:
-                blocks.append(block_of(body, uri, self._session.local))
-            except Transient as error:
-                problems.missing(str(error))
-        return blocks
+    async def _read_systems(self, collections: Collections) -> None:
+        async def look(uri: str) -> None:
+            with _failure_of(self._systems.entries[uri]):
+                await self._systems.read(uri, collections, self._readings)
 
-    def _systems(self, members: Sequence[tuple[str, Json]], problems: Problems) -> list[System]:
-        systems = []
-        for uri, body in members:
-            try:
-                system = system_of(body, uri, self._session.local)
-            except Transient as error:
-                problems.missing(str(error))
-            else:
-                systems += [system] if system else []
-        return systems
+        unread = [
+            u for u in self._systems.in_order(set()) if self._systems.entries[u].read_in < self._readings
+        ]
+        await collections.work(unread, look)
 
-    async def _facts_of(
-        self, blocks: Sequence[Block], collections: Collections, problems: Problems, *, fresh: bool
-    ) -> dict[str, Facts | None]:
-        """What the devices are: sent along, remembered, or read now."""
-        facts: dict[str, Facts | None] = {}
-        unread: list[Block] = []
-        for block in blocks:
-            known = self._facts.get(block.uri)
-            if block.kind is None:
-                continue
+    async def _read_blocks(self, collections: Collections, first: frozenset[str]) -> None:
+        """Each block with what it holds, so that devices appear one by one, and not all at the end."""
+        claimed = {uri for uri, b in self.blocks.items() if b.id in first}
+        claimed |= {uri for s in self._systems.values() for uri in s.blocks or ()}
+
+        async def look(uri: str) -> None:
+            with _failure_of(self._blocks.entries[uri]):
+                block = await self._blocks.read(uri, collections, self._readings)
+                if not self._knows(block):
+                    await self._look_into(block, collections)
+
+        async def look_again(uri: str) -> None:
+            with _failure_of(self._blocks.entries[uri]):
+                await self._look_into(await self._blocks.read(uri, collections, self._readings), collections)
+
+        entries = self._blocks.entries
+        for block in self._blocks.values():
             if block.expanded:
-                facts[block.uri] = facts_of(block.kind, block.expanded)
-            elif known and known[0] == _version(block) and (block.etag or not fresh):
-                facts[block.uri] = known[1]
-            else:
-                unread.append(block)
-        components = await together([self._components(b, collections, problems) for b in unread])
-        for block, bodies in zip(unread, components, strict=True):
-            if bodies is not None and block.kind is not None:
-                facts[block.uri] = facts_of(block.kind, bodies)
-                self._facts[block.uri] = (_version(block), facts[block.uri])
-        return facts
+                self._learn(block, block.expanded)
+        order = self._blocks.in_order(claimed)
+        await collections.work([uri for uri in order if self._lacks(uri)], look)
+        # Without an ETag nobody says that a device was exchanged: look now and then, when all the rest is read.
+        old = [uri for uri in order if not self._lacks(uri) and self._is_old(uri)]
+        await collections.work(old, look_again)
+        self._facts = {uri: known for uri, known in self._facts.items() if uri in entries}
 
-    async def _components(
-        self, block: Block, collections: Collections, problems: Problems
-    ) -> list[Json] | None:
-        bodies = await collections.each(block.components)
-        if block.kind is DeviceKind.STORAGE:
-            drives: list[Json | None] = []
-            for body in bodies:
-                if (
-                    body is not None and list_at(body, "Drives") is not None
-                ):  # a Storage resource, not a drive
-                    try:
-                        uris = links_of(body, self._session.local, "Drives") or ()
-                    except Transient as error:
-                        problems.missing(f"{block.uri}: {error}")
-                        return None
-                    drives += await collections.each(uris)
-                else:
-                    drives.append(body)
-            bodies = drives
-        whole = [b for b in bodies if b is not None]
-        return whole if len(whole) == len(bodies) else None
+    def _lacks(self, uri: str) -> bool:
+        entry = self._blocks.entries[uri]
+        return entry.value is None or entry.read_in < self._readings or not self._knows(entry.value)
 
-    async def _topology_for(
-        self,
-        service: Service,
-        blocks: Sequence[Block],
-        systems: Sequence[System],
-        collections: Collections,
-        problems: Problems,
-        *,
-        fresh: bool,
-    ) -> Topology:
-        """Zones and domains; they are read again when the set of blocks or systems has changed."""
-        members = frozenset(b.uri for b in blocks), frozenset(s.uri for s in systems)
-        if self._topology is not None and not fresh and members == self._topology_of:
-            return self._topology
-        try:
-            zones = await self._zones(service, collections)
-            domains = await self._domains(service, collections, problems)
-        except AuthFailed:
-            raise
-        except FabricError as error:
-            problems.missing(f"zones and fabrics: {error}")
-            return self._topology or Topology()
-        topology = Topology(zones, domains)
-        if problems.complete:
-            self._topology, self._topology_of = topology, members
-        return topology
+    def _knows(self, block: Block) -> bool:
+        known = self._facts.get(block.uri)
+        return block.unused is not None or (known is not None and known[0] == _version(block))
 
-    async def _zones(self, service: Service, collections: Collections) -> tuple[frozenset[str], ...]:
-        if not service.zones:
-            return ()
-        found = await collections.members(service.zones, service.expand)
-        links = (links_of(body, self._session.local, "Links", "ResourceBlocks") for _, body in found)
-        return tuple(frozenset(uris or ()) for uris in links)
+    def _is_old(self, uri: str) -> bool:
+        block, known = self._blocks.entries[uri].value, self._facts.get(uri)
+        if block is None or block.etag or block.expanded or known is None:
+            return False
+        return self._readings - known[1] >= STATIC_EVERY
 
-    async def _domains(
-        self, service: Service, collections: Collections, problems: Problems
-    ) -> tuple[Domain, ...]:
-        if not service.fabrics:
-            return ()
-        fabrics = [body for _, body in await collections.members(service.fabrics, service.expand)]
-        attributes = [domain_attribute(f.get("FabricType")) for f in fabrics]
-        domains: list[Domain] = []
-        for fabric, attribute in zip(fabrics, attributes, strict=True):
-            link = link_at(fabric, "Zones")
-            if not link or not attribute:
-                continue
-            zones = await collections.members(link, service.expand)
-            zones = [(uri, z) for uri, z in zones if z.get("ZoneType") in (None, "ZoneOfEndpoints")]
-            entities = await self._entities(fabric, zones, service, collections)
-            # Zone Ids are unique within one fabric only.
-            prefix = f"{id_of(fabric)}." if attributes.count(attribute) > 1 else ""
-            for _, zone in zones:
-                uris = set(links_of(zone, self._session.local, "Links", "ResourceBlocks") or ())
-                for endpoint in links_of(zone, self._session.local, "Links", "Endpoints") or ():
-                    uris |= entities.get(endpoint, set())
-                domains.append(Domain(attribute, prefix + id_of(zone), frozenset(uris)))
-        return tuple(domains)
+    async def _look_into(self, block: Block, collections: Collections) -> None:
+        if block.unused is None:
+            self._learn(block, block.expanded or await contents(block, collections, self._session.local))
 
-    async def _entities(
-        self, fabric: Json, zones: Sequence[tuple[str, Json]], service: Service, collections: Collections
-    ) -> dict[str, set[str]]:
-        """What is behind each endpoint of a fabric.
+    def _learn(self, block: Block, held: tuple[Json, ...]) -> None:
+        self._facts[block.uri] = (_version(block), self._readings, facts_of(block.kind, held))
 
-        Without `$expand` this costs a request for each endpoint, so it is left out where the zones list the
-        resource blocks themselves.
-        """
-        link = link_at(fabric, "Endpoints")
-        if not link or not zones:
-            return {}
-        if not service.expand and all(list_at(z, "Links", "ResourceBlocks") for _, z in zones):
-            return {}
-        entities: dict[str, set[str]] = {}
-        for uri, endpoint in await collections.members(link, service.expand):
-            connected = [mapping_at(e) for e in list_at(endpoint, "ConnectedEntities") or ()]
-            linked = {"links": [e["EntityLink"] for e in connected if e.get("EntityLink")]}
-            entities[uri] = set(links_of(linked, self._session.local, "links") or ())
-        return entities
+    def _name(self) -> None:
+        """Give blocks and systems the ids that Weft uses; those in use stay."""
+        blocks = named_blocks(self._blocks.values(), {uri: b.id for uri, b in self.blocks.items()})
+        systems = named_systems(self._systems.values(), {uri: s.host.id for uri, s in self.systems.items()})
+        self.blocks = {b.uri: b for b in blocks}
+        self.systems = {s.uri: s for s in systems}
+
+    def _unread(self, facts: Mapping[str, object], *, topology: bool) -> Unread:
+        """What this reading says nothing new about."""
+        devices = {
+            self.blocks[uri].id if uri in self.blocks else last_segment(uri)
+            for uri, entry in self._blocks.entries.items()
+            if self._lacks(uri) and not (entry.value is not None and entry.value.unused)
+        }
+        hosts = {
+            self.systems[uri].host.id if uri in self.systems else last_segment(uri)
+            for uri, entry in self._systems.entries.items()
+            if entry.read_in < self._readings
+        }
+        return Unread(
+            devices=frozenset(devices),
+            hosts=frozenset(hosts),
+            device_list=not self._blocks.whole,
+            host_list=not self._systems.whole,
+            topology=topology,
+        )
 
 
-def domain_attribute(fabric_type: object) -> str:
-    """The device attribute that names the domain in a fabric of this type; empty when the type is unknown."""
-    if not isinstance(fabric_type, str):
-        return ""
-    name = re.sub(r"[^a-z0-9]", "", fabric_type.lower())
-    return _DOMAIN_ATTRIBUTES.get(fabric_type) or (f"{name}Domain" if name else "")
+@contextlib.contextmanager
+def _failure_of(entry: Entry[T]) -> Iterator[None]:
+    """Note that reading a member failed; what was not asked for has not failed."""
+    try:
+        yield
+    except (OutOfTime, RateLimited):
+        raise
+    except FabricError:
+        entry.failed = True
+        raise
 
 
 def _version(block: Block) -> tuple[object, ...]:

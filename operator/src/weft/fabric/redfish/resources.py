@@ -1,48 +1,57 @@
 """From the JSON of single Redfish resources to values. No I/O.
 
-Hosts are ComputerSystems; devices are ResourceBlocks of the CompositionService (DMTF DSP2050), one block each.
-Links are passed as canonical paths; `Resolve` makes one of what the manager gave.
+Hosts are ComputerSystems; devices are ResourceBlocks (DMTF DSP2050), one block each, told by what they hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from weft.fabric.driver import DeviceKind, Host
-from weft.fabric.errors import Transient
-from weft.fabric.redfish.mapping import Json, list_at, mapping_at, text_of
-from weft.fabric.redfish.uris import canonical
-
-Resolve = Callable[[object], str]
-
-_MIB = 1024 * 1024
-_MAX_BYTES = 1 << 60
-_HOST_SYSTEMS = frozenset({None, "Physical", "Composed", "PhysicallyPartitioned", "VirtuallyPartitioned"})
-_OUT_OF_ORDER_STATES = frozenset({"Absent", "UnavailableOffline", "Disabled"})
-_CACHE_TYPES = frozenset(
-    {"Cache", "L1Cache", "L2Cache", "L3Cache", "L4Cache", "L5Cache", "L6Cache", "L7Cache"}
+from weft.fabric.driver import DeviceKind, Host, UnusedReason
+from weft.fabric.redfish.mapping import Json, mapping_at, text_of
+from weft.fabric.redfish.shapes import (
+    Note,
+    Resolve,
+    ignore,
+    is_whole,
+    items_of,
+    link_of,
+    links_of,
+    text_at,
+    words_of,
 )
-_TYPE_OF_KIND = {
+from weft.fabric.redfish.uris import canonical, last_segment
+
+_HOST_SYSTEMS = frozenset({"", "Physical", "Composed", "PhysicallyPartitioned", "VirtuallyPartitioned"})
+_OUT_OF_ORDER_STATES = frozenset({"Absent", "UnavailableOffline", "Disabled"})
+_HOST_TYPES = frozenset({"ComputerSystem", "Compute"})
+_KIND_OF = {
+    "Processors": DeviceKind.ACCELERATOR,
+    "Memory": DeviceKind.MEMORY,
+    "Drives": DeviceKind.STORAGE,
+    "Storage": DeviceKind.STORAGE,
+    "SimpleStorage": DeviceKind.STORAGE,
+}
+"""What a block is by the property that lists what it holds; the first that is there, unless its type says another."""
+_TYPE_OF = {
     DeviceKind.ACCELERATOR: "Processor",
     DeviceKind.MEMORY: "Memory",
     DeviceKind.STORAGE: "Storage",
 }
-_COMPONENTS = {
-    DeviceKind.ACCELERATOR: "Processors",
-    DeviceKind.MEMORY: "Memory",
-    DeviceKind.STORAGE: "Drives",
-}
+_PCIE = "PCIeDevices"
+_NETWORK = ("NetworkInterfaces", "EthernetInterfaces")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A resource block, as far as it can be read without its components."""
+    """A resource block, as far as it can be read without what it holds."""
 
     uri: str
     id: str
+    unused: UnusedReason | None
+    """Why it is no device; None: it is one, if what it holds agrees."""
     kind: DeviceKind | None
-    """None: not a device (a host's own block, a network card...)."""
+    """None also where only what it holds can tell (PCIe devices)."""
     healthy: bool
     systems: tuple[str, ...] | None
     """Hosts that have it, as the block says; None: it does not say."""
@@ -53,6 +62,8 @@ class Block:
     own_systems: tuple[str, ...]
     """The systems inside a host's own block."""
     etag: str
+    notes: tuple[str, ...] = ()
+    """What is odd about it, for people."""
 
 
 @dataclass(frozen=True)
@@ -61,133 +72,97 @@ class System:
 
     uri: str
     host: Host
+    unused: UnusedReason | None
+    """Why it is no host."""
     blocks: tuple[str, ...] | None
     """Its resource blocks, as the system says; None: it does not say."""
+    notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a device is: it does not change while the device stays in its block."""
-
-    attributes: Mapping[str, str]
-    capacity_bytes: int
-
-
-def links_of(body: Json, resolve: Resolve, *keys: str) -> tuple[str, ...] | None:
-    """The canonical paths of an array of links; None when the property is missing.
-
-    Raises Transient when one of them must not be followed.
-    """
-    entries = list_at(body, *keys)
-    if entries is None:
-        return None
-    # null pads arrays of a fixed size.
-    return tuple(canonical(resolve(mapping_at(e).get("@odata.id"))) for e in entries if e is not None)
-
-
-def id_of(body: Json) -> str:
-    """The Id of a resource. Raises Transient when it is missing."""
+def id_of(body: Json, uri: str, note: Note = ignore) -> str:
+    """The Id of a resource, as it is; by the specification it is the last segment of its URI, where there is none."""
     value = body.get("Id")
-    if not isinstance(value, str) or not value:
-        raise Transient(f"{body.get('@odata.id')!s:.80}: no Id")
-    return value
+    if isinstance(value, str) and value:
+        return value
+    if value is not None and (digits := text_at(body, "Id", note)):
+        return digits
+    note("it has no Id: it is named after its URI")
+    return last_segment(uri)
 
 
 def block_of(body: Json, uri: str, resolve: Resolve) -> Block:
-    """Parse a ResourceBlock. Raises Transient when it makes no sense."""
-    listed = list_at(body, "ResourceBlockType")
-    if listed is None:
-        raise Transient(f"{uri}: no ResourceBlockType")
-    types = {str(t) for t in listed}
-    kind: DeviceKind | None = None
-    if not types & {"ComputerSystem", "Compute"}:
-        kind = next((k for k in DeviceKind if _TYPE_OF_KIND[k] in types), None)
-    components: tuple[str, ...] = ()
-    expanded: tuple[Json, ...] = ()
-    if kind is not None:
-        key = _COMPONENTS[kind]
-        if kind is DeviceKind.STORAGE and not list_at(body, key):
-            key = "Storage"
-        components = links_of(body, resolve, key) or ()
-        bodies = [mapping_at(e) for e in list_at(body, key) or ()]
-        if key != "Storage" and bodies and all("Id" in b for b in bodies):
-            expanded = tuple(bodies)
-    composition = mapping_at(body, "CompositionStatus")
-    own = links_of(body, resolve, "ComputerSystems") or ()
+    """Parse a ResourceBlock. Raises Transient when one of its links must not be followed."""
+    notes: list[str] = []
+    note = notes.append
+    types = words_of(body.get("ResourceBlockType"), "ResourceBlockType", note)
+    held = {
+        key: found
+        for key in ("ComputerSystems", *_KIND_OF, _PCIE, *_NETWORK)
+        if (found := items_of(body.get(key), key, note))
+    }
+    source, unused = _judged(types, frozenset(held))
+    entries = held.get(source, ())
+    whole = [entry for entry in entries if is_whole(entry)]
+    links = [link_of(entry) for entry in entries]
+    own = tuple(canonical(resolve(link_of(entry))) for entry in held.get("ComputerSystems", ()))
+    systems = links_of(body, resolve, "Links", "ComputerSystems", note=note)
     if "Compute" in types:
-        own += links_of(body, resolve, "Links", "ComputerSystems") or ()
+        own += systems or ()
+    state = mapping_at(body, "CompositionStatus").get("CompositionState")
     etag = body.get("@odata.etag")
     return Block(
         uri=uri,
-        id=id_of(body),
-        kind=kind,
-        healthy=is_healthy(body) and composition.get("CompositionState") not in ("Failed", "Unavailable"),
-        systems=links_of(body, resolve, "Links", "ComputerSystems"),
-        components=components,
-        expanded=expanded,
-        own_systems=own if kind is None else (),
+        id=id_of(body, uri, note),
+        unused=unused,
+        kind=None if unused else _KIND_OF.get(source),
+        healthy=is_healthy(body) and state not in ("Failed", "Unavailable"),
+        systems=systems,
+        components=tuple(canonical(resolve(link)) for link in links if link is not None),
+        expanded=tuple(whole) if len(whole) == len(entries) and source not in ("Storage", _PCIE) else (),
+        own_systems=own if unused is UnusedReason.OF_HOST else (),
         etag=etag if isinstance(etag, str) else "",
+        notes=tuple(notes),
     )
+
+
+def _judged(types: frozenset[str], held: frozenset[str]) -> tuple[str, UnusedReason | None]:
+    """The property that tells what the device is, or why the block is none."""
+    if types & _HOST_TYPES or "ComputerSystems" in held:
+        return "", UnusedReason.OF_HOST
+    sources = [key for key in _KIND_OF if key in held]
+    # A drive's block may also list its controller's processor: the type tells which of them is meant.
+    meant = [key for key in sources if _TYPE_OF[_KIND_OF[key]] in types]
+    if source := next(iter((*meant, *sources)), ""):
+        return source, None
+    if _PCIE in held:
+        return _PCIE, None
+    network = "Network" in types or held & frozenset(_NETWORK)
+    return "", UnusedReason.NETWORK if network else UnusedReason.EMPTY
 
 
 def is_healthy(body: Json) -> bool:
     """Whether Status lets the resource be used: not Critical, and there."""
     status = mapping_at(body, "Status")
     critical = "Critical" in (status.get("Health"), status.get("HealthRollup"))
-    return not critical and status.get("State") not in _OUT_OF_ORDER_STATES
+    return not critical and str(status.get("State")) not in _OUT_OF_ORDER_STATES
 
 
-def system_of(body: Json, uri: str, resolve: Resolve) -> System | None:
-    """Parse a ComputerSystem; None when it is no host (a virtual machine, a DPU). Raises Transient."""
-    kind = body.get("SystemType")
-    if not isinstance(kind, str | None) or kind not in _HOST_SYSTEMS:
-        return None
-    attributes = _attributes(vendor=body.get("Manufacturer"), model=body.get("Model"), type=kind)
-    host = Host(id=id_of(body), attributes=attributes, healthy=is_healthy(body))
-    return System(uri=uri, host=host, blocks=links_of(body, resolve, "Links", "ResourceBlocks"))
-
-
-def facts_of(kind: DeviceKind, components: Sequence[Json]) -> Facts | None:
-    """What the components of a block make of the device; None when it is no device for Weft (a CPU)."""
-    if kind is DeviceKind.ACCELERATOR:
-        components = [c for c in components if c.get("ProcessorType") not in ("CPU", "Core", "Thread")]
-    if not components:
-        return None
-    first = components[0]
-    if kind is DeviceKind.ACCELERATOR:
-        type_, medium, size = first.get("ProcessorType"), None, _processor_bytes
-    elif kind is DeviceKind.MEMORY:
-        media = list_at(first, "MemoryMedia") or [first.get("MemoryType")]
-        type_ = "CXL" if isinstance(first.get("CXL"), Mapping) else first.get("MemoryDeviceType")
-        medium, size = media[0], _memory_bytes
-    else:
-        type_, size = first.get("Protocol"), _drive_bytes
-        medium = "NVMe" if type_ in ("NVMe", "NVMeOverFabrics") else first.get("MediaType")
-    attributes = _attributes(
-        type=type_, medium=medium, vendor=first.get("Manufacturer"), model=first.get("Model")
+def system_of(body: Json, uri: str, resolve: Resolve) -> System:
+    """Parse a ComputerSystem. Raises Transient when one of its links must not be followed."""
+    notes: list[str] = []
+    kind = text_at(body, "SystemType", notes.append)
+    attributes = attributes_of(
+        vendor=body.get("Manufacturer"), model=body.get("Model"), type=body.get("SystemType")
     )
-    return Facts(attributes, min(sum(size(c) for c in components), _MAX_BYTES))
+    return System(
+        uri=uri,
+        host=Host(id=id_of(body, uri, notes.append), attributes=attributes, healthy=is_healthy(body)),
+        unused=None if kind in _HOST_SYSTEMS else UnusedReason.NO_SERVER,
+        blocks=links_of(body, resolve, "Links", "ResourceBlocks", note=notes.append),
+        notes=tuple(notes),
+    )
 
 
-def _attributes(**values: object) -> dict[str, str]:
+def attributes_of(**values: object) -> dict[str, str]:
+    """The attributes that have a value which is text."""
     return {key: text_of(value) for key, value in values.items() if isinstance(value, str) and value}
-
-
-def _size(value: object, unit: int = _MIB) -> int:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return int(value * unit) if is_number and 0 < value < _MAX_BYTES else 0  # type: ignore[operator]  # is_number
-
-
-def _processor_bytes(body: Json) -> int:
-    if total := _size(mapping_at(body, "MemorySummary").get("TotalMemorySizeMiB")):
-        return total
-    parts = [mapping_at(m) for m in list_at(body, "ProcessorMemory") or ()]
-    return sum(_size(m.get("CapacityMiB")) for m in parts if str(m.get("MemoryType")) not in _CACHE_TYPES)
-
-
-def _memory_bytes(body: Json) -> int:
-    return _size(body.get("CapacityMiB"))
-
-
-def _drive_bytes(body: Json) -> int:
-    return _size(body.get("CapacityBytes"), unit=1)

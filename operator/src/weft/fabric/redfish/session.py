@@ -16,7 +16,7 @@ from weft.fabric.errors import (
     Transient,
     Unsupported,
 )
-from weft.fabric.redfish.limits import OUT_OF_TIME
+from weft.fabric.redfish.limits import OutOfTime
 from weft.fabric.redfish.mapping import Json, Reply, error_of, mapping_at
 from weft.fabric.redfish.transport import Transport
 from weft.fabric.redfish.uris import SERVICE_ROOT, canonical
@@ -25,6 +25,10 @@ LOGIN_PAUSE_SECONDS = 5.0
 SESSION_ENDED = "our session at the manager has ended; the next call logs in again"
 SESSION_CONTEXT = "weft"
 """`Session.Context` of our sessions, by which a later leader finds them."""
+
+
+class Forbidden(AuthFailed):
+    """The login is good, and not enough for this resource."""
 
 
 class Session:
@@ -55,9 +59,12 @@ class Session:
         """The limit of one request."""
         return self._connection.request_timeout_seconds
 
-    def local(self, link: object) -> str:
-        """The path of a link that the manager gave. Raises Transient when it must not be followed."""
-        return self._transport.local(link)
+    def local(self, link: object, base: str = "") -> str:
+        """The path of a link that the manager gave, of a page relative to the collection's (`base`).
+
+        Raises Transient when it must not be followed.
+        """
+        return self._transport.local(link, base)
 
     async def log_in(self, deadline: float) -> int:
         """The number of our login at the manager, made now if there is none.
@@ -115,7 +122,8 @@ class Session:
             self._forget(token)
         if isinstance(error, AuthFailed):
             who = "without credentials" if self.anonymous else f"as {self._connection.username!r}"
-            raise AuthFailed(f"the manager refuses us {who}; check the Fabric's credentials Secret: {error}")
+            kind = Forbidden if reply.status == 403 else AuthFailed
+            raise kind(f"the manager refuses us {who}; check the Fabric's credentials Secret: {error}")
         if error is not None:
             raise error
 
@@ -137,7 +145,7 @@ class Session:
                     await self._new_session()
                 return self._token
         except TimeoutError:
-            raise Transient(OUT_OF_TIME) from None
+            raise OutOfTime from None
         except AuthFailed as error:
             # Requests that wait for this login must not each try it: managers lock accounts.
             if not self._refusal or loop.time() >= self._refusal[0]:

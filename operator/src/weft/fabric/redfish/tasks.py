@@ -17,9 +17,10 @@ from weft.fabric.errors import (
     Transient,
     Unsupported,
 )
+from weft.fabric.redfish.discovery import Service
 from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.mapping import Json, Reply, list_at, mapping_at, operation_of_task
-from weft.fabric.redfish.reader import Collections, Service
+from weft.fabric.redfish.reader import Collections
 from weft.fabric.redfish.session import Session
 from weft.fabric.redfish.uris import canonical
 

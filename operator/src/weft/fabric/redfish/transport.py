@@ -14,12 +14,16 @@ from yarl import URL
 
 from weft.fabric.driver import Connection
 from weft.fabric.errors import AuthFailed, OutcomeUnknown, Transient
-from weft.fabric.redfish.limits import OUT_OF_TIME, Limits
+from weft.fabric.redfish.limits import Limits, OutOfTime
 from weft.fabric.redfish.mapping import Json, Reply, retry_after_seconds
 from weft.fabric.redfish.uris import Origin, base_url, local_path, origin_of
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_REDIRECTS = 3
+
+
+class NoAnswer(Transient):
+    """Nothing came back in time, or nobody is there: the next request may wait as long."""
 
 
 class Transport:
@@ -37,9 +41,9 @@ class Transport:
             self._known_origin = origin_of(self._connection.endpoint)
         return self._known_origin
 
-    def local(self, link: object) -> str:
+    def local(self, link: object, base: str = "") -> str:
         """The path of a link that the manager gave. Raises Transient when it must not be followed."""
-        return local_path(self._origin, link)
+        return local_path(self._origin, link, base)
 
     async def send(
         self,
@@ -80,7 +84,7 @@ class Transport:
         if deadline is not None:
             seconds = min(seconds, deadline - asyncio.get_running_loop().time())
             if seconds <= 0:
-                raise Transient(OUT_OF_TIME)
+                raise OutOfTime
         http = self._client()
         # Encoded already, and yarl would change the quoting of `$expand`.
         url = URL(base_url(self._origin) + path, encoded=True)
@@ -102,12 +106,14 @@ class Transport:
                 f"certificate names this host: {error}"
             ) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Transient(f"cannot connect to {self._connection.endpoint}: {error}") from error
+            raise NoAnswer(f"cannot connect to {self._connection.endpoint}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # ValueError: aiohttp's parser on header values that are not HTTP.
             kind = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
             text = f"{method} {path}: {kind}: {error}"
-            raise Transient(text) if method == "GET" else OutcomeUnknown(text) from error
+            if method != "GET":
+                raise OutcomeUnknown(text) from error
+            raise (NoAnswer if isinstance(error, TimeoutError) else Transient)(text) from error
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         data = bytearray()
