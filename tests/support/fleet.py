@@ -1,7 +1,6 @@
 """An inference group in a small world: its objects in a MemoryCluster, pods that start and drain, a load.
 
-Time stands still unless a test lets it pass. Nothing is remembered between two passes of the reconciler but
-what is in the cluster, so every pass is also one of a restarted operator.
+Time stands still unless a test lets it pass.
 """
 
 from __future__ import annotations
@@ -59,6 +58,7 @@ class Fleet:
         self.now = T0
         self.cluster = MemoryCluster(lambda: self.now)
         self.source = StubSource(self.snapshot)
+        self.restart()
         self.traffic: Traffic | None = None
         self.requests: dict[str, float] = {}
         """Requests running per pod; pods out of the router keep theirs."""
@@ -173,9 +173,12 @@ class Fleet:
                 self.cluster._store((LOGICAL_NODES, NAMESPACE, name), {**node, "status": status})
 
     async def look(self) -> float | None:
-        """One pass of the operator, which was started just now."""
-        controller = GroupController(self.cluster, {"default": self.source}, PRESETS)
-        return await controller.reconcile(GroupKey(NAMESPACE, GROUP), self.moment())
+        """One pass of the operator."""
+        return await self.controller.reconcile(GroupKey(NAMESPACE, GROUP), self.moment())
+
+    def restart(self) -> None:
+        """Another operator takes over: it knows what is in the cluster and nothing else."""
+        self.controller = GroupController(self.cluster, {"default": self.source}, PRESETS)
 
     def moment(self) -> Now:
         """The present moment on both clocks; the machine was started at T0."""

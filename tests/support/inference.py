@@ -74,7 +74,6 @@ def role(name: str, stage: Stage, replicas: int, **changes: object) -> RoleState
         "accelerators_per_replica": 2,
         "kind": "same",
         "profile": LLAMA_70B,
-        "serving": replicas,
     }
     return RoleState(**{**values, **changes})  # type: ignore[arg-type]  # tests name any field
 

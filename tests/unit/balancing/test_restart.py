@@ -49,6 +49,7 @@ async def live(fleet: Fleet, seconds: int, write: int, when: str, check: Callabl
             await fleet.look()
         except Killed:
             writes = write + 1  # once is enough
+            fleet.restart()
         fleet.cluster.after_write = lambda: None
         fleet.play()
         check()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from weft.api import InferenceGroup, InferenceRole, Transfer
+from weft.api import InferenceGroup, InferenceRole, RebalanceMode, Transfer
 from weft.api.conditions import is_true
 from weft.balancing.demand import share_within
+from weft.balancing.profile import Profile, Unusable
 from weft.balancing.replicas import Replica, serving_in
 from weft.balancing.series import Buckets
 from weft.balancing.signals import Reading
@@ -133,3 +134,22 @@ def role_ready(name: str, has_template: bool, allocation: Split, replicas: Seque
     if len(serving_in(replicas, name)) >= allocation[name]:
         return Finding(True, "Serving", "all its replicas take requests")
     return Finding(False, "Progressing", "not all of its replicas take requests yet")
+
+
+def profile_valid(profile: Profile | Unusable | None) -> Finding:
+    """ProfileValid of a role: the measured speed of its replicas can be used."""
+    if isinstance(profile, Unusable):
+        return Finding(False, "ProfileUnusable", profile.why)
+    if profile is None:
+        return Finding(None, "NotRead", "the role has no template to run")
+    return Finding(True, "Read", "the measured profile is usable")
+
+
+def replicas_ignored(group: InferenceGroup, role: InferenceRole, allocation: Split) -> Finding:
+    """ReplicasIgnored of a role: in Auto the allocation differs from what its spec asks for."""
+    asked, name = role.spec.replicas_asked, role.metadata.name
+    given = allocation[name] if allocation.names(name) else asked
+    if group.spec.rebalance.mode is RebalanceMode.AUTO and given != asked:
+        text = f"Auto gives this role {given} replicas; spec.replicas ({asked}) was the starting point"
+        return Finding(True, "Auto", text)
+    return Finding(False, "AsAsked", "the role has the replicas that spec.replicas asks for")

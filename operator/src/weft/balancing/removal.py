@@ -1,65 +1,76 @@
-"""Taking replicas away: out of the router, drained, pod deleted, then its logical node."""
+"""Taking replicas away: out of the router, drained, pod deleted, then its logical node. Pure.
+
+Nothing is recorded: where a removal stands is read from the replica, beginning with the reason for which it is out of
+the router. It has no way back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import enum
 from datetime import datetime
 
 from weft.api import Drain
-from weft.api.resources import INFERENCE_GROUPS
-from weft.balancing.actions import Actions
 from weft.balancing.drain import may_stop
-from weft.balancing.observe import Metrics, World
-from weft.balancing.replicas import GATE_REMOVING, Replica
-from weft.cluster import Cluster, drop_finalizer
+from weft.balancing.observe import GroupPicture
+from weft.balancing.replicas import Replica
+from weft.balancing.steps import DeleteNode, DeletePod, GateReason, LeaveRouter, Step
 
 
-async def remove_replicas(
-    actions: Actions, world: World, metrics: Metrics, names: Iterable[str], now: datetime
-) -> None:
-    """Take each of these replicas one step further out. Raises ClusterError."""
-    for name in names:
-        replica = world.replica(name)
-        if replica is not None:
-            await _step(actions, world, metrics, replica, now)
+class RemovalStage(enum.StrEnum):
+    """Where the removal of a replica stands."""
+
+    SERVING = "Serving"
+    """Not begun: the router may still send it requests."""
+    DRAINING = "Draining"
+    """Out of the router; it finishes what it has, and decode replicas read its KV caches."""
+    ENDING = "Ending"
+    """Its pod is being deleted."""
+    BARE = "Bare"
+    """Only its logical node is left."""
+    RELEASING = "Releasing"
+    """Its logical node gives the devices back."""
 
 
-async def dissolve(cluster: Cluster, world: World, metrics: Metrics, now: datetime) -> bool:
-    """Take the whole group's replicas away, then let the group go. Returns whether nothing is left to do."""
-    actions = Actions(cluster, world, now)
-    await remove_replicas(actions, world, metrics, [one.name for one in world.replicas], now)
-    if world.replicas:
-        return False
-    await drop_finalizer(cluster, INFERENCE_GROUPS, world.raw)
-    return True
+def stage_of(replica: Replica) -> RemovalStage:
+    """Where the removal of this replica stands."""
+    if replica.has_pod:
+        if replica.pod_deleting:
+            return RemovalStage.ENDING
+        out = replica.gate is False and replica.gate_reason == GateReason.REMOVING
+        return RemovalStage.DRAINING if out else RemovalStage.SERVING
+    return RemovalStage.RELEASING if replica.node_deleting else RemovalStage.BARE
 
 
-async def _step(actions: Actions, world: World, metrics: Metrics, replica: Replica, now: datetime) -> None:
-    if not replica.has_pod:
-        if replica.has_node and not replica.node_deleting:
-            await actions.delete_node(replica)
-        return
-    if replica.pod_deleting:
-        return
-    role = world.roles.get(replica.role)
-    if role is not None:
-        timeout = role.spec.drain.timeout_seconds
-    elif replica.drain_timeout_seconds is not None:
-        timeout = replica.drain_timeout_seconds
-    else:
-        timeout = Drain().timeout_seconds
-    loads = metrics.reading.loads
-    others = [loads.get(one.name) for one in world.replicas if one.name != replica.name and one.pod_running]
-    stop = may_stop(
+def next_step(replica: Replica, picture: GroupPicture, now: datetime) -> Step | None:
+    """The next step of a removal that is wanted; None: wait."""
+    stage = stage_of(replica)
+    if stage is RemovalStage.BARE:
+        return DeleteNode(replica.name, "its pod is gone")
+    if stage in (RemovalStage.ENDING, RemovalStage.RELEASING):
+        return None
+    loads = picture.reading.loads
+    others = [loads.get(one.name) for one in picture.replicas if one.name != replica.name and one.pod_running]
+    if may_stop(
         replica,
         loads.get(replica.name),
         others,
-        metrics.windows.scrape_seconds,
-        metrics.kv_hold_seconds,
-        timeout,
+        picture.windows.scrape_seconds,
+        picture.kv_hold_seconds,
+        drain_seconds(replica, picture),
         now,
-    )
-    if stop:
-        await actions.delete_pod(replica)
-    elif replica.gate is not False or replica.gate_reason != GATE_REMOVING:
-        await actions.set_gate(replica, False, GATE_REMOVING)
+    ):
+        return DeletePod(replica.name, "nothing needs it any more, or its drain timed out")
+    if stage is RemovalStage.SERVING:
+        reason = "finishes its requests before it is removed"
+        return LeaveRouter(replica.name, reason, GateReason.REMOVING)
+    return None
+
+
+def drain_seconds(replica: Replica, picture: GroupPicture) -> int:
+    """How long the replica's drain may take; a role that is gone is kept to what it promised."""
+    role = picture.roles.get(replica.role)
+    if role is not None:
+        return role.spec.drain.timeout_seconds
+    if replica.drain_timeout_seconds is not None:
+        return replica.drain_timeout_seconds
+    return Drain().timeout_seconds

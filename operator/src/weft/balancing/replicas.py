@@ -13,6 +13,7 @@ from weft.api import FlipMethod, InferenceRole, LogicalNode
 from weft.api.conditions import is_true
 from weft.api.names import GATE_SERVING, LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import GROUP
+from weft.balancing.steps import GateReason
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
 """On a pod: hash of the template it was made from, without labels: a flip does not change it."""
@@ -22,9 +23,6 @@ ANNOTATION_SHAPE = f"{GROUP}/shape"
 """On a replica's LogicalNode: hash of the node shape it was made from."""
 ANNOTATION_ROLE_SINCE = f"{GROUP}/role-since"
 """On a pod: when it got its present role; metrics from before belong to the other one."""
-
-GATE_IN, GATE_TRANSFER, GATE_REMOVING, GATE_ROLLED_BACK = "Serving", "Transfer", "Removing", "RolledBack"
-"""Reasons of the pod condition weft.dev/serving: why a replica is in the router or out of it."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Replica:
     def removing(self) -> bool:
         """Whether its removal has begun."""
         return self.node_deleting or (
-            self.has_pod and self.gate is False and self.gate_reason == GATE_REMOVING
+            self.has_pod and self.gate is False and self.gate_reason == GateReason.REMOVING
         )
 
     @property

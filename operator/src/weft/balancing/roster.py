@@ -15,42 +15,25 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from weft.api import InferenceRole
+from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, revision_of, serving_in, shape_of
 from weft.balancing.state import Finding, Split
+from weft.balancing.steps import CheckTemplate, CreateNode, CreatePod, DeletePod, Relabel, Step
 
 REPLACE_AFTER = timedelta(seconds=10)
 """A pod that failed younger than this is not replaced yet: one that fails at once must not be made in a loop."""
 
 
 @dataclass(frozen=True)
-class NewNode:
-    """A logical node to create, with the role that it is made for."""
-
-    name: str
-    role: str
-
-
-@dataclass(frozen=True)
-class NewPod:
-    """A pod to create; `node_name` is the Node of its logical node, empty for a plain pod."""
-
-    name: str
-    role: str
-    node_name: str = ""
-
-
-@dataclass(frozen=True)
 class Roster:
     """What is to be done about the number of replicas."""
 
-    nodes: tuple[NewNode, ...] = ()
-    pods: tuple[NewPod, ...] = ()
+    create: tuple[Step, ...] = ()
+    """CreatePod; CheckTemplate, then CreateNode."""
     remove: tuple[str, ...] = ()
     """Replicas to take out of the router, drain and delete; those under way included."""
-    replace: tuple[str, ...] = ()
-    """Pods that ended and are deleted to be made again."""
-    relabel: tuple[tuple[str, str], ...] = ()
-    """Logical nodes whose role label is to follow their pod's: (name, role)."""
+    repair: tuple[Step, ...] = ()
+    """DeletePod for pods that ended and are to be made again; Relabel for logical nodes behind their pods."""
     obstacle: Finding | None = None
 
 
@@ -60,26 +43,20 @@ def effective_roles(replicas: Sequence[Replica], transfers: Mapping[str, str]) -
 
 
 def plan_roster(
-    group_name: str,
-    roles: Mapping[str, InferenceRole],
-    kinds: Mapping[str, str],
-    allocation: Split,
-    replicas: Sequence[Replica],
-    transfers: Mapping[str, str],
-    taken: Collection[str],
-    budget_accelerators: int,
-    now: datetime,
+    picture: GroupPicture, allocation: Split, transfers: Mapping[str, str], now: datetime
 ) -> Roster:
-    """What has to be created and removed. `taken` are names that others use."""
+    """What has to be created and removed. `transfers`: replica to role, of those that go forward."""
+    roles, kinds, replicas = picture.roles, picture.kinds, picture.replicas
+    budget_accelerators = picture.group.spec.accelerators.maximum
     effective = effective_roles(replicas, transfers)
     leaving = [one for one in replicas if _must_leave(one, effective[one.name], roles)]
     staying = [one for one in replicas if one not in leaving]
     remove = [one.name for one in leaving]
     obstacle: Finding | None = None
-    pods: list[NewPod] = []
-    nodes: list[NewNode] = []
+    pods: list[CreatePod] = []
+    nodes: list[CreateNode] = []
     used = sum(one.accelerators for one in replicas)
-    names = {*taken, *(one.name for one in replicas)}
+    names = {*picture.taken, *(one.name for one in replicas)}
     for kind in sorted(set(kinds.values())):
         members = [one for one in staying if kinds.get(effective[one.name]) == kind]
         wanted = {name: allocation[name] for name in roles if kinds[name] == kind}
@@ -95,7 +72,7 @@ def plan_roster(
             role = _most_lacking(lacking, effective[one.name])
             lacking[role] -= 1
             if one.node_bound and one.node_name:
-                pods.append(NewPod(one.name, role, one.node_name))
+                pods.append(CreatePod(role, one.name, "its logical node is bound", one.node_name))
         for _ in range(-surplus):
             role = _most_lacking(lacking, "")
             cost = roles[role].spec.accelerators_counted
@@ -104,33 +81,31 @@ def plan_roster(
                 break
             lacking[role] -= 1
             used += cost
-            name = _free_name(group_name, names)
+            name = _free_name(picture.group.metadata.name, names)
             names.add(name)
+            reason = "the role has fewer replicas than the allocation gives it"
             if roles[role].spec.node is None:
-                pods.append(NewPod(name, role))
+                pods.append(CreatePod(role, name, reason))
             else:
-                nodes.append(NewNode(name, role))
+                nodes.append(CreateNode(role, name, reason))
     if not (remove or nodes or pods or transfers or obstacle):
         old, obstacle = _outdated(staying, effective, roles)
         remove += old
-    return Roster(
-        nodes=tuple(nodes),
-        pods=tuple(pods),
-        remove=tuple(remove),
-        replace=tuple(
-            one.name
-            for one in staying
-            if one.pod_finished
-            and not one.pod_deleting
-            and (one.created_at is None or now - one.created_at >= REPLACE_AFTER)
-        ),
-        relabel=tuple(
-            (one.name, one.role)
-            for one in staying
-            if one.has_pod and one.has_node and not one.node_deleting and one.node_role != one.role
-        ),
-        obstacle=obstacle,
-    )
+    first = {one.role: one for one in reversed(nodes)}
+    checks = [CheckTemplate(role, first[role].replica, "before hardware is bound") for role in sorted(first)]
+    ended = [
+        DeletePod(one.name, "its pod ended and is made again")
+        for one in staying
+        if one.pod_finished
+        and not one.pod_deleting
+        and (one.created_at is None or now - one.created_at >= REPLACE_AFTER)
+    ]
+    behind = [
+        Relabel(one.name, "its pod serves another role than it was made for", one.role)
+        for one in staying
+        if one.has_pod and one.has_node and not one.node_deleting and one.node_role != one.role
+    ]
+    return Roster((*pods, *checks, *nodes), tuple(remove), (*ended, *behind), obstacle)
 
 
 def _must_leave(one: Replica, role: str, roles: Mapping[str, InferenceRole]) -> bool:

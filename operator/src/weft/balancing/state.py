@@ -157,8 +157,6 @@ class RoleState:
     """Roles of one kind can exchange replicas: equal templates but for labels, equal hardware."""
     profile: Profile | None = None
     profile_error: str = ""
-    serving: int = 0
-    """Replicas that take requests now."""
 
 
 @dataclass(frozen=True)
@@ -198,3 +196,12 @@ class Finding:
     status: bool | None
     reason: str
     message: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is to be said in an Event."""
+
+    reason: str
+    message: str
+    warning: bool = False

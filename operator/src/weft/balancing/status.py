@@ -1,182 +1,123 @@
-"""What a pass writes: the group's and the roles' statuses, and the events that go with them. Pure."""
+"""What a pass writes: the group's and the roles' statuses, and the events that go with them. Pure.
+
+Each status is one draft, put together once from what was decided and from what the API server refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from weft.api import Decision, RebalanceMode, Transfer, TransferStep
+from weft.api import RebalanceMode
 from weft.api.conditions import Conditions, find, with_condition
-from weft.api.inference import InferenceGroupStatus
 from weft.api.inference_role import InferenceRoleStatus
 from weft.balancing import conditions
 from weft.balancing.bodies import selector
-from weft.balancing.observe import Metrics, World, split_inputs
-from weft.balancing.plan import SplitPlan, plan_split
-from weft.balancing.profile import Unusable
-from weft.balancing.replicas import serving_in
-from weft.balancing.state import Finding, Split
-from weft.balancing.transfers import choose
+from weft.balancing.decide import GroupDecision
+from weft.balancing.observe import GroupPicture
+from weft.balancing.refusals import Refusal
+from weft.balancing.state import Finding, Note
+from weft.balancing.steps import Subject
+from weft.cluster import Object
 
 
-@dataclass
-class Notes:
-    """What happened while a pass acted: events to send after the status, templates that were refused."""
-
-    events: list[tuple[bool, str, str]] = field(default_factory=list)
-    """(is a warning, reason, message)"""
-    invalid: dict[str, Finding] = field(default_factory=dict)
-    """By role."""
-
-    def add(self, reason: str, message: str, *, warning: bool = False) -> None:
-        self.events.append((warning, reason, message))
-
-
-@dataclass(frozen=True)
-class Carried:
-    """The recorded transfers after a pass carried them on."""
-
-    open: tuple[Transfer, ...] = ()
-    returned: tuple[Transfer, ...] = ()
-    """Those whose rolling back ended in this pass."""
-
-
-@dataclass(frozen=True)
-class Settlement:
-    """What is to hold after this pass."""
-
-    plan: SplitPlan
-    transfers: tuple[Transfer, ...]
-    """Open ones, then those that start."""
-    started: tuple[Transfer, ...]
-    balanced: Finding
-
-
-def settle(
-    world: World, metrics: Metrics, carried: Carried, roster_obstacle: Finding | None, now: datetime
-) -> Settlement:
-    """Decide the split and the transfers towards it."""
-    group = world.group
-    allocation = Split.read(group.status.allocation)
-    decision = group.status.decision
-    decided_at = decision.decision_time if decision is not None else None
-    returned: Decision | None = None
-    if carried.returned and group.spec.rebalance.mode is RebalanceMode.AUTO:
-        for transfer in carried.returned:
-            allocation = allocation.moved(transfer.to, transfer.from_)
-        names = ", ".join(transfer.replica for transfer in carried.returned)
-        returned = Decision(
-            reason=f"{names} could not change its role: {allocation} holds", decision_time=now
+def group_status(
+    picture: GroupPicture, decision: GroupDecision, refusals: Mapping[Subject, Refusal], now: datetime
+) -> dict[str, Any] | None:
+    """The group's whole status; None where there is nothing to say of it yet."""
+    group, plan = picture.group, decision.plan
+    findings: dict[str, Finding] = {}
+    if plan is None:
+        status = group.status
+        if group.metadata.deletion_timestamp is not None:
+            findings["Ready"] = conditions.removing(picture.replicas, picture.reading)
+        elif not refusals:
+            return None
+        for refusal in refusals.values():
+            findings["Ready"] = refusal.finding
+    else:
+        status = group.status.with_changes(
+            allocation=plan.allocation.written(),
+            transfers=decision.transfers,
+            decision=plan.decision or group.status.decision,
         )
-        decided_at = now
-    counts = {name: sum(one.role == name and one.has_pod for one in world.replicas) for name in world.roles}
-    settled = not carried.open and all(counts[name] <= allocation[name] for name in counts)
-    forward = [one for one in carried.open if one.step is not TransferStep.ROLLING_BACK]
-    moving = tuple((one.from_, one.to) for one in forward) if len(forward) == len(carried.open) else ()
-    plan = plan_split(split_inputs(world, metrics, allocation, decided_at, settled, moving, now))
-    if plan.decision is None and returned is not None:
-        plan = replace(plan, decision=returned)
-    wanted = plan.allocation
-    started, obstacle = choose(
-        wanted,
-        world.roles,
-        world.kinds,
-        world.replicas,
-        carried.open,
-        metrics.reading.loads,
-        group.spec.rebalance.cooldown_seconds,
-        now,
-    )
-    transfers = (*carried.open, *started)
-    balanced = conditions.balanced(
-        transfers, wanted, world.roles, world.replicas, (plan.obstacle, roster_obstacle, obstacle)
-    )
-    return Settlement(plan, transfers, started, balanced)
-
-
-def group_status(world: World, metrics: Metrics, settlement: Settlement, now: datetime) -> dict[str, Any]:
-    """The group's whole status."""
-    group, plan = world.group, settlement.plan
-    found: Conditions = group.status.conditions
-    for kind, finding in (
-        ("Ready", conditions.ready(world.roles, world.replicas)),
-        ("ObjectivesMet", conditions.objectives_met(group, metrics.reading)),
-        ("MetricsFresh", conditions.metrics_fresh(metrics.reading)),
-        ("Balanced", settlement.balanced),
-    ):
+        findings = {
+            "Ready": conditions.ready(picture.roles, picture.replicas),
+            "ObjectivesMet": conditions.objectives_met(group, picture.reading),
+            "MetricsFresh": conditions.metrics_fresh(picture.reading),
+            "Balanced": balanced(decision, refusals),
+        }
+    found: Conditions = status.conditions
+    for kind, finding in findings.items():
         found = _with(found, kind, finding, group.metadata.generation, now)
-    return InferenceGroupStatus(
-        observed_generation=group.metadata.generation,
-        allocation=plan.allocation.written(),
-        transfers=settlement.transfers,
-        decision=plan.decision or group.status.decision,
-        conditions=found,
-    ).dump()
+    return status.with_changes(observed_generation=group.metadata.generation, conditions=found).dump()
 
 
-def dissolving_status(world: World, metrics: Metrics, now: datetime) -> dict[str, Any]:
-    """The status of a group that is being deleted and has replicas left: what it waits for."""
-    group = world.group
-    finding = conditions.removing(world.replicas, metrics.reading)
-    found = _with(group.status.conditions, "Ready", finding, group.metadata.generation, now)
-    return group.status.model_copy(
-        update={"observed_generation": group.metadata.generation, "conditions": found}
-    ).dump()
+def balanced(decision: GroupDecision, refusals: Mapping[Subject, Refusal]) -> Finding:
+    """Balanced: what was decided, unless the API server keeps it from coming true."""
+    assert decision.balanced is not None
+    for subject in sorted(refusals, key=lambda one: (one.kind, one.name)):
+        finding = refusals[subject].finding
+        return Finding(False, finding.reason, f"{subject.kind} {subject.name}: {finding.message}")
+    return decision.balanced
 
 
 def role_statuses(
-    world: World, settlement: Settlement, invalid: Mapping[str, Finding], now: datetime
+    picture: GroupPicture, decision: GroupDecision, refusals: Mapping[Subject, Refusal], now: datetime
 ) -> dict[str, dict[str, Any]]:
-    """The status of each of the group's roles, by name."""
-    wanted = settlement.plan.allocation
+    """The status of each of the group's roles, by name; none where nothing was decided."""
+    if decision.plan is None:
+        return {}
+    wanted = decision.plan.allocation
     statuses: dict[str, dict[str, Any]] = {}
-    for name, role in world.all_roles.items():
-        generation = role.metadata.generation
-        ready = invalid.get(name) or conditions.role_ready(name, name in world.roles, wanted, world.replicas)
-        found = _with(role.status.conditions, "Ready", ready, generation, now)
-        profile = world.profiles.get(name)
-        if isinstance(profile, Unusable):
-            finding = Finding(False, "ProfileUnusable", profile.why)
-        elif profile is None:
-            finding = Finding(None, "NotRead", "the role has no template to run")
-        else:
-            finding = Finding(True, "Read", "the measured profile is usable")
-        found = _with(found, "ProfileValid", finding, generation, now)
-        asked = role.spec.replicas_asked
-        given = wanted[name] if wanted.names(name) else asked
-        if world.group.spec.rebalance.mode is RebalanceMode.AUTO and given != asked:
-            text = f"Auto gives this role {given} replicas; spec.replicas ({asked}) was the starting point"
-            finding = Finding(True, "Auto", text)
-        else:
-            finding = Finding(False, "AsAsked", "the role has the replicas that spec.replicas asks for")
-        found = _with(found, "ReplicasIgnored", finding, generation, now)
+    for name, role in picture.all_roles.items():
+        refusal = refusals.get(Subject("role", name))
+        ready = conditions.role_ready(name, name in picture.roles, wanted, picture.replicas)
+        findings = {
+            "Ready": ready if refusal is None else refusal.finding,
+            "ProfileValid": conditions.profile_valid(picture.profiles.get(name)),
+            "ReplicasIgnored": conditions.replicas_ignored(picture.group, role, wanted),
+        }
+        found = role.status.conditions
+        for kind, finding in findings.items():
+            found = _with(found, kind, finding, role.metadata.generation, now)
         statuses[name] = InferenceRoleStatus(
-            replicas=sum(one.role == name and one.has_pod for one in world.replicas),
-            ready_replicas=len(serving_in(world.replicas, name)),
-            selector=selector(world.group.metadata.name, name),
+            replicas=sum(one.role == name and one.has_pod for one in picture.replicas),
+            ready_replicas=picture.serving(name),
+            selector=selector(picture.group.metadata.name, name),
             conditions=found,
         ).dump()
     return statuses
 
 
-def events_of(world: World, settlement: Settlement) -> list[tuple[bool, str, str]]:
-    """What is new: (is a warning, reason, message)."""
-    events: list[tuple[bool, str, str]] = []
-    decision = settlement.plan.decision
-    if decision is not None:
-        recommends = world.group.spec.rebalance.mode is RebalanceMode.RECOMMEND
-        events.append((False, "Recommended" if recommends else "Decided", decision.reason))
-    for transfer in settlement.started:
-        message = f"{transfer.replica} leaves {transfer.from_} for {transfer.to}: it drains first"
-        events.append((False, "TransferStarted", message))
-    before = find(world.group.status.conditions, "Balanced")
-    obstacle = settlement.balanced
-    refused = obstacle.status is False and obstacle.reason not in ("Moving", "Scaling")
-    if refused and (before is None or before.reason != obstacle.reason):
-        events.append((True, obstacle.reason, obstacle.message))
-    return events
+def notes(
+    picture: GroupPicture, decision: GroupDecision, refusals: Mapping[Subject, Refusal]
+) -> list[tuple[Object, Note]]:
+    """What is new, each with the object that its Event is about."""
+    group = picture.raw
+    found = [(group, note) for note in decision.notes]
+    decided = decision.plan.decision if decision.plan is not None else None
+    if decided is not None:
+        recommends = picture.group.spec.rebalance.mode is RebalanceMode.RECOMMEND
+        found.append((group, Note("Recommended" if recommends else "Decided", decided.reason)))
+    for transfer in decision.started:
+        text = f"{transfer.replica} leaves {transfer.from_} for {transfer.to}: it drains first"
+        found.append((group, Note("TransferStarted", text)))
+    for subject, refusal in refusals.items():
+        before = picture.refusals.get(subject)
+        if before is None or before.finding != refusal.finding:
+            finding = refusal.finding
+            text = f"{subject.kind} {subject.name}: {finding.message}"
+            found.append((group, Note(finding.reason, text, warning=True)))
+            role = picture.raw_roles.get(subject.name) if subject.kind == "role" else None
+            if role is not None:
+                found.append((role, Note(finding.reason, finding.message, warning=True)))
+    known, obstacle = find(picture.group.status.conditions, "Balanced"), decision.balanced
+    kept = obstacle is not None and obstacle.status is False and obstacle.reason not in ("Moving", "Scaling")
+    if kept and obstacle is not None and (known is None or known.reason != obstacle.reason):
+        found.append((group, Note(obstacle.reason, obstacle.message, warning=True)))
+    return found
 
 
 def _with(found: Conditions, kind: str, finding: Finding, generation: int, now: datetime) -> Conditions:

@@ -1,7 +1,7 @@
-"""One replica from one role to another by its labels, step by step. Pure builders; apply.py carries them out.
+"""One replica from one role to another by its labels, step by step. Pure.
 
-A transfer is recorded in the group's status before its first step. From then on every step's being done is
-read from the pod, so that it goes on wherever an operator left it:
+A transfer is recorded in the group's status before its first step. From then on where it stands is read from the
+pod, so that it goes on wherever an operator left it:
 
     out of the router -> idle -> labels, one guarded patch -> seen with them -> into the router
 
@@ -13,31 +13,79 @@ throughout, so KV caches that decode replicas still read stay where they are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from weft.api import InferenceRole, Transfer, TransferStep
+from weft.api import Transfer, TransferStep
 from weft.balancing.drain import idle, timed_out
-from weft.balancing.replicas import GATE_ROLLED_BACK, GATE_TRANSFER, Replica, serving_in
+from weft.balancing.observe import GroupPicture
+from weft.balancing.replicas import Replica, serving_in
 from weft.balancing.roster import effective_roles, no_spare
-from weft.balancing.state import Finding, PodLoad, Split
-from weft.saga.engine import Step
+from weft.balancing.state import Finding, Note, PodLoad, Split
+from weft.balancing.steps import EnterRouter, GateReason, LeaveRouter, ReturnToRouter, Step, Switch
 
 OPEN_MOST = 16
 """As many as the status holds."""
 
-Act = Callable[[], Awaitable[None]]
-
 
 @dataclass(frozen=True)
-class Acts:
-    """What can be done to the replica of a transfer."""
+class Carried:
+    """What a pass makes of one recorded transfer."""
 
-    leave_router: Act
-    switch: Act
-    enter_router: Act
-    return_to_router: Act
+    transfer: Transfer
+    over: bool = False
+    """It is finished, rolled back, or its replica is gone: it leaves the status."""
+    returned: bool = False
+    """Its replica is back with the role that it was to leave."""
+    step: Step | None = None
+    """What to do for it now; None: wait."""
+    note: Note | None = None
+
+
+def carry_on(transfer: Transfer, picture: GroupPicture, now: datetime) -> Carried:
+    """Where a recorded transfer stands and what its next step is."""
+    replica = picture.replica(transfer.replica)
+    if replica is None or not replica.has_pod or replica.removing:
+        text = f"{transfer.replica} is gone before it served {transfer.to}"
+        return Carried(transfer, over=True, note=Note("TransferEnded", text, warning=True))
+    if transfer.step is TransferStep.ROLLING_BACK:
+        if replica.gate is True:
+            return Carried(transfer, over=True, returned=True)
+        return Carried(transfer, step=ReturnToRouter(replica.name, "takes requests again in its old role"))
+    why = reason_to_turn_back(transfer, replica, picture, now)
+    if why:
+        # Recorded first, carried out by the next pass: a restart in between must not begin the drain anew.
+        text = f"{transfer.replica} stays with {transfer.from_} instead of {transfer.to}: {why}"
+        return Carried(_at(transfer, TransferStep.ROLLING_BACK), note=Note("TransferRolledBack", text, True))
+    return _forward(transfer, replica, picture, now)
+
+
+def _forward(transfer: Transfer, replica: Replica, picture: GroupPicture, now: datetime) -> Carried:
+    if not switched(transfer, replica):
+        draining = _at(transfer, TransferStep.DRAINING)
+        if replica.gate is not False or replica.gate_reason != GateReason.TRANSFER:
+            reason = "finishes its requests before it changes its role"
+            return Carried(draining, step=LeaveRouter(replica.name, reason, GateReason.TRANSFER))
+        load = picture.reading.loads.get(replica.name)
+        if not idle(replica, load, picture.windows.scrape_seconds):
+            return Carried(draining)
+        reason = "has finished its requests and gets its new role"
+        switch = Switch(replica.name, reason, transfer.from_, transfer.to)
+        return Carried(_at(transfer, TransferStep.SWITCHING), step=switch)
+    verifying = _at(transfer, TransferStep.VERIFYING)
+    if not replica.containers_ready:
+        return Carried(verifying)
+    if replica.gate is not True:
+        return Carried(verifying, step=EnterRouter(replica.name, "takes requests"))
+    seconds = (now - transfer.start_time).total_seconds()
+    text = (
+        f"{transfer.replica} serves {transfer.to}, {seconds:.0f} s after it was taken from {transfer.from_}"
+    )
+    return Carried(transfer, over=True, note=Note("TransferFinished", text))
+
+
+def _at(transfer: Transfer, step: TransferStep) -> Transfer:
+    return transfer.with_changes(step=step)
 
 
 def switched(transfer: Transfer, replica: Replica) -> bool:
@@ -45,25 +93,19 @@ def switched(transfer: Transfer, replica: Replica) -> bool:
     return replica.role == transfer.to
 
 
-def reason_to_turn_back(
-    transfer: Transfer,
-    replica: Replica,
-    replicas: Sequence[Replica],
-    roles: Mapping[str, InferenceRole],
-    now: datetime,
-) -> str:
+def reason_to_turn_back(transfer: Transfer, replica: Replica, picture: GroupPicture, now: datetime) -> str:
     """Why the transfer has to be rolled back; empty while it goes forward. For people."""
     if switched(transfer, replica):
         return ""
-    giver = roles.get(transfer.from_)
-    if giver is None or transfer.to not in roles:
+    giver = picture.roles.get(transfer.from_)
+    if giver is None or transfer.to not in picture.roles:
         return "one of its roles is gone"
     if replica.pod_deleting or replica.pod_finished:
         return "its pod ended"
     if replica.gate is False:
         timeout = giver.spec.drain.timeout_seconds
         return f"it did not drain within {timeout} s" if timed_out(replica, timeout, now) else ""
-    others = [one for one in serving_in(replicas, transfer.from_) if one.name != replica.name]
+    others = [one for one in serving_in(picture.replicas, transfer.from_) if one.name != replica.name]
     least = max(1, giver.spec.min_replicas)
     return (
         ""
@@ -72,57 +114,17 @@ def reason_to_turn_back(
     )
 
 
-def forward(
-    transfer: Transfer, replica: Replica, load: PodLoad | None, scrape_seconds: float, acts: Acts
-) -> list[Step]:
-    """The way to the new role."""
-    changed = switched(transfer, replica)
-    out = changed or (replica.gate is False and replica.gate_reason == GATE_TRANSFER)
-    busy = "metrics scraped after it left the router"
-    if load is not None and load.running + load.waiting > 0:
-        busy = f"{load.running + load.waiting:.0f} requests to finish"
-    return [
-        Step("LeaveRouter", out, acts.leave_router),
-        Step("Drain", changed or (out and idle(replica, load, scrape_seconds)), wait=busy),
-        Step("Switch", changed, acts.switch),
-        Step("Verify", changed and replica.containers_ready, wait="its containers to be ready"),
-        Step("EnterRouter", changed and replica.gate is True, acts.enter_router),
-    ]
-
-
-def backward(replica: Replica, acts: Acts) -> list[Step]:
-    """The way back to the old role."""
-    return [Step("ReturnToRouter", replica.gate is True, acts.return_to_router)]
-
-
-SHOWN: Mapping[str, TransferStep] = {
-    "LeaveRouter": TransferStep.DRAINING,
-    "Drain": TransferStep.DRAINING,
-    "Switch": TransferStep.SWITCHING,
-    "Verify": TransferStep.VERIFYING,
-    "EnterRouter": TransferStep.VERIFYING,
-    "ReturnToRouter": TransferStep.ROLLING_BACK,
-}
-"""What the status calls each step."""
-
-
 def choose(
-    allocation: Split,
-    roles: Mapping[str, InferenceRole],
-    kinds: Mapping[str, str],
-    replicas: Sequence[Replica],
-    open_transfers: Sequence[Transfer],
-    loads: Mapping[str, PodLoad],
-    cooldown_seconds: int,
-    now: datetime,
+    allocation: Split, picture: GroupPicture, open_transfers: tuple[Transfer, ...], now: datetime
 ) -> tuple[tuple[Transfer, ...], Finding | None]:
-    """The transfers to record now, towards the allocation.
+    """The transfers to record now, towards the allocation, and what keeps others from it.
 
     At most a quarter of the replicas (at least one) are on their way at a time. A replica that was just rolled
     back is left alone for the cooldown. Of those that can go the least loaded goes: it drains first.
     """
-    moving = {transfer.replica: transfer.to for transfer in open_transfers}
-    effective = effective_roles(replicas, moving)
+    roles, kinds, replicas, loads = picture.roles, picture.kinds, picture.replicas, picture.reading.loads
+    cooldown_seconds = picture.group.spec.rebalance.cooldown_seconds
+    effective = effective_roles(replicas, {transfer.replica: transfer.to for transfer in open_transfers})
     lacking = Counter({name: allocation[name] for name in roles})
     lacking.subtract(Counter(effective[one.name] for one in replicas if one.has_pod and not one.removing))
     started: list[Transfer] = []
@@ -160,7 +162,7 @@ def choose(
 
 def _rolled_back_lately(replica: Replica, cooldown_seconds: int, now: datetime) -> bool:
     since = replica.gate_changed_at
-    if replica.gate_reason != GATE_ROLLED_BACK or since is None:
+    if replica.gate_reason != GateReason.ROLLED_BACK or since is None:
         return False
     return now - since < timedelta(seconds=max(30, cooldown_seconds))
 

@@ -1,0 +1,192 @@
+"""Carries out the steps of a decision. Decides nothing: what to do when a step is refused is the next pass's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, assert_never
+
+from weft.api.names import GATE_SERVING, LABEL_ROLE
+from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES, PODS, ResourceType
+from weft.balancing.bodies import node_body, pod_body, role_annotations, role_labels, timestamp
+from weft.balancing.observe import GroupPicture
+from weft.balancing.replicas import Replica
+from weft.balancing.steps import (
+    AddFinalizer,
+    CheckTemplate,
+    CreateNode,
+    CreatePod,
+    DeleteNode,
+    DeletePod,
+    DropFinalizer,
+    EnterRouter,
+    LeaveRouter,
+    Relabel,
+    ReturnToRouter,
+    Step,
+    Subject,
+    Switch,
+)
+from weft.cluster import (
+    AlreadyExistsError,
+    Cluster,
+    ClusterError,
+    ConflictError,
+    NotFoundError,
+    Object,
+    add_finalizer,
+    drop_finalizer,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """What came of a decision's steps."""
+
+    refused: dict[Subject, tuple[Step, ClusterError]] = field(default_factory=dict)
+    """The first refused step of each subject; its further steps were not tried."""
+    conflict: bool = False
+    """An object had changed since it was read: look again at once."""
+
+
+async def apply(cluster: Cluster, picture: GroupPicture, steps: Sequence[Step], now: datetime) -> Outcome:
+    """Carry out all steps; one that is refused keeps no other subject's from being taken.
+
+    Raises ClusterError when the API server does not answer: nothing else would be answered either.
+    """
+    outcome = Outcome()
+    for step in steps:
+        if step.subject in outcome.refused:
+            continue
+        try:
+            await _take(cluster, picture, step, now)
+        except ConflictError:
+            outcome.conflict = True
+        except ClusterError as error:
+            if error.status == 0:
+                raise
+            outcome.refused[step.subject] = (step, error)
+        else:
+            group = picture.group.metadata
+            log.debug("group %s/%s: %s", group.namespace, group.name, step)
+    return outcome
+
+
+async def _take(cluster: Cluster, picture: GroupPicture, step: Step, now: datetime) -> None:
+    namespace = picture.group.metadata.namespace
+    match step:
+        case AddFinalizer():
+            await add_finalizer(cluster, INFERENCE_GROUPS, picture.raw)
+        case DropFinalizer():
+            await drop_finalizer(cluster, INFERENCE_GROUPS, picture.raw)
+        case LeaveRouter():
+            await _set_gate(cluster, picture, step, False, now)
+        case EnterRouter() | ReturnToRouter():
+            await _set_gate(cluster, picture, step, True, now)
+        case Switch():
+            await _switch(cluster, picture, step, now)
+        case CheckTemplate():
+            await _create(cluster, PODS, _pod(picture, step, now), dry_run=True)
+        case CreatePod():
+            await _create(cluster, PODS, _pod(picture, step, now, step.node_name))
+        case CreateNode():
+            await _create(
+                cluster, LOGICAL_NODES, node_body(picture.group, picture.roles[step.role], step.replica)
+            )
+        case DeletePod():
+            await cluster.delete(PODS, step.replica, namespace, uid=_replica(picture, step.replica).pod_uid)
+        case DeleteNode():
+            uid = _replica(picture, step.replica).node_uid
+            await cluster.delete(LOGICAL_NODES, step.replica, namespace, uid=uid)
+        case Relabel():
+            await _patch(
+                cluster,
+                LOGICAL_NODES,
+                step.replica,
+                namespace,
+                {"metadata": {"labels": {LABEL_ROLE: step.role}}},
+            )
+        case _:
+            assert_never(step)
+
+
+async def _set_gate(
+    cluster: Cluster,
+    picture: GroupPicture,
+    step: LeaveRouter | EnterRouter | ReturnToRouter,
+    value: bool,
+    now: datetime,
+) -> None:
+    """Write the pod condition that the replica's readiness gate names."""
+    pod = _pod_of(picture, step.replica)
+    condition = {
+        "type": GATE_SERVING,
+        "status": str(value),
+        "reason": step.gate.value,
+        "message": step.reason,
+        "lastTransitionTime": timestamp(now),
+    }
+    before = (pod.get("status") or {}).get("conditions") or []
+    others = [one for one in before if one["type"] != GATE_SERVING]
+    patch = {
+        "metadata": {"resourceVersion": pod["metadata"]["resourceVersion"]},
+        "status": {"conditions": [*others, condition]},
+    }
+    await _patch(cluster, PODS, step.replica, pod["metadata"]["namespace"], patch, "status")
+
+
+async def _switch(cluster: Cluster, picture: GroupPicture, step: Switch, now: datetime) -> None:
+    pod, group_name = _pod_of(picture, step.replica), picture.group.metadata.name
+    taker = picture.roles[step.taker]
+    labels: dict[str, str | None] = dict.fromkeys(role_labels(group_name, picture.roles[step.giver]))
+    labels |= role_labels(group_name, taker)
+    patch = {
+        "metadata": {
+            "resourceVersion": pod["metadata"]["resourceVersion"],
+            "labels": labels,
+            "annotations": role_annotations(taker, now),
+        }
+    }
+    await _patch(cluster, PODS, step.replica, pod["metadata"]["namespace"], patch)
+
+
+def _pod(
+    picture: GroupPicture, step: CheckTemplate | CreatePod, now: datetime, node_name: str = ""
+) -> Object:
+    return pod_body(picture.group, picture.roles[step.role], step.replica, node_name, now)
+
+
+async def _create(cluster: Cluster, resource: ResourceType, body: Object, *, dry_run: bool = False) -> None:
+    # AlreadyExists: ours from a pass before, or somebody's; the cache will tell.
+    with contextlib.suppress(AlreadyExistsError):
+        await cluster.create(resource, body, dry_run=dry_run)
+
+
+async def _patch(
+    cluster: Cluster,
+    resource: ResourceType,
+    name: str,
+    namespace: str,
+    patch: Mapping[str, object],
+    subresource: str = "",
+) -> None:
+    # NotFound: it went away meanwhile; the next pass sees that.
+    with contextlib.suppress(NotFoundError):
+        await cluster.patch(resource, name, namespace, patch, subresource=subresource)
+
+
+def _replica(picture: GroupPicture, name: str) -> Replica:
+    found = picture.replica(name)
+    assert found is not None, f"a step about {name}, which is not in the picture it was decided from"
+    return found
+
+
+def _pod_of(picture: GroupPicture, name: str) -> Mapping[str, Any]:
+    pod = _replica(picture, name).pod
+    assert pod is not None, f"a step about the pod of {name}, which has none"
+    return pod

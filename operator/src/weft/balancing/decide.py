@@ -1,0 +1,151 @@
+"""Everything that is decided in one pass over a group, as one value. Pure.
+
+What is decided is recorded in the group's status at the end of the pass and carried out by later ones, so that a
+restart at any point finds the intention in etcd: replicas follow `status.allocation`, flips `status.transfers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from weft.api import Decision, RebalanceMode, Transfer, TransferStep
+from weft.api.names import FINALIZER
+from weft.balancing import conditions, removal
+from weft.balancing.inputs import split_inputs
+from weft.balancing.observe import GroupPicture
+from weft.balancing.plan import SplitPlan, plan_split
+from weft.balancing.replicas import Replica
+from weft.balancing.roster import Roster, plan_roster
+from weft.balancing.state import Finding, Note, Split
+from weft.balancing.steps import AddFinalizer, DropFinalizer, EnterRouter, GateReason, Step
+from weft.balancing.transfers import Carried, carry_on, choose
+from weft.controllers import Now
+
+
+@dataclass(frozen=True)
+class GroupDecision:
+    """What a pass does, and what it records."""
+
+    steps: tuple[Step, ...] = ()
+    """In the order in which they are taken; none waits for another's success."""
+    refused: tuple[Step, ...] = ()
+    """Those that would be taken, but that the API server refused too recently."""
+    plan: SplitPlan | None = None
+    """The allocation that holds from now on; None where nothing is recorded but what the group waits for."""
+    transfers: tuple[Transfer, ...] = ()
+    """Those to record: the open ones, then those that start."""
+    started: tuple[Transfer, ...] = ()
+    balanced: Finding | None = None
+    notes: tuple[Note, ...] = ()
+    """What happened to transfers."""
+    busy: bool = False
+    """Something is being made, moved or removed: look again soon."""
+
+
+def decide(picture: GroupPicture, now: Now) -> GroupDecision:
+    """The next steps of a group, and what its status is to record."""
+    group = picture.group
+    name = group.metadata.name
+    if group.metadata.deletion_timestamp is not None:
+        return _after_refusals(_dissolve(picture, now), picture, now)
+    if FINALIZER not in group.metadata.finalizers:
+        step = AddFinalizer(name, "before its first replica: the group must not vanish while one runs")
+        return _after_refusals(GroupDecision(steps=(step,)), picture, now)
+    carried = [carry_on(transfer, picture, now.wall) for transfer in group.status.transfers]
+    still = tuple(one.transfer for one in carried if not one.over)
+    steps = [one.step for one in carried if one.step is not None]
+    recorded = Split.read(group.status.allocation)
+    roster = Roster()
+    if recorded:
+        forward = {one.replica: one.to for one in still if one.step is not TransferStep.ROLLING_BACK}
+        roster = plan_roster(picture, recorded, forward, now.wall)
+        steps += _follow(picture, roster, still, now)
+    plan = _split(picture, carried, recorded, now)
+    started, obstacle = choose(plan.allocation, picture, still, now.wall)
+    transfers = (*still, *started)
+    obstacles = (plan.obstacle, roster.obstacle, obstacle)
+    decision = GroupDecision(
+        steps=tuple(steps),
+        plan=plan,
+        transfers=transfers,
+        started=started,
+        balanced=conditions.balanced(transfers, plan.allocation, picture.roles, picture.replicas, obstacles),
+        notes=tuple(one.note for one in carried if one.note is not None),
+        busy=bool(transfers or roster.remove),
+    )
+    return _after_refusals(decision, picture, now)
+
+
+def _dissolve(picture: GroupPicture, now: Now) -> GroupDecision:
+    """Take all replicas away, then let the group go."""
+    if not picture.replicas:
+        return GroupDecision(steps=(DropFinalizer(picture.group.metadata.name, "nothing of it is left"),))
+    steps = (removal.next_step(one, picture, now.wall) for one in picture.replicas)
+    return GroupDecision(steps=tuple(step for step in steps if step is not None), busy=True)
+
+
+def _follow(picture: GroupPicture, roster: Roster, transfers: Iterable[Transfer], now: Now) -> list[Step]:
+    """Let the replicas follow the recorded allocation."""
+    moving = {one.replica for one in transfers}
+    steps = list(roster.create)
+    steps += [
+        EnterRouter(one.name, "takes requests")
+        for one in picture.replicas
+        if one.name not in moving and one.name not in roster.remove and _belongs_in(one)
+    ]
+    steps += roster.repair
+    for name in roster.remove:
+        leaving = picture.replica(name)
+        step = removal.next_step(leaving, picture, now.wall) if leaving is not None else None
+        if step is not None:
+            steps.append(step)
+    return steps
+
+
+def _belongs_in(replica: Replica) -> bool:
+    """Whether a replica is out of the router although nobody wants it out."""
+    return (
+        replica.has_pod
+        and replica.pod_running
+        and not replica.pod_deleting
+        and replica.gate is not True
+        and replica.gate_reason != GateReason.REMOVING
+    )
+
+
+def _split(picture: GroupPicture, carried: list[Carried], recorded: Split, now: Now) -> SplitPlan:
+    """The split that holds from now on. A transfer that was rolled back takes its part of the decision with it."""
+    group = picture.group
+    allocation = recorded
+    known = group.status.decision
+    decided_at = known.decision_time if known is not None else None
+    back: Decision | None = None
+    returned = [one.transfer for one in carried if one.returned]
+    if returned and group.spec.rebalance.mode is RebalanceMode.AUTO:
+        for transfer in returned:
+            allocation = allocation.moved(transfer.to, transfer.from_)
+        names = ", ".join(transfer.replica for transfer in returned)
+        text = f"{names} could not change its role: {allocation} holds"
+        back, decided_at = Decision(reason=text, decision_time=now.wall), now.wall
+    still = [one.transfer for one in carried if not one.over]
+    counts = {
+        name: sum(one.role == name and one.has_pod for one in picture.replicas) for name in picture.roles
+    }
+    settled = not still and all(counts[name] <= allocation[name] for name in counts)
+    forward = [one for one in still if one.step is not TransferStep.ROLLING_BACK]
+    moving = tuple((one.from_, one.to) for one in forward) if len(forward) == len(still) else ()
+    plan = plan_split(split_inputs(picture, allocation, decided_at, settled, moving, now.wall))
+    return replace(plan, decision=back) if plan.decision is None and back is not None else plan
+
+
+def _after_refusals(decision: GroupDecision, picture: GroupPicture, now: Now) -> GroupDecision:
+    """The decision without the steps that the API server refused too recently."""
+
+    def too_early(step: Step) -> bool:
+        known = picture.refusals.get(step.subject)
+        return known is not None and known.holds(picture.version(step.subject), now.boot)
+
+    refused = tuple(step for step in decision.steps if too_early(step))
+    steps = tuple(step for step in decision.steps if step not in refused)
+    return replace(decision, steps=steps, refused=refused, busy=decision.busy or bool(steps))

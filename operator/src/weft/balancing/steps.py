@@ -1,0 +1,150 @@
+"""The steps that a pass over a group may take: what `decide` returns and `apply` carries out, one write each.
+
+Every step may be repeated, and each says why it is taken. Replicas, roles and logical nodes are meant by name, as
+they stand in the picture that was decided from.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Literal
+
+
+class GateReason(enum.StrEnum):
+    """Why a replica is in the router or out of it: the reason of the pod condition `weft.dev/serving`."""
+
+    SERVING = "Serving"
+    TRANSFER = "Transfer"
+    REMOVING = "Removing"
+    ROLLED_BACK = "RolledBack"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the API server's refusal of a step is about; until the next try no step with this subject is taken."""
+
+    kind: Literal["role", "replica", "group"]
+    """A role's new replicas, one replica, or the group itself."""
+    name: str
+
+
+@dataclass(frozen=True)
+class _OfGroup:
+    group: str
+    reason: str
+
+    @property
+    def subject(self) -> Subject:
+        return Subject("group", self.group)
+
+
+@dataclass(frozen=True)
+class AddFinalizer(_OfGroup):
+    """Keep the group from vanishing while something of it runs."""
+
+
+@dataclass(frozen=True)
+class DropFinalizer(_OfGroup):
+    """Let the group go."""
+
+
+@dataclass(frozen=True)
+class _OfReplica:
+    replica: str
+    reason: str
+
+    @property
+    def subject(self) -> Subject:
+        return Subject("replica", self.replica)
+
+
+@dataclass(frozen=True)
+class LeaveRouter(_OfReplica):
+    """Take a replica out of the router: its pod is not Ready any more. `gate`: for what."""
+
+    gate: GateReason
+
+
+@dataclass(frozen=True)
+class EnterRouter(_OfReplica):
+    """Let the router send requests to a replica."""
+
+    gate: GateReason = GateReason.SERVING
+
+
+@dataclass(frozen=True)
+class ReturnToRouter(_OfReplica):
+    """The same for a replica whose transfer is rolled back."""
+
+    gate: GateReason = GateReason.ROLLED_BACK
+
+
+@dataclass(frozen=True)
+class Switch(_OfReplica):
+    """Give a replica to another role: role, stage and the templates' own labels in one guarded write."""
+
+    giver: str
+    taker: str
+
+
+@dataclass(frozen=True)
+class DeletePod(_OfReplica):
+    """End a replica's pod."""
+
+
+@dataclass(frozen=True)
+class DeleteNode(_OfReplica):
+    """Give a replica's logical node back."""
+
+
+@dataclass(frozen=True)
+class Relabel(_OfReplica):
+    """Let the role label of a replica's logical node follow its pod's."""
+
+    role: str
+
+
+@dataclass(frozen=True)
+class _OfNewReplica:
+    role: str
+    replica: str
+    """The new replica's name."""
+    reason: str
+
+    @property
+    def subject(self) -> Subject:
+        return Subject("role", self.role)
+
+
+@dataclass(frozen=True)
+class CheckTemplate(_OfNewReplica):
+    """Ask the API server whether it would take the role's pod, before hardware is bound for it."""
+
+
+@dataclass(frozen=True)
+class CreateNode(_OfNewReplica):
+    """Ask for a logical node for a new replica."""
+
+
+@dataclass(frozen=True)
+class CreatePod(_OfNewReplica):
+    """Make a replica's pod; `node_name` is the Node of its logical node, empty for a plain pod."""
+
+    node_name: str = ""
+
+
+Step = (
+    AddFinalizer
+    | DropFinalizer
+    | LeaveRouter
+    | EnterRouter
+    | ReturnToRouter
+    | Switch
+    | CheckTemplate
+    | CreatePod
+    | CreateNode
+    | DeletePod
+    | DeleteNode
+    | Relabel
+)
