@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import json
 import sys
 import urllib.request
@@ -14,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from weft.emulator.journal import check
 from weft.fabric.driver import Connection, Device, DeviceKind, Operation, OperationPhase
@@ -375,32 +370,12 @@ async def test_a_new_leader_ends_the_sessions_of_the_old_one(tmp_path: Path) -> 
 
 
 def certificate(directory: Path) -> tuple[Path, Path, str]:
-    """A self-signed certificate for 127.0.0.1: its file, its key's file, its PEM text."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fabric manager")])
-    now = datetime.datetime.now(datetime.UTC)
-    issued = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = issued.public_bytes(serialization.Encoding.PEM)
-    (directory / "tls.crt").write_bytes(pem)
-    (directory / "tls.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return directory / "tls.crt", directory / "tls.key", pem.decode()
+    """A certificate for 127.0.0.1: its file, its key's file, the PEM text of who signed it."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(directory / "tls.crt")
+    issued.private_key_pem.write_to_path(directory / "tls.key")
+    return directory / "tls.crt", directory / "tls.key", authority.cert_pem.bytes().decode()
 
 
 async def test_tls_needs_the_managers_ca_and_its_name(tmp_path: Path) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+import trustme
 from sushy.resources import constants as common
 from sushy.resources.compositionservice.constants import CompositionState
 from sushy.resources.compositionservice.resourceblock import ResourceBlockCollection
@@ -39,42 +34,13 @@ ENTITY_TYPE = {
 
 def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
     """A CA and a server's certificate for 127.0.0.1 signed by it: CA, certificate, key."""
-    now = datetime.now(UTC)
-
-    def certificate(
-        name: str, issuer: str, key: Any, signer: Any, *extensions: tuple[x509.ExtensionType, bool]
-    ) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-            )
-        )
-        for extension, critical in extensions:
-            builder = builder.add_extension(extension, critical=critical)
-        return builder.sign(signer, hashes.SHA256())
-
-    ca_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    ca = certificate("test CA", "test CA", ca_key, ca_key, (x509.BasicConstraints(True, 0), True))
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    server = certificate("emulator", "test CA", server_key, ca_key, (names, False))
+    authority = trustme.CA()
+    server = authority.issue_cert("127.0.0.1")
     files = (folder / "ca.pem", folder / "server.pem", folder / "server.key")
-    for path, found in zip(files, (ca, server), strict=False):
-        path.write_bytes(found.public_bytes(serialization.Encoding.PEM))
-    files[2].write_bytes(
-        server_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    for path, pem in zip(
+        files, (authority.cert_pem, server.cert_chain_pems[0], server.private_key_pem), strict=True
+    ):
+        pem.write_to_path(path)
     return files
 
 
