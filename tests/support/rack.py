@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,8 +22,11 @@ from weft.api.resources import (
     NODES,
     ResourceType,
 )
-from weft.binding.controller import Binding
+from weft.binding.controllers import controllers
+from weft.binding.fabrics import Fabrics
+from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey
 from weft.cluster import Object
+from weft.controllers import Now
 from weft.fabric.driver import (
     Capabilities,
     Device,
@@ -123,11 +127,27 @@ class FixedLeader:
         return self.left
 
 
+class Clock:
+    """The wall clock and the machine's, which a test sets."""
+
+    def __init__(self) -> None:
+        self.wall = datetime(2026, 1, 1, tzinfo=UTC)
+        self.boot = 1000.0
+
+    def now(self) -> Now:
+        return Now(self.wall, self.boot)
+
+    def forward(self, seconds: float) -> None:
+        self.wall += timedelta(seconds=seconds)
+        self.boot += seconds
+
+
 class Rack:
     """A Fabric `rack` with one GPU pool, one Node per host, and the reconcilers."""
 
     def __init__(self, patch: pytest.MonkeyPatch, *, gpus: int = 4, hosts: int = 2, settle: int = 60) -> None:
-        self.cluster = MemoryCluster()
+        self.clock = Clock()
+        self.cluster = MemoryCluster(lambda: self.clock.wall)
         self.hosts = [f"sled-{n}" for n in range(hosts)]
         self.driver = MemoryDriver(gpus, self.hosts)
         self.drivers: dict[str, MemoryDriver] = {"https://rack": self.driver}
@@ -135,20 +155,25 @@ class Rack:
         self.leader = FixedLeader()
         self.secrets: dict[str, Object] = {}
         self.settle_seconds = settle
-        self.keys: list[tuple[str, str, str]] = []
+        self.keys: list[Hashable] = []
         patch.setattr("weft.binding.fabrics.open_driver", lambda name, link: self.drivers[link.endpoint])
-        self.binding = self.restart()
+        self.restart()
 
-    def restart(self) -> Binding:
+    def restart(self) -> None:
         """A new leader that remembers nothing."""
-        self.binding = Binding(self.cluster, self._read, "weft-system", 15.0, self.leader, self._enqueue)
-        return self.binding
+        self.keys.clear()
+        self.fabrics = Fabrics(self.cluster, self.read, "weft-system", self.leader)
+        self.controllers = controllers(self.cluster, self.fabrics, 15.0, self._enqueue)
 
-    async def _read(self, resource: ResourceType, name: str, namespace: str) -> Object | None:
+    async def read(self, resource: ResourceType, name: str, namespace: str) -> Object | None:
+        """How controllers read a Secret."""
         return self.secrets.get(name)
 
-    def _enqueue(self, controller: str, namespace: str, name: str, after_seconds: float) -> None:
-        key = controller, namespace, name
+    async def reconcile(self, key: Hashable) -> float | None:
+        """One pass over one key."""
+        return await self.controllers[type(key)].reconcile(key, self.clock.now())
+
+    def _enqueue(self, key: Hashable, after_seconds: float) -> None:
         if after_seconds <= 0 and key not in self.keys:
             self.keys.append(key)
 
@@ -192,28 +217,31 @@ class Rack:
         await self.work(name)
 
     async def poll(self, name: str = "rack") -> float | None:
-        again = await self.binding.reconcile_fabric(name)
+        again = await self.reconcile(FabricKey(name))
         await self.settle()
         return again
 
     async def work(self, name: str) -> float | None:
-        again = await self.binding.reconcile_node("a", name)
+        """Work on a LogicalNode until it waits for something, and on what was asked for meanwhile."""
+        key = LogicalNodeKey("a", name)
+        again = await self.reconcile(key)
+        while again == 0:
+            again = await self.reconcile(key)
         await self.settle()
         return again
+
+    async def place_again(self) -> None:
+        """A placement pass that was asked for a while ago."""
+        await self.reconcile(PlacementKey())
+        await self.settle()
 
     async def settle(self) -> None:
         for _ in range(200):
             if not self.keys:
                 return
-            controller, namespace, name = self.keys.pop(0)
-            if controller == "fabric":
-                await self.binding.reconcile_fabric(name)
-            elif controller == "pool":
-                await self.binding.reconcile_pools()
-            elif controller == "placement":
-                await self.binding.place_waiting()
-            else:
-                await self.binding.reconcile_node(namespace, name)
+            key = self.keys.pop(0)
+            if await self.reconcile(key) == 0:
+                self._enqueue(key, 0)
         raise AssertionError(f"never idle; next would be {self.keys[0]}")
 
     def node(self, name: str) -> Object:

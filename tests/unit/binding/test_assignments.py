@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import pytest
 
 from weft.binding.assignments import Assignments
-from weft.binding.keys import LogicalNodeKey
+from weft.binding.keys import LogicalNodeKey, PlacementKey
 from weft.binding.plan import Assignment, HostOffer, Refusal, Waiting
 
 KEY = LogicalNodeKey("a", "n")
@@ -52,8 +52,11 @@ def test_a_namesake_does_not_inherit_an_assignment(assignments: Assignments) -> 
     assert assignments.outstanding() == ()
 
 
-def test_a_host_without_capacity_is_avoided_until_nothing_else_is_left(assignments: Assignments) -> None:
+def test_a_host_without_capacity_is_avoided_until_nothing_else_is_left(
+    assignments: Assignments, asked: list[Hashable]
+) -> None:
     assignments.avoid("u1", "sled-0")
     assert assignments.avoided("u1") == {"sled-0"}
     assignments.record(Refusal(waiting(), "NoHost", "no host"))
     assert assignments.avoided("u1") == frozenset()
+    assert asked == [PlacementKey(), KEY]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from weft.api.resources import (
     NODES,
     PODS,
 )
+from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
 from weft.cluster import InvalidError, Object
 from weft.fabric.errors import CapacityExhausted, DeviceFault
 
@@ -56,10 +56,11 @@ async def test_a_place_that_was_given_up_does_not_keep_the_taint(monkeypatch: py
     await rack.ask("n")
     await rack.work("n")
     # The manager never showed the devices: they settle first, which a restarted leader cannot know to be quick.
-    rack.binding._fabrics.session("rack").settle_seconds = 0  # type: ignore[union-attr]
+    rack.fabrics.session("rack").settle_seconds = 0  # type: ignore[union-attr]
     for _ in range(4):
         await rack.poll()
         await rack.work("n")
+    await rack.place_again()
     assert condition(rack.node("n"), "Bound")[0] == "True"
     assert rack.tainted() == {"node-sled-0": "a.n"}
 
@@ -74,7 +75,7 @@ async def test_a_node_placed_elsewhere_after_a_failure_taints_its_own_node_alone
 
     rack.driver.before_attach = fail_once
     await rack.ask("n")
-    rack.binding._fabrics.session("rack").settle_seconds = 0  # type: ignore[union-attr]
+    rack.fabrics.session("rack").settle_seconds = 0  # type: ignore[union-attr]
     for _ in range(4):
         await rack.poll()
         await rack.work("n")
@@ -147,7 +148,7 @@ async def test_a_node_whose_time_is_up_stays_expired_while_a_pod_holds_its_devic
     await rack.build()
     await rack.ask("n", ttlSecondsAfterBound=1)
     await add_pod(rack, rack.node("n")["status"]["nodeName"])
-    await asyncio.sleep(1.1)
+    rack.clock.forward(1.1)
     for _ in range(3):
         await rack.work("n")
     assert condition(rack.node("n"), "Bound")[0] == "False"
@@ -158,7 +159,7 @@ async def test_a_node_whose_time_is_up_stays_expired_while_a_pod_holds_its_devic
     assert (rack.claims(), rack.tainted(), rack.driver.pairs) == ([], {}, set())
 
 
-async def test_a_device_that_falls_ill_and_recovers_is_said_at_the_next_polls(rack: Rack) -> None:
+async def test_a_device_that_fails_and_recovers_is_said_at_the_next_polls(rack: Rack) -> None:
     await rack.build()
     await rack.ask("n")
     device = rack.node("n")["status"]["devices"][0]["device"]
@@ -170,7 +171,7 @@ async def test_a_device_that_falls_ill_and_recovers_is_said_at_the_next_polls(ra
     assert condition(rack.node("n"), "Ready")[0] == "True"
 
 
-async def test_a_restart_or_a_doubted_reading_does_not_make_a_broken_node_ready(rack: Rack) -> None:
+async def test_a_restart_or_an_incomplete_reading_does_not_make_a_broken_node_ready(rack: Rack) -> None:
     await rack.build()
     await rack.ask("n")
     device = rack.node("n")["status"]["devices"][0]["device"]
@@ -200,6 +201,7 @@ async def test_a_place_that_had_no_capacity_is_tried_again_when_nothing_else_is_
     for _ in range(8):
         await rack.poll()
         await rack.work("n")
+    await rack.place_again()
     assert condition(rack.node("n"), "Bound")[0] == "True"
 
 
@@ -214,9 +216,10 @@ async def test_one_claim_that_the_api_server_refuses_does_not_stop_the_others(ra
     for name in ("bad", "good"):
         spec = {"accelerators": [{"name": "main", "count": 1}]}
         await rack.cluster.create(LOGICAL_NODES, {"metadata": {"name": name, "namespace": "a"}, "spec": spec})
+    await rack.reconcile(PlacementKey())
     with pytest.raises(InvalidError):
-        await rack.binding.place_waiting()
-    await rack.binding.reconcile_node("a", "good")
+        await rack.reconcile(LogicalNodeKey("a", "bad"))
+    await rack.reconcile(LogicalNodeKey("a", "good"))
     assert condition(rack.node("good"), "Bound")[0] == "True"
 
 
@@ -229,9 +232,9 @@ async def test_a_pool_that_appears_while_pools_are_counted_does_not_stop_the_cou
         rack.cluster.objects.setdefault((MEMORY_POOLS, "", "late"), {"metadata": metadata, "spec": spec})
 
     rack.driver.devices["gpu-9"] = True
-    await rack.binding.reconcile_fabric("rack")
+    await rack.reconcile(FabricKey("rack"))
     rack.cluster.after_write = appear
-    await rack.binding.reconcile_pools()
+    await rack.reconcile(PoolsKey())
     assert (rack.cluster.get(GPU_POOLS, "gpus") or {})["status"]["devices"]["total"] == 5
 
 
@@ -250,7 +253,7 @@ async def test_a_fabric_deleted_while_claims_are_made_is_kept_until_they_are_rel
         await close()
 
     rack.driver.close = claimed_meanwhile  # type: ignore[method-assign]
-    await rack.binding.reconcile_fabric("rack")
+    await rack.reconcile(FabricKey("rack"))
     assert rack.cluster.get(FABRICS, "rack") is not None
 
 
@@ -326,8 +329,10 @@ async def test_a_node_whose_status_cannot_be_written_does_not_keep_others_from_t
         return await write(resource, current, status)
 
     monkeypatch.setattr(rack.cluster, "write_status", refuse)
+    await rack.reconcile(PlacementKey())
     with pytest.raises(InvalidError):
-        await rack.binding.place_waiting()
+        await rack.reconcile(LogicalNodeKey("a", "bad"))
+    await rack.reconcile(LogicalNodeKey("a", "good"))
     assert condition(rack.node("good"), "Reserved") == ("False", "NotEnoughDevices")
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from support.rack import MemoryDriver, Rack, condition, secret
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES
+from weft.binding.keys import FabricKey
 from weft.cluster import ClusterError
 from weft.fabric.driver import Unused, UnusedReason
 from weft.fabric.errors import Transient
@@ -35,9 +36,9 @@ async def test_a_secret_that_the_api_server_refuses_does_not_stop_placement_else
     async def refuse(*_: object) -> None:
         raise ClusterError(403, "Forbidden", "secrets")
 
-    monkeypatch.setattr(rack.binding._fabrics, "_read", refuse)
+    monkeypatch.setattr(rack.fabrics, "_read", refuse)
     with pytest.raises(ClusterError):
-        await rack.binding.reconcile_fabric("other")
+        await rack.reconcile(FabricKey("other"))
     await rack.ask("n")
     assert condition(rack.node("n"), "Bound")[0] == "True"
 

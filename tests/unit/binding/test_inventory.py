@@ -11,32 +11,32 @@ def reading(count: int, *, complete: bool = True, attached: tuple[tuple[str, str
 
 def test_a_complete_reading_replaces_the_picture() -> None:
     picture = accept(reading(10), 10, reading(9))
-    assert picture.doubt == ""
+    assert picture.problem == ""
     assert len(picture.inventory.devices) == 9
 
 
 def test_an_incomplete_reading_removes_nothing() -> None:
     known = reading(10, attached=(("gpu-9", "h"),))
     picture = accept(known, 10, reading(3, complete=False))
-    assert picture.doubt == "InventoryIncomplete"
+    assert picture.problem == "InventoryIncomplete"
     assert len(picture.inventory.devices) == 10
     assert picture.inventory.attachments == (("gpu-9", "h"),)
 
 
-def test_more_than_a_fifth_gone_at_once_is_doubted_and_says_how_to_confirm_it() -> None:
+def test_more_than_a_fifth_gone_at_once_is_not_believed_and_says_how_to_confirm_it() -> None:
     picture = accept(reading(10), 10, reading(7))
-    assert picture.doubt == "InventoryShrank"
+    assert picture.problem == "InventoryShrank"
     assert "weft.dev/accept-inventory=7" in picture.message
     assert len(picture.inventory.devices) == 10
 
 
-def test_a_manager_that_restarts_empty_is_doubted_also_after_the_operator_restarted() -> None:
-    assert accept(None, 10, reading(0)).doubt == "InventoryShrank"
+def test_a_manager_that_restarts_empty_is_not_believed_also_after_the_operator_restarted() -> None:
+    assert accept(None, 10, reading(0)).problem == "InventoryShrank"
 
 
 def test_a_loss_that_an_administrator_confirmed_is_believed() -> None:
     picture = accept(reading(10), 10, reading(5), accepted_count=5)
-    assert picture.doubt == ""
+    assert picture.problem == ""
     assert len(picture.inventory.devices) == 5
 
 

@@ -25,6 +25,7 @@ async def limit(rack: Rack, *limits: dict[str, Any], name: str = "devices", name
     else:
         await rack.cluster.patch(DEVICE_QUOTAS, name, namespace, {"spec": {"limits": list(limits)}})
     await rack.poll()
+    await rack.place_again()
 
 
 def quota(rack: Rack, name: str = "devices") -> Object:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from support.rack import FixedLeader, MemoryDriver
+from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture, accept
 from weft.binding.session import FabricSession
-from weft.fabric.errors import Busy
+from weft.fabric.driver import Operation, OperationPhase
+from weft.fabric.errors import Busy, CapacityExhausted, OutcomeUnknown
 
 HOST = "sled-0"
 
@@ -21,15 +25,25 @@ def session(settle_seconds: float = 0.0) -> tuple[FabricSession, MemoryDriver, F
         leader=leader,
         request_timeout_seconds=1.0,
         settle_seconds=settle_seconds,
+        opened=0.0,
         epoch=1,
         managed=True,
     )
     return made, driver, leader
 
 
-async def read(made: FabricSession) -> None:
-    began = await made.read_inventory()
-    made.take(accept(None, 0, made.reading), began)
+async def read(made: FabricSession, at: float = 1.0) -> None:
+    began = made.evidence.next()
+    reading = await made.driver.inventory()
+    made.take(accept(None, 0, reading), began, at)
+
+
+def certainty(made: FabricSession) -> Certainty:
+    return made.evidence.certainty("uid", "gpu-0", HOST, made.settle_seconds)
+
+
+async def attach(made: FabricSession) -> None:
+    await made.attach("op", HOST, frozenset({"gpu-0"}), frozenset({"uid"}))
 
 
 async def test_a_device_settles_though_its_host_is_read_during_every_inventory() -> None:
@@ -39,19 +53,19 @@ async def test_a_device_settles_though_its_host_is_read_during_every_inventory()
         await made.attached(HOST)
 
     driver.before_inventory = look
-    await made.attach("op", HOST, frozenset({"gpu-0"}), frozenset({"uid"}))
+    await attach(made)
     driver.pairs.clear()
     for _ in range(3):
         await read(made)
-    assert made.settled_absent("gpu-0", HOST)
+    assert certainty(made) is Certainty.SETTLED
 
 
 async def test_a_device_does_not_settle_in_a_reading_that_began_before_the_call() -> None:
     made, driver, _ = session()
     await read(made)
-    await made.attach("op", HOST, frozenset({"gpu-0"}), frozenset({"uid"}))
+    await attach(made)
     driver.pairs.clear()
-    assert not made.settled_absent("gpu-0", HOST)
+    assert certainty(made) is not Certainty.SETTLED
 
 
 async def test_a_device_seen_attached_settles_only_after_it_is_gone() -> None:
@@ -59,10 +73,10 @@ async def test_a_device_seen_attached_settles_only_after_it_is_gone() -> None:
     driver.pairs = {("gpu-0", HOST)}
     await read(made)
     await read(made)
-    assert not made.settled_absent("gpu-0", HOST)
+    assert certainty(made) is not Certainty.SETTLED
     driver.pairs = set()
     await read(made)
-    assert made.settled_absent("gpu-0", HOST)
+    assert certainty(made) is Certainty.SETTLED
 
 
 async def test_a_device_that_somebody_attached_elsewhere_is_absent_from_our_host() -> None:
@@ -70,14 +84,14 @@ async def test_a_device_that_somebody_attached_elsewhere_is_absent_from_our_host
     driver.pairs = {("gpu-0", "sled-1")}
     await read(made)
     await read(made)
-    assert made.settled_absent("gpu-0", HOST)
+    assert certainty(made) is Certainty.SETTLED
 
 
 async def test_two_readings_have_to_be_as_far_apart_as_the_fabric_asks() -> None:
     made, _, _ = session(settle_seconds=60)
     await read(made)
     await read(made)
-    assert not made.settled_absent("gpu-0", HOST)
+    assert certainty(made) is not Certainty.SETTLED
 
 
 async def test_an_incomplete_reading_settles_nothing() -> None:
@@ -85,7 +99,7 @@ async def test_an_incomplete_reading_settles_nothing() -> None:
     driver.complete = False
     await read(made)
     await read(made)
-    assert not made.settled_absent("gpu-0", HOST)
+    assert certainty(made) is not Certainty.SETTLED
 
 
 async def test_an_inventory_that_began_earlier_does_not_overwrite_what_was_read_of_a_host_since() -> None:
@@ -122,8 +136,99 @@ async def _nothing() -> None:
     return None
 
 
-def test_a_picture_in_doubt_is_taken_without_counting_as_a_complete_reading() -> None:
+def raises(error: Exception) -> Callable[[], Awaitable[None]]:
+    async def fail() -> None:
+        raise error
+
+    return fail
+
+
+async def test_a_device_seen_after_an_answered_attach_is_free_as_soon_as_it_is_detached() -> None:
+    made, _, _ = session(settle_seconds=60)
+    await attach(made)
+    assert await made.attached(HOST) == {"gpu-0"}
+    await made.detach("op-release", HOST, frozenset({"gpu-0"}))
+    assert await made.attached(HOST) == frozenset()
+    assert certainty(made) is Certainty.CLEAR
+
+
+async def test_a_device_whose_first_attach_had_no_answer_settles_although_the_repeat_bound_it() -> None:
+    made, driver, _ = session(settle_seconds=60)
+    driver.before_attach = raises(OutcomeUnknown("no answer"))
+    with pytest.raises(OutcomeUnknown):
+        await attach(made)
+    driver.before_attach = _nothing
+    await attach(made)
+    await made.attached(HOST)
+    await made.detach("op-release", HOST, frozenset({"gpu-0"}))
+    await made.attached(HOST)
+    assert certainty(made) is Certainty.OPEN
+    await read(made, 10)
+    await read(made, 69)
+    assert certainty(made) is Certainty.OPEN
+    await read(made, 70)
+    assert certainty(made) is Certainty.SETTLED
+
+
+async def test_an_unanswered_attach_is_over_once_settle_seconds_have_passed_with_the_device_attached() -> (
+    None
+):
+    made, driver, _ = session(settle_seconds=60)
+    driver.before_attach = raises(OutcomeUnknown("no answer"))
+    with pytest.raises(OutcomeUnknown):
+        await attach(made)
+    driver.pairs = {("gpu-0", HOST)}
+    await read(made, 10)
+    assert certainty(made) is Certainty.OPEN
+    await read(made, 70)
+    assert certainty(made) is Certainty.CLEAR
+
+
+async def test_an_attach_that_the_manager_refused_locks_nothing() -> None:
+    made, driver, _ = session(settle_seconds=60)
+    made.evidence.claimed({"uid"})
+    driver.before_attach = raises(CapacityExhausted("full"))
+    with pytest.raises(CapacityExhausted):
+        await attach(made)
+    await made.attached(HOST)
+    assert certainty(made) is Certainty.CLEAR
+
+
+async def test_a_claim_of_an_earlier_leader_settles_though_our_repeat_of_its_attach_was_refused() -> None:
+    made, driver, _ = session(settle_seconds=60)
+    driver.before_attach = raises(CapacityExhausted("full"))
+    with pytest.raises(CapacityExhausted):
+        await attach(made)
+    await made.attached(HOST)
+    assert certainty(made) is Certainty.OPEN
+
+
+async def test_nothing_is_read_or_asked_of_a_host_while_a_task_changes_it() -> None:
+    made, driver, _ = session()
+    tasks = {"task-1": OperationPhase.RUNNING}
+
+    async def start(*_: object) -> Operation:
+        return Operation("task-1", OperationPhase.RUNNING)
+
+    async def look(id: str) -> Operation:
+        return Operation(id, tasks[id])
+
+    driver.attach = start  # type: ignore[method-assign]
+    driver.operation = look  # type: ignore[method-assign]
+    with pytest.raises(Busy):
+        await attach(made)
+    with pytest.raises(Busy):
+        await made.attached(HOST)
+    with pytest.raises(Busy):
+        await made.detach("op-release", HOST, frozenset({"gpu-0"}))
+    assert driver.calls == []
+    tasks["task-1"] = OperationPhase.SUCCEEDED
+    driver.pairs = {("gpu-0", HOST)}
+    assert await made.attached(HOST) == {"gpu-0"}
+
+
+async def test_an_incomplete_picture_is_taken_without_counting_as_a_complete_reading() -> None:
     made, _, _ = session()
-    made.take(Picture(made.reading, "InventoryIncomplete"), 1.0)
+    made.take(Picture(await made.driver.inventory(), "InventoryIncomplete"), made.evidence.next(), 1.0)
     assert made.picture is not None
-    assert not made.settled_absent("gpu-0", HOST)
+    assert certainty(made) is not Certainty.SETTLED

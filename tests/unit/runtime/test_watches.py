@@ -34,7 +34,10 @@ class World:
         self.queue = WorkQueue(1)
         nothing: Any = SimpleNamespace()
         cluster: Any = self.cache
-        every = [*controllers(nothing).values(), GroupController(cluster, {}, {})]
+        every = [
+            *controllers(cluster, nothing, 15.0, self.queue.add).values(),
+            GroupController(cluster, {}, {}),
+        ]
         self.watches = Watches(every, cluster, self.queue)
         self._version = 0
 

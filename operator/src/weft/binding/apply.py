@@ -1,64 +1,386 @@
-"""Carries a logical node forward (claim, reserve the Node, attach, verify) or back (detach, verify, give up).
-
-Both directions are sagas for `weft.saga.engine`; which one it is, is stored in the claims (lifecycle.py). Every
-action may run again after a crash at any point.
-"""
+"""Carries out one step of a logical node. Every step may run again after a crash at any point."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from weft.api import DeviceAttachment
 from weft.api.attachment import attachment_name
+from weft.api.conditions import is_true
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.quantity import format_bytes
-from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES, PODS
-from weft.binding.lifecycle import is_attached, is_deleting, is_quarantined
+from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES
+from weft.binding.assignments import Assignments
+from weft.binding.decide import expired_facts
+from weft.binding.fabrics import Fabrics
+from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey
 from weft.binding.membership import POOL_KIND
-from weft.binding.objects import logical_node_taint, taint_value
+from weft.binding.objects import (
+    UNANSWERED,
+    is_deleting,
+    is_quarantined,
+    logical_node_taint,
+    parse_node,
+    taint_value,
+)
+from weft.binding.observe import Attempt, carrying
+from weft.binding.observe import Place as At
 from weft.binding.plan import Assignment, Chosen
 from weft.binding.session import FabricSession
-from weft.binding.status import with_facts
-from weft.cluster import AlreadyExistsError, Cluster, Object, drop_finalizer
-from weft.fabric.driver import DeviceKind
-from weft.fabric.errors import (
-    Conflict,
-    DeviceFault,
-    FabricError,
-    InvalidRequest,
-    OutcomeUnknown,
-    PartialFailure,
+from weft.binding.status import Fact, Status, bound_status, unbound_status, with_facts
+from weft.binding.steps import (
+    Attach,
+    Claim,
+    ClearTaint,
+    Detach,
+    Expire,
+    Finish,
+    GiveUp,
+    MarkAttached,
+    Place,
+    Publish,
+    Quarantine,
+    Reserve,
+    Step,
+    TurnBack,
+    Verify,
+    Wait,
+    Withdraw,
 )
-from weft.saga.engine import Step
+from weft.cluster import AlreadyExistsError, Cluster, ConflictError, Object, add_finalizer, drop_finalizer
+from weft.controllers import Enqueue, Now
+from weft.fabric.driver import DeviceKind
+from weft.fabric.errors import FabricError, InvalidRequest, OutcomeUnknown, PartialFailure
 
 log = logging.getLogger(__name__)
 
 
-class ClaimLost(Exception):
-    """Somebody else holds a device or the Node: give up what is claimed and look for another place."""
+@dataclass
+class Pass:
+    """One pass over one logical node: what it was given, and what it has done so far."""
+
+    key: LogicalNodeKey
+    now: Now
+    attempts: dict[At, Attempt] = field(default_factory=dict)
+    tainted: tuple[str, ...] | None = None
+    """Nodes that carry the logical node, once they were looked for; None after a taint was written."""
+    status: Status | None = None
+    """The draft that is written at the pass's end."""
+    announce_bound: str = ""
+    """What the event says once the status is written."""
+
+    def attempt(self, fabric: str, host: str) -> Attempt:
+        return self.attempts.setdefault((fabric, host), Attempt())
+
+    def forget_attempts(self, claims: Iterable[DeviceAttachment]) -> None:
+        """The way leads back from here: what went wrong on the way forward is dealt with."""
+        for claim in claims:
+            self.attempts.pop((claim.spec.fabric, claim.spec.host), None)
 
 
-class DevicesFailed(Exception):
-    """Devices that the manager could not attach, with its reasons by device."""
+@dataclass(frozen=True)
+class Ended:
+    """The pass is over; look again in so many seconds, or when something changes (None)."""
 
-    def __init__(self, failed: dict[str, str]) -> None:
-        super().__init__("; ".join(f"{device}: {why}" for device, why in sorted(failed.items())))
-        self.failed = failed
+    again: float | None
 
 
-async def claim(cluster: Cluster, session: FabricSession, assignment: Assignment) -> list[DeviceAttachment]:
-    """Create one DeviceAttachment per device: the intention, in etcd before the first call.
+class Actions:
+    """What steps are carried out on."""
 
-    Raises ClaimLost when one of the names is taken; the others are then being deleted.
-    """
+    def __init__(
+        self, cluster: Cluster, fabrics: Fabrics, assignments: Assignments, enqueue: Enqueue
+    ) -> None:
+        self._cluster = cluster
+        self._fabrics = fabrics
+        self._assignments = assignments
+        self._enqueue = enqueue
+
+    async def apply(self, step: Step, run: Pass) -> Ended | None:
+        """Carry out one step; None: the next one can be decided on at once.
+
+        What a fabric manager answers, good or bad, is kept in the pass's attempts. Raises ClusterError.
+        """
+        match step:
+            case Claim():
+                await self._claim(step.assignment, run)
+            case Reserve():
+                await self._reserve(step, run)
+            case Verify():
+                await self._verify(step, run)
+            case Attach():
+                await self._attach(step, run)
+            case MarkAttached():
+                await asyncio.gather(
+                    *(
+                        self._mark_attached(claim, claim.spec.device in step.no_answer, run)
+                        for claim in step.claims
+                    )
+                )
+            case Quarantine():
+                await self._quarantine(step, run)
+            case TurnBack():
+                await self._turn_back_for(step, run)
+            case Detach():
+                await self._detach(step, run)
+            case GiveUp():
+                await self._give_up(step)
+            case ClearTaint():
+                await self._clear_taints(step.nodes, run)
+            case Place():
+                return self._place(step, run)
+            case Wait():
+                if step.facts:
+                    self._draft_unbound(run, step.facts)
+                if step.read_fabric:
+                    self._enqueue(FabricKey(step.read_fabric), 0.0)
+                return Ended(step.again)
+            case Withdraw():
+                self._draft_unbound(run, step.facts)
+                return Ended(0.0)
+            case Publish():
+                return self._publish(step, run)
+            case Expire():
+                await self._clear_own_taints(run)
+                self._draft_unbound(run, expired_facts())
+                self._assignments.forget(run.key)
+                return Ended(step.again)
+            case Finish():
+                await self._finish(run)
+                return Ended(None)
+        return None
+
+    async def write(self, run: Pass) -> None:
+        """Write the pass's one draft, if it differs from what is stored."""
+        raw = self._raw(run)
+        if run.status is None or raw is None:
+            return
+        await self._cluster.write_status(LOGICAL_NODES, raw, run.status)
+        if run.announce_bound:
+            self._cluster.event(raw, "Normal", "Bound", run.announce_bound)
+
+    def _raw(self, run: Pass) -> Object | None:
+        return self._cluster.get(LOGICAL_NODES, run.key.name, run.key.namespace)
+
+    def _session(self, fabric: str) -> FabricSession:
+        session = self._fabrics.session(fabric)
+        assert session is not None, "decided with a session, and nothing was awaited since"
+        return session
+
+    def _draft_unbound(self, run: Pass, facts: Iterable[Fact]) -> None:
+        if (raw := self._raw(run)) is not None:
+            run.status = unbound_status(parse_node(raw), facts, run.now.wall)
+
+    def _event(self, run: Pass, reason: str, message: str) -> None:
+        if (raw := self._raw(run)) is not None:
+            self._cluster.event(raw, "Warning", reason, message)
+
+    # Forward
+
+    def _place(self, step: Place, run: Pass) -> Ended:
+        if step.facts:
+            self._draft_unbound(run, step.facts)
+        if step.ask_after is not None:
+            self._assignments.forget(run.key)
+            self._enqueue(PlacementKey(), step.ask_after)
+        return Ended(step.again)
+
+    async def _claim(self, assignment: Assignment, run: Pass) -> None:
+        """Create one attachment per device; one that is taken makes the others go again."""
+        raw = self._raw(run)
+        assert raw is not None
+        host = assignment.host
+        session = self._session(host.fabric)
+        operation = uuid.uuid4().hex[:20]
+        try:
+            await add_finalizer(self._cluster, LOGICAL_NODES, raw)
+            created = await asyncio.gather(
+                *(self._cluster.create(DEVICE_ATTACHMENTS, body) for body in _claims(assignment, operation)),
+                return_exceptions=True,
+            )
+        finally:
+            # Created or lost: what exists is known by its attachments from now on.
+            self._assignments.forget(run.key)
+        made = [DeviceAttachment.model_validate(item) for item in created if isinstance(item, dict)]
+        session.evidence.claimed(claim.metadata.uid for claim in made)
+        failures = [item for item in created if isinstance(item, BaseException)]
+        if any(isinstance(failure, AlreadyExistsError) for failure in failures):
+            log.info("claim lost, looking for another place: %s", failures[0])
+            await self._turn_back(made)
+            return
+        for failure in failures:
+            # Whatever was created is found incomplete and released.
+            raise failure
+
+    async def _reserve(self, step: Reserve, run: Pass) -> None:
+        await self._clear_taints(step.stale, run)
+        raw = self._cluster.get(NODES, step.node)
+        if raw is None or logical_node_taint(raw):
+            return
+        value = taint_value(run.key.namespace, run.key.name)
+        taint = {"key": TAINT_LOGICAL_NODE, "value": value, "effect": "NoSchedule"}
+        await self._write_taints(raw, [taint], run)
+
+    async def _verify(self, step: Verify, run: Pass) -> None:
+        session = self._session(step.fabric)
+        attempt = run.attempt(step.fabric, step.host)
+        attempt.verified, attempt.reading = True, None
+        try:
+            attempt.reading = await session.attached(step.host)
+        except FabricError as error:
+            attempt.problem = error
+            return
+        if attempt.called:
+            session.blame.succeeded(step.expected & attempt.reading, run.now.boot)
+            session.blame.failed(step.expected - attempt.reading, run.now.boot)
+
+    async def _attach(self, step: Attach, run: Pass) -> None:
+        spec = step.claims[0].spec
+        session = self._session(spec.fabric)
+        attempt = run.attempt(spec.fabric, spec.host)
+        attempt.called, attempt.verified = True, False
+        uids = {claim.spec.device: claim.metadata.uid for claim in step.claims}
+        for batch in step.batches:
+            key = spec.operation
+            if len(batch) < len(step.claims):
+                key = f"{key}-{'-'.join(sorted(batch))}"[:128]
+            try:
+                operation = await session.attach(
+                    key, spec.host, batch, frozenset(uids[device] for device in batch)
+                )
+                if operation.failed:
+                    raise PartialFailure("the manager reports failed devices", operation.failed)
+            except (OutcomeUnknown, InvalidRequest) as error:
+                # Perhaps one device's alone: the other batches tell.
+                attempt.problem = error
+            except FabricError as error:
+                attempt.problem = error
+                return
+
+    async def _mark_attached(self, claim: DeviceAttachment, no_answer: bool, run: Pass) -> None:
+        raw = self._cluster.get(DEVICE_ATTACHMENTS, claim.metadata.name)
+        if raw is None or raw["metadata"]["uid"] != claim.metadata.uid:
+            raise ConflictError(409, "Conflict", f"DeviceAttachment {claim.metadata.name} is gone")
+        host = claim.spec.host
+        facts = [("Attached", True, "Verified", f"seen at {host}")]
+        if no_answer:
+            facts = [("Attached", True, UNANSWERED, f"seen at {host}; an earlier call had no answer")]
+        status = with_facts(claim, claim.status.dump(), facts, run.now.wall)
+        await self._cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
+
+    def _publish(self, step: Publish, run: Pass) -> Ended:
+        raw = self._raw(run)
+        assert raw is not None
+        node = parse_node(raw)
+        run.status = bound_status(node, step.claims, step.node, step.facts, run.now.wall)
+        if not is_true(node.status.conditions, "Bound"):
+            names = ", ".join(sorted(claim.spec.device for claim in step.claims))
+            run.announce_bound = f"attached to {step.claims[0].spec.host} (Node {step.node}): {names}"
+        self._assignments.settled(node.metadata.uid)
+        return Ended(step.again)
+
+    # Back
+
+    async def _quarantine(self, step: Quarantine, run: Pass) -> None:
+        """Mark the claims of failed devices: they stay, so that the devices are not offered again."""
+        for claim in step.claims:
+            raw = self._cluster.get(DEVICE_ATTACHMENTS, claim.metadata.name)
+            if raw is None or is_quarantined(claim):
+                continue
+            why = step.failed[claim.spec.device]
+            message = f"{why}; delete this DeviceAttachment when the device may be used again"
+            facts = [("Quarantined", True, "AttachFailed", message)]
+            status = with_facts(claim, claim.status.dump(), facts, run.now.wall)
+            await self._cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
+        run.forget_attempts(step.claims)
+        words = "; ".join(f"{device}: {why}" for device, why in sorted(step.failed.items()))
+        self._event(run, "DeviceFailed", f"failed to attach, trying other devices: {words}")
+
+    async def _turn_back_for(self, step: TurnBack, run: Pass) -> None:
+        if step.reason == "PlaceLost":
+            self._event(run, "PlaceLost", f"trying another place: {step.message}")
+        if step.avoid:
+            self._assignments.avoid(step.claims[0].spec.claim_ref.uid, step.avoid)
+        if step.read_fabric:
+            self._enqueue(FabricKey(step.read_fabric), 0.0)
+        run.forget_attempts(step.claims)
+        await self._turn_back(step.claims)
+
+    async def _turn_back(self, claims: Iterable[DeviceAttachment]) -> None:
+        await asyncio.gather(
+            *(
+                self._cluster.delete(DEVICE_ATTACHMENTS, claim.metadata.name, uid=claim.metadata.uid)
+                for claim in claims
+                if not is_deleting(claim)
+            )
+        )
+
+    async def _detach(self, step: Detach, run: Pass) -> None:
+        spec = step.claims[0].spec
+        attempt = run.attempt(spec.fabric, spec.host)
+        attempt.called, attempt.verified = True, False
+        try:
+            await self._session(spec.fabric).detach(f"{spec.operation}-release", spec.host, step.devices)
+        except FabricError as error:
+            attempt.problem = error
+
+    async def _give_up(self, step: GiveUp) -> None:
+        async def one(claim: DeviceAttachment) -> None:
+            raw = self._cluster.get(DEVICE_ATTACHMENTS, claim.metadata.name)
+            if raw is not None and raw["metadata"]["uid"] == claim.metadata.uid:
+                await drop_finalizer(self._cluster, DEVICE_ATTACHMENTS, raw)
+            session = self._fabrics.session(claim.spec.fabric)
+            if session is not None:
+                session.evidence.released(claim.metadata.uid, claim.spec.device, claim.spec.host)
+                session.forget(claim.spec.operation)
+
+        await asyncio.gather(*(one(claim) for claim in step.claims))
+        # What became free may be what somebody waits for.
+        self._enqueue(PlacementKey(), 0.0)
+
+    async def _finish(self, run: Pass) -> None:
+        self._assignments.forget(run.key)
+        await self._clear_own_taints(run)
+        raw = self._raw(run)
+        if raw is not None:
+            self._assignments.settled(raw["metadata"]["uid"])
+            await drop_finalizer(self._cluster, LOGICAL_NODES, raw)
+
+    # Taints
+
+    async def _clear_own_taints(self, run: Pass) -> None:
+        names = [raw["metadata"]["name"] for raw in carrying(self._cluster, run.key.namespace, run.key.name)]
+        await self._clear_taints(names, run)
+
+    async def _clear_taints(self, names: Iterable[str], run: Pass) -> None:
+        value = taint_value(run.key.namespace, run.key.name)
+        for name in names:
+            raw = self._cluster.get(NODES, name)
+            if raw is not None and logical_node_taint(raw) == value:
+                await self._write_taints(raw, [], run)
+
+    async def _write_taints(self, node: Object, ours: list[Object], run: Pass) -> None:
+        """Replace Weft's taint of a Node and keep the others.
+
+        Weft writes the list as a whole, guarded by resourceVersion: a strategic merge patch of a Node replaces it.
+        """
+        others = [item for item in node["spec"].get("taints", []) if item["key"] != TAINT_LOGICAL_NODE]
+        metadata = node["metadata"]
+        body = {
+            "metadata": {"resourceVersion": metadata["resourceVersion"]},
+            "spec": {"taints": [*others, *ours]},
+        }
+        await self._cluster.patch(NODES, metadata["name"], "", body)
+        run.tainted = None
+
+
+def _claims(assignment: Assignment, operation: str) -> list[Object]:
+    """The attachments of an assignment, one per device."""
     waiting, host = assignment.waiting, assignment.host
-    operation = hashlib.sha256(
-        f"{waiting.uid}/{host.fabric}/{host.host}/{datetime.now(UTC).isoformat()}".encode()
-    ).hexdigest()[:20]
 
     def body(chosen: Chosen) -> Object:
         device, (kind, pool) = chosen.offer.device, chosen.offer.pool
@@ -84,241 +406,4 @@ async def claim(cluster: Cluster, session: FabricSession, assignment: Assignment
             "spec": spec,
         }
 
-    created = await asyncio.gather(
-        *(cluster.create(DEVICE_ATTACHMENTS, body(chosen)) for chosen in assignment.devices),
-        return_exceptions=True,
-    )
-    made = [DeviceAttachment.model_validate(item) for item in created if isinstance(item, dict)]
-    session.claimed(frozenset(item.metadata.uid for item in made))
-    for failure in created:
-        if isinstance(failure, AlreadyExistsError):
-            await turn_back(cluster, made)
-            raise ClaimLost(failure.message) from failure
-    for failure in created:
-        if isinstance(failure, BaseException):
-            # Whatever was created is found incomplete and released.
-            raise failure
-    return made
-
-
-async def turn_back(cluster: Cluster, claims: Iterable[DeviceAttachment]) -> None:
-    """Ask for the deletion of claims: from now on the way leads back, also after a restart."""
-    await asyncio.gather(
-        *(
-            cluster.delete(DEVICE_ATTACHMENTS, item.metadata.name, uid=item.metadata.uid)
-            for item in claims
-            if not is_deleting(item)
-        )
-    )
-
-
-async def quarantine(cluster: Cluster, claims: Iterable[DeviceAttachment], failed: dict[str, str]) -> None:
-    """Mark the claims of failed devices: they stay, so that the devices are not offered again."""
-    for item in claims:
-        if item.spec.device not in failed or is_quarantined(item):
-            continue
-        raw = cluster.get(DEVICE_ATTACHMENTS, item.metadata.name)
-        if raw is None:
-            continue
-        message = (
-            f"{failed[item.spec.device]}; delete this DeviceAttachment when the device may be used again"
-        )
-        facts = [("Quarantined", True, "AttachFailed", message)]
-        status = with_facts(item, item.status.dump(), facts, datetime.now(UTC))
-        await cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
-
-
-def forward(
-    cluster: Cluster, session: FabricSession, node: Object, claims: Sequence[DeviceAttachment], node_name: str
-) -> list[Step]:
-    """The steps that make complete claims a bound logical node."""
-    namespace, name = node["metadata"]["namespace"], node["metadata"]["name"]
-    value = taint_value(namespace, name)
-    carrier = cluster.get(NODES, node_name)
-    host = claims[0].spec.host
-    pending = [item for item in claims if not is_attached(item)]
-    devices = frozenset(item.spec.device for item in claims)
-
-    async def reserve() -> None:
-        if carrier is None:
-            raise ClaimLost(f"Node {node_name} does not exist")
-        if logical_node_taint(carrier):
-            raise ClaimLost(f"Node {node_name} carries logical node {logical_node_taint(carrier)}")
-        # An earlier attempt may have reserved another Node.
-        await clear_taint(cluster, namespace, name)
-        await reserve_node(cluster, carrier, namespace, name)
-
-    async def attach() -> None:
-        there = await session.attached(host)
-        missing = devices - there
-        problem: FabricError | None = None
-        for batch in _batches(session, missing):
-            try:
-                await _attach(session, claims, host, batch)
-            except (OutcomeUnknown, InvalidRequest) as error:
-                problem = error
-        if missing:
-            there = await session.attached(host)
-            session.succeeded(devices & there)
-            session.failed(missing - there)
-        absent = devices - there
-        at_fault = {device: str(problem) for device in absent if session.is_at_fault(device)}
-        if at_fault:
-            raise DevicesFailed(at_fault)
-        if absent:
-            raise problem or OutcomeUnknown(
-                f"the manager does not show {', '.join(sorted(absent))} at {host} yet"
-            )
-        await asyncio.gather(*(_mark_attached(cluster, item) for item in pending))
-
-    return [
-        Step("ReserveNode", carrier is not None and logical_node_taint(carrier) == value, reserve),
-        Step("Attach", not pending, attach),
-    ]
-
-
-def _batches(session: FabricSession, devices: frozenset[str]) -> list[frozenset[str]]:
-    if not devices:
-        return []
-    if session.try_alone(devices):
-        return [frozenset({device}) for device in sorted(devices)]
-    return [devices]
-
-
-async def _attach(
-    session: FabricSession, claims: Sequence[DeviceAttachment], host: str, devices: frozenset[str]
-) -> None:
-    uids = frozenset(item.metadata.uid for item in claims)
-    key = claims[0].spec.operation
-    if len(devices) < len(claims):
-        key = f"{key}-{'-'.join(sorted(devices))}"[:128]
-    try:
-        operation = await session.attach(key, host, devices, uids)
-    except DeviceFault as error:
-        raise DevicesFailed({error.device: str(error)}) from error
-    except PartialFailure as error:
-        raise DevicesFailed(error.failed) from error
-    if operation.failed:
-        raise DevicesFailed(dict(operation.failed))
-
-
-async def _mark_attached(cluster: Cluster, item: DeviceAttachment) -> None:
-    raw = cluster.get(DEVICE_ATTACHMENTS, item.metadata.name)
-    if raw is None or raw["metadata"]["uid"] != item.metadata.uid:
-        raise Conflict(f"DeviceAttachment {item.metadata.name} is gone")
-    facts = [("Attached", True, "Verified", f"seen at {item.spec.host}")]
-    status = with_facts(item, item.status.dump(), facts, datetime.now(UTC))
-    await cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
-
-
-def users_of(cluster: Cluster, namespace: str, name: str) -> list[str]:
-    """Pods that use the logical node's devices: its namespace's, on the Node that carries it, tolerating its taint."""
-    value = taint_value(namespace, name)
-    carriers = {raw["metadata"]["name"] for raw in carriers_of(cluster, namespace, name)}
-    return sorted(
-        pod["metadata"]["name"]
-        for pod in cluster.list(PODS, namespace)
-        if pod["spec"].get("nodeName") in carriers
-        and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
-        and any(_tolerates(toleration, value) for toleration in pod["spec"].get("tolerations", []))
-        # An agent that runs on every Node tolerates everything and uses nothing of the logical node.
-        and not any(owner["kind"] == "DaemonSet" for owner in pod["metadata"].get("ownerReferences", []))
-    )
-
-
-def _tolerates(toleration: Object, value: str) -> bool:
-    # Without a key it tolerates every taint.
-    key = toleration.get("key") or TAINT_LOGICAL_NODE
-    return key == TAINT_LOGICAL_NODE and toleration.get("value", value) == value
-
-
-def back(
-    cluster: Cluster,
-    session: FabricSession,
-    claims: Sequence[DeviceAttachment],
-    users: Sequence[str],
-) -> list[Step]:
-    """The steps that free the devices of these claims: no user left, detached, seen to be detached, given up."""
-    host = claims[0].spec.host
-    untouched = all(session.is_untouched(item.metadata.uid) for item in claims)
-    unsettled: list[DeviceAttachment] = []
-
-    async def detach() -> None:
-        await turn_back(cluster, claims)
-        free = list(claims)
-        if not untouched:
-            free = await _detach(session, host, claims)
-            unsettled.extend(item for item in claims if item not in free)
-        await asyncio.gather(*(_give_up(cluster, item) for item in free))
-        if not unsettled:
-            session.forget(claims[0].spec.operation, frozenset(item.metadata.uid for item in claims))
-        if unsettled:
-            left = ", ".join(item.spec.device for item in unsettled)
-            raise OutcomeUnknown(
-                f"{left}: not attached now, but an earlier call may still take effect; "
-                f"kept until complete inventories {session.settle_seconds:g} s apart agree"
-            )
-
-    return [
-        Step("Drain", not users, None, f"pods still use the devices: {', '.join(users[:5])}"),
-        Step("Detach", not claims, detach),
-    ]
-
-
-async def _detach(
-    session: FabricSession, host: str, claims: Sequence[DeviceAttachment]
-) -> list[DeviceAttachment]:
-    """Detach what is there; returns the claims whose devices are certainly free now.
-
-    A device that was there before our detach and is not there after it, is free. One that was not there to
-    begin with may have a call under way, of ours or of an earlier leader, that still attaches it.
-    """
-    devices = frozenset(item.spec.device for item in claims)
-    before = await session.attached(host) & devices
-    after = before
-    if before:
-        await session.detach(f"{claims[0].spec.operation}-release", host, before)
-        after = await session.attached(host) & devices
-        if after:
-            raise OutcomeUnknown(f"{', '.join(sorted(after))} still shown at {host} after the detach")
-    return [
-        item
-        for item in claims
-        if item.spec.device in before - after or session.settled_absent(item.spec.device, host)
-    ]
-
-
-async def _give_up(cluster: Cluster, item: DeviceAttachment) -> None:
-    raw = cluster.get(DEVICE_ATTACHMENTS, item.metadata.name)
-    if raw is not None and raw["metadata"]["uid"] == item.metadata.uid:
-        await drop_finalizer(cluster, DEVICE_ATTACHMENTS, raw)
-
-
-def carriers_of(cluster: Cluster, namespace: str, name: str) -> list[Object]:
-    """The Nodes with the logical node's taint: one, or several when a crash or an edit came in between."""
-    value = taint_value(namespace, name)
-    return [raw for raw in cluster.list(NODES) if logical_node_taint(raw) == value]
-
-
-async def reserve_node(cluster: Cluster, carrier: Object, namespace: str, name: str) -> None:
-    """Taint a Node: the guard makes that a claim as exclusive as a DeviceAttachment's name."""
-    value = taint_value(namespace, name)
-    taint = {"key": TAINT_LOGICAL_NODE, "value": value, "effect": "NoSchedule"}
-    await _write_taints(cluster, carrier, [taint])
-
-
-async def clear_taint(cluster: Cluster, namespace: str, name: str) -> None:
-    """Take the logical node's taint off the Node that carries it, if any."""
-    for raw in carriers_of(cluster, namespace, name):
-        await _write_taints(cluster, raw, [])
-
-
-async def _write_taints(cluster: Cluster, node: Object, ours: list[Object]) -> None:
-    """Replace Weft's taint of a Node and keep the others: the list is written whole, guarded by resourceVersion."""
-    others = [item for item in node["spec"].get("taints", []) if item["key"] != TAINT_LOGICAL_NODE]
-    metadata = node["metadata"]
-    body = {
-        "metadata": {"resourceVersion": metadata["resourceVersion"]},
-        "spec": {"taints": [*others, *ours]},
-    }
-    await cluster.patch(NODES, metadata["name"], "", body)
+    return [body(chosen) for chosen in assignment.devices]

@@ -7,9 +7,11 @@ devices and its host from the next placement pass (`outstanding`).
 
 from __future__ import annotations
 
-from weft.binding.keys import LogicalNodeKey
+from weft.binding.keys import LogicalNodeKey, PlacementKey
 from weft.binding.plan import Assignment, Refusal
 from weft.controllers import Enqueue
+
+AGAIN_SECONDS = 15.0
 
 Outcome = Assignment | Refusal
 
@@ -25,12 +27,12 @@ class Assignments:
     def record(self, outcome: Outcome) -> None:
         """Placement's word on one request; asks for its key only where it says something new.
 
-        A refusal also forgets which hosts the request avoided: what was full may have room by now.
+        A refusal also forgets which hosts the request avoided: what was full may have room in a while.
         """
         waiting = outcome.waiting
         key = LogicalNodeKey(waiting.namespace, waiting.name)
-        if isinstance(outcome, Refusal):
-            self._avoided.pop(waiting.uid, None)
+        if isinstance(outcome, Refusal) and self._avoided.pop(waiting.uid, frozenset()):
+            self._enqueue(PlacementKey(), AGAIN_SECONDS)
         before, self._outcomes[key] = self._outcomes.get(key), outcome
         if before is None or _words(before) != _words(outcome):
             self._enqueue(key, 0.0)

@@ -1,116 +1,84 @@
-"""Binding's controllers: what each watches, and the entry point that works on its keys."""
+"""Binding's controllers, by the key that each works on."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-from weft.api.resources import (
-    DEVICE_ATTACHMENTS,
-    DEVICE_QUOTAS,
-    FABRICS,
-    LOGICAL_NODES,
-    NAMESPACES,
-    NODES,
-    POOLS,
-)
-from weft.binding.controller import Binding
-from weft.binding.controller import Enqueue as EnqueueByName
+from weft.api.resources import DEVICE_ATTACHMENTS, DEVICE_QUOTAS, FABRICS, NAMESPACES, NODES, POOLS
+from weft.binding import offers
+from weft.binding.assignments import Assignments
+from weft.binding.controller import LogicalNodeController
+from weft.binding.fabric_controller import FabricController
+from weft.binding.fabrics import Fabrics
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
+from weft.binding.plan import Refusal, place
+from weft.binding.pools import reconcile_pools
 from weft.cluster import Cluster, Object
 from weft.controllers import Controller, Enqueue, Now, Watch
 
-
-class FabricController:
-    """Keeps the session with one fabric manager, and the Fabric's status."""
-
-    def __init__(self, binding: Binding) -> None:
-        self._binding = binding
-        self._seen: dict[str, tuple[Any, ...]] = {}
-        self.watches = (Watch(FABRICS, self._changed),)
-
-    def _changed(self, cluster: Cluster, fabric: Object) -> Iterable[FabricKey]:
-        """A Fabric that changed otherwise than by our own status: a manager is not read again for that."""
-        metadata = fabric["metadata"]
-        name = metadata["name"]
-        if cluster.get(FABRICS, name) is None:
-            self._seen.pop(name, None)
-            return (FabricKey(name),)
-        parts = ("uid", "generation", "annotations", "deletionTimestamp")
-        meaning = tuple(metadata.get(part) for part in parts)
-        before, self._seen[name] = self._seen.get(name), meaning
-        return (FabricKey(name),) if before != meaning else ()
-
-    async def reconcile(self, key: FabricKey, now: Now) -> float | None:
-        return await self._binding.reconcile_fabric(key.name)
+RETRY_SECONDS = 1.0
 
 
 class PoolsController:
     """Keeps the counts of all pools."""
 
-    def __init__(self, binding: Binding) -> None:
-        self._binding = binding
+    def __init__(self, cluster: Cluster, fabrics: Fabrics) -> None:
+        self._cluster = cluster
+        self._fabrics = fabrics
         self.watches = (
             *(Watch(resource, _pools) for resource in (*POOLS, DEVICE_QUOTAS)),
             Watch(DEVICE_ATTACHMENTS, _pools, after_seconds=0.5),
         )
 
     async def reconcile(self, key: PoolsKey, now: Now) -> float | None:
-        await self._binding.reconcile_pools()
+        await reconcile_pools(self._cluster, self._fabrics, now.wall)
         return None
 
 
 class PlacementController:
     """Finds places for the logical nodes that wait."""
 
-    def __init__(self, binding: Binding) -> None:
-        self._binding = binding
+    def __init__(self, cluster: Cluster, fabrics: Fabrics, assignments: Assignments) -> None:
+        self._cluster = cluster
+        self._fabrics = fabrics
+        self._assignments = assignments
         self.watches = tuple(
             Watch(each, _placement, after_seconds=1.0) for each in (NODES, NAMESPACES, DEVICE_QUOTAS)
         )
 
     async def reconcile(self, key: PlacementKey, now: Now) -> float | None:
-        return await self._binding.place_waiting()
-
-
-class LogicalNodeController:
-    """Leads one logical node to its devices and back."""
-
-    def __init__(self, binding: Binding) -> None:
-        self._binding = binding
-        self.watches = (
-            Watch(LOGICAL_NODES, _itself),
-            Watch(DEVICE_ATTACHMENTS, _claimant),
-            Watch(NODES, _bound_to),
+        if not self._fabrics.all_looked_at():
+            return RETRY_SECONDS
+        seen = offers.gather(self._cluster, self._fabrics.pictures(), self._assignments, now.wall)
+        placement = place(seen.waiting, seen.offers, seen.hosts, seen.quota_left)
+        observed = ", ".join(
+            f"Fabric {raw['metadata']['name']}"
+            for raw in self._cluster.list(FABRICS)
+            if raw["spec"].get("mode", "Observe") == "Observe"
         )
+        for assignment in placement.assignments:
+            self._assignments.record(assignment)
+        for refusal in placement.refusals:
+            text = refusal.message
+            if refusal.reason == "NoHost" and observed:
+                text = f"{text}; {observed} is only observed: set spec.mode to Manage to let Weft bind there"
+            self._assignments.record(Refusal(refusal.waiting, refusal.reason, text))
+        # More may be placeable than one pass takes; the rest waits for something to become free.
+        return 0.0 if placement.assignments and len(seen.waiting) > len(placement.assignments) else None
 
-    async def reconcile(self, key: LogicalNodeKey, now: Now) -> float | None:
-        return await self._binding.reconcile_node(key.namespace, key.name)
 
-
-def controllers(binding: Binding) -> Mapping[type[Hashable], Controller[Any]]:
-    """One controller per type of key."""
+def controllers(
+    cluster: Cluster, fabrics: Fabrics, poll_seconds: float, enqueue: Enqueue
+) -> Mapping[type[Hashable], Controller[Any]]:
+    """One controller per type of key; placement and the logical nodes share the assignments."""
+    assignments = Assignments(enqueue)
     return {
-        FabricKey: FabricController(binding),
-        PoolsKey: PoolsController(binding),
-        PlacementKey: PlacementController(binding),
-        LogicalNodeKey: LogicalNodeController(binding),
+        FabricKey: FabricController(cluster, fabrics, poll_seconds, enqueue),
+        PoolsKey: PoolsController(cluster, fabrics),
+        PlacementKey: PlacementController(cluster, fabrics, assignments),
+        LogicalNodeKey: LogicalNodeController(cluster, fabrics, assignments, enqueue),
     }
-
-
-def by_name(enqueue: Enqueue) -> EnqueueByName:
-    """For reconcilers that ask for a key by its controller's name."""
-
-    def ask(controller: str, namespace: str, name: str, after_seconds: float) -> None:
-        keys: dict[str, Hashable] = {
-            "fabric": FabricKey(name),
-            "pool": PoolsKey(),
-            "placement": PlacementKey(),
-            "logicalnode": LogicalNodeKey(namespace, name),
-        }
-        enqueue(keys[controller], after_seconds)
-
-    return ask
 
 
 def _pools(cluster: Cluster, changed: Object) -> Iterable[PoolsKey]:
@@ -119,21 +87,3 @@ def _pools(cluster: Cluster, changed: Object) -> Iterable[PoolsKey]:
 
 def _placement(cluster: Cluster, changed: Object) -> Iterable[PlacementKey]:
     return (PlacementKey(),)
-
-
-def _itself(cluster: Cluster, node: Object) -> Iterable[LogicalNodeKey]:
-    return (LogicalNodeKey(node["metadata"]["namespace"], node["metadata"]["name"]),)
-
-
-def _claimant(cluster: Cluster, claim: Object) -> Iterable[LogicalNodeKey]:
-    ref = claim["spec"]["claimRef"]
-    return (LogicalNodeKey(ref["namespace"], ref["name"]),)
-
-
-def _bound_to(cluster: Cluster, node: Object) -> Iterable[LogicalNodeKey]:
-    name = node["metadata"]["name"]
-    return [
-        LogicalNodeKey(raw["metadata"]["namespace"], raw["metadata"]["name"])
-        for raw in cluster.list(LOGICAL_NODES)
-        if raw.get("status", {}).get("nodeName") == name
-    ]

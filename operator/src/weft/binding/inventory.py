@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from weft.fabric.driver import Inventory
 
 LARGEST_CREDIBLE_LOSS = 0.2
-"""Share of the known devices that may be gone between two readings before the reading is doubted."""
+"""Share of the known devices that may be gone between two readings before the reading is not believed."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Picture:
     """The inventory Weft works with, and why it differs from the last reading if it does."""
 
     inventory: Inventory
-    doubt: str = ""
+    problem: str = ""
     """Empty when the last reading was taken as it was; else InventoryIncomplete or InventoryShrank."""
     message: str = ""
 

@@ -3,12 +3,53 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 from weft.api import DeviceAttachment, GPUPool, LogicalNode, MemoryPool, StoragePool
-from weft.api.names import TAINT_LOGICAL_NODE
-from weft.api.resources import DEVICE_ATTACHMENTS, GPU_POOLS, MEMORY_POOLS, STORAGE_POOLS
+from weft.api.conditions import find, is_true
+from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, MEMORY_POOLS, NODES, STORAGE_POOLS
 from weft.binding.membership import Pool
 from weft.cluster import Cluster, Object
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """What matters of a Kubernetes Node."""
+
+    name: str
+    exists: bool = False
+    ready: bool = False
+    taint: str = ""
+    """Value of Weft's taint: which logical node it carries. Empty: none."""
+
+
+def is_quarantined(claim: DeviceAttachment) -> bool:
+    """A device that failed: kept out of use until an administrator deletes its attachment."""
+    return is_true(claim.status.conditions, "Quarantined")
+
+
+def is_attached(claim: DeviceAttachment) -> bool:
+    return is_true(claim.status.conditions, "Attached")
+
+
+def is_deleting(claim: DeviceAttachment | LogicalNode) -> bool:
+    return claim.metadata.deletion_timestamp is not None
+
+
+def is_given_up(claim: DeviceAttachment) -> bool:
+    """A claim whose device was released, that somebody else's finalizer keeps from going."""
+    return is_deleting(claim) and FINALIZER not in claim.metadata.finalizers
+
+
+UNANSWERED = "SeenAfterUnansweredCall"
+"""Reason of condition Attached: a later leader must let the device settle before it is reused."""
+
+
+def had_unanswered_call(claim: DeviceAttachment) -> bool:
+    """Whether an attachment was marked attached although a call for it had no answer."""
+    attached = find(claim.status.conditions, "Attached")
+    return attached is not None and attached.reason == UNANSWERED
 
 
 def all_pools(cluster: Cluster) -> list[Pool]:
@@ -58,3 +99,18 @@ def logical_node_taint(node: Object) -> str:
     """Which logical node a Node carries: the value of Weft's taint, or empty."""
     taints = node.get("spec", {}).get("taints", [])
     return next((str(taint.get("value", "")) for taint in taints if taint["key"] == TAINT_LOGICAL_NODE), "")
+
+
+def node_of(cluster: Cluster, fabric: str, host: str) -> str:
+    """Name of the Node that runs on a host, by the Fabric's list; empty where the list does not say."""
+    raw = cluster.get(FABRICS, fabric)
+    hosts = raw["spec"].get("hosts", []) if raw else []
+    return next((str(item["nodeName"]) for item in hosts if item["host"] == host), "")
+
+
+def view_node(cluster: Cluster, name: str) -> NodeView:
+    """What matters of the Node of this name, which need not exist."""
+    raw = cluster.get(NODES, name)
+    if raw is None:
+        return NodeView(name)
+    return NodeView(name, True, is_ready(raw), logical_node_taint(raw))

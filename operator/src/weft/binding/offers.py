@@ -17,10 +17,18 @@ from weft.api.resources import (
     NAMESPACES,
     NODES,
 )
+from weft.binding.assignments import Assignments
+from weft.binding.decide import wants_place
 from weft.binding.inventory import Picture
-from weft.binding.lifecycle import Intent, decide, is_quarantined
 from weft.binding.membership import Pool, PoolKey, key_of, members, pool_key
-from weft.binding.objects import all_claims, all_pools, is_ready, logical_node_taint, parse_node
+from weft.binding.objects import (
+    all_claims,
+    all_pools,
+    is_quarantined,
+    is_ready,
+    logical_node_taint,
+    parse_node,
+)
 from weft.binding.plan import HostOffer, Need, Offer, Waiting
 from weft.cluster import Cluster
 from weft.fabric.driver import DeviceKind
@@ -60,11 +68,10 @@ def held(claims: Iterable[DeviceAttachment]) -> dict[tuple[str, PoolKey], int]:
 def gather(
     cluster: Cluster,
     pictures: Mapping[str, Picture],
-    avoid: Mapping[str, frozenset[str]],
-    busy: frozenset[str],
+    assignments: Assignments,
     now: datetime,
 ) -> Observed:
-    """Everything waiting and everything free. `avoid` are hosts by uid; `busy` uids are being claimed already."""
+    """Everything waiting and everything free; what an assignment withholds is neither."""
 
     pools = all_pools(cluster)
     claims = all_claims(cluster)
@@ -76,6 +83,8 @@ def gather(
     for claim in claims:
         by_node.setdefault((claim.spec.claim_ref.namespace, claim.spec.claim_ref.name), []).append(claim)
 
+    outstanding = assignments.outstanding()
+    assigned = {item.waiting.uid for item in outstanding}
     waiting: list[Waiting] = []
     for raw in cluster.list(LOGICAL_NODES):
         try:
@@ -85,10 +94,7 @@ def gather(
             log.warning("LogicalNode %s cannot be read: %s", raw["metadata"]["name"], error)
             continue
         meta = node.metadata
-        if (
-            meta.uid in busy
-            or decide(node, by_node.get((meta.namespace, meta.name), ()), now).intent is not Intent.PLACE
-        ):
+        if meta.uid in assigned or not wants_place(node, by_node.get((meta.namespace, meta.name), ()), now):
             continue
         open_pools = frozenset(
             pool_key(pool)
@@ -96,7 +102,7 @@ def gather(
             if pool.spec.allowed_namespaces is not None
             and pool.spec.allowed_namespaces.matches(namespaces.get(meta.namespace, {}))
         )
-        waiting.append(_waiting(node, open_pools, avoid.get(meta.uid, frozenset())))
+        waiting.append(_waiting(node, open_pools, assignments.avoided(meta.uid)))
 
     offers: list[Offer] = []
     hosts: list[HostOffer] = []
@@ -107,8 +113,23 @@ def gather(
         here = [claim for claim in claims if claim.spec.fabric == name]
         offers += _offers(name, pools, picture, here)
         hosts += _hosts(cluster, fabric, picture, here)
-    quota_left = _quota_left(all_quotas(cluster), held(claims))
-    return Observed(tuple(waiting), tuple(offers), tuple(hosts), quota_left)
+    taken = {(item.host.fabric, item.host.host) for item in outstanding}
+    promised = {
+        (each.offer.fabric, each.offer.device.id): (item.waiting.namespace, each.offer)
+        for item in outstanding
+        for each in item.devices
+    }
+    claimed = {(claim.spec.fabric, claim.spec.device) for claim in claims}
+    used = held(claims)
+    for place, (namespace, offer) in promised.items():
+        if place not in claimed:
+            used[namespace, offer.pool] = used.get((namespace, offer.pool), 0) + offer.quota_units
+    return Observed(
+        tuple(waiting),
+        tuple(each for each in offers if (each.fabric, each.device.id) not in promised),
+        tuple(each for each in hosts if (each.fabric, each.host) not in taken),
+        _quota_left(all_quotas(cluster), used),
+    )
 
 
 def _waiting(node: LogicalNode, pools: frozenset[PoolKey], avoid: frozenset[str]) -> Waiting:

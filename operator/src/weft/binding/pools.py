@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from weft.api import DeviceQuota
@@ -16,9 +16,8 @@ from weft.binding.status import Fact, pool_status, quota_status
 from weft.cluster import Cluster, add_finalizer, drop_finalizer
 
 
-async def reconcile_pools(cluster: Cluster, fabrics: Fabrics) -> None:
+async def reconcile_pools(cluster: Cluster, fabrics: Fabrics, now: datetime) -> None:
     """Bring the counts and conditions of every pool and DeviceQuota up to date."""
-    now = datetime.now(UTC)
     raws = [(resource, raw) for resource in POOLS for raw in cluster.list(resource)]
     pools = all_pools(cluster)
     claims = all_claims(cluster)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find
 from weft.binding.inventory import Picture
-from weft.binding.objects import is_ready, logical_node_taint, taint_value
+from weft.binding.objects import NodeView, taint_value
 from weft.binding.status import Fact
-from weft.cluster import Object
 
 DEVICE_TROUBLE = ("DeviceMissing", "DeviceUnhealthy")
 
@@ -18,11 +17,10 @@ def readiness(
     node: LogicalNode,
     claims: Sequence[DeviceAttachment],
     picture: Picture | None,
-    node_name: str,
-    carrier: Object | None,
+    at: NodeView,
 ) -> Fact:
-    """The condition Ready of a bound node. `carrier` is its Node, None where there is none."""
-    if picture is None or picture.doubt:
+    """The condition Ready of a bound node. `at` is its Node."""
+    if picture is None or picture.problem:
         # What was said of the devices stands until a reading that can be believed says otherwise.
         said = find(node.status.conditions, "Ready")
         if said is not None and said.status == "False" and said.reason in DEVICE_TROUBLE:
@@ -37,13 +35,12 @@ def readiness(
             rest = "to release the rest" if len(missing) < len(claims) else "and make it anew: none is left"
             message = f"the fabric no longer shows {gone} at the host; delete this LogicalNode {rest}"
             return "Ready", False, "DeviceMissing", message
-        ill = sorted(claim.spec.device for claim in claims if claim.spec.device not in healthy)
-        if ill:
-            return "Ready", False, "DeviceUnhealthy", f"the fabric reports a fault of {', '.join(ill)}"
-    if carrier is None or not is_ready(carrier):
-        text = f"Node {node_name or '(unknown)'} is not ready; its devices stay attached"
+        faulty = sorted(claim.spec.device for claim in claims if claim.spec.device not in healthy)
+        if faulty:
+            return "Ready", False, "DeviceUnhealthy", f"the fabric reports a fault of {', '.join(faulty)}"
+    if not at.ready:
+        text = f"Node {at.name or '(unknown)'} is not ready; its devices stay attached"
         return "Ready", False, "NodeNotReady", text
-    carried = logical_node_taint(carrier)
-    if carried != taint_value(node.metadata.namespace, node.metadata.name):
-        return "Ready", False, "NodeTaken", f"Node {node_name} carries logical node {carried or '(none)'}"
+    if at.taint != taint_value(node.metadata.namespace, node.metadata.name):
+        return "Ready", False, "NodeTaken", f"Node {at.name} carries logical node {at.taint or '(none)'}"
     return "Ready", True, "Ready", ""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from weft.binding.blame import Blame
+from weft.binding.evidence import Evidence
 from weft.binding.inventory import Picture, with_attached
-from weft.fabric.driver import Driver, Inventory, Operation, OperationPhase
-from weft.fabric.errors import Busy, NotFound, OutcomeUnknown, Unsupported
-
-Pair = tuple[str, str]
-"""Device and host."""
-
-FAILURES_TO_BLAME = 3
-"""Failed attaches in a row after which a device is set aside."""
+from weft.fabric.driver import Driver, Operation, OperationPhase
+from weft.fabric.errors import (
+    Busy,
+    DeviceFault,
+    FabricError,
+    NotFound,
+    OutcomeUnknown,
+    PartialFailure,
+    Unsupported,
+)
 
 
 class Leader(Protocol):
@@ -25,11 +28,6 @@ class Leader(Protocol):
     lease_seconds: float
 
     def remaining_seconds(self) -> float: ...
-
-
-def boottime() -> float:
-    """Seconds since the machine started: does not jump with the wall clock."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass
@@ -45,28 +43,19 @@ class FabricSession:
     leader: Leader
     request_timeout_seconds: float
     settle_seconds: float
+    opened: float
+    """When, in seconds since the machine started."""
     epoch: int = 0
     """Number of the leadership that may call this manager; 0 until the earlier leader is fenced."""
-    opened: float = field(default_factory=boottime)
     picture: Picture | None = None
-    reading: Inventory = field(default_factory=lambda: Inventory((), (), (), complete=False))
     managed: bool = False
     """Whether the Fabric's mode allows writes."""
     trouble: str = ""
     """Why the manager could not be read the last time: until it can, no call is made that would only hang."""
-    _touched: dict[Pair, float] = field(default_factory=dict)
-    """When a device was last seen at a host or had a call made for it there; forgotten once it has settled."""
-    _absent_since: dict[Pair, float] = field(default_factory=dict)
-    """When the first complete inventory after that began which does not show it there."""
-    _first_reading: float | None = None
-    _last_reading: float = 0.0
-    """When the first and the last complete inventory began."""
-    _host_news: dict[str, float] = field(default_factory=dict)
-    """When a host was last read or had a call made for it: an inventory begun earlier says nothing about it."""
-    _untouched: set[str] = field(default_factory=set)
-    _tasks: dict[str, str] = field(default_factory=dict)
-    _failures: dict[str, tuple[int, float]] = field(default_factory=dict)
-    _last_success: float = 0.0
+    evidence: Evidence = field(default_factory=Evidence)
+    blame: Blame = field(default_factory=Blame)
+    _ended: dict[str, Operation] = field(default_factory=dict)
+    """How tasks ended that nobody has asked about since, by the key of their operation."""
 
     def may_call(self) -> None:
         """Raise Busy unless the lease outlasts one request: a call must not land under the next leader."""
@@ -80,72 +69,30 @@ class FabricSession:
     def adopt(self, earlier: FabricSession) -> None:
         """Go on from a session with the same manager."""
         self.epoch, self.picture, self.trouble = earlier.epoch, earlier.picture, earlier.trouble
-        self._touched, self._absent_since = earlier._touched, earlier._absent_since
-        self._first_reading, self._last_reading = earlier._first_reading, earlier._last_reading
-        self._host_news, self._untouched = earlier._host_news, earlier._untouched
-        self._tasks, self._failures, self._last_success = (
-            earlier._tasks,
-            earlier._failures,
-            earlier._last_success,
-        )
+        self.evidence, self.blame, self._ended = earlier.evidence, earlier.blame, earlier._ended
 
-    async def read_inventory(self, claimed: frozenset[str] = frozenset()) -> float:
-        """Read the inventory into `reading`, the claimed devices first; returns when the reading began."""
-        began = boottime()
-        self.reading = await self.driver.inventory(claimed)
-        return began
+    def take(self, picture: Picture, began: int, at: float | None) -> None:
+        """Adopt the picture of a reading that began then, except for hosts of which something newer is known.
 
-    def take(self, picture: Picture, began: float) -> None:
-        """Adopt a picture, except for hosts about which something newer is known."""
+        `began` is its order, `at` its time; None: not known well enough to measure by.
+        """
         inventory = picture.inventory
-        for host, at in self._host_news.items():
-            if self.picture is not None and at >= began:
+        for host in self.evidence.newer_hosts(began):
+            if self.picture is not None:
                 known = frozenset(
                     device for device, where in self.picture.inventory.attachments if where == host
                 )
                 inventory = with_attached(inventory, host, known)
         self.picture = replace(picture, inventory=inventory)
-        if picture.doubt:
-            return
-        if self._first_reading is None:
-            self._first_reading = began
-        self._last_reading = began
-        shown = set(inventory.attachments)
-        for pair in shown:
-            self._touched[pair] = max(began, self._touched.get(pair, 0.0))
-            self._absent_since.pop(pair, None)
-        for pair, touched in list(self._touched.items()):
-            if pair in shown or began <= touched:
-                continue
-            if began - self._absent_since.setdefault(pair, began) >= self.settle_seconds:
-                del self._touched[pair], self._absent_since[pair]
-
-    def settled_absent(self, device: str, host: str) -> bool:
-        """Whether complete inventories `settle_seconds` apart all lacked the attachment.
-
-        A call that timed out may still take effect; after this long it is taken to be lost.
-        """
-        pair = device, host
-        first = self._absent_since.get(pair) if pair in self._touched else self._first_reading
-        return first is not None and self._last_reading - first >= self.settle_seconds
-
-    def claimed(self, uids: frozenset[str]) -> None:
-        """These attachments were created just now, and no call was made for them."""
-        self._untouched |= uids
-
-    def forget(self, operation: str, uids: frozenset[str]) -> None:
-        """These attachments are gone: their operation concerns nobody any more."""
-        self._untouched -= uids
-        for key in [key for key in self._tasks if key.startswith(operation)]:
-            del self._tasks[key]
-
-    def is_untouched(self, uid: str) -> bool:
-        return uid in self._untouched
+        if not picture.problem and at is not None:
+            shown = frozenset(inventory.attachments)
+            self.evidence.inventory_read(began, at, shown, self.settle_seconds)
 
     async def attached(self, host: str) -> frozenset[str]:
-        """Read a host's devices and bring the picture up to date."""
+        """Read a host's devices and bring the picture up to date. Raises Busy while a task changes the host."""
+        await self._task_at(host)
         devices = await self.driver.attached(host)
-        self._host_news[host] = boottime()
+        self.evidence.host_read(host, devices)
         if self.picture is not None:
             inventory = with_attached(self.picture.inventory, host, devices)
             self.picture = replace(self.picture, inventory=inventory)
@@ -156,72 +103,88 @@ class FabricSession:
 
         Raises Busy while the manager works on it.
         """
-        self.may_call()
-        fresh = uids <= self._untouched
-        self._touch(host, devices, uids)
-        return await self._run(key, not fresh, lambda: self.driver.attach(key, host, devices))
+        may_be_running = not all(self.evidence.is_uncalled(uid) for uid in uids)
+        call = lambda: self.driver.attach(key, host, devices)  # noqa: E731
+        return await self._run(key, host, devices, uids, may_be_running, call)
 
     async def detach(self, key: str, host: str, devices: frozenset[str]) -> Operation:
-        """Detach; raises Busy while the manager works on it."""
-        self.may_call()
-        self._touch(host, devices, frozenset())
-        return await self._run(key, True, lambda: self.driver.detach(key, host, devices))
+        """Detach; raises Busy while the manager works on it, or on anything else at the host."""
+        call = lambda: self.driver.detach(key, host, devices)  # noqa: E731
+        return await self._run(key, host, devices, frozenset(), True, call)
 
     async def _run(
-        self, key: str, may_be_running: bool, call: Callable[[], Awaitable[Operation]]
+        self,
+        key: str,
+        host: str,
+        devices: frozenset[str],
+        uids: frozenset[str],
+        may_be_running: bool,
+        call: Callable[[], Awaitable[Operation]],
     ) -> Operation:
-        """Start an operation, unless one with this key is under way: then see how that one does."""
-        id = self._tasks.get(key)
-        if id is None and may_be_running:
-            try:
-                found = await self.driver.find_operation(key)
-            except Unsupported:
-                found = None
-            id = found.id if found is not None and not found.phase.is_terminal else None
-        operation: Operation | None = None
-        if id:
-            try:
-                operation = await self.driver.operation(id)
-            except NotFound:
-                # The manager keeps no record of what has ended: reading tells how.
-                operation = None
-            self._tasks.pop(key, None)
-        if operation is None:
-            # Looking for the operation may have taken longer than the lease has left.
-            self.may_call()
+        """Start an operation, unless one with this key has been under way: then say how that one ended."""
+        self.may_call()
+        await self._task_at(host)
+        if (ended := self._ended.pop(key, None)) is not None:
+            if ended.phase is OperationPhase.UNKNOWN:
+                raise OutcomeUnknown(ended.message or "the manager does not say how the operation ended")
+            return ended
+        if may_be_running:
+            await self._find_task(key, host)
+        # Looking for the operation may have taken longer than the lease has left.
+        self.may_call()
+        before = self.evidence.calling(host, devices, uids)
+        try:
             operation = await call()
+        except (DeviceFault, PartialFailure):
+            # Of a batch some may have taken effect; reading tells.
+            raise
+        except OutcomeUnknown:
+            self.evidence.unanswered(before)
+            raise
+        except FabricError:
+            self.evidence.refused(before)
+            raise
+        except BaseException:
+            self.evidence.unanswered(before)
+            raise
         if operation.phase is OperationPhase.UNKNOWN:
+            self.evidence.unanswered(before)
             raise OutcomeUnknown(operation.message or "the manager does not say how the operation ended")
         if operation.id and not operation.phase.is_terminal:
-            self._tasks[key] = operation.id
+            self.evidence.task_began(host, key, operation.id)
             raise Busy(f"the manager works on it ({operation.id})")
+        if not uids:
+            self.evidence.detached(before)
         return operation
 
-    def _touch(self, host: str, devices: frozenset[str], uids: frozenset[str]) -> None:
-        self._untouched -= uids
-        self._host_news[host] = now = boottime()
-        for device in devices:
-            self._touched[device, host] = now
-            self._absent_since.pop((device, host), None)
+    async def _task_at(self, host: str) -> None:
+        """Raise Busy while a task is known to run at the host: what is read of it meanwhile says nothing."""
+        known = self.evidence.task(host)
+        if known is None:
+            return
+        key, id = known
+        try:
+            operation = await self.driver.operation(id)
+        except NotFound:
+            # The manager keeps no record of what has ended: reading tells how.
+            self.evidence.task_ended(host)
+            return
+        if not operation.phase.is_terminal and operation.phase is not OperationPhase.UNKNOWN:
+            raise Busy(f"the manager works on it ({id})")
+        self.evidence.task_ended(host)
+        self._ended[key] = operation
 
-    def failed(self, devices: frozenset[str]) -> None:
-        """An attach of these devices had an error."""
-        for device in devices:
-            count, first = self._failures.get(device, (0, boottime()))
-            self._failures[device] = (count + 1, first)
+    def forget(self, operation: str) -> None:
+        """The claims of this operation are gone: how its tasks ended concerns nobody any more."""
+        for key in [key for key in self._ended if key.startswith(operation)]:
+            del self._ended[key]
 
-    def succeeded(self, devices: frozenset[str]) -> None:
-        """These devices were seen attached."""
-        if devices:
-            self._last_success = boottime()
-        for device in devices:
-            self._failures.pop(device, None)
-
-    def try_alone(self, devices: frozenset[str]) -> bool:
-        """Whether one of them has failed: taken one by one, the others show which one is at fault."""
-        return any(device in self._failures for device in devices)
-
-    def is_at_fault(self, device: str) -> bool:
-        """Whether the device failed repeatedly while the manager attached others: then it is not the manager."""
-        count, first = self._failures.get(device, (0, 0.0))
-        return count >= FAILURES_TO_BLAME and self._last_success > first
+    async def _find_task(self, key: str, host: str) -> None:
+        """Look for a task that an earlier leader, or a call without an answer, began. Raises Busy while it runs."""
+        try:
+            found = await self.driver.find_operation(key)
+        except Unsupported:
+            return
+        if found is not None and not found.phase.is_terminal and found.id:
+            self.evidence.task_began(host, key, found.id)
+            raise Busy(f"the manager works on it ({found.id})")

@@ -10,8 +10,8 @@ from weft.api import DeviceAttachment, DeviceQuota, Fabric, LogicalNode
 from weft.api.conditions import MAX_CONDITIONS, with_condition
 from weft.api.quantity import format_bytes
 from weft.binding.inventory import Picture
-from weft.binding.lifecycle import is_attached, is_quarantined
 from weft.binding.membership import Membership, Pool, PoolKey, key_of
+from weft.binding.objects import is_attached, is_quarantined
 from weft.fabric.driver import not_used
 
 Status = dict[str, Any]
@@ -35,14 +35,14 @@ def with_facts(obj: Any, status: Mapping[str, Any], facts: Iterable[Fact], now: 
 def fabric_status(
     fabric: Fabric, picture: Picture | None, epoch: int, facts: Iterable[Fact], now: datetime
 ) -> Status:
-    """Counts of the picture; a picture in doubt leaves the counts as they were."""
+    """Counts of the picture; a reading that is not believed leaves the counts as they were."""
     status = fabric.status.dump()
     status.pop("conditions", None)
     status["observedGeneration"] = fabric.metadata.generation
     status.pop("notUsed", None)
     if picture is not None and (sentence := not_used(picture.inventory)):
         status["notUsed"] = sentence
-    if picture is not None and not picture.doubt:
+    if picture is not None and not picture.problem:
         status["devices"] = len(picture.inventory.devices)
         status["hosts"] = len(picture.inventory.hosts)
     if epoch:

@@ -14,7 +14,7 @@ from weft.balancing.keys import GroupKey
 from weft.balancing.presets import with_configured
 from weft.balancing.prometheus import PrometheusSource
 from weft.binding import controllers as binding_controllers
-from weft.binding.controller import Binding
+from weft.binding.fabrics import Fabrics
 from weft.controllers import Controller
 from weft.runtime import clock
 from weft.runtime.cache import ObjectCache
@@ -92,20 +92,13 @@ def _controllers(
     sessions: contextlib.AsyncExitStack,
 ) -> Mapping[type[Hashable], Controller[Any]]:
     """The controller of each type of key; what they hold open is closed by `sessions`."""
-    binding = Binding(
-        cluster,
-        cluster.read,
-        settings.namespace,
-        settings.inventory_seconds,
-        leadership,
-        binding_controllers.by_name(queue.add),
-    )
-    sessions.push_async_callback(binding.close)
+    fabrics = Fabrics(cluster, cluster.read, settings.namespace, leadership)
+    sessions.push_async_callback(fabrics.close)
     sources = {name: PrometheusSource(source) for name, source in settings.sources.items()}
     for source in sources.values():
         sessions.push_async_callback(source.close)
     return {
-        **binding_controllers.controllers(binding),
+        **binding_controllers.controllers(cluster, fabrics, settings.inventory_seconds, queue.add),
         GroupKey: GroupController(cluster, sources, with_configured(settings.presets)),
     }
 

@@ -1,0 +1,381 @@
+"""What a logical node needs next. Pure: a picture and the present moment in, one step out.
+
+The direction is stored, not remembered: an attachment that is being deleted leads the whole claim back, a claim with
+fewer attachments than its `claimSize` was cut short and leads back, a complete one leads forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from weft.api import DeviceAttachment, LogicalNode
+from weft.api.conditions import find, is_true
+from weft.binding.evidence import Certainty
+from weft.binding.objects import is_attached, is_deleting, is_given_up, is_quarantined, taint_value
+from weft.binding.observe import HostView, LogicalNodePicture
+from weft.binding.plan import Assignment, Refusal
+from weft.binding.readiness import readiness
+from weft.binding.status import Fact
+from weft.binding.steps import (
+    Attach,
+    Claim,
+    ClearTaint,
+    Detach,
+    Expire,
+    Finish,
+    GiveUp,
+    MarkAttached,
+    Place,
+    Publish,
+    Quarantine,
+    Reserve,
+    Step,
+    TurnBack,
+    Verify,
+    Wait,
+    Withdraw,
+)
+from weft.controllers import Now
+from weft.fabric.errors import (
+    AuthFailed,
+    Busy,
+    CapacityExhausted,
+    Conflict,
+    DeviceFault,
+    FabricError,
+    InvalidRequest,
+    NotFound,
+    OutcomeUnknown,
+    PartialFailure,
+    RateLimited,
+)
+
+Claims = tuple[DeviceAttachment, ...]
+
+RETRY_SECONDS = 1.0
+STUCK_SECONDS = 30.0
+PODS_SECONDS = 5.0
+
+
+def decide(picture: LogicalNodePicture, now: Now) -> Step:
+    """The next step of one logical node."""
+    claims = tuple(claim for claim in picture.claims if not is_given_up(claim))
+    # A quarantined claim no longer belongs to the node, until its deletion asks for the device to be freed.
+    held = tuple(claim for claim in claims if not is_quarantined(claim) or is_deleting(claim))
+    node = picture.node
+    if node is None or is_deleting(node):
+        return _release(picture, held, "Deleted") if held else Finish("Deleted")
+    namesakes = tuple(claim for claim in held if claim.spec.claim_ref.uid != node.metadata.uid)
+    held = tuple(claim for claim in held if claim not in namesakes)
+    others = _not_of_this_claim(held)
+    held = tuple(claim for claim in held if claim not in others)
+    again: float | None = None
+    for left_over, reason in ((namesakes, "Namesake"), (others, "Superseded")):
+        if not left_over:
+            continue
+        step = _release(picture, left_over, reason)
+        if not isinstance(step, Wait) or (reason == "Namesake" and not held):
+            return step
+        # What is left over does not hold up the claim that the node has.
+        again = step.again if again is None else min(again, step.again)
+    return _sooner(_own(picture, node, claims, held, now), again)
+
+
+def wants_place(node: LogicalNode, claims: Iterable[DeviceAttachment], wall: datetime) -> bool:
+    """Whether placement should look for a place: nothing is claimed, and the node's time is not up."""
+    return (
+        not is_deleting(node)
+        and not _time_is_up(node, wall)
+        and all(is_given_up(claim) or (is_quarantined(claim) and not is_deleting(claim)) for claim in claims)
+    )
+
+
+def expiry(node: LogicalNode) -> datetime | None:
+    """When the node's time is up: `ttlSecondsAfterBound` after it became Bound."""
+    ttl = node.spec.ttl_seconds_after_bound
+    bound = find(node.status.conditions, "Bound")
+    if ttl is None or bound is None or bound.status != "True" or bound.last_transition_time is None:
+        return None
+    try:
+        return bound.last_transition_time + timedelta(seconds=ttl)
+    except OverflowError:
+        # Whoever may write the status made this up; nothing else is that far ahead.
+        return None
+
+
+def _time_is_up(node: LogicalNode, wall: datetime) -> bool:
+    end = expiry(node)
+    return is_true(node.status.conditions, "Expired") or (end is not None and wall >= end)
+
+
+def _not_of_this_claim(held: Claims) -> Claims:
+    """Claims that are to go while the node's own stays: quarantined ones that were cleared, and superseded ones.
+
+    A claim whose creation had no answer can come to light after the next set was claimed, perhaps at another host.
+    """
+    sets: dict[str, list[DeviceAttachment]] = {}
+    for claim in held:
+        if not is_quarantined(claim):
+            sets.setdefault(claim.spec.operation, []).append(claim)
+
+    def standing(operation: str) -> tuple[bool, bool, str]:
+        claims = sets[operation]
+        return all(map(is_attached, claims)), len(claims) >= claims[0].spec.claim_size, operation
+
+    counts = max(sets, key=standing, default="")
+    return tuple(claim for claim in held if is_quarantined(claim) or claim.spec.operation != counts)
+
+
+def _own(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, held: Claims, now: Now) -> Step:
+    """The next step with the one claim that counts."""
+    if _time_is_up(node, now.wall):
+        return _release(picture, held, "Expired") if held else Expire()
+    if not held:
+        return _place(picture)
+    if any(is_deleting(claim) for claim in held):
+        return _release(picture, held, "TurnedBack")
+    if any(is_quarantined(claim) and claim.spec.operation == held[0].spec.operation for claim in claims):
+        return _release(picture, held, "DeviceFailed")
+    if len(held) < held[0].spec.claim_size:
+        return _release(picture, held, "ClaimIncomplete")
+    return _bind(picture, node, held, now)
+
+
+def _place(picture: LogicalNodePicture) -> Step:
+    outcome = picture.outcome
+    if isinstance(outcome, Assignment):
+        if picture.unplaceable:
+            return Place("Lost", ask_after=RETRY_SECONDS)
+        return Claim(outcome)
+    if picture.tainted:
+        # A place that was given up: its Node is free for others, and for another try.
+        return ClearTaint(picture.tainted)
+    if isinstance(outcome, Refusal):
+        return Place(outcome.reason, _refused(outcome), ask_after=None)
+    return Place("Waiting", ask_after=0.0)
+
+
+def _refused(refusal: Refusal) -> tuple[Fact, ...]:
+    reason, message = refusal.reason, refusal.message
+    return (
+        ("Reserved", False, reason, message),
+        ("Bound", False, reason, message),
+        ("Ready", False, "NotBound", message),
+    )
+
+
+def _bind(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now: Now) -> Step:
+    """Forward: reserve the Node, attach, verify, mark, publish."""
+    view = picture.hosts[claims[0].spec.fabric, claims[0].spec.host]
+    pending = tuple(claim for claim in claims if not is_attached(claim))
+    is_bound = is_true(node.status.conditions, "Bound") and not pending
+    if is_bound:
+        if view.node.exists and not view.node.taint:
+            # It registered anew, or somebody took the taint off.
+            return Reserve(view.node.name, ())
+        return _publish(picture, view, node, claims, now)
+    if view.trouble:
+        return _not_bound("FabricNotReady", view.trouble, RETRY_SECONDS)
+    if view.node.taint != taint_value(picture.key.namespace, picture.key.name):
+        if not view.node.exists:
+            return TurnBack(claims, "PlaceLost", f"Node {view.node.name or '(unknown)'} does not exist")
+        if view.node.taint:
+            return TurnBack(claims, "PlaceLost", f"Node {view.node.name} carries another logical node")
+        # An earlier attempt may have reserved another Node.
+        return Reserve(view.node.name, tuple(name for name in picture.tainted if name != view.node.name))
+    if pending:
+        return _attach(view, claims, pending)
+    return _publish(picture, view, node, claims, now)
+
+
+def _attach(view: HostView, claims: Claims, pending: Claims) -> Step:
+    problem = view.problem
+    if problem is not None and not isinstance(problem, OutcomeUnknown | InvalidRequest):
+        return _attach_failed(view, claims, problem)
+    devices = frozenset(claim.spec.device for claim in claims)
+    if not view.verified:
+        return Verify(view.fabric, view.host, devices)
+    absent = sorted(devices - (view.reading or frozenset()))
+    if not absent:
+        return MarkAttached(pending, view.no_answer)
+    if view.called or problem is not None:
+        at_fault = {device: str(problem) for device in absent if device in view.at_fault}
+        if at_fault:
+            return _quarantine(claims, at_fault)
+        if problem is None:
+            problem = OutcomeUnknown(f"the manager does not show {', '.join(absent)} at {view.host} yet")
+        return _not_bound(_attaching(problem), str(problem), _delay(problem))
+    if view.try_alone:
+        return Attach(claims, tuple(frozenset({device}) for device in absent))
+    return Attach(claims, (frozenset(absent),))
+
+
+def _attach_failed(view: HostView, claims: Claims, problem: FabricError) -> Step:
+    """What becomes of a claim whose attach, or whose reading of the host, the manager answered with an error."""
+    match problem:
+        case DeviceFault(device=device):
+            return _quarantine(claims, {device: str(problem)})
+        case PartialFailure(failed=failed):
+            return _quarantine(claims, failed)
+        case CapacityExhausted():
+            return TurnBack(claims, "PlaceLost", str(problem), avoid=view.host, read_fabric=view.fabric)
+        case Conflict() | NotFound():
+            return TurnBack(claims, "PlaceLost", str(problem), read_fabric=view.fabric)
+        case AuthFailed():
+            step = _not_bound("Attaching", str(problem), STUCK_SECONDS)
+            return replace(step, read_fabric=view.fabric)
+        case _:
+            return _not_bound(_attaching(problem), str(problem), _delay(problem))
+
+
+def _quarantine(claims: Claims, failed: dict[str, str]) -> Quarantine:
+    return Quarantine(tuple(claim for claim in claims if claim.spec.device in failed), failed)
+
+
+def _attaching(problem: FabricError) -> str:
+    return "InvalidRequest" if isinstance(problem, InvalidRequest) else "Attaching"
+
+
+def _not_bound(reason: str, message: str, again: float) -> Wait:
+    facts: tuple[Fact, ...] = (
+        ("Reserved", True, "Reserved", "all devices are claimed"),
+        ("Bound", False, reason, message),
+        ("Ready", False, "NotBound", message),
+    )
+    return Wait(reason, message, again, facts)
+
+
+def _publish(
+    picture: LogicalNodePicture, view: HostView, node: LogicalNode, claims: Claims, now: Now
+) -> Publish:
+    """What is true of a node all of whose devices were seen at its host, with what is the matter since."""
+    facts: tuple[Fact, ...] = (
+        ("Reserved", True, "Reserved", ""),
+        ("Bound", True, "Bound", "every device was seen at the host"),
+        readiness(node, claims, view.picture, view.node),
+    )
+    again: float | None = None
+    if (ttl := node.spec.ttl_seconds_after_bound) is not None:
+        end = expiry(node)
+        left = (end - now.wall).total_seconds() if end is not None else float(ttl)
+        again = max(0.1, left + 0.1)
+    return Publish(claims, view.node.name, facts, again)
+
+
+def _release(picture: LogicalNodePicture, claims: Claims, reason: str) -> Step:
+    """Back: no user left, detached, seen to be detached, given up; host by host.
+
+    A host at which something has to be waited for does not hold up another one (an earlier namesake's, say).
+    """
+    node = picture.node
+    tells = node is not None and reason != "Superseded"
+    if (
+        node is not None
+        and reason not in ("Deleted", "Namesake", "Superseded")
+        and is_true(node.status.conditions, "Bound")
+    ):
+        text = "its devices are being released"
+        return Withdraw(reason, (*_releasing(text), *(_EXPIRED if reason == "Expired" else ())))
+    waits: list[Wait] = []
+    by_host: dict[tuple[str, str], list[DeviceAttachment]] = {}
+    for claim in claims:
+        by_host.setdefault((claim.spec.fabric, claim.spec.host), []).append(claim)
+    for place, here in sorted(by_host.items()):
+        users = picture.users if reason != "Superseded" else ()
+        step = _release_at(picture.hosts[place], tuple(here), users)
+        if not isinstance(step, Wait):
+            return step
+        waits.append(step)
+    message = "; ".join(dict.fromkeys(wait.message for wait in waits))
+    again = min(wait.again for wait in waits)
+    return Wait(waits[0].reason, message, again, _releasing(message) if tells else ())
+
+
+def _release_at(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
+    remaining = tuple(claim for claim in claims if not is_deleting(claim))
+    if view.trouble:
+        # The direction must be stored even though the fabric cannot be reached.
+        if remaining:
+            return TurnBack(remaining, "Released", view.trouble)
+        return Wait("FabricNotReady", view.trouble, RETRY_SECONDS)
+    # Nothing uses devices that were never all seen at the host.
+    if users and any(is_attached(claim) for claim in claims):
+        return Wait("Drain", f"pods still use the devices: {', '.join(users[:5])}", PODS_SECONDS)
+    if remaining:
+        return TurnBack(remaining, "Released", "")
+    uncalled = tuple(claim for claim in claims if _certainty(view, claim) is Certainty.NEVER_CALLED)
+    if uncalled:
+        return GiveUp(uncalled)
+    if view.problem is not None:
+        return Wait("FabricError", f"fabric {view.fabric}: {view.problem}", _delay(view.problem))
+    if not view.verified:
+        return Verify(view.fabric, view.host)
+    present = frozenset(claim.spec.device for claim in claims) & (view.reading or frozenset())
+    free = tuple(
+        claim
+        for claim in claims
+        if claim.spec.device not in present and _certainty(view, claim) is not Certainty.OPEN
+    )
+    if free:
+        return GiveUp(free)
+    if present and not view.called:
+        return Detach(claims, present)
+    if present:
+        left = ", ".join(sorted(present))
+        message = f"fabric {view.fabric}: {left} still shown at {view.host} after the detach"
+        return Wait("Settle", message, RETRY_SECONDS)
+    left = ", ".join(sorted(claim.spec.device for claim in claims))
+    message = (
+        f"fabric {view.fabric}: {left}: not attached now, but an earlier call may still take effect; kept until"
+        " complete inventories settleSeconds apart agree"
+    )
+    return Wait("Settle", message, RETRY_SECONDS)
+
+
+def _certainty(view: HostView, claim: DeviceAttachment) -> Certainty:
+    return view.certainty.get(claim.spec.device, Certainty.OPEN)
+
+
+_EXPIRED: tuple[Fact, ...] = (
+    (
+        "Expired",
+        True,
+        "TimeIsUp",
+        "released after ttlSecondsAfterBound; create a new LogicalNode to bind again",
+    ),
+)
+
+
+def _releasing(message: str) -> tuple[Fact, ...]:
+    return ("Bound", False, "Releasing", message), ("Ready", False, "Releasing", message)
+
+
+def expired_facts() -> tuple[Fact, ...]:
+    """What is true of a node whose time is up and whose devices are free again."""
+    return (*_EXPIRED, *((kind, False, "Expired", _EXPIRED[0][3]) for kind in ("Reserved", "Bound", "Ready")))
+
+
+def _delay(error: FabricError) -> float:
+    """How long to wait before the next try, by what went wrong."""
+    if isinstance(error, RateLimited):
+        return error.retry_after_seconds
+    if isinstance(error, InvalidRequest | AuthFailed):
+        return STUCK_SECONDS
+    return 0.3 if isinstance(error, Busy) else RETRY_SECONDS
+
+
+def _sooner(step: Step, again: float | None) -> Step:
+    """The step, looked at again at least as soon as that."""
+    if again is None or not isinstance(step, Place | Wait | Publish | Expire):
+        return step
+    match step:
+        case Wait():
+            return replace(step, again=min(step.again, again))
+        case Publish():
+            return replace(step, again=again if step.again is None else min(step.again, again))
+        case Expire():
+            return replace(step, again=again)
+        case Place():
+            return replace(step, again=again)

@@ -1,0 +1,220 @@
+"""Keeps the session with each fabric manager, the Fabric's status, and those who wait for what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from weft.api import Fabric
+from weft.api.conditions import find
+from weft.api.names import FINALIZER
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES
+from weft.binding.fabrics import Fabrics, SecretMissing
+from weft.binding.inventory import accept
+from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
+from weft.binding.objects import all_claims, is_attached, is_deleting
+from weft.binding.session import FabricSession
+from weft.binding.status import Fact, fabric_status
+from weft.cluster import Cluster, Object, add_finalizer, drop_finalizer
+from weft.controllers import Enqueue, Now, Watch
+from weft.fabric.driver import Inventory
+from weft.fabric.errors import AuthFailed, FabricError, RateLimited
+
+ACCEPT_ANNOTATION = "weft.dev/accept-inventory"
+RETRY_SECONDS = 5.0
+DRIVER_SECONDS = 60.0
+
+CONNECTED: Fact = ("Connected", True, "Connected", "the manager answers")
+FENCING: Fact = ("Connected", None, "Fencing", "waiting until the earlier leader's calls are over")
+
+
+class FabricController:
+    """Works on one Fabric at a time: open, fence, read, say what was found."""
+
+    def __init__(self, cluster: Cluster, fabrics: Fabrics, poll_seconds: float, enqueue: Enqueue) -> None:
+        self._cluster = cluster
+        self._fabrics = fabrics
+        self._poll_seconds = poll_seconds
+        self._enqueue = enqueue
+        self._meanings: dict[str, tuple[Any, ...]] = {}
+        self.watches = (Watch(FABRICS, self._changed),)
+
+    def _changed(self, cluster: Cluster, fabric: Object) -> Iterable[FabricKey]:
+        """A Fabric that changed otherwise than by our own status: a manager is not read again for that."""
+        metadata = fabric["metadata"]
+        name = metadata["name"]
+        if cluster.get(FABRICS, name) is None:
+            self._meanings.pop(name, None)
+            return (FabricKey(name),)
+        parts = ("uid", "generation", "annotations", "deletionTimestamp")
+        meaning = tuple(metadata.get(part) for part in parts)
+        before, self._meanings[name] = self._meanings.get(name), meaning
+        return (FabricKey(name),) if before != meaning else ()
+
+    async def reconcile(self, key: FabricKey, now: Now) -> float | None:
+        """Read a fabric's inventory, then see to what depends on it."""
+        known = self._offered(key.name)
+        try:
+            return await self._reconcile(key.name, now)
+        finally:
+            # Placement looks at the whole cluster: only what it could decide on anew is worth a pass.
+            if self._offered(key.name) != known:
+                self._enqueue(PlacementKey(), 0.0)
+            self._enqueue(PoolsKey(), 0.0)
+            self._wake_claimants(key.name)
+
+    def _offered(self, name: str) -> tuple[bool, bool, Inventory | None]:
+        """What placement depends on of a fabric."""
+        session = self._fabrics.session(name)
+        looked = name in self._fabrics.looked
+        if session is None or session.picture is None or session.trouble or session.epoch == 0:
+            return looked, session is not None and session.managed, None
+        return looked, session.managed, session.picture.inventory
+
+    async def _reconcile(self, name: str, now: Now) -> float | None:
+        raw = self._cluster.get(FABRICS, name)
+        if raw is None:
+            self._fabrics.looked.discard(name)
+            await self._fabrics.forget(name)
+            return None
+        fabric = Fabric.model_validate(raw)
+        leaving = fabric.metadata.deletion_timestamp is not None
+        if leaving and not self._in_use(name):
+            # Without a session no more claims are made; one may have been made until now.
+            await self._fabrics.forget(name)
+            if self._in_use(name):
+                return 0.0
+            await drop_finalizer(self._cluster, FABRICS, raw)
+            return None
+        if fabric.spec.mode == "Manage" and FINALIZER not in fabric.metadata.finalizers and not leaving:
+            raw = await add_finalizer(self._cluster, FABRICS, raw)
+            fabric = Fabric.model_validate(raw)
+        try:
+            facts, again = await self._look(fabric, now)
+        except Exception:
+            # Whatever is the matter with this fabric (the API server refuses its Secret, a driver's defect), the
+            # others need not wait for it.
+            self._fabrics.looked.add(name)
+            raise
+        if facts[0] != FENCING:
+            self._fabrics.looked.add(name)
+        if leaving:
+            facts.append(
+                ("Deletable", False, "InUse", "it goes when the last DeviceAttachment on it is released")
+            )
+        await self._write(name, raw, facts, now)
+        return again
+
+    async def _write(self, name: str, raw: Object, facts: list[Fact], now: Now) -> None:
+        session = self._fabrics.session(name)
+        # The object may have changed while the manager was read.
+        raw = self._cluster.get(FABRICS, name) or raw
+        fabric = Fabric.model_validate(raw)
+        picture = session.picture if session else None
+        status = fabric_status(fabric, picture, session.epoch if session else 0, facts, now.wall)
+        await self._cluster.write_status(FABRICS, raw, status)
+        for kind, condition, reason, message in facts:
+            before = find(fabric.status.conditions, kind)
+            if condition is False and (before is None or before.reason != reason):
+                self._cluster.event(raw, "Warning", reason, message)
+
+    def _claimed(self, name: str) -> frozenset[str]:
+        claims = self._cluster.list(DEVICE_ATTACHMENTS)
+        return frozenset(claim["spec"]["device"] for claim in claims if claim["spec"]["fabric"] == name)
+
+    def _in_use(self, name: str) -> bool:
+        return any(claim["spec"]["fabric"] == name for claim in self._cluster.list(DEVICE_ATTACHMENTS))
+
+    async def _look(self, fabric: Fabric, now: Now) -> tuple[list[Fact], float]:
+        """One reading of the manager, as conditions."""
+        name = fabric.metadata.name
+        # The time of a reading is that of the pass: after opening or fencing it would be too early.
+        is_prompt = self._fabrics.is_open(fabric)
+        try:
+            session = await self._fabrics.open(fabric, now)
+            if fabric.spec.mode == "Manage" and session.epoch == 0:
+                wait = await self._fabrics.fence(session, now)
+                if wait > 0:
+                    return [FENCING], wait
+            began = session.evidence.next()
+            reading = await session.driver.inventory(self._claimed(name))
+        except LookupError as error:
+            return [("Connected", False, "DriverNotFound", str(error))], DRIVER_SECONDS
+        except SecretMissing as error:
+            return [("Connected", False, "SecretMissing", str(error))], RETRY_SECONDS
+        except AuthFailed as error:
+            # The Secret may have been rotated: the next attempt reads it again.
+            self._note_trouble(name, str(error))
+            await self._fabrics.forget(name, keep_picture=True)
+            return [("Connected", False, "AuthFailed", str(error))], RETRY_SECONDS
+        except FabricError as error:
+            self._note_trouble(name, str(error))
+            message = f"{error}; the last known picture is kept"
+            pause = error.retry_after_seconds if isinstance(error, RateLimited) else 0.0
+            return [("Connected", False, "Unreachable", message)], max(pause, RETRY_SECONDS)
+        self._take(fabric, session, reading, began, now.boot if is_prompt else None)
+        picture = session.picture
+        assert picture is not None
+        facts: list[Fact] = [CONNECTED]
+        if picture.problem:
+            facts.append(("InventoryComplete", False, picture.problem, picture.message))
+        else:
+            facts.append(
+                ("InventoryComplete", True, "Complete", picture.message or "the last reading was whole")
+            )
+        facts.append(self._orphans(name, picture.inventory))
+        return facts, self._poll_seconds
+
+    def _take(
+        self, fabric: Fabric, session: FabricSession, reading: Inventory, began: int, at: float | None
+    ) -> None:
+        known = session.picture.inventory if session.picture else None
+        declared = fabric.metadata.annotations.get(ACCEPT_ANNOTATION, "")
+        accepted = int(declared) if declared.isdigit() else None
+        session.take(accept(known, fabric.status.devices or 0, reading, accepted), began, at)
+        session.trouble = ""
+
+    def _note_trouble(self, name: str, message: str) -> None:
+        if session := self._fabrics.session(name):
+            session.trouble = message
+
+    def _orphans(self, name: str, inventory: Inventory) -> Fact:
+        claimed = {
+            (claim["spec"]["device"], claim["spec"]["host"])
+            for claim in self._cluster.list(DEVICE_ATTACHMENTS)
+            if claim["spec"]["fabric"] == name
+        }
+        orphans = sorted(set(inventory.attachments) - claimed)
+        if not orphans and inventory.unread:
+            message = (
+                "every attachment that was read is known here; not all could be read, see InventoryComplete"
+            )
+            return "NoOrphans", True, "NoOrphans", message
+        if not orphans:
+            return "NoOrphans", True, "NoOrphans", "every attachment on the fabric is known here"
+        shown = ", ".join(f"{device} at {host}" for device, host in orphans[:5])
+        message = (
+            f"{len(orphans)} attachments without a DeviceAttachment; their devices are not offered: {shown}"
+        )
+        return "NoOrphans", False, "OrphansFound", message
+
+    def _wake_claimants(self, fabric: str) -> None:
+        """Ask for the nodes whose claims the fabric's picture contradicts, or that wait for it to change."""
+        session = self._fabrics.session(fabric)
+        if session is None or session.picture is None:
+            return
+        inventory = session.picture.inventory
+        shown = set(inventory.attachments)
+        healthy = {device.id for device in inventory.devices if device.healthy}
+        for claim in all_claims(self._cluster):
+            if claim.spec.fabric != fabric:
+                continue
+            spec, ref = claim.spec, claim.spec.claim_ref
+            fine = ((spec.device, spec.host) in shown) is is_attached(claim) and not is_deleting(claim)
+            if fine and is_attached(claim):
+                raw = self._cluster.get(LOGICAL_NODES, ref.name, ref.namespace) or {}
+                conditions = raw.get("status", {}).get("conditions", [])
+                ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+                fine = ready is (spec.device in healthy)
+            if not fine:
+                self._enqueue(LogicalNodeKey(ref.namespace, ref.name), 0.0)

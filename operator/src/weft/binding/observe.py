@@ -1,0 +1,213 @@
+"""The picture of one logical node: everything that its next step depends on, frozen. Reads only, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from weft.api import DeviceAttachment, LogicalNode
+from weft.api.names import TAINT_LOGICAL_NODE
+from weft.api.resources import FABRICS, LOGICAL_NODES, NODES, PODS
+from weft.binding.assignments import Outcome
+from weft.binding.evidence import Certainty
+from weft.binding.inventory import Picture
+from weft.binding.keys import LogicalNodeKey
+from weft.binding.objects import (
+    NodeView,
+    claims_of,
+    had_unanswered_call,
+    logical_node_taint,
+    node_of,
+    parse_node,
+    taint_value,
+    view_node,
+)
+from weft.binding.plan import Assignment
+from weft.binding.session import FabricSession
+from weft.cluster import Cluster, Object
+from weft.fabric.errors import FabricError
+
+Place = tuple[str, str]
+"""Fabric and host."""
+
+
+@dataclass
+class Attempt:
+    """What this pass has done at one host so far. A new pass starts with none: it reads before it writes."""
+
+    reading: frozenset[str] | None = None
+    """The devices that the manager showed at the host after the last call; None: it could not be read."""
+    verified: bool = False
+    """Whether the host was read, or tried to be read, after the last call."""
+    called: bool = False
+    problem: FabricError | None = None
+    """What the last call or reading came to, when it came to nothing."""
+
+
+@dataclass(frozen=True)
+class HostView:
+    """One host that claims of the logical node name, and what can be done there."""
+
+    fabric: str
+    host: str
+    node: NodeView
+    trouble: str = ""
+    """Why nothing can be asked of the manager now; empty: it can be."""
+    picture: Picture | None = None
+    """The last inventory; None: this leader has none."""
+    certainty: Mapping[str, Certainty] = field(default_factory=dict)
+    """By the name of the device."""
+    no_answer: frozenset[str] = frozenset()
+    """Devices for which a call had no answer and may still take effect."""
+    at_fault: frozenset[str] = frozenset()
+    """Devices that fail while the manager attaches others."""
+    try_alone: bool = False
+    """Whether devices should be attached one by one, to find the one that fails."""
+    reading: frozenset[str] | None = None
+    verified: bool = False
+    called: bool = False
+    problem: FabricError | None = None
+    """These four as in `Attempt`."""
+
+
+@dataclass(frozen=True)
+class LogicalNodePicture:
+    """One logical node."""
+
+    key: LogicalNodeKey
+    node: LogicalNode | None
+    """None: the object is gone."""
+    claims: tuple[DeviceAttachment, ...] = ()
+    """All attachments that name it, also those made for an earlier namesake."""
+    hosts: Mapping[Place, HostView] = field(default_factory=dict)
+    users: tuple[str, ...] = ()
+    """Pods that use its devices."""
+    tainted: tuple[str, ...] = ()
+    """Nodes that carry its taint: one, or several when a crash or an edit came in between."""
+    outcome: Outcome | None = None
+    """What placement decided."""
+    unplaceable: str = ""
+    """Why the assignment that is there cannot be carried out; empty: it can be."""
+
+
+def why_not_usable(cluster: Cluster, name: str, session: FabricSession | None) -> str:
+    """Why no call can be made at a fabric now; empty: it can."""
+    raw = cluster.get(FABRICS, name)
+    if raw is None or session is None or session.picture is None:
+        return f"fabric {name} {'was not read yet' if raw else 'does not exist'}"
+    if session.trouble:
+        return f"fabric {name} cannot be reached: {session.trouble}"
+    # The session may be older than the last edit of the Fabric.
+    if not session.managed or raw["spec"].get("mode") != "Manage":
+        return f"fabric {name} is in Observe mode: set spec.mode to Manage"
+    if session.epoch == 0:
+        return f"fabric {name}: the earlier leader is not fenced yet"
+    return ""
+
+
+def observe(
+    cluster: Cluster,
+    sessions: Mapping[str, FabricSession],
+    key: LogicalNodeKey,
+    outcome: Outcome | None,
+    attempts: Mapping[Place, Attempt],
+    tainted: tuple[str, ...],
+) -> LogicalNodePicture:
+    """The picture of one logical node.
+
+    `attempts` is what this pass has done so far, `tainted` the names of the Nodes that carry the logical node.
+    """
+    raw = cluster.get(LOGICAL_NODES, key.name, key.namespace)
+    claims = tuple(claims_of(cluster, key.namespace, key.name))
+    by_place: dict[Place, list[DeviceAttachment]] = {}
+    for claim in claims:
+        by_place.setdefault((claim.spec.fabric, claim.spec.host), []).append(claim)
+    hosts = {
+        place: _host_view(cluster, sessions.get(place[0]), place, here, tainted, attempts.get(place))
+        for place, here in by_place.items()
+    }
+    unplaceable = ""
+    if isinstance(outcome, Assignment):
+        fabric = outcome.host.fabric
+        unplaceable = why_not_usable(cluster, fabric, sessions.get(fabric))
+    return LogicalNodePicture(
+        key=key,
+        node=parse_node(raw) if raw is not None else None,
+        claims=claims,
+        hosts=hosts,
+        users=tuple(users_of(cluster, key.namespace, key.name, frozenset(tainted))),
+        tainted=tainted,
+        outcome=outcome,
+        unplaceable=unplaceable,
+    )
+
+
+def _host_view(
+    cluster: Cluster,
+    session: FabricSession | None,
+    place: Place,
+    claims: Sequence[DeviceAttachment],
+    tainted: Sequence[str],
+    attempt: Attempt | None,
+) -> HostView:
+    fabric, host = place
+    # A host that was taken out of the Fabric's list is known by the taint that its Node has.
+    name = node_of(cluster, fabric, host) or next(iter(tainted), "")
+    view = view_node(cluster, name)
+    trouble = why_not_usable(cluster, fabric, session)
+    attempt = attempt or Attempt()
+    if session is None:
+        return HostView(fabric, host, view, trouble)
+    devices = frozenset(claim.spec.device for claim in claims)
+    evidence, settle = session.evidence, session.settle_seconds
+    certainty = {
+        claim.spec.device: evidence.certainty(
+            claim.metadata.uid,
+            claim.spec.device,
+            host,
+            settle,
+            unanswered_earlier=had_unanswered_call(claim),
+        )
+        for claim in claims
+    }
+    return HostView(
+        fabric,
+        host,
+        view,
+        trouble,
+        session.picture,
+        certainty=certainty,
+        no_answer=frozenset(each for each in devices if evidence.had_no_answer(each, host, settle)),
+        at_fault=frozenset(device for device in devices if session.blame.is_at_fault(device)),
+        try_alone=session.blame.try_alone(devices),
+        reading=attempt.reading,
+        verified=attempt.verified,
+        called=attempt.called,
+        problem=attempt.problem,
+    )
+
+
+def carrying(cluster: Cluster, namespace: str, name: str) -> list[Object]:
+    """The Nodes with the logical node's taint."""
+    value = taint_value(namespace, name)
+    return [raw for raw in cluster.list(NODES) if logical_node_taint(raw) == value]
+
+
+def users_of(cluster: Cluster, namespace: str, name: str, nodes: frozenset[str]) -> list[str]:
+    """Pods that use the logical node's devices: its namespace's, on one of these Nodes, tolerating its taint."""
+    value = taint_value(namespace, name)
+    return sorted(
+        pod["metadata"]["name"]
+        for pod in cluster.list(PODS, namespace)
+        if pod["spec"].get("nodeName") in nodes
+        and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+        and any(_tolerates(toleration, value) for toleration in pod["spec"].get("tolerations", []))
+        # An agent that runs on every Node tolerates everything and uses nothing of the logical node.
+        and not any(owner["kind"] == "DaemonSet" for owner in pod["metadata"].get("ownerReferences", []))
+    )
+
+
+def _tolerates(toleration: Object, value: str) -> bool:
+    # Without a key it tolerates every taint.
+    key = toleration.get("key") or TAINT_LOGICAL_NODE
+    return key == TAINT_LOGICAL_NODE and toleration.get("value", value) == value

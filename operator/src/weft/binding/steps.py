@@ -1,0 +1,178 @@
+"""The steps of a logical node's life, as values: `decide` returns one, `apply` carries it out.
+
+Place, Wait, Publish, Withdraw, Expire and Finish end a pass: nothing more can be done now. What they say is written
+into the status once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from weft.api import DeviceAttachment
+from weft.binding.plan import Assignment
+from weft.binding.status import Fact
+
+Claims = tuple[DeviceAttachment, ...]
+Facts = tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Nothing is claimed: placement has to find a place, or has said why there is none."""
+
+    reason: str
+    facts: Facts = ()
+    ask_after: float | None = None
+    """Ask for a placement pass in so many seconds; None: there was one, its answer stands."""
+    again: float | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Create the attachments of an assignment: the intention, stored before the first call."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """Taint the Node: a claim as exclusive as an attachment's name."""
+
+    node: str
+    stale: tuple[str, ...]
+    """Nodes that carry the taint of an earlier attempt: freed first."""
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read a host's devices."""
+
+    fabric: str
+    host: str
+    expected: frozenset[str] = frozenset()
+    """Devices that should be there after an attach."""
+
+
+@dataclass(frozen=True)
+class Attach:
+    """Attach devices to their host, in these batches."""
+
+    claims: Claims
+    batches: tuple[frozenset[str], ...]
+
+
+@dataclass(frozen=True)
+class MarkAttached:
+    """Every device was seen at the host: store it."""
+
+    claims: Claims
+    no_answer: frozenset[str]
+    """Devices for which a call had no answer: it may still take effect."""
+
+
+@dataclass(frozen=True)
+class Publish:
+    """The node is bound: say so, and what is the matter since."""
+
+    claims: Claims
+    node: str
+    facts: Facts
+    again: float | None
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """Devices are at fault: their attachments stay, so that they are not offered again."""
+
+    claims: Claims
+    failed: Mapping[str, str]
+    """Why, by device."""
+
+
+@dataclass(frozen=True)
+class TurnBack:
+    """Ask for the deletion of the attachments: from now on the way leads back, also after a restart."""
+
+    claims: Claims
+    reason: str
+    message: str
+    avoid: str = ""
+    """A host that had no capacity left."""
+    read_fabric: str = ""
+    """A fabric that is not as the picture has it: read it anew."""
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """Say that the node is bound no more, before its first device goes."""
+
+    reason: str
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Detach:
+    """Detach the devices that the host shows."""
+
+    claims: Claims
+    devices: frozenset[str]
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The devices are free: let their attachments go."""
+
+    claims: Claims
+
+
+@dataclass(frozen=True)
+class ClearTaint:
+    """A place was given up: free its Nodes."""
+
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Something outside has to happen first: pods end, a device settles, a manager answers."""
+
+    reason: str
+    message: str
+    again: float
+    facts: Facts = ()
+    read_fabric: str = ""
+
+
+@dataclass(frozen=True)
+class Expire:
+    """The time is up and nothing is held any more: the object stays and says so."""
+
+    again: float | None = None
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The object goes, or is gone, and holds nothing: clean up what is left of it."""
+
+    reason: str
+
+
+Step = (
+    Place
+    | Claim
+    | Reserve
+    | Verify
+    | Attach
+    | MarkAttached
+    | Publish
+    | Quarantine
+    | TurnBack
+    | Withdraw
+    | Detach
+    | GiveUp
+    | ClearTaint
+    | Wait
+    | Expire
+    | Finish
+)
