@@ -135,7 +135,10 @@ def test_scale_reads_the_status_and_writes_the_spec(kube: Kube, made: Made, name
         )
 
     assert scale["spec"] == {"replicas": 4}
-    assert scale["status"] == {"replicas": 4, "selector": "weft.dev/role=stored-decode"}
+    assert scale["status"] == {
+        "replicas": 4,
+        "selector": "weft.dev/role=stored-decode,weft.dev/worker-index=0",
+    }
     changed = kube.get(resources.INFERENCE_ROLES, name, namespace)
     assert changed is not None
     assert changed["spec"]["replicas"] == 7
@@ -145,7 +148,10 @@ def test_explain_describes_what_a_field_is_for(kubectl: Kubectl) -> None:
     explained = " ".join(kubectl("explain", "inferencegroup.spec.objectives").stdout.split())
 
     assert "DESCRIPTION: What users of the model may expect." in explained
-    assert "attainmentPermille <integer> Share of requests that must meet both, in thousandths." in explained
+    assert (
+        "attainmentPermille <integer> Share of requests that must meet the objectives, in thousandths."
+        in explained
+    )
 
 
 def test_get_shows_all_of_weft_by_its_category(

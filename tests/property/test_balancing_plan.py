@@ -13,7 +13,7 @@ from weft.api import Objectives, RebalanceMode, Stage
 from weft.balancing.demand import offered
 from weft.balancing.plan import SplitPlan, needs_of, plan_split
 from weft.balancing.splits import judge
-from weft.balancing.state import NO_SPLIT, Corrections, Hold, RoleState, SplitInputs, Traffic
+from weft.balancing.state import NO_SPLIT, Corrections, Hold, RoleState, Split, SplitInputs, Traffic
 
 rates = st.floats(0, 12)
 prompts = st.floats(100, 4000)
@@ -65,7 +65,9 @@ def after(observed: SplitInputs, plan: SplitPlan, seconds: float = 3600) -> Spli
     return replace(
         observed,
         allocation=plan.allocation,
-        recommended=plan.recommended or observed.recommended,
+        recommended=Split.read(plan.recommendation.allocation)
+        if plan.recommendation
+        else observed.recommended,
         decided_at=observed.now if plan.decision else observed.decided_at,
         now=observed.now + timedelta(seconds=seconds),
     )

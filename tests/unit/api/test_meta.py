@@ -114,7 +114,13 @@ def test_a_status_of_zeros_is_written() -> None:
     )
 
     assert "status" not in role.dump()
-    assert role.status.dump() == {"replicas": 0, "readyReplicas": 0}
+    assert role.status.dump() == {
+        "observedGeneration": 0,
+        "desiredReplicas": 0,
+        "replicas": 0,
+        "updatedReplicas": 0,
+        "readyReplicas": 0,
+    }
 
 
 def test_a_transfer_is_from_a_role() -> None:

@@ -11,7 +11,7 @@ from support.fleet import GROUP, NAMESPACE, TEMPLATE, Fleet
 from support.inference import T0
 from weft.api import InferenceGroup, InferenceRole, LogicalNode
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES
-from weft.balancing.bodies import node_body, pod_body, with_template
+from weft.balancing.bodies import node_body, pod_body, role_labels, with_template
 from weft.balancing.replicas import revision_of
 from weft.cluster import Object
 
@@ -40,8 +40,10 @@ def test_a_pod_keeps_the_templates_labels_and_gets_group_role_stage_gate_and_own
         "app": "engine",
         "llm-d.ai/role": "decode",
         "weft.dev/group": "llama",
+        "weft.dev/replica": "llama-3",
         "weft.dev/role": "decode",
         "weft.dev/stage": "decode",
+        "weft.dev/worker-index": "0",
     }
     assert body["spec"]["readinessGates"] == [{"conditionType": "weft.dev/serving"}]
     owner = body["metadata"]["ownerReferences"][0]
@@ -70,10 +72,11 @@ def test_every_alternative_of_a_templates_node_affinity_is_narrowed_to_the_host(
 def test_a_template_cannot_take_weft_labels_for_itself() -> None:
     raw = copy.deepcopy(FLEET.cluster.objects[(INFERENCE_ROLES, NAMESPACE, "decode")])
     template = copy.deepcopy(TEMPLATE)
-    template["metadata"]["labels"]["weft.dev/group"] = "other"
+    template["metadata"]["labels"] |= {"weft.dev/group": "other", "weft.dev/worker-index": "7"}
     raw["spec"]["template"] = template
-    body = pod_body(OWNER, whole(raw), "llama-3", "", T0)
-    assert body["metadata"]["labels"]["weft.dev/group"] == "llama"
+    labels = pod_body(OWNER, whole(raw), "llama-3", "", T0)["metadata"]["labels"]
+    assert (labels["weft.dev/group"], labels["weft.dev/worker-index"]) == ("llama", "0")
+    assert "weft.dev/worker-index" not in role_labels("llama", whole(raw)), "what a flip writes"
 
 
 @pytest.mark.shows("InferenceRole.spec.labels")

@@ -36,8 +36,14 @@ async def test_roles_say_what_they_have_and_how_to_select_it() -> None:
     fleet = await started()
     role = fleet.cluster.get(INFERENCE_ROLES, "decode", NAMESPACE)
     assert role is not None
-    assert role["status"]["replicas"] == role["status"]["readyReplicas"] == 6
-    assert role["status"]["selector"] == f"weft.dev/group={GROUP},weft.dev/role=decode"
+    counted = ("desiredReplicas", "replicas", "updatedReplicas", "readyReplicas")
+    assert [role["status"][name] for name in counted] == [6, 6, 6, 6]
+    assert [fleet.status()[name] for name in counted] == [9, 9, 9, 9]
+    assert fleet.status()["split"] == "decode 6, prefill 3"
+    assert role["status"]["observedGeneration"] == 1
+    assert role["status"]["selector"] == (
+        f"weft.dev/group={GROUP},weft.dev/role=decode,weft.dev/worker-index=0"
+    )
     assert condition(role, "Ready") == condition(role, "ProfileValid") == "True"
 
 
@@ -173,12 +179,17 @@ async def test_recommend_says_what_it_would_do_and_does_nothing() -> None:
     fleet.traffic = PROMPT_HEAVY
     await fleet.run(60)
     assert fleet.split() == {"prefill": 3, "decode": 6}
-    decision = fleet.status()["decision"]
-    assert "decode 4, prefill 5 would be better" in decision["reason"]
-    assert decision["alternatives"][0]["allocation"] == [
+    recommendation = fleet.status()["recommendation"]
+    assert "decode 4, prefill 5 would be better" in recommendation["reason"]
+    assert recommendation["allocation"] == [
         {"role": "decode", "replicas": 4},
         {"role": "prefill", "replicas": 5},
     ]
+    assert fleet.status()["decision"]["reason"].startswith("Recommend: the roles' replicas hold")
+
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["rebalance"].update(mode="Paused"))
+    await fleet.run(2)
+    assert "recommendation" not in fleet.status()
 
 
 @pytest.mark.shows("InferenceGroup.spec.rebalance.mode")
@@ -287,7 +298,10 @@ async def test_one_edit_of_the_groups_template_rolls_the_replicas_of_all_roles_o
 
     fleet.cluster.after_write = count
     fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec.update(template=with_container(image="vllm:2")))
+    await fleet.look()
+    assert (fleet.status()["updatedReplicas"], fleet.status()["readyReplicas"]) == (0, 9)
     await fleet.run(120)
+    assert fleet.status()["updatedReplicas"] == 9
     assert {pod["spec"]["containers"][0]["image"] for pod in fleet.pods()} == {"vllm:2"}
     assert fewest == 8
 

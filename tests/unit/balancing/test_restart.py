@@ -68,7 +68,7 @@ def check_invariants(fleet: Fleet) -> None:
         assert labels[LABEL_ROLE] == labels[LABEL_STAGE] == labels["llm-d.ai/role"]
 
 
-WRITES_OF_A_MOVE = 18
+WRITES_OF_A_MOVE = 19
 """Two flips, each: out of the router, labels, into the router, the logical node's label; the rest are statuses of
 the group (decision with both transfers, their steps, the end) and of the roles."""
 SECONDS_OF_A_MOVE = 12

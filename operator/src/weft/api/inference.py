@@ -207,11 +207,28 @@ class Decision(Model):
     )
 
 
+class Recommendation(Decision):
+    """The split that Weft would choose. Written in the mode Recommend, when it changes."""
+
+    allocation: Allocation = Field(
+        description="Replicas that each role would have.", json_schema_extra=_BY_ROLE
+    )
+
+
 class InferenceGroupStatus(Model):
     """What was decided and how far it is."""
 
     observed_generation: Version = Field(
         default=0, description="Generation of the spec that this status is about."
+    )
+    desired_replicas: Counter = Field(default=0, description="Replicas that all roles are to have.")
+    replicas: Counter = Field(default=0, description="Replicas that have a pod.")
+    updated_replicas: Counter = Field(
+        default=0, description="Replicas whose pod is made from the present template and node."
+    )
+    ready_replicas: Counter = Field(default=0, description="Replicas that take requests.")
+    split: Annotated[str, StringConstraints(max_length=2048)] = Field(
+        default="", description="The allocation in words, for `kubectl get`."
     )
     allocation: Allocation = Field(
         default=(),
@@ -222,6 +239,9 @@ class InferenceGroupStatus(Model):
         default=(), description="Replicas that are changing their role now.", json_schema_extra=_BY_NAME
     )
     decision: Decision | None = Field(default=None, description="Why the allocation is what it is.")
+    recommendation: Recommendation | None = Field(
+        default=None, description="In the mode Recommend: the split that Weft would choose, and why."
+    )
     conditions: Conditions = Field(
         default=(),
         description="Ready: every stage has a serving replica. ObjectivesMet: the share of requests within"

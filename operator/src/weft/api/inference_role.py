@@ -13,7 +13,7 @@ from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.logical_node import NodeShape
 from weft.api.meta import Model, NameRef, Resource
 from weft.api.pod_template import POD_TEMPLATE
-from weft.api.values import Counter, LabelValue
+from weft.api.values import Counter, LabelValue, Version
 
 
 class Stage(enum.StrEnum):
@@ -133,10 +133,19 @@ class InferenceRoleSpec(Model):
 class InferenceRoleStatus(Model):
     """What is there."""
 
-    replicas: Counter = Field(default=0, description="Replicas that exist.")
+    observed_generation: Version = Field(
+        default=0, description="Generation of the spec that this status is about."
+    )
+    desired_replicas: Counter = Field(
+        default=0, description="Replicas that the group's allocation gives the role."
+    )
+    replicas: Counter = Field(default=0, description="Replicas that have a pod.")
+    updated_replicas: Counter = Field(
+        default=0, description="Replicas whose pod is made from the present template and node."
+    )
     ready_replicas: Counter = Field(default=0, description="Replicas that take requests.")
     selector: Annotated[str, StringConstraints(max_length=1024)] = Field(
-        default="", description="Label selector of the replicas' pods as text, for /scale."
+        default="", description="Label selector of the replicas as text, for /scale: one pod of each."
     )
     conditions: Conditions = Field(
         default=(),

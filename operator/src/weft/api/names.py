@@ -13,6 +13,15 @@ LABEL_ROLE = f"{GROUP}/role"
 LABEL_STAGE = f"{GROUP}/stage"
 """On a replica's pod: `prefill`, `decode` or `aggregated`, in one patch with LABEL_ROLE."""
 
+LABEL_REPLICA = f"{GROUP}/replica"
+"""On a replica's pod and logical node: the replica's name, which a flip does not change.
+
+In this version a replica is one pod, and that pod has its name; one of several hosts would have several."""
+
+LABEL_WORKER_INDEX = f"{GROUP}/worker-index"
+"""On a replica's pod: which of the replica's pods it is, from 0. A role's selector for /scale takes 0 only, so that it
+finds one pod per replica."""
+
 GATE_SERVING = f"{GROUP}/serving"
 """Readiness gate of a replica's pod: False takes it out of Services and endpoint pickers."""
 

@@ -6,9 +6,17 @@ import copy
 from datetime import datetime
 
 from weft.api import InferenceGroup, InferenceRole
-from weft.api.names import GATE_SERVING, LABEL_GROUP, LABEL_ROLE, LABEL_STAGE, TAINT_LOGICAL_NODE
+from weft.api.names import (
+    GATE_SERVING,
+    LABEL_GROUP,
+    LABEL_REPLICA,
+    LABEL_ROLE,
+    LABEL_STAGE,
+    LABEL_WORKER_INDEX,
+    TAINT_LOGICAL_NODE,
+)
 from weft.api.pod_template import labelled
-from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES
+from weft.api.resources import GROUP, INFERENCE_GROUPS, LOGICAL_NODES
 from weft.balancing.replicas import (
     ANNOTATION_DRAIN,
     ANNOTATION_REVISION,
@@ -33,11 +41,14 @@ def with_template(group: InferenceGroup, role: InferenceRole) -> InferenceRole |
 
 
 def role_labels(group_name: str, role: InferenceRole) -> dict[str, str]:
-    """The labels of a pod while it serves a role: the template's, then Weft's."""
+    """The labels of a pod while it serves a role: the template's, then Weft's.
+
+    A template has no say in labels of Weft's: a flip would lay the other template's over those of the replica.
+    """
     template = role.spec.template or {}
     own = (template.get("metadata") or {}).get("labels") or {}
     return {
-        **own,
+        **{key: value for key, value in own.items() if not key.startswith(f"{GROUP}/")},
         LABEL_GROUP: group_name,
         LABEL_ROLE: role.metadata.name,
         LABEL_STAGE: role.spec.stage.label,
@@ -53,8 +64,8 @@ def role_annotations(role: InferenceRole, since: datetime) -> dict[str, str]:
 
 
 def selector(group_name: str, role_name: str) -> str:
-    """The label selector of a role's pods, as text for /scale."""
-    return f"{LABEL_GROUP}={group_name},{LABEL_ROLE}={role_name}"
+    """The label selector of a role's replicas, as text for /scale: one pod of each."""
+    return f"{LABEL_GROUP}={group_name},{LABEL_ROLE}={role_name},{LABEL_WORKER_INDEX}=0"
 
 
 def pod_body(group: InferenceGroup, role: InferenceRole, name: str, node_name: str, now: datetime) -> Object:
@@ -73,7 +84,11 @@ def pod_body(group: InferenceGroup, role: InferenceRole, name: str, node_name: s
         "metadata": {
             "name": name,
             "namespace": group.metadata.namespace,
-            "labels": role_labels(group.metadata.name, role),
+            "labels": {
+                **role_labels(group.metadata.name, role),
+                LABEL_REPLICA: name,
+                LABEL_WORKER_INDEX: "0",
+            },
             "annotations": {
                 **(metadata.get("annotations") or {}),
                 ANNOTATION_REVISION: revision_of(role),
@@ -94,7 +109,11 @@ def node_body(group: InferenceGroup, role: InferenceRole, name: str) -> Object:
         "metadata": {
             "name": name,
             "namespace": group.metadata.namespace,
-            "labels": {LABEL_GROUP: group.metadata.name, LABEL_ROLE: role.metadata.name},
+            "labels": {
+                LABEL_GROUP: group.metadata.name,
+                LABEL_ROLE: role.metadata.name,
+                LABEL_REPLICA: name,
+            },
             "annotations": {ANNOTATION_SHAPE: shape_of(role)},
             "ownerReferences": [_owner(group)],
         },

@@ -27,8 +27,8 @@ def split_inputs(
     reading = picture.reading
     generated = _generated(picture, reading.loads)
     balanced = find(status.conditions, "Balanced")
-    alternatives = status.decision.alternatives if status.decision is not None else ()
-    recommends = spec.rebalance.mode is RebalanceMode.RECOMMEND and alternatives
+    recommendation = status.recommendation if spec.rebalance.mode is RebalanceMode.RECOMMEND else None
+    recommended_at = recommendation.decision_time if recommendation is not None else None
     return SplitInputs(
         mode=spec.rebalance.mode,
         flip=spec.rebalance.flip,
@@ -38,8 +38,8 @@ def split_inputs(
         roles=tuple(_role_state(picture, role) for role in picture.roles.values()),
         now=now,
         allocation=allocation,
-        recommended=Split.read(alternatives[0].allocation) if recommends else NO_SPLIT,
-        decided_at=decided_at,
+        recommended=Split.read(recommendation.allocation) if recommendation is not None else NO_SPLIT,
+        decided_at=max((one for one in (decided_at, recommended_at) if one is not None), default=None),
         moved_at=balanced.last_transition_time
         if balanced is not None and balanced.status == "True"
         else None,

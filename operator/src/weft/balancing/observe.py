@@ -14,7 +14,7 @@ from weft.balancing.presets import Preset, Windows
 from weft.balancing.profile import Profile, Unusable, profile_of
 from weft.balancing.prometheus import PrometheusSource, SourceError
 from weft.balancing.refusals import Refusal, Version
-from weft.balancing.replicas import Replica, kind_of, replica, serving_in
+from weft.balancing.replicas import Replica, kind_of, replica, revision_of, serving_in
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Reading, read
 from weft.balancing.state import Hold
 from weft.balancing.steps import Subject
@@ -31,6 +31,8 @@ class GroupPicture:
     """Roles with the template that their pods are made from, by name, without those that are being deleted."""
     kinds: Mapping[str, str]
     """By role: roles of one kind can exchange replicas."""
+    revisions: Mapping[str, str]
+    """By role: of its pods that are made from the present template and node."""
     all_roles: Mapping[str, InferenceRole]
     """Also those that have no template, and whose group has none."""
     raw_roles: Mapping[str, Object]
@@ -119,6 +121,7 @@ def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal])
         raw=raw,
         roles=runnable,
         kinds={key: kind_of(role, group.spec.rebalance.flip) for key, role in runnable.items()},
+        revisions={key: revision_of(role) for key, role in runnable.items()},
         all_roles=roles,
         raw_roles=raw_roles,
         profiles=profiles,

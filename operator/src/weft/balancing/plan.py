@@ -34,7 +34,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Stage
+from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Recommendation, Stage
 from weft.balancing.demand import Demand, offered, recent_peak
 from weft.balancing.splits import (
     STAGES,
@@ -46,7 +46,7 @@ from weft.balancing.splits import (
     shrinking_stages,
     stage_needs,
 )
-from weft.balancing.state import NO_SPLIT, Finding, Split, SplitInputs
+from weft.balancing.state import Finding, Split, SplitInputs
 
 MARGIN = 0.1
 """Expected violations (share of requests) that a move has to save beyond its cost."""
@@ -63,8 +63,9 @@ class SplitPlan:
 
     allocation: Split
     decision: Decision | None = None
-    """Set when it is to be written: the allocation, or in Recommend the recommended split, changed."""
-    recommended: Split = NO_SPLIT
+    """Set when it is to be written: the allocation changed."""
+    recommendation: Recommendation | None = None
+    """Set when it is to be written: in Recommend another split than before is the best."""
     obstacle: Finding | None = None
     """Why the split cannot be balanced although it should be."""
 
@@ -152,26 +153,24 @@ def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
         ),
     )
     best = ranked[0] if stay.late - score(ranked[0]) > MARGIN else start
-    recommended = best if inputs.mode is RebalanceMode.RECOMMEND else NO_SPLIT
-    known = inputs.recommended or start
-    if best == (known if inputs.mode is RebalanceMode.RECOMMEND else start):
-        return SplitPlan(start, recommended=recommended)
+    recommends = inputs.mode is RebalanceMode.RECOMMEND
+    if best == ((inputs.recommended or start) if recommends else start):
+        return SplitPlan(start)
     reason = _reason(inputs, start, best, stay, judge(best, roles, needs), needs, demand)
-    others = [split for split in ranked if split != best][:ALTERNATIVES]
-    if inputs.mode is RebalanceMode.RECOMMEND:
-        others = [best, *others]
     alternatives = tuple(
         Alternative(
             allocation=split.written(),
             score=f"{score(split):.3f}",
             reason=_alternative_reason(start, split, judge(split, roles, needs), flip_seconds),
         )
-        for split in others
+        for split in [split for split in ranked if split != best][:ALTERNATIVES]
     )
-    decision = Decision(reason=reason, decision_time=inputs.now, alternatives=alternatives)
-    if inputs.mode is RebalanceMode.RECOMMEND:
-        return SplitPlan(start, decision, recommended)
-    return SplitPlan(best, decision)
+    if recommends:
+        recommendation = Recommendation(
+            reason=reason, decision_time=inputs.now, alternatives=alternatives, allocation=best.written()
+        )
+        return SplitPlan(start, recommendation=recommendation)
+    return SplitPlan(best, Decision(reason=reason, decision_time=inputs.now, alternatives=alternatives))
 
 
 def _may_decide(inputs: SplitInputs) -> bool:

@@ -5,18 +5,20 @@ Each status is one draft, put together once from what was decided and from what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from weft.api import RebalanceMode
+from weft.api import RebalanceMode, Recommendation
 from weft.api.conditions import Conditions, find, with_condition
 from weft.api.inference_role import InferenceRoleStatus
 from weft.balancing import conditions
 from weft.balancing.bodies import selector
 from weft.balancing.decide import GroupDecision
 from weft.balancing.observe import GroupPicture
+from weft.balancing.plan import SplitPlan
 from weft.balancing.refusals import Refusal
+from weft.balancing.replicas import Replica
 from weft.balancing.state import Finding, Note
 from weft.balancing.steps import Subject
 from weft.cluster import Object
@@ -41,6 +43,8 @@ def group_status(
             allocation=plan.allocation.written(),
             transfers=decision.transfers,
             decision=plan.decision or group.status.decision,
+            recommendation=_recommendation(picture, plan),
+            split=str(plan.allocation),
         )
         findings = {
             "Ready": conditions.ready(picture.roles, picture.replicas),
@@ -51,7 +55,28 @@ def group_status(
     found: Conditions = status.conditions
     for kind, finding in findings.items():
         found = _with(found, kind, finding, group.metadata.generation, now)
-    return status.with_changes(observed_generation=group.metadata.generation, conditions=found).dump()
+    return status.with_changes(
+        observed_generation=group.metadata.generation,
+        desired_replicas=plan.allocation.total if plan is not None else 0,
+        conditions=found,
+        **_counts(picture, picture.replicas),
+    ).dump()
+
+
+def _recommendation(picture: GroupPicture, plan: SplitPlan) -> Recommendation | None:
+    if picture.group.spec.rebalance.mode is not RebalanceMode.RECOMMEND:
+        return None
+    return plan.recommendation or picture.group.status.recommendation
+
+
+def _counts(picture: GroupPicture, replicas: Iterable[Replica]) -> dict[str, int]:
+    """How many of these replicas have a pod, one of the present template, one that takes requests."""
+    with_pod = [one for one in replicas if one.has_pod]
+    return {
+        "replicas": len(with_pod),
+        "updated_replicas": sum(one.revision == picture.revisions.get(one.role) for one in with_pod),
+        "ready_replicas": sum(one.serving for one in with_pod),
+    }
 
 
 def balanced(decision: GroupDecision, refusals: Mapping[Subject, Refusal]) -> Finding:
@@ -83,8 +108,9 @@ def role_statuses(
         for kind, finding in findings.items():
             found = _with(found, kind, finding, role.metadata.generation, now)
         statuses[name] = InferenceRoleStatus(
-            replicas=sum(one.role == name and one.has_pod for one in picture.replicas),
-            ready_replicas=picture.serving(name),
+            observed_generation=role.metadata.generation,
+            desired_replicas=wanted[name],
+            **_counts(picture, (one for one in picture.replicas if one.role == name)),
             selector=selector(picture.group.metadata.name, name),
             conditions=found,
         ).dump()
@@ -97,10 +123,11 @@ def notes(
     """What is new, each with the object that its Event is about."""
     group = picture.raw
     found = [(group, note) for note in decision.notes]
-    decided = decision.plan.decision if decision.plan is not None else None
-    if decided is not None:
-        recommends = picture.group.spec.rebalance.mode is RebalanceMode.RECOMMEND
-        found.append((group, Note("Recommended" if recommends else "Decided", decided.reason)))
+    plan = decision.plan
+    if plan is not None and plan.decision is not None:
+        found.append((group, Note("Decided", plan.decision.reason)))
+    if plan is not None and plan.recommendation is not None:
+        found.append((group, Note("Recommended", plan.recommendation.reason)))
     for transfer in decision.started:
         text = f"{transfer.replica} leaves {transfer.from_} for {transfer.to}: it drains first"
         found.append((group, Note("TransferStarted", text)))
