@@ -126,6 +126,10 @@ class Replay:
         self.basic = False
         """HTTP Basic is taken, and sessions do not exist."""
         self.root_is_public = True
+        self.failing_logins = 0
+        """Status of every login; 0: they are answered as they should be."""
+        self.session_location: str | None = None
+        """Location that a login answers with, instead of the session's path."""
         self.sessions: dict[str, str] = {}
         """Token by session's path."""
         self.patch: Callable[[str, Tree], int] = self.compose
@@ -166,26 +170,33 @@ class Replay:
         return web.Response(text=json.dumps(self.page(found, request)), content_type="application/json")
 
     def refusal(self, request: web.Request, path: str) -> web.Response | None:
-        login = request.method == "POST" and path.rstrip("/") == SESSIONS and not self.basic
+        sessions = not self.basic or self.failing_logins
+        login = request.method == "POST" and path.rstrip("/") == SESSIONS and sessions
         public = path.rstrip("/") == ROOT.rstrip("/") and self.root_is_public
         if not self.users or login or public:
             return None
         if self.basic:
             given = request.headers.get("Authorization", "").removeprefix("Basic ")
             known = [base64.b64encode(f"{u}:{p}".encode()).decode() for u, p in self.users.items()]
-            return None if given in known else web.json_response({}, status=401)
+            challenge = {"WWW-Authenticate": 'Basic realm="fm"'}
+            return None if given in known else web.json_response({}, status=401, headers=challenge)
         known_token = request.headers.get("X-Auth-Token", "") in self.sessions.values()
         return None if known_token else web.json_response({}, status=401)
 
     async def log_in(self, request: web.Request, path: str) -> web.Response:
-        if self.basic or path.rstrip("/") != SESSIONS:
-            return web.json_response({}, status=404)
+        if self.failing_logins or self.basic or path.rstrip("/") != SESSIONS:
+            return web.json_response({}, status=self.failing_logins or 404)
         body = await request.json()
         if self.users.get(body["UserName"]) != body["Password"]:
             return web.json_response({}, status=401)
-        uri, token = f"{SESSIONS}/{len(self.requests)}", f"token-{len(self.requests)}"
+        uri, token = f"{SESSIONS}/7", f"token-{len(self.requests)}"
         self.sessions[uri] = token
-        return web.json_response(link(uri), status=201, headers={"X-Auth-Token": token, "Location": uri})
+        location = uri if self.session_location is None else self.session_location
+        return web.json_response(
+            link(uri),
+            status=201,
+            headers={"X-Auth-Token": token, **({"Location": location} if location else {})},
+        )
 
     def key(self, path: str) -> str:
         """The tree's spelling of a path: with or without the last slash, encoded or not."""

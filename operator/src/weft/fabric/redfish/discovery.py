@@ -76,7 +76,10 @@ async def discover(session: Session, deadline: float, *, login: int | None = Non
 
 
 async def _root(session: Session, deadline: float, login: int | None) -> Json:
-    return (await read(session, SERVICE_ROOT, deadline=deadline, login=login)).body
+    try:
+        return (await read(session, SERVICE_ROOT, deadline=deadline, login=login)).body
+    except NotFound:
+        return (await read(session, SERVICE_ROOT.rstrip("/"), deadline=deadline, login=login)).body
 
 
 async def _composition(

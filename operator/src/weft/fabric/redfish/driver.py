@@ -51,7 +51,9 @@ class RedfishDriver:
         return Capabilities(
             asynchronous_tasks=bool(service.tasks),
             operation_log=bool(service.tasks),
-            revoke_sessions=bool(service.sessions) and not self._session.anonymous,
+            revoke_sessions=bool(service.sessions)
+            and not self._session.anonymous
+            and not self._session.basic,
         )
 
     async def inventory(self, first: frozenset[str] = frozenset()) -> Inventory:
@@ -123,6 +125,8 @@ class RedfishDriver:
             raise Unsupported("the manager has no sessions of ours that could be ended")
         problems = Problems()
         login = await self._session.log_in(deadline)
+        if self._session.basic:
+            raise Unsupported("the manager has no session login: there are no sessions to end")
         reader = Collections(self._session, deadline, problems)
         sessions = dict(await reader.members(service.sessions, service.expand))
         own = sessions.pop(self._session.uri, {})
@@ -213,7 +217,7 @@ class RedfishDriver:
         headers = {OPERATION_HEADER: _key(operation)}
         if system.etag:
             headers["If-Match"] = system.etag
-        body = {"Links": {"ResourceBlocks": [{"@odata.id": uri} for uri in blocks]}}
+        body = {"Links": {"ResourceBlocks": [{"@odata.id": self._session.spelled(uri)} for uri in blocks]}}
         reply = await self._session.write(
             "PATCH", path, body, headers=headers, deadline=deadline, login=login
         )

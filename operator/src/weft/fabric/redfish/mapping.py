@@ -49,6 +49,8 @@ class Reply:
     location: str = ""
     retry_after_seconds: float | None = None
     token: str = ""
+    challenge: str = ""
+    """What a 401 asks for (WWW-Authenticate)."""
 
 
 @dataclass(frozen=True)

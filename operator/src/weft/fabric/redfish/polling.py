@@ -163,7 +163,7 @@ class Poller:
             ]
         )
         failures = [f for f in (systems, blocks) if isinstance(f, FabricError)]
-        if failures and not any(isinstance(f, Listing) for f in (systems, blocks)):
+        if failures and len(failures) == sum(bool(link) for link in (service.systems, service.blocks)):
             raise failures[0]
         for failure in failures:
             problems.missing(str(failure))

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import Mapping
 
 from weft.fabric.driver import Connection
-from weft.fabric.errors import (
-    AuthFailed,
-    FabricError,
-    InvalidRequest,
-    NotFound,
-    OutcomeUnknown,
-    Transient,
-    Unsupported,
-)
+from weft.fabric.errors import AuthFailed, FabricError, OutcomeUnknown, Transient
 from weft.fabric.redfish.limits import OutOfTime
 from weft.fabric.redfish.mapping import Json, Reply, error_of, mapping_at
 from weft.fabric.redfish.transport import Transport
@@ -25,6 +18,11 @@ LOGIN_PAUSE_SECONDS = 5.0
 SESSION_ENDED = "our session at the manager has ended; the next call logs in again"
 SESSION_CONTEXT = "weft"
 """`Session.Context` of our sessions, by which a later leader finds them."""
+_NO_SESSIONS = frozenset({404, 405, 410, 501})
+"""Answers to a login of managers that have none."""
+
+Login = Mapping[str, str]
+"""The headers that prove who we are; empty: nobody."""
 
 
 class Forbidden(AuthFailed):
@@ -38,11 +36,13 @@ class Session:
         self._connection = connection
         self._transport = Transport(connection)
         self._logging_in = asyncio.Lock()
-        self._token = ""
+        self._login: Login = {}
         self._login_number = 0
         self._refusal: tuple[float, str] | None = None
         self.uri = ""
-        """Our Session resource at the manager; empty without a login."""
+        """Our Session resource at the manager; empty without a login, and with HTTP Basic."""
+        self.basic = False
+        """Whether the manager has no sessions: each request carries the credentials."""
 
     @property
     def anonymous(self) -> bool:
@@ -66,13 +66,17 @@ class Session:
         """
         return self._transport.local(link, base)
 
+    def spelled(self, path: str) -> str:
+        """The path as the manager spells it: with the last slash, where its links have one."""
+        return self._transport.spelled(path)
+
     async def log_in(self, deadline: float) -> int:
         """The number of our login at the manager, made now if there is none.
 
         A call that writes does all its requests under one login: a leader whose session was revoked in the
         meantime must not slip through under a new one.
         """
-        await self._token_for("", deadline, None)
+        await self._login_for("", deadline, None)
         return self._login_number
 
     async def get(self, link: object, *, deadline: float | None = None, login: int | None = None) -> Reply:
@@ -82,13 +86,14 @@ class Session:
         event loop's time. Raises a FabricError for every answer but success.
         """
         path = self.local(link)
-        token = await self._token_for(path, deadline, login)
-        reply = await self._transport.send("GET", path, token=token, deadline=deadline)
-        if reply.status == 401 and token:
-            self._forget(token)
-            token = await self._token_for(path, deadline, login)
-            reply = await self._transport.send("GET", path, token=token, deadline=deadline)
-        self._raise(reply, write=False, token=token)
+        used = await self._login_for(path, deadline, login)
+        reply = await self._transport.send("GET", path, login=used, deadline=deadline)
+        if reply.status == 401 and not self.anonymous and not self.basic:
+            # The session has ended; or the service root, which should be public, is not.
+            self._forget(used)
+            used = await self._login_for("", deadline, login)
+            reply = await self._transport.send("GET", path, login=used, deadline=deadline)
+        self._raise(reply, write=False, used=used)
         return reply
 
     async def write(
@@ -106,89 +111,114 @@ class Session:
         Raises Transient when it was surely not carried out, and OutcomeUnknown when nobody can say.
         """
         path = self.local(link)
-        token = await self._token_for(path, deadline, login)
+        used = await self._login_for(path, deadline, login)
         reply = await self._transport.send(
-            method, path, token=token, body=body, headers=headers, deadline=deadline
+            method, path, login=used, body=body, headers=headers, deadline=deadline
         )
-        if reply.status == 401 and token:
-            self._forget(token)
+        if reply.status == 401 and used and not self.basic:
+            self._forget(used)
             raise Transient(SESSION_ENDED)
-        self._raise(reply, write=True, token=token)
+        self._raise(reply, write=True, used=used)
         return reply
 
-    def _raise(self, reply: Reply, *, write: bool, token: str) -> None:
+    def _raise(self, reply: Reply, *, write: bool, used: Login) -> None:
         error = error_of(reply, write=write)
-        if reply.status == 401:
-            self._forget(token)
         if isinstance(error, AuthFailed):
             who = "without credentials" if self.anonymous else f"as {self._connection.username!r}"
             kind = Forbidden if reply.status == 403 else AuthFailed
-            raise kind(f"the manager refuses us {who}; check the Fabric's credentials Secret: {error}")
+            refused = kind(f"the manager refuses us {who}; check the Fabric's credentials Secret: {error}")
+            if reply.status == 401:
+                self._forget(used)
+                if self.basic:
+                    self._pause(str(refused))
+            raise refused
         if error is not None:
             raise error
 
-    def _forget(self, token: str) -> None:
-        if token and token == self._token:
-            self._token = self.uri = ""
+    def _forget(self, used: Login) -> None:
+        if used and used == self._login:
+            self._login, self.uri = {}, ""
 
-    async def _token_for(self, path: str, deadline: float | None, login: int | None) -> str:
-        if self.anonymous or canonical(path) == canonical(SERVICE_ROOT):
-            return self._token
+    def _pause(self, refusal: str) -> None:
+        """Let requests that wait for a login not each try it: managers lock accounts."""
+        now = asyncio.get_running_loop().time()
+        if not self._refusal or now >= self._refusal[0]:
+            self._refusal = (now + LOGIN_PAUSE_SECONDS, refusal)
+
+    async def _login_for(self, path: str, deadline: float | None, login: int | None) -> Login:
+        if self.anonymous or (path and canonical(path) == canonical(SERVICE_ROOT)):
+            return self._login
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(deadline), self._logging_in:
                 if self._refusal and loop.time() < self._refusal[0]:
                     raise AuthFailed(self._refusal[1])
-                if login is not None and (login != self._login_number or not self._token):
+                if login is not None and (login != self._login_number or not self._login):
                     raise Transient(SESSION_ENDED)
-                if not self._token:
-                    await self._new_session()
-                return self._token
+                if not self._login:
+                    await self._new_login()
+                return self._login
         except TimeoutError:
             raise OutOfTime from None
         except AuthFailed as error:
-            # Requests that wait for this login must not each try it: managers lock accounts.
-            if not self._refusal or loop.time() >= self._refusal[0]:
-                self._refusal = (loop.time() + LOGIN_PAUSE_SECONDS, str(error))
+            self._pause(str(error))
             raise
 
-    async def _new_session(self) -> None:
-        root = await self._transport.send("GET", SERVICE_ROOT)
-        self._raise(root, write=False, token="")
-        link = mapping_at(root.body, "Links", "Sessions").get("@odata.id")
+    async def _new_login(self) -> None:
+        link = await self._sessions_link()
         sessions = self.local(link or f"{SERVICE_ROOT}SessionService/Sessions")
         body = {"UserName": self._connection.username, "Password": self._connection.password}
         reply = await self._post_session(sessions, body | {"Context": SESSION_CONTEXT})
         if reply.status in (400, 422):
             # Context came with Session v1.5; older managers refuse the unknown property.
             reply = await self._post_session(sessions, body)
+        asks_for_basic = reply.status == 401 and not link and "basic" in reply.challenge.lower()
+        answered = 200 <= reply.status < 300 and not reply.token
+        if reply.status in _NO_SESSIONS or asks_for_basic or answered:
+            self.basic = True
+            secret = f"{self._connection.username}:{self._connection.password}".encode()
+            self._login = {"Authorization": f"Basic {base64.b64encode(secret).decode()}"}
+            self._login_number += 1
+            return
         error = error_of(reply, write=False)
-        if isinstance(error, AuthFailed | InvalidRequest | NotFound | Unsupported):
+        if reply.status in (400, 401, 403, 422):
             raise AuthFailed(
                 f"the manager refused the login as {self._connection.username!r}; "
                 f"check the Fabric's credentials Secret: {error}"
             )
         if error is not None:
             raise error
-        if not reply.token:
-            raise AuthFailed("the manager answered the login without X-Auth-Token: it has no session login")
-        self._token = reply.token
+        self.basic = False
+        self._login = {"X-Auth-Token": reply.token}
         self._login_number += 1
         # A manager that does not name the session cannot be logged out of: no harm.
         with contextlib.suppress(Transient):
-            self.uri = canonical(self.local(reply.location or reply.body.get("@odata.id")))
+            own = reply.location or reply.body.get("@odata.id")
+            # The name that a manager puts before the path here is often an inner one of its own.
+            self.uri = canonical(self._transport.path_of(own, sessions))
+
+    async def _sessions_link(self) -> object:
+        """Where logins are made, as the service root says; None where it does not say, or is not public."""
+        for path in (SERVICE_ROOT, SERVICE_ROOT.rstrip("/")):
+            root = await self._transport.send("GET", path)
+            if root.status != 404:
+                break
+        if root.status in (401, 403, 404):
+            return None
+        self._raise(root, write=False, used={})
+        return mapping_at(root.body, "Links", "Sessions").get("@odata.id")
 
     async def _post_session(self, path: str, body: Json) -> Reply:
         try:
-            return await self._transport.send("POST", path, body=body)
+            return await self._transport.send("POST", path, body=body, follow=True)
         except OutcomeUnknown as error:
             raise Transient(str(error)) from error  # a login that got lost changes no attachment
 
     async def close(self) -> None:
         """Log out, as far as the manager answers, and end the connections."""
-        if self._token and self.uri:
+        if self._login and self.uri:
             with contextlib.suppress(FabricError):  # it ends by itself at the manager's session timeout
                 deadline = asyncio.get_running_loop().time() + self.timeout_seconds
-                await self._transport.send("DELETE", self.uri, token=self._token, deadline=deadline)
-        self._token = self.uri = ""
+                await self._transport.send("DELETE", self.uri, login=self._login, deadline=deadline)
+        self._login, self.uri = {}, ""
         await self._transport.close()

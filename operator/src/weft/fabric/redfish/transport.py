@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -16,10 +17,11 @@ from weft.fabric.driver import Connection
 from weft.fabric.errors import AuthFailed, OutcomeUnknown, Transient
 from weft.fabric.redfish.limits import Limits, OutOfTime
 from weft.fabric.redfish.mapping import Json, Reply, retry_after_seconds
-from weft.fabric.redfish.uris import Origin, base_url, local_path, origin_of
+from weft.fabric.redfish.uris import SERVICE_ROOT, Origin, base_url, canonical, local_path, origin_of
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_REDIRECTS = 3
+MAX_SPELLINGS = 100_000
 
 
 class NoAnswer(Transient):
@@ -33,6 +35,8 @@ class Transport:
         self._connection = connection
         self._limits = Limits(connection.max_in_flight, connection.requests_per_second)
         self._http: aiohttp.ClientSession | None = None
+        self._slashed: set[str] = set()
+        """Paths that the manager spells with a slash at their end; Weft compares them without."""
         self._known_origin: Origin | None = None
 
     @property
@@ -43,39 +47,65 @@ class Transport:
 
     def local(self, link: object, base: str = "") -> str:
         """The path of a link that the manager gave. Raises Transient when it must not be followed."""
-        return local_path(self._origin, link, base)
+        path = local_path(self._origin, link, base)
+        plain = canonical(path)
+        slashed = path.partition("?")[0].endswith("/") and plain != canonical(SERVICE_ROOT)
+        if slashed and len(self._slashed) < MAX_SPELLINGS:
+            self._slashed.add(plain)
+        return path
+
+    def path_of(self, link: object, base: str) -> str:
+        """The path of a link, whatever name of the manager stands before it. Raises Transient."""
+        path = urlsplit(link).path if isinstance(link, str) else link
+        return local_path(self._origin, path, base)
+
+    def spelled(self, path: str) -> str:
+        """The path with the last slash, where the manager's own links have it."""
+        plain, mark, query = path.partition("?")
+        return f"{plain}/{mark}{query}" if plain in self._slashed else path
 
     async def send(
         self,
         method: str,
         path: str,
         *,
-        token: str = "",
+        login: Mapping[str, str] | None = None,
         body: Json | None = None,
         headers: Mapping[str, str] | None = None,
         deadline: float | None = None,
+        follow: bool = False,
     ) -> Reply:
-        """One request and its answer, whatever its status; a GET follows redirects within the origin.
+        """One request and its answer, whatever its status.
+
+        Redirects within the origin are followed by a GET, with `follow` by others (not where the method would
+        change), and by all where only a slash is added or taken away: the redirected request had no effect.
 
         Raises Transient when nothing was sent or only read, OutcomeUnknown when a write got no usable answer,
         and AuthFailed when TLS fails.
         """
+        sent = {**(headers or {}), **(login or {})}
+        path = self.spelled(path)
         for _ in range(MAX_REDIRECTS):
             async with self._limits.turn(deadline):
-                reply = await self._exchange(method, path, token, body, headers or {}, deadline)
-            if method != "GET" or reply.status not in (301, 302, 307, 308):
+                reply = await self._exchange(method, path, body, sent, deadline)
+            if reply.status not in (301, 302, 307, 308):
                 return reply
             try:
-                path = self.local(reply.location)
+                target = self.local(reply.location, base=path)
             except Transient:
                 return reply  # leads elsewhere: an error, told by its status
+            same = canonical(target) == canonical(path)
+            if not (method == "GET" or same or (follow and reply.status in (307, 308))):
+                return reply
+            if same and not target.endswith("/"):
+                self._slashed.discard(canonical(path))
+            path = target
         raise Transient(f"{path}: the manager redirects without end")
 
     async def _exchange(
         self,
         method: str,
         path: str,
-        token: str,
         body: Json | None,
         headers: Mapping[str, str],
         deadline: float | None,
@@ -88,13 +118,12 @@ class Transport:
         http = self._client()
         # Encoded already, and yarl would change the quoting of `$expand`.
         url = URL(base_url(self._origin) + path, encoded=True)
-        sent = {**headers, **({"X-Auth-Token": token} if token else {})}
         try:
             async with http.request(
                 method,
                 url,
                 json=body,
-                headers=sent,
+                headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=seconds, connect=seconds, sock_connect=seconds),
             ) as response:
@@ -145,6 +174,7 @@ class Transport:
             location=response.headers.get("Location", ""),
             retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC)),
             token=response.headers.get("X-Auth-Token", ""),
+            challenge=response.headers.get("WWW-Authenticate", ""),
         )
 
     def _client(self) -> aiohttp.ClientSession:
