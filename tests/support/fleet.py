@@ -155,11 +155,10 @@ class Fleet:
                 ready = {"type": "Ready", "status": str(gate), "lastTransitionTime": stamp}
             others = [one for key, one in conditions.items() if key not in ("Ready", "ContainersReady")]
             new = [*others, {"type": "ContainersReady", "status": "True"}, ready]
-            phase = status.get("phase", "Running")
-            if new != (status.get("conditions") or []) or status.get("phase") != phase:
-                self.cluster._store(
-                    (PODS, NAMESPACE, name), {**pod, "status": {**status, "phase": phase, "conditions": new}}
-                )
+            phase = "Running" if status["phase"] == "Pending" else status["phase"]
+            spec = {"nodeName": f"worker-{name}", **pod["spec"]}
+            status = {**status, "phase": phase, "conditions": new}
+            self.cluster._store((PODS, NAMESPACE, name), {**pod, "spec": spec, "status": status})
         for node in self.cluster.list(LOGICAL_NODES, NAMESPACE):
             name = node["metadata"]["name"]
             if not (node.get("status") or {}).get("nodeName"):

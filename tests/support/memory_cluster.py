@@ -1,8 +1,10 @@
 """The Cluster protocol in memory, as strict as the API server where reconcilers could cheat.
 
-resourceVersions grow with every write and guard patches and statuses; a status is changed through its
-subresource only, a spec never through it; names are unique; deletion waits for finalizers, a pod's for the
-kubelet. Not here: schemas, admission, watch delays.
+resourceVersions grow with every write that changes something, and guard patches and statuses; a status is changed
+through its subresource only, a spec never through it; names are unique; deletion waits for finalizers, a scheduled
+pod's for the kubelet; bodies are decoded, defaulted and checked (`support.kinds`), patches applied as the API server
+applies them (`support.patches`), and `support.refusals` makes it say no. tests/integration/test_stand_in_agrees.py
+holds it against a real API server. Not here: rules (CEL), controllers, watch delays.
 """
 
 from __future__ import annotations
@@ -10,27 +12,16 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from support import kinds
+from support.patches import merged, strategic
 from support.refusals import AnswerLost, Rule, Write
-from weft.api.resources import PODS, ResourceType
-from weft.cluster import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, Object
+from weft.api.resources import GROUP, NODES, PODS, ResourceType
+from weft.cluster import AlreadyExistsError, ConflictError, NotFoundError, Object
 
 Key = tuple[ResourceType, str, str]
-
-
-def merged(target: Any, patch: Any) -> Any:
-    """JSON merge patch (RFC 7396)."""
-    if not isinstance(patch, Mapping):
-        return copy.deepcopy(patch)
-    result = dict(target) if isinstance(target, Mapping) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
 
 
 class MemoryCluster:
@@ -42,10 +33,10 @@ class MemoryCluster:
         """(kind, reason, message)"""
         self.writes: list[tuple[str, str, str]] = []
         """(verb, plural, name)"""
-        self.refuse: Callable[[ResourceType, Object], str | None] = lambda resource, body: None
-        """Says why a body is not valid."""
         self.rules: list[Rule] = []
         """What refuses writes, see `support.refusals`; changed by a test while it runs."""
+        self.refuse: Callable[[ResourceType, Object], str | None] = lambda resource, body: None
+        """Says why a body that is created is not valid."""
         self.before_write: Callable[[], None] = lambda: None
         self.after_write: Callable[[], None] = lambda: None
         self._clock = clock
@@ -62,25 +53,32 @@ class MemoryCluster:
         ]
 
     async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
-        metadata = body["metadata"]
-        key = (resource, metadata.get("namespace", ""), metadata["name"])
-        if why := self.refuse(resource, body):
-            raise InvalidError(422, "Invalid", why)
-        write = Write("create", resource, key[1], key[2], body, dry_run)
-        lost = self._admit(write)
-        if key in self.objects:
-            raise AlreadyExistsError(409, "AlreadyExists", f"{metadata['name']} already exists")
-        if dry_run:
-            return copy.deepcopy(body)
-        self._before("create", resource, metadata["name"])
-        created = copy.deepcopy(body)
-        created.pop("status", None)
-        created["metadata"] |= {
+        name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")
+        key = (resource, namespace, name)
+        identity = {"apiVersion": resource.api_version, "kind": resource.kind}
+        made = kinds.taken_in(resource, copy.deepcopy({**identity, **body}), strict=True)
+        if resource != NODES:
+            made.pop("status", None)
+        if resource == PODS:
+            made["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
+        made["metadata"] = {
+            **_without_nothing(made["metadata"]),
             "uid": f"uid-{next(self._versions)}",
-            "generation": 1,
-            "creationTimestamp": self._now(),
+            "creationTimestamp": self._stamp(),
+            **({} if resource == NODES else {"generation": 1}),
         }
-        return _answer(self._store(key, created), lost)
+        made = kinds.admitted(resource, made)
+        kinds.check(resource, made, None)
+        if why := self.refuse(resource, body):
+            raise kinds.invalid(resource, name, why)
+        lost = self._admit(Write("create", resource, namespace, name, body, dry_run))
+        if key in self.objects:
+            text = f'{resource.plural} "{name}" already exists'
+            raise AlreadyExistsError(409, "AlreadyExists", text)
+        if dry_run:
+            return made
+        self._before("create", resource, name)
+        return _answer(self._store(key, made), lost)
 
     async def patch(
         self,
@@ -91,21 +89,16 @@ class MemoryCluster:
         *,
         subresource: str = "",
     ) -> Object:
-        current = self._current(resource, name, namespace, body)
+        current = self._current(resource, name, namespace, body.get("metadata") or {})
+        apply = merged if resource.group == GROUP else strategic
+        patched = kinds.taken_in(resource, apply(current, body), strict=False)
+        patched["metadata"] = _without_nothing({**patched["metadata"], **_kept(current)})
+        uid = (body.get("metadata") or {}).get("uid", current["metadata"]["uid"])
+        patched["metadata"]["uid"] = uid
+        changed = self._updated(resource, current, patched, subresource)
         verb = f"patch {subresource}".strip()
         lost = self._admit(Write(verb, resource, namespace, name, body))
         self._before(verb, resource, name)
-        changed = merged(current, body)
-        if subresource == "status":
-            changed = {**current, "status": changed.get("status", {})}
-        else:
-            changed = {**changed, "status": current["status"]} if "status" in current else changed
-            changed.pop("status", None) if "status" not in current else None
-            if changed.get("spec") != current.get("spec"):
-                changed["metadata"] = {
-                    **changed["metadata"],
-                    "generation": current["metadata"]["generation"] + 1,
-                }
         return _answer(self._store((resource, namespace, name), changed), lost)
 
     async def write_status(
@@ -114,11 +107,13 @@ class MemoryCluster:
         if current.get("status", {}) == status:
             return current
         metadata = current["metadata"]
-        key = (resource, metadata.get("namespace", ""), metadata["name"])
-        stored = self._current(resource, metadata["name"], metadata.get("namespace", ""), current)
-        lost = self._admit(Write("status", *key, status))
-        self._before("status", resource, metadata["name"])
-        return _answer(self._store(key, {**stored, "status": copy.deepcopy(dict(status))}), lost)
+        name, namespace = metadata["name"], metadata.get("namespace", "")
+        stored = self._current(resource, name, namespace, metadata)
+        sent = kinds.taken_in(resource, {**current, "status": copy.deepcopy(dict(status))}, strict=False)
+        changed = self._updated(resource, stored, sent, "status")
+        lost = self._admit(Write("status", resource, namespace, name, status))
+        self._before("status", resource, name)
+        return _answer(self._store((resource, namespace, name), changed), lost)
 
     async def delete(
         self,
@@ -133,13 +128,21 @@ class MemoryCluster:
         current = self.objects.get(key)
         if current is None:
             return
-        if uid and current["metadata"]["uid"] != uid:
-            raise ConflictError(409, "Conflict", f"{name} is another object now")
+        metadata = current["metadata"]
+        if uid and metadata["uid"] != uid:
+            text = f'Operation cannot be fulfilled on {resource.kind} "{name}": the UID in the precondition'
+            raise ConflictError(409, "Conflict", f"{text} ({uid}) does not match")
         lost = self._admit(Write("delete", resource, namespace, name, {}))
         self._before("delete", resource, name)
-        if current["metadata"].get("finalizers") or (resource == PODS and grace_seconds != 0):
-            stamp = current["metadata"].get("deletionTimestamp") or self._now()
-            self._store(key, {**current, "metadata": {**current["metadata"], "deletionTimestamp": stamp}})
+        grace = self._grace(resource, current, grace_seconds)
+        earlier = metadata.get("deletionGracePeriodSeconds")
+        if grace or metadata.get("finalizers"):
+            if earlier is None or grace < earlier:
+                generation = metadata.get("generation")
+                bump = {"generation": generation + 1} if generation and earlier is None else {}
+                stamp = self._stamp(grace)
+                going = {"deletionTimestamp": stamp, "deletionGracePeriodSeconds": grace, **bump}
+                self._store(key, {**current, "metadata": {**metadata, **going}})
         else:
             del self.objects[key]
             self.after_write()
@@ -148,6 +151,35 @@ class MemoryCluster:
 
     def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         self.events.append((kind, reason, message))
+
+    def _grace(self, resource: ResourceType, current: Object, wanted: int | None) -> int:
+        """Seconds that the kubelet is given to end a pod; nobody else is given any."""
+        if resource != PODS or not current["spec"].get("nodeName"):
+            return 0
+        if (current.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            return 0
+        earlier = current["metadata"].get("deletionGracePeriodSeconds")
+        asked = wanted if wanted is not None else current["spec"].get("terminationGracePeriodSeconds", 30)
+        return int(asked if earlier is None else min(asked, earlier))
+
+    def _updated(self, resource: ResourceType, current: Object, sent: Object, subresource: str) -> Object:
+        """What becomes of the stored object, by what may be changed where. Raises InvalidError."""
+        if subresource == "status":
+            # The status of a Pod or a Node brings its metadata along; of a custom object nothing else is taken.
+            metadata = current["metadata"] if resource.group == GROUP else sent["metadata"]
+            changed = {**current, "metadata": metadata}
+            changed.pop("status", None)
+            if "status" in sent:
+                changed["status"] = sent["status"]
+        else:
+            changed = {key: value for key, value in sent.items() if key != "status"}
+            if "status" in current:
+                changed["status"] = current["status"]
+            if kinds.bumps_generation(resource, current, changed):
+                generation = current["metadata"]["generation"] + 1
+                changed["metadata"] = {**changed["metadata"], "generation": generation}
+        kinds.check(resource, changed, current)
+        return changed
 
     def _admit(self, write: Write) -> AnswerLost | None:
         """Ask every rule; raises the first refusal, and returns what is to be raised after the write."""
@@ -164,27 +196,54 @@ class MemoryCluster:
         self.before_write()
         self.writes.append((verb, resource.plural, name))
 
-    def _current(self, resource: ResourceType, name: str, namespace: str, body: Mapping[str, Any]) -> Object:
+    def _current(
+        self, resource: ResourceType, name: str, namespace: str, metadata: Mapping[str, Any]
+    ) -> Object:
         current = self.objects.get((resource, namespace, name))
         if current is None:
-            raise NotFoundError(404, "NotFound", name)
-        version = (body.get("metadata") or {}).get("resourceVersion")
+            raise NotFoundError(404, "NotFound", f'{resource.plural} "{name}" not found')
+        version = metadata.get("resourceVersion")
         if version and version != current["metadata"]["resourceVersion"]:
-            raise ConflictError(409, "Conflict", f"{name} changed")
+            text = (
+                f'Operation cannot be fulfilled on {resource.plural} "{name}": the object has been modified'
+            )
+            raise ConflictError(409, "Conflict", text)
         return current
 
     def _store(self, key: Key, obj: Object) -> Object:
+        """Put an object in place as it is; one that is being deleted and held by nothing goes."""
+        before = self.objects.get(key)
+        if before is not None and _same(before, obj):
+            self.after_write()
+            return before
         metadata = {**obj["metadata"], "resourceVersion": str(next(self._versions))}
         stored = {**obj, "metadata": metadata}
-        if metadata.get("deletionTimestamp") and not metadata.get("finalizers") and key[0] != PODS:
+        held = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
+        if metadata.get("deletionTimestamp") and not held:
             self.objects.pop(key, None)
         else:
             self.objects[key] = stored
         self.after_write()
         return stored
 
-    def _now(self) -> str:
-        return self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+    def _stamp(self, in_seconds: int = 0) -> str:
+        return (self._clock() + timedelta(seconds=in_seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _kept(current: Object) -> Object:
+    """Metadata that no patch changes."""
+    fixed = ("name", "namespace", "creationTimestamp", "deletionTimestamp", "generation", "resourceVersion")
+    return {key: current["metadata"][key] for key in fixed if key in current["metadata"]}
+
+
+def _without_nothing(metadata: Object) -> Object:
+    """Empty maps and lists of metadata are not stored."""
+    return {key: value for key, value in metadata.items() if value not in (None, {}, [])}
+
+
+def _same(left: Object, right: Object) -> bool:
+    without = ({**each["metadata"], "resourceVersion": ""} for each in (left, right))
+    return {**left, "metadata": next(without)} == {**right, "metadata": next(without)}
 
 
 def _answer(stored: Object, lost: AnswerLost | None) -> Object:

@@ -21,6 +21,8 @@ from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
 from weft.cluster import InvalidError, Object
 from weft.fabric.errors import CapacityExhausted, DeviceFault
 
+CONTAINERS = [{"name": "main", "image": "job:1"}]
+
 
 @pytest.fixture
 def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
@@ -28,7 +30,8 @@ def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
 
 
 async def add_pod(rack: Rack, node: str) -> None:
-    spec = {"nodeName": node, "tolerations": [{"key": "weft.dev/logical-node", "operator": "Exists"}]}
+    tolerations = [{"key": "weft.dev/logical-node", "operator": "Exists"}]
+    spec = {"nodeName": node, "tolerations": tolerations, "containers": CONTAINERS}
     await rack.cluster.create(PODS, {"metadata": {"name": "job", "namespace": "a"}, "spec": spec})
 
 
@@ -281,8 +284,10 @@ async def test_a_pod_that_tolerates_everything_holds_the_devices_too_and_an_agen
 ) -> None:
     await rack.build()
     await rack.ask("n")
-    spec = {"nodeName": rack.node("n")["status"]["nodeName"], "tolerations": [{"operator": "Exists"}]}
-    owner = {"ownerReferences": [{"kind": "DaemonSet", "name": "agent"}]}
+    where = rack.node("n")["status"]["nodeName"]
+    spec = {"nodeName": where, "tolerations": [{"operator": "Exists"}], "containers": CONTAINERS}
+    daemon_set = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "1"}
+    owner = {"ownerReferences": [daemon_set]}
     await rack.cluster.create(
         PODS, {"metadata": {"name": "agent-1", "namespace": "a", **owner}, "spec": spec}
     )
@@ -308,7 +313,7 @@ async def test_a_status_that_a_tenant_made_up_stops_nobody_else(monkeypatch: pyt
     assert condition(rack.node("n"), "Bound")[0] == "True"
     made = rack.node("odd")
     await rack.cluster.write_status(
-        LOGICAL_NODES, made, {"conditions": [{**bound, "lastTransitionTime": "x"}]}
+        LOGICAL_NODES, made, {"conditions": [{**bound, "lastTransitionTime": "0000-01-01T00:00:00Z"}]}
     )
     await rack.ask("m", gpus=1)
     assert condition(rack.node("m"), "Bound")[0] == "True"

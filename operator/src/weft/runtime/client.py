@@ -86,7 +86,8 @@ class KubeClient:
         return {each["name"] for each in answer["resources"] if "/" not in each["name"]}
 
     async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
-        query = {"dryRun": "All"} if dry_run else {}
+        # A misspelt field is refused: dropped, its effect would be missing and nobody would know.
+        query = {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
         return await self._request(
             "POST", resource.path(body["metadata"].get("namespace", ""), ""), query, body
         )

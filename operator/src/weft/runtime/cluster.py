@@ -76,11 +76,7 @@ class LiveCluster:
     ) -> Object:
         self._count_write()
         answer = await self._client.patch(resource, name, namespace, body, subresource=subresource)
-        if answer["metadata"].get("deletionTimestamp") and not answer["metadata"].get("finalizers"):
-            # Its last finalizer went with this write: the object is gone.
-            self._cache.remove(resource, answer)
-        else:
-            self._cache.put(resource, answer)
+        self._take(resource, answer)
         return answer
 
     async def write_status(
@@ -90,7 +86,7 @@ class LiveCluster:
             return current
         self._count_write()
         answer = await self._client.replace_status(resource, {**current, "status": dict(status)})
-        self._cache.put(resource, answer)
+        self._take(resource, answer)
         return answer
 
     async def delete(
@@ -110,7 +106,20 @@ class LiveCluster:
         except NotFoundError:
             return
         if answer.get("kind") == resource.kind:
-            # Still there, kept by a finalizer or a grace period: its deletionTimestamp matters to the caller.
+            self._take(resource, answer)
+            return
+        # A Status: nothing held the object, it is gone. A later namesake is not what was deleted.
+        known = self._cache.get(resource, name, namespace)
+        if known is not None and known["metadata"].get("uid") == answer.get("details", {}).get("uid"):
+            self._cache.remove(resource, known)
+
+    def _take(self, resource: ResourceType, answer: Object) -> None:
+        """Note what a write left of an object: a pod or a custom object that was held by something may be gone."""
+        metadata = answer["metadata"]
+        held = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
+        if metadata.get("deletionTimestamp") and not held:
+            self._cache.remove(resource, answer)
+        else:
             self._cache.put(resource, answer)
 
     def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
