@@ -92,7 +92,8 @@ def obstacle() -> str:
     if os.environ.get("DOCKER_HOST"):
         return f"the Docker engine of DOCKER_HOST={os.environ['DOCKER_HOST']} does not answer: docker version"
     if shutil.which("dockerd") is None:
-        return "Docker's engine does not answer and is not installed here: start Docker, then try again"
+        install = f", or apt-get install {DEBIAN_PACKAGES}" if shutil.which("apt-get") is not None else ""
+        return f"Docker's engine does not answer and is not installed here: start Docker{install}"
     if SYSTEMD.is_dir():
         return "Docker is installed and does not answer: sudo systemctl start docker"
     if os.geteuid() != 0:

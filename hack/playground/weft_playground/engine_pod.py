@@ -12,11 +12,10 @@ import asyncio
 import uvloop
 
 from weft_playground.engine_server import PORT, EngineServer
-from weft_playground.engines import replica_number
 from weft_playground.kv_caches import KVCaches
 from weft_playground.lag import LagMeter
 from weft_playground.processes import until_stopped
-from weft_playground.profile import SpeedError, read_profile, speed_error
+from weft_playground.profile import SpeedError, read_profile, replica_number, speed_error
 
 LINGER_SECONDS = 2.0
 """Between SIGTERM and its effect: routers hear of a pod's end about when the pod does, and requests are on their way.

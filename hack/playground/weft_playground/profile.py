@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import random
+import re
 import statistics
 from bisect import bisect_left
 from collections import defaultdict
@@ -81,6 +82,12 @@ def read_profile(path: Path = MEASUREMENTS) -> Profile:
 def _curve(points: dict[int, list[float]]) -> Curve:
     xs = sorted(points)
     return Curve(tuple(float(x) for x in xs), tuple(statistics.median(points[x]) for x in xs))
+
+
+def replica_number(pod_name: str) -> int:
+    """`llama-70b-3` is replica 3 of its group."""
+    found = re.search(r"-(\d+)$", pod_name)
+    return int(found[1]) if found else 0
 
 
 def speed_error(

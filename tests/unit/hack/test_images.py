@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -24,7 +28,8 @@ def clone(tmp_path: Path) -> Path:
         (tmp_path / name).write_text(name)
     write(tmp_path, "operator/src/weft/cli/main.py")
     write(tmp_path, "hack/playground/weft_playground/engine_pod.py")
-    write(tmp_path, "hack/dev/weft_dev/kube.py")
+    write(tmp_path, "hack/dev/weft_dev/__init__.py")
+    write(tmp_path, "hack/dev/weft_dev/kube_async.py")
     write(tmp_path, "hack/playground/data/trace.csv")
     return tmp_path
 
@@ -107,7 +112,7 @@ def test_everything_that_the_dockerfile_copies_is_in_the_context() -> None:
         for source in line.split()[1:-1]
         if source != "build/wheel[s]"
     ]
-    assert len(copied) >= 7
+    assert len(copied) >= 6
     for source in copied:
         assert any(name == source or name.startswith(f"{source}/") for name in names), source
 
@@ -117,6 +122,23 @@ def test_developer_tools_are_part_of_the_demo_image_only() -> None:
     assert "hack/playground/weft_playground/gateway.py" in demo
     assert not [name for name in operator if name.startswith("hack/")]
     assert operator.keys() < demo.keys()
+
+
+@pytest.mark.parametrize("module", ["engine_pod", "gateway", "load"])
+def test_what_a_pod_of_the_playground_runs_is_in_the_image_whole(module: str, tmp_path: Path) -> None:
+    for name, path in weft.inputs_of("demo").items():
+        if name.startswith("hack/"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / name)
+    path = [str(tmp_path / "hack" / room) for room in ("playground", "dev")]
+    command = [sys.executable, "-m", f"weft_playground.{module}", "--help"]
+    environment = {"PYTHONPATH": os.pathsep.join([*path, str(ROOT / "operator/src")]), "PATH": os.defpath}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_demos_own_story_is_not_in_the_image() -> None:
+    assert not [name for name in weft.inputs_of("demo") if "/demo/" in name]
 
 
 def test_what_the_dockerfile_takes_from_the_development_lock_is_downloaded() -> None:

@@ -156,7 +156,7 @@ class LoopbackWorld:
         assert self.plane is not None
         self._python(
             "engines",
-            "weft_playground.engines",
+            "weft_playground.demo.engines",
             f"--kubeconfig={self.plane.kubeconfig}",
             f"--nodes=worker-0..{NODE_COUNT - 1}",
             f"--seed={self.case.seed}",

@@ -1,6 +1,6 @@
 """A process that plays all nodes of the demo and the vLLM servers in their pods.
 
-`python -m weft_playground.engines --kubeconfig F --nodes worker-0..25 --seed 1`
+`python -m weft_playground.demo.engines --kubeconfig F --nodes worker-0..25 --seed 1`
 
 Pods of an inference group get an engine on their address; any other pod just runs.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from weft_playground.engine_server import EngineServer
 from weft_playground.kv_caches import KVCaches
 from weft_playground.lag import LagMeter
 from weft_playground.processes import until_stopped
-from weft_playground.profile import read_profile, speed_error
+from weft_playground.profile import read_profile, replica_number, speed_error
 
 
 class Engines:
@@ -56,12 +55,6 @@ class Engines:
         grace_seconds = pod["metadata"].get("deletionGracePeriodSeconds", 30)
         await engine.drain(max(0.0, grace_seconds - 1.0))
         await engine.stop()
-
-
-def replica_number(pod_name: str) -> int:
-    """`llama-70b-3` is replica 3 of its group."""
-    found = re.search(r"-(\d+)$", pod_name)
-    return int(found[1]) if found else 0
 
 
 def served_model(pod: Object) -> str:
