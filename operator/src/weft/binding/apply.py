@@ -15,7 +15,7 @@ from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.quantity import format_bytes
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES
 from weft.binding.assignments import Assignments
-from weft.binding.decide import expired_facts
+from weft.binding.decide import expired_facts, operation_key
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey
 from weft.binding.membership import POOL_KIND
@@ -230,7 +230,7 @@ class Actions:
         attempt = run.attempt(step.fabric, step.host)
         attempt.verified, attempt.reading = True, None
         try:
-            attempt.reading = await session.attached(step.host)
+            attempt.reading = await session.attached(step.host, step.operations)
         except FabricError as error:
             attempt.problem = error
             return
@@ -245,9 +245,7 @@ class Actions:
         attempt.called, attempt.verified = True, False
         uids = {claim.spec.device: claim.metadata.uid for claim in step.claims}
         for batch in step.batches:
-            key = spec.operation
-            if len(batch) < len(step.claims):
-                key = f"{key}-{'-'.join(sorted(batch))}"[:128]
+            key = operation_key(spec.operation, batch, len(step.claims))
             try:
                 operation = await session.attach(
                     key, spec.host, batch, frozenset(uids[device] for device in batch)

@@ -311,7 +311,7 @@ def _release_at(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
     if view.problem is not None:
         return Wait("FabricError", f"fabric {view.fabric}: {view.problem}", _delay(view.problem))
     if not view.verified:
-        return Verify(view.fabric, view.host)
+        return Verify(view.fabric, view.host, operations=_unanswered(view, claims))
     present = frozenset(claim.spec.device for claim in claims) & (view.reading or frozenset())
     free = tuple(
         claim
@@ -332,6 +332,24 @@ def _release_at(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
         " complete inventories settleSeconds apart agree"
     )
     return Wait("Settle", message, RETRY_SECONDS)
+
+
+def _unanswered(view: HostView, claims: Claims) -> tuple[str, ...]:
+    """Keys under which the manager may still work on an attach that had no answer."""
+    keys = dict.fromkeys(
+        operation_key(claim.spec.operation, batch, claim.spec.claim_size)
+        for claim in claims
+        if claim.spec.device in view.no_answer
+        for batch in (frozenset(each.spec.device for each in claims), frozenset({claim.spec.device}))
+    )
+    return tuple(keys)
+
+
+def operation_key(operation: str, devices: frozenset[str], claim_size: int) -> str:
+    """The key of an attach of these devices out of a claim of so many: the same for each repetition."""
+    if len(devices) == claim_size:
+        return operation
+    return f"{operation}-{'-'.join(sorted(devices))}"[:128]
 
 
 def _certainty(view: HostView, claim: DeviceAttachment) -> Certainty:

@@ -53,6 +53,7 @@ class Evidence:
         self._hosts: dict[str, int] = {}
         self._first_inventory: float | None = None
         self._last_inventory = 0.0
+        self._ours: set[str] = set()
         self._uncalled: set[str] = set()
         self._tasks: dict[str, tuple[str, str]] = {}
 
@@ -63,38 +64,50 @@ class Evidence:
 
     def claimed(self, uids: Iterable[str]) -> None:
         """These attachments were created just now, and no call was made for them."""
-        self._uncalled.update(uids)
+        uids = set(uids)
+        self._ours |= uids
+        self._uncalled |= uids
 
     def released(self, uid: str, device: str, host: str) -> None:
         """This attachment is gone: its device is free."""
         self._uncalled.discard(uid)
+        self._ours.discard(uid)
         self._pairs.pop((device, host), None)
 
     def is_uncalled(self, uid: str) -> bool:
         """Whether this attachment was created by this process, and no call was made for it."""
         return uid in self._uncalled
 
+    def is_ours(self, uid: str) -> bool:
+        """Whether this attachment was created by this process: it knows every call that was made for it."""
+        return uid in self._ours
+
     def certainty(
-        self, uid: str, device: str, host: str, settle_seconds: float, *, unanswered_earlier: bool = False
+        self, uid: str, device: str, host: str, settle_seconds: float, *, called_earlier: bool = False
     ) -> Certainty:
         """What is known of the device of the attachment with this uid.
 
-        `unanswered_earlier`: an earlier leader wrote that a call for it had no answer.
+        `called_earlier`: an earlier leader may have made a call for it whose answer nobody knows.
         """
         if uid in self._uncalled:
             return Certainty.NEVER_CALLED
         history = self._history(device, host)
         if history.absent_since is not None and history.absent_last - history.absent_since >= settle_seconds:
             return Certainty.SETTLED
-        if history.pending or self._may_be_late(history, settle_seconds):
-            return Certainty.OPEN
-        if unanswered_earlier and not self._watched_for(settle_seconds):
+        if history.pending or self.may_come_late(device, host, settle_seconds, called_earlier=called_earlier):
             return Certainty.OPEN
         return Certainty.CLEAR
 
-    def had_no_answer(self, device: str, host: str, settle_seconds: float) -> bool:
-        """Whether a call for the pair had no answer, and may still take effect although the device was seen."""
-        return self._may_be_late(self._history(device, host), settle_seconds)
+    def may_come_late(
+        self, device: str, host: str, settle_seconds: float, *, called_earlier: bool = False
+    ) -> bool:
+        """Whether a call for the pair had no answer that is known, and may still take effect whatever was seen."""
+        if called_earlier and not self._watched_for(settle_seconds):
+            return True
+        history = self._history(device, host)
+        if not history.unanswered:
+            return False
+        return history.quiet_since is None or self._last_inventory - history.quiet_since < settle_seconds
 
     def _history(self, device: str, host: str) -> _History:
         """A pair that nobody called for or saw is absent since the first inventory, as far as is known."""
@@ -102,11 +115,6 @@ class Evidence:
             (device, host),
             _History(0, absent_since=self._first_inventory, absent_last=self._last_inventory),
         )
-
-    def _may_be_late(self, history: _History, settle_seconds: float) -> bool:
-        if not history.unanswered:
-            return False
-        return history.quiet_since is None or self._last_inventory - history.quiet_since < settle_seconds
 
     def _watched_for(self, seconds: float) -> bool:
         return self._first_inventory is not None and self._last_inventory - self._first_inventory >= seconds

@@ -16,6 +16,7 @@ from weft.binding.objects import (
     NodeView,
     claims_of,
     had_unanswered_call,
+    is_attached,
     logical_node_taint,
     node_of,
     parse_node,
@@ -160,16 +161,15 @@ def _host_view(
         return HostView(fabric, host, view, trouble)
     devices = frozenset(claim.spec.device for claim in claims)
     evidence, settle = session.evidence, session.settle_seconds
-    certainty = {
-        claim.spec.device: evidence.certainty(
-            claim.metadata.uid,
-            claim.spec.device,
-            host,
-            settle,
-            unanswered_earlier=had_unanswered_call(claim),
-        )
-        for claim in claims
-    }
+    certainty: dict[str, Certainty] = {}
+    no_answer: set[str] = set()
+    for claim in claims:
+        device, uid = claim.spec.device, claim.metadata.uid
+        # What is not marked attached, an earlier leader may have been about to attach when it ended.
+        earlier = had_unanswered_call(claim) or not (is_attached(claim) or evidence.is_ours(uid))
+        certainty[device] = evidence.certainty(uid, device, host, settle, called_earlier=earlier)
+        if evidence.may_come_late(device, host, settle, called_earlier=earlier):
+            no_answer.add(device)
     return HostView(
         fabric,
         host,
@@ -177,7 +177,7 @@ def _host_view(
         trouble,
         session.picture,
         certainty=certainty,
-        no_answer=frozenset(each for each in devices if evidence.had_no_answer(each, host, settle)),
+        no_answer=frozenset(no_answer),
         at_fault=frozenset(device for device in devices if session.blame.is_at_fault(device)),
         try_alone=session.blame.try_alone(devices),
         reading=attempt.reading,

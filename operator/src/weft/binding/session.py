@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -88,9 +88,14 @@ class FabricSession:
             shown = frozenset(inventory.attachments)
             self.evidence.inventory_read(began, at, shown, self.settle_seconds)
 
-    async def attached(self, host: str) -> frozenset[str]:
-        """Read a host's devices and bring the picture up to date. Raises Busy while a task changes the host."""
+    async def attached(self, host: str, operations: Iterable[str] = ()) -> frozenset[str]:
+        """Read a host's devices and bring the picture up to date. Raises Busy while a task changes the host.
+
+        `operations` are keys of calls that had no answer: the manager may have made tasks of them.
+        """
         await self._task_at(host)
+        for key in operations:
+            await self._find_task(key, host)
         devices = await self.driver.attached(host)
         self.evidence.host_read(host, devices)
         if self.picture is not None:

@@ -52,6 +52,8 @@ class Verify:
     host: str
     expected: frozenset[str] = frozenset()
     """Devices that should be there after an attach."""
+    operations: tuple[str, ...] = ()
+    """Keys of operations that had no answer: the manager may still work on them."""
 
 
 @dataclass(frozen=True)
