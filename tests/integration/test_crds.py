@@ -169,6 +169,49 @@ def test_get_shows_all_of_weft_by_its_category(
     assert row.split()[1:6] == ["True", "worker-3", "2", "Verified", "False"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "header", "row"),
+    [
+        (
+            "inferencegroup",
+            "NAME MODEL SPLIT DESIRED SERVING READY REASON OBJECTIVES MET BALANCE METRICS AGE",
+            "meta-llama/Llama-3.3-70B-Instruct decode 5, prefill 3 8 5 True Serving Unknown Moving Fresh",
+        ),
+        (
+            "inferencerole",
+            "NAME GROUP STAGE DESIRED REPLICAS UPDATED SERVING READY REASON AGE",
+            "stored-llama-70b Decode 5 4 2 3 False Starting",
+        ),
+    ],
+)
+def test_get_answers_how_many_which_split_which_model_and_why_not(
+    kind: str, header: str, row: str, kube: Kube, made: Made, kubectl: Kubectl, namespace: str
+) -> None:
+    body = placed(yaml.safe_load((ROOT / f"tests/data/stored/v0.3.0/{kind}.yaml").read_text()), namespace)
+    created = made.create(body)
+    kube.replace(resource_of(body), created | {"status": body["status"]}, subresource="status")
+
+    first, second = kubectl("get", kind, "--namespace", namespace).stdout.splitlines()
+
+    assert first.split() == header.split()
+    assert second.split()[1:-1] == row.split()
+
+
+def test_a_role_with_its_fewest_replicas_alone_can_be_scaled(kube: Kube, made: Made, namespace: str) -> None:
+    created = made.create(with_fields(good("InferenceRole", namespace), {"spec.minReplicas": 3}))
+    path = resources.INFERENCE_ROLES.path(namespace, "mistake", "scale")
+
+    assert created["spec"]["replicas"] == 1
+    assert kube.request("GET", path)["spec"] == {"replicas": 1}
+    kube.patch(
+        resources.INFERENCE_ROLES, "mistake", {"spec": {"replicas": 4}}, namespace, subresource="scale"
+    )
+    with pytest.raises(ClusterError, match="replicas must lie between minReplicas and maxReplicas"):
+        kube.patch(
+            resources.INFERENCE_ROLES, "mistake", {"spec": {"replicas": 2}}, namespace, subresource="scale"
+        )
+
+
 def test_the_api_server_finds_no_fault_with_the_schemas(kube: Kube) -> None:
     for text in manifests().values():
         name = yaml.safe_load(text)["metadata"]["name"]

@@ -1,15 +1,15 @@
 """Which test shows that a field of the API makes a difference: the table in docs/fields.md.
 
-A test says so with `@pytest.mark.shows("InferenceGroup.spec.accelerators.maximum")`. The part before the first dot is
-a kind or a pattern of kinds (`*Pool`), `[]` stands for the entries of a list. `python -m support.fields`, with `tests`
-on the path, writes the table; tests/unit/api/test_fields.py holds it against the models and the tests.
+A test says so with `@pytest.mark.shows("InferenceGroup.spec.accelerators.maximum")`. `*` stands for a part of a name
+(`*Pool.spec.jurisdiction`), `[]` for the entries of a list. `python -m support.fields`, with `tests` on the path,
+writes the table; tests/unit/api/test_fields.py holds it against the models and the tests.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,6 @@ TABLE = ROOT / "docs" / "fields.md"
 PASSED_ON = ("InferenceRole.spec.node",)
 """Fields that become another object's spec as a whole: what is below is shown with that object's kind."""
 
-KINDS_TO_COME = (
-    "Fabric",
-    "GPUPool",
-    "MemoryPool",
-    "StoragePool",
-    "DeviceAttachment",
-    "LogicalNode",
-)
-"""Kinds that have no marks yet: the table leaves them out."""
-
 _HEAD = """# Fields, and the tests in which they make a difference
 
 Generated from the marks of the tests by `make generate`; a test fails where a field has no row.
@@ -41,12 +31,11 @@ Generated from the marks of the tests by `make generate`; a test fails where a f
 """
 
 
-def fields(without: Collection[str] = ()) -> tuple[str, ...]:
+def fields() -> tuple[str, ...]:
     """Every field that can be set in a spec, down to values, maps and pod templates, in the order of the schemas."""
     return tuple(
         path
         for definition in DEFINITIONS
-        if definition.resource.kind not in without
         for path in _below(
             structural_schema(definition.model)["properties"]["spec"], f"{definition.resource.kind}.spec"
         )
@@ -86,9 +75,8 @@ def _shown_by(test: ast.AST) -> Iterator[str]:
 
 def is_meant(mark: str, field: str) -> bool:
     """Whether a mark is about a field."""
-    kinds, _, below = mark.partition(".")
-    kind, _, path = field.partition(".")
-    return below == path and fnmatchcase(kind, kinds)
+    pattern = re.escape(mark).replace(r"\*", "[A-Za-z]*")
+    return re.fullmatch(pattern, field) is not None
 
 
 def shown() -> dict[str, list[str]]:
@@ -96,7 +84,7 @@ def shown() -> dict[str, list[str]]:
     written = marks()
     return {
         field: sorted({test for mark, tests in written.items() if is_meant(mark, field) for test in tests})
-        for field in fields(KINDS_TO_COME)
+        for field in fields()
     }
 
 

@@ -54,6 +54,8 @@ class MemoryDriver:
         """Healthy or not, by device."""
         self.memories: dict[str, int] = {}
         """Bytes by memory device."""
+        self.others: tuple[Device, ...] = ()
+        """Devices beside those."""
         self.hosts = hosts
         self.pairs: set[tuple[str, str]] = set()
         self.complete = True
@@ -81,6 +83,7 @@ class MemoryDriver:
             Device(name, DeviceKind.MEMORY, {"type": "CXL"}, size, True)
             for name, size in self.memories.items()
         )
+        devices += self.others
         hosts = tuple(Host(name, {}, True) for name in self.hosts)
         reading = Inventory(devices, hosts, tuple(sorted(self.pairs)), self.complete, unused=self.unused)
         await self.before_inventory()

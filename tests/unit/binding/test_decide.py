@@ -5,6 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from weft.api import DeviceAttachment, LogicalNode
 from weft.binding.decide import decide
 from weft.binding.evidence import Certainty
@@ -114,6 +116,7 @@ def test_a_node_with_all_its_claims_goes_forward() -> None:
     assert isinstance(step(node(), [claim("a"), claim("b")]), Verify)
 
 
+@pytest.mark.shows("DeviceAttachment.spec.claimSize")
 def test_claims_cut_short_by_a_crash_are_turned_back() -> None:
     assert devices(step(node(), [claim("a")])) == ["a"]
     assert isinstance(step(node(), [claim("a")]), TurnBack)
@@ -129,6 +132,7 @@ def test_claims_of_a_vanished_object_are_released_from_their_own_record() -> Non
     assert isinstance(step(None, [claim("a"), claim("b")]), TurnBack)
 
 
+@pytest.mark.shows("DeviceAttachment.spec.claimRef.uid")
 def test_claims_of_an_earlier_namesake_are_released_before_anything_else() -> None:
     decided = step(node(uid="u2"), [claim("a"), claim("b")])
     assert isinstance(decided, TurnBack)

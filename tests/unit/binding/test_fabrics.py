@@ -43,6 +43,7 @@ async def test_a_secret_that_the_api_server_refuses_does_not_stop_placement_else
     assert condition(rack.node("n"), "Bound")[0] == "True"
 
 
+@pytest.mark.shows("Fabric.spec.endpoint")
 async def test_a_fabric_at_another_address_is_read_and_fenced_anew(rack: Rack) -> None:
     await rack.build()
     epoch = (rack.cluster.get(FABRICS, "rack") or {})["status"]["epoch"]
@@ -83,6 +84,7 @@ async def test_a_manager_that_cannot_be_read_is_not_called_for_every_node(rack: 
     assert rack.driver.pairs == set()
 
 
+@pytest.mark.shows("Fabric.spec.mode")
 async def test_a_fabric_set_to_observe_is_not_written_to_though_its_session_is_older(rack: Rack) -> None:
     await rack.build()
     await rack.ask("n")

@@ -67,6 +67,7 @@ async def test_a_request_beyond_the_quota_waits_until_the_quota_is_raised(rack: 
 
 
 @pytest.mark.shows("DeviceQuota.spec.limits[].capacity", "DeviceQuota.spec.limits[].kind")
+@pytest.mark.shows("DeviceAttachment.spec.capacity")
 async def test_bytes_beyond_the_quota_of_the_memory_pool_are_refused_and_accelerators_are_not(
     rack: Rack,
 ) -> None:
@@ -99,6 +100,7 @@ async def test_a_quota_limits_its_own_namespace_alone(rack: Rack) -> None:
     assert condition(rack.node("n"), "Bound")[0] == "True"
 
 
+@pytest.mark.shows("DeviceAttachment.spec.poolRef.kind", "DeviceAttachment.spec.poolRef.name")
 async def test_a_quota_says_what_is_used_and_that_a_lowered_limit_is_exceeded(rack: Rack) -> None:
     await rack.build()
     await limit(rack, gpus(2))

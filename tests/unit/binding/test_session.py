@@ -87,6 +87,7 @@ async def test_a_device_that_somebody_attached_elsewhere_is_absent_from_our_host
     assert certainty(made) is Certainty.SETTLED
 
 
+@pytest.mark.shows("Fabric.spec.limits.settleSeconds")
 async def test_two_readings_have_to_be_as_far_apart_as_the_fabric_asks() -> None:
     made, _, _ = session(settle_seconds=60)
     await read(made)

@@ -17,11 +17,8 @@ from weft.api.values import ByteQuantity, DnsLabel, DnsSubdomain, Identifier, Ui
 
 
 class ClaimRef(Model):
-    """The object that a device is claimed for."""
+    """The LogicalNode that a device is claimed for."""
 
-    kind: Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Z][A-Za-z0-9]*$")] = (
-        Field(default="LogicalNode", description="Kind of that object.")
-    )
     namespace: DnsLabel = Field(description="Its namespace.")
     name: DnsSubdomain = Field(description="Its name.")
     uid: Uid = Field(description="Its UID: a later namesake does not inherit the device.")

@@ -391,7 +391,6 @@ def _claims(assignment: Assignment, operation: str) -> list[Object]:
             "request": chosen.need,
             "claimSize": len(assignment.devices),
             "claimRef": {
-                "kind": LOGICAL_NODES.kind,
                 "namespace": waiting.namespace,
                 "name": waiting.name,
                 "uid": waiting.uid,
