@@ -25,7 +25,7 @@ from weft.fabric.redfish.uris import last_segment, member_path
 INVENTORY_REQUEST_TIMEOUTS = 10
 """One inventory takes at most this many request timeouts; attach and detach take at most one."""
 READING_SECONDS = 60.0
-"""One reading takes no longer, so that what is read so far is shown; the next one goes on."""
+"""One reading takes no longer (or two request timeouts), so that what was read is shown; the next one goes on."""
 
 _MAX_KEY = 1024
 
@@ -58,8 +58,9 @@ class RedfishDriver:
 
     async def inventory(self, first: frozenset[str] = frozenset()) -> Inventory:
         """Read everything, or as much as fits into one reading. Raises only when nothing could be read."""
+        longest = max(READING_SECONDS, 2 * self._session.timeout_seconds)
         now = asyncio.get_running_loop().time()
-        deadline = min(self._deadline(INVENTORY_REQUEST_TIMEOUTS), now + READING_SECONDS)
+        deadline = min(self._deadline(INVENTORY_REQUEST_TIMEOUTS), now + longest)
         service = await self._services(deadline)
         try:
             return await self._poller.read(service, deadline, first)

@@ -48,4 +48,10 @@ class Limits:
         start = max(self._next_at_seconds, now - (self._burst - 1.0) * self._interval_seconds)
         self._next_at_seconds = start + self._interval_seconds
         if start > now:
-            await asyncio.sleep(start - now)
+            try:
+                await asyncio.sleep(start - now)
+            except asyncio.CancelledError:
+                self._next_at_seconds -= (
+                    self._interval_seconds
+                )  # it was not used: somebody else's request may be
+                raise

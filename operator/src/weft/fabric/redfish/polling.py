@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,7 +16,7 @@ from weft.fabric.redfish.facts import Facts, facts_of
 from weft.fabric.redfish.inventory import Problems, assemble, named_blocks, named_systems
 from weft.fabric.redfish.limits import OutOfTime
 from weft.fabric.redfish.mapping import Json
-from weft.fabric.redfish.names import is_name
+from weft.fabric.redfish.names import is_name, name_of_uri
 from weft.fabric.redfish.reader import Collections, Expansion, Listing, together
 from weft.fabric.redfish.resources import Block, System, block_of, system_of
 from weft.fabric.redfish.session import Session
@@ -79,15 +79,15 @@ class Members(Generic[T]):
             return entry.value
         return self.put(uri, await collections.read(uri), reading)
 
-    def in_order(self, first: set[str]) -> list[str]:
+    def in_order(self, first: Container[str] = (), known: Container[str] = ()) -> list[str]:
         """All members in the order in which to read them.
 
-        `first` first; then those that were read longest ago, so that all get their turn where one reading is not
-        enough. What failed in its last try comes after all the others: it may only cost time again.
+        `first` first; then those that are not `known` yet, then those that were read longest ago, so that all get
+        their turn where one reading is not enough. What failed in its last try comes after all the others: it may
+        only cost time again.
         """
-        waiting = sorted(
-            self.entries.items(), key=lambda item: (item[1].failed, item[0] not in first, item[1].read_in)
-        )
+        items = self.entries.items()
+        waiting = sorted(items, key=lambda i: (i[1].failed, i[0] not in first, i[0] in known, i[1].read_in))
         return [uri for uri, _ in waiting]
 
     def values(self) -> list[T]:
@@ -190,14 +190,14 @@ class Poller:
             with _failure_of(self._systems.entries[uri]):
                 await self._systems.read(uri, collections, self._readings)
 
-        unread = [
-            u for u in self._systems.in_order(set()) if self._systems.entries[u].read_in < self._readings
-        ]
+        unread = [u for u in self._systems.in_order() if self._systems.entries[u].read_in < self._readings]
         await collections.work(unread, look)
 
     async def _read_blocks(self, collections: Collections, first: frozenset[str]) -> None:
         """Each block with what it holds, so that devices appear one by one, and not all at the end."""
         claimed = {uri for uri, b in self.blocks.items() if b.id in first}
+        # Of those that were never read, the URI tells most of the ids.
+        claimed |= {uri for uri in self._blocks.entries if {last_segment(uri), name_of_uri(uri)} & first}
         claimed |= {uri for s in self._systems.values() for uri in s.blocks or ()}
 
         async def look(uri: str) -> None:
@@ -214,7 +214,7 @@ class Poller:
         for block in self._blocks.values():
             if block.expanded:
                 self._learn(block, block.expanded)
-        order = self._blocks.in_order(claimed)
+        order = self._blocks.in_order(claimed, self._facts)
         await collections.work([uri for uri in order if self._lacks(uri)], look)
         # Without an ETag nobody says that a device was exchanged: look now and then, when all the rest is read.
         old = [uri for uri in order if not self._lacks(uri) and self._is_old(uri)]

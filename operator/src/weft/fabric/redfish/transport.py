@@ -142,6 +142,8 @@ class Transport:
             text = f"{method} {path}: {kind}: {error}"
             if method != "GET":
                 raise OutcomeUnknown(text) from error
+            if isinstance(error, TimeoutError) and seconds < self._connection.request_timeout_seconds:
+                raise OutOfTime from error  # the manager might have answered in its time
             raise (NoAnswer if isinstance(error, TimeoutError) else Transient)(text) from error
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
