@@ -111,19 +111,17 @@ _NONE = object()
 
 def _pruned(value: Any, schema: Schema, path: str, unknown: list[str]) -> Any:
     if isinstance(value, Mapping):
-        if PRESERVE in schema:
-            return copy.deepcopy(dict(value))
         properties, values = schema.get("properties"), schema.get("additionalProperties")
-        if properties is None and values is None:
-            return {} if not value else _drop(value, path, unknown)
-        kept = {}
+        kept: dict[str, Any] = {}
         for key, item in value.items():
             inner = (properties or {}).get(key, values)
             here = f"{path}.{key}" if path else key
-            if inner is None:
+            if inner is None and PRESERVE in schema:
+                kept[key] = copy.deepcopy(item)
+            elif inner is None:
                 unknown.append(here)
-            elif item is None and "default" in inner:
-                continue
+            elif item is None and key in (properties or {}):
+                continue  # no field of ours is nullable: a null is as good as nothing
             else:
                 kept[key] = _pruned(item, inner, here, unknown)
         return kept
@@ -131,11 +129,6 @@ def _pruned(value: Any, schema: Schema, path: str, unknown: list[str]) -> Any:
         items = schema.get("items", {})
         return [_pruned(item, items, f"{path}[{n}]", unknown) for n, item in enumerate(value)]
     return value
-
-
-def _drop(value: Mapping[str, Any], path: str, unknown: list[str]) -> dict[str, Any]:
-    unknown.extend(f"{path}.{key}" for key in value)
-    return {}
 
 
 def _defaulted(value: Any, schema: Schema) -> Any:
@@ -303,7 +296,16 @@ def _pod_defaults(pod: Object) -> Object:
     for part in ("initContainers", "containers"):
         if isinstance(spec.get(part), list):
             spec[part] = [_container_defaults(each) for each in spec[part]]
-    return {**pod, "spec": spec}
+    return _with_whole_conditions({**pod, "spec": spec})
+
+
+def _with_whole_conditions(obj: Object) -> Object:
+    """Conditions as they are encoded: type and status are written even where they are empty."""
+    status = obj.get("status") or {}
+    if "conditions" not in status:
+        return obj
+    whole = [{"type": "", "status": "", **condition} for condition in status["conditions"] or ()]
+    return {**obj, "status": {**status, "conditions": whole}}
 
 
 def _tolerates(toleration: Mapping[str, Any], key: Any) -> bool:
@@ -334,7 +336,7 @@ def _node_defaults(node: Object) -> Object:
     status = dict(node.get("status") or {})
     if status.get("capacity"):
         status.setdefault("allocatable", copy.deepcopy(status["capacity"]))
-    return {**node, "spec": spec, **({"status": status} if status else {})}
+    return _with_whole_conditions({**node, "spec": spec, **({"status": status} if status else {})})
 
 
 def admitted(resource: ResourceType, obj: Object) -> Object:
@@ -359,6 +361,9 @@ def _pod_problems(pod: Object, before: Object | None) -> Iterator[str]:
             yield f"spec.containers[{n}].image: Required value"
     if len({container.get("name") for container in containers}) < len(containers):
         yield "spec.containers: Duplicate value"
+    for n, condition in enumerate((pod.get("status") or {}).get("conditions") or ()):
+        if not condition["type"]:
+            yield f"status.conditions[{n}].type: Required value"
     if before is not None and _fixed(pod["spec"]) != _fixed(before["spec"]):
         yield "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"
 

@@ -63,31 +63,31 @@ def strategic(target: Any, patch: Any, path: str = "") -> Any:
         elif value is None:
             result.pop(key, None)
         elif isinstance(value, list):
-            result[key] = _merged_list(result.get(key) or [], value, here)
+            result[key] = _merged_list(result.get(key), value, here)
         else:
             result[key] = strategic(result.get(key), value, here)
     return result
 
 
-def _merged_list(old: list[Any], patch: list[Any], path: str) -> list[Any]:
-    if path in MERGED_AS_SETS:
-        return _in_order(old, patch, [*patch, *(item for item in old if item not in patch)])
+def _merged_list(old: list[Any] | None, patch: list[Any], path: str) -> list[Any]:
     name = MERGE_KEYS.get(path)
+    if old is None or (name is None and path not in MERGED_AS_SETS):
+        return [copy.deepcopy(item) for item in patch if not _is_directive(item)]
     if name is None:
-        return [item for item in copy.deepcopy(patch) if not _is_directive(item)]
+        return _in_order(old, patch, [*patch, *(item for item in old if item not in patch)])
     for item in patch:
         if name not in item and "$patch" not in item:
             raise ClusterError(500, "", f"map: {item} does not contain declared merge key: {name}")
     if any(item.get("$patch") == "replace" and name not in item for item in patch):
-        return [copy.deepcopy(item) for item in patch if item.get("$patch") != "replace"]
-    kept = {item[name]: item for item in old}
+        return [copy.deepcopy(item) for item in patch if not _is_directive(item)]
+    # Deletions come first: what the same patch names besides is new.
+    deleted = {item[name] for item in patch if item.get("$patch") == "delete"}
+    kept = {item[name]: item for item in old if item[name] not in deleted}
+    named = [item[name] for item in patch if item.get("$patch") != "delete"]
     for item in patch:
-        if item.get("$patch") == "delete":
-            kept.pop(item[name], None)
-        else:
+        if item.get("$patch") != "delete":
             kept[item[name]] = strategic(kept.get(item[name]), item, path)
-    named = [item[name] for item in patch if item[name] in kept]
-    order = _in_order([item[name] for item in old], named, list(kept))
+    order = _in_order([item[name] for item in old if item[name] not in deleted], named, list(kept))
     return [kept[each] for each in order]
 
 
