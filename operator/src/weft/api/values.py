@@ -86,7 +86,11 @@ AttributeName = Annotated[
 
 AttributeValue = Annotated[str, StringConstraints(max_length=253)]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
-LabelValue = Annotated[str, StringConstraints(max_length=63)]
+LabelValue = Annotated[
+    str,
+    StringConstraints(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"),
+    Explained("must be a label's value: letters, digits and - _ . in between, at most 63"),
+]
 
 MAX_INTEGER = 2**53 - 1
 MAX_QUANTITY = 32
