@@ -70,6 +70,8 @@ class Fleet:
         """Which pods the kubelet never starts: no room, no image."""
         self.stays_terminating: Callable[[Object], bool] = lambda pod: False
         """Which deleted pods never end: their host is gone, or an engine hangs."""
+        self.pending: set[str] = set()
+        """Pods that no host has room for: they stay Pending."""
         self.nodes = nodes
         self._put(ENGINE_PROFILES, "speed", spec=LLAMA_70B_SPEC)
         self._put(
@@ -137,6 +139,8 @@ class Fleet:
         """Kubelet, fabric and engines: start pods, keep Ready up to date, end what is deleted."""
         for pod in self.pods():
             name, status = pod["metadata"]["name"], pod.get("status") or {}
+            if name in self.pending:
+                continue
             if (
                 self.stays_terminating(pod)
                 if pod["metadata"].get("deletionTimestamp")

@@ -251,7 +251,7 @@ async def test_a_template_that_the_api_server_refuses_binds_no_hardware_and_is_s
     assert ready["reason"] == "TemplateInvalid"
     assert "spec.containers[0].image: Required value" in ready["message"]
     assert len(refused) == 3, "asked at 0, 2 and 6 s"
-    assert fleet.condition("Ready") == ("False", "NoServingReplica")
+    assert fleet.condition("Ready") == ("False", "TemplateInvalid")
 
 
 def with_container(**changes: Any) -> dict[str, Any]:

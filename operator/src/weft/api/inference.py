@@ -244,9 +244,9 @@ class InferenceGroupStatus(Model):
     )
     conditions: Conditions = Field(
         default=(),
-        description="Ready: every stage has a serving replica. ObjectivesMet: the share of requests within"
-        " the objectives is as promised. MetricsFresh: what is read is recent and whole; while it is not,"
-        " the split holds. Balanced: the replicas are where the allocation wants them.",
+        description="Ready: a request can pass, and no role is kept from running. ObjectivesMet: the share of"
+        " requests within the objectives is as promised. MetricsFresh: what is read is recent and whole; while"
+        " it is not, the split holds. Balanced: the replicas serve where the allocation wants them.",
         json_schema_extra=CONDITION_LIST,
     )
 

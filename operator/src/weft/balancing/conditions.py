@@ -8,35 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from weft.api import InferenceGroup, InferenceRole, RebalanceMode, Transfer
+from weft.api import InferenceGroup, InferenceRole, RebalanceMode, Stage, Transfer
 from weft.api.conditions import is_true
 from weft.balancing.demand import share_within
+from weft.balancing.observe import GroupPicture
 from weft.balancing.profile import Profile, Unusable
+from weft.balancing.refusals import Refusal
 from weft.balancing.replicas import Replica, serving_in
 from weft.balancing.series import Buckets
 from weft.balancing.signals import Reading
 from weft.balancing.state import Finding, Split
+from weft.balancing.steps import Subject
 
 NAMES_SHOWN = 4
+IN_PROGRESS = ("Moving", "Scaling", "Starting")
+"""Reasons of Balanced=False that pass by themselves; any other is an obstacle."""
 ATTAINMENT_BAND = 0.005
 """Once missed, objectives count as met again this far above the promised share: the condition must not flap."""
 
 
-def ready(roles: Mapping[str, InferenceRole], replicas: Sequence[Replica]) -> Finding:
-    """Ready: every stage has a serving replica."""
-    if not roles:
-        return Finding(False, "NoRoles", "no InferenceRole with a template refers to this group")
-    stages = sorted({role.spec.stage.value for role in roles.values()})
-    missing = [
-        stage
-        for stage in stages
-        if not any(
-            serving_in(replicas, name) for name, role in roles.items() if role.spec.stage.value == stage
-        )
-    ]
-    if missing:
-        return Finding(False, "NoServingReplica", f"no replica serves {' or '.join(missing)} yet")
-    return Finding(True, "Serving", "every stage has a serving replica")
+def ready(picture: GroupPicture, refusals: Mapping[Subject, Refusal]) -> Finding:
+    """Ready: a request can pass, and no role is kept from running."""
+    if not picture.all_roles:
+        return Finding(False, "NoRoles", "no InferenceRole refers to this group")
+    for name in sorted(picture.all_roles):
+        if name not in picture.roles:
+            return Finding(False, "TemplateMissing", f"role {name} has no pod template, nor has the group")
+        refused = refusals.get(Subject("role", name))
+        if refused is not None and not picture.serving(name):
+            return Finding(False, refused.finding.reason, f"role {name}: {refused.finding.message}")
+    has = {role.spec.stage for role in picture.roles.values()}
+    serves = {role.spec.stage for name, role in picture.roles.items() if picture.serving(name)}
+    if Stage.AGGREGATED in serves or serves >= {Stage.PREFILL, Stage.DECODE}:
+        return Finding(True, "Serving", "a request can pass: every stage that it needs has a serving replica")
+    needed = (Stage.AGGREGATED,) if has == {Stage.AGGREGATED} else (Stage.PREFILL, Stage.DECODE)
+    absent = [stage for stage in needed if stage not in has]
+    if absent and Stage.AGGREGATED not in has:
+        text = f"no role of stage {absent[0]} refers to this group: a request needs Prefill and Decode, or Aggregated"
+        return Finding(False, "StageMissing", text)
+    missing = " or ".join(stage for stage in needed if stage not in serves)
+    return Finding(False, "NoServingReplica", f"no replica serves {missing} yet")
 
 
 def metrics_fresh(reading: Reading) -> Finding:
@@ -120,7 +131,10 @@ def balanced(
     short = [name for name in roles if counts[name] != allocation[name]]
     if short or any(one.role not in roles for one in replicas):
         return Finding(False, "Scaling", "replicas are being made or removed")
-    return Finding(True, "AsDecided", "every role has the replicas that the allocation gives it")
+    late = [name for name in roles if len(serving_in(replicas, name)) < allocation[name]]
+    if late:
+        return Finding(False, "Starting", f"not every replica takes requests yet: {', '.join(sorted(late))}")
+    return Finding(True, "AsDecided", "every role has the serving replicas that the allocation gives it")
 
 
 def role_ready(name: str, has_template: bool, allocation: Split, replicas: Sequence[Replica]) -> Finding:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from typing import Any, Literal
 
+from weft.api import InferenceRole
 from weft.api.names import LABEL_GROUP
-from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from weft.api.resources import (
+    ENGINE_PROFILES,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    LOGICAL_NODES,
+    PODS,
+    ResourceType,
+)
 from weft.balancing.apply import Outcome, apply
 from weft.balancing.decide import GroupDecision, decide
 from weft.balancing.keys import GroupKey
@@ -14,9 +23,9 @@ from weft.balancing.observe import GroupPicture, observe
 from weft.balancing.presets import Preset
 from weft.balancing.prometheus import PrometheusSource
 from weft.balancing.refusals import Refusal, refusal
-from weft.balancing.status import group_status, notes, role_statuses
+from weft.balancing.status import group_status, notes, orphaned_role_status, role_statuses
 from weft.balancing.steps import AddFinalizer, DropFinalizer, Subject
-from weft.cluster import Cluster, ConflictError, Object
+from weft.cluster import Cluster, ClusterError, ConflictError, Object
 from weft.controllers import Now, Watch
 
 LOOK_SECONDS = 2.0
@@ -36,7 +45,7 @@ class GroupController:
         self._cluster = cluster
         self._sources = sources
         self._presets = presets
-        self._refusals: dict[GroupKey, Mapping[Subject, Refusal]] = {}
+        self._refusals: dict[GroupKey, dict[Subject, Refusal]] = {}
 
     @property
     def watches(self) -> tuple[Watch[GroupKey], ...]:
@@ -58,39 +67,64 @@ class GroupController:
         raw = self._cluster.get(INFERENCE_GROUPS, key.name, key.namespace)
         if raw is None:
             self._refusals.pop(key, None)
-            return None
+            return await self._disown(key, now.wall)
         known = self._refusals.get(key, {})
         picture = await observe(self._cluster, self._sources, self._presets, raw, known, now.wall)
         decision = decide(picture, now)
         outcome = await apply(self._cluster, picture, decision.steps, now.wall)
         refusals = _refusals(picture, decision, outcome, now)
         self._refusals[key] = refusals
-        if any(isinstance(step, DropFinalizer) for step in decision.steps) and not refusals:
+        if any(isinstance(step, DropFinalizer) for step in decision.steps) and not outcome.refused:
             return RETRY_SECONDS if outcome.conflict else None
-        try:
-            await self._write(picture, decision, refusals, now.wall)
-        except ConflictError:
+        if not await self._write(picture, decision, refusals, now):
             return RETRY_SECONDS
         if outcome.conflict or any(isinstance(step, AddFinalizer) for step in decision.steps):
             return RETRY_SECONDS
         return MOVING_SECONDS if decision.busy else LOOK_SECONDS
 
     async def _write(
-        self,
-        picture: GroupPicture,
-        decision: GroupDecision,
-        refusals: Mapping[Subject, Refusal],
-        now: datetime,
-    ) -> None:
-        """The statuses, each at most once and only where something changed, then the events."""
-        cluster = self._cluster
-        status = group_status(picture, decision, refusals, now)
+        self, picture: GroupPicture, decision: GroupDecision, refusals: dict[Subject, Refusal], now: Now
+    ) -> bool:
+        """The statuses, each at most once and only where something changed, then the events.
+
+        A status that is refused keeps none of the others from being written. Returns whether no other write came
+        between; if one did, nothing is to be said about this pass.
+        """
+        drafts: list[tuple[Subject, ResourceType, Object, Mapping[str, Any]]] = []
+        status = group_status(picture, decision, refusals, now.wall)
         if status is not None:
-            await cluster.write_status(INFERENCE_GROUPS, picture.raw, status)
-        for name, role_status in role_statuses(picture, decision, refusals, now).items():
-            await cluster.write_status(INFERENCE_ROLES, picture.raw_roles[name], role_status)
+            subject = Subject("status of group", picture.group.metadata.name)
+            drafts.append((subject, INFERENCE_GROUPS, picture.raw, status))
+        for name, one in role_statuses(picture, decision, refusals, now.wall).items():
+            drafts.append((Subject("status of role", name), INFERENCE_ROLES, picture.raw_roles[name], one))
+        for subject, resource, raw, draft in drafts:
+            known, version = refusals.pop(subject, None), picture.version(subject)
+            if known is not None and known.holds(version, now.boot):
+                refusals[subject] = known
+                continue
+            try:
+                await self._cluster.write_status(resource, raw, draft)
+            except ConflictError:
+                return False
+            except ClusterError as error:
+                if error.status == 0:
+                    raise
+                refusals[subject] = refusal(subject, error, known, version, now.boot)
         for about, note in notes(picture, decision, refusals):
-            cluster.event(about, "Warning" if note.warning else "Normal", note.reason, note.message)
+            kind: Literal["Normal", "Warning"] = "Warning" if note.warning else "Normal"
+            self._cluster.event(about, kind, note.reason, note.message)
+        return True
+
+    async def _disown(self, key: GroupKey, now: datetime) -> float | None:
+        """Tell roles that name a group which does not exist."""
+        try:
+            for raw in self._cluster.list(INFERENCE_ROLES, key.namespace):
+                role = InferenceRole.model_validate(raw)
+                if role.spec.group_ref.name == key.name and role.metadata.deletion_timestamp is None:
+                    await self._cluster.write_status(INFERENCE_ROLES, raw, orphaned_role_status(role, now))
+        except ConflictError:
+            return RETRY_SECONDS
+        return None
 
 
 def _refusals(
@@ -99,6 +133,8 @@ def _refusals(
     """What is refused after this pass: what was refused in it, and what it was too early to try again."""
     known = picture.refusals
     refusals = {step.subject: known[step.subject] for step in decision.refused}
+    # Of statuses: until they are written.
+    refusals |= {subject: one for subject, one in known.items() if subject.kind.startswith("status")}
     for subject, (step, error) in outcome.refused.items():
         refusals[subject] = refusal(step, error, known.get(subject), picture.version(subject), now.boot)
     return refusals

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from weft.api import InferenceRole, RebalanceMode, Stage
-from weft.api.conditions import find
 from weft.balancing.capacity import corrections
 from weft.balancing.demand import offered
 from weft.balancing.observe import GroupPicture
@@ -26,7 +25,11 @@ def split_inputs(
     spec, status = picture.group.spec, picture.group.status
     reading = picture.reading
     generated = _generated(picture, reading.loads)
-    balanced = find(status.conditions, "Balanced")
+    entered = [
+        one.gate_changed_at
+        for one in picture.replicas
+        if one.gate is True and one.gate_changed_at is not None
+    ]
     recommendation = status.recommendation if spec.rebalance.mode is RebalanceMode.RECOMMEND else None
     recommended_at = recommendation.decision_time if recommendation is not None else None
     return SplitInputs(
@@ -40,9 +43,7 @@ def split_inputs(
         allocation=allocation,
         recommended=Split.read(recommendation.allocation) if recommendation is not None else NO_SPLIT,
         decided_at=max((one for one in (decided_at, recommended_at) if one is not None), default=None),
-        moved_at=balanced.last_transition_time
-        if balanced is not None and balanced.status == "True"
-        else None,
+        moved_at=max(entered, default=None),
         settled=settled,
         moving=moving,
         traffic=reading.traffic,

@@ -31,7 +31,7 @@ Limits of this version: the total number of replicas is fixed where it started; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Recommendation, Stage
@@ -80,18 +80,45 @@ def plan_split(inputs: SplitInputs) -> SplitPlan:
         return SplitPlan(start, obstacle=obstacle)
     if not {role.stage for role in inputs.roles} & set(STAGES) or len(inputs.roles) < 2:
         return SplitPlan(start, obstacle=obstacle)
-    obstacle = obstacle or _flip_obstacle(inputs)
-    if obstacle is not None or inputs.traffic is None or inputs.hold is not None or not _may_decide(inputs):
+    no_flips = _flip_obstacle(inputs)
+    obstacle = obstacle or no_flips
+    if no_flips is not None or inputs.traffic is None or inputs.hold is not None or not _may_decide(inputs):
         return SplitPlan(start, obstacle=obstacle)
     demand = offered(inputs.traffic, inputs.generated_tokens_per_second)
     if demand is None:
-        return SplitPlan(start)
-    return _choose(inputs, start, demand)
+        return SplitPlan(start, obstacle=obstacle)
+    return replace(_choose(inputs, start, demand), obstacle=obstacle)
 
 
 def starting_split(inputs: SplitInputs) -> tuple[Split, Finding | None]:
-    """What holds before any balancing: the last decision or the roles' own numbers, within bounds and budget."""
+    """What holds before any balancing: the last decision or the roles' own numbers, within bounds and budget.
+
+    Also what does not fit into the budget of what the roles ask for: said for as long as it is so.
+    """
     decided = dict(inputs.allocation.counts) if inputs.mode is RebalanceMode.AUTO else {}
+    split, left_out = _within_budget(inputs, decided)
+    how = "raise spec.accelerators.maximum or lower the roles' replicas"
+    if decided and not left_out:
+        # What was left out at the start is not in the decision any more.
+        fitting, left_out = _within_budget(inputs, {})
+        if split.total > fitting.total:
+            left_out = 0
+        how = (
+            "lower the roles' replicas; or raise spec.accelerators.maximum, and set rebalance.mode to Paused until"
+            " they are made"
+        )
+    if not left_out:
+        return split, None
+    return split, Finding(
+        False,
+        "BudgetTooSmall",
+        f"{left_out} of the replicas asked for do not fit into the budget of {inputs.budget_accelerators}"
+        f" accelerators: {how}",
+    )
+
+
+def _within_budget(inputs: SplitInputs, decided: Mapping[str, int]) -> tuple[Split, int]:
+    """The split as decided, else as the roles ask for it, within bounds and budget; and how many were left out."""
     split = {
         role.name: min(role.maximum, max(role.minimum, decided.get(role.name, role.spec_replicas)))
         for role in inputs.roles
@@ -107,14 +134,7 @@ def starting_split(inputs: SplitInputs) -> tuple[Split, Finding | None]:
         )
         split[name] -= 1
         left_out += 1
-    if not left_out:
-        return Split.of(split), None
-    return Split.of(split), Finding(
-        False,
-        "BudgetTooSmall",
-        f"{left_out} of the replicas asked for do not fit into the budget of {inputs.budget_accelerators}"
-        " accelerators: raise spec.accelerators.maximum or lower the roles' replicas",
-    )
+    return Split.of(split), left_out
 
 
 def needs_of(inputs: SplitInputs, demand: Demand) -> dict[Stage, StageNeed]:

@@ -8,10 +8,11 @@ more, that is all.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from weft.balancing.state import Finding
-from weft.balancing.steps import CheckTemplate, CreateNode, CreatePod, Step
+from weft.balancing.steps import CheckTemplate, CreateNode, CreatePod, Step, Subject
 from weft.cluster import ClusterError, InvalidError
 
 FIRST_DELAY_SECONDS = 2.0
@@ -39,15 +40,24 @@ class Refusal:
 
 
 def refusal(
-    step: Step, error: ClusterError, before: Refusal | None, version: Version, boot: float
+    step: Step | Subject, error: ClusterError, before: Refusal | None, version: Version, boot: float
 ) -> Refusal:
-    """The refusal of a step just now; `before` is that of the last try, if that was refused, too."""
+    """The refusal of a step (or of a status, named by its subject) just now.
+
+    `before` is that of the last try, if that was refused, too. Words that differ in numbers only (a quota's use) are
+    the same words: a condition is not written again for them.
+    """
     tries = 1 if before is None or before.version != version else before.tries + 1
-    delay = min(FIRST_DELAY_SECONDS * 2.0 ** (tries - 1), LONGEST_DELAY_SECONDS)
-    return Refusal(_finding(step, error), version, tries, boot + delay)
+    delay = max(
+        min(FIRST_DELAY_SECONDS * 2.0 ** (tries - 1), LONGEST_DELAY_SECONDS), error.retry_after_seconds
+    )
+    finding = _finding(step, error)
+    if before is not None and _without_numbers(before.finding) == _without_numbers(finding):
+        finding = before.finding
+    return Refusal(finding, version, tries, boot + delay)
 
 
-def _finding(step: Step, error: ClusterError) -> Finding:
+def _finding(step: Step | Subject, error: ClusterError) -> Finding:
     words = error.message or f"{error.status} {error.reason}"
     match step:
         case CreatePod() | CheckTemplate():
@@ -55,10 +65,11 @@ def _finding(step: Step, error: ClusterError) -> Finding:
             return Finding(False, reason, f"the API server refuses the pod made from the template: {words}")
         case CreateNode():
             return Finding(False, "NodeRefused", f"the API server refuses the logical node: {words}")
+        case Subject():
+            return Finding(False, "WriteRefused", f"the API server refuses to store it: {words}")
         case _:
-            about = step.subject
-            return Finding(
-                False,
-                "WriteRefused",
-                f"the API server refuses a change of {about.kind} {about.name} ({type(step).__name__}): {words}",
-            )
+            return Finding(False, "WriteRefused", f"the API server refuses {type(step).__name__}: {words}")
+
+
+def _without_numbers(finding: Finding) -> tuple[str, str]:
+    return finding.reason, re.sub(r"[0-9]+", "", finding.message)

@@ -176,7 +176,7 @@ class SplitInputs:
     """In Recommend: the split that was last recommended."""
     decided_at: datetime | None = None
     moved_at: datetime | None = None
-    """When the last move ended."""
+    """When the last move ended: a replica entered the router."""
     settled: bool = True
     """No transfer is under way and no role has more replicas than the allocation gives it."""
     moving: tuple[tuple[str, str], ...] = ()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from weft.api import RebalanceMode, Recommendation
+from weft.api import InferenceRole, RebalanceMode, Recommendation
 from weft.api.conditions import Conditions, find, with_condition
 from weft.api.inference_role import InferenceRoleStatus
 from weft.balancing import conditions
@@ -47,7 +47,7 @@ def group_status(
             split=str(plan.allocation),
         )
         findings = {
-            "Ready": conditions.ready(picture.roles, picture.replicas),
+            "Ready": conditions.ready(picture, refusals),
             "ObjectivesMet": conditions.objectives_met(group, picture.reading),
             "MetricsFresh": conditions.metrics_fresh(picture.reading),
             "Balanced": balanced(decision, refusals),
@@ -82,9 +82,9 @@ def _counts(picture: GroupPicture, replicas: Iterable[Replica]) -> dict[str, int
 def balanced(decision: GroupDecision, refusals: Mapping[Subject, Refusal]) -> Finding:
     """Balanced: what was decided, unless the API server keeps it from coming true."""
     assert decision.balanced is not None
-    for subject in sorted(refusals, key=lambda one: (one.kind, one.name)):
+    for subject in sorted(refusals, key=str):
         finding = refusals[subject].finding
-        return Finding(False, finding.reason, f"{subject.kind} {subject.name}: {finding.message}")
+        return Finding(False, finding.reason, f"{subject}: {finding.message}")
     return decision.balanced
 
 
@@ -117,6 +117,17 @@ def role_statuses(
     return statuses
 
 
+def orphaned_role_status(role: InferenceRole, now: datetime) -> dict[str, Any]:
+    """The status of a role whose group does not exist."""
+    group_name = role.spec.group_ref.name
+    text = f"there is no InferenceGroup {group_name!r} in this namespace: create it, or delete this role"
+    finding = Finding(False, "GroupNotFound", text)
+    found = _with(role.status.conditions, "Ready", finding, role.metadata.generation, now)
+    return InferenceRoleStatus(
+        observed_generation=role.metadata.generation, selector=role.status.selector, conditions=found
+    ).dump()
+
+
 def notes(
     picture: GroupPicture, decision: GroupDecision, refusals: Mapping[Subject, Refusal]
 ) -> list[tuple[Object, Note]]:
@@ -135,14 +146,16 @@ def notes(
         before = picture.refusals.get(subject)
         if before is None or before.finding != refusal.finding:
             finding = refusal.finding
-            text = f"{subject.kind} {subject.name}: {finding.message}"
+            text = f"{subject}: {finding.message}"
             found.append((group, Note(finding.reason, text, warning=True)))
-            role = picture.raw_roles.get(subject.name) if subject.kind == "role" else None
+            role = picture.raw_roles.get(subject.name) if "role" in subject.kind else None
             if role is not None:
                 found.append((role, Note(finding.reason, finding.message, warning=True)))
     known, obstacle = find(picture.group.status.conditions, "Balanced"), decision.balanced
-    kept = obstacle is not None and obstacle.status is False and obstacle.reason not in ("Moving", "Scaling")
-    if kept and obstacle is not None and (known is None or known.reason != obstacle.reason):
+    stuck = (
+        obstacle is not None and obstacle.status is False and obstacle.reason not in conditions.IN_PROGRESS
+    )
+    if stuck and obstacle is not None and (known is None or known.reason != obstacle.reason):
         found.append((group, Note(obstacle.reason, obstacle.message, warning=True)))
     return found
 

@@ -24,9 +24,12 @@ class GateReason(enum.StrEnum):
 class Subject:
     """What the API server's refusal of a step is about; until the next try no step with this subject is taken."""
 
-    kind: Literal["role", "replica", "group"]
-    """A role's new replicas, one replica, or the group itself."""
+    kind: Literal["role", "replica", "group", "status of role", "status of group"]
+    """role: its new replicas."""
     name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
 
 
 @dataclass(frozen=True)
