@@ -40,6 +40,22 @@ test-integration: ## tests against a real control plane
 	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest tests/integration tests/faults $(ARGS)
 
+.PHONY: faults
+faults: ## seeded faults between operator, API server and fabric manager; SEEDS=n SEED_START=k choose the runs
+	@$(PYTHON) hack/dev/weft_dev/preflight.py test
+	@$(MAKE) -s $(VENV)/.complete
+	FAULTS_SEEDS=$(SEEDS) FAULTS_SEED_START=$(SEED_START) $(BIN)/pytest tests/faults $(ARGS)
+
+.PHONY: crash-sweep
+crash-sweep: ## kill -9 of the leader before and after every message of each act; takes half an hour
+	@$(PYTHON) hack/dev/weft_dev/preflight.py test
+	@$(MAKE) -s $(VENV)/.complete
+	$(BIN)/pytest tests/crash $(ARGS)
+
+.PHONY: mutants
+mutants: $(VENV)/.complete ## break each safety guard of tests/mutants in a copy, and see a named test fail; NAMES= some
+	@$(IN_ROOMS) weft_dev.mutants $(NAMES)
+
 .PHONY: test-e2e
 test-e2e: ## the chart, engines and live traffic in make kind-up's cluster, after removing all of Weft's there
 	@$(PYTHON) hack/dev/weft_dev/preflight.py kind

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support import idle_group
 from support.chart import NAMESPACE, Helm, Object, find, pod_templates
 from support.chart_cluster import RBAC, ROLE_BINDINGS, SERVICE_ACCOUNTS, TENANT, started, write_account
-from support.world import World, condition, eventually
+from support.idle_group import create_group, own, split
+from support.world import World, eventually
 from weft.api.resources import (
     DEVICE_QUOTAS,
-    ENGINE_PROFILES,
     FABRICS,
     GPU_POOLS,
     GROUP,
@@ -30,7 +29,6 @@ from weft.api.resources import (
     PODS,
     SECRETS,
     STORAGE_POOLS,
-    ResourceType,
 )
 from weft.cluster import ClusterError
 from weft_dev import PYTHONPATH, tools
@@ -94,81 +92,9 @@ def world(plane: ControlPlane) -> Iterator[World]:
 
 
 @pytest.fixture
-def idle_engines(plane: ControlPlane) -> Iterator[str]:
-    """The address of what answers like a Prometheus server: every pod of the tenant is scraped and idle."""
-    kube = plane.client()
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            names = [pod["metadata"]["name"] for pod in kube.list(PODS, TENANT)]
-            signals = (("running", "0"), ("waiting", "0"), ("age", "0"), ("targets", "1"))
-            series = [
-                {
-                    "metric": {"weft_signal": f"engine:{signal}", "namespace": TENANT, "pod": name},
-                    "value": [0, number],
-                }
-                for name in names
-                for signal, number in signals
-            ]
-            data = {"resultType": "vector", "result": series}
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps({"status": "success", "data": data}).encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def group_of(world: World) -> None:
-    """A group of two and two replicas, each on a logical node with one GPU."""
-    profile = {
-        "prefill": [{"promptTokens": 128, "microseconds": 10_000}],
-        "decode": [{"batch": 1, "microseconds": 10_000}],
-        "kvCapacityTokens": 10_000,
-        "maxBatch": 8,
-    }
-    world.kube.create(ENGINE_PROFILES, own(ENGINE_PROFILES, "profile", profile), TENANT)
-    for name in ("prefill", "decode"):
-        spec = {
-            "groupRef": {"name": "llama"},
-            "stage": name.capitalize(),
-            "replicas": 2,
-            "minReplicas": 1,
-            "maxReplicas": 3,
-            "node": {"accelerators": [{"name": "main", "count": 1}]},
-            "profileRef": {"name": "profile"},
-            "drain": {"timeoutSeconds": 20},
-        }
-        world.kube.create(INFERENCE_ROLES, own(INFERENCE_ROLES, name, spec), TENANT)
-    spec = {
-        "objectives": {"timeToFirstTokenMilliseconds": 500, "interTokenLatencyMicroseconds": 50_000},
-        "metrics": {"source": "default", "preset": "quick", "models": ["llama"]},
-        "template": {"spec": {"containers": [{"name": "engine", "image": "engine:1"}]}},
-        "accelerators": {"maximum": 4},
-        "rebalance": {"mode": "Paused", "flip": "Label"},
-    }
-    world.kube.create(INFERENCE_GROUPS, own(INFERENCE_GROUPS, "llama", spec), TENANT)
-
-
-def own(resource: ResourceType, name: str, spec: Object) -> Object:
-    meta = {"name": name}
-    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta, "spec": spec}
-
-
-def split(world: World) -> dict[str, int]:
-    """Ready pods by role."""
-    counts: dict[str, int] = {}
-    for pod in world.kube.list(PODS, TENANT):
-        if condition(pod, "Ready") == "True":
-            role = pod["metadata"]["labels"]["weft.dev/role"]
-            counts[role] = counts.get(role, 0) + 1
-    return counts
+def idle_engines(plane: ControlPlane) -> Iterator[Object]:
+    with idle_group.idle_engines(plane.client(), TENANT) as settings:
+        yield settings
 
 
 def requests_of_the_account(plane: ControlPlane) -> list[Object]:
@@ -195,7 +121,7 @@ def granted(rendered: list[Object]) -> set[Pair]:
 
 
 def test_the_operator_needs_every_permission_it_has_and_no_other(
-    plane: ControlPlane, rendered: list[Object], account: Path, world: World, idle_engines: str
+    plane: ControlPlane, rendered: list[Object], account: Path, world: World, idle_engines: Object
 ) -> None:
     nodes = f"{world.name}-sled-0..{len(world.hosts) - 1}"
     kubelet = (
@@ -217,20 +143,19 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
     quota = {"limits": [{"kind": "GPUPool", "name": world.name, "count": 6}]}
     world.kube.create(DEVICE_QUOTAS, own(DEVICE_QUOTAS, "devices", quota), TENANT)
 
-    operator = world.start_operator(
-        kubeconfig=account,
-        namespace=NAMESPACE,
-        sources={"default": {"url": idle_engines, "scrape_interval_seconds": 0.5}},
-        presets={"quick": {"inherits": "vllm", "kv_hold_seconds": 0}},
-    )
+    operator = world.start_operator(kubeconfig=account, namespace=NAMESPACE, **idle_engines)
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), 60, what="trainer is bound")
-    group_of(world)
-    eventually(lambda: split(world) == {"prefill": 2, "decode": 2}, 60, what="the group serves")
+    create_group(world.kube, TENANT)
+    eventually(lambda: split(world.kube, TENANT) == {"prefill": 2, "decode": 2}, 60, what="the group serves")
     # In this order the budget admits the second change as a move only: the replica keeps its pod.
     for role, replicas in (("decode", 3), ("prefill", 1)):
         world.kube.patch(INFERENCE_ROLES, role, {"spec": {"replicas": replicas}}, TENANT)
-    eventually(lambda: split(world) == {"prefill": 1, "decode": 3}, 60, what="a replica changed its role")
+    eventually(
+        lambda: split(world.kube, TENANT) == {"prefill": 1, "decode": 3},
+        60,
+        what="a replica changed its role",
+    )
     world.kube.delete(INFERENCE_GROUPS, "llama", TENANT)
     world.delete("trainer")
     eventually(lambda: not world.kube.list(LOGICAL_NODES) and not world.claims(), 90, what="all is released")

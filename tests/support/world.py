@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -166,9 +166,10 @@ class World:
         settle_seconds: int = 1,
         mode: str = "Manage",
         timeout: int = 1,
+        tenants: Sequence[str] = (),
         **changes: Any,
     ) -> None:
-        """Nodes with heartbeats, the Fabric (`changes` to its spec) and two pools open to everybody."""
+        """Nodes with heartbeats, the Fabric (`changes` to its spec) and two pools for these namespaces, or all."""
         for host in self.hosts:
             self._create_node(f"{self.name}-{host}")
         self._heart = threading.Thread(target=self._heartbeats, daemon=True)
@@ -178,7 +179,8 @@ class World:
         self.kube.create(FABRICS, fabric)
         for resource, model in ((GPU_POOLS, "A100-80GB"), (MEMORY_POOLS, "CXL-512")):
             spec = {"fabricRef": {"name": self.name}, "selector": {"matchAttributes": {"model": model}}}
-            spec["allowedNamespaces"] = {}
+            named = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(tenants)}
+            spec["allowedNamespaces"] = {"matchExpressions": [named]} if tenants else {}
             self.kube.create(resource, _object(resource, self.name, spec))
 
     def fabric(self, endpoint: str, settle_seconds: int, mode: str, timeout: int) -> Object:
@@ -240,7 +242,13 @@ class World:
             **changes,
         }
 
-    def start_operator(self, *, kubeconfig: Path | None = None, **settings: Any) -> str:
+    def start_operator(
+        self,
+        *,
+        kubeconfig: Path | None = None,
+        program: Sequence[str | Path] = ("-m", "weft.cli.main"),
+        **settings: Any,
+    ) -> str:
         """Start one replica of the operator and return its process's name; it leads some time later."""
         self._operators += 1
         name = f"operator-{self._operators}"
@@ -251,7 +259,7 @@ class World:
         config.write_text(yaml.safe_dump(values))
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WEFT_")}
         environment["KUBECONFIG"] = str(kubeconfig or self.plane.kubeconfig)
-        command = [sys.executable, "-m", "weft.cli.main", "run", "--config", config]
+        command = [sys.executable, *program, "run", "--config", config]
         self.pids[name] = self.processes.start(name, command, environment=environment)
         return name
 

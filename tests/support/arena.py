@@ -1,0 +1,135 @@
+"""Several seeds of the fault suite at once: lanes that share a control plane, a wire and two operators."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.lane import Lane
+from support.replicas import Replicas
+from support.schedule import SETTLE_SECONDS, TENANTS, Act, Schedule, scopes_of
+from support.wire import PASS, Message, Treatment, WatchWay, Wire
+from support.witness import Ledger
+from support.world import World, eventually
+from weft.api.resources import NAMESPACES, ResourceType
+from weft_dev.controlplane import ControlPlane, write_kubeconfig
+
+LEASE_SECONDS = 2
+LIMIT_SECONDS = 2 * LEASE_SECONDS + 2 * SETTLE_SECONDS + 15.0
+"""To converge in after the faults: two leases, two settlings, and the watches' growing pauses between tries."""
+SETTINGS: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "inventory_seconds": 0.4, "relist_seconds": 2.0}
+SERVICE_ACCOUNTS = ResourceType("", "v1", "serviceaccounts", "ServiceAccount", True)
+COMMON = ("watch", "lease", "api read")
+"""Scopes of messages that are nobody's own: whoever has trouble with them has it for all lanes."""
+
+
+OPERATOR = ("-m", "weft.cli.main")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a schedule went."""
+
+    name: str
+    violations: tuple[str, ...]
+    attaches: int
+    converged_seconds: float
+
+
+class Arena:
+    """`run` carries seeds out together; operators live on from one call to the next, as their schedules let them."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, program: Sequence[str | Path] = OPERATOR) -> None:
+        self.plane = plane
+        self.ledger = Ledger()
+        self.wire = Wire(plane.ca_file)
+        self.home = World(plane, namespace, hosts=0, gpus=0, memories=0)
+        self.kubeconfig = self.home.directory / "wire.kubeconfig"
+        write_kubeconfig(self.kubeconfig, self.wire.add("api", plane.url), plane.token, plane.ca_file)
+        self.wire.heard = lambda message, status, body: self.ledger.heard(message, status, body, time.time())
+        self.wire.treat, self.wire.treat_line = self._treat, self._treat_line
+        self._lanes: list[Lane] = []
+        self._runs = 0
+        self._replicas = Replicas(self.home, self.kubeconfig, {**SETTINGS, "program": program})
+
+    def close(self) -> None:
+        self._replicas.close()
+        self.home.close()
+        self.wire.close()
+
+    def run(self, schedules: Sequence[Schedule], limit_seconds: float = LIMIT_SECONDS) -> list[Verdict]:
+        """Carry these out at the same time and judge each."""
+        self._runs += 1
+        with ThreadPoolExecutor(len(schedules)) as pool:
+            self._lanes = list(pool.map(self._open, schedules))
+            try:
+                list(pool.map(Lane.await_operator, self._lanes))
+                for lane in self._lanes:
+                    lane.start()
+                list(pool.map(Lane.run, self._lanes))
+                list(
+                    pool.map(lambda lane: lane.finish(lambda: self.ledger.claims, limit_seconds), self._lanes)
+                )
+                return [self._verdict(lane) for lane in self._lanes]
+            finally:
+                lanes, self._lanes = self._lanes, []
+                list(pool.map(Lane.close, lanes))
+
+    @staticmethod
+    def _verdict(lane: Lane) -> Verdict:
+        attaches = sum(act["act"] == "attach" and act["outcome"] == "done" for act in lane.journal())
+        return Verdict(lane.schedule.name, tuple(lane.violations), attaches, lane.converged_seconds)
+
+    def _open(self, schedule: Schedule) -> Lane:
+        prefix = f"{self.home.namespace}-{self._runs}-{schedule.name}"
+        namespaces = {tenant: f"{prefix}-{tenant}" for tenant in TENANTS}
+        kube = self.home.kube
+        for name in namespaces.values():
+            kube.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        lane = Lane(self.plane, self.wire, namespaces, schedule, self._operator_act)
+        for name in namespaces.values():
+            # Pods can be created only then.
+            eventually(lambda name=name: kube.get(SERVICE_ACCOUNTS, "default", name))
+        return lane
+
+    # The wire
+
+    def _treat(self, message: Message) -> Treatment:
+        common = message.side == "api" and scopes_of(message)[0] in COMMON
+        for lane in self._lanes:
+            trouble = lane.trouble
+            if trouble is not None and (common or lane.owns(message)):
+                treatment = trouble.treatment(message)
+                if treatment != PASS:
+                    return treatment
+        return PASS
+
+    def _treat_line(self, message: Message) -> WatchWay:
+        for lane in self._lanes:
+            if (trouble := lane.trouble) is not None and (way := trouble.line(message)) is not WatchWay.PASS:
+                return way
+        return WatchWay.PASS
+
+    # The operators
+
+    def _operator_act(self, act: Act) -> None:
+        if act.verb == "kill-operator":
+            self._replicas.kill_leader()
+            return
+        pid = self._replicas.leader_pid()
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if act.verb == "term-operator":
+                os.kill(pid, signal.SIGTERM)
+                return
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(LEASE_SECONDS + act.seconds)
+            os.kill(pid, signal.SIGCONT)
