@@ -1,0 +1,98 @@
+"""Promises of balancing that are easily lost in a change; `make mutants` breaks each and runs these."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from support.fleet import GROUP, Fleet
+from support.inference import ANSWER_HEAVY, T0
+from weft.api.names import LABEL_ROLE
+from weft.api.resources import INFERENCE_ROLES
+from weft.balancing.drain import may_stop
+from weft.balancing.replicas import Replica
+from weft.balancing.state import PodLoad, Split
+from weft.balancing.steps import GateReason
+from weft.balancing.transfers import choose
+
+AT = T0 + timedelta(seconds=100)
+
+
+def out_of_the_router(stage: str) -> Replica:
+    since = {"gate_changed_at": T0, "ready_changed_at": T0}
+    return Replica("llama-0", "x", has_pod=True, pod_running=True, gate=False, stage=stage, **since)
+
+
+def load(requests: float) -> PodLoad:
+    return PodLoad(running=requests, waiting=0.0, sampled_at=AT)
+
+
+def test_a_prefill_replica_stays_while_decode_replicas_may_read_its_kv_caches() -> None:
+    def ends(seconds_after_it_left: int, others: float = 1.0, stage: str = "prefill") -> bool:
+        now = T0 + timedelta(seconds=seconds_after_it_left)
+        return may_stop(out_of_the_router(stage), load(0), [load(others)], 1, 120, 600, now)
+
+    assert not ends(119)
+    assert ends(120)
+    assert ends(119, others=0.0), "nobody is left who could read"
+    assert ends(119, stage="decode"), "nobody reads from a decode replica"
+
+
+async def test_of_those_that_can_change_their_role_the_least_loaded_one_does() -> None:
+    fleet = Fleet(mode="Paused")
+    fleet.traffic = ANSWER_HEAVY
+    await fleet.run(10)
+    decode = [
+        pod["metadata"]["name"] for pod in fleet.pods() if pod["metadata"]["labels"][LABEL_ROLE] == "decode"
+    ]
+    idle = decode[3]
+    fleet.requests = {name: 2.0 for name in decode if name != idle}
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(replicas=4))
+    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(replicas=5))
+    await fleet.run(20)
+    moved = [
+        p
+        for p in fleet.pods()
+        if p["metadata"]["name"] in decode and p["metadata"]["labels"][LABEL_ROLE] == "prefill"
+    ]
+    assert [pod["metadata"]["name"] for pod in moved] == [idle]
+
+
+def replica(number: int, role: str, ready: bool = True, **gate: Any) -> Replica:
+    name = f"{GROUP}-{number}"
+    return Replica(name, role, has_pod=True, pod_running=True, ready=ready, gate=True, **gate)
+
+
+def group(*replicas: Replica) -> Any:
+    """What `choose` looks at, of a group of two roles with one replica each at least."""
+    role = SimpleNamespace(spec=SimpleNamespace(min_replicas=1))
+    return SimpleNamespace(
+        roles={"prefill": role, "decode": role},
+        kinds={"prefill": "same", "decode": "same"},
+        replicas=replicas,
+        reading=SimpleNamespace(loads={}),
+        group=SimpleNamespace(spec=SimpleNamespace(rebalance=SimpleNamespace(cooldown_seconds=30))),
+    )
+
+
+WANTED = Split.of({"prefill": 1, "decode": 2})
+
+
+def test_the_last_replica_that_serves_a_role_is_not_moved() -> None:
+    moves, _ = choose(
+        WANTED, group(replica(0, "prefill"), replica(1, "prefill"), replica(2, "decode")), (), AT
+    )
+    assert [(move.from_, move.to) for move in moves] == [("prefill", "decode")]
+    broken = replica(1, "prefill", ready=False)
+    moves, obstacle = choose(WANTED, group(replica(0, "prefill"), broken, replica(2, "decode")), (), AT)
+    assert moves == ()
+    assert obstacle is not None
+    assert obstacle.reason == "NoSpareReplica"
+
+
+def test_a_replica_that_was_just_rolled_back_is_left_alone_for_the_cooldown() -> None:
+    back = {"gate_reason": GateReason.ROLLED_BACK, "gate_changed_at": AT}
+    here = group(replica(0, "prefill", **back), replica(1, "prefill", **back), replica(2, "decode"))
+    assert choose(WANTED, here, (), AT + timedelta(seconds=29))[0] == ()
+    assert len(choose(WANTED, here, (), AT + timedelta(seconds=30))[0]) == 1
