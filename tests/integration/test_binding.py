@@ -66,7 +66,7 @@ def test_a_request_that_does_not_fit_attaches_nothing_and_says_what_is_missing(w
     message = next(
         c["message"] for c in world.get("greedy")["status"]["conditions"] if c["type"] == "Reserved"
     )  # type: ignore[index]
-    assert message == "kv: 4096 GiB asked for, 2048 GiB are free in pools open to this namespace"
+    assert message == "kv: 4096 GiB asked for; not enough are free in pools open to this namespace"
     assert world.acts() == []
     assert world.claims() == []
 

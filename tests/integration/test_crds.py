@@ -310,7 +310,7 @@ def test_endpoints_that_are_safe_are_taken(endpoint: str, kube: Kube, namespace:
 
 
 def test_a_fabric_has_room_for_as_many_hosts_as_it_says(kube: Kube, namespace: str) -> None:
-    hosts = [{"host": f"sled-{i}", "nodeName": f"worker-{i}.{'x' * 60}.example"} for i in range(256)]
+    hosts = [{"host": f"sled-{i}", "nodeName": f"worker-{i}.{'x' * 60}.example"} for i in range(1024)]
     body = with_fields(good("Fabric", namespace), {"spec.hosts": hosts})
 
-    assert len(kube.create(resources.FABRICS, body, dry_run=True)["spec"]["hosts"]) == 256
+    assert len(kube.create(resources.FABRICS, body, dry_run=True)["spec"]["hosts"]) == 1024

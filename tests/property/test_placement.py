@@ -8,7 +8,8 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.binding.plan import HostOffer, Need, Offer, Waiting, place
+from weft.binding.plan import Constraint, HostOffer, Need, Offer, Shape, Stock, Waiting
+from weft.binding.search import place
 from weft.fabric.driver import Device, DeviceKind
 
 GIB = 2**30
@@ -33,16 +34,15 @@ def worlds(draw: st.DrawFn) -> tuple[list[Waiting], list[Offer], list[HostOffer]
         needs = [Need("a", DeviceKind.ACCELERATOR, count=draw(st.integers(1, 4)))]
         if draw(st.booleans()):
             needs.append(Need("m", DeviceKind.MEMORY, size_bytes=draw(st.integers(1, 100)) * GIB))
+        attribute = draw(st.sampled_from(["", "linkDomain"]))
+        ties = (Constraint(attribute, frozenset({"a"}), draw(st.booleans())),) if attribute else ()
         waiting.append(
             Waiting(
                 f"u{index}",
                 draw(st.sampled_from(["ns1", "ns2"])),
                 f"r{index}",
                 str(draw(st.integers(0, 3))),
-                tuple(needs),
-                frozenset(POOLS.values()),
-                domain=draw(st.sampled_from(["", "linkDomain"])),
-                domain_required=draw(st.booleans()),
+                Shape(tuple(needs), frozenset(POOLS.values()), constraints=ties),
             )
         )
     quota = {("ns1", POOLS[DeviceKind.ACCELERATOR]): draw(st.integers(0, 6))} if draw(st.booleans()) else {}
@@ -52,12 +52,13 @@ def worlds(draw: st.DrawFn) -> tuple[list[Waiting], list[Offer], list[HostOffer]
 @given(worlds())
 def test_placement_is_exclusive_complete_and_within_quota(world: tuple) -> None:
     waiting, offers, hosts, quota = world
-    placement = place(waiting, offers, hosts, quota)
+    stock = Stock(tuple(offers), tuple(hosts), quota)
+    placement = place(waiting, stock)
     devices = Counter(item.offer.device.id for each in placement.assignments for item in each.devices)
     assert all(count == 1 for count in devices.values())
     assert all(count == 1 for count in Counter(each.host.host for each in placement.assignments).values())
     for each in placement.assignments:
-        for need in each.waiting.needs:
+        for need in each.waiting.shape.needs:
             got = [item.offer.device for item in each.devices if item.need == need.name]
             if need.count:
                 assert len(got) == need.count
@@ -65,7 +66,7 @@ def test_placement_is_exclusive_complete_and_within_quota(world: tuple) -> None:
                 assert sum(device.capacity_bytes for device in got) >= need.size_bytes
             for device in got:
                 assert device.reachable_hosts is None or each.host.host in device.reachable_hosts
-        if each.waiting.domain and each.waiting.domain_required:
+        if any(tie.required for tie in each.waiting.shape.constraints):
             domains = {
                 item.offer.device.attributes["linkDomain"] for item in each.devices if item.need == "a"
             }
@@ -80,4 +81,4 @@ def test_placement_is_exclusive_complete_and_within_quota(world: tuple) -> None:
         )
         assert taken <= limit
     assert len(placement.assignments) + len(placement.refusals) == len(waiting)
-    assert place(waiting, offers, hosts, quota) == placement
+    assert place(waiting, stock) == placement

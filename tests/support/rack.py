@@ -39,6 +39,7 @@ from weft.fabric.driver import (
 )
 from weft.fabric.errors import Unsupported
 
+NOT_READY = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
 DONE = Operation("", OperationPhase.SUCCEEDED)
 
 
@@ -165,6 +166,7 @@ class Rack:
     def restart(self) -> None:
         """A new leader that remembers nothing."""
         self.keys.clear()
+        self._heard: dict[tuple[ResourceType, str, str], Object] = {}
         self.fabrics = Fabrics(self.cluster, self.read, "weft-system", self.leader)
         self.controllers = controllers(self.cluster, self.fabrics, 15.0, self._enqueue)
 
@@ -174,7 +176,20 @@ class Rack:
 
     async def reconcile(self, key: Hashable) -> float | None:
         """One pass over one key."""
+        self._hear()
         return await self.controllers[type(key)].reconcile(key, self.clock.now())
+
+    def _hear(self) -> None:
+        """Tell placement what changed, as its watches would, but at once."""
+        before, self._heard = self._heard, dict(self.cluster.objects)
+        for key in before.keys() | self._heard.keys():
+            if self._heard.get(key) is before.get(key):
+                continue
+            last = self._heard.get(key) or before[key]
+            for watch in self.controllers[PlacementKey].watches:
+                if watch.resource == key[0]:
+                    for found in watch.keys(self.cluster, last):
+                        self._enqueue(found, 0)
 
     def _enqueue(self, key: Hashable, after_seconds: float) -> None:
         if after_seconds <= 0 and key not in self.keys:
@@ -211,7 +226,11 @@ class Rack:
             "allocatable": {"cpu": "32", "memory": "256Gi"},
             "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
         }
-        await self.cluster.write_status(NODES, node, status)
+        node = await self.cluster.write_status(NODES, node, status)
+        # As the node lifecycle controller does.
+        others = [one for one in node["spec"].get("taints", []) if one["key"] != NOT_READY["key"]]
+        taints = others if ready else [*others, NOT_READY]
+        await self.cluster.patch(NODES, name, "", {"spec": {"taints": taints}})
 
     async def ask(self, name: str, gpus: int = 2, **spec: Any) -> None:
         """Create a LogicalNode and do what can be done at once."""
@@ -240,6 +259,7 @@ class Rack:
 
     async def settle(self) -> None:
         for _ in range(200):
+            self._hear()
             if not self.keys:
                 return
             key = self.keys.pop(0)

@@ -8,14 +8,14 @@ import pytest
 
 from weft.binding.assignments import Assignments
 from weft.binding.keys import LogicalNodeKey, PlacementKey
-from weft.binding.plan import Assignment, HostOffer, Refusal, Waiting
+from weft.binding.plan import Assignment, HostOffer, Refusal, Shape, Waiting
 
 KEY = LogicalNodeKey("a", "n")
 HOST = HostOffer("rack", "sled-0", "node-0", {}, cpu=0, memory_bytes=0)  # type: ignore[arg-type]
 
 
 def waiting(uid: str = "u1") -> Waiting:
-    return Waiting(uid, "a", "n", "2026", needs=(), allowed_pools=frozenset())
+    return Waiting(uid, "a", "n", "2026", Shape((), frozenset()))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_node_that_is_refused_again_in_the_same_words_is_not_asked_for_again(
 
 
 def test_an_assignment_withholds_until_it_is_forgotten(assignments: Assignments) -> None:
-    assignment = Assignment(waiting(), HOST, (), "")
+    assignment = Assignment(waiting(), HOST, ())
     assignments.record(assignment)
     assert assignments.outstanding() == (assignment,)
     assignments.forget(KEY)
@@ -47,7 +47,7 @@ def test_an_assignment_withholds_until_it_is_forgotten(assignments: Assignments)
 
 
 def test_a_namesake_does_not_inherit_an_assignment(assignments: Assignments) -> None:
-    assignments.record(Assignment(waiting("old"), HOST, (), ""))
+    assignments.record(Assignment(waiting("old"), HOST, ()))
     assert assignments.of(KEY, "new") is None
     assert assignments.outstanding() == ()
 

@@ -160,6 +160,7 @@ def test_clearing_a_quarantined_device_does_not_touch_the_node_that_is_bound_to_
     assert waiting.again == 1.0
 
 
+@pytest.mark.shows("LogicalNode.spec.ttlSecondsAfterBound")
 def test_a_node_is_released_when_its_time_is_up_and_not_before() -> None:
     held = [claim("a", attached=True), claim("b", attached=True)]
     assert isinstance(step(node(ttl=60, bound_ago=59), held), Publish)
@@ -170,6 +171,7 @@ def test_a_deleted_node_without_claims_is_finished() -> None:
     assert isinstance(step(node(deleting=True), []), Finish)
 
 
+@pytest.mark.shows("DeviceAttachment.spec.operation")
 def test_a_claim_that_comes_to_light_after_the_next_set_was_claimed_is_released_alone() -> None:
     held = [
         claim("late", operation="old", size=1),

@@ -330,7 +330,9 @@ async def test_a_claim_that_a_dead_leader_left_is_carried_out_from_its_record_al
     assert condition(rack.node("n"), "Bound")[0] == "True"
 
 
-@pytest.mark.shows("LogicalNode.spec.placement.domain.attribute", "LogicalNode.spec.placement.domain.policy")
+@pytest.mark.shows(
+    "LogicalNode.spec.placement.constraints[].attribute", "LogicalNode.spec.placement.constraints[].policy"
+)
 async def test_accelerators_share_the_domain_that_is_asked_for(rack: Rack) -> None:
     await offer(rack, SORTS[0])
     rack.driver.others = tuple(
@@ -339,12 +341,12 @@ async def test_accelerators_share_the_domain_that_is_asked_for(rack: Rack) -> No
     )
     await rack.poll()
     pair = {"accelerators": [{"name": "main", "count": 2}]}
-    required = {"placement": {"domain": {"attribute": "nvlinkDomain", "policy": "Required"}}}
+    required = {"placement": {"constraints": [{"attribute": "nvlinkDomain", "policy": "Required"}]}}
     assert await ask(rack, "first", **pair, **required) == [("main", "nvl-1.a"), ("main", "nvl-1.b")]
     await rack.cluster.delete(LOGICAL_NODES, "first", "a")
     await rack.work("first")
     rack.driver.others = (*rack.driver.others[:2], replace(rack.driver.others[2], healthy=False))
     await rack.poll()
     assert await ask(rack, "second", **pair, **required) == []
-    preferred = {"placement": {"domain": {"attribute": "nvlinkDomain", "policy": "Preferred"}}}
+    preferred = {"placement": {"constraints": [{"attribute": "nvlinkDomain", "policy": "Preferred"}]}}
     assert len(await ask(rack, "third", **pair, **preferred)) == 2

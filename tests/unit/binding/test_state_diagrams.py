@@ -24,7 +24,7 @@ from weft.binding.inventory import Picture
 from weft.binding.keys import LogicalNodeKey
 from weft.binding.objects import NodeView
 from weft.binding.observe import HostView, LogicalNodePicture
-from weft.binding.plan import Assignment, HostOffer, Waiting
+from weft.binding.plan import Assignment, HostOffer, Shape, Waiting
 from weft.binding.steps import (
     Attach,
     Claim,
@@ -52,8 +52,8 @@ DESIGN = Path(__file__).parents[3] / "docs" / "design.md"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DEVICES = ("a", "b")
 PLACE = ("rack", "h")
-WAITING = Waiting("u", "ns", "n", "", needs=(), allowed_pools=frozenset())
-ASSIGNMENT = Assignment(WAITING, HostOffer("rack", "h", "node-h", {}, 0, 0), (), "")  # type: ignore[arg-type]
+WAITING = Waiting("u", "ns", "n", "", Shape((), frozenset()))
+ASSIGNMENT = Assignment(WAITING, HostOffer("rack", "h", "node-h", {}, 0, 0), ())  # type: ignore[arg-type]
 INVENTORY = Picture(
     Inventory(tuple(Device(each, DeviceKind.ACCELERATOR, {}, 1, True) for each in DEVICES), (), (), True)
 )

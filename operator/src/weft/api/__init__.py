@@ -19,6 +19,7 @@ from weft.api.fabric import (
     FabricSpec,
     FabricStatus,
     FabricTls,
+    HostMatching,
 )
 from weft.api.inference import (
     AcceleratorLimits,
@@ -45,11 +46,12 @@ from weft.api.inference_role import (
     Stage,
 )
 from weft.api.logical_node import (
+    AcceleratorAlternative,
     AcceleratorRequest,
     BoundDevice,
+    ByteAlternative,
     ByteRequest,
-    DomainConstraint,
-    DomainPolicy,
+    ConstraintPolicy,
     HostRequest,
     HostResources,
     LogicalNode,
@@ -57,6 +59,7 @@ from weft.api.logical_node import (
     LogicalNodeStatus,
     NodeShape,
     Placement,
+    PlacementConstraint,
 )
 from weft.api.meta import LabelSelector, Model, NameRef, ObjectMeta, OwnerReference, Resource
 from weft.api.pools import (
@@ -76,17 +79,20 @@ from weft.api.pools import (
 )
 
 __all__ = [
+    "AcceleratorAlternative",
     "AcceleratorLimits",
     "AcceleratorRequest",
     "AcceleratorSelector",
     "Alternative",
     "BoundDevice",
+    "ByteAlternative",
     "ByteCost",
     "ByteDeviceSelector",
     "BytePoolSpec",
     "ByteRequest",
     "ClaimRef",
     "Condition",
+    "ConstraintPolicy",
     "Decision",
     "DecodePoint",
     "DeviceAttachment",
@@ -98,8 +104,6 @@ __all__ = [
     "DeviceQuotaSpec",
     "DeviceQuotaStatus",
     "DeviceSelector",
-    "DomainConstraint",
-    "DomainPolicy",
     "Drain",
     "EngineProfile",
     "EngineProfileSpec",
@@ -114,6 +118,7 @@ __all__ = [
     "GPUPool",
     "GPUPoolSpec",
     "GroupMetrics",
+    "HostMatching",
     "HostRequest",
     "HostResources",
     "InferenceGroup",
@@ -135,6 +140,7 @@ __all__ = [
     "Objectives",
     "OwnerReference",
     "Placement",
+    "PlacementConstraint",
     "PoolAmount",
     "PoolKind",
     "PoolRef",

@@ -39,6 +39,9 @@ class DeviceAttachmentSpec(Model):
         description="Key of the operation that attaches it, known to the fabric where it can hold one."
     )
     request: DnsLabel = Field(description="Entry of the claiming object's spec that the device serves.")
+    alternative: DnsLabel | None = Field(
+        default=None, description="Entry of the request's firstAvailable that the device meets."
+    )
     claim_size: int = Field(
         ge=1,
         le=1024,

@@ -107,6 +107,7 @@ DEFINITIONS = (
             _status_of("Connected"),
             Column("Devices", ".status.devices", "Devices in the last complete inventory.", "integer"),
             Column("Hosts", ".status.hosts", "Hosts in the last complete inventory.", "integer"),
+            Column("Nodes", ".status.nodes", "Hosts whose Node is known.", "integer"),
             *_why("Connected"),
             Column(
                 "Not used", ".status.notUsed", "What the manager reports and Weft does not use.", wide=True

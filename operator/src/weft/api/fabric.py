@@ -45,6 +45,13 @@ class FabricMode(enum.StrEnum):
     MANAGE = "Manage"
 
 
+class HostMatching(enum.StrEnum):
+    """How hosts and Nodes find each other."""
+
+    LIST = "List"
+    SYSTEM_UUID = "SystemUUID"
+
+
 class FabricTls(Model):
     """How the manager's certificate is checked."""
 
@@ -87,6 +94,14 @@ class FabricHost(Model):
 class FabricSpec(Model):
     """How to reach the manager and what Weft may do there."""
 
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.hostMatching == 'List' || !has(self.hosts) || size(self.hosts) == 0",
+            "hosts is for hostMatching: List: remove it, the machines' UUIDs decide",
+            ".hosts",
+        ),
+    )
+
     mode: FabricMode = Field(
         default=FabricMode.OBSERVE,
         description="Observe reads inventories, plans and exports metrics, and writes nothing to the fabric."
@@ -113,20 +128,17 @@ class FabricSpec(Model):
     limits: FabricLimits = Field(
         default=FabricLimits(), description="How hard the manager may be worked, and how long it may take."
     )
-    hosts: Annotated[tuple[FabricHost, ...], Field(max_length=256)] = Field(
+    host_matching: HostMatching = Field(
+        default=HostMatching.LIST,
+        description="List: `hosts` says which Node runs on which host. SystemUUID: the host and the Node have the"
+        " same machine UUID (ComputerSystem.UUID at the manager, status.nodeInfo.systemUUID of the Node, which"
+        " its kubelet writes).",
+    )
+    hosts: Annotated[tuple[FabricHost, ...], Field(max_length=1024)] = Field(
         default=(),
-        description="Which Node runs on which host. A host without a Node is inventoried and never bound."
-        " Only administrators can say this: a label of the Node could be forged by its kubelet.",
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["host"],
-            **rules(
-                Rule(
-                    "self.all(one, self.exists_one(other, other.nodeName == one.nodeName))",
-                    "a nodeName stands at two hosts: a Node runs on one host, remove the wrong entry",
-                )
-            ),
-        },
+        description="Which Node runs on which host. A host without a Node is inventoried and never bound; a"
+        " Node at two hosts is used at neither.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["host"]},
     )
 
 
@@ -140,6 +152,7 @@ class FabricStatus(Model):
         default=None, description="Devices in the last complete inventory, offered by a pool or not."
     )
     hosts: Counter | None = Field(default=None, description="Hosts in the last complete inventory.")
+    nodes: Counter | None = Field(default=None, description="Hosts whose Node is known.")
     not_used: Message | None = Field(
         default=None,
         description="What the manager reports and Weft does not use, and why; why there are no devices at all.",
@@ -153,7 +166,9 @@ class FabricStatus(Model):
         default=(),
         description="Connected: the manager answers and takes Weft's credentials. InventoryComplete: the last"
         " reading was whole; while it is not, the last known picture is kept. NoOrphans: every attachment there has"
-        " a DeviceAttachment here. Deletable: False while a deletion waits for attachments.",
+        " a DeviceAttachment here."
+        " HostsMatched: no Node stands at two hosts, no machine UUID occurs twice."
+        " Deletable: False while a deletion waits for attachments.",
         json_schema_extra=CONDITION_LIST,
     )
 

@@ -44,50 +44,101 @@ class HostRequest(Model):
     requests: HostResources = Field(default=HostResources(), description="What the Node must have.")
 
 
+class AcceleratorAlternative(Model):
+    """One of several sorts of accelerators that would do."""
+
+    name: DnsLabel = Field(description="Name of the alternative, shown in status.devices.")
+    selector: AcceleratorSelector = Field(
+        default=AcceleratorSelector(), description="Which accelerators. Empty: any."
+    )
+
+
+class ByteAlternative(Model):
+    """One of several sorts of devices that would do."""
+
+    name: DnsLabel = Field(description="Name of the alternative, shown in status.devices.")
+    selector: ByteDeviceSelector = Field(
+        default=ByteDeviceSelector(), description="Which devices. Empty: any."
+    )
+
+
+_ONE_SELECTOR = Rule(
+    "!has(self.selector) || !has(self.firstAvailable)",
+    "set selector or firstAvailable, not both: each alternative has a selector of its own",
+    ".firstAvailable",
+)
+_MOST_ALTERNATIVES = 4
+
+
 class AcceleratorRequest(Model):
     """A number of accelerators of one sort."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (_ONE_SELECTOR,)
 
     name: DnsLabel = Field(description="Name of the request, not used twice in a logical node.")
     count: int = Field(ge=1, le=64, description="How many accelerators.")
     selector: AcceleratorSelector = Field(
         default=AcceleratorSelector(), description="Which accelerators. Empty: any."
     )
+    first_available: Annotated[tuple[AcceleratorAlternative, ...], Field(max_length=_MOST_ALTERNATIVES)] = (
+        Field(
+            default=(),
+            description="Instead of a selector: alternatives in the order of preference. All accelerators of the"
+            " request are of one alternative, the first that can be had now together with all other requests.",
+            json_schema_extra=_BY_NAME,
+        )
+    )
 
 
 class ByteRequest(Model):
     """An amount of memory or storage."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (_ONE_SELECTOR,)
 
     name: DnsLabel = Field(description="Name of the request, not used twice in a logical node.")
     size: ByteQuantity = Field(description="How much at least, for example 2Ti; whole devices are attached.")
     selector: ByteDeviceSelector = Field(
         default=ByteDeviceSelector(), description="Which devices. Empty: any."
     )
+    first_available: Annotated[tuple[ByteAlternative, ...], Field(max_length=_MOST_ALTERNATIVES)] = Field(
+        default=(),
+        description="Instead of a selector: alternatives in the order of preference. All devices of the request"
+        " are of one alternative, the first that can be had now together with all other requests.",
+        json_schema_extra=_BY_NAME,
+    )
 
 
-class DomainPolicy(enum.StrEnum):
-    """How much a domain matters."""
+class ConstraintPolicy(enum.StrEnum):
+    """How much a constraint matters."""
 
     REQUIRED = "Required"
     PREFERRED = "Preferred"
 
 
-class DomainConstraint(Model):
-    """That accelerators share an interconnect."""
+class PlacementConstraint(Model):
+    """That the devices of some requests have one value of an attribute: that they share an interconnect."""
 
-    attribute: AttributeName = Field(
-        description="Device attribute that names the domain: nvlinkDomain, rdmaDomain, cxlDomain and so on."
+    requests: Annotated[tuple[DnsLabel, ...], Field(max_length=32)] = Field(
+        default=(),
+        description="Names of the requests whose devices are meant. Empty: all accelerators.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
-    policy: DomainPolicy = Field(
-        default=DomainPolicy.REQUIRED,
-        description="Required: one domain or none at all. Preferred: if possible.",
+    attribute: AttributeName = Field(
+        description="Device attribute that must be the same: nvlinkDomain, rdmaDomain, cxlDomain and so on."
+    )
+    policy: ConstraintPolicy = Field(
+        default=ConstraintPolicy.REQUIRED,
+        description="Required: one value or none of the devices at all. Preferred: if possible now.",
     )
 
 
 class Placement(Model):
     """Which of the possible sets of devices."""
 
-    domain: DomainConstraint | None = Field(
-        default=None, description="That the accelerators share an interconnect."
+    constraints: Annotated[tuple[PlacementConstraint, ...], Field(max_length=4)] = Field(
+        default=(),
+        description="Constraints over requests; those that share requests must be met together.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     jurisdictions: Annotated[tuple[Jurisdiction, ...], Field(max_length=16)] = Field(
         default=(),
@@ -126,6 +177,21 @@ class NodeShape(Model):
             "names of requests must differ across accelerators, memory and storage: rename the entry in"
             " storage",
             ".storage",
+        ),
+        Rule(
+            "!has(self.placement) || !has(self.placement.constraints) || self.placement.constraints.all(c,"
+            " !has(c.requests) || c.requests.all(name,"
+            " (has(self.accelerators) && self.accelerators.exists(r, r.name == name))"
+            " || (has(self.memory) && self.memory.exists(r, r.name == name))"
+            " || (has(self.storage) && self.storage.exists(r, r.name == name))))",
+            "a constraint names a request that is not there: use names of accelerators, memory or storage",
+            ".placement",
+        ),
+        Rule(
+            "(has(self.accelerators) ? self.accelerators.filter(r, has(r.firstAvailable)).size() : 0)"
+            " + (has(self.memory) ? self.memory.filter(r, has(r.firstAvailable)).size() : 0)"
+            " + (has(self.storage) ? self.storage.filter(r, has(r.firstAvailable)).size() : 0) <= 3",
+            "at most three requests may have firstAvailable: use a selector in the others",
         ),
     )
 
@@ -171,6 +237,9 @@ class BoundDevice(Model):
     """One device of a logical node."""
 
     request: DnsLabel = Field(description="Name of the request that it serves.")
+    alternative: DnsLabel | None = Field(
+        default=None, description="Name of the entry of firstAvailable that was taken."
+    )
     pool_ref: PoolRef = Field(description="Pool that offered it.")
     device: Identifier = Field(description="The fabric's name for it.")
     attachment: DnsSubdomain = Field(description="DeviceAttachment that claims it.")

@@ -396,6 +396,8 @@ def _claims(assignment: Assignment, operation: str) -> list[Object]:
                 "uid": waiting.uid,
             },
         }
+        if chosen.alternative:
+            spec["alternative"] = chosen.alternative
         if kind is not DeviceKind.ACCELERATOR and device.capacity_bytes:
             spec["capacity"] = format_bytes(device.capacity_bytes)
         return {

@@ -23,6 +23,9 @@ class Assignments:
         self._enqueue = enqueue
         self._outcomes: dict[LogicalNodeKey, Outcome] = {}
         self._avoided: dict[str, frozenset[str]] = {}
+        self.generation = 0
+        """Grows when a place is wanted or is free that placement does not know of: an outcome or a host to avoid that
+        was forgotten."""
 
     def record(self, outcome: Outcome) -> None:
         """Placement's word on one request; asks for its key only where it says something new.
@@ -32,6 +35,7 @@ class Assignments:
         waiting = outcome.waiting
         key = LogicalNodeKey(waiting.namespace, waiting.name)
         if isinstance(outcome, Refusal) and self._avoided.pop(waiting.uid, frozenset()):
+            self.generation += 1
             self._enqueue(PlacementKey(), AGAIN_SECONDS)
         before, self._outcomes[key] = self._outcomes.get(key), outcome
         if before is None or _words(before) != _words(outcome):
@@ -41,13 +45,14 @@ class Assignments:
         """What was decided for the object with this uid; what was decided for an earlier namesake is forgotten."""
         outcome = self._outcomes.get(key)
         if outcome is not None and outcome.waiting.uid != uid:
-            del self._outcomes[key]
+            self.forget(key)
             return None
         return outcome
 
     def forget(self, key: LogicalNodeKey) -> None:
         """It was carried out, or lost, or nobody wants it any more."""
-        self._outcomes.pop(key, None)
+        if self._outcomes.pop(key, None) is not None:
+            self.generation += 1
 
     def outstanding(self) -> tuple[Assignment, ...]:
         """Assignments whose claims need not exist yet: their devices and hosts are not free."""
@@ -56,6 +61,7 @@ class Assignments:
     def avoid(self, uid: str, host: str) -> None:
         """The host had no capacity left for the object with this uid: look elsewhere first."""
         self._avoided[uid] = self._avoided.get(uid, frozenset()) | {host}
+        self.generation += 1
 
     def avoided(self, uid: str) -> frozenset[str]:
         """Hosts that the next placement of this object passes over."""

@@ -8,8 +8,9 @@ from typing import Any
 from weft.api import Fabric
 from weft.api.conditions import find
 from weft.api.names import FINALIZER
-from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
 from weft.binding.fabrics import Fabrics, SecretMissing
+from weft.binding.hosts import Matched, match
 from weft.binding.inventory import accept
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
 from weft.binding.objects import all_claims, is_attached, is_deleting
@@ -111,7 +112,10 @@ class FabricController:
         raw = self._cluster.get(FABRICS, name) or raw
         fabric = Fabric.model_validate(raw)
         picture = session.picture if session else None
-        status = fabric_status(fabric, picture, session.epoch if session else 0, facts, now.wall)
+        hosts = picture.inventory.hosts if picture else ()
+        matched = match(raw, hosts, self._cluster.list(NODES))
+        facts = [*facts, _hosts_matched(matched)]
+        status = fabric_status(fabric, picture, matched, session.epoch if session else 0, facts, now.wall)
         await self._cluster.write_status(FABRICS, raw, status)
         for kind, condition, reason, message in facts:
             before = find(fabric.status.conditions, kind)
@@ -218,3 +222,15 @@ class FabricController:
                 fine = ready is (spec.device in healthy)
             if not fine:
                 self._enqueue(LogicalNodeKey(ref.namespace, ref.name), 0.0)
+
+
+def _hosts_matched(matched: Matched) -> Fact:
+    if not matched.problems:
+        return "HostsMatched", True, "HostsMatched", ""
+    shown = "; ".join(matched.problems[:3])
+    return (
+        "HostsMatched",
+        False,
+        "Ambiguous",
+        f"{shown}: nothing is placed there until one of them is removed",
+    )

@@ -59,6 +59,10 @@ class Fabrics:
             if item.picture is not None and not item.trouble
         }
 
+    def last_pictures(self) -> dict[str, Picture]:
+        """The last picture of each fabric, also of those that cannot be read now."""
+        return {name: item.picture for name, item in self._sessions.items() if item.picture is not None}
+
     async def close(self) -> None:
         sessions, self._sessions = list(self._sessions.values()), {}
         await asyncio.gather(*(session.driver.close() for session in sessions), return_exceptions=True)

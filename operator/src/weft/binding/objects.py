@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from weft.api import DeviceAttachment, GPUPool, LogicalNode, MemoryPool, StoragePool
 from weft.api.conditions import find, is_true
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, MEMORY_POOLS, NODES, STORAGE_POOLS
+from weft.binding.hosts import match
 from weft.binding.membership import Pool
 from weft.cluster import Cluster, Object
+from weft.fabric.driver import Host
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,10 @@ def logical_node_taint(node: Object) -> str:
     return next((str(taint.get("value", "")) for taint in taints if taint["key"] == TAINT_LOGICAL_NODE), "")
 
 
-def node_of(cluster: Cluster, fabric: str, host: str) -> str:
-    """Name of the Node that runs on a host, by the Fabric's list; empty where the list does not say."""
+def node_of(cluster: Cluster, fabric: str, host: str, hosts: Iterable[Host]) -> str:
+    """Name of the Node that runs on a host, as the Fabric has them matched; empty where that is not known."""
     raw = cluster.get(FABRICS, fabric)
-    hosts = raw["spec"].get("hosts", []) if raw else []
-    return next((str(item["nodeName"]) for item in hosts if item["host"] == host), "")
+    return match(raw, hosts, cluster.list(NODES)).nodes.get(host, "") if raw else ""
 
 
 def view_node(cluster: Cluster, name: str) -> NodeView:

@@ -153,7 +153,8 @@ def _host_view(
 ) -> HostView:
     fabric, host = place
     # A host that was taken out of the Fabric's list is known by the taint that its Node has.
-    name = node_of(cluster, fabric, host) or next(iter(tainted), "")
+    hosts = session.picture.inventory.hosts if session is not None and session.picture is not None else ()
+    name = node_of(cluster, fabric, host, hosts) or next(iter(tainted), "")
     view = view_node(cluster, name)
     trouble = why_not_usable(cluster, fabric, session)
     attempt = attempt or Attempt()

@@ -1,69 +1,149 @@
-"""Keeps the pools' counts and conditions true, and a pool that is in use from going."""
+"""Keeps the counts and conditions of pools and DeviceQuotas true, and a pool that is in use from going."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from weft.api import DeviceQuota
-from weft.api.names import FINALIZER
-from weft.api.resources import DEVICE_QUOTAS, FABRICS, POOLS
+from weft.api import DeviceAttachment
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    DEVICE_QUOTAS,
+    POOLS,
+    ResourceType,
+)
 from weft.binding.fabrics import Fabrics
-from weft.binding.membership import key_of, members, pool_key
-from weft.binding.objects import all_claims, all_pools
-from weft.binding.offers import held
-from weft.binding.status import Fact, pool_status, quota_status
-from weft.cluster import Cluster, add_finalizer, drop_finalizer
+from weft.binding.keys import PoolsKey
+from weft.binding.membership import DEVICES_OF, Membership, Pool, PoolKey, key_of, members, pool_key
+from weft.binding.offers import Reader, Snapshot, held
+from weft.binding.status import Fact, Status, pool_status, quota_status
+from weft.cluster import Cluster, ClusterError, Object, add_finalizer, drop_finalizer
+from weft.controllers import Now, Watch
+
+GATHER_SECONDS = 0.5
+"""How long changes of claims are gathered: a bind makes several."""
 
 
-async def reconcile_pools(cluster: Cluster, fabrics: Fabrics, now: datetime) -> None:
-    """Bring the counts and conditions of every pool and DeviceQuota up to date."""
-    raws = [(resource, raw) for resource in POOLS for raw in cluster.list(resource)]
-    pools = all_pools(cluster)
-    claims = all_claims(cluster)
-    by_fabric: dict[str, dict[Any, Any]] = {}
-    # all_pools has the same order.
-    for (resource, raw), pool in zip(raws, pools, strict=True):
-        fabric = pool.spec.fabric_ref.name
-        in_use = any(key_of(claim.spec.pool_ref) == pool_key(pool) for claim in claims)
-        ready = _reachable(cluster, fabric)
-        if pool.metadata.deletion_timestamp is not None:
-            if not in_use:
-                await drop_finalizer(cluster, resource, raw)
-                continue
-            message = "being deleted: offers nothing and goes when its last DeviceAttachment is released"
-            ready = ("Ready", False, "InUse", message)
-        elif in_use and FINALIZER not in pool.metadata.finalizers:
-            raw = await add_finalizer(cluster, resource, raw)
-            pool = type(pool).model_validate(raw)
-        session = fabrics.session(fabric)
-        picture = session.picture if session else None
-        membership = None
-        if picture is not None:
-            if fabric not in by_fabric:
-                by_fabric[fabric] = dict(members(pools, fabric, picture.inventory.devices))
-            membership = by_fabric[fabric].get(pool_key(pool))
-        here = {claim.spec.device: claim for claim in claims if claim.spec.fabric == fabric}
-        attached = {device for device, _ in picture.inventory.attachments} if picture else set()
-        status = pool_status(pool, membership, here, frozenset(attached - set(here)), ready, now)
-        await cluster.write_status(resource, raw, status)
-    used = held(claims)
-    for raw in cluster.list(DEVICE_QUOTAS):
-        quota = DeviceQuota.model_validate(raw)
-        here_used = {key: units for (space, key), units in used.items() if space == quota.metadata.namespace}
-        status = quota_status(quota, here_used, {pool_key(pool) for pool in pools}, now)
-        await cluster.write_status(DEVICE_QUOTAS, raw, status)
+@dataclass(frozen=True)
+class Release:
+    """A pool that is being deleted and that nothing refers to."""
+
+    resource: ResourceType
+    raw: Object
 
 
-def _reachable(cluster: Cluster, fabric: str) -> Fact:
-    raw = cluster.get(FABRICS, fabric)
-    if raw is None:
-        return (
-            "Ready",
-            False,
-            "FabricNotFound",
-            f"there is no Fabric {fabric}; create it or correct spec.fabricRef",
+@dataclass(frozen=True)
+class Write:
+    """An object's status as it should be."""
+
+    resource: ResourceType
+    raw: Object
+    status: Status
+    hold: bool = False
+    """Whether the object needs the finalizer, because something refers to it."""
+
+
+class PoolsController:
+    """Counts the devices of all pools, beside the event loop."""
+
+    def __init__(self, cluster: Cluster, fabrics: Fabrics) -> None:
+        self._cluster = cluster
+        self._fabrics = fabrics
+        self._reader = Reader()
+        self.watches: tuple[Watch[Any], ...] = (
+            *(Watch(resource, _pools) for resource in (*POOLS, DEVICE_QUOTAS)),
+            Watch(DEVICE_ATTACHMENTS, _pools, after_seconds=GATHER_SECONDS),
         )
+
+    async def reconcile(self, key: PoolsKey, now: Now) -> float | None:
+        """Bring all pools and quotas up to date. Raises the last error; one does not keep the others from theirs."""
+        snapshot = Snapshot.take(self._cluster, self._fabrics.last_pictures())
+        steps = await asyncio.to_thread(count, self._reader, snapshot, now.wall)
+        failure: ClusterError | None = None
+        for step in steps:
+            try:
+                await self._apply(step)
+            except ClusterError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        return None
+
+    async def _apply(self, step: Release | Write) -> None:
+        match step:
+            case Release(resource, raw):
+                # A claim may have been made meanwhile; it brings the key back.
+                if not _is_referred_to(raw, resource, self._cluster.list(DEVICE_ATTACHMENTS)):
+                    await drop_finalizer(self._cluster, resource, raw)
+            case Write(resource, raw, status, hold):
+                if hold:
+                    raw = await add_finalizer(self._cluster, resource, raw)
+                await self._cluster.write_status(resource, raw, status)
+
+
+def count(reader: Reader, snapshot: Snapshot, now: datetime) -> list[Release | Write]:
+    """What has to be written about the pools and quotas of a snapshot. Pure but for what the reader remembers."""
+    pools, claims = reader.pools(snapshot), reader.claims(snapshot)
+    resources = zip(POOLS, (snapshot.gpu_pools, snapshot.memory_pools, snapshot.storage_pools), strict=True)
+    objects = [(resource, raw) for resource, raws in resources for raw in raws]
+    fabrics = {raw["metadata"]["name"]: raw for raw in snapshot.fabrics}
+    referred_to = {key_of(claim.spec.pool_ref) for claim in claims}
+    claims_of: dict[str, dict[str, DeviceAttachment]] = {}
+    for claim in claims:
+        claims_of.setdefault(claim.spec.fabric, {})[claim.spec.device] = claim
+    memberships: dict[str, Mapping[PoolKey, Membership]] = {}
+    steps: list[Release | Write] = []
+    for (resource, raw), pool in zip(objects, pools, strict=True):
+        fabric, in_use = pool.spec.fabric_ref.name, pool_key(pool) in referred_to
+        ready = _reachable(fabric, fabrics.get(fabric))
+        leaving = pool.metadata.deletion_timestamp is not None
+        if leaving and not in_use:
+            steps.append(Release(resource, raw))
+            continue
+        if leaving:
+            text = "being deleted: offers nothing and goes when its last DeviceAttachment is released"
+            ready = ("Ready", False, "InUse", text)
+        picture = snapshot.pictures.get(fabric)
+        if picture is not None and fabric not in memberships:
+            memberships[fabric] = members(pools, fabric, picture.inventory.devices)
+        here = claims_of.get(fabric, {})
+        attached = {device for device, _ in picture.inventory.attachments} if picture else set()
+        membership = memberships.get(fabric, {}).get(pool_key(pool))
+        status = pool_status(pool, membership, here, frozenset(attached - here.keys()), ready, now)
+        steps.append(Write(resource, raw, status, hold=in_use and not leaving))
+    return [*steps, *_quotas(reader, snapshot, pools, claims, now)]
+
+
+def _quotas(
+    reader: Reader,
+    snapshot: Snapshot,
+    pools: Iterable[Pool],
+    claims: Iterable[DeviceAttachment],
+    now: datetime,
+) -> list[Write]:
+    used_by: dict[str, dict[PoolKey, int]] = {}
+    for (namespace, key), units in held(claims).items():
+        used_by.setdefault(namespace, {})[key] = units
+    known = {pool_key(pool) for pool in pools}
+    return [
+        Write(DEVICE_QUOTAS, raw, quota_status(quota, used_by.get(quota.metadata.namespace, {}), known, now))
+        for raw, quota in zip(snapshot.quotas, reader.quotas(snapshot), strict=True)
+    ]
+
+
+def _is_referred_to(raw: Object, resource: ResourceType, claims: Iterable[Object]) -> bool:
+    key = (DEVICES_OF[resource.kind], raw["metadata"]["name"])
+    references = (claim["spec"]["poolRef"] for claim in claims)
+    return any((DEVICES_OF[each["kind"]], each["name"]) == key for each in references)
+
+
+def _reachable(fabric: str, raw: Object | None) -> Fact:
+    if raw is None:
+        text = f"there is no Fabric {fabric}; create it or correct spec.fabricRef"
+        return "Ready", False, "FabricNotFound", text
     conditions = {item["type"]: item for item in raw.get("status", {}).get("conditions", [])}
     connected = conditions.get("Connected", {})
     if connected.get("status") != "True":
@@ -73,3 +153,7 @@ def _reachable(cluster: Cluster, fabric: str) -> Fact:
     if complete.get("status") == "False":
         return "Ready", False, str(complete.get("reason")), str(complete.get("message"))
     return "Ready", True, "FabricRead", "the counts follow the fabric"
+
+
+def _pools(cluster: Cluster, changed: Object) -> Iterable[PoolsKey]:
+    return (PoolsKey(),)

@@ -9,6 +9,7 @@ from typing import Any
 from weft.api import DeviceAttachment, DeviceQuota, Fabric, LogicalNode
 from weft.api.conditions import MAX_CONDITIONS, with_condition
 from weft.api.quantity import format_bytes
+from weft.binding.hosts import Matched
 from weft.binding.inventory import Picture
 from weft.binding.membership import Membership, Pool, PoolKey, key_of
 from weft.binding.objects import is_attached, is_quarantined
@@ -33,7 +34,12 @@ def with_facts(obj: Any, status: Mapping[str, Any], facts: Iterable[Fact], now: 
 
 
 def fabric_status(
-    fabric: Fabric, picture: Picture | None, epoch: int, facts: Iterable[Fact], now: datetime
+    fabric: Fabric,
+    picture: Picture | None,
+    matched: Matched,
+    epoch: int,
+    facts: Iterable[Fact],
+    now: datetime,
 ) -> Status:
     """Counts of the picture; a reading that is not believed leaves the counts as they were."""
     status = fabric.status.dump()
@@ -45,6 +51,7 @@ def fabric_status(
     if picture is not None and not picture.problem:
         status["devices"] = len(picture.inventory.devices)
         status["hosts"] = len(picture.inventory.hosts)
+        status["nodes"] = len(matched.nodes.keys() & {host.id for host in picture.inventory.hosts})
     if epoch:
         status["epoch"] = epoch
     return with_facts(fabric, status, facts, now)
@@ -54,6 +61,7 @@ def device_view(claims: Iterable[DeviceAttachment]) -> list[dict[str, Any]]:
     return [
         {
             "request": claim.spec.request,
+            **({"alternative": claim.spec.alternative} if claim.spec.alternative else {}),
             "poolRef": claim.spec.pool_ref.dump(),
             "device": claim.spec.device,
             "attachment": claim.metadata.name,

@@ -59,6 +59,8 @@ class Host:
     id: str
     attributes: Mapping[str, str]
     healthy: bool
+    uuid: str = ""
+    """Of the machine, as its firmware has it; empty where the manager does not say."""
 
 
 class UnusedReason(enum.Enum):

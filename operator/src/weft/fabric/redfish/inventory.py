@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from weft.fabric.driver import Device, Host, Inventory, Unread, Unused, UnusedReason
+from weft.fabric.driver import Device, Inventory, Unread, Unused, UnusedReason
 from weft.fabric.redfish.facts import Facts
 from weft.fabric.redfish.mapping import text_of
 from weft.fabric.redfish.names import is_name, names_of
@@ -127,8 +127,9 @@ def assemble(
             )
         )
     placed = [
-        Host(
-            s.host.id, {**s.host.attributes, **_place(s.host.id, (s.uri,), places, problems)}, s.host.healthy
+        replace(
+            s.host,
+            attributes={**s.host.attributes, **_place(s.host.id, (s.uri,), places, problems)},
         )
         for s in hosts
     ]

@@ -156,7 +156,12 @@ def system_of(body: Json, uri: str, resolve: Resolve) -> System:
     )
     return System(
         uri=uri,
-        host=Host(id=id_of(body, uri, notes.append), attributes=attributes, healthy=is_healthy(body)),
+        host=Host(
+            id=id_of(body, uri, notes.append),
+            attributes=attributes,
+            healthy=is_healthy(body),
+            uuid=text_at(body, "UUID", notes.append),
+        ),
         unused=None if kind in _HOST_SYSTEMS else UnusedReason.NO_SERVER,
         blocks=links_of(body, resolve, "Links", "ResourceBlocks", note=notes.append),
         notes=tuple(notes),

@@ -1,0 +1,92 @@
+"""Which changes of objects placement depends on: a heartbeat of a Node, or a status that says why something waits,
+is none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from weft.api.names import FINALIZER
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    LOGICAL_NODES,
+    NAMESPACES,
+    NODES,
+    ResourceType,
+)
+from weft.binding.hosts import system_uuid
+from weft.binding.objects import is_ready
+from weft.cluster import Cluster, Object
+
+
+class Inputs:
+    """Counts the changes that matter. For one event loop."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        """Grows with every change that matters."""
+        self._seen: dict[tuple[ResourceType, str, str], Hashable] = {}
+
+    def changed(self, cluster: Cluster, resource: ResourceType, obj: Object) -> bool:
+        """Take note of an object that changed; whether that matters."""
+        metadata = obj["metadata"]
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        key = (resource, namespace, name)
+        gone = cluster.get(resource, name, namespace) is None
+        meaning = None if gone else (metadata.get("uid"), _MEANING.get(resource, _spec)(obj))
+        before = self._seen.pop(key, None)
+        if meaning is not None:
+            self._seen[key] = meaning
+        if meaning == before:
+            return False
+        self.generation += 1
+        return True
+
+
+def _spec(obj: Object) -> Hashable:
+    return obj["metadata"].get("generation"), "deletionTimestamp" in obj["metadata"]
+
+
+def _condition(obj: Object, kind: str) -> str:
+    conditions = obj.get("status", {}).get("conditions", [])
+    return next((str(each.get("status")) for each in conditions if each.get("type") == kind), "")
+
+
+def _logical_node(obj: Object) -> Hashable:
+    # What it is bound to is in its claims.
+    return "deletionTimestamp" in obj["metadata"], _condition(obj, "Expired")
+
+
+def _claim(obj: Object) -> Hashable:
+    metadata = obj["metadata"]
+    held = FINALIZER in metadata.get("finalizers", [])
+    return "deletionTimestamp" in metadata, held, _condition(obj, "Quarantined")
+
+
+def _node(obj: Object) -> Hashable:
+    spec, status = obj.get("spec", {}), obj.get("status", {})
+    allocatable = status.get("allocatable", {})
+    return (
+        _items(obj["metadata"].get("labels", {})),
+        bool(spec.get("unschedulable")),
+        frozenset(_items(taint) for taint in spec.get("taints", [])),
+        is_ready(obj),
+        (allocatable.get("cpu"), allocatable.get("memory")),
+        system_uuid(obj),
+    )
+
+
+def _labels(obj: Object) -> Hashable:
+    return _items(obj["metadata"].get("labels", {}))
+
+
+def _items(mapping: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    return frozenset((key, str(value)) for key, value in mapping.items())
+
+
+_MEANING: Mapping[ResourceType, Callable[[Object], Hashable]] = {
+    LOGICAL_NODES: _logical_node,
+    DEVICE_ATTACHMENTS: _claim,
+    NODES: _node,
+    NAMESPACES: _labels,
+}

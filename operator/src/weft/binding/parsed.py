@@ -1,0 +1,31 @@
+"""Values read from objects, kept while the objects stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from weft.cluster import Object
+
+T = TypeVar("T")
+
+
+class Parsed(Generic[T]):
+    """Reads objects of one kind, and those that did not change since the last time not again."""
+
+    def __init__(self, read: Callable[[Object], T]) -> None:
+        self._read = read
+        self._known: dict[str, tuple[str, T]] = {}
+
+    def all(self, objects: Iterable[Object]) -> list[T]:
+        """What the objects say, in their order; what is no longer among them is forgotten."""
+        known: dict[str, tuple[str, T]] = {}
+        values: list[T] = []
+        for raw in objects:
+            metadata = raw["metadata"]
+            version, before = metadata["resourceVersion"], self._known.get(metadata["uid"])
+            value = before[1] if before is not None and before[0] == version else self._read(raw)
+            known[metadata["uid"]] = (version, value)
+            values.append(value)
+        self._known = known
+        return values

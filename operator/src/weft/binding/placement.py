@@ -1,0 +1,104 @@
+"""Placement's controller: finds places for the logical nodes that wait, beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Iterable
+from datetime import datetime
+from typing import Any
+
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    DEVICE_QUOTAS,
+    FABRICS,
+    LOGICAL_NODES,
+    NAMESPACES,
+    NODES,
+    POOLS,
+    ResourceType,
+)
+from weft.binding.assignments import Assignments, Outcome
+from weft.binding.fabrics import Fabrics
+from weft.binding.inputs import Inputs
+from weft.binding.keys import PlacementKey
+from weft.binding.offers import Reader, Snapshot
+from weft.binding.plan import Placement
+from weft.binding.search import place
+from weft.cluster import Cluster, Object
+from weft.controllers import Now, Watch
+
+RETRY_SECONDS = 1.0
+DEPENDS_ON = (LOGICAL_NODES, NODES, NAMESPACES, FABRICS, *POOLS, DEVICE_QUOTAS, DEVICE_ATTACHMENTS)
+GATHER_SECONDS = 0.2
+"""How long changes of what there is are gathered: one bind changes several objects."""
+
+
+class PlacementController:
+    """Records in `Assignments` where each waiting logical node goes, or why it has to wait; writes nothing."""
+
+    def __init__(self, cluster: Cluster, fabrics: Fabrics, assignments: Assignments) -> None:
+        self._cluster = cluster
+        self._fabrics = fabrics
+        self._assignments = assignments
+        self._inputs = Inputs()
+        self._reader = Reader()
+        self._placed: tuple[object, ...] = ()
+        self.passes = 0
+        """Passes that looked for places."""
+        # Who wants a place is asked for at once by the controller of its LogicalNode.
+        self.watches: tuple[Watch[Any], ...] = tuple(
+            Watch(each, self._if_changed(each), after_seconds=GATHER_SECONDS) for each in DEPENDS_ON
+        )
+
+    def _if_changed(self, resource: ResourceType) -> Callable[[Cluster, Object], Iterable[Hashable]]:
+        def keys(cluster: Cluster, obj: Object) -> Iterable[Hashable]:
+            return (PlacementKey(),) if self._inputs.changed(cluster, resource, obj) else ()
+
+        return keys
+
+    async def reconcile(self, key: PlacementKey, now: Now) -> float | None:
+        if not self._fabrics.all_looked_at():
+            return RETRY_SECONDS
+        snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments)
+        inputs = self._depends_on(snapshot)
+        if inputs == self._placed:
+            return None
+        placement = await asyncio.to_thread(self._place, snapshot, now.wall)
+        self.passes += 1
+        outcomes: tuple[Outcome, ...] = (*placement.assignments, *placement.refusals)
+        for outcome in outcomes:
+            waiting = outcome.waiting
+            raw = self._cluster.get(LOGICAL_NODES, waiting.name, waiting.namespace)
+            # What went meanwhile would never be carried out, and withhold its devices for good.
+            if raw is not None and raw["metadata"]["uid"] == waiting.uid and not _is_deleting(raw):
+                self._assignments.record(outcome)
+        self._placed = inputs
+        return None
+
+    def _place(self, snapshot: Snapshot, now: datetime) -> Placement:
+        waiting = self._reader.waiting(snapshot, now)
+        return place(waiting, self._reader.stock(snapshot)) if waiting else Placement((), ())
+
+    def _depends_on(self, snapshot: Snapshot) -> tuple[object, ...]:
+        """Equal for two snapshots between which nothing changed that placement depends on."""
+        inventories = frozenset(
+            (name, _Same(picture.inventory)) for name, picture in snapshot.pictures.items()
+        )
+        return self._inputs.generation, self._assignments.generation, inventories
+
+
+class _Same:
+    """An object that equals itself alone; holding it keeps its identity from being given to another."""
+
+    def __init__(self, of: object) -> None:
+        self._of = of
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._of is other._of
+
+    def __hash__(self) -> int:
+        return id(self._of)
+
+
+def _is_deleting(raw: Object) -> bool:
+    return "deletionTimestamp" in raw["metadata"]

@@ -1,0 +1,234 @@
+"""Placement's controller: when it looks for places, where it does so, and what that costs those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from support.rack import MemoryDriver, Rack, condition
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
+from weft.binding import placement
+from weft.binding.keys import FabricKey, PlacementKey
+from weft.binding.placement import PlacementController
+from weft.binding.plan import Placement
+from weft.cluster import Object
+from weft.fabric.driver import Inventory
+
+
+@pytest.fixture
+def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
+    return Rack(monkeypatch)
+
+
+def controller(rack: Rack) -> PlacementController:
+    found = rack.controllers[PlacementKey]
+    assert isinstance(found, PlacementController)
+    return found
+
+
+def message(rack: Rack, name: str) -> str:
+    conditions = rack.node(name)["status"]["conditions"]
+    return next(str(one["message"]) for one in conditions if one["type"] == "Bound")
+
+
+async def cordon(rack: Rack, name: str, *, unschedulable: bool) -> None:
+    await rack.cluster.patch(NODES, name, "", {"spec": {"unschedulable": unschedulable}})
+    await rack.settle()
+
+
+async def test_what_another_binds_writes_nothing_to_those_who_wait(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("waits", gpus=16)
+    rack.cluster.writes.clear()
+    await rack.ask("other", gpus=2)
+    await rack.cluster.delete(LOGICAL_NODES, "other", "a")
+    await rack.work("other")
+    await rack.poll()
+    assert condition(rack.node("waits"), "Bound") == ("False", "NotEnoughDevices")
+    assert [write for write in rack.cluster.writes if write[2] == "waits"] == []
+
+
+async def test_a_change_on_which_nothing_depends_causes_no_look_for_places(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("waits", gpus=16)
+    before = controller(rack).passes
+    await rack.set_ready("node-sled-0")
+    status = {**rack.node("waits")["status"], "observedGeneration": 9}
+    await rack.cluster.write_status(LOGICAL_NODES, rack.node("waits"), status)
+    await rack.poll()
+    assert controller(rack).passes == before
+    await cordon(rack, "node-sled-0", unschedulable=True)
+    assert controller(rack).passes == before + 1
+
+
+async def test_places_are_looked_for_beside_the_event_loop(
+    rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rack.build()
+    threads: list[threading.Thread] = []
+    place = placement.place
+
+    def look(*arguments: Any) -> Placement:
+        threads.append(threading.current_thread())
+        return place(*arguments)
+
+    monkeypatch.setattr(placement, "place", look)
+    await rack.ask("n")
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_a_node_that_was_deleted_meanwhile_withholds_nothing(
+    rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rack.build()
+    loop = asyncio.get_running_loop()
+    place = placement.place
+
+    def look(*arguments: Any) -> Placement:
+        deletion = rack.cluster.delete(LOGICAL_NODES, "gone", "a")
+        asyncio.run_coroutine_threadsafe(deletion, loop).result()
+        return place(*arguments)
+
+    monkeypatch.setattr(placement, "place", look)
+    await rack.ask("gone", gpus=4)
+    monkeypatch.undo()
+    rack.drivers["https://rack"] = rack.driver
+    assert rack.claims() == []
+    await rack.ask("n", gpus=4)
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
+async def test_a_cordoned_node_is_no_place_and_is_one_again_when_it_is_uncordoned(rack: Rack) -> None:
+    await rack.build()
+    for host in rack.hosts:
+        await cordon(rack, f"node-{host}", unschedulable=True)
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
+    assert "node-sled-0 (cordoned), node-sled-1 (cordoned)" in message(rack, "n")
+    await cordon(rack, "node-sled-1", unschedulable=False)
+    assert rack.node("n")["status"]["nodeName"] == "node-sled-1"
+
+
+async def test_an_observed_fabric_is_named_to_those_who_wait_for_it(rack: Rack) -> None:
+    await rack.build(mode="Observe")
+    await rack.ask("n")
+    assert "Fabric rack is only observed: set spec.mode to Manage" in message(rack, "n")
+
+
+@pytest.mark.shows(
+    "DeviceAttachment.spec.fabric",
+    "DeviceAttachment.spec.device",
+    "DeviceAttachment.spec.host",
+    "DeviceAttachment.spec.request",
+    "DeviceAttachment.spec.alternative",
+    "DeviceAttachment.spec.claimRef.namespace",
+    "DeviceAttachment.spec.claimRef.name",
+)
+async def test_a_status_shows_of_each_claim_what_it_serves_and_which_alternative_was_taken(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    alternatives = [
+        {"name": "best", "selector": {"matchAttributes": {"model": "none"}}},
+        {"name": "good", "selector": {"matchAttributes": {"model": "M"}}},
+    ]
+    await rack.ask("n", accelerators=[{"name": "main", "count": 1, "firstAvailable": alternatives}])
+    ((view,), status) = rack.node("n")["status"]["devices"], rack.node("n")["status"]
+    assert (view["request"], view["alternative"], view["device"]) == ("main", "good", "gpu-0")
+    assert (status["host"], status["deviceCount"]) == ("sled-0", 1)
+    assert rack.driver.pairs == {("gpu-0", "sled-0")}
+
+
+class WithUuids(MemoryDriver):
+    """A manager that knows the machines' UUIDs."""
+
+    async def inventory(self, *arguments: Any) -> Inventory:
+        reading = await super().inventory(*arguments)
+        return replace(reading, hosts=tuple(replace(one, uuid=f"UUID-{one.id}") for one in reading.hosts))
+
+
+async def set_uuid(rack: Rack, name: str, uuid: str) -> None:
+    node = rack.cluster.get(NODES, name)
+    assert node is not None
+    await rack.cluster.write_status(NODES, node, {**node["status"], "nodeInfo": {"systemUUID": uuid}})
+
+
+def fabric(rack: Rack) -> Object:
+    found = rack.cluster.get(FABRICS, "rack")
+    assert found is not None
+    return found
+
+
+@pytest.mark.shows("Fabric.spec.hostMatching")
+async def test_hosts_find_their_nodes_by_the_machines_uuids_where_the_administrator_says_so(
+    rack: Rack,
+) -> None:
+    rack.drivers["https://rack"] = rack.driver = WithUuids(4, rack.hosts)
+    await rack.build(hostMatching="SystemUUID", hosts=[])
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
+    await set_uuid(rack, "node-sled-1", "uuid-sled-1")
+    await rack.settle()
+    status = rack.node("n")["status"]
+    assert (status["host"], status["nodeName"]) == ("sled-1", "node-sled-1")
+    await rack.poll()
+    assert (fabric(rack)["status"]["nodes"], fabric(rack)["status"]["hosts"]) == (1, 2)
+
+
+async def test_a_node_that_reports_another_machines_uuid_gets_nothing_and_is_named(rack: Rack) -> None:
+    rack.drivers["https://rack"] = rack.driver = WithUuids(4, rack.hosts)
+    await rack.build(hostMatching="SystemUUID", hosts=[])
+    for node in ("node-sled-0", "node-sled-1"):
+        await set_uuid(rack, node, "uuid-sled-0")
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
+    await rack.poll()
+    assert condition(fabric(rack), "HostsMatched") == ("False", "Ambiguous")
+
+
+@pytest.mark.shows("Fabric.spec.hosts[].host", "Fabric.spec.hosts[].nodeName")
+async def test_a_node_at_two_hosts_of_the_list_is_used_at_neither(rack: Rack) -> None:
+    await rack.build()
+    hosts = [{"host": host, "nodeName": "node-sled-0"} for host in rack.hosts]
+    await rack.edit_fabric(hosts=hosts)
+    assert condition(fabric(rack), "HostsMatched") == ("False", "Ambiguous")
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
+    await rack.edit_fabric(hosts=hosts[:1])
+    assert condition(fabric(rack), "HostsMatched")[0] == "True"
+    assert rack.node("n")["status"]["host"] == "sled-0"
+
+
+async def test_a_node_that_binds_while_others_wait_is_looked_for_once_per_shape(rack: Rack) -> None:
+    await rack.build()
+    for number in range(20):
+        await rack.ask(f"w{number}", gpus=16)
+    searched: list[int] = []
+    place = placement.place
+    placement.place = lambda *arguments: _noted(place(*arguments), searched)  # type: ignore[assignment]
+    try:
+        await rack.ask("n", gpus=2)
+    finally:
+        placement.place = place
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert max(searched) <= 2
+    assert len(rack.cluster.list(DEVICE_ATTACHMENTS)) == 2
+
+
+def _noted(found: Placement, searched: list[int]) -> Placement:
+    searched.append(found.effort.searches)
+    return found
+
+
+async def test_a_new_leader_answers_those_who_wait_without_any_change(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n", gpus=16)
+    rack.restart()
+    await rack.reconcile(FabricKey("rack"))
+    await rack.settle()
+    assert controller(rack).passes == 1
