@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.api.resources import LOGICAL_NODES
+from weft.api.resources import LOGICAL_NODES, NODES
 from weft.runtime.cache import ObjectCache
 
 
@@ -53,3 +53,14 @@ def test_a_listener_hears_of_a_deletion_that_only_the_list_showed() -> None:
     cache.listen(lambda _, before, after: heard.append((before, after)))
     cache.replace(LOGICAL_NODES, [], 10)
     assert heard == [(obj("gone", 3), None)]
+
+
+def test_managed_fields_and_a_nodes_images_are_not_kept_and_the_rest_is() -> None:
+    cache = ObjectCache()
+    metadata = {"name": "n", "resourceVersion": "1", "managedFields": [{"manager": "kubelet"}]}
+    status = {"images": [{"names": ["vllm:1"]}], "allocatable": {"cpu": "8"}}
+    cache.put(NODES, {"metadata": metadata, "status": status})
+    assert cache.get(NODES, "n") == {
+        "metadata": {"name": "n", "resourceVersion": "1"},
+        "status": {"allocatable": {"cpu": "8"}},
+    }

@@ -10,6 +10,7 @@ from weft.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFou
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 from weft.runtime.cluster import LiveCluster
+from weft.runtime.history import History
 from weft.runtime.leadership import Leadership
 
 
@@ -50,7 +51,7 @@ def client(server: Server) -> KubeClient:
 
 async def test_an_api_server_that_fails_once_does_not_end_a_replica_that_wants_to_lead() -> None:
     server = Server(ClusterError(500, "InternalError", "etcd"), ClusterError(0, "NoAnswer", "timeout"))
-    leadership = Leadership(client(server), "weft-system", "me", lease_seconds=0.3)
+    leadership = Leadership(client(server), "weft-system", "me", lease_seconds=0.3, history=History())
     await asyncio.wait_for(leadership.acquire(), 5)
     assert leadership.remaining_seconds() > 0
 
@@ -59,11 +60,11 @@ async def test_an_api_server_that_fails_once_does_not_end_a_replica_that_wants_t
 async def test_a_lease_that_changed_unseen_is_given_up_only_by_its_holder(holder: str, left: str) -> None:
     """A renewal that was cancelled at the end of the process may have been stored."""
     server = Server()
-    leadership = Leadership(client(server), "weft-system", "me", lease_seconds=60)
+    leadership = Leadership(client(server), "weft-system", "me", lease_seconds=60, history=History())
     await leadership.acquire()
     assert server.stored is not None
     renewed = {**server.stored, "spec": {**server.stored["spec"], "holderIdentity": holder}}
-    renewed["metadata"] = {**renewed["metadata"], "resourceVersion": "renewed"}
+    renewed["metadata"] = {**renewed["metadata"], "resourceVersion": "99"}
     server.stored = renewed
     await leadership.release()
     assert server.stored["spec"]["holderIdentity"] == left
@@ -108,11 +109,25 @@ async def test_one_renewal_that_hangs_does_not_cost_the_lease() -> None:
             return await super().replace(resource, body)
 
     server = Slow()
-    leadership = Leadership(client(server), "weft-system", "me", lease_seconds=1.0)
+    leadership = Leadership(client(server), "weft-system", "me", lease_seconds=1.0, history=History())
     await leadership.acquire()
     keeping = asyncio.create_task(leadership.keep())
     await asyncio.sleep(1.3)
     assert server.hung
     assert not keeping.done()
     assert leadership.remaining_seconds() > 0
+    keeping.cancel()
+
+
+async def test_a_leader_notices_at_its_next_renewal_that_the_cluster_was_restored_from_a_backup() -> None:
+    server, history = Server(), History()
+    server.writes = 100
+    leadership = Leadership(client(server), "weft-system", "me", 0.4, history)
+    await leadership.acquire()
+    keeping = asyncio.create_task(leadership.keep())
+    assert server.stored is not None
+    backup = {**server.stored, "metadata": {**server.stored["metadata"], "resourceVersion": "50"}}
+    server.stored, server.writes = backup, 60
+    async with asyncio.timeout(5):
+        await history.went_back.wait()
     keeping.cancel()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from weft.api.resources import ResourceType
+from weft.api.resources import NODES, ResourceType
 from weft.cluster import Object
 
 Key = tuple[str, str]
@@ -58,8 +58,9 @@ class ObjectCache:
         known = self._objects.setdefault(resource, {}).get(key)
         if known is not None and version(known) >= new:
             return
-        self._objects[resource][key] = obj
-        self._tell(resource, known, obj)
+        lean = _lean(resource, obj)
+        self._objects[resource][key] = lean
+        self._tell(resource, known, lean)
 
     def remove(self, resource: ResourceType, obj: Object) -> None:
         """Take note of a deletion; `obj` is the last state, whose resourceVersion is that of the deletion."""
@@ -89,3 +90,15 @@ class ObjectCache:
     def _tell(self, resource: ResourceType, before: Object | None, after: Object | None) -> None:
         for listener in self._listeners:
             listener(resource, before, after)
+
+
+def _lean(resource: ResourceType, obj: Object) -> Object:
+    """An object without what nobody here reads and every object has much of.
+
+    A status that is written without managed fields leaves those that are stored as they are.
+    """
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
+    lean = {**obj, "metadata": metadata}
+    if resource == NODES and "images" in lean.get("status", {}):
+        lean["status"] = {key: value for key, value in lean["status"].items() if key != "images"}
+    return lean

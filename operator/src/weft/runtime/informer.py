@@ -20,6 +20,7 @@ from weft.api.resources import ResourceType
 from weft.cluster import ClusterError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
+from weft.runtime.history import History
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,15 @@ log = logging.getLogger(__name__)
 class Informer:
     """Watches the given resources in all namespaces."""
 
-    def __init__(self, client: KubeClient, cache: ObjectCache, resources: tuple[ResourceType, ...]) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        cache: ObjectCache,
+        resources: tuple[ResourceType, ...],
+        history: History,
+    ) -> None:
         self._client = client
+        self._history = history
         self._cache = cache
         self._resources = resources
         self._stop = threading.Event()
@@ -48,6 +56,7 @@ class Informer:
     async def _list_all(self) -> None:
         for resource in self._resources:
             items, version = await self._client.list(resource)
+            self._history.note(f"the list of {resource.plural}", version)
             self._cache.replace(resource, items, version)
 
     async def correct(self, every_seconds: float) -> None:

@@ -15,6 +15,7 @@ from weft.api.resources import LEASES
 from weft.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
 from weft.runtime.client import KubeClient
 from weft.runtime.clock import boottime
+from weft.runtime.history import History
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,11 @@ NAME = "weft-operator"
 class Leadership:
     """This replica's part in the election."""
 
-    def __init__(self, client: KubeClient, namespace: str, identity: str, lease_seconds: float) -> None:
+    def __init__(
+        self, client: KubeClient, namespace: str, identity: str, lease_seconds: float, history: History
+    ) -> None:
         self._client = client
+        self._history = history
         self._namespace = namespace
         self._identity = identity
         self.lease_seconds = lease_seconds
@@ -110,9 +114,12 @@ class Leadership:
 
     async def _read(self) -> Object | None:
         try:
-            return await self._client.get(LEASES, NAME, self._namespace)
+            lease = await self._client.get(LEASES, NAME, self._namespace)
         except NotFoundError:
             return None
+        # Read every few seconds: nothing else shows so soon that the cluster was set back.
+        self._history.note("the Lease", int(lease["metadata"]["resourceVersion"]))
+        return lease
 
     async def _take(self, lease: Object | None, transitions: int) -> bool:
         asked = boottime()
@@ -139,6 +146,7 @@ class Leadership:
                 self._lease = await self._client.replace(LEASES, {**lease, "spec": spec})
         except (ConflictError, AlreadyExistsError):
             return False
+        self._history.note("the Lease", int(self._lease["metadata"]["resourceVersion"]))
         # Counted from before the request: the API server may have stored it at any moment since.
         self._expires = asked + self.lease_seconds
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
@@ -38,3 +40,11 @@ class OperatorMetrics:
             ["controller"],
             registry=self.registry,
         )
+
+    def follow(
+        self, lease_seconds: Callable[[], float], depth: Callable[[], int], writes: Callable[[], int]
+    ) -> None:
+        """Show what these answer, whenever the metrics are read."""
+        self.leader.set_function(lambda: float(lease_seconds() > 0))
+        self.queue_depth.set_function(depth)
+        self.api_writes.set_function(writes)

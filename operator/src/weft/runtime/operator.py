@@ -22,6 +22,7 @@ from weft.runtime.client import KubeClient, StartError, load_configuration
 from weft.runtime.cluster import LiveCluster
 from weft.runtime.health import HealthServer
 from weft.runtime.heartbeat import Heartbeat
+from weft.runtime.history import History
 from weft.runtime.informer import Informer
 from weft.runtime.leadership import Leadership
 from weft.runtime.metrics import OperatorMetrics
@@ -45,17 +46,18 @@ async def run(settings: Settings) -> int:
         client = KubeClient(configuration, settings.api_timeout_seconds)
         closing.push_async_callback(client.close)
         cache, queue, metrics = ObjectCache(), WorkQueue(settings.workers), OperatorMetrics()
-        leadership = Leadership(client, settings.namespace, settings.identity, settings.lease_seconds)
+        history = History()
+        leadership = Leadership(
+            client, settings.namespace, settings.identity, settings.lease_seconds, history
+        )
         cluster = LiveCluster(client, cache, settings.identity, lambda: leadership.remaining_seconds() > 0)
         controllers = _controllers(settings, cluster, leadership, queue, sessions)
         watches = Watches(controllers.values(), cluster, queue)
         workers = Workers(controllers, queue, metrics, clock.now)
-        informer = Informer(client, cache, watches.resources)
+        informer = Informer(client, cache, watches.resources, history)
         heartbeat = Heartbeat()
         health = HealthServer(metrics.registry, heartbeat.live, informer.watching, workers.failures)
-        metrics.leader.set_function(lambda: float(leadership.remaining_seconds() > 0))
-        metrics.queue_depth.set_function(lambda: len(queue))
-        metrics.api_writes.set_function(lambda: cluster.writes)
+        metrics.follow(leadership.remaining_seconds, queue.__len__, lambda: cluster.writes)
         closing.push_async_callback(health.stop)
         await _serve(health, settings)
         closing.push_async_callback(informer.stop)
@@ -66,18 +68,19 @@ async def run(settings: Settings) -> int:
         tasks.start(heartbeat.run())
         if not await finished(informer.prime(), stop):
             return 0
+        ends = (stop, informer.ended, history.went_back)
         informer.start_watching(configuration)
         tasks.start(informer.correct(settings.relist_seconds))
         # Without watches it would be of no use as the next leader: a new process makes new ones.
-        if await finished(leadership.acquire(), stop, informer.ended):
+        if await finished(leadership.acquire(), *ends):
             # Renewed from now on: the lists of a large cluster may take longer than a lease.
             lease = tasks.start(leadership.keep())
             # What another leader did since the first list must be known before the first decision.
-            if await finished(informer.prime(), stop, informer.ended):
+            if await finished(informer.prime(), *ends):
                 watches.begin(cache)
                 for _ in range(settings.workers):
                     tasks.start(workers.work())
-                if await finished(lease, stop, informer.ended):
+                if await finished(lease, *ends):
                     log.error("the lease is lost")
         if informer.ended.is_set() and not stop.is_set():
             log.error("the watches ended")
