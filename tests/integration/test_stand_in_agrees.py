@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from kubernetes.aio import client as k8s
-from kubernetes.aio import config as k8s_config
 
+from support.connecting import kube_client
 from support.memory_cluster import MemoryCluster
 from support.operations import NAMESPACE, Operation, Outcome, play, sequence
 from support.refusals import BrokenWebhook, Policy, Quota, Rule, pod_security
@@ -58,13 +57,6 @@ def _without_rules(schema: Any) -> Any:
     return [_without_rules(item) for item in schema] if isinstance(schema, list) else schema
 
 
-async def _client(plane: ControlPlane) -> KubeClient:
-    configuration = k8s.Configuration()
-    await k8s_config.load_kube_config(config_file=str(plane.kubeconfig), client_configuration=configuration)
-    configuration.retries = False
-    return KubeClient(configuration)
-
-
 async def _in_the_real_one(client: KubeClient, operations: list[Operation]) -> list[Outcome]:
     cluster = LiveCluster(client, ObjectCache(), "replay", lambda: True)
 
@@ -89,7 +81,7 @@ async def _in_memory(operations: list[Operation]) -> list[Outcome]:
 async def test_200_sequences_have_the_same_outcomes_in_memory_and_on_a_real_api_server(
     plane: ControlPlane,
 ) -> None:
-    client = await _client(plane)
+    client = await kube_client(plane)
     turns = asyncio.Semaphore(AT_ONCE)
     counts: collections.Counter[str] = collections.Counter()
 
@@ -216,7 +208,7 @@ async def test_a_refused_pod_is_refused_in_the_same_words(
     memory = MemoryCluster()
     memory.rules.append(rule(memory))
     wanted = await _refusal(memory, pod)
-    client = await _client(plane)
+    client = await kube_client(plane)
     cluster = LiveCluster(client, ObjectCache(), "replay", lambda: True)
     try:
         # A policy or a webhook is in force some moments after it was made.

@@ -1,0 +1,72 @@
+"""What the operator's view of the cluster does to objects on a real API server."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.connecting import kube_client
+from weft.api.resources import LOGICAL_NODES, PODS
+from weft.cluster import InvalidError, Object
+from weft.runtime.cache import ObjectCache
+from weft.runtime.cluster import LiveCluster
+from weft_dev.controlplane import ControlPlane
+
+
+def node(namespace: str) -> Object:
+    spec = {"accelerators": [{"name": "main", "count": 1}]}
+    return {"metadata": {"name": "n", "namespace": namespace}, "spec": spec}
+
+
+async def test_a_status_written_from_the_cache_leaves_the_managed_fields_of_others(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    client = await kube_client(control_plane)
+    cluster = LiveCluster(client, ObjectCache(), "test", lambda: True)
+    try:
+        await cluster.create(LOGICAL_NODES, node(namespace))
+        cached = cluster.get(LOGICAL_NODES, "n", namespace)
+        assert cached is not None
+        assert "managedFields" not in cached["metadata"]
+        await cluster.write_status(LOGICAL_NODES, cached, {"nodeName": "somewhere"})
+        stored = await client.get(LOGICAL_NODES, "n", namespace)
+    finally:
+        await client.close()
+    assert stored["status"] == {"nodeName": "somewhere"}
+    parts = [sorted(entry["fieldsV1"]) for entry in stored["metadata"]["managedFields"]]
+    assert sorted(parts) == [["f:spec"], ["f:status"]]
+
+
+async def test_what_nothing_holds_is_out_of_the_cache_when_its_deletion_returns(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    client = await kube_client(control_plane)
+    cluster = LiveCluster(client, ObjectCache(), "test", lambda: True)
+    pod = {"spec": {"containers": [{"name": "main", "image": "job:1"}], "schedulerName": "nobody"}}
+    held = {"name": "held", "namespace": namespace, "finalizers": ["weft.dev/fabric"]}
+    try:
+        await cluster.create(LOGICAL_NODES, node(namespace))
+        await cluster.create(PODS, {**pod, "metadata": {"name": "n", "namespace": namespace}})
+        await cluster.create(PODS, {**pod, "metadata": held})
+        for resource, name in ((LOGICAL_NODES, "n"), (PODS, "n"), (PODS, "held")):
+            await cluster.delete(resource, name, namespace)
+        assert cluster.list(LOGICAL_NODES, namespace) == []
+        (left,) = cluster.list(PODS, namespace)
+        assert left["metadata"]["name"] == "held"
+        await cluster.patch(PODS, "held", namespace, {"metadata": {"finalizers": None}})
+        assert cluster.list(PODS, namespace) == []
+    finally:
+        await client.close()
+
+
+async def test_a_misspelt_field_is_refused_and_not_dropped(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    client = await kube_client(control_plane)
+    cluster = LiveCluster(client, ObjectCache(), "test", lambda: True)
+    container = {"name": "main", "image": "job:1", "readynessProbe": {"httpGet": {"port": 1}}}
+    pod = {"metadata": {"name": "n", "namespace": namespace}, "spec": {"containers": [container]}}
+    try:
+        with pytest.raises(InvalidError, match="readynessProbe"):
+            await cluster.create(PODS, pod)
+    finally:
+        await client.close()
