@@ -11,6 +11,7 @@ from weft.api.resources import ResourceType
 from weft.cluster import NotFoundError, Object
 from weft.runtime import leadership
 from weft.runtime.client import KubeClient
+from weft.runtime.history import History
 from weft.runtime.leadership import Leadership
 
 
@@ -51,7 +52,7 @@ class Lease:
 
 
 def replica(lease: Lease, name: str) -> Leadership:
-    return Leadership(cast(KubeClient, lease), "weft-system", name, lease_seconds=10.0)
+    return Leadership(cast(KubeClient, lease), "weft-system", name, 10.0, History())
 
 
 async def test_a_lease_is_over_for_its_holder_before_it_is_for_others(
