@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import functools
 import random
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -23,21 +22,6 @@ from weft.runtime.client import KubeClient
 WATCH_SECONDS = 240
 
 
-@dataclass(frozen=True)
-class Listed:
-    """First event of a watch and after every break: all objects there are."""
-
-    objects: list[Object]
-
-
-@dataclass(frozen=True)
-class Changed:
-    """An object was added or modified (`deleted`: removed, as it was last)."""
-
-    object: Object
-    deleted: bool = False
-
-
 class AsyncKube(KubeClient):
     """One API server, one identity, one pool of connections."""
 
@@ -49,8 +33,8 @@ class AsyncKube(KubeClient):
 
     async def follow(
         self, resource: ResourceType, namespace: str = "", *, fields: str = "", labels: str = ""
-    ) -> AsyncIterator[Listed | Changed]:
-        """All objects, then every change, for ever.
+    ) -> AsyncIterator[Mapping[str, Object]]:
+        """All objects by uid, as they are now and after every change, for ever.
 
         A watch that ends goes on where it was; one that cannot (410, a lost connection) begins again with a list.
         """
@@ -62,12 +46,19 @@ class AsyncKube(KubeClient):
             try:
                 listed = await self._request("GET", path, query)
                 pause = 0.0
-                yield Listed(listed["items"])
+                found: dict[str, Object] = {each["metadata"]["uid"]: each for each in listed["items"]}
+                yield found
                 opened = functools.partial(self._open_watch, path, query)
                 version = listed["metadata"]["resourceVersion"]
                 async for event in Watch().stream(opened, resource_version=version):
-                    if event["type"] != "BOOKMARK":
-                        yield Changed(event["object"], deleted=event["type"] == "DELETED")
+                    changed = event["object"]
+                    if event["type"] == "BOOKMARK":
+                        continue
+                    if event["type"] == "DELETED":
+                        found.pop(changed["metadata"]["uid"], None)
+                    else:
+                        found[changed["metadata"]["uid"]] = changed
+                    yield found
             except (ClusterError, k8s.ApiException, aiohttp.ClientError, OSError, TimeoutError):
                 pause = min(5.0, pause * 2 or 0.1)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from weft.api.resources import LEASES, NODES, PODS
 from weft.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
-from weft_dev.kube_async import AsyncKube, Listed, connected
+from weft_dev.kube_async import AsyncKube, connected
 from weft_dev.pod_status import ready_patch, running_patch
 
 POD_NETWORK = ipaddress.IPv4Network("127.64.0.0/16")
@@ -49,12 +49,12 @@ class _Pod:
     ip: str = ""
     gone: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
 
     def see(self, pod: Object) -> None:
         """Take what a watch or the answer to a write says, whichever comes first: never an older one over a newer."""
         if _version(pod) > _version(self.object):
             self.object = pod
+            self.changed.set()
 
 
 class Kubelet:
@@ -83,15 +83,9 @@ class Kubelet:
         await asyncio.gather(*(self._register(node) for node in self._nodes))
         if registered is not None:
             registered()
-        renewing = asyncio.create_task(self._renew_for_ever())
-        try:
-            await self._follow_pods()
-        finally:
-            renewing.cancel()
-            tasks = [pod.task for pod in self._pods.values() if pod.task is not None]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(renewing, *tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._renew_for_ever())
+            await self._follow_pods(tasks)
 
     async def _register(self, node: str) -> None:
         body = node_object(node, _now())
@@ -121,60 +115,41 @@ class Kubelet:
                 except ClusterError as error:
                     log.warning("lease of %s: %s", node, error)
 
-    async def _follow_pods(self) -> None:
+    async def _follow_pods(self, tasks: asyncio.TaskGroup) -> None:
         nodes = set(self._nodes)
-        async for event in self._api.follow(PODS, fields="spec.nodeName!="):
-            if isinstance(event, Listed):
-                mine = [pod for pod in event.objects if pod["spec"].get("nodeName") in nodes]
-                present = {pod["metadata"]["uid"] for pod in mine}
-                for uid in self._pods.keys() - present:
-                    self._gone(uid)
-                for pod in mine:
-                    self._see(pod)
-            elif event.object["spec"].get("nodeName") in nodes:
-                if event.deleted:
-                    self._gone(event.object["metadata"]["uid"])
+        async for found in self._api.follow(PODS, fields="spec.nodeName!="):
+            for uid in self._pods.keys() - found.keys():
+                gone = self._pods.pop(uid)
+                gone.gone = True
+                gone.changed.set()
+            for uid, pod in found.items():
+                if pod["spec"].get("nodeName") not in nodes or _ended(pod):
+                    continue
+                if known := self._pods.get(uid):
+                    known.see(pod)
                 else:
-                    self._see(event.object)
-
-    def _see(self, pod: Object) -> None:
-        if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
-            return
-        known = self._pods.get(pod["metadata"]["uid"])
-        if known is None:
-            known = self._pods[pod["metadata"]["uid"]] = _Pod(pod)
-            known.task = asyncio.create_task(self._look_after(known))
-            return
-        known.see(pod)
-        known.changed.set()
-
-    def _gone(self, uid: str) -> None:
-        if known := self._pods.get(uid):
-            known.gone = True
-            known.changed.set()
+                    self._pods[uid] = _Pod(pod)
+                    tasks.create_task(self._look_after(self._pods[uid]))
 
     async def _look_after(self, pod: _Pod) -> None:
         """A pod's whole life: start, keep condition Ready right, stop."""
         started = False
-        try:
-            while not (pod.gone or _terminating(pod.object)):
-                pod.changed.clear()
-                try:
-                    if not started:
-                        await self._start(pod)
-                        started = True
-                    await self._write_ready(pod)
-                except NotFoundError:
-                    # Its deletion is on its way to us.
-                    pass
-                except (ClusterError, OSError) as error:
-                    log.warning("pod %s: %s; trying again", pod.object["metadata"]["name"], error)
-                    await asyncio.sleep(RETRY_SECONDS)
-                    continue
-                await pod.changed.wait()
-            await self._stop(pod, started)
-        finally:
-            self._pods.pop(pod.object["metadata"]["uid"], None)
+        while not (pod.gone or _terminating(pod.object)):
+            pod.changed.clear()
+            try:
+                if not started:
+                    await self._start(pod)
+                    started = True
+                await self._write_ready(pod)
+            except NotFoundError:
+                # Its deletion is on its way to us.
+                pass
+            except (ClusterError, OSError) as error:
+                log.warning("pod %s: %s; trying again", pod.object["metadata"]["name"], error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            await pod.changed.wait()
+        await self._stop(pod, started)
 
     async def _start(self, pod: _Pod) -> None:
         if not pod.ip:
@@ -296,6 +271,10 @@ def _lease(node: str) -> Object:
 
 def _version(pod: Object) -> int:
     return int(pod["metadata"]["resourceVersion"])
+
+
+def _ended(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _terminating(pod: Object) -> bool:

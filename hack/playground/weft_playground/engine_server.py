@@ -19,9 +19,9 @@ from typing import Any
 from aiohttp import web
 
 from weft_playground.engine_model import EngineModel, Sequence
-from weft_playground.exposition import INTER_TOKEN_SECONDS, TTFT_SECONDS, Exposition, Histogram
 from weft_playground.kv_caches import KVCaches
 from weft_playground.lag import LagMeter
+from weft_playground.metrics import INTER_TOKEN_SECONDS, TTFT_SECONDS, Metrics
 from weft_playground.profile import Profile, SpeedError
 
 PORT = 8000
@@ -51,11 +51,15 @@ class EngineServer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._runner: web.AppRunner | None = None
-        self._ttft = Histogram(TTFT_SECONDS)
-        self._inter_token = Histogram(INTER_TOKEN_SECONDS)
-        self._prompt_tokens = 0
-        self._generated_tokens = 0
-        self._succeeded = 0
+        self._exported = Metrics(model_name=model_name, engine="0")
+        self._exported.gauge("vllm:num_requests_running", lambda: self.model.requests_running)
+        self._exported.gauge("vllm:num_requests_waiting", lambda: self.model.requests_waiting)
+        self._exported.gauge("vllm:kv_cache_usage_perc", lambda: self.model.kv_usage)
+        self._prompt_tokens = self._exported.counter("vllm:prompt_tokens_total")
+        self._generated_tokens = self._exported.counter("vllm:generation_tokens_total")
+        self._succeeded = self._exported.counter("vllm:request_success_total", finished_reason="length")
+        self._ttft = self._exported.histogram("vllm:time_to_first_token_seconds", TTFT_SECONDS)
+        self._inter_token = self._exported.histogram("vllm:inter_token_latency_seconds", INTER_TOKEN_SECONDS)
 
     async def start(self, host: str, port: int = PORT) -> int:
         """Listen; returns the port (one of the system's choice for 0)."""
@@ -122,14 +126,14 @@ class EngineServer:
         self._arm()
 
     def _count_token(self, sequence: Sequence, at: float) -> None:
-        self._generated_tokens += 1
+        self._generated_tokens.inc()
         if sequence.last_token is None:
             self._ttft.observe(at - sequence.submitted)
         else:
             self._inter_token.observe(at - sequence.last_token)
         if sequence.finished:
-            self._succeeded += 1
-            self._prompt_tokens += sequence.prompt_tokens
+            self._succeeded.inc()
+            self._prompt_tokens.inc(sequence.prompt_tokens)
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
@@ -271,16 +275,7 @@ class EngineServer:
         return web.json_response(asdict(self._lag.lag("engines")))
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        text = Exposition(model_name=self.model_name, engine="0")
-        text.gauge("vllm:num_requests_running", self.model.requests_running)
-        text.gauge("vllm:num_requests_waiting", self.model.requests_waiting)
-        text.gauge("vllm:kv_cache_usage_perc", round(self.model.kv_usage, 6))
-        text.counter("vllm:prompt_tokens_total", self._prompt_tokens)
-        text.counter("vllm:generation_tokens_total", self._generated_tokens)
-        text.counter("vllm:request_success_total", self._succeeded, finished_reason="length")
-        text.histogram("vllm:time_to_first_token_seconds", self._ttft)
-        text.histogram("vllm:inter_token_latency_seconds", self._inter_token)
-        return web.Response(text=text.text())
+        return web.Response(text=self._exported.text())
 
 
 def _usage(sequence: Sequence) -> dict[str, int]:

@@ -19,7 +19,7 @@ import uvloop
 from weft.api.names import LABEL_GROUP, LABEL_STAGE
 from weft.api.resources import PODS
 from weft.cluster import Object
-from weft_dev.kube_async import AsyncKube, Listed, connected
+from weft_dev.kube_async import AsyncKube, connected
 from weft_playground.engine_server import PORT
 from weft_playground.lag import LagMeter
 from weft_playground.processes import measure_loop, until_stopped
@@ -57,15 +57,8 @@ def endpoint(pod: Object) -> Endpoint:
 
 async def follow_pods(api: AsyncKube, listener: Listener, router: Router) -> None:
     """Keep the router's view of its group's pods, for ever."""
-    pods: dict[str, Object] = {}
     selector = f"{LABEL_GROUP}={listener.group}"
-    async for event in api.follow(PODS, listener.namespace, labels=selector):
-        if isinstance(event, Listed):
-            pods = {pod["metadata"]["uid"]: pod for pod in event.objects}
-        elif event.deleted:
-            pods.pop(event.object["metadata"]["uid"], None)
-        else:
-            pods[event.object["metadata"]["uid"]] = event.object
+    async for pods in api.follow(PODS, listener.namespace, labels=selector):
         router.update(endpoint(pod) for pod in pods.values())
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from weft_playground.exposition import INTER_TOKEN_SECONDS, TOKENS, TTFT_SECONDS, Exposition, Histogram
 from weft_playground.lag import LagMeter
+from weft_playground.metrics import INTER_TOKEN_SECONDS, TOKENS, TTFT_SECONDS, Metrics
 from weft_playground.picker import Replica, pick_decode, pick_prefill
 
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":(\d+)')
@@ -46,20 +46,23 @@ class Router:
     """One group's front door."""
 
     def __init__(self, model_name: str, lag: LagMeter) -> None:
-        self.model_name = model_name
         self._lag = lag
         self.replicas: dict[str, Replica] = {}
         self._changed = asyncio.Event()
         self._picks = itertools.count(1)
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
-        self._requests = 0
-        self._errors = 0
         self._running = 0
-        self._input_tokens = Histogram(TOKENS)
-        self._output_tokens = Histogram(TOKENS)
-        self._ttft = Histogram(TTFT_SECONDS)
-        self._per_token = Histogram(INTER_TOKEN_SECONDS)
+        self._exported = Metrics(model_name=model_name)
+        self._exported.gauge("inference_objective_running_requests", lambda: self._running)
+        self._requests = self._exported.counter("inference_objective_request_total")
+        self._errors = self._exported.counter("inference_objective_request_error_total")
+        self._input_tokens = self._exported.histogram("inference_objective_input_tokens", TOKENS)
+        self._output_tokens = self._exported.histogram("inference_objective_output_tokens", TOKENS)
+        self._ttft = self._exported.histogram("inference_objective_request_ttft_seconds", TTFT_SECONDS)
+        self._per_token = self._exported.histogram(
+            "inference_objective_normalized_time_per_output_token_seconds", INTER_TOKEN_SECONDS
+        )
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (one of the system's choice for 0)."""
@@ -117,18 +120,18 @@ class Router:
         raw = await request.read()
         body = json.loads(raw)
         prompt_tokens = len(body["prompt"])
-        self._requests += 1
+        self._requests.inc()
         self._running += 1
         try:
             transfer = await self._prefill(body, prompt_tokens)
             return await self._decode(request, body, prompt_tokens, transfer, arrived)
         except (aiohttp.ClientError, ConnectionError) as error:
-            self._errors += 1
+            self._errors.inc()
             return web.json_response(
                 {"object": "error", "message": f"engine: {error}", "code": 502}, status=502
             )
         except asyncio.CancelledError:
-            self._errors += 1
+            self._errors.inc()
             raise
         finally:
             self._running -= 1
@@ -209,15 +212,7 @@ class Router:
         return web.json_response(lags)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        text = Exposition(model_name=self.model_name)
-        text.counter("inference_objective_request_total", self._requests)
-        text.counter("inference_objective_request_error_total", self._errors)
-        text.gauge("inference_objective_running_requests", self._running)
-        text.histogram("inference_objective_input_tokens", self._input_tokens)
-        text.histogram("inference_objective_output_tokens", self._output_tokens)
-        text.histogram("inference_objective_request_ttft_seconds", self._ttft)
-        text.histogram("inference_objective_normalized_time_per_output_token_seconds", self._per_token)
-        return web.Response(text=text.text())
+        return web.Response(text=self._exported.text())
 
 
 _LAG_TIMEOUT = aiohttp.ClientTimeout(total=5)

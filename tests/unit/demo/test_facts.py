@@ -34,31 +34,31 @@ def test_a_replica_is_counted_once_for_its_pod_and_its_logical_node() -> None:
 
 def test_one_replica_too_many_is_seen_even_when_it_exists_for_a_moment() -> None:
     seen = facts()
-    seen.see_node(2.0, node("g-2"))
-    seen.see_node(2.1, node("g-2"), deleted=True)
+    seen.see_nodes(2.0, [node("g-0"), node("g-1"), node("g-2")])
+    seen.see_nodes(2.1, [node("g-0"), node("g-1")])
     assert seen.most_accelerators == 6
     assert seen.accelerators[-1][1] == 4
 
 
 def test_a_flip_is_a_change_of_the_stage_of_the_same_pod() -> None:
     seen = facts()
-    seen.see_pod(5.0, pod("g-1", "decode", ready=False))
+    seen.see_pods(5.0, [pod("g-0", "prefill"), pod("g-1", "decode", ready=False)])
     assert str(seen.census) == "1:0 +1"
-    seen.see_pod(6.0, pod("g-1", "prefill"))
+    seen.see_pods(6.0, [pod("g-0", "prefill"), pod("g-1", "prefill")])
     assert seen.stage_changes == [(6.0, "g-1", "decode", "prefill")]
     assert str(seen.census) == "2:0"
 
 
 def test_a_new_pod_of_the_same_name_is_no_flip() -> None:
     seen = facts()
-    seen.see_pod(6.0, pod("g-1", "prefill", uid="another"))
+    seen.see_pods(6.0, [pod("g-0", "prefill"), pod("g-1", "prefill", uid="another")])
     assert seen.stage_changes == []
 
 
 def test_accelerator_seconds_are_held_over_time() -> None:
     seen = facts()
-    seen.see_pod(10.0, pod("g-1", "decode", ready=False))
-    seen.see_pod(14.0, pod("g-1", "decode"))
+    seen.see_pods(10.0, [pod("g-0", "prefill"), pod("g-1", "decode", ready=False)])
+    seen.see_pods(14.0, [pod("g-0", "prefill"), pod("g-1", "decode")])
     assert seen.accelerator_seconds(2.0, 20.0) == 4 * 18
     assert seen.idle_accelerator_seconds(2.0, 20.0) == 2 * 4
 
@@ -66,6 +66,6 @@ def test_accelerator_seconds_are_held_over_time() -> None:
 def test_a_split_is_reached_when_it_stays() -> None:
     seen = facts()
     for at, stage in ((10.0, "prefill"), (12.0, "decode"), (15.0, "prefill")):
-        seen.see_pod(at, pod("g-1", stage))
+        seen.see_pods(at, [pod("g-0", "prefill"), pod("g-1", stage)])
     assert seen.settled_at(Split(2, 0), after=0.0) == 15.0
     assert seen.settled_at(Split(1, 1), after=0.0) is None

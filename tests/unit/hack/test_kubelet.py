@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from weft.api.resources import PODS, ResourceType
 from weft.cluster import Object
-from weft_dev.kube_async import AsyncKube, Changed, Listed
+from weft_dev.kube_async import AsyncKube
 from weft_dev.kubelet import Kubelet
 
 GATE = "weft.dev/serving"
@@ -28,14 +28,14 @@ class Server:
             },
             "status": {},
         }
-        self.events: asyncio.Queue[Changed] = asyncio.Queue()
+        self.events: asyncio.Queue[Object] = asyncio.Queue()
         self.opened = False
         self.ready = asyncio.Event()
 
-    async def follow(self, *_: object, **__: object) -> AsyncIterator[Listed | Changed]:
-        yield Listed([copy.deepcopy(self.pod)])
+    async def follow(self, *_: object, **__: object) -> AsyncIterator[dict[str, Object]]:
+        yield {"u": copy.deepcopy(self.pod)}
         while True:
-            yield await self.events.get()
+            yield {"u": await self.events.get()}
 
     async def create(self, _: ResourceType, body: Object, *__: object) -> Object:
         return body
@@ -55,10 +55,13 @@ class Server:
     def write(self, status: Object) -> None:
         """As a strategic merge: conditions by type."""
         conditions = {each["type"]: each for each in self.pod["status"].get("conditions", ())}
-        conditions |= {each["type"]: each for each in status.get("conditions", ())}
+        for each in status.get("conditions", ()):
+            # null removes a field.
+            merged = conditions.get(each["type"], {}) | each
+            conditions[each["type"]] = {name: value for name, value in merged.items() if value is not None}
         self.pod["status"] = {**self.pod["status"], **status, "conditions": list(conditions.values())}
         self.pod["metadata"]["resourceVersion"] = str(int(self.pod["metadata"]["resourceVersion"]) + 1)
-        self.events.put_nowait(Changed(copy.deepcopy(self.pod)))
+        self.events.put_nowait(copy.deepcopy(self.pod))
         if {("Ready", "True"), (GATE, "True")} <= {
             (name, each["status"]) for name, each in conditions.items()
         }:

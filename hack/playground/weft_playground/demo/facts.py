@@ -50,27 +50,9 @@ class GroupFacts:
         self.pods = fresh
         self._count(now)
 
-    def see_pod(self, now: float, pod: Object, *, deleted: bool = False) -> None:
-        name = pod["metadata"]["name"]
-        if LABEL_GROUP not in pod["metadata"].get("labels", {}):
-            return
-        if deleted:
-            self.pods.pop(name, None)
-        else:
-            self._see_stage(now, name, pod)
-            self.pods[name] = pod
-        self._count(now)
-
     def see_nodes(self, now: float, nodes: Iterable[Object]) -> None:
         """All logical nodes that exist."""
         self.nodes = {each["metadata"]["name"]: each for each in nodes}
-        self._count(now)
-
-    def see_node(self, now: float, node: Object, *, deleted: bool = False) -> None:
-        if deleted:
-            self.nodes.pop(node["metadata"]["name"], None)
-        else:
-            self.nodes[node["metadata"]["name"]] = node
         self._count(now)
 
     @property

@@ -16,7 +16,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.cluster import Object
-from weft_dev.kube_async import AsyncKube, Listed
+from weft_dev.kube_async import AsyncKube
 from weft_playground.case import AUTO, PAUSED
 from weft_playground.demo.facts import GroupFacts, stage_of
 from weft_playground.demo.narrator import Narrator
@@ -50,43 +50,27 @@ class Watching:
                 tasks.create_task(self._follow_pools(pool))
 
     async def _follow_pods(self, namespace: str) -> None:
-        facts = self.facts[namespace]
-        async for event in self.api.follow(PODS, namespace):
-            now = time.monotonic()
-            if isinstance(event, Listed):
-                facts.see_pods(now, event.objects)
-            else:
-                facts.see_pod(now, event.object, deleted=event.deleted)
+        async for pods in self.api.follow(PODS, namespace):
+            self.facts[namespace].see_pods(time.monotonic(), pods.values())
 
     async def _follow_nodes(self) -> None:
-        async for event in self.api.follow(LOGICAL_NODES):
+        async for nodes in self.api.follow(LOGICAL_NODES):
             now = time.monotonic()
-            if isinstance(event, Listed):
-                self.logical_nodes = {key(each): each for each in event.objects}
-            elif event.deleted:
-                self.logical_nodes.pop(key(event.object), None)
-            else:
-                self.logical_nodes[key(event.object)] = event.object
+            self.logical_nodes = {key(each): each for each in nodes.values()}
             for namespace, facts in self.facts.items():
                 facts.see_nodes(
                     now, (each for (at, _), each in self.logical_nodes.items() if at == namespace)
                 )
 
     async def _follow_groups(self) -> None:
-        async for event in self.api.follow(INFERENCE_GROUPS):
-            if isinstance(event, Listed):
-                self.groups = {each["metadata"]["namespace"]: each for each in event.objects}
-            elif event.deleted:
-                self.groups.pop(event.object["metadata"]["namespace"], None)
-            else:
-                self.groups[event.object["metadata"]["namespace"]] = event.object
+        async for groups in self.api.follow(INFERENCE_GROUPS):
+            self.groups = {each["metadata"]["namespace"]: each for each in groups.values()}
             if AUTO in self.groups:
                 self._tell(self.groups[AUTO])
 
     async def _follow_pools(self, resource: ResourceType) -> None:
-        async for event in self.api.follow(resource):
-            for each in event.objects if isinstance(event, Listed) else [event.object]:
-                self.pools[each["metadata"]["name"]] = each
+        async for pools in self.api.follow(resource):
+            self.pools |= {each["metadata"]["name"]: each for each in pools.values()}
 
     def _tell(self, group: Object) -> None:
         """Say what changed: the decision, and each transfer's steps."""
