@@ -122,7 +122,11 @@ async def _set_gate(
     value: bool,
     now: datetime,
 ) -> None:
-    """Write the pod condition that the replica's readiness gate names."""
+    """Write the pod condition that the replica's readiness gate names.
+
+    The API server joins conditions by type, so the kubelet's stay as they are. The guard is for the decision: it was
+    made about the pod as it was read.
+    """
     pod = _pod_of(picture, step.replica)
     condition = {
         "type": GATE_SERVING,
@@ -131,11 +135,9 @@ async def _set_gate(
         "message": step.reason,
         "lastTransitionTime": timestamp(now),
     }
-    before = (pod.get("status") or {}).get("conditions") or []
-    others = [one for one in before if one["type"] != GATE_SERVING]
     patch = {
         "metadata": {"resourceVersion": pod["metadata"]["resourceVersion"]},
-        "status": {"conditions": [*others, condition]},
+        "status": {"conditions": [condition]},
     }
     await _patch(cluster, PODS, step.replica, pod["metadata"]["namespace"], patch, "status")
 

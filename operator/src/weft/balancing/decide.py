@@ -54,12 +54,15 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         return _after_refusals(GroupDecision(steps=(step,)), picture, now)
     carried = [carry_on(transfer, picture, now.wall) for transfer in group.status.transfers]
     still = tuple(one.transfer for one in carried if not one.over)
-    steps = [one.step for one in carried if one.step is not None]
+    of_transfers = [one.step for one in carried if one.step is not None]
     recorded = Split.read(group.status.allocation)
     roster = Roster()
+    steps: list[Step] = [*of_transfers]
     if recorded:
         forward = {one.replica: one.to for one in still if one.step is not TransferStep.ROLLING_BACK}
         roster = plan_roster(picture, recorded, forward, now.wall)
+        # The end of a replica goes before what its transfer would do with it.
+        steps = [step for step in of_transfers if step.replica not in roster.ending]
         steps += _follow(picture, roster, still, now)
     plan = _split(picture, carried, recorded, now)
     started, obstacle = choose(plan.allocation, picture, still, now.wall)

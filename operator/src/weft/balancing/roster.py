@@ -36,6 +36,12 @@ class Roster:
     """DeletePod for pods that ended and are to be made again; Relabel for logical nodes behind their pods."""
     obstacle: Finding | None = None
 
+    @property
+    def ending(self) -> frozenset[str]:
+        """Replicas whose pods are to go."""
+        ended = (step.replica for step in self.repair if isinstance(step, DeletePod))
+        return frozenset((*self.remove, *ended))
+
 
 def effective_roles(replicas: Sequence[Replica], transfers: Mapping[str, str]) -> dict[str, str]:
     """The role of each replica, a transfer taken as done. `transfers`: replica to role."""

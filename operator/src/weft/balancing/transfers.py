@@ -22,7 +22,9 @@ from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, serving_in
 from weft.balancing.roster import effective_roles, no_spare
 from weft.balancing.state import Finding, Note, PodLoad, Split
-from weft.balancing.steps import EnterRouter, GateReason, LeaveRouter, ReturnToRouter, Step, Switch
+from weft.balancing.steps import EnterRouter, GateReason, LeaveRouter, ReturnToRouter, Switch
+
+TransferAct = LeaveRouter | Switch | EnterRouter | ReturnToRouter
 
 OPEN_MOST = 16
 """As many as the status holds."""
@@ -37,7 +39,7 @@ class Carried:
     """It is finished, rolled back, or its replica is gone: it leaves the status."""
     returned: bool = False
     """Its replica is back with the role that it was to leave."""
-    step: Step | None = None
+    step: TransferAct | None = None
     """What to do for it now; None: wait."""
     note: Note | None = None
 

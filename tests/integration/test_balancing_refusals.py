@@ -1,0 +1,101 @@
+"""Pods that a real API server refuses: said on role and group in its words, made once it takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from support.world import World, condition, eventually, reason
+from weft.api.resources import EVENTS, INFERENCE_GROUPS, INFERENCE_ROLES, NAMESPACES, PODS, ResourceType
+from weft.cluster import Object
+from weft_dev.controlplane import ControlPlane
+
+ENFORCE = "pod-security.kubernetes.io/enforce"
+CONTAINER = {"name": "engine", "image": "engine:1"}
+
+
+@pytest.fixture
+def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
+    world = World(control_plane, namespace, hosts=0, gpus=0, memories=0)
+    try:
+        yield world
+    finally:
+        for resource in (INFERENCE_GROUPS, INFERENCE_ROLES):
+            for obj in world.kube.list(resource, namespace):
+                world.kube.patch(
+                    resource, obj["metadata"]["name"], {"metadata": {"finalizers": None}}, namespace
+                )
+                world.kube.delete(resource, obj["metadata"]["name"], namespace)
+        world.close()
+
+
+def create(world: World, resource: ResourceType, name: str, spec: Object) -> None:
+    body = {"apiVersion": resource.api_version, "kind": resource.kind, "spec": spec}
+    world.kube.create(resource, {**body, "metadata": {"name": name, "namespace": world.namespace}})
+
+
+def group(world: World, container: dict[str, Any]) -> None:
+    spec = {
+        "template": {"spec": {"containers": [container]}},
+        "objectives": {"timeToFirstTokenMilliseconds": 1000},
+        "metrics": {"models": ["m"]},
+        "accelerators": {"maximum": 8},
+    }
+    create(world, INFERENCE_GROUPS, "llama", spec)
+    for name, stage in (("prefill", "Prefill"), ("decode", "Decode")):
+        role = {
+            "groupRef": {"name": "llama"},
+            "stage": stage,
+            "maxReplicas": 2,
+            "profileRef": {"name": "none"},
+        }
+        create(world, INFERENCE_ROLES, name, role)
+
+
+def message(obj: Object | None, kind: str) -> str:
+    found = (obj or {}).get("status", {}).get("conditions", [])
+    return next((one["message"] for one in found if one["type"] == kind), "")
+
+
+def test_a_misspelt_field_of_a_template_is_refused_by_name_and_not_dropped(world: World) -> None:
+    group(world, {**CONTAINER, "readynessProbe": {"httpGet": {"path": "/", "port": 80}}})
+    world.start_operator()
+
+    def role() -> Object | None:
+        return world.kube.get(INFERENCE_ROLES, "decode", world.namespace)
+
+    eventually(lambda: reason(role(), "Ready") == "TemplateInvalid", what="the role says so")
+    assert 'unknown field "spec.containers[0].readynessProbe"' in message(role(), "Ready")
+    llama = world.kube.get(INFERENCE_GROUPS, "llama", world.namespace)
+    assert reason(llama, "Ready") == "TemplateInvalid"
+    assert world.kube.list(PODS, world.namespace) == []
+
+    fixed = {"spec": {"template": {"spec": {"containers": [CONTAINER]}}}}
+    world.kube.patch(INFERENCE_GROUPS, "llama", fixed, world.namespace)
+    eventually(lambda: len(world.kube.list(PODS, world.namespace)) == 2, what="both pods are made")
+    eventually(lambda: reason(role(), "Ready") == "Progressing", what="the role waits for its pod")
+
+
+def test_pods_that_pod_security_refuses_come_when_the_namespace_allows_them(world: World) -> None:
+    label = {"metadata": {"labels": {ENFORCE: "restricted"}}}
+    world.kube.patch(NAMESPACES, world.namespace, label)
+    group(world, CONTAINER)
+    world.start_operator()
+
+    def llama() -> Object | None:
+        return world.kube.get(INFERENCE_GROUPS, "llama", world.namespace)
+
+    eventually(lambda: reason(llama(), "Ready") == "PodRefused", what="the group says so")
+    assert 'violates PodSecurity "restricted' in message(llama(), "Ready")
+    assert condition(llama(), "Balanced") == "False"
+
+    def about() -> set[str]:
+        events = [one for one in world.kube.list(EVENTS, world.namespace) if one["reason"] == "PodRefused"]
+        return {one["regarding"]["kind"] for one in events}
+
+    eventually(lambda: about() == {"InferenceGroup", "InferenceRole"}, what="an event about each")
+    world.kube.patch(NAMESPACES, world.namespace, {"metadata": {"labels": {ENFORCE: None}}})
+    # Nobody edits the group: it is asked again by itself.
+    eventually(lambda: len(world.kube.list(PODS, world.namespace)) == 2, 40, what="both pods are made")
