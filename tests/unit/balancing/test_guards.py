@@ -6,11 +6,13 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from support.fleet import GROUP, Fleet
 from support.inference import ANSWER_HEAVY, T0
 from weft.api.names import LABEL_ROLE
 from weft.api.resources import INFERENCE_ROLES
-from weft.balancing.drain import may_stop
+from weft.balancing.drain import idle, may_stop
 from weft.balancing.replicas import Replica
 from weft.balancing.state import PodLoad, Split
 from weft.balancing.steps import GateReason
@@ -39,6 +41,26 @@ def test_a_prefill_replica_stays_while_decode_replicas_may_read_its_kv_caches() 
     assert ends(119, stage="decode"), "nobody reads from a decode replica"
 
 
+def test_a_replica_counts_as_idle_only_by_what_was_scraped_after_it_left_the_router() -> None:
+    def is_idle(scraped_seconds_after: float, requests: float = 0.0) -> bool:
+        sampled = T0 + timedelta(seconds=scraped_seconds_after)
+        return idle(out_of_the_router("prefill"), PodLoad(requests, 0.0, sampled), scrape_seconds=5)
+
+    assert not is_idle(5.9), "until then the router may still have been sending"
+    assert is_idle(6)
+    assert not is_idle(6, requests=1.0)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+async def test_a_metric_that_is_no_count_holds_everything(value: float) -> None:
+    fleet = Fleet()
+    fleet.traffic = ANSWER_HEAVY
+    await fleet.run(10)
+    fleet.changed_values[("engine:running", f"{GROUP}-0")] = value
+    await fleet.run(2)
+    assert fleet.condition("MetricsFresh") == ("False", "NotANumber")
+
+
 async def test_of_those_that_can_change_their_role_the_least_loaded_one_does() -> None:
     fleet = Fleet(mode="Paused")
     fleet.traffic = ANSWER_HEAVY
@@ -46,8 +68,8 @@ async def test_of_those_that_can_change_their_role_the_least_loaded_one_does() -
     decode = [
         pod["metadata"]["name"] for pod in fleet.pods() if pod["metadata"]["labels"][LABEL_ROLE] == "decode"
     ]
-    idle = decode[3]
-    fleet.requests = {name: 2.0 for name in decode if name != idle}
+    free = decode[3]
+    fleet.requests = {name: 2.0 for name in decode if name != free}
     fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(replicas=4))
     fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(replicas=5))
     await fleet.run(20)
@@ -56,7 +78,7 @@ async def test_of_those_that_can_change_their_role_the_least_loaded_one_does() -
         for p in fleet.pods()
         if p["metadata"]["name"] in decode and p["metadata"]["labels"][LABEL_ROLE] == "prefill"
     ]
-    assert [pod["metadata"]["name"] for pod in moved] == [idle]
+    assert [pod["metadata"]["name"] for pod in moved] == [free]
 
 
 def replica(number: int, role: str, ready: bool = True, **gate: Any) -> Replica:
