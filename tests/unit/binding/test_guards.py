@@ -99,6 +99,23 @@ async def test_a_manager_that_says_detached_and_does_nothing_keeps_its_claims(ra
     assert len(rack.driver.pairs) == 2
 
 
+async def test_a_device_that_is_claimed_is_not_given_to_anybody_else(rack: Rack) -> None:
+    spec = {
+        "fabric": "rack",
+        "device": "gpu-0",
+        "poolRef": {"kind": "GPUPool", "name": "gpus"},
+        "host": "sled-9",
+        "operation": "op",
+        "request": "main",
+        "claimSize": 1,
+        "claimRef": {"namespace": "b", "name": "other", "uid": "u"},
+    }
+    await rack.cluster.create(DEVICE_ATTACHMENTS, {"metadata": {"name": "rack.gpu-0"}, "spec": spec})
+    await rack.ask("x", gpus=3)
+    own = {c["spec"]["device"] for c in rack.claims() if c["spec"]["claimRef"]["name"] == "x"}
+    assert own == {"gpu-1", "gpu-2", "gpu-3"}
+
+
 async def test_a_device_that_the_fabric_shows_attached_is_not_given_to_anybody(rack: Rack) -> None:
     rack.driver.pairs.update({("gpu-0", "elsewhere"), ("gpu-1", "elsewhere")})
     await rack.poll()
