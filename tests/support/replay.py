@@ -1,6 +1,7 @@
 """Other people's fabric managers: serves `{path: body}` over HTTP, with what real managers do beside it.
 
-A body of `{"STATUS": 500}` is that status. Keys may have a query: `/redfish/v1/Systems?$skip=5`.
+A body of `{"STATUS": 500}` is that status (0: no answer, for ever), with "Location" a redirect. Keys may have a query:
+`/redfish/v1/Systems?$skip=5`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ def case(name: str) -> Tree:
     recorded = json.loads((DATA / f"{name}.json").read_text())
     tree: Tree = dict(recorded["resources"])
     return tree | {path: {"STATUS": status} for path, status in recorded.get("status", {}).items()}
+
+
+def recorded(file: Path) -> Tree:
+    """The tree that `weft fabric probe --record` wrote."""
+    tree: Tree = json.loads(file.read_text())
+    return tree
 
 
 def link(path: str) -> Tree:
@@ -163,8 +170,13 @@ class Replay:
         if request.method == "DELETE":
             return web.Response(status=204 if self.sessions.pop(path, None) else 404)
         found = self.find(raw, path)
-        if found is None or "STATUS" in found:
-            return web.json_response({}, status=404 if found is None else found["STATUS"])
+        if found is None:
+            return web.json_response({}, status=404)
+        if "STATUS" in found:
+            if found["STATUS"] == 0:
+                await asyncio.Event().wait()
+            moved = {"Location": found["Location"]} if "Location" in found else {}
+            return web.json_response({}, status=found["STATUS"], headers=moved)
         if request.method == "PATCH":
             return web.Response(status=self.patch(self.key(path), await request.json()))
         return web.Response(text=json.dumps(self.page(found, request)), content_type="application/json")

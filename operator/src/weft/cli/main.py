@@ -1,4 +1,4 @@
-"""`weft run | crds | check | emulator`."""
+"""`weft run | crds | check | fabric probe | emulator`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     removable = questions.add_parser("removable", help="can the definitions of Weft's objects be deleted?")
     removable.add_argument("--undo", default="", metavar="COMMAND", help="named as the way to stay installed")
 
-    # The emulator has its own options, and imports nothing of the operator.
+    # These two have options of their own, and import nothing of the operator.
+    verbs.add_parser("fabric", help="look at a fabric manager: weft fabric probe URL", add_help=False)
     verbs.add_parser(
         "emulator", help="a fabric manager in software, to try Weft without hardware", add_help=False
     )
@@ -52,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from weft.emulator.main import main as emulator_main
 
         return emulator_main(rest)
+    if arguments.verb == "fabric":
+        from weft.cli.probe import main as fabric_main
+
+        return fabric_main(rest)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.verb == "crds":

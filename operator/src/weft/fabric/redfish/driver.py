@@ -20,6 +20,7 @@ from weft.fabric.redfish.resources import block_of
 from weft.fabric.redfish.session import Session
 from weft.fabric.redfish.shapes import links_of
 from weft.fabric.redfish.tasks import OPERATION_HEADER, Tasks
+from weft.fabric.redfish.transport import Heard
 from weft.fabric.redfish.uris import last_segment, member_path
 
 INVENTORY_REQUEST_TIMEOUTS = 10
@@ -37,8 +38,8 @@ class RedfishDriver:
     after its session has ended. A leader that was replaced and whose session was revoked gets Transient.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._session = Session(connection)
+    def __init__(self, connection: Connection, heard: Heard | None = None) -> None:
+        self._session = Session(connection, heard)
         self._poller = Poller(self._session)
         self._tasks = Tasks(self._session)
         self._service: Service | None = None

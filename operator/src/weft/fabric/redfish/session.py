@@ -11,7 +11,7 @@ from weft.fabric.driver import Connection
 from weft.fabric.errors import AuthFailed, FabricError, OutcomeUnknown, Transient
 from weft.fabric.redfish.limits import OutOfTime
 from weft.fabric.redfish.mapping import Json, Reply, error_of, mapping_at
-from weft.fabric.redfish.transport import Transport
+from weft.fabric.redfish.transport import Heard, Transport
 from weft.fabric.redfish.uris import SERVICE_ROOT, canonical
 
 LOGIN_PAUSE_SECONDS = 5.0
@@ -32,9 +32,9 @@ class Forbidden(AuthFailed):
 class Session:
     """A manager's origin, our login there and the limits of the connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, heard: Heard | None = None) -> None:
         self._connection = connection
-        self._transport = Transport(connection)
+        self._transport = Transport(connection, heard)
         self._logging_in = asyncio.Lock()
         self._login: Login = {}
         self._login_number = 0

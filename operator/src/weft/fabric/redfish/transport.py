@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +24,10 @@ MAX_REDIRECTS = 3
 MAX_SPELLINGS = 100_000
 
 
+Heard = Callable[[str, str, "Reply | None"], None]
+"""Told of every request: method, path, and the answer, None if there was none."""
+
+
 class NoAnswer(Transient):
     """Nothing came back in time, or nobody is there: the next request may wait as long."""
 
@@ -31,8 +35,9 @@ class NoAnswer(Transient):
 class Transport:
     """Sends requests to the connection's endpoint and nowhere else."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, heard: Heard | None = None) -> None:
         self._connection = connection
+        self._heard = heard
         self._limits = Limits(connection.max_in_flight, connection.requests_per_second)
         self._http: aiohttp.ClientSession | None = None
         self._slashed: set[str] = set()
@@ -87,7 +92,7 @@ class Transport:
         path = self.spelled(path)
         for _ in range(MAX_REDIRECTS):
             async with self._limits.turn(deadline):
-                reply = await self._exchange(method, path, body, sent, deadline)
+                reply = await self._told(method, path, body, sent, deadline)
             if reply.status not in (301, 302, 307, 308):
                 return reply
             try:
@@ -101,6 +106,17 @@ class Transport:
                 self._slashed.discard(canonical(path))
             path = target
         raise Transient(f"{path}: the manager redirects without end")
+
+    async def _told(
+        self, method: str, path: str, body: Json | None, headers: Mapping[str, str], deadline: float | None
+    ) -> Reply:
+        reply: Reply | None = None
+        try:
+            reply = await self._exchange(method, path, body, headers, deadline)
+            return reply
+        finally:
+            if self._heard is not None:
+                self._heard(method, path, reply)
 
     async def _exchange(
         self,
