@@ -65,6 +65,8 @@ class MemoryDriver:
         self.first: frozenset[str] = frozenset()
         """The devices that the last reading was asked to begin with."""
         self.unused: tuple[Unused, ...] = ()
+        self.service = ""
+        """The manager's own UUID."""
         self.before_inventory: Callable[[], Awaitable[None]] = nothing
         self.before_attach: Callable[[], Awaitable[None]] = nothing
         self.before_attached: Callable[[], Awaitable[None]] = nothing
@@ -86,7 +88,9 @@ class MemoryDriver:
         )
         devices += self.others
         hosts = tuple(Host(name, {}, True) for name in self.hosts)
-        reading = Inventory(devices, hosts, tuple(sorted(self.pairs)), self.complete, unused=self.unused)
+        reading = Inventory(
+            devices, hosts, tuple(sorted(self.pairs)), self.complete, unused=self.unused, service=self.service
+        )
         await self.before_inventory()
         return reading
 

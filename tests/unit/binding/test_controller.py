@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from weft.api.resources import (
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
 from weft.cluster import InvalidError, Object
 from weft.fabric.driver import Operation, OperationPhase
-from weft.fabric.errors import CapacityExhausted, DeviceFault, OutcomeUnknown
+from weft.fabric.errors import CapacityExhausted, DeviceFault, NotFound, OutcomeUnknown
 
 CONTAINERS = [{"name": "main", "image": "job:1"}]
 
@@ -31,10 +32,14 @@ def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
     return Rack(monkeypatch)
 
 
-async def add_pod(rack: Rack, node: str) -> None:
-    tolerations = [{"key": "weft.dev/logical-node", "operator": "Exists"}]
-    spec = {"nodeName": node, "tolerations": tolerations, "containers": CONTAINERS}
-    await rack.cluster.create(PODS, {"metadata": {"name": "job", "namespace": "a"}, "spec": spec})
+TOLERATIONS = ({"key": "weft.dev/logical-node", "operator": "Exists"},)
+
+
+async def add_pod(
+    rack: Rack, node: str, name: str = "job", tolerations: Sequence[Object] = TOLERATIONS
+) -> None:
+    spec = {"nodeName": node, "tolerations": list(tolerations), "containers": CONTAINERS}
+    await rack.cluster.create(PODS, {"metadata": {"name": name, "namespace": "a"}, "spec": spec})
 
 
 async def test_a_bind_and_a_release_leave_nothing_behind(rack: Rack) -> None:
@@ -251,6 +256,7 @@ async def test_a_fabric_deleted_while_claims_are_made_is_kept_until_they_are_rel
     async def claimed_meanwhile() -> None:
         ref = {"namespace": "a", "name": "n", "uid": "u"}
         spec = {"fabric": "rack", "device": "gpu-0", "host": "sled-0", "operation": "op"}
+        spec["nodeName"] = "node-sled-0"
         pool = {"kind": "GPUPool", "name": "gpus"}
         more = {"poolRef": pool, "request": "main", "claimSize": 1, "claimRef": ref}
         body = {"metadata": {"name": "rack.gpu-0", "finalizers": [FINALIZER]}, "spec": {**spec, **more}}
@@ -473,3 +479,188 @@ async def test_a_task_that_an_earlier_leader_began_keeps_its_host_although_nothi
         rack.clock.forward(60)
         await rack.poll()
     assert len(rack.claims()) == 2
+
+
+@pytest.mark.shows("DeviceAttachment.spec.nodeName")
+@pytest.mark.parametrize("loss", ["the taint", "the Node", "the Fabric's list of hosts"])
+async def test_devices_stay_under_a_running_pod_whatever_else_is_taken_away(rack: Rack, loss: str) -> None:
+    await rack.build()
+    await rack.ask("n")
+    name = rack.node("n")["status"]["nodeName"]
+    # Without a toleration: it was scheduled while the taint was gone.
+    await add_pod(rack, name, tolerations=[])
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    if loss == "the taint":
+        await rack.cluster.patch(NODES, name, "", {"spec": {"taints": []}})
+    elif loss == "the Node":
+        await rack.cluster.delete(NODES, name)
+    else:
+        await rack.edit_fabric(hosts=[])
+    await rack.work("n")
+    assert len(rack.driver.pairs) == 2
+    assert "pods still use the devices: job" in str(rack.node("n")["status"]["conditions"])
+    await rack.cluster.delete(PODS, "job", "a", grace_seconds=0)
+    await rack.work("n")
+    assert (rack.claims(), rack.driver.pairs) == ([], set())
+
+
+async def test_a_pod_that_was_there_before_the_claim_and_tolerates_nothing_does_not_hold_the_devices(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    for host in rack.hosts:
+        await add_pod(rack, f"node-{host}", f"old-{host}", tolerations=[])
+    rack.clock.forward(1)
+    await rack.ask("n")
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert rack.driver.pairs == set()
+
+
+async def test_a_host_that_the_manager_removed_does_not_keep_the_node_for_ever(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    host = rack.node("n")["status"]["host"]
+    rack.hosts.remove(host)
+    rack.driver.pairs.clear()
+
+    async def gone() -> None:
+        raise NotFound(f"no system {host}")
+
+    rack.driver.before_attached = gone
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert len(rack.claims()) == 2
+    assert condition(rack.node("n"), "Bound") == ("False", "Releasing")
+    for _ in range(3):
+        rack.clock.forward(30)
+        await rack.poll()
+    assert (rack.claims(), rack.cluster.get(LOGICAL_NODES, "n", "a")) == ([], None)
+
+
+async def test_a_device_that_appears_late_is_waited_for_and_not_quarantined(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("other", gpus=1)
+    late = {"gpu-1"}
+    attached = rack.driver.attached
+
+    async def without_the_late_one(host: str) -> frozenset[str]:
+        return await attached(host) - late
+
+    rack.driver.attached = without_the_late_one  # type: ignore[method-assign]
+    await rack.ask("n")
+    for _ in range(5):
+        rack.clock.forward(0.5)
+        await rack.work("n")
+    assert condition(rack.node("n"), "Bound") == ("False", "Attaching")
+    late.clear()
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert {condition(claim, "Quarantined")[0] for claim in rack.claims()} == {""}
+
+
+async def test_a_device_that_fails_for_settle_seconds_while_others_attach_is_quarantined_with_a_sentence(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    attached = rack.driver.attached
+
+    async def without_one(host: str) -> frozenset[str]:
+        return await attached(host) - {"gpu-0"}
+
+    rack.driver.attached = without_one  # type: ignore[method-assign]
+    await rack.ask("n")
+    rack.clock.forward(59)
+    await rack.work("n")
+    assert condition(rack.claims()[0], "Quarantined")[0] == ""
+    rack.clock.forward(1)
+    await rack.work("n")
+    claim = rack.cluster.get(DEVICE_ATTACHMENTS, "rack.gpu-0") or {}
+    (quarantined,) = (each for each in claim["status"]["conditions"] if each["type"] == "Quarantined")
+    assert quarantined["message"].startswith(
+        "gpu-0 could not be attached for settleSeconds, while the manager attached others; the last try: "
+        "the manager takes the request and does not show it at sled-0"
+    )
+
+
+async def test_an_administrators_release_of_a_quarantined_device_is_an_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rack = Rack(monkeypatch, settle=0)
+    await rack.build()
+    faults = [DeviceFault("broken", "gpu-0")]
+
+    async def fail_once() -> None:
+        if faults:
+            raise faults.pop()
+
+    rack.driver.before_attach = fail_once
+    await rack.ask("n")
+    await rack.poll()
+    await rack.cluster.delete(DEVICE_ATTACHMENTS, "rack.gpu-0")
+    for _ in range(3):
+        await rack.poll()
+        await rack.work("n")
+    assert rack.cluster.get(DEVICE_ATTACHMENTS, "rack.gpu-0") is None
+    assert "QuarantineCleared" in {reason for _, reason, _ in rack.cluster.events}
+
+
+async def test_a_device_that_is_shown_at_two_hosts_makes_the_nodes_of_both_not_ready_until_it_is_gone_from_one(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    await rack.ask("n", gpus=1)
+    await rack.ask("m", gpus=1)
+    mine, theirs = (rack.node(name)["status"] for name in ("n", "m"))
+    assert mine["host"] != theirs["host"]
+    rack.driver.pairs.add((mine["devices"][0]["device"], theirs["host"]))
+    await rack.poll()
+    for name in ("n", "m"):
+        assert condition(rack.node(name), "Ready") == ("False", "DeviceAtTwoHosts")
+        assert condition(rack.node(name), "Bound")[0] == "True"
+    assert [reason for _, reason, _ in rack.cluster.events].count("DeviceAtTwoHosts") == 2
+    assert condition(rack.cluster.get(FABRICS, "rack") or {}, "NoOrphans") == ("False", "OrphansFound")
+    rack.driver.pairs.discard((mine["devices"][0]["device"], theirs["host"]))
+    await rack.poll()
+    assert [condition(rack.node(name), "Ready")[0] for name in ("n", "m")] == ["True", "True"]
+
+
+async def test_what_is_said_of_a_taken_node_names_no_other_tenant(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    name = rack.node("n")["status"]["nodeName"]
+    taint = {"key": "weft.dev/logical-node", "value": "secret-team.secret-name", "effect": "NoSchedule"}
+    await rack.cluster.patch(NODES, name, "", {"spec": {"taints": [taint]}})
+    await rack.work("n")
+    assert condition(rack.node("n"), "Ready") == ("False", "NodeTaken")
+    assert "secret" not in str(rack.node("n")["status"]) + str(rack.cluster.events)
+
+
+async def test_a_device_that_vanishes_while_its_node_is_released_is_detached_when_it_comes_back(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    await rack.ask("n")
+    pairs = set(rack.driver.pairs)
+    rack.driver.pairs.clear()
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert len(rack.claims()) == 2
+    rack.driver.pairs |= pairs
+    await rack.work("n")
+    assert (rack.claims(), rack.driver.pairs) == ([], set())
+
+
+async def test_a_host_with_a_device_that_nobody_here_claims_is_not_offered_until_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rack = Rack(monkeypatch, hosts=1)
+    await rack.build()
+    rack.driver.pairs = {("gpu-3", "sled-0")}
+    await rack.poll()
+    await rack.ask("n", gpus=1)
+    assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
+    assert condition(rack.cluster.get(FABRICS, "rack") or {}, "NoOrphans") == ("False", "OrphansFound")
+    rack.driver.pairs.clear()
+    await rack.poll()
+    assert condition(rack.node("n"), "Bound")[0] == "True"

@@ -71,6 +71,7 @@ def claim(
         "device": device,
         "poolRef": {"kind": "GPUPool", "name": "p"},
         "host": "h",
+        "nodeName": "node-h",
         "operation": operation,
         "request": "main",
         "claimSize": size,

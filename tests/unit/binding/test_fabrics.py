@@ -149,3 +149,68 @@ async def test_a_reading_begins_with_the_devices_that_are_claimed(rack: Rack) ->
     await rack.poll()
     assert rack.driver.first == {claim["spec"]["device"] for claim in rack.claims()}
     assert len(rack.driver.first) == 2
+
+
+@pytest.mark.parametrize("service", ["uuid-1", ""], ids=["by-its-uuid", "by-its-address"])
+async def test_a_second_fabric_that_manages_the_same_manager_is_refused_and_places_nothing(
+    rack: Rack, service: str
+) -> None:
+    rack.driver.service = service
+    await rack.build()
+    again = "https://alias" if service else "https://rack/"
+    other = rack.drivers[again] = MemoryDriver(4, rack.hosts)
+    other.service = service
+    await rack.add_fabric("other", endpoint=again)
+    await rack.poll("other")
+    assert condition(rack.cluster.get(FABRICS, "other") or {}, "Connected") == ("False", "ManagedTwice")
+    # Also when the leader changes and happens to read the second one first.
+    rack.restart()
+    await rack.poll("other")
+    await rack.poll()
+    assert condition(rack.cluster.get(FABRICS, "other") or {}, "Connected") == ("False", "ManagedTwice")
+    assert condition(rack.cluster.get(FABRICS, "rack") or {}, "Connected")[0] == "True"
+    await rack.cluster.patch(FABRICS, "rack", "", {"spec": {"mode": "Observe"}})
+    await rack.poll("other")
+    assert condition(rack.cluster.get(FABRICS, "other") or {}, "Connected")[0] == "True"
+
+
+async def test_an_endpoint_edited_while_devices_are_claimed_there_is_refused_and_nothing_is_sent_to_the_new_one(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    await rack.ask("n")
+    other = rack.drivers["https://other"] = MemoryDriver(4, rack.hosts)
+    other.pairs = {("gpu-0", "sled-0")}
+    await rack.edit_fabric(endpoint="https://other")
+    assert condition(rack.cluster.get(FABRICS, "rack") or {}, "Connected") == ("False", "EndpointChanged")
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    rack.restart()
+    await rack.poll()
+    await rack.work("n")
+    assert other.calls == []
+    assert len(rack.claims()) == 2
+    await rack.edit_fabric(endpoint="https://rack")
+    await rack.poll()
+    await rack.work("n")
+    assert (rack.claims(), rack.driver.pairs) == ([], set())
+
+
+async def test_another_manager_at_the_address_of_a_claimed_one_is_not_worked_with_until_it_is_accepted(
+    rack: Rack,
+) -> None:
+    rack.driver.service = "uuid-1"
+    await rack.build()
+    await rack.ask("n")
+    rack.driver.service = "uuid-2"
+    await rack.poll()
+    assert condition(rack.cluster.get(FABRICS, "rack") or {}, "Connected") == ("False", "ManagerChanged")
+    rack.driver.calls.clear()
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert rack.driver.calls == []
+    annotations = {"weft.dev/accept-manager": "uuid-2"}
+    await rack.cluster.patch(FABRICS, "rack", "", {"metadata": {"annotations": annotations}})
+    await rack.poll()
+    await rack.work("n")
+    assert (rack.claims(), rack.driver.pairs) == ([], set())

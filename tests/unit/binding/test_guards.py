@@ -67,14 +67,19 @@ async def test_no_call_goes_out_to_a_fabric_that_is_only_observed() -> None:
     assert await is_refused(session(managed=False))
 
 
+def read(evidence: Evidence, began: int, at: float) -> None:
+    """A whole inventory in which nothing is attached."""
+    evidence.inventory_read(began, at, frozenset(), lambda device, host: True, 10.0, believed=True)
+
+
 def test_a_reading_that_began_before_a_call_is_not_the_first_of_two_that_settle_it() -> None:
     evidence = Evidence()
     began = evidence.next()
     evidence.unanswered(evidence.calling(HOST, {"gpu-0"}, {"uid"}))
-    evidence.inventory_read(began, 100.0, frozenset(), 10.0)
-    evidence.inventory_read(evidence.next(), 110.0, frozenset(), 10.0)
+    read(evidence, began, 100.0)
+    read(evidence, evidence.next(), 110.0)
     assert evidence.certainty("uid", "gpu-0", HOST, 10.0) is Certainty.OPEN
-    evidence.inventory_read(evidence.next(), 120.0, frozenset(), 10.0)
+    read(evidence, evidence.next(), 120.0)
     assert evidence.certainty("uid", "gpu-0", HOST, 10.0) is Certainty.SETTLED
 
 
@@ -232,7 +237,7 @@ def test_a_manager_that_attaches_nothing_is_not_the_fault_of_a_device() -> None:
     blame = Blame()
     for second in range(30):
         blame.failed({"gpu-0"}, float(second))
-    assert not blame.is_at_fault("gpu-0")
+    assert not blame.is_at_fault("gpu-0", 30.0, 10.0)
 
 
 async def test_a_bound_node_says_that_a_device_is_gone_and_that_its_node_was_taken(rack: Rack) -> None:

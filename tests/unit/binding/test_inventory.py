@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from weft.binding.inventory import accept, with_attached
-from weft.fabric.driver import Device, DeviceKind, Inventory
+from weft.fabric.driver import Device, DeviceKind, Inventory, Unread
 
 
 def reading(count: int, *, complete: bool = True, attached: tuple[tuple[str, str], ...] = ()) -> Inventory:
@@ -45,3 +47,13 @@ def test_a_host_reading_replaces_what_was_known_of_that_host_alone() -> None:
         reading(3, attached=(("gpu-0", "a"), ("gpu-1", "b"))), "a", frozenset({"gpu-2"})
     )
     assert inventory.attachments == (("gpu-1", "b"), ("gpu-2", "a"))
+
+
+def test_a_device_that_an_incomplete_reading_shows_at_another_host_is_not_shown_at_two() -> None:
+    known = reading(10, attached=(("gpu-1", "old"), ("gpu-2", "old")))
+    moved = replace(
+        reading(10, complete=False, attached=(("gpu-1", "new"), ("gpu-2", "new"))),
+        unread=Unread(devices=frozenset({"gpu-2", "gpu-9"})),
+    )
+    picture = accept(known, 10, moved)
+    assert picture.shared_at("new") == {"gpu-2"}

@@ -170,6 +170,7 @@ def test_what_was_promised_or_is_claimed_is_not_offered(site: Site) -> None:
         "device": "accelerators-a",
         "poolRef": {"kind": "GPUPool", "name": "accelerators-pool"},
         "host": "sled-0",
+        "nodeName": "node-sled-0",
         "operation": "op",
         "request": "main",
         "claimSize": 1,

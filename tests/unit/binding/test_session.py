@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from support.rack import FixedLeader, MemoryDriver
 from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture, accept
 from weft.binding.session import FabricSession
-from weft.fabric.driver import Operation, OperationPhase
+from weft.fabric.driver import Operation, OperationPhase, Unread
 from weft.fabric.errors import Busy, CapacityExhausted, OutcomeUnknown
 
 HOST = "sled-0"
@@ -35,7 +36,7 @@ def session(settle_seconds: float = 0.0) -> tuple[FabricSession, MemoryDriver, F
 async def read(made: FabricSession, at: float = 1.0) -> None:
     began = made.evidence.next()
     reading = await made.driver.inventory()
-    made.take(accept(None, 0, reading), began, at)
+    made.take(accept(None, 0, reading), reading, began, at)
 
 
 def certainty(made: FabricSession) -> Certainty:
@@ -180,8 +181,10 @@ async def test_an_unanswered_attach_is_over_once_settle_seconds_have_passed_with
         await attach(made)
     driver.pairs = {("gpu-0", HOST)}
     await read(made, 10)
-    assert certainty(made) is Certainty.OPEN
+    assert made.evidence.may_come_late("gpu-0", HOST, 60)
     await read(made, 70)
+    await made.detach("op-release", HOST, frozenset({"gpu-0"}))
+    await made.attached(HOST)
     assert certainty(made) is Certainty.CLEAR
 
 
@@ -230,6 +233,53 @@ async def test_nothing_is_read_or_asked_of_a_host_while_a_task_changes_it() -> N
 
 async def test_an_incomplete_picture_is_taken_without_counting_as_a_complete_reading() -> None:
     made, _, _ = session()
-    made.take(Picture(await made.driver.inventory(), "InventoryIncomplete"), made.evidence.next(), 1.0)
+    reading = await made.driver.inventory()
+    made.take(Picture(reading, "InventoryIncomplete"), reading, made.evidence.next(), 1.0)
     assert made.picture is not None
     assert certainty(made) is not Certainty.SETTLED
+
+
+async def read_partly(made: FabricSession, driver: MemoryDriver, at: float, unread: Unread) -> None:
+    began = made.evidence.next()
+    reading = replace(await driver.inventory(), complete=False, unread=unread)
+    made.take(accept(None, 0, reading), reading, began, at)
+
+
+async def test_a_block_that_cannot_be_read_keeps_no_other_device_from_settling() -> None:
+    made, driver, _ = session(settle_seconds=60)
+    await attach(made)
+    driver.pairs.clear()
+    for at in (10, 70):
+        await read_partly(made, driver, at, Unread(devices=frozenset({"gpu-3"})))
+    assert certainty(made) is Certainty.SETTLED
+
+
+@pytest.mark.parametrize("unread", [Unread(devices=frozenset({"gpu-0"})), Unread(hosts=frozenset({HOST}))])
+async def test_a_device_does_not_settle_while_itself_or_its_host_cannot_be_read(unread: Unread) -> None:
+    made, driver, _ = session(settle_seconds=60)
+    await attach(made)
+    driver.pairs.clear()
+    for at in (10, 70):
+        await read_partly(made, driver, at, unread)
+    assert certainty(made) is Certainty.OPEN
+
+
+async def test_what_a_reading_repeats_from_an_earlier_one_is_no_sight_of_the_device() -> None:
+    made, driver, _ = session(settle_seconds=60)
+    await attach(made)
+    await read_partly(made, driver, 10, Unread(devices=frozenset({"gpu-0"})))
+    assert certainty(made) is Certainty.OPEN
+
+
+async def test_devices_that_a_shrunken_inventory_still_shows_settle_and_those_it_lost_do_not() -> None:
+    made, driver, _ = session(settle_seconds=60)
+    await attach(made)
+    await made.attach("op2", HOST, frozenset({"gpu-3"}), frozenset({"uid-3"}))
+    driver.pairs.clear()
+    for lost in ("gpu-1", "gpu-2", "gpu-3"):
+        del driver.devices[lost]
+    for at in (10, 70):
+        reading = await driver.inventory()
+        made.take(accept(None, 4, reading), reading, made.evidence.next(), at)
+    assert certainty(made) is Certainty.SETTLED
+    assert made.evidence.certainty("uid-3", "gpu-3", HOST, 60) is Certainty.OPEN

@@ -315,6 +315,7 @@ async def test_a_claim_that_a_dead_leader_left_is_carried_out_from_its_record_al
         "device": "old",  # not the one that placement would choose first
         "poolRef": {"kind": "GPUPool", "name": "things"},
         "host": "sled-1",
+        "nodeName": "node-sled-1",
         "operation": "op-of-the-dead",
         "request": "main",
         "claimSize": 1,

@@ -135,6 +135,7 @@ def attachment(device: str, attached: bool, quarantined: bool, deleting: bool) -
         "device": device,
         "poolRef": {"kind": "GPUPool", "name": "p"},
         "host": "h",
+        "nodeName": "node-h",
         "operation": "op",
         "request": "main",
         "claimSize": 2,
@@ -162,13 +163,13 @@ def decided(world: World) -> Step:
         verified=world.verified,
         called=world.called,
         problem=PROBLEMS[world.problem],
+        users=("job",) if world.used else (),
     )
     picture = LogicalNodePicture(
         LogicalNodeKey("ns", "n"),
         node(world.deleting, world.bound, world.expired, world.time_is_up) if world.there else None,
         claims,
         {PLACE: view} if claims else {},
-        users=("job",) if world.used else (),
         tainted=("node-h",) if world.tainted else (),
         outcome=ASSIGNMENT if world.assigned else None,
         unplaceable="" if world.reachable else "fabric rack cannot be reached",

@@ -35,6 +35,9 @@ class DeviceAttachmentSpec(Model):
         description="Bytes of a memory or storage device: what it takes of the namespace's DeviceQuota.",
     )
     host: Identifier = Field(description="The fabric's name for the host it is claimed for.")
+    node_name: DnsSubdomain = Field(
+        description="Node that ran on that host then: its pods may use the device until they are gone."
+    )
     operation: Annotated[str, StringConstraints(min_length=1, max_length=128)] = Field(
         description="Key of the operation that attaches it, known to the fabric where it can hold one."
     )

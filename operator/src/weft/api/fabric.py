@@ -142,6 +142,18 @@ class FabricSpec(Model):
     )
 
 
+class FabricManager(Model):
+    """Which manager a Fabric stands for, as it was when Weft began to manage it."""
+
+    endpoint: Annotated[str, StringConstraints(max_length=512)] = Field(
+        description="Where it is reached: spec.endpoint cannot change while devices are claimed there."
+    )
+    driver: Annotated[str, StringConstraints(max_length=63)] = Field(description="The driver that is used.")
+    service: Annotated[str, StringConstraints(max_length=128)] = Field(
+        default="", description="The service's own UUID; absent where it has none."
+    )
+
+
 class FabricStatus(Model):
     """What was seen at the manager."""
 
@@ -161,6 +173,9 @@ class FabricStatus(Model):
         default=0,
         description="Raised by each new leader before its first call to the manager; an operation with an"
         " older epoch may still land late.",
+    )
+    manager: FabricManager | None = Field(
+        default=None, description="The manager that this Fabric stands for, once Weft manages it."
     )
     conditions: Conditions = Field(
         default=(),

@@ -7,10 +7,11 @@ import logging
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from weft.api import DeviceAttachment
 from weft.api.attachment import attachment_name
-from weft.api.conditions import is_true
+from weft.api.conditions import find, is_true
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.quantity import format_bytes
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES
@@ -70,8 +71,8 @@ class Pass:
     """Nodes that carry the logical node, once they were looked for; None after a taint was written."""
     status: Status | None = None
     """The draft that is written at the pass's end."""
-    announce_bound: str = ""
-    """What the event says once the status is written."""
+    news: list[tuple[Literal["Normal", "Warning"], str, str]] = field(default_factory=list)
+    """Events (kind, reason, message) that are recorded once the status is written."""
 
     def attempt(self, fabric: str, host: str) -> Attempt:
         return self.attempts.setdefault((fabric, host), Attempt())
@@ -160,8 +161,8 @@ class Actions:
         if run.status is None or raw is None:
             return
         await self._cluster.write_status(LOGICAL_NODES, raw, run.status)
-        if run.announce_bound:
-            self._cluster.event(raw, "Normal", "Bound", run.announce_bound)
+        for kind, reason, message in run.news:
+            self._cluster.event(raw, kind, reason, message)
 
     def _raw(self, run: Pass) -> Object | None:
         return self._cluster.get(LOGICAL_NODES, run.key.name, run.key.namespace)
@@ -277,7 +278,12 @@ class Actions:
         run.status = bound_status(node, step.claims, step.node, step.facts, run.now.wall)
         if not is_true(node.status.conditions, "Bound"):
             names = ", ".join(sorted(claim.spec.device for claim in step.claims))
-            run.announce_bound = f"attached to {step.claims[0].spec.host} (Node {step.node}): {names}"
+            message = f"attached to {step.claims[0].spec.host} (Node {step.node}): {names}"
+            run.news.append(("Normal", "Bound", message))
+        before = find(node.status.conditions, "Ready")
+        for kind, value, reason, message in step.facts:
+            if kind == "Ready" and value is False and (before is None or before.reason != reason):
+                run.news.append(("Warning", reason, message))
         self._assignments.settled(node.metadata.uid)
         return Ended(step.again)
 
@@ -331,9 +337,13 @@ class Actions:
             raw = self._cluster.get(DEVICE_ATTACHMENTS, claim.metadata.name)
             if raw is not None and raw["metadata"]["uid"] == claim.metadata.uid:
                 await drop_finalizer(self._cluster, DEVICE_ATTACHMENTS, raw)
+                if is_quarantined(claim):
+                    text = "its attachment was deleted by an administrator: the device is offered again"
+                    self._cluster.event(raw, "Normal", "QuarantineCleared", text)
             session = self._fabrics.session(claim.spec.fabric)
             if session is not None:
                 session.evidence.released(claim.metadata.uid, claim.spec.device, claim.spec.host)
+                session.blame.released(claim.spec.device)
                 session.forget(claim.spec.operation)
 
         await asyncio.gather(*(one(claim) for claim in step.claims))
@@ -387,6 +397,7 @@ def _claims(assignment: Assignment, operation: str) -> list[Object]:
             "device": device.id,
             "poolRef": {"kind": POOL_KIND[kind].value, "name": pool},
             "host": host.host,
+            "nodeName": host.node_name,
             "operation": operation,
             "request": chosen.need,
             "claimSize": len(assignment.devices),

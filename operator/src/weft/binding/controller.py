@@ -48,7 +48,9 @@ class LogicalNodeController:
             if raw is None:
                 self._assignments.forget(key)
             outcome = self._assignments.of(key, raw["metadata"]["uid"]) if raw is not None else None
-            picture = observe(self._cluster, self._fabrics.sessions, key, outcome, run.attempts, run.tainted)
+            picture = observe(
+                self._cluster, self._fabrics.sessions, key, outcome, run.attempts, run.tainted, now
+            )
             step = decide(picture, now)
             log.debug("%s/%s: %s", key.namespace, key.name, step)
             ended = await self._actions.apply(step, run)

@@ -201,7 +201,7 @@ def _attach(view: HostView, claims: Claims, pending: Claims) -> Step:
     if not absent:
         return MarkAttached(pending, view.no_answer)
     if view.called or problem is not None:
-        at_fault = {device: str(problem) for device in absent if device in view.at_fault}
+        at_fault = {device: _blame(view, device, problem) for device in absent if device in view.at_fault}
         if at_fault:
             return _quarantine(claims, at_fault)
         if problem is None:
@@ -210,6 +210,15 @@ def _attach(view: HostView, claims: Claims, pending: Claims) -> Step:
     if view.try_alone:
         return Attach(claims, tuple(frozenset({device}) for device in absent))
     return Attach(claims, (frozenset(absent),))
+
+
+def _blame(view: HostView, device: str, problem: FabricError | None) -> str:
+    last = (
+        str(problem)
+        if problem is not None
+        else f"the manager takes the request and does not show it at {view.host}"
+    )
+    return f"{device} could not be attached for settleSeconds, while the manager attached others; the last try: {last}"
 
 
 def _attach_failed(view: HostView, claims: Claims, problem: FabricError) -> Step:
@@ -283,7 +292,8 @@ def _release(picture: LogicalNodePicture, claims: Claims, reason: str) -> Step:
     for claim in claims:
         by_host.setdefault((claim.spec.fabric, claim.spec.host), []).append(claim)
     for place, here in sorted(by_host.items()):
-        users = picture.users if reason != "Superseded" else ()
+        # A device that is left over beside the node's own was never published: nothing can be using it.
+        users = picture.hosts[place].users if reason != "Superseded" else ()
         step = _release_at(picture.hosts[place], tuple(here), users)
         if not isinstance(step, Wait):
             return step
@@ -308,6 +318,13 @@ def _release_at(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
     uncalled = tuple(claim for claim in claims if _certainty(view, claim) is Certainty.NEVER_CALLED)
     if uncalled:
         return GiveUp(uncalled)
+    if isinstance(view.problem, NotFound):
+        # The manager no longer has the host, or says so: only inventories that agree on it free its devices.
+        gone = tuple(claim for claim in claims if _certainty(view, claim) is Certainty.SETTLED)
+        if gone:
+            return GiveUp(gone)
+        message = f"fabric {view.fabric}: {view.problem}; kept until inventories settleSeconds apart agree"
+        return Wait("Settle", message, RETRY_SECONDS)
     if view.problem is not None:
         return Wait("FabricError", f"fabric {view.fabric}: {view.problem}", _delay(view.problem))
     if not view.verified:
@@ -328,8 +345,8 @@ def _release_at(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
         return Wait("Settle", message, RETRY_SECONDS)
     left = ", ".join(sorted(claim.spec.device for claim in claims))
     message = (
-        f"fabric {view.fabric}: {left}: not attached now, but an earlier call may still take effect; kept until"
-        " complete inventories settleSeconds apart agree"
+        f"fabric {view.fabric}: {left}: not attached now, but may be again, by an earlier call or of itself; kept until"
+        " inventories settleSeconds apart agree"
     )
     return Wait("Settle", message, RETRY_SECONDS)
 

@@ -7,7 +7,7 @@ the call. Durations are measured between readings, in seconds since the machine 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 Pair = tuple[str, str]
@@ -18,7 +18,7 @@ class Certainty(enum.Enum):
     """What is known about one claimed device and its host."""
 
     NEVER_CALLED = "no call was made for it"
-    CLEAR = "no call can take effect any more: if the host does not show the device, it is not there"
+    CLEAR = "no call can take effect any more, and Weft detached what was there: not shown at the host, it is free"
     SETTLED = "inventories far enough apart agree that the device is not there"
     OPEN = "a call may still take effect"
 
@@ -31,10 +31,13 @@ class _History:
     """When it was last called for or seen: a reading that began earlier says nothing about it."""
     pending: bool = True
     """Whether a call may have an effect that was not seen yet."""
+    was_there: bool = False
+    """Whether it was seen at the host, and no detach of ours was answered since: not shown, it may come back."""
     unanswered: int = 0
     """When the last call without an answer ended; 0: every call had one."""
     quiet_since: float | None = None
-    """When the first reading after `unanswered` began."""
+    quiet_last: float = 0.0
+    """When the first and the last reading of device and host after `unanswered` began."""
     absent_since: float | None = None
     absent_last: float = 0.0
     """When the first and the last reading after `order` that do not show it began."""
@@ -94,6 +97,9 @@ class Evidence:
         history = self._history(device, host)
         if history.absent_since is not None and history.absent_last - history.absent_since >= settle_seconds:
             return Certainty.SETTLED
+        if history.was_there:
+            # Nobody took it away: what the manager does not show for a moment may be there again in the next.
+            return Certainty.OPEN
         if history.pending or self.may_come_late(device, host, settle_seconds, called_earlier=called_earlier):
             return Certainty.OPEN
         return Certainty.CLEAR
@@ -107,7 +113,7 @@ class Evidence:
         history = self._history(device, host)
         if not history.unanswered:
             return False
-        return history.quiet_since is None or self._last_inventory - history.quiet_since < settle_seconds
+        return history.quiet_since is None or history.quiet_last - history.quiet_since < settle_seconds
 
     def _history(self, device: str, host: str) -> _History:
         """A pair that nobody called for or saw is absent since the first inventory, as far as is known."""
@@ -137,7 +143,7 @@ class Evidence:
 
     def detached(self, before: Before) -> None:
         """A detach was answered: nothing more of it is to come than what may have been to come before."""
-        self._restore(before)
+        self._restore(tuple((pair, replace(history, was_there=False)) for pair, history in before))
 
     def refused(self, before: Before) -> None:
         """The manager said no: the call had no effect, and what was known before it stands."""
@@ -177,27 +183,45 @@ class Evidence:
         """Hosts about which something newer is known than an inventory that began then."""
         return frozenset(host for host, order in self._hosts.items() if order > began)
 
-    def inventory_read(self, began: int, at: float, shown: frozenset[Pair], settle_seconds: float) -> None:
-        """A complete inventory was read; `began` is its order, `at` its time."""
-        if self._first_inventory is None:
-            self._first_inventory = at
-        self._last_inventory = at
+    def inventory_read(
+        self,
+        began: int,
+        at: float,
+        shown: frozenset[Pair],
+        shows_absence: Callable[[str, str], bool],
+        settle_seconds: float,
+        *,
+        believed: bool,
+    ) -> None:
+        """An inventory was read; `began` is its order, `at` its time.
+
+        `shows_absence` says of which pairs it is evidence that they are not attached: one block that cannot be read
+        says nothing about another. `believed`: it was whole, and says something about every pair.
+        """
+        if believed:
+            self._first_inventory = at if self._first_inventory is None else self._first_inventory
+            self._last_inventory = at
         for pair in shown:
             known = self._pairs.get(pair)
             if known is None or known.order < began:
                 self._seen(pair, began)
         for pair, history in list(self._pairs.items()):
-            if history.unanswered and history.quiet_since is None and began > history.unanswered:
-                history.quiet_since = at
-            if pair in shown or began <= history.order:
+            is_shown = pair in shown
+            if began <= history.order and not is_shown:
+                continue
+            is_absent = not is_shown and shows_absence(*pair)
+            if history.unanswered and began > history.unanswered and (is_shown or is_absent):
+                history.quiet_since = at if history.quiet_since is None else history.quiet_since
+                history.quiet_last = at
+            if not is_absent:
                 continue
             if history.absent_since is None:
                 history.absent_since = at
             history.absent_last = at
-            if at - history.absent_since >= settle_seconds:
+            if at - history.absent_since >= settle_seconds and self._watched_for(settle_seconds):
                 # As one that was never heard of: absent since the first inventory.
                 del self._pairs[pair]
 
     def _seen(self, pair: Pair, order: int) -> None:
         known = self._pairs.get(pair, _History(order))
-        self._pairs[pair] = replace(known, order=order, pending=False, absent_since=None)
+        self._pairs[pair] = replace(known, order=order, pending=False, was_there=True, absent_since=None)

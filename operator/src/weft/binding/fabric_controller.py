@@ -11,6 +11,7 @@ from weft.api.names import FINALIZER
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
 from weft.binding.fabrics import Fabrics, SecretMissing
 from weft.binding.hosts import Matched, match
+from weft.binding.identity import manager_of, moved, replaced, second
 from weft.binding.inventory import accept
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
 from weft.binding.objects import all_claims, is_attached, is_deleting
@@ -116,6 +117,8 @@ class FabricController:
         matched = match(raw, hosts, self._cluster.list(NODES))
         facts = [*facts, _hosts_matched(matched)]
         status = fabric_status(fabric, picture, matched, session.epoch if session else 0, facts, now.wall)
+        if session is not None and session.service is not None and session.managed and not session.trouble:
+            status["manager"] = manager_of(fabric, session.service).dump()
         await self._cluster.write_status(FABRICS, raw, status)
         for kind, condition, reason, message in facts:
             before = find(fabric.status.conditions, kind)
@@ -134,6 +137,9 @@ class FabricController:
         name = fabric.metadata.name
         # The time of a reading is that of the pass: after opening or fencing it would be too early.
         is_prompt = self._fabrics.is_open(fabric)
+        if fact := moved(fabric, bool(self._claimed(name))):
+            self._note_trouble(name, fact[3])
+            return [fact], RETRY_SECONDS
         try:
             session = await self._fabrics.open(fabric, now)
             if fabric.spec.mode == "Manage" and session.epoch == 0:
@@ -156,6 +162,10 @@ class FabricController:
             message = f"{error}; the last known picture is kept"
             pause = error.retry_after_seconds if isinstance(error, RateLimited) else 0.0
             return [("Connected", False, "Unreachable", message)], max(pause, RETRY_SECONDS)
+        if fact := self._not_its_own(fabric, reading.service):
+            session.trouble = fact[3]
+            return [fact], RETRY_SECONDS
+        session.service = reading.service
         self._take(fabric, session, reading, began, now.boot if is_prompt else None)
         picture = session.picture
         assert picture is not None
@@ -169,13 +179,28 @@ class FabricController:
         facts.append(self._orphans(name, picture.inventory))
         return facts, self._poll_seconds
 
+    def _not_its_own(self, fabric: Fabric, service: str) -> Fact | None:
+        """Why the manager that answers may not be worked with under this Fabric."""
+        others = []
+        for raw in self._cluster.list(FABRICS):
+            other = Fabric.model_validate(raw)
+            session = self._fabrics.session(other.metadata.name)
+            if session is not None and session.service is not None:
+                # It was read, and its status may not be written yet.
+                manager = manager_of(other, session.service)
+                other = other.with_changes(status=other.status.with_changes(manager=manager))
+            others.append(other)
+        is_claimed = bool(self._claimed(fabric.metadata.name))
+        return replaced(fabric, is_claimed, service) or second(fabric, service, others)
+
     def _take(
         self, fabric: Fabric, session: FabricSession, reading: Inventory, began: int, at: float | None
     ) -> None:
         known = session.picture.inventory if session.picture else None
         declared = fabric.metadata.annotations.get(ACCEPT_ANNOTATION, "")
         accepted = int(declared) if declared.isdigit() else None
-        session.take(accept(known, fabric.status.devices or 0, reading, accepted), began, at)
+        picture = accept(known, fabric.status.devices or 0, reading, accepted)
+        session.take(picture, reading, began, at)
         session.trouble = ""
 
     def _note_trouble(self, name: str, message: str) -> None:
@@ -207,19 +232,18 @@ class FabricController:
         session = self._fabrics.session(fabric)
         if session is None or session.picture is None:
             return
-        inventory = session.picture.inventory
-        shown = set(inventory.attachments)
-        healthy = {device.id for device in inventory.devices if device.healthy}
+        picture = session.picture
         for claim in all_claims(self._cluster):
             if claim.spec.fabric != fabric:
                 continue
             spec, ref = claim.spec, claim.spec.claim_ref
-            fine = ((spec.device, spec.host) in shown) is is_attached(claim) and not is_deleting(claim)
+            is_shown = spec.device in picture.by_host.get(spec.host, frozenset())
+            fine = is_shown is is_attached(claim) and not is_deleting(claim)
             if fine and is_attached(claim):
                 raw = self._cluster.get(LOGICAL_NODES, ref.name, ref.namespace) or {}
                 conditions = raw.get("status", {}).get("conditions", [])
                 ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-                fine = ready is (spec.device in healthy)
+                fine = ready is (spec.device in picture.healthy and not picture.shared_at(spec.host))
             if not fine:
                 self._enqueue(LogicalNodeKey(ref.namespace, ref.name), 0.0)
 

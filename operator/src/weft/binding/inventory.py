@@ -6,7 +6,10 @@ removes nothing from it: a manager that restarts may serve an empty but valid co
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from weft.fabric.driver import Inventory
 
@@ -22,6 +25,28 @@ class Picture:
     problem: str = ""
     """Empty when the last reading was taken as it was; else InventoryIncomplete or InventoryShrank."""
     message: str = ""
+
+    @cached_property
+    def by_host(self) -> Mapping[str, frozenset[str]]:
+        """The devices that are shown at each host."""
+        found: dict[str, set[str]] = {}
+        for device, host in self.inventory.attachments:
+            found.setdefault(host, set()).add(device)
+        return {host: frozenset(devices) for host, devices in found.items()}
+
+    @cached_property
+    def healthy(self) -> frozenset[str]:
+        return frozenset(device.id for device in self.inventory.devices if device.healthy)
+
+    @cached_property
+    def at_several_hosts(self) -> frozenset[str]:
+        """Devices that are shown at more than one host: whoever uses one of them does not have it alone."""
+        counts = Counter(device for device, _ in self.inventory.attachments)
+        return frozenset(device for device, count in counts.items() if count > 1)
+
+    def shared_at(self, host: str) -> frozenset[str]:
+        """Devices that the host has, and another one, too."""
+        return self.by_host.get(host, frozenset()) & self.at_several_hosts
 
 
 def accept(
@@ -50,7 +75,15 @@ def _union(known: Inventory | None, reading: Inventory) -> Inventory:
         return replace(reading, complete=False)
     devices = {device.id: device for device in (*known.devices, *reading.devices)}
     hosts = {host.id: host for host in (*known.hosts, *reading.hosts)}
-    attachments = tuple(sorted({*known.attachments, *reading.attachments}))
+    read = set(reading.attachments)
+    elsewhere = {device for device, _ in read}
+    # A device that was read at another host has moved, where the reading can say that it is not at the old one.
+    kept = {
+        (device, host)
+        for device, host in known.attachments
+        if (device, host) not in read and not (device in elsewhere and reading.shows_absence(device, host))
+    }
+    attachments = tuple(sorted(read | kept))
     return replace(
         reading,
         devices=tuple(devices.values()),

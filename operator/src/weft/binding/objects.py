@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from weft.api import DeviceAttachment, GPUPool, LogicalNode, MemoryPool, StoragePool
 from weft.api.conditions import find, is_true
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
-from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, MEMORY_POOLS, NODES, STORAGE_POOLS
-from weft.binding.hosts import match
+from weft.api.resources import DEVICE_ATTACHMENTS, GPU_POOLS, MEMORY_POOLS, NODES, STORAGE_POOLS
 from weft.binding.membership import Pool
 from weft.cluster import Cluster, Object
-from weft.fabric.driver import Host
 
 
 @dataclass(frozen=True)
@@ -102,12 +99,6 @@ def logical_node_taint(node: Object) -> str:
     """Which logical node a Node carries: the value of Weft's taint, or empty."""
     taints = node.get("spec", {}).get("taints", [])
     return next((str(taint.get("value", "")) for taint in taints if taint["key"] == TAINT_LOGICAL_NODE), "")
-
-
-def node_of(cluster: Cluster, fabric: str, host: str, hosts: Iterable[Host]) -> str:
-    """Name of the Node that runs on a host, as the Fabric has them matched; empty where that is not known."""
-    raw = cluster.get(FABRICS, fabric)
-    return match(raw, hosts, cluster.list(NODES)).nodes.get(host, "") if raw else ""
 
 
 def view_node(cluster: Cluster, name: str) -> NodeView:

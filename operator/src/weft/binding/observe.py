@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weft.api import DeviceAttachment, LogicalNode
+from weft.api.meta import ObjectMeta
 from weft.api.names import TAINT_LOGICAL_NODE
 from weft.api.resources import FABRICS, LOGICAL_NODES, NODES, PODS
 from weft.binding.assignments import Outcome
@@ -18,7 +19,6 @@ from weft.binding.objects import (
     had_unanswered_call,
     is_attached,
     logical_node_taint,
-    node_of,
     parse_node,
     taint_value,
     view_node,
@@ -26,6 +26,7 @@ from weft.binding.objects import (
 from weft.binding.plan import Assignment
 from weft.binding.session import FabricSession
 from weft.cluster import Cluster, Object
+from weft.controllers import Now
 from weft.fabric.errors import FabricError
 
 Place = tuple[str, str]
@@ -58,6 +59,8 @@ class HostView:
     """The last inventory; None: this leader has none."""
     certainty: Mapping[str, Certainty] = field(default_factory=dict)
     """By the name of the device."""
+    users: tuple[str, ...] = ()
+    """Pods that use devices here."""
     no_answer: frozenset[str] = frozenset()
     """Devices for which a call had no answer and may still take effect."""
     at_fault: frozenset[str] = frozenset()
@@ -81,8 +84,6 @@ class LogicalNodePicture:
     claims: tuple[DeviceAttachment, ...] = ()
     """All attachments that name it, also those made for an earlier namesake."""
     hosts: Mapping[Place, HostView] = field(default_factory=dict)
-    users: tuple[str, ...] = ()
-    """Pods that use its devices."""
     tainted: tuple[str, ...] = ()
     """Nodes that carry its taint: one, or several when a crash or an edit came in between."""
     outcome: Outcome | None = None
@@ -113,6 +114,7 @@ def observe(
     outcome: Outcome | None,
     attempts: Mapping[Place, Attempt],
     tainted: tuple[str, ...],
+    now: Now,
 ) -> LogicalNodePicture:
     """The picture of one logical node.
 
@@ -124,7 +126,7 @@ def observe(
     for claim in claims:
         by_place.setdefault((claim.spec.fabric, claim.spec.host), []).append(claim)
     hosts = {
-        place: _host_view(cluster, sessions.get(place[0]), place, here, tainted, attempts.get(place))
+        place: _host_view(cluster, sessions.get(place[0]), place, here, attempts.get(place), now)
         for place, here in by_place.items()
     }
     unplaceable = ""
@@ -136,7 +138,6 @@ def observe(
         node=parse_node(raw) if raw is not None else None,
         claims=claims,
         hosts=hosts,
-        users=tuple(users_of(cluster, key.namespace, key.name, frozenset(tainted))),
         tainted=tainted,
         outcome=outcome,
         unplaceable=unplaceable,
@@ -148,18 +149,17 @@ def _host_view(
     session: FabricSession | None,
     place: Place,
     claims: Sequence[DeviceAttachment],
-    tainted: Sequence[str],
     attempt: Attempt | None,
+    now: Now,
 ) -> HostView:
     fabric, host = place
-    # A host that was taken out of the Fabric's list is known by the taint that its Node has.
-    hosts = session.picture.inventory.hosts if session is not None and session.picture is not None else ()
-    name = node_of(cluster, fabric, host, hosts) or next(iter(tainted), "")
-    view = view_node(cluster, name)
+    # The claim says which Node it was: neither the Fabric's list nor a taint, which others may edit.
+    view = view_node(cluster, claims[0].spec.node_name)
+    users = tuple(users_of(cluster, claims))
     trouble = why_not_usable(cluster, fabric, session)
     attempt = attempt or Attempt()
     if session is None:
-        return HostView(fabric, host, view, trouble)
+        return HostView(fabric, host, view, trouble, users=users)
     devices = frozenset(claim.spec.device for claim in claims)
     evidence, settle = session.evidence, session.settle_seconds
     certainty: dict[str, Certainty] = {}
@@ -178,8 +178,11 @@ def _host_view(
         trouble,
         session.picture,
         certainty=certainty,
+        users=users,
         no_answer=frozenset(no_answer),
-        at_fault=frozenset(device for device in devices if session.blame.is_at_fault(device)),
+        at_fault=frozenset(
+            device for device in devices if session.blame.is_at_fault(device, now.boot, settle)
+        ),
         try_alone=session.blame.try_alone(devices),
         reading=attempt.reading,
         verified=attempt.verified,
@@ -194,18 +197,33 @@ def carrying(cluster: Cluster, namespace: str, name: str) -> list[Object]:
     return [raw for raw in cluster.list(NODES) if logical_node_taint(raw) == value]
 
 
-def users_of(cluster: Cluster, namespace: str, name: str, nodes: frozenset[str]) -> list[str]:
-    """Pods that use the logical node's devices: its namespace's, on one of these Nodes, tolerating its taint."""
-    value = taint_value(namespace, name)
-    return sorted(
-        pod["metadata"]["name"]
-        for pod in cluster.list(PODS, namespace)
-        if pod["spec"].get("nodeName") in nodes
-        and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
-        and any(_tolerates(toleration, value) for toleration in pod["spec"].get("tolerations", []))
-        # An agent that runs on every Node tolerates everything and uses nothing of the logical node.
-        and not any(owner["kind"] == "DaemonSet" for owner in pod["metadata"].get("ownerReferences", []))
+def users_of(cluster: Cluster, claims: Sequence[DeviceAttachment]) -> list[str]:
+    """Pods that use devices of one host: of the claims' namespace, on the Node that the claims name.
+
+    Those that tolerate the logical node's taint, and those that came after the claim, whatever they tolerate: the
+    taint may have been taken off. Found without the Node object, which may be gone.
+    """
+    spec = claims[0].spec
+    namespace = spec.claim_ref.namespace
+    value = taint_value(namespace, spec.claim_ref.name)
+    since = min(
+        (claim.metadata.creation_timestamp for claim in claims if claim.metadata.creation_timestamp),
+        default=None,
     )
+    users = []
+    for pod in cluster.list(PODS, namespace):
+        if pod["spec"].get("nodeName") != spec.node_name:
+            continue
+        if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+            continue
+        # An agent that runs on every Node tolerates everything and uses nothing of the logical node.
+        if any(owner["kind"] == "DaemonSet" for owner in pod["metadata"].get("ownerReferences", [])):
+            continue
+        tolerates = any(_tolerates(each, value) for each in pod["spec"].get("tolerations", []))
+        created = ObjectMeta.model_validate(pod["metadata"]).creation_timestamp
+        if tolerates or since is None or created is None or created >= since:
+            users.append(pod["metadata"]["name"])
+    return sorted(users)
 
 
 def _tolerates(toleration: Object, value: str) -> bool:

@@ -300,6 +300,9 @@ def _hosts(
         if claim.spec.fabric == name
         and (not is_quarantined(claim) or (claim.spec.device, claim.spec.host) in attached)
     }
+    # A device that nobody here claims would come to the next tenant with the host: an administrator sees to it first.
+    claimed = {(claim.spec.device, claim.spec.host) for claim in claims if claim.spec.fabric == name}
+    taken |= {host for device, host in attached - claimed}
     offers = []
     for host, node_name in match(fabric, picture.inventory.hosts, node_by_name.values()).nodes.items():
         raw = node_by_name.get(node_name)

@@ -9,7 +9,7 @@ from typing import Protocol
 from weft.binding.blame import Blame
 from weft.binding.evidence import Evidence
 from weft.binding.inventory import Picture, with_attached
-from weft.fabric.driver import Driver, Operation, OperationPhase
+from weft.fabric.driver import Driver, Inventory, Operation, OperationPhase
 from weft.fabric.errors import (
     Busy,
     DeviceFault,
@@ -47,6 +47,8 @@ class FabricSession:
     """When, in seconds since the machine started."""
     epoch: int = 0
     """Number of the leadership that may call this manager; 0 until the earlier leader is fenced."""
+    service: str | None = None
+    """The UUID of the manager that answers, empty where it has none; None until it was read and found to be ours."""
     picture: Picture | None = None
     managed: bool = False
     """Whether the Fabric's mode allows writes."""
@@ -69,12 +71,13 @@ class FabricSession:
     def adopt(self, earlier: FabricSession) -> None:
         """Go on from a session with the same manager."""
         self.epoch, self.picture, self.trouble = earlier.epoch, earlier.picture, earlier.trouble
+        self.service = earlier.service
         self.evidence, self.blame, self._ended = earlier.evidence, earlier.blame, earlier._ended
 
-    def take(self, picture: Picture, began: int, at: float | None) -> None:
-        """Adopt the picture of a reading that began then, except for hosts of which something newer is known.
+    def take(self, picture: Picture, reading: Inventory, began: int, at: float | None) -> None:
+        """Adopt the picture made of a reading, except for hosts of which something newer is known.
 
-        `began` is its order, `at` its time; None: not known well enough to measure by.
+        `began` is the reading's order, `at` its time; None: not known well enough to measure by.
         """
         inventory = picture.inventory
         for host in self.evidence.newer_hosts(began):
@@ -84,9 +87,25 @@ class FabricSession:
                 )
                 inventory = with_attached(inventory, host, known)
         self.picture = replace(picture, inventory=inventory)
-        if not picture.problem and at is not None:
-            shown = frozenset(inventory.attachments)
-            self.evidence.inventory_read(began, at, shown, self.settle_seconds)
+        if at is None:
+            return
+        # What was not read stands in the reading as it was earlier: that is no sight of it.
+        unread = reading.unread
+        shown = frozenset(
+            (device, host)
+            for device, host in reading.attachments
+            if device not in unread.devices and host not in unread.hosts
+        )
+        believed = not picture.problem
+        devices = frozenset(device.id for device in reading.devices)
+        hosts = frozenset(host.id for host in reading.hosts)
+
+        def shows_absence(device: str, host: str) -> bool:
+            # Of a reading that lost many devices at once, only what it does show is believed.
+            is_there = believed or (device in devices and host in hosts)
+            return is_there and reading.shows_absence(device, host)
+
+        self.evidence.inventory_read(began, at, shown, shows_absence, self.settle_seconds, believed=believed)
 
     async def attached(self, host: str, operations: Iterable[str] = ()) -> frozenset[str]:
         """Read a host's devices and bring the picture up to date. Raises Busy while a task changes the host.

@@ -122,6 +122,8 @@ class Inventory:
     unused: tuple[Unused, ...] = ()
     no_devices: str = ""
     """Why there can be no devices at all, in a sentence; empty where there may be some."""
+    service: str = ""
+    """The manager's own UUID, wherever it is reached: two Fabrics with the same are one. Empty: it has none."""
 
     def shows_absence(self, device: str, host: str) -> bool:
         """Whether this reading is evidence that the device is not attached to the host.

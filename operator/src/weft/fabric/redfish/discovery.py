@@ -34,6 +34,8 @@ class Service:
     """The same, and inlines what is in the members, where two levels are supported."""
     no_devices: str = ""
     """Why there can be no devices, in a sentence."""
+    uuid: str = ""
+    """The service's own, whatever address it is reached at."""
     lasting: bool = True
     """Whether all of it could be read: else it is to be looked for again."""
 
@@ -71,6 +73,7 @@ async def discover(session: Session, deadline: float, *, login: int | None = Non
         expand=expand,
         expand_deep=deep,
         no_devices="" if blocks else why or (NO_BLOCKS if composition else NO_COMPOSITION),
+        uuid=str(root.get("UUID") or "")[:128],
         lasting=lasting,
     )
 

@@ -87,6 +87,7 @@ def assemble(
     *,
     unread: Unread = _ALL_READ,
     no_devices: str = "",
+    service: str = "",
 ) -> Inventory:
     """Join what was read. `facts` by block URI: those that could be read."""
     unused: Counter[tuple[str, UnusedReason]] = Counter()
@@ -147,6 +148,7 @@ def assemble(
             for (thing, reason), count in sorted(unused.items(), key=lambda item: item[0][1].name)
         ),
         no_devices=no_devices,
+        service=service,
     )
 
 

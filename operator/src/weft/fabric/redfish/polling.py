@@ -152,6 +152,7 @@ class Poller:
             problems,
             unread=self._unread(facts, topology=not known),
             no_devices=service.no_devices,
+            service=service.uuid,
         )
 
     async def _list(self, service: Service, collections: Collections, problems: Problems) -> None:

@@ -1,0 +1,65 @@
+"""Whether the manager that answers is the one that a Fabric stands for, and stands for it alone. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from weft.api import Fabric
+from weft.api.fabric import FabricManager
+from weft.binding.status import Fact
+
+ACCEPT_ANNOTATION = "weft.dev/accept-manager"
+"""Value: the UUID of a service that an administrator says is the same manager as before."""
+
+
+def manager_of(fabric: Fabric, service: str) -> FabricManager:
+    """What is recorded of the manager that a Fabric now points at."""
+    return FabricManager(endpoint=fabric.spec.endpoint, driver=fabric.spec.driver, service=service)
+
+
+def moved(fabric: Fabric, is_claimed: bool) -> Fact | None:
+    """Before anything is sent: an edited endpoint or driver, while devices are claimed at the earlier one."""
+    known = fabric.status.manager
+    if known is None or not is_claimed:
+        return None
+    if (known.endpoint, known.driver) == (fabric.spec.endpoint, fabric.spec.driver):
+        return None
+    message = (
+        f"spec.endpoint and spec.driver cannot change while devices are claimed there: set them back to"
+        f" {known.endpoint} and {known.driver}, or do so until the LogicalNodes bound there are deleted"
+    )
+    return "Connected", False, "EndpointChanged", message
+
+
+def replaced(fabric: Fabric, is_claimed: bool, service: str) -> Fact | None:
+    """Another manager answers at the address of the one at which devices are claimed."""
+    known = fabric.status.manager
+    if known is None or not is_claimed or not known.service or known.service == service:
+        return None
+    if service and fabric.metadata.annotations.get(ACCEPT_ANNOTATION) == service:
+        return None
+    message = (
+        f"the manager at {known.endpoint} now says that it is {service or 'none with a UUID'}, and was"
+        f" {known.service} when devices were claimed there; if it is the same one, annotate the Fabric with"
+        f" {ACCEPT_ANNOTATION}={service}"
+    )
+    return "Connected", False, "ManagerChanged", message
+
+
+def second(fabric: Fabric, service: str, managed: Iterable[Fabric]) -> Fact | None:
+    """Another Fabric manages the same manager already: two would attach a device twice."""
+    if fabric.spec.mode != "Manage":
+        return None
+    for other in managed:
+        theirs = other.status.manager
+        if other.metadata.name == fabric.metadata.name or theirs is None or other.spec.mode != "Manage":
+            continue
+        if (service and theirs.service == service) or theirs.endpoint.rstrip(
+            "/"
+        ) == fabric.spec.endpoint.rstrip("/"):
+            message = (
+                f"Fabric {other.metadata.name} manages the same manager; two would attach a device twice:"
+                " delete one of them, or set its spec.mode to Observe"
+            )
+            return "Connected", False, "ManagedTwice", message
+    return None
