@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from support.arena import Arena
-from support.schedule import DIRECTED, OPEN, Schedule, make
+from support.schedule import DIRECTED, Schedule, make
 from weft.api.resources import NAMESPACES
 from weft_dev.controlplane import ControlPlane
 
@@ -58,5 +58,4 @@ def test_nothing_is_attached_twice_leaked_lost_or_shared_whatever_goes_wrong(
 
 
 def test_nothing_is_freed_too_early_when_a_call_lands_late_or_the_users_cannot_be_seen(arena: Arena) -> None:
-    known = OPEN if os.environ.get("FAULTS_OPEN") else ()
-    assert problems(arena, [*DIRECTED, *known]) == {}
+    assert problems(arena, DIRECTED) == {}

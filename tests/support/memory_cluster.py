@@ -39,6 +39,8 @@ class MemoryCluster:
         """Says why a body that is created is not valid."""
         self.before_write: Callable[[], None] = lambda: None
         self.after_write: Callable[[], None] = lambda: None
+        self.unheard_of: set[Key] = set()
+        """Objects that the watch has not told of: nobody sees them in the cache before they are asked for."""
         self._clock = clock
         self._versions = itertools.count(1)
 
@@ -48,9 +50,15 @@ class MemoryCluster:
     def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
         return [
             obj
-            for (kind, space, _), obj in sorted(self.objects.items(), key=lambda item: item[0][1:])
-            if kind == resource and namespace in (None, space)
+            for (kind, space, name), obj in sorted(self.objects.items(), key=lambda item: item[0][1:])
+            if kind == resource and namespace in (None, space) and (kind, space, name) not in self.unheard_of
         ]
+
+    async def refresh(self, resource: ResourceType, namespace: str, *, field: str, value: str) -> None:
+        assert field == "spec.nodeName", "of pods this field can be selected by"
+        for key in [key for key in self.unheard_of if key[:2] == (resource, namespace)]:
+            if self.objects[key]["spec"].get("nodeName") == value:
+                self.unheard_of.discard(key)
 
     async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")

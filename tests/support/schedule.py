@@ -117,9 +117,6 @@ DIRECTED = (
         ),
         (),
     ),
-)
-"""Runs that dice find rarely: each was a defect, or the attack that showed one."""
-OPEN = (
     Schedule(
         "device-vanishes-while-it-is-released",
         ("--permissive",),
@@ -141,7 +138,7 @@ OPEN = (
         (Episode(1.5, 3.5, "pod watch", 1.0, WatchWay.HOLD),),
     ),
 )
-"""Defects that are known and not mended: docs/reliability.md names them. `FAULTS_OPEN=1 make faults` shows them."""
+"""Runs that dice find rarely: each was a defect, or the attack that showed one."""
 
 
 def _acts(rng: random.Random) -> list[Act]:

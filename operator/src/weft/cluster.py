@@ -55,6 +55,12 @@ class Cluster(Protocol):
     def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
         """All cached objects, of one namespace or of all (None)."""
 
+    async def refresh(self, resource: ResourceType, namespace: str, *, field: str, value: str) -> None:
+        """Ask the API server for a namespace's objects with this field, for what the cache may not have heard of.
+
+        Afterwards the cache has them. Raises ClusterError.
+        """
+
     async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
         """Create `body` (name and namespace are in its metadata).
 

@@ -664,3 +664,14 @@ async def test_a_host_with_a_device_that_nobody_here_claims_is_not_offered_until
     rack.driver.pairs.clear()
     await rack.poll()
     assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
+async def test_a_pod_that_no_watch_has_told_of_holds_the_devices(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    await add_pod(rack, rack.node("n")["status"]["nodeName"])
+    rack.cluster.unheard_of.add((PODS, "a", "job"))
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert len(rack.driver.pairs) == 2
+    assert "pods still use the devices: job" in str(rack.node("n")["status"]["conditions"])

@@ -33,6 +33,7 @@ from weft.binding.steps import (
     Expire,
     Finish,
     GiveUp,
+    LookForPods,
     MarkAttached,
     Place,
     Publish,
@@ -89,10 +90,11 @@ class World:
     verified: bool = False
     called: bool = False
     reading: frozenset[str] | None = None
+    pods_known: bool = False
     problem: str = ""
 
     def next_pass(self) -> World:
-        return replace(self, verified=False, called=False, reading=None, problem="")
+        return replace(self, verified=False, called=False, reading=None, pods_known=False, problem="")
 
     def change(self, device: str, **what: Any) -> World:
         held = tuple(replace(each, **what) if each.device == device else each for each in self.held)
@@ -162,6 +164,7 @@ def decided(world: World) -> Step:
         reading=world.reading,
         verified=world.verified,
         called=world.called,
+        pods_known=world.pods_known,
         problem=PROBLEMS[world.problem],
         users=("job",) if world.used else (),
     )
@@ -216,16 +219,20 @@ def outcomes(world: World, step: Step) -> Iterator[World]:
         case Quarantine():
             for claim in step.claims:
                 world = world.change(claim.spec.device, quarantined=True)
-            yield replace(world, problem="", called=False, verified=False, reading=None)
+            yield replace(world, problem="", called=False, verified=False, reading=None, pods_known=False)
         case TurnBack():
             for claim in step.claims:
                 world = world.change(claim.spec.device, deleting=True)
-            yield replace(world, problem="", called=False, verified=False, reading=None)
+            yield replace(world, problem="", called=False, verified=False, reading=None, pods_known=False)
         case Withdraw():
             yield replace(
                 world, bound=False, releasing=True, expired=world.expired or step.reason == "Expired"
             ).next_pass()
+        case LookForPods():
+            yield replace(world, pods_known=True)
+            yield replace(world, pods_known=True, used=True)
         case Detach():
+            assert not world.used or not any(each.attached for each in world.held)
             called = replace(world, called=True, verified=False)
             yield replace(called, shown=world.shown - step.devices)
             yield replace(called, problem="unknown")

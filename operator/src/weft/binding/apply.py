@@ -14,7 +14,7 @@ from weft.api.attachment import attachment_name
 from weft.api.conditions import find, is_true
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.quantity import format_bytes
-from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES
+from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES, PODS
 from weft.binding.assignments import Assignments
 from weft.binding.decide import expired_facts, operation_key
 from weft.binding.fabrics import Fabrics
@@ -41,6 +41,7 @@ from weft.binding.steps import (
     Expire,
     Finish,
     GiveUp,
+    LookForPods,
     MarkAttached,
     Place,
     Publish,
@@ -126,6 +127,9 @@ class Actions:
                 await self._quarantine(step, run)
             case TurnBack():
                 await self._turn_back_for(step, run)
+            case LookForPods():
+                await self._cluster.refresh(PODS, step.namespace, field="spec.nodeName", value=step.node)
+                run.attempt(step.fabric, step.host).pods_known = True
             case Detach():
                 await self._detach(step, run)
             case GiveUp():

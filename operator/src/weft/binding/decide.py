@@ -26,6 +26,7 @@ from weft.binding.steps import (
     Expire,
     Finish,
     GiveUp,
+    LookForPods,
     MarkAttached,
     Place,
     Publish,
@@ -338,6 +339,9 @@ def _release_at(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
     if free:
         return GiveUp(free)
     if present and not view.called:
+        if not view.pods_known and any(is_attached(claim) for claim in claims):
+            spec = claims[0].spec
+            return LookForPods(view.fabric, view.host, spec.claim_ref.namespace, spec.node_name)
         return Detach(claims, present)
     if present:
         left = ", ".join(sorted(present))

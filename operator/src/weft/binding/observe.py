@@ -42,6 +42,8 @@ class Attempt:
     verified: bool = False
     """Whether the host was read, or tried to be read, after the last call."""
     called: bool = False
+    pods_known: bool = False
+    """Whether the API server was asked for the pods of the Node."""
     problem: FabricError | None = None
     """What the last call or reading came to, when it came to nothing."""
 
@@ -70,8 +72,9 @@ class HostView:
     reading: frozenset[str] | None = None
     verified: bool = False
     called: bool = False
+    pods_known: bool = False
     problem: FabricError | None = None
-    """These four as in `Attempt`."""
+    """These as in `Attempt`."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,7 @@ def _host_view(
         reading=attempt.reading,
         verified=attempt.verified,
         called=attempt.called,
+        pods_known=attempt.pods_known,
         problem=attempt.problem,
     )
 

@@ -114,6 +114,16 @@ class Withdraw:
 
 
 @dataclass(frozen=True)
+class LookForPods:
+    """Ask the API server which pods are on the Node: a watch that is silent may have missed one."""
+
+    fabric: str
+    host: str
+    namespace: str
+    node: str
+
+
+@dataclass(frozen=True)
 class Detach:
     """Detach the devices that the host shows."""
 
@@ -171,6 +181,7 @@ Step = (
     | Quarantine
     | TurnBack
     | Withdraw
+    | LookForPods
     | Detach
     | GiveUp
     | ClearTaint

@@ -77,6 +77,12 @@ class KubeClient:
             if not token:
                 return items, int(page["metadata"]["resourceVersion"])
 
+    async def find(self, resource: ResourceType, namespace: str, field_selector: str) -> tuple[Object, ...]:
+        """The objects of a namespace that a field selector selects."""
+        page = await self._request("GET", resource.path(namespace, ""), {"fieldSelector": field_selector})
+        kind = {"apiVersion": resource.api_version, "kind": resource.kind}
+        return tuple({**item, **kind} for item in page["items"])
+
     async def served(self, group: str, version: str) -> set[str]:
         """Plural names of the resources that the API server has of a group's version; empty for none."""
         try:

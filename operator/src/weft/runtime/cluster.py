@@ -50,6 +50,11 @@ class LiveCluster:
         except NotFoundError:
             return None
 
+    async def refresh(self, resource: ResourceType, namespace: str, *, field: str, value: str) -> None:
+        """Ask for objects that a silent watch may have missed."""
+        for found in await self._client.find(resource, namespace, f"{field}={value}"):
+            self._cache.put(resource, found)
+
     async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
         self._count_write()
         body = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
