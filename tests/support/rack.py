@@ -199,6 +199,12 @@ class Rack:
         if after_seconds <= 0 and key not in self.keys:
             self.keys.append(key)
 
+    def keys_of(self, resource: ResourceType, changed: Object) -> list[Hashable]:
+        """What the watches make of a change of an object."""
+        watches = [watch for each in self.controllers.values() for watch in each.watches]
+        found = (watch.keys(self.cluster, changed) for watch in watches if watch.resource == resource)
+        return [key for keys in found for key in keys]
+
     async def build(self, **fabric: Any) -> None:
         """Create the objects and look at the fabric for the first time."""
         await self.cluster.create(NAMESPACES, {"metadata": {"name": "a"}})

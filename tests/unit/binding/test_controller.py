@@ -675,3 +675,25 @@ async def test_a_pod_that_no_watch_has_told_of_holds_the_devices(rack: Rack) -> 
     await rack.work("n")
     assert len(rack.driver.pairs) == 2
     assert "pods still use the devices: job" in str(rack.node("n")["status"]["conditions"])
+
+
+async def test_a_taint_that_was_left_of_a_logical_node_that_is_gone_is_taken_off(rack: Rack) -> None:
+    await rack.build()
+    name = f"node-{rack.hosts[0]}"
+    taint = {"key": "weft.dev/logical-node", "value": "a.gone", "effect": "NoSchedule"}
+    node = await rack.cluster.patch(NODES, name, "", {"spec": {"taints": [taint]}})
+    for key in rack.keys_of(NODES, node):
+        await rack.reconcile(key)
+    assert rack.tainted() == {}
+
+
+@pytest.mark.parametrize("length", [1, 60, 62, 63, 120])
+async def test_a_node_that_is_bound_keeps_its_taint_however_long_its_name_is(rack: Rack, length: int) -> None:
+    await rack.build()
+    name = "n" * length
+    await rack.ask(name)
+    assert condition(rack.node(name), "Bound")[0] == "True"
+    (tainted,) = rack.tainted()
+    for key in rack.keys_of(NODES, rack.cluster.get(NODES, tainted) or {}):
+        await rack.reconcile(key)
+    assert list(rack.tainted()) == [tainted]

@@ -11,6 +11,7 @@ from weft.binding.assignments import Assignments
 from weft.binding.decide import decide
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import LogicalNodeKey
+from weft.binding.objects import tainted_by
 from weft.binding.observe import carrying, observe
 from weft.cluster import Cluster, Object
 from weft.controllers import Enqueue, Now, Watch
@@ -31,11 +32,34 @@ class LogicalNodeController:
         self._fabrics = fabrics
         self._assignments = assignments
         self._actions = Actions(cluster, fabrics, assignments, enqueue)
+        self._node_of: dict[LogicalNodeKey, str] = {}
+        self._bound_to: dict[str, set[LogicalNodeKey]] = {}
+        """Which logical nodes say that they are bound to a Node: Nodes change every few seconds."""
         self.watches = (
-            Watch(LOGICAL_NODES, _itself),
+            Watch(LOGICAL_NODES, self._itself),
             Watch(DEVICE_ATTACHMENTS, _claimant),
-            Watch(NODES, _bound_to),
+            Watch(NODES, self._concerned),
         )
+
+    def _itself(self, cluster: Cluster, node: Object) -> Iterable[LogicalNodeKey]:
+        key = LogicalNodeKey(node["metadata"]["namespace"], node["metadata"]["name"])
+        name = str(node.get("status", {}).get("nodeName", ""))
+        if (before := self._node_of.get(key, "")) != name:
+            self._bound_to.get(before, set()).discard(key)
+            self._node_of[key] = name
+            if name:
+                self._bound_to.setdefault(name, set()).add(key)
+        if cluster.get(LOGICAL_NODES, key.name, key.namespace) is None:
+            self._bound_to.get(name, set()).discard(key)
+            self._node_of.pop(key, None)
+        return (key,)
+
+    def _concerned(self, cluster: Cluster, node: Object) -> Iterable[LogicalNodeKey]:
+        """Those bound to the Node, and the one that its taint names: it may be left over of one that is gone."""
+        keys = set(self._bound_to.get(node["metadata"]["name"], ()))
+        if (key := tainted_by(node)) is not None:
+            keys.add(key)
+        return keys
 
     async def reconcile(self, key: LogicalNodeKey, now: Now) -> float | None:
         """Bring one logical node as far as it can come now; its status is written once."""
@@ -61,19 +85,6 @@ class LogicalNodeController:
         return 1.0
 
 
-def _itself(cluster: Cluster, node: Object) -> Iterable[LogicalNodeKey]:
-    return (LogicalNodeKey(node["metadata"]["namespace"], node["metadata"]["name"]),)
-
-
 def _claimant(cluster: Cluster, claim: Object) -> Iterable[LogicalNodeKey]:
     ref = claim["spec"]["claimRef"]
     return (LogicalNodeKey(ref["namespace"], ref["name"]),)
-
-
-def _bound_to(cluster: Cluster, node: Object) -> Iterable[LogicalNodeKey]:
-    name = node["metadata"]["name"]
-    return [
-        LogicalNodeKey(raw["metadata"]["namespace"], raw["metadata"]["name"])
-        for raw in cluster.list(LOGICAL_NODES)
-        if raw.get("status", {}).get("nodeName") == name
-    ]

@@ -9,8 +9,12 @@ from weft.api import DeviceAttachment, GPUPool, LogicalNode, MemoryPool, Storage
 from weft.api.conditions import find, is_true
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.resources import DEVICE_ATTACHMENTS, GPU_POOLS, MEMORY_POOLS, NODES, STORAGE_POOLS
+from weft.binding.keys import LogicalNodeKey
 from weft.binding.membership import Pool
 from weft.cluster import Cluster, Object
+
+LONGEST_VALUE = 63
+"""Of a taint. One of this length ends with a hash and cannot be read back."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def claims_of(cluster: Cluster, namespace: str, name: str) -> list[DeviceAttachm
 def taint_value(namespace: str, name: str) -> str:
     """The value of the Node's taint: names the logical node within the 63 characters that a taint may have."""
     value = f"{namespace}.{name}"
-    if len(value) <= 63:
+    if len(value) < LONGEST_VALUE:
         return value
     return f"{value[:46]}-{hashlib.sha256(value.encode()).hexdigest()[:16]}"
 
@@ -99,6 +103,13 @@ def logical_node_taint(node: Object) -> str:
     """Which logical node a Node carries: the value of Weft's taint, or empty."""
     taints = node.get("spec", {}).get("taints", [])
     return next((str(taint.get("value", "")) for taint in taints if taint["key"] == TAINT_LOGICAL_NODE), "")
+
+
+def tainted_by(node: Object) -> LogicalNodeKey | None:
+    """The logical node that a Node's taint names; None without one, and where the name was too long to be told."""
+    value = logical_node_taint(node)
+    namespace, dot, name = value.partition(".")
+    return LogicalNodeKey(namespace, name) if dot and len(value) < LONGEST_VALUE else None
 
 
 def view_node(cluster: Cluster, name: str) -> NodeView:
