@@ -249,6 +249,8 @@ class Rack:
         await self.work(name)
 
     async def poll(self, name: str = "rack") -> float | None:
+        """Read a fabric, a second later."""
+        self.clock.forward(1)
         again = await self.reconcile(FabricKey(name))
         await self.settle()
         return again

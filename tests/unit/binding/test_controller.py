@@ -66,7 +66,7 @@ async def test_a_place_that_was_given_up_does_not_keep_the_taint(monkeypatch: py
     await rack.ask("n")
     await rack.work("n")
     # The manager never showed the devices: they settle first, which a restarted leader cannot know to be quick.
-    rack.fabrics.session("rack").settle_seconds = 0  # type: ignore[union-attr]
+    rack.fabrics.session("rack").settle_seconds = 1  # type: ignore[union-attr]
     for _ in range(4):
         await rack.poll()
         await rack.work("n")
@@ -85,7 +85,7 @@ async def test_a_node_placed_elsewhere_after_a_failure_taints_its_own_node_alone
 
     rack.driver.before_attach = fail_once
     await rack.ask("n")
-    rack.fabrics.session("rack").settle_seconds = 0  # type: ignore[union-attr]
+    rack.fabrics.session("rack").settle_seconds = 1  # type: ignore[union-attr]
     for _ in range(4):
         await rack.poll()
         await rack.work("n")
@@ -198,7 +198,7 @@ async def test_a_restart_or_an_incomplete_reading_does_not_make_a_broken_node_re
 async def test_a_place_that_had_no_capacity_is_tried_again_when_nothing_else_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rack = Rack(monkeypatch, hosts=2, settle=0)
+    rack = Rack(monkeypatch, hosts=2, settle=1)
     await rack.build()
     full = [CapacityExhausted("full")] * 2
 
@@ -271,7 +271,7 @@ async def test_a_fabric_deleted_while_claims_are_made_is_kept_until_they_are_rel
 async def test_a_quarantined_device_does_not_take_its_host_out_of_service(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rack = Rack(monkeypatch, hosts=1, settle=0)
+    rack = Rack(monkeypatch, hosts=1, settle=1)
     await rack.build()
     faults = [DeviceFault("broken", "gpu-0")]
 
@@ -436,7 +436,7 @@ async def test_a_running_task_keeps_its_host_although_the_node_is_deleted(rack: 
 
     rack.driver.attach = start  # type: ignore[method-assign]
     rack.driver.operation = look  # type: ignore[method-assign]
-    rack.fabrics.session("rack").settle_seconds = 0  # type: ignore[union-attr]
+    rack.fabrics.session("rack").settle_seconds = 1  # type: ignore[union-attr]
     await rack.ask("n")
     await rack.cluster.delete(LOGICAL_NODES, "n", "a")
     for _ in range(3):
@@ -586,7 +586,7 @@ async def test_a_device_that_fails_for_settle_seconds_while_others_attach_is_qua
 async def test_an_administrators_release_of_a_quarantined_device_is_an_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rack = Rack(monkeypatch, settle=0)
+    rack = Rack(monkeypatch, settle=1)
     await rack.build()
     faults = [DeviceFault("broken", "gpu-0")]
 
@@ -596,7 +596,9 @@ async def test_an_administrators_release_of_a_quarantined_device_is_an_event(
 
     rack.driver.before_attach = fail_once
     await rack.ask("n")
-    await rack.poll()
+    for _ in range(3):
+        await rack.poll()
+    assert condition(rack.node("n"), "Bound")[0] == "True"
     await rack.cluster.delete(DEVICE_ATTACHMENTS, "rack.gpu-0")
     for _ in range(3):
         await rack.poll()

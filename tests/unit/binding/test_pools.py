@@ -128,7 +128,7 @@ async def test_a_quota_of_a_pool_that_does_not_exist_says_so(rack: Rack) -> None
 async def test_a_quarantined_device_does_not_count_against_the_tenant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rack = Rack(monkeypatch, settle=0)
+    rack = Rack(monkeypatch, settle=1)
     await rack.build()
     await limit(rack, gpus(2))
     faults = [DeviceFault("broken", "gpu-0")]

@@ -77,7 +77,7 @@ class FabricLimits(Model):
     )
     settle_seconds: int = Field(
         default=120,
-        ge=0,
+        ge=1,
         le=86_400,
         description="A device whose last operation has an unknown outcome is not reused until two complete"
         " inventories at least this far apart show it detached.",
