@@ -110,6 +110,7 @@ async def test_a_device_that_is_claimed_is_not_given_to_anybody_else(rack: Rack)
         "device": "gpu-0",
         "poolRef": {"kind": "GPUPool", "name": "gpus"},
         "host": "sled-9",
+        "nodeName": "node-sled-9",
         "operation": "op",
         "request": "main",
         "claimSize": 1,
