@@ -69,11 +69,12 @@ demo-kind: ## the demo in the same cluster, after removing all of Weft's; OFFSET
 	@$(IN_ROOMS) weft_playground.demo --kind $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
 
 .PHONY: bench
-bench: ## measure: writes and calls per bind, kopf as informer and as reconciler
+bench: ## measure: writes and calls per bind, kopf as informer and as reconciler, placement while many wait
 	@$(PYTHON) hack/dev/weft_dev/preflight.py test
 	@$(MAKE) -s $(VENV)/.complete
 	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/bind_many.py
 	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/kopf_handlers.py
+	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/placement.py
 
 .PHONY: lint
 lint: $(VENV)/.complete ## ruff, mypy and the import contracts

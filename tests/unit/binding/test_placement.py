@@ -65,6 +65,18 @@ async def test_a_change_on_which_nothing_depends_causes_no_look_for_places(rack:
     assert controller(rack).passes == before + 1
 
 
+async def test_a_bind_costs_one_look_for_places_and_what_it_takes_no_other(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("waits", gpus=16)
+    before = controller(rack).passes
+    await rack.ask("other", gpus=2)
+    assert condition(rack.node("other"), "Bound")[0] == "True"
+    assert controller(rack).passes == before + 1
+    await rack.cluster.delete(LOGICAL_NODES, "other", "a")
+    await rack.work("other")
+    assert controller(rack).passes > before + 1
+
+
 async def test_places_are_looked_for_beside_the_event_loop(
     rack: Rack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -313,6 +313,13 @@ def test_a_quota_that_two_requests_exceed_together_is_named() -> None:
     assert refused(placement).reason == "QuotaExceeded"
 
 
+def test_a_node_on_hosts_of_two_fabrics_carries_one_logical_node() -> None:
+    one, other = host("h"), replace(host("h"), fabric="other")
+    offers = [gpu("g"), replace(gpu("g"), fabric="other")]
+    placement = place([request("r1", gpus(1)), request("r2", gpus(1))], offers, [one, other])
+    assert (len(placement.assignments), placement.refusals[0].reason) == (1, "NoHost")
+
+
 def test_a_device_that_is_not_free_is_not_placed() -> None:
     offers = [replace(gpu("taken"), free=False), gpu("free")]
     assert chosen(only(place([request("r", gpus(1))], offers, [host("h")]))) == {"free"}
@@ -341,6 +348,59 @@ def test_what_was_refused_to_one_namespace_is_not_looked_for_again_for_another_u
     assert {item.reason for item in placement.refusals if item.waiting.namespace != "c"} == {
         "NotEnoughDevices"
     }
+
+
+def test_what_was_refused_is_not_looked_for_again_until_something_was_added() -> None:
+    offers = [*(gpu(f"g{n}") for n in range(4)), replace(gpu("g4"), free=False)]
+    hosts = [host("h0"), host("h1")]
+    waiting = [request("r", gpus(5))]
+
+    def searches(offers: list[Offer], hosts: list[HostOffer], quota: dict[tuple[str, PoolKey], int]) -> int:
+        return place_on(waiting, Stock(tuple(offers), tuple(hosts), quota), first.remembered).effort.searches
+
+    first = place_on(waiting, Stock(tuple(offers), tuple(hosts), {("b", GPUS): 3}))
+    quota = {("b", GPUS): 3}
+    assert searches(offers, hosts, quota) == 0
+    # Another's bind takes a device, a host and quota.
+    less = [*offers[1:], replace(offers[0], free=False)]
+    assert searches(less, hosts[1:], {("b", GPUS): 2}) == 0
+    assert searches([*offers[:4], gpu("g4")], hosts, quota) == 1
+    assert searches(offers, [*hosts, host("h2")], quota) == 1
+    assert searches(offers, [replace(hosts[0], cpu=Decimal(99)), hosts[1]], quota) == 1
+    assert searches(offers, hosts, {("b", GPUS): 4}) == 1
+    assert searches(offers, hosts, {}) == 1
+    assert searches([replace(offers[0], jurisdiction="EU"), *offers[1:]], hosts, quota) == 1
+
+
+def test_a_release_elsewhere_causes_no_search_for_what_could_not_be_met_though_all_were_free() -> None:
+    offers, hosts = [gpu(f"g{n}", domain=f"nvl-{n // 4}") for n in range(8)], [host("h")]
+    never = request("never", gpus(5), constraints=tied("nvlinkDomain"))
+    later = request("later", gpus(4, name="main"), gpus(4, name="aux"))
+    taken = [replace(offers[0], free=False), *offers[1:]]
+    first = place_on([never, later], Stock(tuple(taken), tuple(hosts)))
+    assert {each.waiting.name: each.reason for each in first.refusals} == {
+        "never": "ConstraintUnmet",
+        "later": "NotEnoughDevices",
+    }
+    second = place_on([never, later], Stock(tuple(offers), tuple(hosts)), first.remembered)
+    assert [each.waiting.name for each in second.assignments] == ["later"]
+    assert second.effort.searches == 1
+    more = [*offers, gpu("g8", domain="nvl-1")]
+    third = place_on([never], Stock(tuple(more), tuple(hosts)), second.remembered)
+    assert [each.waiting.name for each in third.assignments] == ["never"]
+
+
+def test_requests_that_differ_in_the_host_alone_share_the_search_for_devices() -> None:
+    def taken_time(count: int) -> int:
+        waiting = [
+            request(f"r{n}", gpus(9), cpu=Decimal(n), constraints=tied("nvlinkDomain")) for n in range(count)
+        ]
+        offers = [gpu(f"g{n}", domain=f"nvl-{n // 8}") for n in range(64)]
+        placement = place(waiting, offers, [host("h")])
+        assert {each.reason for each in placement.refusals} == {"ConstraintUnmet"}
+        return placement.effort.choices
+
+    assert taken_time(50) == taken_time(1)
 
 
 def test_a_request_that_could_be_met_in_too_many_ways_is_given_up_in_bounded_time() -> None:

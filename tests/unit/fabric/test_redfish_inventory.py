@@ -369,3 +369,12 @@ def test_any_manager_gives_an_inventory_or_a_fabric_error(
     except FabricError:
         return
     assert read.complete or read.problems
+
+
+def test_a_host_has_the_machines_uuid_that_the_manager_reports_also_within_a_domain() -> None:
+    topology = Topology(domains=(Domain("rdmaDomain", "r0", frozenset({"/redfish/v1/Systems/sled-0"})),))
+    told = system("sled-0", UUID="38947555-7742-3448-3784-823347823834")
+    (host,) = inventory([], [told], topology).hosts
+    assert host.uuid == "38947555-7742-3448-3784-823347823834"
+    (untold,) = inventory([], [system("sled-1")]).hosts
+    assert untold.uuid == ""

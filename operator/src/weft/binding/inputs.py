@@ -1,12 +1,12 @@
 """Which changes of objects placement depends on: a heartbeat of a Node, or a status that says why something waits,
-is none of them."""
+is none of them, and neither is what another's bind takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from weft.api.names import FINALIZER
+from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     LOGICAL_NODES,
@@ -15,7 +15,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.binding.hosts import system_uuid
-from weft.binding.objects import is_ready
+from weft.binding.objects import is_ready, logical_node_taint
 from weft.cluster import Cluster, Object
 
 
@@ -25,7 +25,7 @@ class Inputs:
     def __init__(self) -> None:
         self.generation = 0
         """Grows with every change that matters."""
-        self._seen: dict[tuple[ResourceType, str, str], Hashable] = {}
+        self._seen: dict[tuple[ResourceType, str, str], tuple[Hashable, bool]] = {}
 
     def changed(self, cluster: Cluster, resource: ResourceType, obj: Object) -> bool:
         """Take note of an object that changed; whether that matters."""
@@ -34,13 +34,22 @@ class Inputs:
         key = (resource, namespace, name)
         gone = cluster.get(resource, name, namespace) is None
         meaning = None if gone else (metadata.get("uid"), _MEANING.get(resource, _spec)(obj))
-        before = self._seen.pop(key, None)
+        before, takes = self._seen.pop(key, (None, False))
+        taking = not gone and _takes(resource, obj)
         if meaning is not None:
-            self._seen[key] = meaning
-        if meaning == before:
+            self._seen[key] = meaning, taking
+        # What only takes something away makes no place for anybody who waits.
+        if (meaning == before and not (takes and not taking)) or (before is None and taking):
             return False
         self.generation += 1
         return True
+
+
+def _takes(resource: ResourceType, obj: Object) -> bool:
+    """Whether an object withholds something that is there without it: a claim its device, Weft's taint its host."""
+    if resource == NODES:
+        return bool(logical_node_taint(obj))
+    return resource == DEVICE_ATTACHMENTS
 
 
 def _spec(obj: Object) -> Hashable:
@@ -69,7 +78,7 @@ def _node(obj: Object) -> Hashable:
     return (
         _items(obj["metadata"].get("labels", {})),
         bool(spec.get("unschedulable")),
-        frozenset(_items(taint) for taint in spec.get("taints", [])),
+        frozenset(_items(taint) for taint in spec.get("taints", []) if taint["key"] != TAINT_LOGICAL_NODE),
         is_ready(obj),
         (allocatable.get("cpu"), allocatable.get("memory")),
         system_uuid(obj),

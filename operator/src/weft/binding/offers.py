@@ -167,7 +167,7 @@ class Reader:
             for item in snapshot.outstanding
             for each in item.devices
         }
-        taken_hosts = {(item.host.fabric, item.host.host) for item in snapshot.outstanding}
+        taken_nodes = {item.host.node_name for item in snapshot.outstanding}
         claimed = {(claim.spec.fabric, claim.spec.device) for claim in claims}
         used = held(claims)
         for place, (namespace, offer) in promised.items():
@@ -186,7 +186,7 @@ class Reader:
             offers += _offers(name, pools, picture, claimed | promised.keys())
             if fabric.spec.mode == "Manage":
                 found = _hosts(raw, picture, claims, node_by_name)
-                hosts += [host for host in found if (name, host.host) not in taken_hosts]
+                hosts += [host for host in found if host.node_name not in taken_nodes]
         left = quota_left(self.quotas(snapshot), used)
         return Stock(tuple(offers), tuple(hosts), left, tuple(observed_only))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -20,9 +20,10 @@ from weft.api.resources import (
 from weft.binding.assignments import Assignments, Outcome
 from weft.binding.fabrics import Fabrics
 from weft.binding.inputs import Inputs
+from weft.binding.inventory import Picture
 from weft.binding.keys import PlacementKey
 from weft.binding.offers import Reader, Snapshot
-from weft.binding.plan import Placement
+from weft.binding.plan import Placement, Remembered
 from weft.binding.search import place
 from weft.cluster import Cluster, Object
 from weft.controllers import Now, Watch
@@ -42,6 +43,7 @@ class PlacementController:
         self._assignments = assignments
         self._inputs = Inputs()
         self._reader = Reader()
+        self._remembered = Remembered()
         self._placed: tuple[object, ...] = ()
         self.passes = 0
         """Passes that looked for places."""
@@ -59,10 +61,11 @@ class PlacementController:
     async def reconcile(self, key: PlacementKey, now: Now) -> float | None:
         if not self._fabrics.all_looked_at():
             return RETRY_SECONDS
-        snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments)
-        inputs = self._depends_on(snapshot)
+        pictures = self._fabrics.pictures()
+        inputs = self._depends_on(pictures)
         if inputs == self._placed:
             return None
+        snapshot = Snapshot.take(self._cluster, pictures, self._assignments)
         placement = await asyncio.to_thread(self._place, snapshot, now.wall)
         self.passes += 1
         outcomes: tuple[Outcome, ...] = (*placement.assignments, *placement.refusals)
@@ -77,13 +80,15 @@ class PlacementController:
 
     def _place(self, snapshot: Snapshot, now: datetime) -> Placement:
         waiting = self._reader.waiting(snapshot, now)
-        return place(waiting, self._reader.stock(snapshot)) if waiting else Placement((), ())
+        if not waiting:
+            return Placement((), ())
+        placement = place(waiting, self._reader.stock(snapshot), self._remembered)
+        self._remembered = placement.remembered
+        return placement
 
-    def _depends_on(self, snapshot: Snapshot) -> tuple[object, ...]:
-        """Equal for two snapshots between which nothing changed that placement depends on."""
-        inventories = frozenset(
-            (name, _Same(picture.inventory)) for name, picture in snapshot.pictures.items()
-        )
+    def _depends_on(self, pictures: Mapping[str, Picture]) -> tuple[object, ...]:
+        """Equal for two moments between which nothing changed that placement depends on."""
+        inventories = frozenset((name, _Same(picture.inventory)) for name, picture in pictures.items())
         return self._inputs.generation, self._assignments.generation, inventories
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cache
+from functools import lru_cache
 
 from weft.api.meta import LabelOperator, LabelRequirement, LabelSelector
 from weft.binding.membership import POOL_KIND, PoolKey
@@ -109,6 +109,14 @@ class Shape:
     """Empty: any."""
     avoid_hosts: frozenset[str] = frozenset()
 
+    def __hash__(self) -> int:
+        # Looked up in every pass for everybody who waits; it is the same each time.
+        known = self.__dict__.get("_hash")
+        if known is None:
+            known = hash((self.needs, self.allowed_pools, self.node_selector, self.cpu, self.constraints))
+            object.__setattr__(self, "_hash", known)
+        return int(known)
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -202,7 +210,54 @@ class Effort:
     matchings: int = 0
     """Selectors that were held against all devices."""
     searches: int = 0
-    """Shapes for which devices were looked for."""
+    """Shapes for which a place was looked for."""
+    choices: int = 0
+    """Times that devices were looked for, for one set of needs on one kind of host."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What was refused, and on what stock: on less it is refused again, for the same reason."""
+
+    stock: Stock = Stock()
+    refused: Mapping[tuple[Shape, str], tuple[str, str]] = field(default_factory=dict)
+    """Reason and message by shape, and by namespace where a DeviceQuota makes a difference."""
+    hopeless: frozenset[tuple[Shape, str]] = frozenset()
+    """Those of them that could not be met though every device were free: binds and releases change nothing for them."""
+
+    def for_stock(self, stock: Stock) -> Mapping[tuple[Shape, str], tuple[str, str]]:
+        """What need not be looked for again on a later stock."""
+        if self._holds_for(stock):
+            return self.refused
+        if not self.hopeless or not self._has_all(stock):
+            return {}
+        return {key: self.refused[key] for key in self.hopeless}
+
+    def _has_all(self, stock: Stock) -> bool:
+        """Whether a later stock has no device that this one had not, free or not."""
+        known = {(offer.fabric, offer.device.id): offer for offer in self.stock.offers}
+        for offer in stock.offers:
+            before = known.get((offer.fabric, offer.device.id))
+            if before is None or before.device != offer.device or before.pool != offer.pool:
+                return False
+            if before.jurisdiction != offer.jurisdiction:
+                return False
+        # What is said of a quota that is used up or was lifted may differ.
+        return stock.quota_left.keys() == self.stock.quota_left.keys()
+
+    def _holds_for(self, stock: Stock) -> bool:
+        """Whether a later stock has nothing that this one had not."""
+        free = {(offer.fabric, offer.device.id): offer for offer in self.stock.offers if offer.free}
+        hosts = {(host.fabric, host.host): host for host in self.stock.hosts}
+        return (
+            stock.observed_only == self.stock.observed_only
+            and stock.quota_left.keys() == self.stock.quota_left.keys()
+            and all(left <= self.stock.quota_left[key] for key, left in stock.quota_left.items())
+            and all(hosts.get((host.fabric, host.host)) == host for host in stock.hosts)
+            and all(
+                free.get((offer.fabric, offer.device.id)) == offer for offer in stock.offers if offer.free
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -212,9 +267,11 @@ class Placement:
     assignments: tuple[Assignment, ...]
     refusals: tuple[Refusal, ...]
     effort: Effort = Effort()
+    remembered: Remembered = Remembered()
+    """For the next pass."""
 
 
-@cache
+@lru_cache(maxsize=100_000)
 def natural(name: str) -> tuple[tuple[bool, int, str], ...]:
     """A sort key that puts gpu-9 before gpu-10."""
     return tuple(

@@ -29,6 +29,7 @@ from weft.binding.plan import (
     Offer,
     Placement,
     Refusal,
+    Remembered,
     Selector,
     Shape,
     Stock,
@@ -43,15 +44,16 @@ from weft.fabric.driver import DeviceKind
 MOST_TRIES = 200
 """Sets of domains that are tried for one request on one kind of host: a bound on what a tenant can cost."""
 
+DEVICE_REASONS = ("NotEnoughDevices", "ConstraintUnmet")
 Budget = dict[PoolKey, int]
 """What may still be taken of each limited pool."""
 Lists = Mapping[Need, Sequence[int]]
 """The devices that each need may be met from: numbers of offers."""
 
 
-def place(waiting: Iterable[Waiting], stock: Stock) -> Placement:
-    """Place requests, oldest first."""
-    pass_ = _Pass(stock)
+def place(waiting: Iterable[Waiting], stock: Stock, remembered: Remembered | None = None) -> Placement:
+    """Place requests, oldest first. `remembered` is what the pass before left."""
+    pass_ = _Pass(stock, remembered or Remembered())
     assignments: list[Assignment] = []
     refusals: list[Refusal] = []
     for request in sorted(waiting, key=lambda item: (item.created, item.namespace, item.name)):
@@ -60,7 +62,7 @@ def place(waiting: Iterable[Waiting], stock: Stock) -> Placement:
             assignments.append(outcome)
         else:
             refusals.append(outcome)
-    return Placement(tuple(assignments), tuple(refusals), pass_.effort())
+    return Placement(tuple(assignments), tuple(refusals), pass_.effort(), pass_.remembered(refusals))
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class _Try:
 class _Pass:
     """The state of one pass. Offers are known by their number in the pass's one order."""
 
-    def __init__(self, stock: Stock) -> None:
+    def __init__(self, stock: Stock, remembered: Remembered) -> None:
         self._stock = stock
         crowding: dict[tuple[str, ...], int] = {}
         for offer in stock.offers:
@@ -106,12 +108,27 @@ class _Pass:
         self._zones = self._number_zones()
         self._matches: dict[tuple[DeviceKind, Selector, int], list[int]] = {}
         self._suited: dict[object, list[tuple[str, str]]] = {}
-        self._refused: dict[tuple[Shape, str], tuple[str, str]] = {}
+        self._refused = dict(remembered.for_stock(stock))
+        self._hopeless = {key for key in remembered.hopeless if key in self._refused}
+        self._unmet: dict[object, _Unmet] = {}
+        self._unmet_of_all: dict[object, _Unmet] = {}
+        self._said: dict[object, tuple[str, str]] = {}
         self._searches = 0
+        self._choices = 0
         self._tries = 0
 
     def effort(self) -> Effort:
-        return Effort(sorts=1, matchings=len(self._matches), searches=self._searches)
+        return Effort(sorts=1, matchings=len(self._matches), searches=self._searches, choices=self._choices)
+
+    def remembered(self, refusals: Iterable[Refusal]) -> Remembered:
+        """What was refused, by shape; shapes for which nobody waits any more are forgotten."""
+        keys = {self._key(refusal.waiting) for refusal in refusals}
+        refused = {key: why for key, why in self._refused.items() if key in keys}
+        return Remembered(self._stock, refused, frozenset(self._hopeless & keys))
+
+    def _key(self, request: Waiting) -> tuple[Shape, str]:
+        # Without a limit of its own a namespace has the answer of all others that ask for the same.
+        return request.shape, request.namespace if request.namespace in self._limited else ""
 
     def _number_zones(self) -> list[int]:
         """By offer, a number that devices share which the same hosts reach; each host's numbers in `_reaches`."""
@@ -131,21 +148,32 @@ class _Pass:
         return zones
 
     def place(self, request: Waiting) -> Assignment | Refusal:
-        shape = request.shape
-        # Without a limit of its own a namespace has the answer of all others that ask for the same.
-        quota_class = request.namespace if request.namespace in self._limited else ""
-        known = self._refused.get((shape, quota_class))
+        key = self._key(request)
+        known = self._refused.get(key)
         if known is None:
             self._searches += 1
             found = self._search(request)
             if isinstance(found, Assignment):
                 self._take(request, found)
                 return found
-            known = self._refused[shape, quota_class] = found
+            known = self._refused[key] = found
+            if known[0] in DEVICE_REASONS and self._is_hopeless(request.shape):
+                self._hopeless.add(key)
         return Refusal(request, *known)
 
+    def _is_hopeless(self, shape: Shape) -> bool:
+        """Whether the devices would not suffice though all were free and reached one host, whatever quotas say."""
+        free, self._free = self._free, [True] * len(self._free)
+        unmet, self._unmet = self._unmet, self._unmet_of_all
+        try:
+            return isinstance(self._choose(shape, None, {}), _Unmet)
+        finally:
+            self._free, self._unmet = free, unmet
+
     def _take(self, request: Waiting, assignment: Assignment) -> None:
-        del self._hosts[assignment.host.fabric, assignment.host.host]
+        # One Node may run on a host of each of several fabrics; it carries one logical node.
+        name = assignment.host.node_name
+        self._hosts = {place: host for place, host in self._hosts.items() if host.node_name != name}
         for chosen in assignment.devices:
             limited = (request.namespace, chosen.offer.pool)
             if limited in self._quota:
@@ -190,6 +218,14 @@ class _Pass:
 
     def _words(self, shape: Shape, budget: Budget, reach: frozenset[int], unmet: _Unmet) -> tuple[str, str]:
         """Why the first suitable host could not be used: by leaving out, one by one, what may have been in the way."""
+        key = _asked(shape, reach, budget)
+        if key not in self._said:
+            self._said[key] = self._find_words(shape, budget, reach, unmet)
+        return self._said[key]
+
+    def _find_words(
+        self, shape: Shape, budget: Budget, reach: frozenset[int], unmet: _Unmet
+    ) -> tuple[str, str]:
         if budget and not isinstance(self._choose(shape, reach, {}), _Unmet):
             limited = pool_words(pool for pool in budget if pool in shape.allowed_pools)
             return (
@@ -283,9 +319,14 @@ class _Pass:
         return text
 
     def _choose(
-        self, shape: Shape, reach: frozenset[int], budget: Budget
+        self, shape: Shape, reach: frozenset[int] | None, budget: Budget
     ) -> list[tuple[int, Chosen]] | _Unmet:
         """Devices for all needs: of the alternatives, in their order, the first that can all be met."""
+        # Whatever else is asked of the host: what could not be met cannot be met later in the pass.
+        key = _asked(shape, reach, budget)
+        if key in self._unmet:
+            return self._unmet[key]
+        self._choices += 1
         first: _Unmet | None = None
         for choices in itertools.product(*(need.choices for need in shape.needs)):
             lists = {
@@ -301,6 +342,7 @@ class _Pass:
                 ]
             first = first or found
         assert first is not None
+        self._unmet[key] = first
         return first
 
     def _meet_all(self, lists: Lists, constraints: Sequence[Constraint], budget: Budget) -> _Try | _Unmet:
@@ -394,6 +436,12 @@ class _Pass:
         offer = self._offers[number]
         if offer.pool in now.budget:
             now.budget[offer.pool] -= offer.quota_units
+
+
+def _asked(shape: Shape, reach: frozenset[int] | None, budget: Budget) -> object:
+    """All that the choice of devices depends on: shapes that differ in the host alone have it in common."""
+    asked = (shape.needs, shape.allowed_pools, shape.constraints, shape.jurisdictions)
+    return asked, reach, frozenset(budget.items())
 
 
 def _groups(
