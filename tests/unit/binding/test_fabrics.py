@@ -214,3 +214,19 @@ async def test_another_manager_at_the_address_of_a_claimed_one_is_not_worked_wit
     await rack.poll()
     await rack.work("n")
     assert (rack.claims(), rack.driver.pairs) == ([], set())
+
+
+async def test_a_rack_of_which_a_part_cannot_be_read_is_counted_and_its_counts_do_not_fall(
+    rack: Rack,
+) -> None:
+    rack.driver.complete = False
+    await rack.build()
+    fabric = rack.cluster.get(FABRICS, "rack")
+    assert fabric is not None
+    assert (fabric["status"]["devices"], fabric["status"]["hosts"]) == (4, 2)
+    del rack.driver.devices["gpu-0"]
+    rack.restart()
+    await rack.poll()
+    fabric = rack.cluster.get(FABRICS, "rack")
+    assert fabric is not None
+    assert (fabric["status"]["devices"], fabric["status"]["hosts"]) == (4, 2)

@@ -3,7 +3,7 @@
 import pytest
 
 from support.replay import BLOCKS, SYSTEMS, Replay, Tree, block, case, collection, rack, reading, system
-from weft.fabric.errors import AuthFailed, FabricError, Unsupported
+from weft.fabric.errors import AuthFailed, Conflict, FabricError, Unsupported
 
 
 def gpus(count: int) -> list[Tree]:
@@ -162,3 +162,10 @@ async def test_a_side_that_the_manager_does_not_keep_does_not_make_readings_inco
         read = await driver.inventory()
         assert read.attachments == (("gpu-0", "sled-0"),)
         assert read.complete
+        # The block says that it is free: the host that has it knows better.
+        with pytest.raises(Conflict, match="gpu-0 is attached to sled-0"):
+            await driver.attach("b", "sled-1", frozenset({"gpu-0"}))
+        assert [path for method, path in manager.requests if method == "PATCH"] == [f"{SYSTEMS}/sled-0"]
+        await driver.detach("c", "sled-0", frozenset({"gpu-0"}))
+        await driver.attach("d", "sled-1", frozenset({"gpu-0"}))
+        assert await driver.attached("sled-1") == {"gpu-0"}

@@ -105,8 +105,8 @@ DEFINITIONS = (
         (
             Column("Mode", ".spec.mode", "Whether Weft may change the fabric."),
             _status_of("Connected"),
-            Column("Devices", ".status.devices", "Devices in the last complete inventory.", "integer"),
-            Column("Hosts", ".status.hosts", "Hosts in the last complete inventory.", "integer"),
+            Column("Devices", ".status.devices", "Devices at the manager.", "integer"),
+            Column("Hosts", ".status.hosts", "Hosts at the manager.", "integer"),
             Column("Nodes", ".status.nodes", "Hosts whose Node is known.", "integer"),
             *_why("Connected"),
             Column(

@@ -161,9 +161,12 @@ class FabricStatus(Model):
         default=None, description="Generation of the spec that this status is about."
     )
     devices: Counter | None = Field(
-        default=None, description="Devices in the last complete inventory, offered by a pool or not."
+        default=None,
+        description="Devices at the manager, offered by a pool or not. An inventory that is not whole never lowers it.",
     )
-    hosts: Counter | None = Field(default=None, description="Hosts in the last complete inventory.")
+    hosts: Counter | None = Field(
+        default=None, description="Hosts at the manager. An inventory that is not whole never lowers it."
+    )
     nodes: Counter | None = Field(default=None, description="Hosts whose Node is known.")
     not_used: Message | None = Field(
         default=None,

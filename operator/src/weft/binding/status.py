@@ -45,6 +45,11 @@ def fabric_status(
     status = fabric.status.dump()
     status.pop("conditions", None)
     status["observedGeneration"] = fabric.metadata.generation
+    if picture is not None:
+        # One block that never answers must not keep the rest of the rack from being counted. What is missing from such
+        # a reading lowers nothing: the counts tell the next operator how much was there.
+        status["devices"] = max(len(picture.inventory.devices), fabric.status.devices or 0)
+        status["hosts"] = max(len(picture.inventory.hosts), fabric.status.hosts or 0)
     status.pop("notUsed", None)
     if picture is not None and (sentence := not_used(picture.inventory)):
         status["notUsed"] = sentence

@@ -88,7 +88,9 @@ class RedfishDriver:
             system = await read(self._session, path, deadline=deadline, login=login)
             listed = self._listed(system)
             absent = {d: uri for d, uri in wanted.items() if uri not in listed}
-            owners = await together([self._owners(d, uri, deadline, login) for d, uri in absent.items()])
+            owners = await together(
+                [self._owners(d, uri, path, deadline, login) for d, uri in absent.items()]
+            )
             for device, systems in zip(absent, owners, strict=True):
                 if elsewhere := ", ".join(sorted(last_segment(s) for s in systems - {path})):
                     raise Conflict(f"{device} is attached to {elsewhere}, not to {host}")
@@ -204,13 +206,20 @@ class RedfishDriver:
         links = links_of(system.body, self._session.local, "Links", "ResourceBlocks") or ()
         return list(dict.fromkeys(links))
 
-    async def _owners(self, device: str, uri: str, deadline: float, login: int) -> set[str]:
-        """The systems that have a device, as its block says."""
+    async def _owners(self, device: str, uri: str, path: str, deadline: float, login: int) -> set[str]:
+        """The systems that have a device: as its block says, and others than `path` that say so themselves.
+
+        Managers that keep one side only, or that permit what should be refused, must not give it to two hosts. Only
+        systems that the last reading shows with the device are asked.
+        """
         body = (await read(self._session, uri, deadline=deadline, login=login)).body
         block = block_of(body, uri, self._session.local)
         if device not in (block.id, name_of_uri(uri)) or block.unused is not None:
             raise InvalidRequest(f"{uri}: the manager does not have {device} there as a device")
-        return set(block.systems or ())
+        shown = [s.uri for s in self._poller.systems.values() if s.uri != path and uri in (s.blocks or ())]
+        systems = await together([read(self._session, s, deadline=deadline, login=login) for s in shown])
+        still = {s for s, reply in zip(shown, systems, strict=True) if uri in self._listed(reply)}
+        return set(block.systems or ()) | still
 
     async def _change(
         self, operation: str, system: Reply, path: str, blocks: Sequence[str], deadline: float, login: int
