@@ -16,6 +16,8 @@ from weft.api.crd import DEFINITIONS, manifests
 from weft.api.resources import ResourceType
 from weft.cluster import ClusterError
 from weft_dev.kube import Kube
+from weft_playground.case import Split
+from weft_playground.demo.manifests import Examples, group_objects, with_logical_nodes, with_plain_pods
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("[0-9]*.yaml"))
@@ -82,6 +84,14 @@ def test_the_examples_apply_in_the_order_of_their_names(kubectl: Kubectl) -> Non
     assert {body["kind"] for body in objects} > KINDS.keys() - {"DeviceAttachment"}
     assert len(again.splitlines()) == len(objects)
     assert [line for line in again.splitlines() if not line.endswith(" unchanged")] == []
+
+
+@pytest.mark.parametrize("examples", [with_logical_nodes(), with_plain_pods()], ids=["nodes", "pods"])
+def test_the_demos_groups_are_taken_as_they_are(examples: Examples, kube: Kube, namespace: str) -> None:
+    for body in group_objects(examples.group, namespace, "Auto", Split(4, 6)):
+        if body["kind"] in KINDS:
+            created = kube.create(resource_of(body), body, dry_run=True)
+            assert KINDS[body["kind"]].model.model_validate(created).dump()["spec"] == created["spec"]
 
 
 def reversed_pairs(files: list[str]) -> list[str]:
