@@ -101,6 +101,45 @@ async def test_a_role_without_a_template_in_a_group_without_one_says_where_to_se
     assert fleet.pods() == []
 
 
+@pytest.mark.parametrize("nodes", [False, True])
+async def test_a_template_taken_from_its_group_takes_no_replica_away_and_moves_to_the_roles(
+    nodes: bool,
+) -> None:
+    fleet = Fleet(3, 6, nodes=nodes)
+    fleet.traffic = ANSWER_HEAVY
+    await fleet.run(10)
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(90)
+    pods = {pod["metadata"]["uid"] for pod in fleet.pods()}
+    template = fleet.group()["spec"]["template"]
+
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec.pop("template"))
+    await fleet.run(30)
+    assert fleet.serving() == {"prefill": 5, "decode": 4}
+    assert fleet.condition("Ready") == ("False", "TemplateMissing")
+    assert fleet.condition("Balanced") == ("False", "TemplateMissing")
+
+    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(template=template))
+    await fleet.run(30)
+    assert fleet.serving() == {"prefill": 5, "decode": 4}
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(template=template))
+    await fleet.run(30)
+    assert fleet.condition("Ready") == ("True", "Serving")
+    assert {pod["metadata"]["uid"] for pod in fleet.pods()} == pods
+
+
+async def test_a_role_deleted_while_another_has_no_template_takes_its_own_replicas_alone() -> None:
+    fleet = Fleet(3, 6)
+    await fleet.run(10)
+    template = fleet.group()["spec"]["template"]
+    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(template=template))
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec.pop("template"))
+    await fleet.run(5)
+    del fleet.cluster.objects[(INFERENCE_ROLES, NAMESPACE, "decode")]
+    await fleet.run(90)
+    assert fleet.split() == {"prefill": 3}
+
+
 @pytest.mark.parametrize("one", ["timeToFirstTokenMilliseconds", "interTokenLatencyMicroseconds"])
 async def test_one_objective_is_enough_to_move_replicas_where_the_load_needs_them(one: str) -> None:
     fleet = Fleet(1, 8)

@@ -33,7 +33,7 @@ def ready(picture: GroupPicture, refusals: Mapping[Subject, Refusal]) -> Finding
         return Finding(False, "NoRoles", "no InferenceRole refers to this group")
     for name in sorted(picture.all_roles):
         if name not in picture.roles:
-            return Finding(False, "TemplateMissing", f"role {name} has no pod template, nor has the group")
+            return template_missing(name)
         refused = refusals.get(Subject("role", name))
         if refused is not None and not picture.serving(name):
             return Finding(False, refused.finding.reason, f"role {name}: {refused.finding.message}")
@@ -48,6 +48,15 @@ def ready(picture: GroupPicture, refusals: Mapping[Subject, Refusal]) -> Finding
         return Finding(False, "StageMissing", text)
     missing = " or ".join(stage for stage in needed if stage not in serves)
     return Finding(False, "NoServingReplica", f"no replica serves {missing} yet")
+
+
+def template_missing(role: str) -> Finding:
+    """Said while a role cannot make pods; those that it has stay."""
+    return Finding(
+        False,
+        "TemplateMissing",
+        f"role {role} has no pod template, nor has the group: set spec.template in one of them",
+    )
 
 
 def metrics_fresh(reading: Reading) -> Finding:
@@ -140,11 +149,7 @@ def balanced(
 def role_ready(name: str, has_template: bool, allocation: Split, replicas: Sequence[Replica]) -> Finding:
     """Ready of a role: it has the replicas it is to have and they take requests."""
     if not has_template:
-        return Finding(
-            False,
-            "TemplateMissing",
-            "neither the role nor its group has a pod template: set spec.template in one of them",
-        )
+        return template_missing(name)
     if len(serving_in(replicas, name)) >= allocation[name]:
         return Finding(True, "Serving", "all its replicas take requests")
     return Finding(False, "Progressing", "not all of its replicas take requests yet")

@@ -138,7 +138,12 @@ def _split(picture: GroupPicture, carried: list[Carried], recorded: Split, now: 
     settled = not still and all(counts[name] <= allocation[name] for name in counts)
     forward = [one for one in still if one.step is not TransferStep.ROLLING_BACK]
     moving = tuple((one.from_, one.to) for one in forward) if len(forward) == len(still) else ()
-    plan = plan_split(split_inputs(picture, allocation, decided_at, settled, moving, now.wall))
+    without = sorted(picture.all_roles.keys() - picture.roles.keys())
+    if without and allocation:
+        # Nothing is decided without some of the roles: what the others have would be divided anew.
+        plan = SplitPlan(allocation, obstacle=conditions.template_missing(without[0]))
+    else:
+        plan = plan_split(split_inputs(picture, allocation, decided_at, settled, moving, now.wall))
     return replace(plan, decision=back) if plan.decision is None and back is not None else plan
 
 

@@ -111,7 +111,7 @@ def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal])
     for key in sorted({*own_pods, *own_nodes}):
         found = replica(key, own_pods.get(key), own_nodes.get(key))
         if not found.has_node:
-            served = runnable.get(found.role)
+            served = roles.get(found.role)
             # Of a role that is gone nothing is known; a plain pod counts as one accelerator, as by default.
             count = served.spec.accelerators_counted if served is not None else 1
             found = replace(found, accelerators=count)

@@ -55,7 +55,7 @@ def plan_roster(
     roles, kinds, replicas = picture.roles, picture.kinds, picture.replicas
     budget_accelerators = picture.group.spec.accelerators.maximum
     effective = effective_roles(replicas, transfers)
-    leaving = [one for one in replicas if _must_leave(one, effective[one.name], roles)]
+    leaving = [one for one in replicas if _must_leave(one, effective[one.name], picture)]
     staying = [one for one in replicas if one not in leaving]
     remove = [one.name for one in leaving]
     obstacle: Finding | None = None
@@ -104,6 +104,7 @@ def plan_roster(
         for one in staying
         if one.pod_finished
         and not one.pod_deleting
+        and effective[one.name] in roles
         and (one.created_at is None or now - one.created_at >= REPLACE_AFTER)
     ]
     behind = [
@@ -114,11 +115,14 @@ def plan_roster(
     return Roster((*pods, *checks, *nodes), tuple(remove), (*ended, *behind), obstacle)
 
 
-def _must_leave(one: Replica, role: str, roles: Mapping[str, InferenceRole]) -> bool:
-    """A replica of a role that is gone, one whose removal began, or a bare node of a shape no longer asked for."""
-    if one.removing or role not in roles:
+def _must_leave(one: Replica, role: str, picture: GroupPicture) -> bool:
+    """A replica of a role that is gone, one whose removal began, or a bare node of a shape no longer asked for.
+
+    What a role without a template has stays as it is: a template is taken away by mistake, or to be moved.
+    """
+    if one.removing or role not in picture.all_roles:
         return True
-    return not one.has_pod and one.has_node and one.shape != shape_of(roles[role])
+    return not one.has_pod and one.has_node and one.shape != shape_of(picture.all_roles[role])
 
 
 def _victims(
@@ -160,7 +164,11 @@ def _outdated(
     """One replica made from an older template, once all others serve: templates roll one by one."""
     if not all(one.serving for one in staying):
         return [], None
-    old = [one for one in staying if one.revision != revision_of(roles[effective[one.name]])]
+    old = [
+        one
+        for one in staying
+        if (role := roles.get(effective[one.name])) is not None and one.revision != revision_of(role)
+    ]
     for one in sorted(old, key=lambda one: one.number):
         if len(serving_in(staying, one.role)) > 1:
             return [one.name], None
