@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from weft.api import DeviceAttachment, LogicalNode
-from weft.binding.decide import decide
+from weft.binding.decide import decide, operation_key
 from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture
 from weft.binding.keys import LogicalNodeKey
@@ -203,3 +203,10 @@ def test_a_device_that_may_still_be_attached_by_a_late_call_is_not_given_up() ->
             node(deleting=True), going, verified=True, reading=frozenset(), certainty={"a": certainty}
         )
         assert isinstance(decided, expected), certainty
+
+
+def test_attaches_of_two_devices_with_long_names_have_different_keys() -> None:
+    operation, name = "0" * 63, "Chassis/A/ResourceBlocks/" + "x" * 220
+    keys = {operation_key(operation, frozenset({f"{name}{n}"}), 2) for n in range(2)}
+    assert len(keys) == 2
+    assert max(map(len, keys)) <= 128

@@ -6,6 +6,7 @@ fewer attachments than its `claimSize` was cut short and leads back, a complete 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -370,7 +371,10 @@ def operation_key(operation: str, devices: frozenset[str], claim_size: int) -> s
     """The key of an attach of these devices out of a claim of so many: the same for each repetition."""
     if len(devices) == claim_size:
         return operation
-    return f"{operation}-{'-'.join(sorted(devices))}"[:128]
+    names = "-".join(sorted(devices))
+    # Cut off, the keys of two devices with long names could be one.
+    short = names if len(names) <= 64 else hashlib.sha256(names.encode()).hexdigest()[:32]
+    return f"{operation}-{short}"
 
 
 def _certainty(view: HostView, claim: DeviceAttachment) -> Certainty:
