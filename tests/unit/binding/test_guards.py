@@ -87,6 +87,8 @@ def test_an_answer_that_never_came_is_waited_for_though_the_device_was_seen() ->
     evidence = Evidence()
     evidence.unanswered(evidence.calling(HOST, {"gpu-0"}, {"uid"}))
     evidence.host_read(HOST, {"gpu-0"})
+    evidence.detached(evidence.calling(HOST, {"gpu-0"}, ()))
+    evidence.host_read(HOST, ())
     assert evidence.certainty("uid", "gpu-0", HOST, 10.0) is Certainty.OPEN
 
 

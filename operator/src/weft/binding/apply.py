@@ -10,27 +10,23 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from weft.api import DeviceAttachment
-from weft.api.attachment import attachment_name
 from weft.api.conditions import find, is_true
-from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
-from weft.api.quantity import format_bytes
-from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES, PODS
+from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, PODS
+from weft.binding import taints
 from weft.binding.assignments import Assignments
+from weft.binding.claims import attachments
 from weft.binding.decide import expired_facts, operation_key
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey
-from weft.binding.membership import POOL_KIND
 from weft.binding.objects import (
     UNANSWERED,
     is_deleting,
     is_quarantined,
-    logical_node_taint,
     parse_node,
-    taint_value,
 )
-from weft.binding.observe import Attempt, carrying
+from weft.binding.observe import Attempt
 from weft.binding.observe import Place as At
-from weft.binding.plan import Assignment, Chosen
+from weft.binding.plan import Assignment
 from weft.binding.session import FabricSession
 from weft.binding.status import Fact, Status, bound_status, unbound_status, with_facts
 from weft.binding.steps import (
@@ -55,7 +51,6 @@ from weft.binding.steps import (
 )
 from weft.cluster import AlreadyExistsError, Cluster, ConflictError, Object, add_finalizer, drop_finalizer
 from weft.controllers import Enqueue, Now
-from weft.fabric.driver import DeviceKind
 from weft.fabric.errors import FabricError, InvalidRequest, OutcomeUnknown, PartialFailure
 
 log = logging.getLogger(__name__)
@@ -135,7 +130,8 @@ class Actions:
             case GiveUp():
                 await self._give_up(step)
             case ClearTaint():
-                await self._clear_taints(step.nodes, run)
+                run.tainted = None
+                await taints.clear(self._cluster, step.nodes, run.key.namespace, run.key.name)
             case Place():
                 return self._place(step, run)
             case Wait():
@@ -150,7 +146,7 @@ class Actions:
             case Publish():
                 return self._publish(step, run)
             case Expire():
-                await self._clear_own_taints(run)
+                await self._clear_own_taints(run.key)
                 self._draft_unbound(run, expired_facts())
                 self._assignments.forget(run.key)
                 return Ended(step.again)
@@ -204,7 +200,10 @@ class Actions:
         try:
             await add_finalizer(self._cluster, LOGICAL_NODES, raw)
             created = await asyncio.gather(
-                *(self._cluster.create(DEVICE_ATTACHMENTS, body) for body in _claims(assignment, operation)),
+                *(
+                    self._cluster.create(DEVICE_ATTACHMENTS, body)
+                    for body in attachments(assignment, operation)
+                ),
                 return_exceptions=True,
             )
         finally:
@@ -222,13 +221,9 @@ class Actions:
             raise failure
 
     async def _reserve(self, step: Reserve, run: Pass) -> None:
-        await self._clear_taints(step.stale, run)
-        raw = self._cluster.get(NODES, step.node)
-        if raw is None or logical_node_taint(raw):
-            return
-        value = taint_value(run.key.namespace, run.key.name)
-        taint = {"key": TAINT_LOGICAL_NODE, "value": value, "effect": "NoSchedule"}
-        await self._write_taints(raw, [taint], run)
+        run.tainted = None
+        await taints.clear(self._cluster, step.stale, run.key.namespace, run.key.name)
+        await taints.reserve(self._cluster, step.node, run.key.namespace, run.key.name)
 
     async def _verify(self, step: Verify, run: Pass) -> None:
         session = self._session(step.fabric)
@@ -354,70 +349,14 @@ class Actions:
         # What became free may be what somebody waits for.
         self._enqueue(PlacementKey(), 0.0)
 
+    async def _clear_own_taints(self, key: LogicalNodeKey) -> None:
+        nodes = taints.carrying(self._cluster, key.namespace, key.name)
+        await taints.clear(self._cluster, nodes, key.namespace, key.name)
+
     async def _finish(self, run: Pass) -> None:
         self._assignments.forget(run.key)
-        await self._clear_own_taints(run)
+        await self._clear_own_taints(run.key)
         raw = self._raw(run)
         if raw is not None:
             self._assignments.settled(raw["metadata"]["uid"])
             await drop_finalizer(self._cluster, LOGICAL_NODES, raw)
-
-    # Taints
-
-    async def _clear_own_taints(self, run: Pass) -> None:
-        names = [raw["metadata"]["name"] for raw in carrying(self._cluster, run.key.namespace, run.key.name)]
-        await self._clear_taints(names, run)
-
-    async def _clear_taints(self, names: Iterable[str], run: Pass) -> None:
-        value = taint_value(run.key.namespace, run.key.name)
-        for name in names:
-            raw = self._cluster.get(NODES, name)
-            if raw is not None and logical_node_taint(raw) == value:
-                await self._write_taints(raw, [], run)
-
-    async def _write_taints(self, node: Object, ours: list[Object], run: Pass) -> None:
-        """Replace Weft's taint of a Node and keep the others.
-
-        Weft writes the list as a whole, guarded by resourceVersion: a strategic merge patch of a Node replaces it.
-        """
-        others = [item for item in node["spec"].get("taints", []) if item["key"] != TAINT_LOGICAL_NODE]
-        metadata = node["metadata"]
-        body = {
-            "metadata": {"resourceVersion": metadata["resourceVersion"]},
-            "spec": {"taints": [*others, *ours]},
-        }
-        await self._cluster.patch(NODES, metadata["name"], "", body)
-        run.tainted = None
-
-
-def _claims(assignment: Assignment, operation: str) -> list[Object]:
-    """The attachments of an assignment, one per device."""
-    waiting, host = assignment.waiting, assignment.host
-
-    def body(chosen: Chosen) -> Object:
-        device, (kind, pool) = chosen.offer.device, chosen.offer.pool
-        spec = {
-            "fabric": host.fabric,
-            "device": device.id,
-            "poolRef": {"kind": POOL_KIND[kind].value, "name": pool},
-            "host": host.host,
-            "nodeName": host.node_name,
-            "operation": operation,
-            "request": chosen.need,
-            "claimSize": len(assignment.devices),
-            "claimRef": {
-                "namespace": waiting.namespace,
-                "name": waiting.name,
-                "uid": waiting.uid,
-            },
-        }
-        if chosen.alternative:
-            spec["alternative"] = chosen.alternative
-        if kind is not DeviceKind.ACCELERATOR and device.capacity_bytes:
-            spec["capacity"] = format_bytes(device.capacity_bytes)
-        return {
-            "metadata": {"name": attachment_name(host.fabric, device.id), "finalizers": [FINALIZER]},
-            "spec": spec,
-        }
-
-    return [body(chosen) for chosen in assignment.devices]

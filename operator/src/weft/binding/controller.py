@@ -12,7 +12,8 @@ from weft.binding.decide import decide
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import LogicalNodeKey
 from weft.binding.objects import tainted_by
-from weft.binding.observe import carrying, observe
+from weft.binding.observe import observe
+from weft.binding.taints import carrying
 from weft.cluster import Cluster, Object
 from weft.controllers import Enqueue, Now, Watch
 
@@ -66,8 +67,7 @@ class LogicalNodeController:
         run = Pass(key, now)
         for _ in range(MOST_STEPS):
             if run.tainted is None:
-                names = (raw["metadata"]["name"] for raw in carrying(self._cluster, key.namespace, key.name))
-                run.tainted = tuple(names)
+                run.tainted = carrying(self._cluster, key.namespace, key.name)
             raw = self._cluster.get(LOGICAL_NODES, key.name, key.namespace)
             if raw is None:
                 self._assignments.forget(key)

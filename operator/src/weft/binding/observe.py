@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.meta import ObjectMeta
 from weft.api.names import TAINT_LOGICAL_NODE
-from weft.api.resources import FABRICS, LOGICAL_NODES, NODES, PODS
+from weft.api.resources import FABRICS, LOGICAL_NODES, PODS
 from weft.binding.assignments import Outcome
 from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture
@@ -18,7 +18,6 @@ from weft.binding.objects import (
     claims_of,
     had_unanswered_call,
     is_attached,
-    logical_node_taint,
     parse_node,
     taint_value,
     view_node,
@@ -193,12 +192,6 @@ def _host_view(
         pods_known=attempt.pods_known,
         problem=attempt.problem,
     )
-
-
-def carrying(cluster: Cluster, namespace: str, name: str) -> list[Object]:
-    """The Nodes with the logical node's taint."""
-    value = taint_value(namespace, name)
-    return [raw for raw in cluster.list(NODES) if logical_node_taint(raw) == value]
 
 
 def users_of(cluster: Cluster, claims: Sequence[DeviceAttachment]) -> list[str]:

@@ -1,0 +1,44 @@
+"""What a claim is made of: the attachments that an assignment becomes. Pure."""
+
+from __future__ import annotations
+
+from weft.api.attachment import attachment_name
+from weft.api.names import FINALIZER
+from weft.api.quantity import format_bytes
+from weft.binding.membership import POOL_KIND
+from weft.binding.plan import Assignment, Chosen
+from weft.cluster import Object
+from weft.fabric.driver import DeviceKind
+
+
+def attachments(assignment: Assignment, operation: str) -> list[Object]:
+    """The attachments of an assignment, one per device."""
+    waiting, host = assignment.waiting, assignment.host
+
+    def body(chosen: Chosen) -> Object:
+        device, (kind, pool) = chosen.offer.device, chosen.offer.pool
+        spec = {
+            "fabric": host.fabric,
+            "device": device.id,
+            "poolRef": {"kind": POOL_KIND[kind].value, "name": pool},
+            "host": host.host,
+            "nodeName": host.node_name,
+            "operation": operation,
+            "request": chosen.need,
+            "claimSize": len(assignment.devices),
+            "claimRef": {
+                "namespace": waiting.namespace,
+                "name": waiting.name,
+                "uid": waiting.uid,
+            },
+        }
+        if chosen.alternative:
+            spec["alternative"] = chosen.alternative
+        if kind is not DeviceKind.ACCELERATOR and device.capacity_bytes:
+            spec["capacity"] = format_bytes(device.capacity_bytes)
+        return {
+            "metadata": {"name": attachment_name(host.fabric, device.id), "finalizers": [FINALIZER]},
+            "spec": spec,
+        }
+
+    return [body(chosen) for chosen in assignment.devices]
