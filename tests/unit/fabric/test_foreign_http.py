@@ -110,6 +110,16 @@ async def test_a_collection_that_names_no_members_is_not_taken_for_empty(nothing
         assert (await driver.inventory()).devices == ()
 
 
+async def test_services_are_found_where_the_links_to_them_are_plain_text_or_nothing() -> None:
+    tree = rack(*gpus(2))
+    tree[ROOT] |= {"Systems": SYSTEMS, "Fabrics": None, "Tasks": [], "Links": None}
+    tree["/redfish/v1/CompositionService"] |= {"ResourceBlocks": BLOCKS, "ResourceZones": {}}
+    async with reading(tree) as (_, driver):
+        read = await driver.inventory()
+    assert ([d.id for d in read.devices], [h.id for h in read.hosts]) == (["gpu-00", "gpu-01"], ["sled-0"])
+    assert (read.complete, read.problems) == (True, ())
+
+
 async def test_links_with_another_name_of_the_manager_say_what_to_set() -> None:
     text = json.dumps(rack(*gpus(2))).replace(
         '"@odata.id": "/redfish', '"@odata.id": "https://fm.inner:8443/redfish'

@@ -9,6 +9,7 @@ from weft.fabric.errors import AuthFailed, FabricError, NotFound, Unsupported
 from weft.fabric.redfish.mapping import Json, mapping_at
 from weft.fabric.redfish.reader import read
 from weft.fabric.redfish.session import Session
+from weft.fabric.redfish.shapes import link_of
 from weft.fabric.redfish.uris import SERVICE_ROOT
 
 NO_COMPOSITION = (
@@ -42,7 +43,7 @@ class Service:
 
 def link_at(body: Json, *keys: str) -> Any:
     """The URI of a link property, or None."""
-    return mapping_at(body, *keys).get("@odata.id")
+    return link_of(mapping_at(body, *keys[:-1]).get(keys[-1]))
 
 
 async def discover(session: Session, deadline: float, *, login: int | None = None) -> Service:
