@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from weft.api import DeviceAttachment, LogicalNode
-from weft.binding.decide import decide, operation_key
+from weft.binding.decide import decide
 from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture
 from weft.binding.keys import LogicalNodeKey
 from weft.binding.objects import NodeView
 from weft.binding.observe import HostView, LogicalNodePicture
+from weft.binding.release import operation_key
 from weft.binding.steps import (
     Attach,
     Detach,

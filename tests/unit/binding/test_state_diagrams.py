@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 
 from weft.api import DeviceAttachment, LogicalNode
-from weft.binding.decide import decide, expired_facts
+from weft.binding.decide import decide
 from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture
 from weft.binding.keys import LogicalNodeKey
 from weft.binding.objects import NodeView
 from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.plan import Assignment, HostOffer, Shape, Waiting
+from weft.binding.release import expired_facts
 from weft.binding.steps import (
     Attach,
     Claim,

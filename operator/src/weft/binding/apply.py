@@ -15,7 +15,6 @@ from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, PODS
 from weft.binding import taints
 from weft.binding.assignments import Assignments
 from weft.binding.claims import attachments
-from weft.binding.decide import expired_facts, operation_key
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey
 from weft.binding.objects import (
@@ -27,6 +26,7 @@ from weft.binding.objects import (
 from weft.binding.observe import Attempt
 from weft.binding.observe import Place as At
 from weft.binding.plan import Assignment
+from weft.binding.release import expired_facts, operation_key
 from weft.binding.session import FabricSession
 from weft.binding.status import Fact, Status, bound_status, unbound_status, with_facts
 from weft.binding.steps import (
