@@ -25,6 +25,18 @@ async def test_six_broken_blocks_cost_six_devices() -> None:
     assert (read.unread.hosts, read.unread.device_list, read.unread.host_list) == (frozenset(), False, False)
 
 
+async def test_a_block_that_never_answers_does_not_keep_the_release_of_another_from_being_believed() -> None:
+    async with reading(case("stuck-release")) as (manager, driver):
+        manager.patch = lambda path, body: 405
+        await driver.inventory()
+        with pytest.raises(Unsupported):
+            await driver.attach("a", "sled-0", frozenset({"gpu-0"}))
+        read = await driver.inventory()
+    assert read.unread.devices == {"gpu-2"}
+    assert read.shows_absence("gpu-0", "sled-0")
+    assert not read.shows_absence("gpu-2", "sled-0")
+
+
 @pytest.mark.parametrize("status", [403, 404, 500, 501, 503])
 async def test_a_block_that_never_answers_costs_that_block(status: int) -> None:
     tree = broken(
