@@ -16,8 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import yaml
 
@@ -26,7 +25,7 @@ from weft.cluster import ClusterError
 from weft_dev import tools
 from weft_dev.certificates import Certificates, make_certificates
 from weft_dev.kube import Kube
-from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
+from weft_dev.processes import ProcessError, ProcessGroup, Stoppable, free_ports, log_tail
 
 TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 SERVICE_RANGE = "10.96.0.0/16"
@@ -43,7 +42,7 @@ AUDIT_LOG = "audit.jsonl"
 
 
 @dataclass(frozen=True)
-class ControlPlane:
+class ControlPlane(Stoppable):
     """A running control plane."""
 
     url: str
@@ -80,18 +79,6 @@ class ControlPlane:
         """Start the API server after `stop_apiserver`, and wait until it is ready."""
         self.processes.start("kube-apiserver", self.apiserver_command, environment=server_environment())
         _wait_ready(self, time.monotonic() + timeout_seconds)
-
-    def stop(self) -> None:
-        """End all servers and remove the temporary directory. A second call does nothing."""
-        self.processes.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def start(

@@ -40,6 +40,24 @@ def log_tail(log: Path, lines: int = LOG_LINES) -> str:
         return ""
 
 
+class Stoppable:
+    """What runs in a group of processes of its own; a context manager that ends them."""
+
+    processes: ProcessGroup
+
+    def stop(self) -> None:
+        """End all servers and remove the temporary directory. A second call does nothing."""
+        self.processes.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
 class ProcessGroup:
     """Servers that end with this process, also when it is killed, and the directory that they share.
 

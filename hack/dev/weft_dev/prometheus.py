@@ -10,12 +10,11 @@ import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from weft_dev import tools
 from weft_dev.controlplane import server_environment
-from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
+from weft_dev.processes import ProcessError, ProcessGroup, Stoppable, free_ports, log_tail
 
 ENGINE_PORT = 8000
 START_SECONDS = 60.0
@@ -26,7 +25,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
-class Prometheus:
+class Prometheus(Stoppable):
     """A running server; a context manager that stops it."""
 
     url: str
@@ -50,18 +49,6 @@ class Prometheus:
                 pass
         except urllib.error.HTTPError as error:
             raise ProcessError(f"Prometheus: {error.read().decode(errors='replace').strip()}") from error
-
-    def stop(self) -> None:
-        """End the server and remove its temporary directory."""
-        self.processes.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def start(
