@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -31,9 +31,9 @@ from weft.binding.assignments import Assignments
 from weft.binding.decide import wants_place
 from weft.binding.hosts import match
 from weft.binding.inventory import Picture
-from weft.binding.membership import Pool, PoolKey, key_of, members, pool_key
+from weft.binding.membership import Membership, Pool, PoolKey, key_of, members, pool_key
 from weft.binding.objects import is_quarantined, is_ready, logical_node_taint, parse_node
-from weft.binding.parsed import Parsed
+from weft.binding.parsed import Parsed, Same
 from weft.binding.plan import (
     Assignment,
     Choice,
@@ -122,6 +122,8 @@ class Reader:
         )
         self._quotas = Parsed(DeviceQuota.model_validate)
         self._fabrics = Parsed(Fabric.model_validate)
+        self._known: dict[str, tuple[Request, Waiting]] = {}
+        self._members: dict[str, tuple[object, Mapping[PoolKey, Membership]]] = {}
 
     def claims(self, snapshot: Snapshot) -> list[DeviceAttachment]:
         return self._claims.all(snapshot.claims)
@@ -134,6 +136,16 @@ class Reader:
     def quotas(self, snapshot: Snapshot) -> list[DeviceQuota]:
         return self._quotas.all(snapshot.quotas)
 
+    def members(self, fabric: str, pools: Sequence[Pool], picture: Picture) -> Mapping[PoolKey, Membership]:
+        """The membership of a fabric's pools; found anew where its devices or a pool changed."""
+        devices = picture.inventory.devices
+        specs = [(pool.kind, pool.metadata.uid, pool.metadata.generation) for pool in pools]
+        before = self._members.get(fabric)
+        if before is None or before[0] != (Same(devices), specs):
+            before = (Same(devices), specs), members(pools, fabric, devices)
+            self._members[fabric] = before
+        return before[1]
+
     def waiting(self, snapshot: Snapshot, now: datetime) -> list[Waiting]:
         """The logical nodes that want a place."""
         claimed: dict[tuple[str, str], list[DeviceAttachment]] = {}
@@ -144,6 +156,8 @@ class Reader:
         pools = self.pools(snapshot)
         open_pools: dict[str, frozenset[PoolKey]] = {}
         waiting: list[Waiting] = []
+        known, self._known = self._known, {}
+        shapes: dict[Shape, Shape] = {}
         for request in self._requests.all(snapshot.logical_nodes):
             if request is None:
                 continue
@@ -154,7 +168,21 @@ class Reader:
             if meta.namespace not in open_pools:
                 open_pools[meta.namespace] = _open(pools, labels.get(meta.namespace, {}))
             avoid = snapshot.avoided.get(meta.uid, frozenset())
-            waiting.append(_waiting(request, open_pools[meta.namespace], avoid))
+            before, pools_here = known.get(meta.uid), open_pools[meta.namespace]
+            if (
+                before is not None
+                and before[0] is request
+                and before[1].shape.allowed_pools == pools_here
+                and before[1].shape.avoid_hosts == avoid
+            ):
+                item = before[1]
+                shapes.setdefault(item.shape, item.shape)
+            else:
+                item = _waiting(request, pools_here, avoid)
+                # One object for all equal shapes: they are compared in every pass.
+                item = replace(item, shape=shapes.setdefault(item.shape, item.shape))
+            self._known[meta.uid] = request, item
+            waiting.append(item)
         return waiting
 
     def stock(self, snapshot: Snapshot) -> Stock:
@@ -183,7 +211,8 @@ class Reader:
             picture = snapshot.pictures.get(name)
             if picture is None or fabric.metadata.deletion_timestamp is not None:
                 continue
-            offers += _offers(name, pools, picture, claimed | promised.keys())
+            membership = self.members(name, pools, picture)
+            offers += _offers(name, pools, membership, picture, claimed | promised.keys())
             if fabric.spec.mode == "Manage":
                 found = _hosts(raw, picture, claims, node_by_name)
                 hosts += [host for host in found if host.node_name not in taken_nodes]
@@ -249,13 +278,18 @@ def _open(pools: Iterable[Pool], labels: Mapping[str, str]) -> frozenset[PoolKey
     )
 
 
-def _offers(fabric: str, pools: Iterable[Pool], picture: Picture, taken: set[tuple[str, str]]) -> list[Offer]:
+def _offers(
+    fabric: str,
+    pools: Iterable[Pool],
+    membership_of: Mapping[PoolKey, Membership],
+    picture: Picture,
+    taken: set[tuple[str, str]],
+) -> list[Offer]:
     """The fabric's devices that pools offer, free or not."""
-    pools = list(pools)
     attached = {device for device, _ in picture.inventory.attachments}
     by_key = {pool_key(pool): pool for pool in pools}
     offers: list[Offer] = []
-    for key, membership in members(pools, fabric, picture.inventory.devices).items():
+    for key, membership in membership_of.items():
         pool = by_key[key]
         withheld = set(pool.spec.maintenance.devices)
         open_ = pool.metadata.deletion_timestamp is None

@@ -29,3 +29,16 @@ class Parsed(Generic[T]):
             values.append(value)
         self._known = known
         return values
+
+
+class Same:
+    """An object that equals itself alone; holding it keeps its identity from being given to another."""
+
+    def __init__(self, of: object) -> None:
+        self._of = of
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self._of is other._of
+
+    def __hash__(self) -> int:
+        return id(self._of)

@@ -23,12 +23,15 @@ from weft.binding.inputs import Inputs
 from weft.binding.inventory import Picture
 from weft.binding.keys import PlacementKey
 from weft.binding.offers import Reader, Snapshot
+from weft.binding.parsed import Same
 from weft.binding.plan import Placement, Remembered
 from weft.binding.search import place
 from weft.cluster import Cluster, Object
 from weft.controllers import Now, Watch
 
 RETRY_SECONDS = 1.0
+RECORDS_AT_ONCE = 100
+"""Outcomes that are recorded before the event loop may turn to something else."""
 DEPENDS_ON = (LOGICAL_NODES, NODES, NAMESPACES, FABRICS, *POOLS, DEVICE_QUOTAS, DEVICE_ATTACHMENTS)
 GATHER_SECONDS = 0.2
 """How long changes of what there is are gathered: one bind changes several objects."""
@@ -69,7 +72,9 @@ class PlacementController:
         placement = await asyncio.to_thread(self._place, snapshot, now.wall)
         self.passes += 1
         outcomes: tuple[Outcome, ...] = (*placement.assignments, *placement.refusals)
-        for outcome in outcomes:
+        for number, outcome in enumerate(outcomes):
+            if number % RECORDS_AT_ONCE == 0:
+                await asyncio.sleep(0)
             waiting = outcome.waiting
             raw = self._cluster.get(LOGICAL_NODES, waiting.name, waiting.namespace)
             # What went meanwhile would never be carried out, and withhold its devices for good.
@@ -88,21 +93,8 @@ class PlacementController:
 
     def _depends_on(self, pictures: Mapping[str, Picture]) -> tuple[object, ...]:
         """Equal for two moments between which nothing changed that placement depends on."""
-        inventories = frozenset((name, _Same(picture.inventory)) for name, picture in pictures.items())
+        inventories = frozenset((name, Same(picture.inventory)) for name, picture in pictures.items())
         return self._inputs.generation, self._assignments.generation, inventories
-
-
-class _Same:
-    """An object that equals itself alone; holding it keeps its identity from being given to another."""
-
-    def __init__(self, of: object) -> None:
-        self._of = of
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self._of is other._of
-
-    def __hash__(self) -> int:
-        return id(self._of)
 
 
 def _is_deleting(raw: Object) -> bool:

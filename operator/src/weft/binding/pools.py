@@ -17,7 +17,7 @@ from weft.api.resources import (
 )
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import PoolsKey
-from weft.binding.membership import DEVICES_OF, Membership, Pool, PoolKey, key_of, members, pool_key
+from weft.binding.membership import DEVICES_OF, Membership, Pool, PoolKey, key_of, pool_key
 from weft.binding.offers import Reader, Snapshot, held
 from weft.binding.status import Fact, Status, pool_status, quota_status
 from weft.cluster import Cluster, ClusterError, Object, add_finalizer, drop_finalizer
@@ -108,7 +108,7 @@ def count(reader: Reader, snapshot: Snapshot, now: datetime) -> list[Release | W
             ready = ("Ready", False, "InUse", text)
         picture = snapshot.pictures.get(fabric)
         if picture is not None and fabric not in memberships:
-            memberships[fabric] = members(pools, fabric, picture.inventory.devices)
+            memberships[fabric] = reader.members(fabric, pools, picture)
         here = claims_of.get(fabric, {})
         attached = {device for device, _ in picture.inventory.attachments} if picture else set()
         membership = memberships.get(fabric, {}).get(pool_key(pool))
