@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -699,3 +700,17 @@ async def test_a_node_that_is_bound_keeps_its_taint_however_long_its_name_is(rac
     for key in rack.keys_of(NODES, rack.cluster.get(NODES, tainted) or {}):
         await rack.reconcile(key)
     assert list(rack.tainted()) == [tainted]
+
+
+async def test_a_clock_that_is_set_ahead_or_back_neither_ends_nor_lengthens_a_nodes_time(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n", ttlSecondsAfterBound=60)
+    # The watch tells of the status that was written.
+    await rack.work("n")
+    rack.clock.wall += timedelta(hours=10)
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    rack.clock.wall -= timedelta(hours=20)
+    rack.clock.forward(61)
+    await rack.work("n")
+    assert condition(rack.node("n"), "Expired")[0] == "True"

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES
+from weft.binding.ages import BoundAges
 from weft.binding.apply import Actions, Pass
 from weft.binding.assignments import Assignments
 from weft.binding.decide import decide
@@ -32,6 +33,7 @@ class LogicalNodeController:
         self._cluster = cluster
         self._fabrics = fabrics
         self._assignments = assignments
+        self._ages = BoundAges()
         self._actions = Actions(cluster, fabrics, assignments, enqueue)
         self._node_of: dict[LogicalNodeKey, str] = {}
         self._bound_to: dict[str, set[LogicalNodeKey]] = {}
@@ -73,7 +75,14 @@ class LogicalNodeController:
                 self._assignments.forget(key)
             outcome = self._assignments.of(key, raw["metadata"]["uid"]) if raw is not None else None
             picture = observe(
-                self._cluster, self._fabrics.sessions, key, outcome, run.attempts, run.tainted, now
+                self._cluster,
+                self._fabrics.sessions,
+                key,
+                outcome,
+                run.attempts,
+                run.tainted,
+                self._ages,
+                now,
             )
             step = decide(picture, now)
             log.debug("%s/%s: %s", key.namespace, key.name, step)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
@@ -83,22 +83,23 @@ def wants_place(node: LogicalNode, claims: Iterable[DeviceAttachment], wall: dat
     )
 
 
-def expiry(node: LogicalNode) -> datetime | None:
-    """When the node's time is up: `ttlSecondsAfterBound` after it became Bound."""
+def seconds_left(node: LogicalNode, wall: datetime, bound_seconds: float | None = None) -> float | None:
+    """How long until `ttlSecondsAfterBound` is over; None for a node that is not bound, or has no such limit.
+
+    `bound_seconds` is how long it has been bound, by a clock that does not jump; None: go by the wall clock.
+    """
     ttl = node.spec.ttl_seconds_after_bound
     bound = find(node.status.conditions, "Bound")
     if ttl is None or bound is None or bound.status != "True" or bound.last_transition_time is None:
         return None
-    try:
-        return bound.last_transition_time + timedelta(seconds=ttl)
-    except OverflowError:
-        # Whoever may write the status made this up; nothing else is that far ahead.
-        return None
+    # Whoever may write the status may have made the time up; years ahead, it is no moment that a sum could reach.
+    age = (wall - bound.last_transition_time).total_seconds() if bound_seconds is None else bound_seconds
+    return ttl - age
 
 
-def _time_is_up(node: LogicalNode, wall: datetime) -> bool:
-    end = expiry(node)
-    return is_true(node.status.conditions, "Expired") or (end is not None and wall >= end)
+def _time_is_up(node: LogicalNode, wall: datetime, bound_seconds: float | None = None) -> bool:
+    left = seconds_left(node, wall, bound_seconds)
+    return is_true(node.status.conditions, "Expired") or (left is not None and left <= 0)
 
 
 def _not_of_this_claim(held: Claims) -> Claims:
@@ -121,7 +122,7 @@ def _not_of_this_claim(held: Claims) -> Claims:
 
 def _own(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, held: Claims, now: Now) -> Step:
     """The next step with the one claim that counts."""
-    if _time_is_up(node, now.wall):
+    if _time_is_up(node, now.wall, picture.bound_seconds):
         return release(picture, held, "Expired") if held else Expire()
     if not held:
         return _place(picture)
@@ -258,8 +259,8 @@ def _publish(
     )
     again: float | None = None
     if (ttl := node.spec.ttl_seconds_after_bound) is not None:
-        end = expiry(node)
-        left = (end - now.wall).total_seconds() if end is not None else float(ttl)
+        known = seconds_left(node, now.wall, picture.bound_seconds)
+        left = float(ttl) if known is None else known
         again = max(0.1, left + 0.1)
     return Publish(claims, view.node.name, facts, again)
 

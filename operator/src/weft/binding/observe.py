@@ -9,6 +9,7 @@ from weft.api import DeviceAttachment, LogicalNode
 from weft.api.meta import ObjectMeta
 from weft.api.names import TAINT_LOGICAL_NODE
 from weft.api.resources import FABRICS, LOGICAL_NODES, PODS
+from weft.binding.ages import BoundAges
 from weft.binding.assignments import Outcome
 from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture
@@ -88,6 +89,8 @@ class LogicalNodePicture:
     hosts: Mapping[Place, HostView] = field(default_factory=dict)
     tainted: tuple[str, ...] = ()
     """Nodes that carry its taint: one, or several when a crash or an edit came in between."""
+    bound_seconds: float | None = None
+    """How long it has been bound, by a clock that does not jump; None: not known."""
     outcome: Outcome | None = None
     """What placement decided."""
     unplaceable: str = ""
@@ -116,6 +119,7 @@ def observe(
     outcome: Outcome | None,
     attempts: Mapping[Place, Attempt],
     tainted: tuple[str, ...],
+    ages: BoundAges,
     now: Now,
 ) -> LogicalNodePicture:
     """The picture of one logical node.
@@ -135,9 +139,11 @@ def observe(
     if isinstance(outcome, Assignment):
         fabric = outcome.host.fabric
         unplaceable = why_not_usable(cluster, fabric, sessions.get(fabric))
+    node = parse_node(raw) if raw is not None else None
     return LogicalNodePicture(
         key=key,
-        node=parse_node(raw) if raw is not None else None,
+        node=node,
+        bound_seconds=ages.seconds(node, now) if node is not None else None,
         claims=claims,
         hosts=hosts,
         tainted=tainted,
