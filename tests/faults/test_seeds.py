@@ -19,7 +19,7 @@ from weft_dev.controlplane import ControlPlane
 
 SEEDS = int(os.environ.get("FAULTS_SEEDS") or 25)
 START = int(os.environ.get("FAULTS_SEED_START") or 0)
-AT_ONCE = 5
+AT_ONCE = 7
 BATCHES = [
     range(first, min(first + AT_ONCE, START + SEEDS)) for first in range(START, START + SEEDS, AT_ONCE)
 ]
