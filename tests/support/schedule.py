@@ -178,6 +178,7 @@ VERBS = {
     "strip": 1,
     "untaint": 1,
     "restart-manager": 1,
+    "vanish": 1,
     "fail-device": 1,
 }
 OPERATOR_VERBS = ("kill-operator", "kill-operator", "stop-operator", "term-operator")
