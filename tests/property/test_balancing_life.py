@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 
 from support.fleet import GROUP, MODEL, NAMESPACE, Fleet
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, steady
+from support.refusals import BrokenWebhook, Rule, forbidden
 from weft.api.names import LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 
 LOADS = {"prompts": PROMPT_HEAVY, "answers": ANSWER_HEAVY, "none": steady(0, 0, 0)}
+RULES: dict[str, list[Rule]] = {
+    "nothing": [],
+    "pods": [BrokenWebhook(PODS)],
+    "gates": [lambda write: forbidden(write, "no") if write.verb == "patch status" else None],
+    "statuses": [lambda write: forbidden(write, "no") if write.verb == "status" else None],
+    "deletions": [lambda write: forbidden(write, "no") if write.verb == "delete" else None],
+}
 events = st.one_of(
     st.tuples(st.just("load"), st.sampled_from(sorted(LOADS))),
     st.tuples(st.just("requests"), st.integers(0, 2)),
@@ -25,6 +33,8 @@ events = st.one_of(
     st.tuples(st.just("nan"), st.booleans()),
     st.tuples(st.just("down"), st.booleans()),
     st.tuples(st.just("rival"), st.integers(0, 8)),
+    st.tuples(st.just("refuse"), st.sampled_from(sorted(RULES))),
+    st.tuples(st.just("restart"), st.none()),
 )
 
 
@@ -43,6 +53,10 @@ def happen(fleet: Fleet, what: str, value: Any) -> None:
         fleet.changed_values = {("front:requests_long", MODEL): float("nan")} if value else {}
     elif what == "down":
         fleet.broken = "the Prometheus server did not answer in time" if value else ""
+    elif what == "refuse":
+        fleet.cluster.rules = RULES[value]
+    elif what == "restart":
+        fleet.restart()
     elif what == "rival":  # somebody else's write between our read and our write
         key = (PODS, NAMESPACE, f"{GROUP}-{value}")
         if key in fleet.cluster.objects:
@@ -118,7 +132,8 @@ def test_whatever_happens_the_budget_holds_and_no_stage_is_emptied(
                     fleet.play()
                 fleet.now += timedelta(seconds=1)
         # In the end, left alone, it settles as recorded.
-        fleet.broken, fleet.changed_values, fleet.requests = "", {}, {}
+        fleet.broken, fleet.changed_values, fleet.requests, fleet.cluster.rules = "", {}, {}, []
+        fleet.restart()  # what was refused is tried at once
         await fleet.run(45)
         allocation = {one["role"]: one["replicas"] for one in fleet.status()["allocation"]}
         assert fleet.split() == fleet.serving() == allocation
