@@ -182,7 +182,8 @@ class FabricStatus(Model):
     )
     conditions: Conditions = Field(
         default=(),
-        description="Connected: the manager answers and takes Weft's credentials. InventoryComplete: the last"
+        description="Connected: the manager answers, takes Weft's credentials, and is this Fabric's own."
+        " InventoryComplete: the last"
         " reading was whole; while it is not, the last known picture is kept. NoOrphans: every attachment there has"
         " a DeviceAttachment here."
         " HostsMatched: no Node stands at two hosts, no machine UUID occurs twice."
