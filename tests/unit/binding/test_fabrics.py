@@ -230,3 +230,20 @@ async def test_a_rack_of_which_a_part_cannot_be_read_is_counted_and_its_counts_d
     fabric = rack.cluster.get(FABRICS, "rack")
     assert fabric is not None
     assert (fabric["status"]["devices"], fabric["status"]["hosts"]) == (4, 2)
+
+
+async def test_what_a_manager_says_of_its_failure_stays_with_the_fabric(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+
+    async def fail() -> None:
+        raise Transient("10.0.0.7 as admin: connection refused")
+
+    rack.driver.before_inventory = fail
+    await rack.poll()
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    said = str(rack.cluster.get(LOGICAL_NODES, "n", "a"))
+    assert "fabric rack cannot be worked with (Unreachable): its condition Connected says why" in said
+    assert "10.0.0.7" not in said
+    assert "10.0.0.7" in str(rack.cluster.get(FABRICS, "rack"))

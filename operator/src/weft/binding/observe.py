@@ -100,10 +100,17 @@ class LogicalNodePicture:
 def why_not_usable(cluster: Cluster, name: str, session: FabricSession | None) -> str:
     """Why no call can be made at a fabric now; empty: it can."""
     raw = cluster.get(FABRICS, name)
-    if raw is None or session is None or session.picture is None:
-        return f"fabric {name} {'was not read yet' if raw else 'does not exist'}"
-    if session.trouble:
-        return f"fabric {name} cannot be reached: {session.trouble}"
+    if raw is None:
+        return f"fabric {name} does not exist"
+    conditions = {item["type"]: item for item in raw.get("status", {}).get("conditions", [])}
+    connected = conditions.get("Connected", {})
+    if session is None or session.picture is None or session.trouble:
+        if connected.get("status") != "False":
+            return f"fabric {name} was not read yet"
+        # What the manager said, with its addresses, is for those who may read the Fabric.
+        return (
+            f"fabric {name} cannot be worked with ({connected['reason']}): its condition Connected says why"
+        )
     # The session may be older than the last edit of the Fabric.
     if not session.managed or raw["spec"].get("mode") != "Manage":
         return f"fabric {name} is in Observe mode: set spec.mode to Manage"
