@@ -211,3 +211,10 @@ def test_attaches_of_two_devices_with_long_names_have_different_keys() -> None:
     keys = {operation_key(operation, frozenset({f"{name}{n}"}), 2) for n in range(2)}
     assert len(keys) == 2
     assert max(map(len, keys)) <= 128
+
+
+def test_a_detach_that_was_answered_is_not_believed_while_the_host_shows_the_device() -> None:
+    deleted = [claim("gpu-0", size=1, deleting=True, attached=True)]
+    known: dict[str, Any] = {"called": True, "verified": True, "certainty": {"gpu-0": Certainty.CLEAR}}
+    assert isinstance(step(node(deleting=True), deleted, reading=frozenset({"gpu-0"}), **known), Wait)
+    assert isinstance(step(node(deleting=True), deleted, reading=frozenset(), **known), GiveUp)
