@@ -92,6 +92,16 @@ def chart_of_another_version(root: Path) -> Iterator[str]:
             yield f"charts/weft/Chart.yaml has {field} {chart.get(field)}, pyproject.toml has version {version}"
 
 
+def package_of_another_version(root: Path) -> Iterator[str]:
+    """What `weft --version` says is the version in pyproject.toml."""
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    text = (root / "operator" / "src" / "weft" / "__init__.py").read_text()
+    found = re.search(r'^__version__ = "(.*)"$', text, re.MULTILINE)
+    if found is None or found[1] != version:
+        said = found[1] if found else "none"
+        yield f"operator/src/weft/__init__.py has version {said}, pyproject.toml has version {version}"
+
+
 def main() -> int:
     checks = (
         stale_crds,
@@ -99,6 +109,7 @@ def main() -> int:
         addresses_in_locks,
         version_without_changelog,
         chart_of_another_version,
+        package_of_another_version,
     )
     problems = [problem for check in checks for problem in check(ROOT)]
     for problem in problems:

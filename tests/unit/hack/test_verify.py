@@ -21,6 +21,8 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.2.0"\n')
     (tmp_path / "charts" / "weft").mkdir(parents=True)
     (tmp_path / "charts" / "weft" / "Chart.yaml").write_text("{version: 0.2.0, appVersion: 0.2.0}")
+    (tmp_path / "operator" / "src" / "weft").mkdir(parents=True)
+    (tmp_path / "operator" / "src" / "weft" / "__init__.py").write_text('__version__ = "0.2.0"\n')
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## [0.2.0] - 2026-01-02\n\n## [0.1.0]\n")
     return tmp_path
 
@@ -31,6 +33,7 @@ def all_problems(root: Path) -> list[str]:
         verify.addresses_in_locks,
         verify.version_without_changelog,
         verify.chart_of_another_version,
+        verify.package_of_another_version,
     )
     return [problem for check in checks for problem in check(root)]
 
@@ -55,6 +58,7 @@ def test_a_tree_in_order_passes(root: Path) -> None:
             "requirements.lock:1: names where",
         ),
         ("charts/weft/Chart.yaml", "{version: 0.2.0, appVersion: 0.1.9}", "has appVersion 0.1.9"),
+        ("operator/src/weft/__init__.py", '__version__ = "0.1.0"\n', "__init__.py has version 0.1.0"),
         ("CHANGELOG.md", "## [0.1.0]\n", "has version 0.2.0, the newest in CHANGELOG.md is 0.1.0"),
     ],
 )
