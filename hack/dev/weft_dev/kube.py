@@ -19,7 +19,6 @@ from weft.api.resources import ResourceType
 from weft.cluster import ClusterError, NotFoundError, Object
 
 MERGE_PATCH = "application/merge-patch+json"
-STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 TIMEOUT_SECONDS = 30.0
 

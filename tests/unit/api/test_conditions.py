@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from pydantic import ValidationError
 
-from weft.api.conditions import Condition, find, is_true, with_condition, without_condition
+from weft.api.conditions import Condition, is_true, with_condition
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=5)
@@ -81,8 +81,3 @@ def test_only_a_true_condition_is_true() -> None:
     assert not is_true(ready(False), "Ready")
     assert not is_true(ready(None), "Ready")
     assert not is_true((), "Ready")
-
-
-def test_a_removed_condition_is_not_found() -> None:
-    assert find(ready(), "Ready") is not None
-    assert find(without_condition(ready(), "Ready"), "Ready") is None

@@ -77,8 +77,3 @@ def with_condition(
     if before is None:
         return (*conditions, condition)
     return tuple(condition if other.type == type else other for other in conditions)
-
-
-def without_condition(conditions: tuple[Condition, ...], type: str) -> tuple[Condition, ...]:
-    """The conditions without that of this type."""
-    return tuple(condition for condition in conditions if condition.type != type)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from weft.api import DeviceAttachment, GPUPool, LogicalNode, MemoryPool, StoragePool
+from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
-from weft.api.resources import DEVICE_ATTACHMENTS, GPU_POOLS, MEMORY_POOLS, NODES, STORAGE_POOLS
+from weft.api.resources import DEVICE_ATTACHMENTS, NODES
 from weft.binding.keys import LogicalNodeKey
-from weft.binding.membership import Pool
 from weft.cluster import Cluster, Object
 
 LONGEST_VALUE = 63
@@ -54,14 +53,6 @@ def had_unanswered_call(claim: DeviceAttachment) -> bool:
     """Whether an attachment was marked attached although a call for it had no answer."""
     attached = find(claim.status.conditions, "Attached")
     return attached is not None and attached.reason == UNANSWERED
-
-
-def all_pools(cluster: Cluster) -> list[Pool]:
-    return [
-        *(GPUPool.model_validate(raw) for raw in cluster.list(GPU_POOLS)),
-        *(MemoryPool.model_validate(raw) for raw in cluster.list(MEMORY_POOLS)),
-        *(StoragePool.model_validate(raw) for raw in cluster.list(STORAGE_POOLS)),
-    ]
 
 
 def all_claims(cluster: Cluster) -> list[DeviceAttachment]:
