@@ -112,8 +112,8 @@ def starting_split(inputs: SplitInputs) -> tuple[Split, Finding | None]:
     return split, Finding(
         False,
         "BudgetTooSmall",
-        f"{left_out} of the replicas asked for do not fit into the budget of {inputs.budget_accelerators}"
-        f" accelerators: {how}",
+        f"{left_out} of the replicas asked for do not fit into accelerators.maximum, {inputs.budget_accelerators}:"
+        f" {how}",
     )
 
 
@@ -241,7 +241,7 @@ def _starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:
     elif not inputs.allocation:
         reason = f"start with the roles' replicas: {allocation}"
     else:
-        reason = f"roles, their bounds or the budget changed: {allocation}"
+        reason = f"roles, their bounds or accelerators.maximum changed: {allocation}"
     return Decision(reason=reason, decision_time=inputs.now)
 
 

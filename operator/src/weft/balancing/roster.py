@@ -186,7 +186,7 @@ def _waits_for_budget(budget_accelerators: int) -> Finding:
     return Finding(
         False,
         "WaitingForBudget",
-        f"a new replica waits until another is wholly gone: the budget of {budget_accelerators} accelerators is used",
+        f"a new replica waits until another is wholly gone: accelerators.maximum, {budget_accelerators}, is used",
     )
 
 
