@@ -58,8 +58,9 @@ class DeviceAttachmentStatus(Model):
 
     conditions: Conditions = Field(
         default=(),
-        description="Attached: the fabric was seen to have it at the host. Quarantined: what became of it is"
-        " unknown or its removal failed; it is not offered until an administrator deletes this object.",
+        description="Attached: the fabric was seen to have it at the host. Quarantined: it could not"
+        " be attached while the manager attached others, or the manager says that it is broken; it is not offered"
+        " until an administrator deletes this object.",
         json_schema_extra=CONDITION_LIST,
     )
 

@@ -79,8 +79,9 @@ class FabricLimits(Model):
         default=120,
         ge=1,
         le=86_400,
-        description="A device whose last operation has an unknown outcome is not reused until two complete"
-        " inventories at least this far apart show it detached.",
+        description="How far apart two readings have to be that agree a device is not attached, before one is reused"
+        " that vanished or whose call had no answer; and how long a device may fail to attach, while others"
+        " are attached, before it is quarantined.",
     )
 
 
@@ -104,8 +105,8 @@ class FabricSpec(Model):
 
     mode: FabricMode = Field(
         default=FabricMode.OBSERVE,
-        description="Observe reads inventories, plans and exports metrics, and writes nothing to the fabric."
-        " Manage also attaches and detaches.",
+        description="Observe reads inventories, and writes nothing to the fabric: logical nodes are not placed"
+        " there. Manage also attaches and detaches.",
     )
     driver: Annotated[
         str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")

@@ -109,8 +109,9 @@ class Rebalance(Model):
 
     mode: RebalanceMode = Field(
         default=RebalanceMode.AUTO,
-        description="Auto: Weft decides and moves. Recommend: it writes the decision and the roles' replicas"
-        " hold. Paused: it decides nothing and the roles' replicas hold.",
+        description="Auto: Weft decides and moves. Recommend: it writes what it would choose into"
+        " status.recommendation, and the roles' replicas hold. Paused: it decides nothing and the roles'"
+        " replicas hold.",
     )
     flip: FlipMethod = Field(
         default=FlipMethod.LABEL,

@@ -149,9 +149,9 @@ class InferenceRoleStatus(Model):
     )
     conditions: Conditions = Field(
         default=(),
-        description="Ready: the role has the replicas it is to have and they take requests. ReplicasIgnored: in"
-        " Auto the group's allocation differs from spec.replicas. Others say what is wrong with the template, the"
-        " profile or the node.",
+        description="Ready: the role has the replicas it is to have and they take requests; the reason says what is"
+        " wrong with its template, its pods or its logical nodes. ProfileValid: its EngineProfile can be used."
+        " ReplicasIgnored: in Auto the group's allocation differs from spec.replicas.",
         json_schema_extra=CONDITION_LIST,
     )
 

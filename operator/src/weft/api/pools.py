@@ -101,7 +101,7 @@ class DeviceCounts(Model):
     bound: Counter = Field(default=0, description="Devices attached for a request.")
     reserved: Counter = Field(default=0, description="Devices claimed and not yet, or no longer, attached.")
     quarantined: Counter = Field(
-        default=0, description="Devices withheld after a fault or an unknown outcome."
+        default=0, description="Devices that failed to attach and wait for an administrator."
     )
     unavailable: Counter = Field(
         default=0,
