@@ -155,7 +155,7 @@ class Lived:
 
     started: float
     pools: dict[str, int] = field(default_factory=dict)
-    carriers: dict[str, str] = field(default_factory=dict)
+    nodes_of: dict[str, str] = field(default_factory=dict)
     third: Object = field(default_factory=dict)
     facts: GroupFacts = field(default_factory=lambda: GroupFacts(START.replicas * 2))
     sent: int = 0
@@ -192,7 +192,7 @@ def bind_logical_nodes(site: KindSite, lived: Lived) -> None:
         site.kubectl.apply([logical_node(name)])
     for name in ("left", "right"):
         bound = until(partial(is_bound, site, name), f"{name} is Bound")
-        lived.carriers[name] = bound["status"]["nodeName"]
+        lived.nodes_of[name] = bound["status"]["nodeName"]
     site.kubectl.apply([logical_node("third")])
     lived.third = until(lambda: has_verdict(site, "third"), "the third logical node is told why it waits")
 
@@ -366,7 +366,7 @@ def test_the_pools_show_the_devices_of_the_fabric_manager(lived: Lived) -> None:
 
 
 def test_two_workers_carry_a_logical_node_each_and_a_third_waits(lived: Lived) -> None:
-    assert set(lived.carriers.values()) == set(WORKERS)
+    assert set(lived.nodes_of.values()) == set(WORKERS)
     status, message = condition(lived.third, "Bound")
     assert status == "False"
     assert message, "it is told why"
@@ -408,7 +408,7 @@ def test_an_upgrade_replaces_the_operator_and_leaves_what_is_bound_alone(lived: 
 def test_a_freed_host_goes_to_the_logical_node_that_waits(site: KindSite, lived: Lived) -> None:
     site.kube.delete(LOGICAL_NODES, "left", NAMESPACE)
     third = until(lambda: is_bound(site, "third"), "the third logical node is Bound")
-    assert third["status"]["nodeName"] == lived.carriers["left"]
+    assert third["status"]["nodeName"] == lived.nodes_of["left"]
 
 
 def test_helm_refuses_to_remove_definitions_while_devices_are_attached(site: KindSite, lived: Lived) -> None:

@@ -135,7 +135,7 @@ class KindSite:
         return [name for name in names if name.endswith(".weft.dev")]
 
     def _delete_objects(self) -> None:
-        """With the operator, if it runs; without it, whatever holds them back is struck off: no hardware is here."""
+        """With the operator, if it runs; without it, whatever holds them back is taken off: no hardware is here."""
         for kind in OWN:
             for each in self._all(kind):
                 self.kube.delete(kind, each["metadata"]["name"], each["metadata"].get("namespace", ""))
