@@ -164,4 +164,4 @@ def test_definitions_applied_by_hand_are_taken_over_when_asked(helm: Helm, plane
     assert "cannot be imported into the current release" in refusal(helm, *install)
     succeed(helm, *install, "--take-ownership")
     annotations = [each["metadata"]["annotations"] for each in kube.list(DEFINITIONS)]
-    assert [each["helm.sh/resource-policy"] for each in annotations] == ["keep"] * 8
+    assert [each["helm.sh/resource-policy"] for each in annotations] == ["keep"] * len(crd.DEFINITIONS)

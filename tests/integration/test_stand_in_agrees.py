@@ -17,7 +17,8 @@ import yaml
 
 from support.connecting import kube_client
 from support.memory_cluster import MemoryCluster
-from support.operations import NAMESPACE, Operation, Outcome, play, sequence
+from support.operations import NAMESPACE, Operation, sequence
+from support.playing import Outcome, play
 from support.refusals import BrokenWebhook, Policy, Quota, Rule, pod_security
 from weft.api import crd
 from weft.api.resources import NAMESPACES, PODS, ResourceType

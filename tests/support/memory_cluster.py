@@ -35,8 +35,6 @@ class MemoryCluster:
         """(verb, plural, name)"""
         self.rules: list[Rule] = []
         """What refuses writes, see `support.refusals`; changed by a test while it runs."""
-        self.refuse: Callable[[ResourceType, Object], str | None] = lambda resource, body: None
-        """Says why a body that is created is not valid."""
         self.before_write: Callable[[], None] = lambda: None
         self.after_write: Callable[[], None] = lambda: None
         self.unheard_of: set[Key] = set()
@@ -77,8 +75,6 @@ class MemoryCluster:
         }
         made = kinds.admitted(resource, made)
         kinds.check(resource, made, None)
-        if why := self.refuse(resource, body):
-            raise kinds.invalid(resource, name, why)
         lost = self._admit(Write("create", resource, namespace, name, body, dry_run))
         if key in self.objects:
             text = f'{resource.plural} "{name}" already exists'

@@ -1,21 +1,18 @@
-"""Seeded sequences of operations on Weft's kinds, Pods and Nodes, and a player that says what came of each.
-
-A seed gives the same sequence for the same schemas, so that two clusters can be asked the same and compared.
-"""
+"""Seeded sequences of operations on Weft's kinds, Pods and Nodes: the same for the same seed and schemas."""
 
 from __future__ import annotations
 
 import copy
 import random
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from support import kinds
+from support import kinds, structural
 from weft.api.crd import DEFINITIONS
 from weft.api.resources import GROUP, NODES, PODS, ResourceType
-from weft.cluster import Cluster, ClusterError, Object
+from weft.cluster import Object
 
 OWN = tuple(definition.resource for definition in DEFINITIONS)
 NAMESPACE = "replay"
@@ -55,21 +52,6 @@ class Operation:
     @property
     def namespace(self) -> str:
         return NAMESPACE if self.resource.namespaced else ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a client sees of one operation."""
-
-    error: str
-    """The error's class and HTTP status, or nothing."""
-    changed: bool
-    """Whether the object has another resourceVersion than before."""
-    left: Object | None
-    """The object afterwards, without what differs from cluster to cluster."""
-
-
-# Making sequences
 
 
 def sequence(seed: int) -> list[Operation]:
@@ -233,7 +215,7 @@ def _value(rng: random.Random, schema: Mapping[str, Any]) -> Any:
     """Something that fits a structural schema (or nearly: a text that its pattern does not let be is possible)."""
     if "enum" in schema:
         return rng.choice(schema["enum"])
-    if kinds.INT_OR_STRING in schema:
+    if structural.INT_OR_STRING in schema:
         return rng.choice((4, "10Gi"))
     kind = schema["type"]
     if kind == "object":
@@ -251,7 +233,7 @@ def _value(rng: random.Random, schema: Mapping[str, Any]) -> Any:
 
 
 def _object(rng: random.Random, schema: Mapping[str, Any]) -> Object:
-    if kinds.PRESERVE in schema:
+    if structural.PRESERVE in schema:
         return {"metadata": {"labels": {"app": "engine"}}, "spec": {"containers": [{"name": "engine"}]}}
     if isinstance(values := schema.get("additionalProperties"), Mapping):
         names = rng.sample(("cpu", "memory", "model", "example.com/x"), rng.randint(0, 2))
@@ -315,90 +297,3 @@ def _places(value: Any, schema: Mapping[str, Any]) -> Iterator[tuple[dict[str, A
     elif isinstance(value, list):
         for item in value:
             yield from _places(item, schema.get("items", {}))
-
-
-# Playing them
-
-Read = Callable[[Operation], Awaitable[Object | None]]
-"""What a GET of the operation's object answers now."""
-
-
-async def play(operations: list[Operation], cluster: Cluster, read: Read) -> list[Outcome]:
-    """Carry the operations out one by one."""
-    seen: dict[str, list[Object]] = {}
-    outcomes = []
-    for operation in operations:
-        known = seen.setdefault(operation.name, [])
-        error = ""
-        try:
-            await _carry_out(operation, cluster, known)
-        except ClusterError as raised:
-            error = f"{type(raised).__name__} {raised.status}"
-        left = await read(operation)
-        before = known[-1]["metadata"] if known else {}
-        now = left["metadata"] if left else {}
-        outcomes.append(
-            Outcome(error, before.get("resourceVersion") != now.get("resourceVersion"), comparable(left))
-        )
-        if left is None:
-            known.clear()
-        elif before.get("resourceVersion") != now["resourceVersion"]:
-            known.append(left)
-    return outcomes
-
-
-async def _carry_out(operation: Operation, cluster: Cluster, known: list[Object]) -> None:
-    resource, name, namespace = operation.resource, operation.name, operation.namespace
-    guard: Object = {}
-    if operation.guard and known:
-        base = known[-1] if operation.guard == "current" else known[0]
-        guard = {"resourceVersion": base["metadata"]["resourceVersion"]}
-    if operation.verb == "create":
-        await cluster.create(resource, copy.deepcopy(operation.body), dry_run=operation.dry_run)
-    elif operation.verb == "delete":
-        uid = {"current": known[-1]["metadata"]["uid"] if known else "", "other": "no-such-uid"}
-        await cluster.delete(
-            resource, name, namespace, uid=uid.get(operation.uid, ""), grace_seconds=operation.grace_seconds
-        )
-    elif operation.verb == "status":
-        if known and resource.group == GROUP:
-            base = known[-1] if operation.guard == "current" else known[0]
-            await cluster.write_status(resource, base, copy.deepcopy(operation.body))
-    else:
-        body = copy.deepcopy(operation.body)
-        if guard:
-            body["metadata"] = {**body.get("metadata", {}), **guard}
-        subresource = "status" if operation.verb == "patch status" else ""
-        await cluster.patch(resource, name, namespace, body, subresource=subresource)
-
-
-def comparable(obj: Object | None) -> Object | None:
-    """An object without uid, times, versions and managed fields, and without what says nothing."""
-    if obj is None:
-        return None
-    metadata = {
-        key: value
-        for key, value in obj["metadata"].items()
-        if key not in ("uid", "resourceVersion", "managedFields", "creationTimestamp")
-    }
-    if "deletionTimestamp" in metadata:
-        metadata["deletionTimestamp"] = "set"
-    result: Object = _without_none({**obj, "metadata": metadata})
-    if obj["kind"] == "Node" and "status" in result:
-        kept = {
-            key: value
-            for key, value in result["status"].items()
-            if key not in ("daemonEndpoints", "nodeInfo")
-        }
-        result.pop("status")
-        if kept:
-            result["status"] = kept
-    return result
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_none(item) for item in value]
-    return value

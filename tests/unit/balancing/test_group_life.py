@@ -9,6 +9,7 @@ import pytest
 
 from support.fleet import GROUP, MODEL, NAMESPACE, TEMPLATE, Fleet, condition
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY
+from support.refusals import Policy, Write
 from weft.api import InferenceGroup, InferenceRole
 from weft.api.names import FINALIZER, GATE_SERVING, LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
@@ -236,13 +237,13 @@ async def test_a_template_that_the_api_server_refuses_binds_no_hardware_and_is_s
     fleet = Fleet(nodes=True)
     refused = []
 
-    def refuse(resource: object, body: dict[str, Any]) -> str | None:
-        if resource == PODS and body["metadata"]["labels"][LABEL_ROLE] == "decode":
-            refused.append(body)
+    def no_decode(write: Write) -> str | None:
+        if write.body["metadata"]["labels"][LABEL_ROLE] == "decode":
+            refused.append(write)
             return "spec.containers[0].image: Required value"
         return None
 
-    fleet.cluster.refuse = refuse
+    fleet.cluster.rules.append(Policy(PODS, no_decode))
     await fleet.run(10)
     assert len(fleet.cluster.list(LOGICAL_NODES, NAMESPACE)) == 3
     role = fleet.cluster.get(INFERENCE_ROLES, "decode", NAMESPACE)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from support.rack import Rack, condition
+from support.refusals import Policy, Write
 from weft.api.names import FINALIZER
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
@@ -219,11 +220,10 @@ async def test_a_place_that_had_no_capacity_is_tried_again_when_nothing_else_is_
 async def test_one_claim_that_the_api_server_refuses_does_not_stop_the_others(rack: Rack) -> None:
     await rack.build()
 
-    def refuse(resource: Any, body: Object) -> str | None:
-        ref = body["spec"].get("claimRef", {}) if resource == DEVICE_ATTACHMENTS else {}
-        return "no" if ref.get("name") == "bad" else None
+    def bad(write: Write) -> str | None:
+        return "no" if write.body["spec"]["claimRef"]["name"] == "bad" else None
 
-    rack.cluster.refuse = refuse
+    rack.cluster.rules.append(Policy(DEVICE_ATTACHMENTS, bad))
     for name in ("bad", "good"):
         spec = {"accelerators": [{"name": "main", "count": 1}]}
         await rack.cluster.create(LOGICAL_NODES, {"metadata": {"name": name, "namespace": "a"}, "spec": spec})

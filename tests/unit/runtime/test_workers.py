@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from weft.binding.keys import LogicalNodeKey
-from weft.cluster import ClusterError
+from weft.cluster import ClusterError, ConflictError
 from weft.controllers import Now
 from weft.runtime.health import HealthServer
 from weft.runtime.metrics import OperatorMetrics
@@ -101,6 +101,17 @@ async def test_what_fails_is_in_the_metrics_until_it_succeeds() -> None:
     assert bench.workers.failures() == {"logicalnode": 1}
     await bench.try_once()
     assert bench.value("weft_failing_keys") == 0
+
+
+async def test_a_conflict_is_said_only_when_it_does_not_pass(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(*[ConflictError(409, "Conflict", "the object has been modified")] * 8)
+    for _ in range(4):
+        await bench.try_once()
+    assert caplog.messages == []
+    for _ in range(4):
+        await bench.try_once()
+    (said,) = caplog.messages
+    assert "the object has been modified" in said
 
 
 async def test_a_defect_is_logged_with_its_trace_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,8 @@ from weft.runtime.queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
+PASSING_SECONDS = 5.0
+"""Conflicts that take longer than this to pass are said: it is not just somebody who wrote at the same time."""
 FAILED = "%s failed, is tried again in %.1f s and then less and less often: %s"
 
 
@@ -56,9 +58,11 @@ class Workers:
         try:
             with self._metrics.reconcile_seconds.labels(kind).time():
                 again = await self._controllers[type(key)].reconcile(key, self._clock())
-        except ConflictError:
+        except ConflictError as error:
             # Somebody else changed the object: the cache hears of it, decide again on the new state.
-            self._queue.retry(key)
+            delay = self._queue.retry(key)
+            if delay > PASSING_SECONDS and self._is_news(key, error, type(error).__name__):
+                log.warning(FAILED, key, delay, error)
         except ClusterError as error:
             delay = self._queue.retry(key, error.retry_after_seconds)
             if self._is_news(key, error, f"{type(error).__name__} {error.status}"):
