@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any
@@ -54,6 +55,15 @@ class World:
         while len(self.queue):
             taken.append(await self.queue.take())
             self.queue.done(taken[-1])
+        return taken
+
+    async def gathered(self, count: int) -> set[Hashable]:
+        """The next so many keys, when their time has come."""
+        taken = set()
+        async with asyncio.timeout(5):
+            for _ in range(count):
+                taken.add(key := await self.queue.take())
+                self.queue.done(key)
         return taken
 
 
@@ -116,14 +126,16 @@ async def test_what_belongs_to_a_group_concerns_the_group(leader: World) -> None
     assert set(await leader.keys()) == {GroupKey("a", "g"), LogicalNodeKey("a", "n")}
 
 
-async def test_a_claim_concerns_its_logical_node_at_once_and_the_pools_when_more_were_gathered(
+async def test_a_claim_concerns_its_logical_node_at_once_the_pools_soon_and_those_who_wait_when_it_goes(
     leader: World,
 ) -> None:
     leader.see(DEVICE_ATTACHMENTS, "d", spec={"claimRef": {"namespace": "a", "name": "n"}})
     assert await leader.keys() == [LogicalNodeKey("a", "n")]
-    for later in (PlacementKey(), PoolsKey()):
-        assert await leader.queue.take() == later
-        leader.queue.done(later)
+    assert await leader.gathered(1) == {PoolsKey()}
+    (claim,) = leader.cache.list(DEVICE_ATTACHMENTS)
+    leader.cache.remove(DEVICE_ATTACHMENTS, claim)
+    assert await leader.keys() == [LogicalNodeKey("a", "n")]
+    assert await leader.gathered(2) == {PlacementKey(), PoolsKey()}
 
 
 @pytest.mark.parametrize(
