@@ -247,3 +247,37 @@ async def test_what_a_manager_says_of_its_failure_stays_with_the_fabric(rack: Ra
     assert "fabric rack cannot be worked with (Unreachable): its condition Connected says why" in said
     assert "10.0.0.7" not in said
     assert "10.0.0.7" in str(rack.cluster.get(FABRICS, "rack"))
+
+
+@pytest.mark.parametrize("secret_ref", [None, {"name": "not-there"}])
+async def test_nothing_is_bound_at_the_earlier_manager_once_the_endpoint_was_edited(
+    rack: Rack, secret_ref: dict[str, str] | None
+) -> None:
+    await rack.build()
+    other = rack.drivers["https://other"] = MemoryDriver(4, rack.hosts)
+    spec = {"endpoint": "https://other", "credentialsSecretRef": secret_ref}
+    await rack.cluster.patch(FABRICS, "rack", "", {"spec": spec})
+    if secret_ref is not None:
+        await rack.poll()
+        assert condition(rack.cluster.get(FABRICS, "rack") or {}, "Connected") == ("False", "SecretMissing")
+    await rack.ask("n")
+    assert rack.driver.pairs == set()
+    assert condition(rack.node("n"), "Bound")[0] != "True"
+    rack.secrets["not-there"] = secret(username=b"weft", password=b"x")
+    await rack.poll()
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert {host for _, host in other.pairs} == {"sled-0"}
+
+
+async def test_nothing_is_bound_for_a_fabric_that_was_made_anew_and_not_read_yet(rack: Rack) -> None:
+    await rack.build()
+    hosts = (rack.cluster.get(FABRICS, "rack") or {})["spec"]["hosts"]
+    await rack.cluster.patch(FABRICS, "rack", "", {"metadata": {"finalizers": None}})
+    await rack.cluster.delete(FABRICS, "rack")
+    await rack.add_fabric("rack", endpoint="https://rack", hosts=hosts)
+    await rack.ask("n")
+    assert rack.driver.pairs == set()
+    await rack.poll()
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"

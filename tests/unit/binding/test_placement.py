@@ -244,3 +244,20 @@ async def test_a_new_leader_answers_those_who_wait_without_any_change(rack: Rack
     await rack.reconcile(FabricKey("rack"))
     await rack.settle()
     assert controller(rack).passes == 1
+
+
+async def test_what_was_promised_to_a_node_that_went_is_given_to_the_next_that_waits(rack: Rack) -> None:
+    await rack.build()
+    for name in ("first", "second"):
+        rack.clock.forward(1)
+        spec = {"accelerators": [{"name": "main", "count": 4}]}
+        await rack.cluster.create(LOGICAL_NODES, {"metadata": {"name": name, "namespace": "a"}, "spec": spec})
+    await rack.reconcile(PlacementKey())
+    assert condition(rack.node("second"), "Bound") == ("", "")
+    rack.keys.clear()
+    # Its own key has to wait for a worker; placement looks while what was promised to it is still withheld.
+    await rack.cluster.delete(LOGICAL_NODES, "first", "a")
+    await rack.reconcile(PlacementKey())
+    await rack.settle()
+    await rack.work("first")
+    assert condition(rack.node("second"), "Bound")[0] == "True"

@@ -148,7 +148,7 @@ class Actions:
             case Expire():
                 await self._clear_own_taints(run.key)
                 self._draft_unbound(run, expired_facts())
-                self._assignments.forget(run.key)
+                self._assignments.withdraw(run.key)
                 return Ended(step.again)
             case Finish():
                 await self._finish(run)
@@ -354,7 +354,7 @@ class Actions:
         await taints.clear(self._cluster, nodes, key.namespace, key.name)
 
     async def _finish(self, run: Pass) -> None:
-        self._assignments.forget(run.key)
+        self._assignments.withdraw(run.key)
         await self._clear_own_taints(run.key)
         raw = self._raw(run)
         if raw is not None:

@@ -50,9 +50,15 @@ class Assignments:
         return outcome
 
     def forget(self, key: LogicalNodeKey) -> None:
-        """It was carried out, or lost, or nobody wants it any more."""
+        """It was carried out, or lost: whoever says so asks for another where one is wanted."""
         if self._outcomes.pop(key, None) is not None:
             self.generation += 1
+
+    def withdraw(self, key: LogicalNodeKey) -> None:
+        """Nobody wants a place any more: what was assigned is free again, and placement does not know of it."""
+        if isinstance(self._outcomes.get(key), Assignment):
+            self._enqueue(PlacementKey(), 0.0)
+        self.forget(key)
 
     def outstanding(self) -> tuple[Assignment, ...]:
         """Assignments whose claims need not exist yet: their devices and hosts are not free."""

@@ -72,7 +72,7 @@ class LogicalNodeController:
                 run.tainted = carrying(self._cluster, key.namespace, key.name)
             raw = self._cluster.get(LOGICAL_NODES, key.name, key.namespace)
             if raw is None:
-                self._assignments.forget(key)
+                self._assignments.withdraw(key)
             outcome = self._assignments.of(key, raw["metadata"]["uid"]) if raw is not None else None
             picture = observe(
                 self._cluster,

@@ -149,8 +149,11 @@ class FabricController:
             began = session.evidence.next()
             reading = await session.driver.inventory(self._claimed(name))
         except LookupError as error:
+            self._note_trouble(name, str(error))
             return [("Connected", False, "DriverNotFound", str(error))], DRIVER_SECONDS
         except SecretMissing as error:
+            # The session is that of before the edit: perhaps with another manager.
+            self._note_trouble(name, str(error))
             return [("Connected", False, "SecretMissing", str(error))], RETRY_SECONDS
         except AuthFailed as error:
             # The Secret may have been rotated: the next attempt reads it again.

@@ -111,7 +111,9 @@ def why_not_usable(cluster: Cluster, name: str, session: FabricSession | None) -
         return (
             f"fabric {name} cannot be worked with ({connected['reason']}): its condition Connected says why"
         )
-    # The session may be older than the last edit of the Fabric.
+    # The session may be older than the last edit of the Fabric, and its manager another one.
+    if (session.uid, session.endpoint) != (raw["metadata"]["uid"], raw["spec"]["endpoint"]):
+        return f"fabric {name} was not read yet at its new endpoint"
     if not session.managed or raw["spec"].get("mode") != "Manage":
         return f"fabric {name} is in Observe mode: set spec.mode to Manage"
     if session.epoch == 0:
