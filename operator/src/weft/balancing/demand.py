@@ -128,7 +128,7 @@ def squared_variation(buckets: Buckets) -> float:
 def share_within(buckets: Buckets, limit: float) -> tuple[float, float] | None:
     """Least and greatest share of observations that can be within `limit`; None when there were none.
 
-    Both are equal when the limit is a bucket's bound. Control on the first: the stricter reading.
+    Both are equal when the limit is a bucket's bound. Decide by the first: it is the stricter one.
     """
     total = buckets[-1][1] if buckets else 0.0
     if total <= 0:

@@ -10,7 +10,7 @@ The algorithm
 3. *Work.* `demand` gives the offered prompt and answer tokens per second now, and at the peak of the recent
    past.
 4. *Need.* `capacity` turns both into replicas per stage: where the stage saturates, and what it requires to
-   meet the objectives, with profiles corrected by the speed that was inputs.
+   meet the objectives, with profiles corrected by the speed that was observed.
 5. *Splits.* Every split that flips can reach with the same total (`splits.reachable`) is judged by
 
        score = expected violations + cost of getting there

@@ -50,7 +50,7 @@ class Replica:
     revision: str = ""
     role_since: datetime | None = None
     drain_timeout_seconds: int | None = None
-    """What its role promised when it got it; None on pods of 0.1."""
+    """What its role promised when it got it; None where the pod does not say."""
     created_at: datetime | None = None
     has_node: bool = False
     node_uid: str = ""

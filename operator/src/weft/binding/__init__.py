@@ -1,1 +1,1 @@
-"""Devices of a fabric become logical nodes: observe, plan, apply."""
+"""Devices of a fabric become logical nodes: observe, decide, apply."""

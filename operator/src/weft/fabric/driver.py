@@ -182,8 +182,6 @@ class Capabilities:
     """What this manager can do beyond the required calls."""
 
     asynchronous_tasks: bool
-    operation_log: bool
-    """Whether `find_operation` can work."""
     revoke_sessions: bool
     """Whether `revoke_other_sessions` can work."""
 

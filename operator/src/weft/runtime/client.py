@@ -107,7 +107,8 @@ class KubeClient:
         *,
         subresource: str = "",
     ) -> Object:
-        # Built-in resources know how to merge their lists (conditions by type, taints by key), custom ones do not.
+        # Of built-in resources the API server merges some lists (a pod's conditions by type) and replaces others (a
+        # Node's taints); of custom ones it replaces all.
         strategy = "merge" if resource.group == GROUP else "strategic-merge"
         content_type = f"application/{strategy}-patch+json"
         return await self._request(

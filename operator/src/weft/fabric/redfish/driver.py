@@ -51,7 +51,6 @@ class RedfishDriver:
         service = await self._services(self._deadline())
         return Capabilities(
             asynchronous_tasks=bool(service.tasks),
-            operation_log=bool(service.tasks),
             revoke_sessions=bool(service.sessions)
             and not self._session.anonymous
             and not self._session.basic,
