@@ -216,6 +216,19 @@ async def test_another_manager_at_the_address_of_a_claimed_one_is_not_worked_wit
     assert (rack.claims(), rack.driver.pairs) == ([], set())
 
 
+async def test_of_a_manager_that_lost_its_uuid_nothing_is_asked_that_would_not_help(rack: Rack) -> None:
+    rack.driver.service = "uuid-1"
+    await rack.build()
+    await rack.ask("n")
+    rack.driver.service = ""
+    await rack.poll()
+    fabric = rack.cluster.get(FABRICS, "rack") or {}
+    assert condition(fabric, "Connected") == ("False", "ManagerChanged")
+    (said,) = (each["message"] for each in fabric["status"]["conditions"] if each["type"] == "Connected")
+    assert "annotate" not in said
+    assert "until the service uuid-1 answers there again" in said
+
+
 async def test_a_rack_of_which_a_part_cannot_be_read_is_counted_and_its_counts_do_not_fall(
     rack: Rack,
 ) -> None:

@@ -38,11 +38,17 @@ def replaced(fabric: Fabric, is_claimed: bool, service: str) -> Fact | None:
         return None
     if service and fabric.metadata.annotations.get(ACCEPT_ANNOTATION) == service:
         return None
-    message = (
-        f"the manager at {known.endpoint} now says that it is {service or 'none with a UUID'}, and was"
-        f" {known.service} when devices were claimed there; if it is the same one, annotate the Fabric with"
-        f" {ACCEPT_ANNOTATION}={service}"
-    )
+    if service:
+        message = (
+            f"the manager at {known.endpoint} now says that it is {service}, and was {known.service} when devices"
+            f" were claimed there; if it is the same one, annotate the Fabric with {ACCEPT_ANNOTATION}={service}"
+        )
+    else:
+        # Without a UUID it cannot be told from any other, so there is nothing that an administrator could confirm.
+        message = (
+            f"the manager at {known.endpoint} shows no UUID any more: nothing is done there until the service"
+            f" {known.service} answers there again"
+        )
     return "Connected", False, "ManagerChanged", message
 
 
