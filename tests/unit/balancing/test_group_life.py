@@ -428,3 +428,45 @@ async def test_one_status_write_per_pass_at_most_and_a_conflict_is_retried() -> 
 
 def test_the_gate_is_the_one_that_pods_are_made_with() -> None:
     assert GATE_SERVING == "weft.dev/serving"
+
+
+async def test_a_role_more_than_a_group_can_have_is_told_so_and_stops_nothing() -> None:
+    fleet = await started(prefill=1, decode=1)
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(maximum=100))
+    for number in range(14):
+        fleet.put_role(f"more-{number:02}", "Decode", 1)
+    await fleet.run(5)
+    # Its name would be the first of all.
+    fleet.put_role("added", "Decode", 1)
+    await fleet.run(5)
+    role = fleet.cluster.get(INFERENCE_ROLES, "added", NAMESPACE)
+    assert role is not None
+    (ready,) = (one for one in role["status"]["conditions"] if one["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "TooManyRoles")
+    assert fleet.condition("Balanced") == ("False", "TooManyRoles")
+    assert fleet.condition("Ready") == ("True", "Serving")
+    assert len(fleet.split()) == len(fleet.status()["allocation"]) == 16
+    await fleet.cluster.delete(INFERENCE_ROLES, "more-00", NAMESPACE)
+    await fleet.run(90)
+    assert fleet.condition("Balanced") == ("True", "AsDecided")
+    assert fleet.split()["added"] == 1
+
+
+async def test_a_replica_whose_name_somebody_elses_pod_has_taken_is_made_under_another() -> None:
+    fleet = Fleet(1, 1, nodes=True)
+    for _ in range(4):
+        await fleet.look()
+    (name, _) = sorted(node["metadata"]["name"] for node in fleet.cluster.list(LOGICAL_NODES, NAMESPACE))
+    body = {"metadata": {"name": name, "namespace": NAMESPACE, "labels": {}}, "spec": TEMPLATE["spec"]}
+    body["metadata"]["labels"] = {LABEL_ROLE: "somebody", LABEL_STAGE: "else"}
+    theirs = await fleet.cluster.create(PODS, body)
+    await fleet.run(3)
+    for node in fleet.cluster.list(LOGICAL_NODES, NAMESPACE):
+        if "deletionTimestamp" in node["metadata"]:
+            del fleet.cluster.objects[(LOGICAL_NODES, NAMESPACE, node["metadata"]["name"])]
+    await fleet.run(10)
+    assert fleet.condition("Ready") == ("True", "Serving")
+    assert name not in {node["metadata"]["name"] for node in fleet.cluster.list(LOGICAL_NODES, NAMESPACE)}
+    left = fleet.cluster.get(PODS, name, NAMESPACE)
+    assert left is not None
+    assert left["metadata"]["uid"] == theirs["metadata"]["uid"]

@@ -146,6 +146,7 @@ def picture(life: Life, *, deleting: bool) -> GroupPicture:
         kinds={name: kind_of(role, found.spec.rebalance.flip) for name, role in here.items()},
         all_roles=here,
         raw_roles={},
+        too_many={},
         revisions={},
         profiles=dict.fromkeys(here, LLAMA_70B),
         replicas=tuple(replicas),

@@ -151,7 +151,9 @@ class RoleAllocation(Model):
     replicas: Counter = Field(description="Replicas it is to have.")
 
 
-Allocation = Annotated[tuple[RoleAllocation, ...], Field(max_length=16)]
+MOST_ROLES = 16
+"""Roles that a group can have: as many as an allocation holds."""
+Allocation = Annotated[tuple[RoleAllocation, ...], Field(max_length=MOST_ROLES)]
 
 
 class TransferStep(enum.StrEnum):

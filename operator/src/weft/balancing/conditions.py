@@ -6,10 +6,11 @@ happened.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from weft.api import InferenceGroup, InferenceRole, RebalanceMode, Stage, Transfer
 from weft.api.conditions import is_true
+from weft.api.inference import MOST_ROLES
 from weft.balancing.demand import share_within
 from weft.balancing.observe import GroupPicture
 from weft.balancing.profile import Profile, Unusable
@@ -57,6 +58,17 @@ def template_missing(role: str) -> Finding:
         "TemplateMissing",
         f"role {role} has no pod template, nor has the group: set spec.template in one of them",
     )
+
+
+def too_many_roles(names: Collection[str]) -> Finding | None:
+    """Said of a group, and of these roles, that are more than it can have; None where there are none."""
+    if not names:
+        return None
+    some = ", ".join(sorted(names)[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+    text = (
+        f"a group has at most {MOST_ROLES} roles, and {some} came later: delete them, or others of the group"
+    )
+    return Finding(False, "TooManyRoles", text)
 
 
 def metrics_fresh(reading: Reading) -> Finding:

@@ -67,7 +67,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
     plan = _split(picture, carried, recorded, now)
     started, obstacle = choose(plan.allocation, picture, still, now.wall)
     transfers = (*still, *started)
-    obstacles = (plan.obstacle, roster.obstacle, obstacle)
+    obstacles = (plan.obstacle, roster.obstacle, obstacle, conditions.too_many_roles(picture.too_many))
     decision = GroupDecision(
         steps=tuple(steps),
         plan=plan,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from weft.api import InferenceGroup, InferenceRole
+from weft.api.inference import MOST_ROLES
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.bodies import with_template
@@ -36,6 +37,9 @@ class GroupPicture:
     all_roles: Mapping[str, InferenceRole]
     """Also those that have no template, and whose group has none."""
     raw_roles: Mapping[str, Object]
+    """Also those of roles that are too many."""
+    too_many: Mapping[str, InferenceRole]
+    """Roles beyond those that a group can have, by name: they are in none of the above and get no replicas."""
     profiles: Mapping[str, Profile | Unusable]
     replicas: tuple[Replica, ...]
     taken: frozenset[str]
@@ -96,6 +100,12 @@ def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal])
         role = InferenceRole.model_validate(one)
         if role.spec.group_ref.name == name and role.metadata.deletion_timestamp is None:
             roles[role.metadata.name], raw_roles[role.metadata.name] = role, one
+    decided = {one.role for one in group.status.allocation}
+    # Whoever is there stays: one that is added must not push out another.
+    order = sorted(
+        roles, key=lambda key: (key not in decided, str(roles[key].metadata.creation_timestamp), key)
+    )
+    too_many = {key: roles.pop(key) for key in order[MOST_ROLES:]}
     runnable = {
         key: whole for key in sorted(roles) if (whole := with_template(group, roles[key])) is not None
     }
@@ -124,9 +134,10 @@ def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal])
         revisions={key: revision_of(role) for key, role in runnable.items()},
         all_roles=roles,
         raw_roles=raw_roles,
+        too_many=too_many,
         profiles=profiles,
         replicas=tuple(sorted(replicas, key=lambda one: (one.number, one.name))),
-        taken=frozenset({*pods, *nodes} - {*own_pods, *own_nodes}),
+        taken=frozenset((pods.keys() - own_pods.keys()) | (nodes.keys() - own_nodes.keys())),
         reading=Reading(None, {}, None),
         windows=Windows(15.0),
         kv_hold_seconds=0.0,

@@ -116,13 +116,17 @@ def plan_roster(
 
 
 def _must_leave(one: Replica, role: str, picture: GroupPicture) -> bool:
-    """A replica of a role that is gone, one whose removal began, or a bare node of a shape no longer asked for.
+    """A replica of a role that is gone, one whose removal began, or a bare node of a shape no longer asked for
+    or with a name that is taken.
 
     What a role without a template has stays as it is: a template is taken away by mistake, or to be moved.
     """
     if one.removing or role not in picture.all_roles:
         return True
-    return not one.has_pod and one.has_node and one.shape != shape_of(picture.all_roles[role])
+    if one.has_pod or not one.has_node:
+        return False
+    # Under a name that somebody else's pod has got meanwhile, it would wait for its own for ever.
+    return one.shape != shape_of(picture.all_roles[role]) or one.name in picture.taken
 
 
 def _victims(

@@ -114,6 +114,9 @@ def role_statuses(
             selector=selector(picture.group.metadata.name, name),
             conditions=found,
         ).dump()
+    for name, role in picture.too_many.items():
+        if (why := conditions.too_many_roles([name])) is not None:
+            statuses[name] = _idle_role_status(role, why, now)
     return statuses
 
 
@@ -121,7 +124,11 @@ def orphaned_role_status(role: InferenceRole, now: datetime) -> dict[str, Any]:
     """The status of a role whose group does not exist."""
     group_name = role.spec.group_ref.name
     text = f"there is no InferenceGroup {group_name!r} in this namespace: create it, or delete this role"
-    finding = Finding(False, "GroupNotFound", text)
+    return _idle_role_status(role, Finding(False, "GroupNotFound", text), now)
+
+
+def _idle_role_status(role: InferenceRole, finding: Finding, now: datetime) -> dict[str, Any]:
+    """The status of a role that gets no replicas."""
     found = _with(role.status.conditions, "Ready", finding, role.metadata.generation, now)
     return InferenceRoleStatus(
         observed_generation=role.metadata.generation, selector=role.status.selector, conditions=found
