@@ -94,7 +94,17 @@ def test_the_definitions_are_removable_once_nothing_holds_hardware_any_more(
                 world.kube.delete(resource, obj["metadata"]["name"], obj["metadata"].get("namespace", ""))
         else:
             world.kube.delete(ResourceType("weft.dev", "v1alpha2", plural, "", False), world.name)
-    eventually(lambda: check("Job", "weft-uninstall-check").returncode == 0, 60, every=0.5, what="removable")
+    said: list[str] = []
+
+    def removable() -> bool:
+        done = check("Job", "weft-uninstall-check")
+        said[:] = [done.stderr]
+        return done.returncode == 0
+
+    try:
+        eventually(removable, 60, every=0.5, what="removable")
+    except AssertionError as late:
+        raise AssertionError(f"{late}; the last answer: {said}") from late
     assert not world.attached()
 
 
