@@ -188,6 +188,13 @@ class NodeShape(Model):
             ".placement",
         ),
         Rule(
+            "!has(self.placement) || !has(self.placement.constraints)"
+            " || (has(self.accelerators) && size(self.accelerators) > 0)"
+            " || self.placement.constraints.all(c, has(c.requests) && size(c.requests) > 0)",
+            "a constraint without requests is about the accelerators, and there are none: name its requests",
+            ".placement",
+        ),
+        Rule(
             "(has(self.accelerators) ? self.accelerators.filter(r, has(r.firstAvailable)).size() : 0)"
             " + (has(self.memory) ? self.memory.filter(r, has(r.firstAvailable)).size() : 0)"
             " + (has(self.storage) ? self.storage.filter(r, has(r.firstAvailable)).size() : 0) <= 3",
