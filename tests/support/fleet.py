@@ -56,6 +56,7 @@ class Fleet:
 
     def __init__(self, prefill: int = 3, decode: int = 6, *, nodes: bool = False, **rebalance: Any) -> None:
         self.now = T0
+        self.set_ahead = timedelta(0)
         self.cluster = MemoryCluster(lambda: self.now)
         self.source = StubSource(self.snapshot)
         self.restart()
@@ -185,7 +186,12 @@ class Fleet:
 
     def moment(self) -> Now:
         """The present moment on both clocks; the machine was started at T0."""
-        return Now(self.now, (self.now - T0).total_seconds())
+        return Now(self.now, (self.now - T0 - self.set_ahead).total_seconds())
+
+    def set_clock(self, hours: float) -> None:
+        """Set every machine's wall clock ahead, or back; what was written stays."""
+        self.now += timedelta(hours=hours)
+        self.set_ahead += timedelta(hours=hours)
 
     async def run(self, seconds: int) -> None:
         """Let time pass; in each second the operator looks a few times, as events make it."""

@@ -470,3 +470,37 @@ async def test_a_replica_whose_name_somebody_elses_pod_has_taken_is_made_under_a
     left = fleet.cluster.get(PODS, name, NAMESPACE)
     assert left is not None
     assert left["metadata"]["uid"] == theirs["metadata"]["uid"]
+
+
+@pytest.mark.parametrize("hours", [10, -10])
+async def test_a_clock_that_is_set_ahead_or_back_neither_holds_a_decision_nor_cuts_off_a_drain(
+    hours: int,
+) -> None:
+    fleet = await started()
+    fleet.requests = {f"{GROUP}-{n}": 1.0 for n in range(9)}
+    fleet.set_clock(hours)
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(40)
+    assert {one["step"] for one in fleet.status()["transfers"]} == {"Draining"}
+    fleet.set_clock(-hours)
+    await fleet.run(10)
+    assert {one["step"] for one in fleet.status()["transfers"]} == {"Draining"}
+    assert fleet.condition("MetricsFresh") == ("True", "Fresh")
+    fleet.requests.clear()
+    await fleet.run(10)
+    assert fleet.split() == fleet.serving() == {"prefill": 5, "decode": 4}
+
+
+@pytest.mark.parametrize("hours", [10, -10])
+async def test_a_clock_that_is_set_ahead_or_back_ends_no_replica_with_requests_and_keeps_none(
+    hours: int,
+) -> None:
+    fleet = await started(prefill=2, decode=2)
+    fleet.requests = {f"{GROUP}-{n}": 1.0 for n in range(4)}
+    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(maxReplicas=1, replicas=1))
+    await fleet.run(5)
+    fleet.set_clock(hours)
+    await fleet.run(20)
+    assert fleet.split() == {"prefill": 2, "decode": 2}
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 2, "decode": 1}

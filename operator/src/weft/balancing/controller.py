@@ -19,6 +19,7 @@ from weft.api.resources import (
 from weft.balancing.apply import Outcome, apply
 from weft.balancing.decide import GroupDecision, decide
 from weft.balancing.keys import GroupKey
+from weft.balancing.moments import Moments
 from weft.balancing.observe import GroupPicture, observe
 from weft.balancing.presets import Preset
 from weft.balancing.prometheus import PrometheusSource
@@ -46,6 +47,7 @@ class GroupController:
         self._sources = sources
         self._presets = presets
         self._refusals: dict[GroupKey, dict[Subject, Refusal]] = {}
+        self._moments: dict[GroupKey, Moments] = {}
 
     @property
     def watches(self) -> tuple[Watch[GroupKey], ...]:
@@ -67,9 +69,11 @@ class GroupController:
         raw = self._cluster.get(INFERENCE_GROUPS, key.name, key.namespace)
         if raw is None:
             self._refusals.pop(key, None)
+            self._moments.pop(key, None)
             return await self._disown(key, now.wall)
         known = self._refusals.get(key, {})
-        picture = await observe(self._cluster, self._sources, self._presets, raw, known, now.wall)
+        moments = self._moments.setdefault(key, Moments())
+        picture = await observe(self._cluster, self._sources, self._presets, raw, known, moments, now)
         decision = decide(picture, now)
         outcome = await apply(self._cluster, picture, decision.steps, now.wall)
         refusals = _refusals(picture, decision, outcome, now)

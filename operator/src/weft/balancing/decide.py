@@ -121,8 +121,7 @@ def _split(picture: GroupPicture, carried: list[Carried], recorded: Split, now: 
     """The split that holds from now on. A transfer that was rolled back takes its part of the decision with it."""
     group = picture.group
     allocation = recorded
-    known = group.status.decision
-    decided_at = known.decision_time if known is not None else None
+    decided_at = picture.decided_at
     back: Decision | None = None
     returned = [one.transfer for one in carried if one.returned]
     if returned and group.spec.rebalance.mode is RebalanceMode.AUTO:

@@ -31,7 +31,7 @@ def split_inputs(
         if one.gate is True and one.gate_changed_at is not None
     ]
     recommendation = status.recommendation if spec.rebalance.mode is RebalanceMode.RECOMMEND else None
-    recommended_at = recommendation.decision_time if recommendation is not None else None
+    recommended_at = picture.recommended_at if recommendation is not None else None
     return SplitInputs(
         mode=spec.rebalance.mode,
         flip=spec.rebalance.flip,

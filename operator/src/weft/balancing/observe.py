@@ -11,6 +11,7 @@ from weft.api.inference import MOST_ROLES
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.bodies import with_template
+from weft.balancing.moments import Moments
 from weft.balancing.presets import Preset, Windows
 from weft.balancing.profile import Profile, Unusable, profile_of
 from weft.balancing.prometheus import PrometheusSource, SourceError
@@ -20,6 +21,7 @@ from weft.balancing.signals import SCRAPES_UNTIL_STALE, Reading, read
 from weft.balancing.state import Hold
 from weft.balancing.steps import Subject
 from weft.cluster import Cluster, Object
+from weft.controllers import Now
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class GroupPicture:
     kv_hold_seconds: float
     refusals: Mapping[Subject, Refusal]
     """What the API server refused at the last try."""
+    decided_at: datetime | None = None
+    recommended_at: datetime | None = None
 
     def replica(self, name: str) -> Replica | None:
         """The replica of this name, or None."""
@@ -70,13 +74,14 @@ async def observe(
     presets: Mapping[str, Preset],
     raw: Object,
     refusals: Mapping[Subject, Refusal],
-    now: datetime,
+    moments: Moments,
+    now: Now,
 ) -> GroupPicture:
-    """The picture of the group `raw`, from the cache and from Prometheus.
+    """The picture of the group `raw`, from the cache and from Prometheus. Times in it are as `moments` tells them.
 
     Whatever is wrong with the metrics is a hold with its reason, never an exception.
     """
-    picture = _objects(cluster, raw, refusals)
+    picture = _told(_objects(cluster, raw, refusals), moments, now)
     wanted = picture.group.spec.metrics
     source, preset = sources.get(wanted.source), presets.get(wanted.preset)
     if source is None or preset is None:
@@ -86,7 +91,7 @@ async def observe(
             f"the operator's settings have no metrics {missing}: ask its administrator",
         )
         return replace(picture, reading=Reading(None, {}, hold))
-    reading = await _read(picture, source, preset, now)
+    reading = await _read(picture, source, preset, now.wall)
     return replace(picture, reading=reading, windows=source.windows, kv_hold_seconds=preset.kv_hold_seconds)
 
 
@@ -143,6 +148,29 @@ def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal])
         kv_hold_seconds=0.0,
         refusals=refusals,
     )
+
+
+def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
+    def of(one: Replica) -> Replica:
+        return replace(
+            one,
+            gate_changed_at=moments.told(one.pod_uid, "gate", one.gate_changed_at, now),
+            ready_changed_at=moments.told(one.pod_uid, "ready", one.ready_changed_at, now),
+            role_since=moments.told(one.pod_uid, "role", one.role_since, now),
+            created_at=moments.told(one.pod_uid, "created", one.created_at, now),
+        )
+
+    decision, recommendation = picture.group.status.decision, picture.group.status.recommendation
+    told = replace(
+        picture,
+        replicas=tuple(map(of, picture.replicas)),
+        decided_at=moments.told("", "decided", decision.decision_time if decision else None, now),
+        recommended_at=moments.told(
+            "", "recommended", recommendation.decision_time if recommendation else None, now
+        ),
+    )
+    moments.forget_others()
+    return told
 
 
 async def _read(picture: GroupPicture, source: PrometheusSource, preset: Preset, now: datetime) -> Reading:
