@@ -72,6 +72,17 @@ def test_answers_that_ended_only_in_the_long_window_give_the_short_one_its_lengt
     assert demand.answer_tokens_per_second == pytest.approx(1450)  # 10 arrivals/s * 145
 
 
+def test_prompts_whose_length_is_recorded_when_their_answer_ends_are_offered_when_they_arrive() -> None:
+    # Prefill is too small: of 7.5 requests/s that arrive 2.4 end, and only those have their lengths recorded.
+    served = replace(
+        PROMPT_HEAVY.long, prompts=2.4, prompt_tokens=2.4 * 1420, answers=2.4, answer_tokens=2.4 * 145
+    )
+    demand = offered(replace(PROMPT_HEAVY, short=served, long=served), 0)
+    assert demand is not None
+    assert demand.prompt_tokens_per_second == pytest.approx(10_650)
+    assert demand.prompt_tokens == pytest.approx(1420)
+
+
 def test_the_recent_peak_is_never_below_the_present() -> None:
     demand = offered(PROMPT_HEAVY, 0)
     assert demand is not None

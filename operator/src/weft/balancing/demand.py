@@ -3,9 +3,11 @@
 Offered work is what arrives, not what is served: a stage that is too small serves less than it is offered,
 and sizing by what it serves would keep it small.
 
-- Prompts: their length is known at arrival, so tokens per second are counted directly.
-- Answers: their length is known when they end. Arrivals times the mean length of the answers that ended is
-  the offered work, but it hears of longer answers late: the first to end after a shift are the short ones.
+- Prompts: arrivals times the mean length of the prompts that were recorded. Tokens per second as recorded are not
+  it: the inference extension's endpoint picker records a prompt's length when its answer ends, so that a prefill
+  stage that is too small records what it served. Where lengths are recorded at arrival both are the same.
+- Answers: arrivals times the mean length of the answers that ended is the offered work, but it hears of longer
+  answers late: the first to end after a shift are the short ones.
   Little's law leads it: N requests that decode at one token per ITL make N / ITL tokens per second, and N
   grows as soon as answers stay longer. The engines' own token rate is that quotient, so the larger of both
   is taken.
@@ -62,20 +64,25 @@ def offered(traffic: Traffic, generated_tokens_per_second: float) -> Demand | No
     prompt_cv2, answer_cv2 = (
         squared_variation(each) for each in (traffic.prompt_buckets, traffic.answer_buckets)
     )
-    length = _mean_answer(short, long)
-    if length is None or max(short.requests, long.requests) <= 0 or long.requests < STARTED * short.requests:
+    length, prompt_length = _mean_answer(short, long), _mean_prompt(short, long)
+    if (
+        length is None
+        or prompt_length is None
+        or max(short.requests, long.requests) <= 0
+        or long.requests < STARTED * short.requests
+    ):
         return None
     sample = long.requests * traffic.short_seconds
-    prompts = short if _counts(short.prompt_tokens, long.prompt_tokens, sample, prompt_cv2) else long
-    prompt_tokens = _quotient(prompts.prompt_tokens, prompts.prompts)
-    if prompt_tokens is None:
-        return None
-    now, before = _offered_answer(short, long), _offered_answer(long, short)
-    counts = _counts(now, before, sample, answer_cv2)
+    prompts, prompts_before = _offered_prompt(short, long), _offered_prompt(long, short)
+    prompts_count = _counts(prompts, prompts_before, sample, prompt_cv2)
+    answers, answers_before = _offered_answer(short, long), _offered_answer(long, short)
+    answers_count = _counts(answers, answers_before, sample, answer_cv2)
     return Demand(
-        prompt_tokens_per_second=prompts.prompt_tokens,
-        answer_tokens_per_second=max(now if counts else before, generated_tokens_per_second),
-        prompt_tokens=prompt_tokens,
+        prompt_tokens_per_second=prompts if prompts_count else prompts_before,
+        answer_tokens_per_second=max(
+            answers if answers_count else answers_before, generated_tokens_per_second
+        ),
+        prompt_tokens=prompt_length if prompts_count else _mean_prompt(long, short) or prompt_length,
         answer_tokens=length,
         prompt_cv2=prompt_cv2,
         answer_cv2=answer_cv2,
@@ -136,6 +143,15 @@ def share_within(buckets: Buckets, limit: float) -> tuple[float, float] | None:
     least = max((count for bound, count in buckets if bound <= limit * (1 + 1e-9)), default=0.0)
     greatest = next((count for bound, count in buckets if bound >= limit * (1 - 1e-9)), total)
     return least / total, max(least, greatest) / total
+
+
+def _mean_prompt(window: Rates, other: Rates) -> float | None:
+    mean = _quotient(window.prompt_tokens, window.prompts)
+    return mean if mean is not None else _quotient(other.prompt_tokens, other.prompts)
+
+
+def _offered_prompt(window: Rates, other: Rates) -> float:
+    return window.requests * (_mean_prompt(window, other) or 0.0)
 
 
 def _mean_answer(window: Rates, other: Rates) -> float | None:

@@ -71,7 +71,7 @@ class Rates:
     requests: float
     """Requests that arrived."""
     prompts: float
-    """Prompts whose length was recorded, at arrival."""
+    """Prompts whose length was recorded: at arrival or, by the endpoint picker, when their answer ended."""
     prompt_tokens: float
     answers: float
     """Answers that ended: only then their length is known."""
