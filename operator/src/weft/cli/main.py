@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments, rest = parser.parse_known_args(argv)
     if arguments.verb == "emulator":
-        _heed_sigterm()
+        _end_at_sigterm()
         from weft.emulator.main import main as emulator_main
 
         return emulator_main(rest)
@@ -101,7 +101,7 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _heed_sigterm() -> None:
+def _end_at_sigterm() -> None:
     """End at SIGTERM until there is an event loop that handles it.
 
     The kernel ignores a signal that the first process of a container has no handler for: a pod that is stopped
@@ -111,9 +111,10 @@ def _heed_sigterm() -> None:
 
 
 def _run(config: Path | None) -> int:
-    _heed_sigterm()
+    _end_at_sigterm()
     from weft.runtime.client import StartError
     from weft.runtime.logs import configure
+    from weft.runtime.memory import collect_everything_rarely
     from weft.runtime.operator import run
     from weft.runtime.settings import load
 
@@ -123,6 +124,7 @@ def _run(config: Path | None) -> int:
         print(f"weft run: settings not usable: {error}", file=sys.stderr)
         return 2
     configure(settings.log_format, settings.log_level)
+    collect_everything_rarely()
     try:
         return asyncio.run(run(settings))
     except StartError as error:
