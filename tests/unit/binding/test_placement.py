@@ -261,3 +261,19 @@ async def test_what_was_promised_to_a_node_that_went_is_given_to_the_next_that_w
     await rack.settle()
     await rack.work("first")
     assert condition(rack.node("second"), "Bound")[0] == "True"
+
+
+async def test_who_was_refused_for_another_in_the_same_pass_gets_what_that_one_gives_back(rack: Rack) -> None:
+    await rack.build()
+    for name in ("first", "second"):
+        rack.clock.forward(1)
+        spec = {"accelerators": [{"name": "main", "count": 4}]}
+        await rack.cluster.create(LOGICAL_NODES, {"metadata": {"name": name, "namespace": "a"}, "spec": spec})
+    await rack.reconcile(PlacementKey())
+    await rack.settle()
+    assert condition(rack.node("first"), "Bound")[0] == "True"
+    assert condition(rack.node("second"), "Bound") == ("False", "NotEnoughDevices")
+    # Faster than changes are gathered: placement never sees the devices taken.
+    await rack.cluster.delete(LOGICAL_NODES, "first", "a")
+    await rack.work("first")
+    assert condition(rack.node("second"), "Bound")[0] == "True"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from weft.binding.membership import PoolKey
 from weft.binding.plan import (
@@ -100,6 +100,13 @@ class Devices:
         """These are not free any more."""
         for number in numbers:
             self._free[number] = False
+
+    def left(self) -> tuple[Offer, ...]:
+        """All devices, those that were taken not free."""
+        return tuple(
+            offer if free is offer.free else replace(offer, free=free)
+            for offer, free in zip(self._offers, self._free, strict=True)
+        )
 
     def could_be_met(self, shape: Shape) -> bool:
         """Whether the devices would suffice if all were free and reached one host, whatever quotas say."""

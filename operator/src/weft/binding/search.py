@@ -13,6 +13,7 @@ refused request is told has no number that moves by itself: while the reason sta
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from weft.binding.choose import Budget, Devices, Unmet, asked
 from weft.binding.membership import PoolKey
@@ -71,7 +72,14 @@ class _Pass:
         """What was refused, by shape; shapes for which nobody waits any more are forgotten."""
         keys = {self._key(refusal.waiting) for refusal in refusals}
         refused = {key: why for key, why in self._refused.items() if key in keys}
-        return Remembered(self._stock, refused, frozenset(self._hopeless & keys))
+        # What is left: what this pass gave to others may come back, and is more than was refused on then.
+        left = replace(
+            self._stock,
+            offers=self._devices.left(),
+            hosts=tuple(self._hosts.values()),
+            quota_left=dict(self._quota),
+        )
+        return Remembered(left, refused, frozenset(self._hopeless & keys))
 
     def _key(self, request: Waiting) -> tuple[Shape, str]:
         # Without a limit of its own a namespace has the answer of all others that ask for the same.
