@@ -234,6 +234,29 @@ async def test_one_claim_that_the_api_server_refuses_does_not_stop_the_others(ra
     assert condition(rack.node("good"), "Bound")[0] == "True"
 
 
+async def test_a_node_whose_claim_the_api_server_refuses_says_so_in_its_words_and_binds_when_it_may(
+    rack: Rack,
+) -> None:
+    await rack.build()
+
+    def not_the_last(write: Write) -> str | None:
+        last = write.verb == "create" and write.body["spec"]["device"] == "gpu-3"
+        return "gpu-3 is reserved" if last else None
+
+    rack.cluster.rules.append(Policy(DEVICE_ATTACHMENTS, not_the_last))
+    for _ in range(2):
+        with pytest.raises(InvalidError):
+            await rack.ask("n", gpus=4) if not rack.cluster.list(LOGICAL_NODES) else await rack.work("n")
+        assert condition(rack.node("n"), "Reserved") == ("False", "ClaimRefused")
+        (bound,) = (one for one in rack.node("n")["status"]["conditions"] if one["type"] == "Bound")
+        assert "gpu-3 is reserved" in bound["message"]
+        assert rack.driver.pairs == set()
+    assert {event[1] for event in rack.cluster.events} == {"ClaimRefused"}
+    rack.cluster.rules.clear()
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
 async def test_a_pool_that_appears_while_pools_are_counted_does_not_stop_the_count(rack: Rack) -> None:
     await rack.build()
     spec = {"fabricRef": {"name": "rack"}, "selector": {}}

@@ -14,7 +14,7 @@ from weft.api.conditions import find, is_true
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, PODS
 from weft.binding import taints
 from weft.binding.assignments import Assignments
-from weft.binding.claims import attachments
+from weft.binding.claims import attachments, claim_refused
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey
 from weft.binding.objects import (
@@ -49,7 +49,15 @@ from weft.binding.steps import (
     Wait,
     Withdraw,
 )
-from weft.cluster import AlreadyExistsError, Cluster, ConflictError, Object, add_finalizer, drop_finalizer
+from weft.cluster import (
+    AlreadyExistsError,
+    Cluster,
+    ClusterError,
+    ConflictError,
+    Object,
+    add_finalizer,
+    drop_finalizer,
+)
 from weft.controllers import Enqueue, Now
 from weft.fabric.errors import FabricError, InvalidRequest, OutcomeUnknown, PartialFailure
 
@@ -216,6 +224,12 @@ class Actions:
             log.info("claim lost, looking for another place: %s", failures[0])
             await self._turn_back(made)
             return
+        refused = [item for item in failures if isinstance(item, ClusterError) and 400 <= item.status < 600]
+        if refused:
+            facts = claim_refused(refused[0].message or f"{refused[0].status} {refused[0].reason}")
+            self._draft_unbound(run, facts)
+            run.news.append(("Warning", *facts[0][2:]))
+            await self.write(run)
         for failure in failures:
             # Whatever was created is found incomplete and released.
             raise failure

@@ -7,8 +7,19 @@ from weft.api.names import FINALIZER
 from weft.api.quantity import format_bytes
 from weft.binding.membership import POOL_KIND
 from weft.binding.plan import Assignment, Chosen
+from weft.binding.status import Fact
 from weft.cluster import Object
 from weft.fabric.driver import DeviceKind
+
+
+def claim_refused(words: str) -> tuple[Fact, ...]:
+    """What is true of a logical node while the API server does not let its devices be claimed, with its words."""
+    text = f"a place was found, but the API server refuses to store a DeviceAttachment: {words}; it is tried again"
+    return (
+        ("Reserved", False, "ClaimRefused", text),
+        ("Bound", False, "ClaimRefused", text),
+        ("Ready", False, "NotBound", text),
+    )
 
 
 def attachments(assignment: Assignment, operation: str) -> list[Object]:
