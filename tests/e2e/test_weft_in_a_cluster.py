@@ -435,7 +435,6 @@ def test_uninstall_leaves_nothing(site: KindSite, installed: Installed, lived: L
             site.kube.delete(kind, each["metadata"]["name"])
     until(lambda: not any(site.kube.list(kind) for kind in (*POOLS, FABRICS)), "pools and fabrics are gone")
     site.release.uninstall()
-    site.kubectl("-n", NAMESPACE, "delete", "engineprofile", "a100-llama-2-70b")
     assert until_settled(lambda: everything(site) - installed.before) == set()
     for node in site.kube.list(NODES):
         metadata = node["metadata"]
