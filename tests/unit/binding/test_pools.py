@@ -56,6 +56,24 @@ async def test_a_pool_goes_although_a_pool_of_another_kind_with_its_name_is_in_u
     assert condition(rack.cluster.get(GPU_POOLS, "gpus") or {}, "Ready") == ("False", "InUse")
 
 
+async def test_a_pool_is_held_only_while_something_refers_to_it(rack: Rack) -> None:
+    def held() -> bool:
+        return "weft.dev/fabric" in rack.cluster.get(GPU_POOLS, "gpus")["metadata"].get("finalizers", [])  # type: ignore[index]
+
+    await rack.build()
+    assert not held()
+    await rack.ask("n")
+    await rack.poll()
+    assert held()
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    await rack.poll()
+    # So that it goes at once when it is deleted, whether or not Weft hears of that.
+    assert not held()
+    await rack.cluster.delete(GPU_POOLS, "gpus")
+    assert rack.cluster.get(GPU_POOLS, "gpus") is None
+
+
 @pytest.mark.shows("DeviceQuota.spec.limits[].count", "DeviceQuota.spec.limits[].name")
 async def test_a_request_beyond_the_quota_waits_until_the_quota_is_raised(rack: Rack) -> None:
     await rack.build()

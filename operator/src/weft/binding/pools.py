@@ -20,11 +20,13 @@ from weft.binding.keys import PoolsKey
 from weft.binding.membership import DEVICES_OF, Membership, Pool, PoolKey, key_of, pool_key
 from weft.binding.offers import Reader, Snapshot, held
 from weft.binding.status import Fact, Status, pool_status, quota_status
-from weft.cluster import Cluster, ClusterError, Object, add_finalizer, drop_finalizer
+from weft.cluster import Cluster, ClusterError, ConflictError, Object, add_finalizer, drop_finalizer
 from weft.controllers import Now, Watch
 
 GATHER_SECONDS = 0.5
 """How long changes of claims are gathered: a bind makes several."""
+LEAVING_SECONDS = 5.0
+"""How often it is looked whether a deleted pool may go: somebody waits for that, and a watch may be silent."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,22 @@ class PoolsController:
         for step in steps:
             try:
                 await self._apply(step)
+            except ConflictError as error:
+                failure = error
+                # It may have been deleted without our hearing of it.
+                await self._cluster.refresh(
+                    step.resource,
+                    step.raw["metadata"].get("namespace", ""),
+                    field="metadata.name",
+                    value=step.raw["metadata"]["name"],
+                )
             except ClusterError as error:
                 failure = error
         if failure is not None:
             raise failure
-        return None
+        pools = (*snapshot.gpu_pools, *snapshot.memory_pools, *snapshot.storage_pools)
+        leaving = any("deletionTimestamp" in raw["metadata"] for raw in pools)
+        return LEAVING_SECONDS if leaving else None
 
     async def _apply(self, step: Release | Write) -> None:
         match step:
@@ -81,6 +94,12 @@ class PoolsController:
             case Write(resource, raw, status, hold):
                 if hold:
                     raw = await add_finalizer(self._cluster, resource, raw)
+                elif resource in POOLS and not _is_referred_to(
+                    raw, resource, self._cluster.list(DEVICE_ATTACHMENTS)
+                ):
+                    # Held only while something refers to it: its deletion then needs nobody to hear of it.
+                    await drop_finalizer(self._cluster, resource, raw)
+                    raw = self._cluster.get(resource, raw["metadata"]["name"]) or raw
                 await self._cluster.write_status(resource, raw, status)
 
 
