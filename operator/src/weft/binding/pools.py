@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,13 +71,15 @@ class PoolsController:
                 await self._apply(step)
             except ConflictError as error:
                 failure = error
-                # It may have been deleted without our hearing of it.
-                await self._cluster.refresh(
-                    step.resource,
-                    step.raw["metadata"].get("namespace", ""),
-                    field="metadata.name",
-                    value=step.raw["metadata"]["name"],
-                )
+                # It may have been deleted without our hearing of it. Unread it is tried again, like any other.
+                metadata = step.raw["metadata"]
+                with contextlib.suppress(ClusterError):
+                    await self._cluster.refresh(
+                        step.resource,
+                        metadata.get("namespace", ""),
+                        field="metadata.name",
+                        value=metadata["name"],
+                    )
             except ClusterError as error:
                 failure = error
         if failure is not None:
