@@ -259,7 +259,10 @@ class LogicalNodeStatus(Model):
         default=None, description="Generation of the spec that this status is about."
     )
     node_name: DnsSubdomain | None = Field(default=None, description="Node that the devices are attached to.")
-    host: Identifier | None = Field(default=None, description="The fabric's name for that Node's host.")
+    host: Identifier | None = Field(
+        default=None,
+        description="The fabric's name for that Node's host; absent where several fabrics call it differently.",
+    )
     device_count: Counter | None = Field(default=None, description="How many devices are attached.")
     devices: Annotated[tuple[BoundDevice, ...], Field(max_length=1024)] = Field(
         default=(),

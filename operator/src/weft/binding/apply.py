@@ -202,8 +202,7 @@ class Actions:
         """Create one attachment per device; one that is taken makes the others go again."""
         raw = self._raw(run)
         assert raw is not None
-        host = assignment.host
-        session = self._session(host.fabric)
+        sessions = {fabric: self._session(fabric) for fabric in assignment.fabrics}
         operation = uuid.uuid4().hex[:20]
         try:
             await add_finalizer(self._cluster, LOGICAL_NODES, raw)
@@ -218,7 +217,8 @@ class Actions:
             # Created or lost: what exists is known by its attachments from now on.
             self._assignments.forget(run.key)
         made = [DeviceAttachment.model_validate(item) for item in created if isinstance(item, dict)]
-        session.evidence.claimed(claim.metadata.uid for claim in made)
+        for claim in made:
+            sessions[claim.spec.fabric].evidence.claimed((claim.metadata.uid,))
         failures = [item for item in created if isinstance(item, BaseException)]
         if any(isinstance(failure, AlreadyExistsError) for failure in failures):
             log.info("claim lost, looking for another place: %s", failures[0])
@@ -259,7 +259,7 @@ class Actions:
         attempt.called, attempt.verified = True, False
         uids = {claim.spec.device: claim.metadata.uid for claim in step.claims}
         for batch in step.batches:
-            key = operation_key(spec.operation, batch, len(step.claims))
+            key = operation_key(spec.operation, batch, spec.claim_size)
             try:
                 operation = await session.attach(
                     key, spec.host, batch, frozenset(uids[device] for device in batch)
@@ -291,8 +291,8 @@ class Actions:
         run.status = bound_status(node, step.claims, step.node, step.facts, run.now.wall)
         if not is_true(node.status.conditions, "Bound"):
             names = ", ".join(sorted(claim.spec.device for claim in step.claims))
-            message = f"attached to {step.claims[0].spec.host} (Node {step.node}): {names}"
-            run.news.append(("Normal", "Bound", message))
+            hosts = ", ".join(sorted({claim.spec.host for claim in step.claims}))
+            run.news.append(("Normal", "Bound", f"attached to {hosts} (Node {step.node}): {names}"))
         before = find(node.status.conditions, "Ready")
         for kind, value, reason, message in step.facts:
             if kind == "Ready" and value is False and (before is None or before.reason != reason):

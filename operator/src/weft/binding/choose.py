@@ -88,12 +88,13 @@ class Devices:
         """Selectors that were held against all devices."""
         return len(self._matches)
 
-    def reach(self, fabric: str, host: str) -> frozenset[int]:
-        """Equal for two hosts that the same devices reach."""
+    def reach(self, places: Iterable[tuple[str, str]]) -> frozenset[int]:
+        """Equal for two machines that the same devices reach; `places` are its (fabric, host)."""
+        hosts_of = dict(places)
         return frozenset(
             zone
             for (of, hosts), zone in self._zone_of.items()
-            if of == fabric and (hosts is None or host in hosts)
+            if of in hosts_of and (hosts is None or hosts_of[of] in hosts)
         )
 
     def take(self, numbers: Iterable[int]) -> None:

@@ -24,16 +24,18 @@ def claim_refused(words: str) -> tuple[Fact, ...]:
 
 def attachments(assignment: Assignment, operation: str) -> list[Object]:
     """The attachments of an assignment, one per device."""
-    waiting, host = assignment.waiting, assignment.host
+    waiting, node_name = assignment.waiting, assignment.host.node_name
+    host_of = dict(assignment.host.places)
 
     def body(chosen: Chosen) -> Object:
         device, (kind, pool) = chosen.offer.device, chosen.offer.pool
+        fabric = chosen.offer.fabric
         spec = {
-            "fabric": host.fabric,
+            "fabric": fabric,
             "device": device.id,
             "poolRef": {"kind": POOL_KIND[kind].value, "name": pool},
-            "host": host.host,
-            "nodeName": host.node_name,
+            "host": host_of[fabric],
+            "nodeName": node_name,
             "operation": operation,
             "request": chosen.need,
             "claimSize": len(assignment.devices),
@@ -48,7 +50,7 @@ def attachments(assignment: Assignment, operation: str) -> list[Object]:
         if kind is not DeviceKind.ACCELERATOR and device.capacity_bytes:
             spec["capacity"] = format_bytes(device.capacity_bytes)
         return {
-            "metadata": {"name": attachment_name(host.fabric, device.id), "finalizers": [FINALIZER]},
+            "metadata": {"name": attachment_name(fabric, device.id), "finalizers": [FINALIZER]},
             "spec": spec,
         }
 

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
-from weft.binding.objects import is_attached, is_deleting, is_given_up, is_quarantined, taint_value
+from weft.binding.objects import by_place, is_attached, is_deleting, is_given_up, is_quarantined, taint_value
 from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.plan import Assignment, Refusal
 from weft.binding.readiness import readiness
@@ -160,16 +160,19 @@ def _refused(refusal: Refusal) -> tuple[Fact, ...]:
 
 def _bind(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now: Now) -> Step:
     """Forward: reserve the Node, attach, verify, mark, publish."""
-    view = picture.hosts[claims[0].spec.fabric, claims[0].spec.host]
+    places = by_place(claims)
+    # All claims name one Node, also where several fabrics attach to it.
+    view = picture.hosts[places[0][0]]
     pending = tuple(claim for claim in claims if not is_attached(claim))
     is_bound = is_true(node.status.conditions, "Bound") and not pending
     if is_bound:
         if view.node.exists and not view.node.taint:
             # It registered anew, or somebody took the taint off.
             return Reserve(view.node.name, ())
-        return _publish(picture, view, node, claims, now)
-    if view.trouble:
-        return _not_bound("FabricNotReady", view.trouble, RETRY_SECONDS)
+        return _publish(picture, node, claims, now)
+    troubles = [trouble for place, _ in places if (trouble := picture.hosts[place].trouble)]
+    if troubles:
+        return _not_bound("FabricNotReady", "; ".join(troubles), RETRY_SECONDS)
     if view.node.taint != taint_value(picture.key.namespace, picture.key.name):
         if not view.node.exists:
             return TurnBack(claims, "PlaceLost", f"Node {view.node.name or '(unknown)'} does not exist")
@@ -177,16 +180,32 @@ def _bind(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now: N
             return TurnBack(claims, "PlaceLost", f"Node {view.node.name} carries another logical node")
         # An earlier attempt may have reserved another Node.
         return Reserve(view.node.name, tuple(name for name in picture.tainted if name != view.node.name))
-    if pending:
-        return _attach(view, claims, pending)
-    return _publish(picture, view, node, claims, now)
+    waits: list[Wait] = []
+    for place, here in places:
+        if not (left := tuple(claim for claim in here if not is_attached(claim))):
+            continue
+        step = _attach(picture.hosts[place], claims, here, left)
+        if not isinstance(step, Wait):
+            return step
+        # What has to be waited for at one fabric keeps no other from its work.
+        waits.append(step)
+    return _all_of(waits) if waits else _publish(picture, node, claims, now)
 
 
-def _attach(view: HostView, claims: Claims, pending: Claims) -> Step:
+def _all_of(waits: list[Wait]) -> Wait:
+    if len(waits) == 1:
+        return waits[0]
+    message = "; ".join(dict.fromkeys(wait.message for wait in waits))
+    first = _not_bound(waits[0].reason, message, min(wait.again for wait in waits))
+    return replace(first, read_fabric=next((wait.read_fabric for wait in waits if wait.read_fabric), ""))
+
+
+def _attach(view: HostView, claims: Claims, here: Claims, pending: Claims) -> Step:
+    """The next step at one host: `here` are the claims there, `pending` those of them that were not seen attached."""
     problem = view.problem
     if problem is not None and not isinstance(problem, OutcomeUnknown | InvalidRequest):
-        return _attach_failed(view, claims, problem)
-    devices = frozenset(claim.spec.device for claim in claims)
+        return _attach_failed(view, claims, here, problem)
+    devices = frozenset(claim.spec.device for claim in here)
     if not view.verified:
         return Verify(view.fabric, view.host, devices)
     absent = sorted(devices - (view.reading or frozenset()))
@@ -195,13 +214,13 @@ def _attach(view: HostView, claims: Claims, pending: Claims) -> Step:
     if view.called or problem is not None:
         at_fault = {device: _blame(view, device, problem) for device in absent if device in view.at_fault}
         if at_fault:
-            return _quarantine(claims, at_fault)
+            return _quarantine(here, at_fault)
         if problem is None:
             problem = OutcomeUnknown(f"the manager does not show {', '.join(absent)} at {view.host} yet")
         return _not_bound(_attaching(problem), str(problem), delay(problem))
     if view.try_alone:
-        return Attach(claims, tuple(frozenset({device}) for device in absent))
-    return Attach(claims, (frozenset(absent),))
+        return Attach(here, tuple(frozenset({device}) for device in absent))
+    return Attach(here, (frozenset(absent),))
 
 
 def _blame(view: HostView, device: str, problem: FabricError | None) -> str:
@@ -213,17 +232,18 @@ def _blame(view: HostView, device: str, problem: FabricError | None) -> str:
     return f"{device} could not be attached for settleSeconds, while the manager attached others; the last try: {last}"
 
 
-def _attach_failed(view: HostView, claims: Claims, problem: FabricError) -> Step:
-    """What becomes of a claim whose attach, or whose reading of the host, the manager answered with an error."""
+def _attach_failed(view: HostView, claims: Claims, here: Claims, problem: FabricError) -> Step:
+    """What becomes of a claim whose attach, or whose reading of the host, the manager answered with an error.
+
+    The whole claim turns back, whatever other fabrics have attached: all or nothing.
+    """
     match problem:
         case DeviceFault(device=device):
-            return _quarantine(claims, {device: str(problem)})
+            return _quarantine(here, {device: str(problem)})
         case PartialFailure(failed=failed):
-            return _quarantine(claims, failed)
-        case CapacityExhausted():
+            return _quarantine(here, failed)
+        case CapacityExhausted() | Conflict() | NotFound():
             return TurnBack(claims, "PlaceLost", str(problem), avoid=view.host, read_fabric=view.fabric)
-        case Conflict() | NotFound():
-            return TurnBack(claims, "PlaceLost", str(problem), read_fabric=view.fabric)
         case AuthFailed():
             step = _not_bound("Attaching", str(problem), STUCK_SECONDS)
             return replace(step, read_fabric=view.fabric)
@@ -248,21 +268,21 @@ def _not_bound(reason: str, message: str, again: float) -> Wait:
     return Wait(reason, message, again, facts)
 
 
-def _publish(
-    picture: LogicalNodePicture, view: HostView, node: LogicalNode, claims: Claims, now: Now
-) -> Publish:
+def _publish(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now: Now) -> Publish:
     """What is true of a node all of whose devices were seen at its host, with what is the matter since."""
+    views = [(here, picture.hosts[place]) for place, here in by_place(claims)]
+    at = views[0][1].node
     facts: tuple[Fact, ...] = (
         ("Reserved", True, "Reserved", ""),
         ("Bound", True, "Bound", "every device was seen at the host"),
-        readiness(node, claims, view.picture, view.node),
+        readiness(node, [(here, view.picture) for here, view in views], at),
     )
     again: float | None = None
     if (ttl := node.spec.ttl_seconds_after_bound) is not None:
         known = seconds_left(node, now.wall, picture.bound_seconds)
         left = float(ttl) if known is None else known
         again = max(0.1, left + 0.1)
-    return Publish(claims, view.node.name, facts, again)
+    return Publish(claims, at.name, facts, again)
 
 
 def _sooner(step: Step, again: float | None) -> Step:

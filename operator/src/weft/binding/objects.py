@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from weft.api import DeviceAttachment, LogicalNode
@@ -57,6 +58,16 @@ def had_unanswered_call(claim: DeviceAttachment) -> bool:
 
 def all_claims(cluster: Cluster) -> list[DeviceAttachment]:
     return [DeviceAttachment.model_validate(raw) for raw in cluster.list(DEVICE_ATTACHMENTS)]
+
+
+def by_place(
+    claims: Iterable[DeviceAttachment],
+) -> list[tuple[tuple[str, str], tuple[DeviceAttachment, ...]]]:
+    """Claims by fabric and host, in the one order in which hosts are worked on."""
+    here: dict[tuple[str, str], list[DeviceAttachment]] = {}
+    for claim in claims:
+        here.setdefault((claim.spec.fabric, claim.spec.host), []).append(claim)
+    return [(place, tuple(each)) for place, each in sorted(here.items())]
 
 
 def parse_node(raw: Object) -> LogicalNode:

@@ -16,6 +16,7 @@ from weft.binding.inventory import Picture
 from weft.binding.keys import LogicalNodeKey
 from weft.binding.objects import (
     NodeView,
+    by_place,
     claims_of,
     had_unanswered_call,
     is_attached,
@@ -137,17 +138,14 @@ def observe(
     """
     raw = cluster.get(LOGICAL_NODES, key.name, key.namespace)
     claims = tuple(claims_of(cluster, key.namespace, key.name))
-    by_place: dict[Place, list[DeviceAttachment]] = {}
-    for claim in claims:
-        by_place.setdefault((claim.spec.fabric, claim.spec.host), []).append(claim)
     hosts = {
         place: _host_view(cluster, sessions.get(place[0]), place, here, attempts.get(place), now)
-        for place, here in by_place.items()
+        for place, here in by_place(claims)
     }
     unplaceable = ""
     if isinstance(outcome, Assignment):
-        fabric = outcome.host.fabric
-        unplaceable = why_not_usable(cluster, fabric, sessions.get(fabric))
+        why = (why_not_usable(cluster, each, sessions.get(each)) for each in sorted(outcome.fabrics))
+        unplaceable = "; ".join(filter(None, why))
     node = parse_node(raw) if raw is not None else None
     return LogicalNodePicture(
         key=key,

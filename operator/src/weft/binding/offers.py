@@ -203,6 +203,7 @@ class Reader:
                 used[namespace, offer.pool] = used.get((namespace, offer.pool), 0) + offer.quota_units
         offers: list[Offer] = []
         hosts: list[HostOffer] = []
+        not_alone: set[str] = set()
         observed_only: list[str] = []
         for raw, fabric in zip(snapshot.fabrics, self._fabrics.all(snapshot.fabrics), strict=True):
             name = fabric.metadata.name
@@ -214,10 +215,11 @@ class Reader:
             membership = self.members(name, pools, picture)
             offers += _offers(name, pools, membership, picture, claimed | promised.keys())
             if fabric.spec.mode == "Manage":
-                found = _hosts(raw, picture, claims, node_by_name)
+                found, shared = _hosts(raw, picture, claims, node_by_name)
                 hosts += [host for host in found if host.node_name not in taken_nodes]
+                not_alone |= shared
         left = quota_left(self.quotas(snapshot), used)
-        return Stock(tuple(offers), tuple(hosts), left, tuple(observed_only))
+        return Stock(tuple(offers), _machines(hosts, not_alone), left, tuple(observed_only))
 
 
 def _request(raw: Object) -> Request | None:
@@ -322,8 +324,11 @@ def _hosts(
     picture: Picture,
     claims: Iterable[DeviceAttachment],
     node_by_name: Mapping[str, Object],
-) -> list[HostOffer]:
-    """Hosts that are healthy, have a ready Node, and carry no logical node; also those that take no pods."""
+) -> tuple[list[HostOffer], set[str]]:
+    """Hosts that are healthy, have a ready Node, and carry no logical node; also those that take no pods.
+
+    And the Nodes at whose host there is somebody else's device, or one that is not given back yet.
+    """
     name = fabric["metadata"]["name"]
     healthy = {host.id for host in picture.inventory.hosts if host.healthy}
     attached = set(picture.inventory.attachments)
@@ -338,7 +343,8 @@ def _hosts(
     claimed = {(claim.spec.device, claim.spec.host) for claim in claims if claim.spec.fabric == name}
     taken |= {host for device, host in attached - claimed}
     offers = []
-    for host, node_name in match(fabric, picture.inventory.hosts, node_by_name.values()).nodes.items():
+    nodes = match(fabric, picture.inventory.hosts, node_by_name.values()).nodes
+    for host, node_name in nodes.items():
         raw = node_by_name.get(node_name)
         if (
             raw is None
@@ -360,7 +366,22 @@ def _hosts(
                 why_closed(raw),
             )
         )
-    return offers
+    return offers, {nodes[host] for host in taken if host in nodes}
+
+
+def _machines(hosts: Iterable[HostOffer], not_alone: set[str]) -> tuple[HostOffer, ...]:
+    """One offer for each Node, whatever number of fabrics it is at.
+
+    A device that one of them has there keeps the Node from being offered at all: pods would get it, too.
+    """
+    by_node: dict[str, HostOffer] = {}
+    for host in sorted(hosts, key=lambda host: host.fabric):
+        if host.node_name in not_alone:
+            continue
+        known = by_node.setdefault(host.node_name, host)
+        if known is not host:
+            by_node[host.node_name] = replace(known, also=(*known.also, (host.fabric, host.host)))
+    return tuple(by_node.values())
 
 
 def why_closed(node: Object) -> str:

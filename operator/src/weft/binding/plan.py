@@ -149,7 +149,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class HostOffer:
-    """A host without a logical node, and the Node that runs on it."""
+    """A Node without a logical node, and the host that it runs on, of one fabric or of several."""
 
     fabric: str
     host: str
@@ -159,6 +159,13 @@ class HostOffer:
     memory_bytes: int
     closed: str = ""
     """Why nothing may be placed there now (cordoned, a taint); empty: it is a place."""
+    also: tuple[tuple[str, str], ...] = ()
+    """The same machine at other fabrics: (fabric, host), at most one of each fabric."""
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """All that the machine is called: (fabric, host)."""
+        return ((self.fabric, self.host), *self.also)
 
 
 @dataclass(frozen=True)
@@ -190,6 +197,11 @@ class Assignment:
     waiting: Waiting
     host: HostOffer
     devices: tuple[Chosen, ...]
+
+    @property
+    def fabrics(self) -> frozenset[str]:
+        """The fabrics that attach its devices."""
+        return frozenset(chosen.offer.fabric for chosen in self.devices)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import hashlib
 from weft.api import DeviceAttachment
 from weft.api.conditions import is_true
 from weft.binding.evidence import Certainty
-from weft.binding.objects import is_attached, is_deleting
+from weft.binding.objects import by_place, is_attached, is_deleting
 from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.status import Fact
 from weft.binding.steps import Claims, Detach, GiveUp, LookForPods, Step, TurnBack, Verify, Wait, Withdraw
@@ -33,13 +33,11 @@ def release(picture: LogicalNodePicture, claims: Claims, reason: str) -> Step:
         text = "its devices are being released"
         return Withdraw(reason, (*_releasing(text), *(_EXPIRED if reason == "Expired" else ())))
     waits: list[Wait] = []
-    by_host: dict[tuple[str, str], list[DeviceAttachment]] = {}
-    for claim in claims:
-        by_host.setdefault((claim.spec.fabric, claim.spec.host), []).append(claim)
-    for place, here in sorted(by_host.items()):
+    # The other way round than they were attached.
+    for place, here in reversed(by_place(claims)):
         # A device that is left over beside the node's own was never published: nothing can be using it.
         users = picture.hosts[place].users if reason != "Superseded" else ()
-        step = _at_host(picture.hosts[place], tuple(here), users)
+        step = _at_host(picture.hosts[place], here, users)
         if not isinstance(step, Wait):
             return step
         waits.append(step)

@@ -58,7 +58,7 @@ class _Pass:
         self._quota = dict(stock.quota_left)
         self._limited = {namespace for namespace, _ in self._quota}
         self._hosts = {(host.fabric, host.host): host for host in sorted(stock.hosts, key=host_size)}
-        self._reaches = {place: self._devices.reach(*place) for place in self._hosts}
+        self._reaches = {place: self._devices.reach(host.places) for place, host in self._hosts.items()}
         self._suited: dict[object, list[tuple[str, str]]] = {}
         self._refused = dict(remembered.for_stock(stock))
         self._hopeless = {key for key in remembered.hopeless if key in self._refused}
@@ -100,7 +100,7 @@ class _Pass:
         return Refusal(request, *known)
 
     def _take(self, request: Waiting, assignment: Assignment) -> None:
-        # One Node may run on a host of each of several fabrics; it carries one logical node.
+        # It carries one logical node.
         name = assignment.host.node_name
         self._hosts = {place: host for place, host in self._hosts.items() if host.node_name != name}
         for chosen in assignment.devices:
@@ -213,7 +213,7 @@ class _Pass:
 
 def _suits(shape: Shape, host: HostOffer) -> bool:
     return (
-        host.host not in shape.avoid_hosts
+        all(name not in shape.avoid_hosts for _, name in host.places)
         and shape.node_selector.matches(host.labels)
         and host.cpu >= shape.cpu
         and host.memory_bytes >= shape.memory_bytes

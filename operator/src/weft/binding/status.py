@@ -85,9 +85,13 @@ def bound_status(
     """The one write that makes a logical node Bound."""
     claims = tuple(claims)
     status = node.status.dump()
+    hosts = {claim.spec.host for claim in claims}
+    # The fabrics of one machine may call it differently; its Node has one name.
+    status.pop("host", None)
+    if len(hosts) == 1:
+        status["host"] = hosts.pop()
     status.update(
         observedGeneration=node.metadata.generation,
-        host=claims[0].spec.host,
         devices=device_view(claims),
         deviceCount=len(claims),
     )

@@ -100,7 +100,7 @@ class TurnBack:
     reason: str
     message: str
     avoid: str = ""
-    """A host that had no capacity left."""
+    """A host that has no capacity left, or is not as the picture has it: others are tried first."""
     read_fabric: str = ""
     """A fabric that is not as the picture has it: read it anew."""
 

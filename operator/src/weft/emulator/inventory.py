@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -75,6 +75,8 @@ class Device:
     group: str
     zones: tuple[str, ...]
     domains: dict[str, str]
+    processor: str = "GPU"
+    """ProcessorType, where it is one."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,8 @@ class DeviceGroup(_Group):
     type: DeviceType
     vendor: Text = "Generic"
     model: Text
+    processor: Literal["GPU", "Accelerator", "FPGA", "DSP", "OEM"] = "GPU"
+    """ProcessorType of a device of type GPU: Redfish has no TPU, such a one is an Accelerator."""
     memory: Size | None = None
     size: Size | None = None
 
@@ -228,6 +232,7 @@ def expand(file: InventoryFile) -> World:
             group=group.name,
             zones=group.zones,
             domains=group.domains_of(position),
+            processor=group.processor,
         )
         for group in file.devices
         for position, name in enumerate(group.ids())

@@ -254,7 +254,7 @@ def device_document(device: Device, healthy: bool) -> Document:
             path,
             "Processor.v1_18_0",
             device.id,
-            ProcessorType="GPU",
+            ProcessorType=device.processor,
             UUID=stable_uuid(f"device/{device.id}"),
             MemorySummary={"TotalMemorySizeMiB": mebibytes},
             ProcessorMemory=[{"CapacityMiB": mebibytes, "IntegratedMemory": True}],
