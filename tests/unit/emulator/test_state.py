@@ -45,10 +45,10 @@ def test_what_is_not_allowed_is_refused_as_a_whole(
 def test_a_block_under_change_is_not_for_another_host(small: World) -> None:
     state = State(small)
     change = state.plan("sled-0", ["gpu-0"])
-    state.begin(change)
+    state.begin(change.host, change.attach)
     with pytest.raises(RefusedError):
         state.plan("sled-1", ["gpu-0"])
-    state.end(change)
+    state.end(change.host, change.attach)
     assert state.plan("sled-1", ["gpu-0"]).attach == ("gpu-0",)
 
 

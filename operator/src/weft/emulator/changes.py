@@ -1,34 +1,29 @@
-"""PATCH of a system: what it means, when it happens, what goes wrong with it."""
+"""Requests that change something: when it happens, and what goes wrong with it. What they mean, a dialect says."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from weft.emulator import redfish
 from weft.emulator.faults import ON_CHANGE, SELECTIVE, Fault, FaultKind, Faults, Target
 from weft.emulator.journal import Journal
 from weft.emulator.messages import Reply, message, refusal
-from weft.emulator.state import Change, Reason, RefusedError, State
+from weft.emulator.quirks import Quirk, Quirks
+from weft.emulator.state import State
 from weft.emulator.tasks import Task, Tasks
 from weft.emulator.tree import Tree
+from weft.emulator.writes import Plan, RefusedWriteError, Write
 
 T = TypeVar("T")
 
 _SIGMA = 0.5
 RETRY_AFTER_SECONDS = 1
-_READ_ONLY = frozenset({"Id", "Name", "SystemType", "HostName", "Manufacturer", "Model", "SerialNumber"}) | {
-    "UUID",
-    "PowerState",
-    "Status",
-}
 
 
 def utc_now() -> str:
@@ -51,57 +46,12 @@ class Latency:
         return sum(self._random.lognormvariate(mu, _SIGMA) for _ in range(acts))
 
 
-@dataclass(frozen=True)
-class Patch:
-    """One PATCH request."""
-
-    path: str
-    host: str
-    body: bytes
-    headers: Mapping[str, str]
-    request: str
-    session: str
-    user: str
-
-    @property
-    def if_match(self) -> str | None:
-        """The ETag that the client expects."""
-        return self.headers.get("If-Match")
-
-
-def wanted_blocks(body: bytes) -> tuple[str, ...] | Reply:
-    """The URIs in a body, or the error answer."""
-    try:
-        data = json.loads(body)
-    except ValueError:
-        return refusal(400, message("MalformedJSON"))
-    if not isinstance(data, dict):
-        return refusal(400, message("MalformedJSON"))
-    for name in data:
-        if name != "Links" and not name.startswith("@"):
-            known = name in _READ_ONLY
-            return refusal(400, message("PropertyNotWritable" if known else "PropertyUnknown", name))
-    part = data.get("Links")
-    if part is None:
-        return refusal(400, message("PropertyMissing", "Links"))
-    if not isinstance(part, dict):
-        return refusal(400, message("PropertyValueTypeError", str(part), "Links"))
-    for name in part:
-        if name not in ("ResourceBlocks", "ResourceBlocks@odata.count"):
-            return refusal(400, message("PropertyUnknown", f"Links/{name}"))
-    if "ResourceBlocks" not in part:
-        return refusal(400, message("PropertyMissing", "Links/ResourceBlocks"))
-    found = part["ResourceBlocks"]
-    if not isinstance(found, list):
-        return refusal(400, message("PropertyValueTypeError", str(found), "Links/ResourceBlocks"))
-    for item in found:
-        if not isinstance(item, dict) or not isinstance(item.get("@odata.id"), str):
-            return refusal(400, message("PropertyValueTypeError", str(item), "Links/ResourceBlocks"))
-    return tuple(item["@odata.id"].rstrip("/") for item in found)
+Planner = Callable[[], Plan]
+"""What the write means now. Raises RefusedWriteError."""
 
 
 class Changes:
-    """Carries out PATCHes: one after the other on a system, at once or as tasks."""
+    """Carries out writes: one after the other on a host, at once or as tasks."""
 
     def __init__(
         self,
@@ -113,6 +63,7 @@ class Changes:
         latency: Latency,
         save: Callable[[], None],
         asynchronous: bool,
+        quirks: Quirks,
     ) -> None:
         self._state = state
         self._tree = tree
@@ -122,12 +73,13 @@ class Changes:
         self._latency = latency
         self._save = save
         self._asynchronous = asynchronous
+        self._quirks = quirks
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def patch(self, patch: Patch) -> Reply:
-        """Answer a PATCH of a system that exists. It goes on when its client has given up."""
-        return await asyncio.shield(self._start(self._answer(patch)))
+    async def carry_out(self, write: Write, planner: Planner) -> Reply:
+        """Answer a write. It goes on when its client has given up."""
+        return await asyncio.shield(self._start(self._answer(write, planner)))
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         runner = asyncio.create_task(work)
@@ -135,27 +87,24 @@ class Changes:
         runner.add_done_callback(self._running.discard)
         return runner
 
-    async def _answer(self, patch: Patch) -> Reply:
-        uris = wanted_blocks(patch.body)
-        if isinstance(uris, Reply):
-            return uris
-        planned = self._plan(patch, uris)
+    async def _answer(self, write: Write, planner: Planner) -> Reply:
+        planned = self._plan(write, planner)
         if isinstance(planned, Reply):
             return planned
-        attach, detach = frozenset(planned.attach), frozenset(planned.detach)
-        struck = self._faults.strike(Target(patch.path, patch.host, attach, detach))
+        struck = self._faults.strike(_target(write, planned))
         for hang in struck:
             if hang.kind is FaultKind.HANG:
                 await asyncio.sleep(hang.seconds)
         fault = next((fault for fault in struck if fault.kind is not FaultKind.HANG), None)
         if fault is not None and fault.kind not in ON_CHANGE:
-            self._refuse(patch, (*planned.attach, *planned.detach), f"fault:{fault.kind}")
+            change = planned.change
+            self._refuse(write, change.host, (*change.attach, *change.detach), f"fault:{fault.kind}")
             return fault_reply(fault)
-        if not self._asynchronous or not planned.acts:
-            return await self._execute(patch, uris, fault)
-        body = patch.body.decode(errors="replace")
-        task = self._tasks.create(patch.path, body, patch.headers, utc_now())
-        self._start(self._run(task, patch, uris, fault))
+        if not self._asynchronous or planned.is_idle:
+            return await self._execute(write, planned.turn, planner, fault)
+        body = write.body.decode(errors="replace")
+        task = self._tasks.create(write.method, write.path, body, write.headers, utc_now())
+        self._start(self._run(task, write, planned.turn, planner, fault))
         headers = {"Location": task.monitor, "Retry-After": str(RETRY_AFTER_SECONDS)}
         return Reply(202, task.document(), headers, drop=_drops(fault))
 
@@ -165,105 +114,142 @@ class Changes:
             runner.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _run(self, task: Task, patch: Patch, uris: tuple[str, ...], fault: Fault | None) -> None:
-        reply = await self._execute(patch, uris, fault, task)
+    async def _run(self, task: Task, write: Write, turn: str, planner: Planner, fault: Fault | None) -> None:
+        reply = await self._execute(write, turn, planner, fault, task)
         if not task.has_ended:  # else it was cancelled while it waited
             task.finish(reply, utc_now())
 
-    def _plan(self, patch: Patch, uris: tuple[str, ...]) -> Change | Reply:
-        guarded = patch.if_match not in (None, "*") and not self._state.permissive
-        if guarded and patch.if_match != self._tree.etag(patch.path):
-            self._refuse(patch, (), "stale-etag")
-            return refusal(412, message("PreconditionFailed"))
-        prefix = f"{redfish.BLOCKS}/"
-        # A block that a fault hides can be neither asked for nor given up.
-        hidden = [block for block in self._state.blocks_of(patch.host) if self._tree.is_hidden(block)]
-        names = [uri.removeprefix(prefix) if uri.startswith(prefix) else "" for uri in uris]
-        strange = tuple(
-            uri for uri, name in zip(uris, names, strict=True) if not name or self._tree.is_hidden(name)
-        )
+    def _plan(self, write: Write, planner: Planner) -> Plan | Reply:
         try:
-            if strange:
-                raise RefusedError(Reason.UNKNOWN_BLOCK, strange)
-            return self._state.plan(patch.host, [*names, *hidden])
-        except RefusedError as refused:
-            self._refuse(patch, refused.blocks, refused.reason)
-            return self._explain(refused, uris)
+            planned = planner()
+        except RefusedWriteError as refused:
+            if refused.outcome:
+                self._refuse(write, refused.host, refused.blocks, refused.outcome)
+            if refused.duplicate and Quirk.DROP_ON_DUPLICATE in self._quirks:
+                return Reply(409, drop=True)
+            return self._in_its_way(refused.reply)
+        guarded = write.if_match not in (None, "*") and not self._state.permissive
+        if guarded and not self._is_current(write):
+            self._refuse(write, planned.change.host, (), "stale-etag")
+            return self._in_its_way(refusal(412, message("PreconditionFailed")))
+        return planned
 
-    @staticmethod
-    def _explain(refused: RefusedError, uris: tuple[str, ...]) -> Reply:
-        pointers = {
-            uri.rsplit("/", 1)[-1]: f"#/Links/ResourceBlocks/{position}" for position, uri in enumerate(uris)
-        }
-        found = []
-        for block in refused.blocks:
-            pointer = (pointers[block.rsplit("/", 1)[-1]],)
-            if refused.reason is Reason.IN_USE:
-                found.append(message("ResourceInUse", properties=pointer))
-            else:
-                found.append(
-                    message("PropertyValueNotInList", block, "Links/ResourceBlocks", properties=pointer)
-                )
-        return refusal(409 if refused.reason is Reason.IN_USE else 400, *found)
+    def _is_current(self, write: Write) -> bool:
+        # A weak ETag never matches in If-Match, by RFC 9110.
+        return not str(write.if_match).startswith("W/") and write.if_match == self._tree.etag(write.path)
+
+    def _in_its_way(self, reply: Reply) -> Reply:
+        return replace(reply, status=200) if Quirk.ERROR_IN_200 in self._quirks else reply
 
     async def _execute(
-        self, patch: Patch, uris: tuple[str, ...], fault: Fault | None, task: Task | None = None
+        self, write: Write, turn: str, planner: Planner, fault: Fault | None, task: Task | None = None
     ) -> Reply:
-        async with self._locks[patch.host]:
+        lock = self._locks[turn]
+        await lock.acquire()
+        later = False
+        try:
             if task is not None and task.has_ended:
                 return Reply(410)
             # The world may have changed while this request waited for its turn.
-            change = self._plan(patch, uris)
-            if isinstance(change, Reply):
-                return change
+            planned = self._plan(write, planner)
+            if isinstance(planned, Reply):
+                return planned
             if task is not None:
                 task.state = "Running"
-            skipped: frozenset[str] = frozenset()
-            if fault is not None and fault.kind in SELECTIVE:
-                target = Target(patch.path, patch.host, frozenset(change.attach), frozenset(change.detach))
-                skipped = target.matching(fault.match)
-                if skipped:
-                    self._refuse(patch, tuple(sorted(skipped)), f"fault:{fault.kind}")
-            change = change.without(skipped)
-            self._state.begin(change)
-            try:
-                await asyncio.sleep(self._latency.seconds(change.acts))
-            finally:
-                self._state.end(change)
-            self._commit(patch, change)
+            planned = self._without_struck(write, planned, fault)
+            if Quirk.LATE in self._quirks and not planned.is_idle:
+                later = True
+                self._start(self._commit_late(write, planned, lock))
+                return self._done(planned, fault)
+            await self._pass(planned, self._latency.seconds(planned.change.acts))
+            self._commit(write, planned)
+            return self._done(planned, fault)
+        finally:
+            if not later:
+                lock.release()
+
+    def _without_struck(self, write: Write, planned: Plan, fault: Fault | None) -> Plan:
+        """The plan without the blocks that a lie or a partial failure leaves out."""
+        if fault is None or fault.kind not in SELECTIVE:
+            return planned
+        skipped = _target(write, planned).matching(fault.match)
+        if not skipped:
+            return planned
+        self._refuse(write, planned.change.host, tuple(sorted(skipped)), f"fault:{fault.kind}")
+        creates = {
+            path: record
+            for path, record in planned.creates.items()
+            if skipped.isdisjoint((*record.blocks, record.device))
+        }
+        deletes = planned.deletes if skipped.isdisjoint((*planned.change.detach, planned.device)) else ()
+        return replace(planned, change=planned.change.without(skipped), creates=creates, deletes=deletes)
+
+    async def _commit_late(self, write: Write, planned: Plan, lock: asyncio.Lock) -> None:
+        try:
+            await self._pass(planned, self._quirks.late_seconds)
+            self._commit(write, planned)
+        finally:
+            lock.release()
+
+    async def _pass(self, planned: Plan, seconds: float) -> None:
+        """Time goes by in which nobody else can have what the plan is about."""
+        busy = (*planned.change.attach, *planned.change.detach, *planned.creates, *planned.deletes)
+        self._state.begin(planned.change.host, busy)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._state.end(planned.change.host, busy)
+
+    def _done(self, planned: Plan, fault: Fault | None) -> Reply:
+        """The answer to a write that was, or (where effects are late) will be, carried out."""
         if fault is not None and fault.kind in (FaultKind.FAIL_AFTER_COMMIT, FaultKind.PARTIAL):
             return fault_reply(fault)
-        found = self._tree.read(patch.path)
-        if found is None:
-            raise LookupError(patch.path)
-        return Reply(200, found[0], {"ETag": found[1]}, drop=_drops(fault))
+        if Quirk.DONE_500 in self._quirks and not planned.is_idle:
+            return refusal(500, message("InternalError"))
+        dropped = _drops(fault)
+        found = self._tree.read(planned.path)
+        if planned.status == 204 or found is None or Quirk.NO_LOCATION in self._quirks:
+            located = planned.status == 201 and Quirk.NO_LOCATION not in self._quirks
+            return Reply(204, None, {"Location": planned.path} if located else {}, drop=dropped)
+        headers = {"ETag": found[1]} | ({"Location": planned.path} if planned.status == 201 else {})
+        return Reply(planned.status, found[0], headers, drop=dropped)
 
-    def _commit(self, patch: Patch, change: Change) -> None:
+    def _commit(self, write: Write, planned: Plan) -> None:
+        if planned.is_idle:
+            return
+        if Quirk.STALE in self._quirks:
+            self._tree.keep(planned.copies, self._quirks.stale_seconds)
+        change = planned.change
+        for path, record in planned.creates.items():
+            self._note(write, "create", record.host, path=path, record=asdict(record))
         for act, blocks in (("detach", change.detach), ("attach", change.attach)):
             for block in blocks:
-                self._journal.write(
-                    act,
-                    session=patch.session,
-                    user=patch.user,
-                    host=patch.host,
-                    block=block,
-                    request=patch.request,
-                )
+                self._note(write, act, change.host, block)
+        for path in planned.deletes:
+            self._note(write, "delete", change.host, path=path)
+        for path, record in planned.creates.items():
+            self._state.create(path, record)
         self._state.commit(change)
-        if change.acts:
-            self._save()
+        for path in planned.deletes:
+            self._state.delete(path)
+        self._save()
 
-    def _refuse(self, patch: Patch, blocks: tuple[str, ...], outcome: str) -> None:
+    def _refuse(self, write: Write, host: str, blocks: tuple[str, ...], outcome: str) -> None:
         for block in blocks or ("",):
-            self._journal.write(
-                "refused",
-                session=patch.session,
-                user=patch.user,
-                host=patch.host,
-                block=block,
-                request=patch.request,
-                outcome=outcome,
-            )
+            self._note(write, "refused", host, block, outcome=outcome)
+
+    def _note(self, write: Write, act: str, host: str, block: str = "", **more: Any) -> None:
+        self._journal.write(
+            act, session=write.session, user=write.user, host=host, block=block, request=write.request, **more
+        )
+
+
+def _target(write: Write, planned: Plan) -> Target:
+    """What a write is about; a part counts as its device, which exists before it."""
+    attach, detach = set(planned.change.attach), set(planned.change.detach)
+    if planned.device:
+        (attach if planned.creates else detach).add(planned.device)
+    return Target(write.path, planned.change.host, frozenset(attach), frozenset(detach))
 
 
 def _drops(fault: Fault | None) -> bool:

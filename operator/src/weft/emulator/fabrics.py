@@ -10,7 +10,6 @@ from weft.emulator.redfish import (
     FABRICS,
     SYSTEMS,
     Document,
-    device_path,
     host_block,
     link,
     links,
@@ -65,8 +64,10 @@ def fabric_zone(fabric_name: str, zone: str, hosts: Iterable[str], devices: Iter
     )
 
 
-def endpoint(fabric_name: str, protocol: str, item: Device | Host, healthy: bool = True) -> Document:
-    """Where a device or host meets a fabric."""
+def endpoint(
+    fabric_name: str, protocol: str, item: Device | Host, device_path: str = "", healthy: bool = True
+) -> Document:
+    """Where a device (at this path) or a host meets a fabric."""
     path = f"{FABRICS}/{fabric_name}/Endpoints"
     if isinstance(item, Host):
         path, target, entity, role = (
@@ -76,7 +77,7 @@ def endpoint(fabric_name: str, protocol: str, item: Device | Host, healthy: bool
             "Initiator",
         )
     else:
-        target, entity = device_path(item), _ENTITY[item.type]
+        target, entity = device_path, _ENTITY[item.type]
         role = "Target" if fabric_name == ATTACH_FABRIC[item.type] else "Both"
         path = f"{path}/{item.id}"
     unique = stable_uuid(f"{'host' if isinstance(item, Host) else 'device'}/{item.id}")

@@ -40,13 +40,15 @@ class Journal:
         block: str = "",
         request: str = "",
         outcome: str = DONE,
+        path: str = "",
+        record: dict[str, Any] | None = None,
     ) -> None:
-        """Record one act."""
+        """Record one act; `path` and `record` are of a resource that was created or deleted."""
         self.seq += 1
         self.counts[act] = self.counts.get(act, 0) + 1
         if self._descriptor is None:
             return
-        line = {
+        line: dict[str, Any] = {
             "seq": self.seq,
             "time": datetime.now(UTC).isoformat(timespec="microseconds"),
             "act": act,
@@ -57,6 +59,8 @@ class Journal:
             "request": request,
             "outcome": outcome,
         }
+        if path:
+            line |= {"path": path, "record": record}
         os.write(self._descriptor, json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:
@@ -68,7 +72,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class DoubleAttach:
-    """A block that was attached while it was already attached."""
+    """A block that was attached while it, the device that it is a part of, or a part of it was attached."""
 
     seq: int
     block: str
@@ -103,12 +107,15 @@ def entries(lines: Iterable[str]) -> list[dict[str, Any]]:
 def check(lines: Iterable[str]) -> Report:
     """Replay a journal. An emulator that started without its state has forgotten what was attached."""
     holders: dict[str, list[str]] = {}
+    devices: dict[str, str] = {}  # part -> the device that it is carved from
     doubles: list[DoubleAttach] = []
     counts = {"attach": 0, "detach": 0}
     for entry in entries(lines):
         act, outcome, block, host = entry["act"], entry["outcome"], entry["block"], entry["host"]
         if act == "start" and outcome == "empty":
             holders.clear()
+        if act == "create" and (made := entry["record"])["device"]:
+            devices |= dict.fromkeys(made["blocks"], made["device"])
         if act not in counts or outcome != DONE:
             continue
         counts[act] += 1
@@ -118,8 +125,10 @@ def check(lines: Iterable[str]) -> Report:
                 hosts.remove(host)
             continue
         hosts.append(host)
-        if len(hosts) > 1:
-            doubles.append(DoubleAttach(entry["seq"], block, tuple(hosts)))
+        related = [devices[block]] if block in devices else [p for p, d in devices.items() if d == block]
+        others = [holder for name in related for holder in holders.get(name, ())]
+        if len(hosts) > 1 or others:
+            doubles.append(DoubleAttach(entry["seq"], block, (*hosts, *others)))
     left = tuple((block, host) for block, hosts in holders.items() for host in hosts)
     return Report(tuple(doubles), left, counts["attach"], counts["detach"])
 

@@ -18,9 +18,11 @@ from aiohttp import web
 
 from weft.emulator import redfish
 from weft.emulator.changes import Changes, Latency
+from weft.emulator.dialects import DIALECTS
 from weft.emulator.faults import Faults
 from weft.emulator.inventory import InventoryError, World, load
 from weft.emulator.journal import DONE, Journal, entries
+from weft.emulator.quirks import NO_QUIRKS, Quirk, Quirks
 from weft.emulator.server import Server
 from weft.emulator.sessions import Sessions
 from weft.emulator.state import State
@@ -48,6 +50,8 @@ class Settings:
     async_tasks: bool = False
     page_size: int | None = None
     session_timeout_seconds: int = 1800
+    dialect: str = "compose-by-patch"
+    quirks: Quirks = NO_QUIRKS
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -67,7 +71,11 @@ def _restore(settings: Settings, state: State, journal: Journal) -> bool:
         if settings.journal is not None and settings.journal.exists():
             # A kill between the journal and the state file leaves acts that only the journal has.
             for entry in entries(settings.journal.read_text(encoding="utf-8").splitlines()):
-                if entry["seq"] > data["journalSeq"] and entry["outcome"] == DONE and entry["block"]:
+                if entry["seq"] <= data["journalSeq"] or entry["outcome"] != DONE:
+                    continue
+                if "path" in entry:
+                    state.replay_record(entry["path"], entry["record"])
+                elif entry["block"]:
                     state.replay(entry["act"], entry["host"], entry["block"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StartError(f"{settings.state}: cannot be used: {error}") from error
@@ -87,7 +95,8 @@ def build(world: World, settings: Settings) -> web.Application:
         journal.write("start", outcome="empty")
     sessions = Sessions(settings.user, settings.password, settings.session_timeout_seconds)
     tasks = Tasks()
-    tree = Tree(world, state, faults, settings.session_timeout_seconds)
+    dialect = DIALECTS[settings.dialect](world, state, settings.quirks)
+    tree = Tree(world, state, faults, dialect, settings.session_timeout_seconds)
     tree.add_source(redfish.SESSIONS, "Session", "Sessions", sessions.documents)
     tree.add_source(redfish.TASKS, "Task", "Tasks", tasks.documents)
     latency = Latency(settings.latency_milliseconds, settings.seed)
@@ -97,8 +106,9 @@ def build(world: World, settings: Settings) -> web.Application:
             write_atomically(settings.state, json.dumps(state.dump() | {"journalSeq": journal.seq}))
 
     save()
-    changes = Changes(state, tree, faults, journal, tasks, latency, save, settings.async_tasks)
-    server = Server(world, tree, changes, tasks, sessions, faults, journal, settings.page_size)
+    asynchronous = settings.async_tasks or Quirk.TASKS in settings.quirks
+    changes = Changes(state, tree, faults, journal, tasks, latency, save, asynchronous, settings.quirks)
+    server = Server(dialect, tree, changes, tasks, sessions, faults, journal, settings.page_size)
     return server.application()
 
 
@@ -147,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--async-tasks", action="store_true", help="answer changes with 202 and a task")
     parser.add_argument("--page-size", type=int, help="members of a collection per answer")
+    parser.add_argument(
+        "--dialect", choices=DIALECTS, default="compose-by-patch", help="how it lets clients compose"
+    )
+    parser.add_argument(
+        "--quirks", default="", metavar="A,B", help=f"habits of real managers: {', '.join(Quirk)}"
+    )
     parser.add_argument("--ready-file", type=Path, help="write the URL here once the service listens")
     return parser
 
@@ -160,6 +176,10 @@ def _settings(options: argparse.Namespace) -> Settings:
         raise StartError("--page-size must be at least 1")
     if options.latency_ms < 0 or options.session_timeout < 1:
         raise StartError("--latency-ms must not be negative, --session-timeout at least 1")
+    try:
+        quirks = Quirks.parse(options.quirks)
+    except ValueError as error:
+        raise StartError(f"--quirks: {error}") from error
     password = options.password_file.read_text(encoding="utf-8").rstrip("\n") if options.password_file else ""
     return Settings(
         journal=options.journal,
@@ -172,6 +192,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         async_tasks=options.async_tasks,
         page_size=options.page_size,
         session_timeout_seconds=options.session_timeout,
+        dialect=options.dialect,
+        quirks=quirks,
     )
 
 

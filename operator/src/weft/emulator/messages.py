@@ -22,6 +22,13 @@ _TEXTS = {
     "PropertyNotWritable": ("The property {0} cannot be written.", "Warning", "Remove the property."),
     "PropertyValueTypeError": ("{0} has the wrong type for {1}.", "Warning", "Correct the value."),
     "PropertyValueNotInList": ("{0} is not an acceptable value for {1}.", "Warning", "Choose another value."),
+    "ActionParameterMissing": ("The action {0} lacks the parameter {1}.", "Critical", "Add the parameter."),
+    "ActionParameterUnknown": ("{1} is no parameter of {0}.", "Warning", "Remove the parameter."),
+    "ActionParameterValueNotInList": (
+        "{0} is not an acceptable value for {1} of {2}.",
+        "Warning",
+        "Choose another value.",
+    ),
     "QueryNotSupported": ("This query parameter is not supported.", "Warning", "Remove the query parameter."),
     "QueryParameterValueFormatError": (
         "{0} has the wrong format for {1}.",
@@ -33,6 +40,11 @@ _TEXTS = {
     "ResourceInUse": ("The resource is in use.", "Warning", "Release it first, or choose another."),
     "OperationNotAllowed": ("The method is not allowed here.", "Critical", "See the Allow header."),
     "PreconditionFailed": ("The ETag is not the current one.", "Critical", "Read the resource again."),
+    "PreconditionRequired": (
+        "The ETag among the parameters is not the current one.",
+        "Critical",
+        "Read the resource again.",
+    ),
     "OperationFailed": ("A step of the operation failed.", "Warning", "Read what was done, then repeat."),
     "ServiceTemporarilyUnavailable": ("Unavailable for {0} seconds.", "Critical", "Repeat after the pause."),
 }

@@ -60,12 +60,7 @@ def host_block(host: str) -> str:
     return f"host-{host}"
 
 
-def device_path(device: Device) -> str:
-    """Path of the Processor, Memory or Drive."""
-    return f"{BLOCKS}/{device.id}/{PART[device.type]}/{device.id}"
-
-
-def service_root(world: World) -> Document:
+def service_root(world: World, composes: bool) -> Document:
     return resource(
         f"{ROOT}/",
         "ServiceRoot.v1_16_0",
@@ -90,7 +85,7 @@ def service_root(world: World) -> Document:
         Systems=link(SYSTEMS),
         Chassis=link(CHASSIS),
         Fabrics=link(FABRICS),
-        CompositionService=link(COMPOSITION),
+        **({"CompositionService": link(COMPOSITION)} if composes else {}),
         SessionService=link(f"{ROOT}/SessionService"),
         Tasks=link(f"{ROOT}/TaskService"),
         Links={"Sessions": link(SESSIONS)},
@@ -232,13 +227,12 @@ def block_of_device(device: Device, state: State, healthy: bool) -> Document:
         composition,
         zones=device.zones,
         enclosure=device.group,
-        contents=links(PART[device.type], [device_path(device)]),
+        contents=links(PART[device.type], [f"{BLOCKS}/{device.id}/{PART[device.type]}/{device.id}"]),
     )
 
 
-def device_document(device: Device, healthy: bool) -> Document:
-    """The Processor, Memory or Drive."""
-    path = device_path(device)
+def device_document(device: Device, path: str, healthy: bool) -> Document:
+    """The Processor, Memory or Drive at this path."""
     endpoints = links(
         "Endpoints", (f"{FABRICS}/{fabric}/Endpoints/{device.id}" for fabric in fabrics_of(device))
     )

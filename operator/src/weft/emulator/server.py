@@ -11,19 +11,26 @@ from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
 from weft.emulator import redfish
-from weft.emulator.changes import Changes, Patch, fault_reply, utc_now
+from weft.emulator.changes import Changes, fault_reply, utc_now
+from weft.emulator.dialects.base import Dialect, Route, fits
 from weft.emulator.faults import Fault, FaultKind, Faults, Target
-from weft.emulator.inventory import World
 from weft.emulator.journal import Journal
 from weft.emulator.messages import Reply, message, refusal
 from weft.emulator.sessions import Sessions, document
 from weft.emulator.tasks import Tasks
 from weft.emulator.tree import BadQueryError, Expand, Page, Tree, encode
+from weft.emulator.writes import Plan, Write
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _OPEN = frozenset({"/redfish", redfish.ROOT, f"{redfish.ROOT}/odata"})
 """Paths that the Redfish specification serves without credentials."""
+_FIXED = (
+    ("POST", redfish.SESSIONS),
+    ("DELETE", f"{redfish.SESSIONS}/{{id}}"),
+    ("DELETE", f"{redfish.TASKS}/{{id}}"),
+)
+"""What can be sent in every dialect."""
 _MAX_BODY_BYTES = 4 * 1024 * 1024
 _FAULT_LIST = TypeAdapter(list[Fault])
 SESSION = web.RequestKey("session", str)
@@ -49,7 +56,7 @@ class Server:
 
     def __init__(
         self,
-        world: World,
+        dialect: Dialect,
         tree: Tree,
         changes: Changes,
         tasks: Tasks,
@@ -58,7 +65,7 @@ class Server:
         journal: Journal,
         page_size: int | None,
     ) -> None:
-        self._world = world
+        self._routes = dialect.routes()
         self._tree = tree
         self._changes = changes
         self._tasks = tasks
@@ -83,7 +90,7 @@ class Server:
                 web.delete(redfish.SESSIONS + "/{id}", self._logout),
                 web.get(redfish.MONITORS + "/{id}", self._monitor),
                 web.delete(redfish.TASKS + "/{id}", self._end_task),
-                web.patch(redfish.SYSTEMS + "/{id}", self._patch),
+                *(web.route(route.method, route.pattern, self._write(route)) for route in self._routes),
                 web.get("/redfish{tail:.*}", self._read),
             ]
         )
@@ -195,10 +202,16 @@ class Server:
         if found is None:
             return to_response(request, refusal(404, message("ResourceMissingAtURI", request.path)))
         body, etag = found
-        headers = {"ETag": etag, "Allow": _allowed(path)}
+        headers = {"ETag": etag, "Allow": self._allowed(path)}
         if request.headers.get("If-None-Match") == etag and not request.query:
             return to_response(request, Reply(304, None, headers))
         return to_response(request, Reply(200, body, headers))
+
+    def _allowed(self, path: str) -> str:
+        routes = (*_FIXED, *((route.method, route.pattern) for route in self._routes))
+        return ", ".join(
+            ("GET", "HEAD", *sorted({method for method, pattern in routes if fits(pattern, path)}))
+        )
 
     def _query(self, request: web.Request) -> tuple[Expand | None, Page]:
         """Raises BadQueryError, and NotImplementedError for a parameter that Redfish lets a service refuse."""
@@ -238,20 +251,24 @@ class Server:
             task.cancel(utc_now())
         return web.Response(status=204)
 
-    async def _patch(self, request: web.Request) -> web.Response:
-        host = request.match_info["id"]
-        if host not in self._world.hosts:
-            return to_response(request, refusal(404, message("ResourceMissingAtURI", request.path)))
-        patch = Patch(
-            path=f"{redfish.SYSTEMS}/{host}",
-            host=host,
-            body=await request.read(),
-            headers=request.headers,
-            request=request[REQUEST_ID],
-            session=request[SESSION],
-            user=request[USER],
-        )
-        return to_response(request, await self._changes.patch(patch))
+    def _write(self, route: Route) -> Handler:
+        async def handle(request: web.Request) -> web.Response:
+            write = Write(
+                method=request.method,
+                path=request.path,
+                body=await request.read(),
+                headers=request.headers,
+                request=request[REQUEST_ID],
+                session=request[SESSION],
+                user=request[USER],
+            )
+
+            def plan() -> Plan:
+                return route.plan(write, request.match_info, self._tree)
+
+            return to_response(request, await self._changes.carry_out(write, plan))
+
+        return handle
 
     async def _stats(self, _request: web.Request) -> web.Response:
         return web.json_response(
@@ -289,14 +306,6 @@ def _target(path: str) -> Target:
     block = parts[2] if parts[:2] == ["CompositionService", "ResourceBlocks"] and len(parts) > 2 else ""
     host = parts[1] if parts[0] == "Systems" and len(parts) > 1 else ""
     return Target(path, host, read=block)
-
-
-def _allowed(path: str) -> str:
-    parent = path.rsplit("/", 1)[0]
-    more = {redfish.SYSTEMS: ", PATCH", redfish.SESSIONS: ", DELETE", redfish.TASKS: ", DELETE"}.get(
-        parent, ""
-    )
-    return "GET, HEAD" + (", POST" if path == redfish.SESSIONS else more)
 
 
 def _odata() -> redfish.Document:

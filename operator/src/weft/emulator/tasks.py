@@ -20,6 +20,7 @@ class Task:
     """A change and what became of it."""
 
     id: str
+    method: str
     target: str
     body: str
     headers: list[str]
@@ -66,7 +67,7 @@ class Task:
             TaskMonitor=self.monitor,
             HidePayload=False,
             Payload={
-                "HttpOperation": "PATCH",
+                "HttpOperation": self.method,
                 "TargetUri": self.target,
                 "HttpHeaders": self.headers,
                 "JsonBody": self.body,
@@ -83,11 +84,11 @@ class Tasks:
         self._tasks: dict[str, Task] = {}
         self._count = 0
 
-    def create(self, target: str, body: str, headers: Mapping[str, str], now: str) -> Task:
-        """A new task for a PATCH of this target."""
+    def create(self, method: str, target: str, body: str, headers: Mapping[str, str], now: str) -> Task:
+        """A new task for a request of this method to this target."""
         self._count += 1
         shown = [f"{name}: {value}" for name, value in headers.items() if name.lower() not in _HIDDEN_HEADERS]
-        task = Task(str(self._count), target, body, shown, now)
+        task = Task(str(self._count), method, target, body, shown, now)
         self._tasks[task.id] = task
         if len(self._tasks) > KEPT:
             oldest = next((known for known in self._tasks.values() if known.has_ended), None)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from weft.emulator import fabrics, redfish
+from weft.emulator.dialects.base import Collection, Dialect
 from weft.emulator.faults import FaultKind, Faults
-from weft.emulator.inventory import ATTACH_FABRIC, World
+from weft.emulator.inventory import Device, World
+from weft.emulator.quirks import Quirk
 from weft.emulator.redfish import Document
 from weft.emulator.state import State
 
@@ -64,42 +67,26 @@ def encode(document: Document) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-@dataclass(frozen=True)
-class _Collection:
-    kind: str
-    name: str
-    members: tuple[str, ...]
-
-
 class Tree:
     """Reads resources by path. Paths have no trailing slash."""
 
-    def __init__(self, world: World, state: State, faults: Faults, session_timeout_seconds: int) -> None:
+    def __init__(
+        self, world: World, state: State, faults: Faults, dialect: Dialect, session_timeout_seconds: int
+    ) -> None:
         self._world = world
         self._state = state
         self._faults = faults
+        self._dialect = dialect
+        self._layout = dialect.layout
         self._session_timeout_seconds = session_timeout_seconds
         self._cache: dict[tuple[str, Expand | None], tuple[tuple[int, int], bytes, str]] = {}
         self._standing = -1
         self._hidden: frozenset[str] = frozenset()
         self._sick: frozenset[str] = frozenset()
         self._sources: dict[str, tuple[str, str, Source]] = {}
-        self._own_blocks = {redfish.host_block(host): host for host in world.hosts}
-        self._zones: dict[str, dict[str, tuple[list[str], list[str]]]] = {name: {} for name in world.fabrics}
-        self._endpoints: dict[str, dict[str, str]] = {name: {} for name in world.fabrics}
-        """Fabric -> endpoint id -> id of the host or device."""
-        attach = [name for name in world.fabrics if name in ATTACH_FABRIC.values()]
-        for host in world.hosts.values():
-            for fabric in redfish.fabrics_of(host, attach):
-                self._endpoints[fabric][redfish.host_block(host.id)] = host.id
-            for fabric, zone in host.domains.items():
-                self._zones[fabric].setdefault(zone, ([], []))[0].append(host.id)
-        for device in world.devices.values():
-            for fabric in redfish.fabrics_of(device):
-                self._endpoints[fabric][device.id] = device.id
-            for fabric, zone in device.domains.items():
-                self._zones[fabric].setdefault(zone, ([], []))[1].append(device.id)
-        self._groups = tuple(dict.fromkeys(device.group for device in world.devices.values()))
+        self._kept: dict[str, tuple[float, Collection | None, Document | None]] = {}
+        """Path -> until when, in seconds of the monotonic clock, it is shown as it was, and how."""
+        self._reads = 0
 
     def add_source(self, path: str, kind: str, name: str, source: Source) -> None:
         """Show these resources as the members of a collection."""
@@ -120,10 +107,24 @@ class Tree:
     ) -> tuple[bytes, str] | None:
         """The body and the ETag, or None where there is nothing."""
         self._refresh()
+        self._reads += 1
         collection = self._collection(path)
         if collection is not None:
             return self._read_collection(path, collection, expand, page or Page())
         return self._read_one(path, expand)
+
+    def keep(self, paths: Iterable[str], seconds: float) -> None:
+        """Show these resources for so long as they are now."""
+        until = time.monotonic() + seconds
+        self._kept = {path: kept for path, kept in self._kept.items() if kept[0] > time.monotonic()}
+        for path in paths:
+            if path not in self._kept:
+                collection = self._collection(path)
+                self._kept[path] = (until, collection, None if collection else self.document(path))
+
+    def _kept_now(self, path: str) -> tuple[float, Collection | None, Document | None] | None:
+        kept = self._kept.get(path)
+        return kept if kept is not None and kept[0] > time.monotonic() else None
 
     def _read_one(self, path: str, expand: Expand | None) -> tuple[bytes, str] | None:
         stamp = self._stamp(path)
@@ -140,7 +141,7 @@ class Tree:
         return body, etag
 
     def _read_collection(
-        self, path: str, collection: _Collection, expand: Expand | None, page: Page
+        self, path: str, collection: Collection, expand: Expand | None, page: Page
     ) -> tuple[bytes, str]:
         members = collection.members
         top = len(members) if page.top is None else page.top
@@ -156,15 +157,15 @@ class Tree:
             pieces = (piece[0] for piece in found if piece is not None)
         return encode(head)[:-1] + b',"Members":[' + b",".join(pieces) + b"]}", head["@odata.etag"]
 
-    @staticmethod
-    def _collection_head(path: str, collection: _Collection) -> Document:
+    def _collection_head(self, path: str, collection: Collection) -> Document:
         kind = f"{collection.kind}Collection"
         return {
             "@odata.id": path,
             "@odata.type": f"#{kind}.{kind}",
-            "@odata.etag": f'"{zlib.crc32("".join(collection.members).encode()):08x}"',
+            "@odata.etag": self._tag(f"{zlib.crc32(''.join(collection.members).encode()):08x}"),
             "Name": collection.name,
             "Members@odata.count": len(collection.members),
+            **collection.more,
         }
 
     def document(self, path: str) -> Document | None:
@@ -173,11 +174,21 @@ class Tree:
         if collection is not None:
             members = [redfish.link(member) for member in collection.members]
             return self._collection_head(path, collection) | {"Members": members}
-        found = self._find(path.removeprefix(redfish.ROOT).strip("/").split("/"))
+        if (kept := self._kept_now(path)) is not None:
+            return kept[2]
+        parts = _parts(path)
+        found = None if self._dialect.hides(parts) else self._find(parts)
         if found is None:
             return None
+        found = self._dialect.adjust(parts, found)
         version = (self._stamp(path) or (0, 0))[0]
-        return {"@odata.etag": f'"{version:x}-{zlib.crc32(encode(found)):08x}"'} | found
+        return {"@odata.etag": self._tag(f"{version:x}-{zlib.crc32(encode(found)):08x}")} | found
+
+    def _tag(self, text: str) -> str:
+        """The ETag of a resource in this state, as the service spells it."""
+        if Quirk.CHANGING_ETAGS in self._dialect.quirks:
+            text += f"-{self._reads:x}"
+        return f'W/"{text}"' if Quirk.WEAK_ETAGS in self._dialect.quirks else f'"{text}"'
 
     def _expand(self, document: Document, expand: Expand) -> Document:
         return {key: self._expand_value(key, value, expand, False) for key, value in document.items()}
@@ -204,55 +215,64 @@ class Tree:
 
     def _stamp(self, path: str) -> tuple[int, int] | None:
         """Changes whenever the resource may have; None: not to be kept."""
-        if path.rsplit("/", 1)[0] in self._sources:
+        if path.rsplit("/", 1)[0] in self._sources or self._kept or not self._dialect.is_cacheable(path):
             return None
         name = ""
         if path.startswith(f"{redfish.BLOCKS}/") or path.startswith(f"{redfish.SYSTEMS}/"):
             name = path.removeprefix(f"{redfish.BLOCKS}/").removeprefix(f"{redfish.SYSTEMS}/").split("/")[0]
-            name = self._own_blocks.get(name, name)
+            name = self._layout.own_blocks.get(name, name)
         return self._state.version(name), self._standing
 
-    def _visible(self, blocks: Iterable[str]) -> list[str]:
+    def visible(self, blocks: Iterable[str]) -> list[str]:
+        """Those that no fault has made vanish."""
+        self._refresh()
         return [block for block in blocks if block not in self._hidden]
 
-    def _collection(self, path: str) -> _Collection | None:
-        world = self._world
-
-        def of(kind: str, name: str, ids: Iterable[str]) -> _Collection:
-            return _Collection(kind, name, tuple(f"{path}/{member}" for member in ids))
-
+    def _collection(self, path: str) -> Collection | None:
+        if (kept := self._kept_now(path)) is not None:
+            return kept[1]
         if path in self._sources:
             kind, name, source = self._sources[path]
-            return of(kind, name, source())
-        match path.removeprefix(redfish.ROOT).strip("/").split("/"):
+            return Collection.of(path, kind, name, source())
+        parts = _parts(path)
+        if self._dialect.hides(parts):
+            return None
+        return self._dialect.collection(path, parts, self) or self._common_collection(path, parts)
+
+    def _common_collection(self, path: str, parts: list[str]) -> Collection | None:
+        world, layout = self._world, self._layout
+        of = Collection.of
+        match parts:
             case ["Systems"]:
-                return of("ComputerSystem", "Systems", world.hosts)
+                return of(path, "ComputerSystem", "Systems", world.hosts)
             case ["Chassis"]:
-                return of("Chassis", "Chassis", dict.fromkeys((*world.hosts, *self._groups)))
+                return of(path, "Chassis", "Chassis", dict.fromkeys((*world.hosts, *layout.groups)))
             case ["Fabrics"]:
-                return of("Fabric", "Fabrics", world.fabrics)
+                return of(path, "Fabric", "Fabrics", world.fabrics)
             case ["CompositionService", "ResourceBlocks"]:
-                return of(
-                    "ResourceBlock", "Resource blocks", (*self._own_blocks, *self._visible(world.devices))
-                )
+                blocks = (*layout.own_blocks, *self.visible(world.devices))
+                return of(path, "ResourceBlock", "Resource blocks", blocks)
             case ["CompositionService", "ResourceZones"]:
-                return of("Zone", "Resource zones", world.zones)
+                return of(path, "Zone", "Resource zones", world.zones)
             case ["Fabrics", fabric, "Zones"] if fabric in world.fabrics:
-                return of("Zone", "Zones", self._zones[fabric])
+                return of(path, "Zone", "Zones", layout.zones[fabric])
             case ["Fabrics", fabric, "Endpoints"] if fabric in world.fabrics:
-                return of("Endpoint", "Endpoints", self._visible(self._endpoints[fabric]))
+                return of(path, "Endpoint", "Endpoints", self.visible(layout.endpoints[fabric]))
             case ["Fabrics", fabric, "Switches"] if fabric in world.fabrics:
-                return of("Switch", "Switches", ["switch-0"])
+                return of(path, "Switch", "Switches", ["switch-0"])
         return None
 
     def _find(self, parts: list[str]) -> Document | None:
-        world = self._world
         for path, (_, _, source) in self._sources.items():
             if len(parts) == path.count("/") - 1 and "/".join([redfish.ROOT, *parts[:-1]]) == path:
                 return source().get(parts[-1])
+        return self._dialect.find(parts, self) or self._find_common(parts)
+
+    def _find_common(self, parts: list[str]) -> Document | None:
+        world = self._world
         match parts:
             case [""]:
-                return redfish.service_root(world)
+                return redfish.service_root(world, self._dialect.composes)
             case ["SessionService"]:
                 return redfish.session_service(self._session_timeout_seconds)
             case ["TaskService"]:
@@ -260,15 +280,15 @@ class Tree:
             case ["CompositionService"]:
                 return redfish.composition_service()
             case ["Systems", host] if host in world.hosts:
-                return redfish.system(world.hosts[host], self._visible(self._state.blocks_of(host)))
-            case ["Chassis", name] if name in world.hosts or name in self._groups:
+                return redfish.system(world.hosts[host], self.visible(self._state.blocks_of(host)))
+            case ["Chassis", name] if name in world.hosts or name in self._layout.groups:
                 return redfish.chassis(world, name)
             case ["CompositionService", "ResourceZones", zone] if zone in world.zones:
                 hosts, devices = world.zone_members[zone]
                 return redfish.resource_zone(
                     zone,
                     (host for host in world.hosts if host in hosts),
-                    self._visible(device for device in world.devices if device in devices),
+                    self.visible(device for device in world.devices if device in devices),
                 )
             case ["CompositionService", "ResourceBlocks", *rest]:
                 return self._find_block(rest)
@@ -278,33 +298,39 @@ class Tree:
 
     def _find_block(self, parts: list[str]) -> Document | None:
         name = parts[0]
-        if name in self._own_blocks:
-            return (
-                redfish.block_of_host(self._world.hosts[self._own_blocks[name]]) if len(parts) == 1 else None
-            )
+        if name in self._layout.own_blocks and len(parts) == 1:
+            return redfish.block_of_host(self._world.hosts[self._layout.own_blocks[name]])
         device = self._world.devices.get(name)
         if device is None or name in self._hidden:
             return None
-        healthy = name not in self._sick
         if len(parts) == 1:
-            return redfish.block_of_device(device, self._state, healthy)
-        if parts[1:] == [redfish.PART[device.type], device.id]:
-            return redfish.device_document(device, healthy)
-        return None
+            return redfish.block_of_device(device, self._state, name not in self._sick)
+        return self.device(device) if parts[1:] == [redfish.PART[device.type], device.id] else None
+
+    def device(self, device: Device) -> Document | None:
+        """The Processor, Memory or Drive itself."""
+        self._refresh()
+        if device.id in self._hidden:
+            return None
+        path = self._layout.device_path(device)
+        return redfish.device_document(device, path, device.id not in self._sick)
 
     def _find_in_fabric(self, fabric: str, parts: list[str]) -> Document | None:
-        kind = self._world.fabrics[fabric]
+        kind, layout = self._world.fabrics[fabric], self._layout
         match parts:
             case []:
                 return fabrics.fabric(fabric, kind)
             case ["Switches", "switch-0"]:
                 return fabrics.switch(fabric, kind)
-            case ["Zones", zone] if zone in self._zones[fabric]:
-                hosts, devices = self._zones[fabric][zone]
-                return fabrics.fabric_zone(fabric, zone, hosts, self._visible(devices))
-            case ["Endpoints", name] if name in self._endpoints[fabric] and name not in self._hidden:
-                owner = self._endpoints[fabric][name]
-                if name in self._own_blocks:
-                    return fabrics.endpoint(fabric, kind, self._world.hosts[owner])
-                return fabrics.endpoint(fabric, kind, self._world.devices[owner], owner not in self._sick)
+            case ["Zones", zone] if zone in layout.zones[fabric]:
+                hosts, devices = layout.zones[fabric][zone]
+                return fabrics.fabric_zone(fabric, zone, hosts, self.visible(devices))
+            case ["Endpoints", name] if name in layout.endpoints[fabric] and name not in self._hidden:
+                owner = layout.owner(fabric, name)
+                path = layout.device_path(owner) if isinstance(owner, Device) else ""
+                return fabrics.endpoint(fabric, kind, owner, path, owner.id not in self._sick)
         return None
+
+
+def _parts(path: str) -> list[str]:
+    return path.removeprefix(redfish.ROOT).strip("/").split("/")

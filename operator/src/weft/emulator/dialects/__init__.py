@@ -1,0 +1,11 @@
+"""The ways in which fabric managers let a client compose; one module each."""
+
+from weft.emulator.dialects.add_resource_block import AddResourceBlock
+from weft.emulator.dialects.base import Dialect
+from weft.emulator.dialects.compose_by_patch import ComposeByPatch
+
+DIALECTS: dict[str, type[Dialect]] = {
+    "compose-by-patch": ComposeByPatch,
+    "add-resource-block": AddResourceBlock,
+}
+"""By the name that `--dialect` takes."""
