@@ -44,19 +44,19 @@ class Client:
         """The devices that the service says this host has."""
         return [last(item) for item in (await self.get(f"{SYSTEMS}/{host}"))["Links"]["ResourceBlocks"]]
 
-    async def attach(self, host: str, block: str, **headers: str) -> int:
+    async def attach(self, host: str, *blocks: str, **headers: str) -> int:
         raise NotImplementedError
 
-    async def detach(self, host: str, block: str, **headers: str) -> int:
+    async def detach(self, host: str, *blocks: str, **headers: str) -> int:
         raise NotImplementedError
 
 
 class ByPatch(Client):
-    async def attach(self, host: str, block: str, **headers: str) -> int:
-        return await self._write(host, [*await self.attached(host), block], headers)
+    async def attach(self, host: str, *blocks: str, **headers: str) -> int:
+        return await self._write(host, [*await self.attached(host), *blocks], headers)
 
-    async def detach(self, host: str, block: str, **headers: str) -> int:
-        return await self._write(host, [b for b in await self.attached(host) if b != block], headers)
+    async def detach(self, host: str, *blocks: str, **headers: str) -> int:
+        return await self._write(host, [b for b in await self.attached(host) if b not in blocks], headers)
 
     async def _write(self, host: str, blocks: list[str], headers: dict[str, str]) -> int:
         body = {"Links": {"ResourceBlocks": [link(f"{BLOCKS}/{block}") for block in blocks]}}
@@ -64,11 +64,11 @@ class ByPatch(Client):
 
 
 class ByAction(Client):
-    async def attach(self, host: str, block: str, **headers: str) -> int:
-        return await self._act(host, "AddResourceBlock", block, headers)
+    async def attach(self, host: str, *blocks: str, **headers: str) -> int:
+        return max([await self._act(host, "AddResourceBlock", block, headers) for block in blocks])
 
-    async def detach(self, host: str, block: str, **headers: str) -> int:
-        return await self._act(host, "RemoveResourceBlock", block, headers)
+    async def detach(self, host: str, *blocks: str, **headers: str) -> int:
+        return max([await self._act(host, "RemoveResourceBlock", block, headers) for block in blocks])
 
     async def _act(self, host: str, action: str, block: str, headers: dict[str, str]) -> int:
         actions = (await self.get(f"{SYSTEMS}/{host}"))["Actions"]
@@ -76,4 +76,57 @@ class ByAction(Client):
         return (await self.send("POST", actions[f"#ComputerSystem.{action}"]["target"], body, **headers))[0]
 
 
-CLIENTS: dict[str, type[Client]] = {"compose-by-patch": ByPatch, "add-resource-block": ByAction}
+class ByPost(Client):
+    async def system_of(self, host: str) -> Any:
+        """The composed system that has this host's own block, if there is one."""
+        own = link(f"{BLOCKS}/host-{host}")
+        systems = await self.members(SYSTEMS)
+        return next((system for system in systems if own in system["Links"]["ResourceBlocks"]), None)
+
+    async def attached(self, host: str) -> list[str]:
+        system = await self.system_of(host)
+        names = [last(item) for item in system["Links"]["ResourceBlocks"]] if system else []
+        return [name for name in names if name != f"host-{host}"]
+
+    async def attach(self, host: str, *blocks: str, **headers: str) -> int:
+        chosen = [link(f"{BLOCKS}/{block}") for block in (f"host-{host}", *blocks)]
+        body = {"Name": f"for {host}", "Links": {"ResourceBlocks": chosen}}
+        return (await self.send("POST", SYSTEMS, body, **headers))[0]
+
+    async def detach(self, host: str, *blocks: str, **headers: str) -> int:
+        return (await self.send("DELETE", (await self.system_of(host))["@odata.id"], **headers))[0]
+
+
+FABRIC_OF = {"gpu": "pcie", "cxl": "cxl", "nvme": "nvmeof"}
+
+
+class ByZone(Client):
+    async def attached(self, host: str) -> list[str]:
+        zones = [await self.get(self.zone(host, fabric)) for fabric in FABRIC_OF.values()]
+        ends = [last(item) for zone in zones for item in zone["Links"]["Endpoints"]]
+        return [name for name in ends if name != f"host-{host}"]
+
+    async def attach(self, host: str, *blocks: str, **headers: str) -> int:
+        return max([await self._write(host, block, True, headers) for block in blocks])
+
+    async def detach(self, host: str, *blocks: str, **headers: str) -> int:
+        return max([await self._write(host, block, False, headers) for block in blocks])
+
+    @staticmethod
+    def zone(host: str, fabric: str) -> str:
+        return f"{ROOT}/Fabrics/{fabric}/Zones/zone-{host}"
+
+    async def _write(self, host: str, block: str, wanted: bool, headers: dict[str, str]) -> int:
+        path = self.zone(host, fabric := FABRIC_OF[block.partition("-")[0]])
+        end = link(f"{ROOT}/Fabrics/{fabric}/Endpoints/{block}")
+        now = [item for item in (await self.get(path))["Links"]["Endpoints"] if item != end]
+        body = {"Links": {"Endpoints": [*now, end] if wanted else now}}
+        return (await self.send("PATCH", path, body, **headers))[0]
+
+
+CLIENTS: dict[str, type[Client]] = {
+    "compose-by-patch": ByPatch,
+    "add-resource-block": ByAction,
+    "compose-by-post": ByPost,
+    "zone-endpoints": ByZone,
+}

@@ -25,15 +25,13 @@ async def test_an_attached_device_is_shown_journalled_and_detached_again(
     emulate: Emulate, dialect: str
 ) -> None:
     rack, client = await start(emulate, dialect)
-    for device in ("gpu-0", "cxl-0", "nvme-0"):
-        assert await client.attach("sled-0", device) < 300
-    assert await client.attached("sled-0") == ["gpu-0", "cxl-0", "nvme-0"]
-    for device in ("gpu-0", "cxl-0", "nvme-0"):
-        assert await client.detach("sled-0", device) < 300
+    devices = ["gpu-0", "cxl-0", "nvme-0"]
+    assert await client.attach("sled-0", *devices) < 300
+    assert await client.attached("sled-0") == devices
+    assert await client.detach("sled-0", *devices) < 300
     assert await client.attached("sled-0") == []
-    assert [e[:3] for e in rack.journal("attach", "detach")] == [
-        *(("attach", "sled-0", device) for device in ("gpu-0", "cxl-0", "nvme-0")),
-        *(("detach", "sled-0", device) for device in ("gpu-0", "cxl-0", "nvme-0")),
+    assert [entry[:3] for entry in rack.journal("attach", "detach")] == [
+        (act, "sled-0", device) for act in ("attach", "detach") for device in devices
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from weft.emulator.inventory import InventoryError, load, parse
+from weft.emulator.inventory import FABRIC_TYPES, InventoryError, load, parse
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "emulator" / "rack-a.yaml"
 
@@ -82,3 +82,25 @@ def test_a_wrong_inventory_is_refused_with_the_place(wrong: object, said: str) -
     with pytest.raises(InventoryError) as caught:
         parse(wrong)
     assert said in str(caught.value)
+
+
+def test_a_domain_of_every_protocol_that_redfish_knows() -> None:
+    for fabric, kinds in FABRIC_TYPES.items():
+        for kind in kinds:
+            world = parse(
+                {
+                    "hosts": [{"name": "sled"}],
+                    "devices": [
+                        {
+                            "name": "gpu",
+                            "type": "GPU",
+                            "model": "X",
+                            "memory": "1Gi",
+                            "domains": {f"{fabric}Domain": "d"},
+                        }
+                    ],
+                    "fabrics": {fabric: kind},
+                }
+            )
+            assert world.fabrics[fabric] == kind
+    assert sum(len(kinds) for kinds in FABRIC_TYPES.values()) == 43

@@ -15,7 +15,7 @@ from weft.emulator.faults import ON_CHANGE, SELECTIVE, Fault, FaultKind, Faults,
 from weft.emulator.journal import Journal
 from weft.emulator.messages import Reply, message, refusal
 from weft.emulator.quirks import Quirk, Quirks
-from weft.emulator.state import State
+from weft.emulator.state import Record, State
 from weft.emulator.tasks import Task, Tasks
 from weft.emulator.tree import Tree
 from weft.emulator.writes import Plan, RefusedWriteError, Write
@@ -176,12 +176,17 @@ class Changes:
         if not skipped:
             return planned
         self._refuse(write, planned.change.host, tuple(sorted(skipped)), f"fault:{fault.kind}")
-        creates = {
-            path: record
-            for path, record in planned.creates.items()
-            if skipped.isdisjoint((*record.blocks, record.device))
-        }
-        deletes = planned.deletes if skipped.isdisjoint((*planned.change.detach, planned.device)) else ()
+        creates = {path: _less(record, skipped) for path, record in planned.creates.items()}
+        creates = {path: r for path, r in creates.items() if r.blocks or not planned.creates[path].blocks}
+        deletes = planned.deletes
+        if not skipped.isdisjoint((*planned.change.detach, planned.device)):
+            kept = {path: self._state.records[path] for path in deletes}
+            creates |= {
+                path: replace(r, blocks=tuple(b for b in r.blocks if b in skipped))
+                for path, r in kept.items()
+                if not r.device
+            }
+            deletes = ()
         return replace(planned, change=planned.change.without(skipped), creates=creates, deletes=deletes)
 
     async def _commit_late(self, write: Write, planned: Plan, lock: asyncio.Lock) -> None:
@@ -242,6 +247,12 @@ class Changes:
         self._journal.write(
             act, session=write.session, user=write.user, host=host, block=block, request=write.request, **more
         )
+
+
+def _less(record: Record, skipped: frozenset[str]) -> Record:
+    """The record without the blocks that are left out; a part is left out with its device."""
+    gone = record.device in skipped
+    return replace(record, blocks=tuple(b for b in record.blocks if not gone and b not in skipped))
 
 
 def _target(write: Write, planned: Plan) -> Target:

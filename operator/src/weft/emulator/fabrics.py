@@ -64,6 +64,22 @@ def fabric_zone(fabric_name: str, zone: str, hosts: Iterable[str], devices: Iter
     )
 
 
+def zone_of_host(fabric_name: str, zone: str, endpoints: Iterable[str]) -> Document:
+    """The zone by which a host reaches its devices."""
+    base = f"{FABRICS}/{fabric_name}"
+    return resource(
+        f"{base}/Zones/{zone}",
+        "Zone.v1_6_1",
+        zone,
+        ZoneType="ZoneOfEndpoints",
+        Status=status(),
+        Links={
+            **links("Endpoints", (f"{base}/Endpoints/{name}" for name in endpoints)),
+            **links("InvolvedSwitches", [f"{base}/Switches/switch-0"]),
+        },
+    )
+
+
 def endpoint(
     fabric_name: str, protocol: str, item: Device | Host, device_path: str = "", healthy: bool = True
 ) -> Document:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from weft.emulator.faults import Fault
 
-FABRIC_TYPES = {
+_GROUPED = {
     "nvlink": ("NVLink",),
     "rdma": ("InfiniBand", "RoCE", "RoCEv2", "iWARP"),
     "cxl": ("CXL",),
@@ -23,7 +23,12 @@ FABRIC_TYPES = {
     "nvmeof": ("NVMeOverFabrics",),
     "ethernet": ("Ethernet",),
 }
-"""Fabric id -> what its FabricType may be (Redfish's Protocol enumeration), the default first."""
+_OTHERS = frozenset({"AHCI", "UHCI", "SAS", "SATA", "USB", "NVMe", "FC", "iSCSI", "FCoE", "FCP", "FICON"}) | {
+    *("SMB", "NFSv3", "NFSv4", "HTTP", "HTTPS", "FTP", "SFTP", "I2C", "TCP", "UDP", "TFTP", "GenZ"),
+    *("MultiProtocol", "OEM", "DisplayPort", "HDMI", "VGA", "DVI", "UPI", "QPI", "eMMC", "UET", "UALink"),
+}
+FABRIC_TYPES = _GROUPED | {kind.lower(): (kind,) for kind in sorted(_OTHERS)}
+"""Fabric id -> what its FabricType may be (all of Redfish's Protocol enumeration), the default first."""
 
 MAX_HOSTS = 2_000
 MAX_DEVICES = 20_000

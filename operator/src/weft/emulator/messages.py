@@ -29,6 +29,8 @@ _TEXTS = {
         "Warning",
         "Choose another value.",
     ),
+    "PropertyValueIncorrect": ("{0} has to be {1}.", "Warning", "Correct the value."),
+    "ResourceAlreadyExists": ("A {0} whose {1} is {2} exists.", "Critical", "Use it, or choose another."),
     "QueryNotSupported": ("This query parameter is not supported.", "Warning", "Remove the query parameter."),
     "QueryParameterValueFormatError": (
         "{0} has the wrong format for {1}.",

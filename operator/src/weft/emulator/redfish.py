@@ -172,13 +172,15 @@ def _block(
     name: str,
     kind: str,
     healthy: bool,
-    systems: tuple[str, ...],
+    systems: Iterable[str],
     state: str,
     *,
     zones: tuple[str, ...],
     enclosure: str,
     contents: Document,
 ) -> Document:
+    """`systems`: the paths of those that have it."""
+    paths = list(systems)
     return resource(
         f"{BLOCKS}/{name}",
         "ResourceBlock.v1_4_2",
@@ -190,13 +192,31 @@ def _block(
             "Reserved": False,
             "SharingCapable": False,
             "MaxCompositions": 1,
-            "NumberOfCompositions": len(systems),
+            "NumberOfCompositions": len(paths),
         },
         **contents,
         Links={
-            **links("ComputerSystems", (f"{SYSTEMS}/{host}" for host in systems)),
+            **links("ComputerSystems", paths),
             **links("Chassis", [f"{CHASSIS}/{enclosure}"]),
             **links("Zones", (f"{ZONES}/{zone}" for zone in zones)),
+        },
+    )
+
+
+def block_of_compute(host: Host, systems: list[str]) -> Document:
+    """A host's block where a system is made of it: a CPU and memory."""
+    path = f"{BLOCKS}/{host_block(host.id)}"
+    return _block(
+        host_block(host.id),
+        "Compute",
+        True,
+        systems,
+        "Composed" if systems else "Unused",
+        zones=host.zones,
+        enclosure=host.id,
+        contents={
+            **links("Processors", [f"{path}/Processors/cpu-0"]),
+            **links("Memory", [f"{path}/Memory/dimm-0"]),
         },
     )
 
@@ -207,7 +227,7 @@ def block_of_host(host: Host) -> Document:
         host_block(host.id),
         "ComputerSystem",
         True,
-        (host.id,),
+        [f"{SYSTEMS}/{host.id}"],
         "Composed",
         zones=host.zones,
         enclosure=host.id,
@@ -223,7 +243,7 @@ def block_of_device(device: Device, state: State, healthy: bool) -> Document:
         device.id,
         _BLOCK_TYPE[device.type],
         healthy,
-        hosts,
+        (f"{SYSTEMS}/{host}" for host in hosts),
         composition,
         zones=device.zones,
         enclosure=device.group,

@@ -226,5 +226,4 @@ class State:
         made = Record(**{**record, "blocks": tuple(record["blocks"])})
         if made.device and made.device not in self._world.devices:
             raise ValueError(f"{path}: {made.device} is not in the inventory")
-        if path not in self.records:
-            self.create(path, made)
+        self.create(path, made)

@@ -3,9 +3,13 @@
 from weft.emulator.dialects.add_resource_block import AddResourceBlock
 from weft.emulator.dialects.base import Dialect
 from weft.emulator.dialects.compose_by_patch import ComposeByPatch
+from weft.emulator.dialects.compose_by_post import ComposeByPost
+from weft.emulator.dialects.zone_endpoints import ZoneEndpoints
 
 DIALECTS: dict[str, type[Dialect]] = {
     "compose-by-patch": ComposeByPatch,
     "add-resource-block": AddResourceBlock,
+    "compose-by-post": ComposeByPost,
+    "zone-endpoints": ZoneEndpoints,
 }
 """By the name that `--dialect` takes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class Dialect:
         """The requests that change something, other than sessions and tasks."""
         raise NotImplementedError
 
-    def hides(self, parts: Sequence[str]) -> bool:
+    def hides(self, parts: list[str]) -> bool:
         """Whether this manager has nothing there; `parts` are the path's segments after /redfish/v1."""
         return parts[0] == "CompositionService" and not self.composes
 
@@ -167,6 +167,16 @@ def object_at(data: Document, name: str) -> Document:
     if value is None:
         raise refused(400, "PropertyMissing", name)
     if not isinstance(value, dict):
+        raise refused(400, "PropertyValueTypeError", str(value), name)
+    return value
+
+
+def text_at(data: Document, name: str) -> str:
+    """A property that has to be text. Raises RefusedWriteError."""
+    value = data.get(name)
+    if value is None:
+        raise refused(400, "PropertyMissing", name)
+    if not isinstance(value, str) or not value:
         raise refused(400, "PropertyValueTypeError", str(value), name)
     return value
 
