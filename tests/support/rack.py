@@ -36,6 +36,7 @@ from weft.fabric.driver import (
     Operation,
     OperationPhase,
     Unused,
+    Write,
 )
 from weft.fabric.errors import Unsupported
 
@@ -65,6 +66,9 @@ class MemoryDriver:
         self.first: frozenset[str] = frozenset()
         """The devices that the last reading was asked to begin with."""
         self.unused: tuple[Unused, ...] = ()
+        self.not_writable: dict[str, str] = {}
+        """Why nothing can be attached, by host."""
+        self.writes: tuple[Write, ...] = ()
         self.service = ""
         """The manager's own UUID."""
         self.before_inventory: Callable[[], Awaitable[None]] = nothing
@@ -73,7 +77,7 @@ class MemoryDriver:
         self.before_find: Callable[[], Awaitable[None]] = nothing
 
     async def capabilities(self) -> Capabilities:
-        return Capabilities(False, True, False)
+        return Capabilities(False, True, self.writes)
 
     async def inventory(self, first: frozenset[str] = frozenset()) -> Inventory:
         self.first = first
@@ -87,7 +91,7 @@ class MemoryDriver:
             for name, size in self.memories.items()
         )
         devices += self.others
-        hosts = tuple(Host(name, {}, True) for name in self.hosts)
+        hosts = tuple(Host(name, {}, True, closed=self.not_writable.get(name, "")) for name in self.hosts)
         reading = Inventory(
             devices, hosts, tuple(sorted(self.pairs)), self.complete, unused=self.unused, service=self.service
         )

@@ -8,7 +8,7 @@ from support.rack import MemoryDriver, Rack, condition, secret
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES
 from weft.binding.keys import FabricKey
 from weft.cluster import ClusterError
-from weft.fabric.driver import Unused, UnusedReason
+from weft.fabric.driver import Unused, UnusedReason, Write
 from weft.fabric.errors import Transient
 
 
@@ -141,6 +141,40 @@ async def test_what_is_not_used_of_a_fabric_stands_in_its_status_until_it_is_gon
     fabric = rack.cluster.get(FABRICS, "rack")
     assert fabric is not None
     assert "notUsed" not in fabric["status"]
+
+
+async def test_nothing_is_placed_at_a_manager_that_offers_no_way_to_attach_and_its_fabric_says_why(
+    rack: Rack,
+) -> None:
+    why = "the manager offers no way to attach devices: its systems take GET only"
+    rack.driver.writes = (Write("None", why),)
+    rack.driver.not_writable = dict.fromkeys(rack.hosts, why)
+    await rack.build()
+    fabric = rack.cluster.get(FABRICS, "rack")
+    assert fabric is not None
+    assert condition(fabric, "Writable") == ("False", "NoneOffered")
+    assert fabric["status"]["writes"] == ["None"]
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
+    (said,) = (c["message"] for c in rack.node("n")["status"]["conditions"] if c["type"] == "Bound")
+    assert "the condition Writable of its Fabric says why" in said
+    assert (rack.claims(), "attach" in rack.driver.calls) == ([], False)
+    rack.driver.writes, rack.driver.not_writable = (Write("ComposeByPatch", "it takes PATCH"),), {}
+    await rack.poll()
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound") == ("True", "Bound")
+
+
+async def test_a_host_that_the_manager_refuses_to_change_is_passed_over_and_named(rack: Rack) -> None:
+    rack.driver.writes = (Write("ComposeByPatch", "it takes PATCH"),)
+    rack.driver.not_writable = {"sled-0": "the manager refuses ComposeByPatch: not on this chassis"}
+    await rack.build()
+    await rack.ask("n")
+    assert rack.node("n")["status"]["host"] == "sled-1"
+    fabric = rack.cluster.get(FABRICS, "rack")
+    assert fabric is not None
+    (said,) = (c["message"] for c in fabric["status"]["conditions"] if c["type"] == "Writable")
+    assert "nothing can be attached to sled-0: the manager refuses" in said
 
 
 async def test_a_reading_begins_with_the_devices_that_are_claimed(rack: Rack) -> None:

@@ -131,6 +131,7 @@ async def test_a_write_carries_the_etag_of_what_was_read(manager: Manager, drive
 
 async def test_a_change_in_between_is_a_conflict(manager: Manager, driver: RedfishDriver) -> None:
     manager.etags = True
+    await driver.inventory()
 
     async def change_then_answer(request: web.Request) -> web.StreamResponse:
         answer = await manager.act(request)

@@ -20,7 +20,7 @@ from weft.fabric.errors import (
     Transient,
     Unsupported,
 )
-from weft.fabric.redfish.mapping import Reply, error_of, operation_of_task, retry_after_seconds
+from weft.fabric.redfish.mapping import Precondition, Reply, error_of, operation_of_task, retry_after_seconds
 from weft.fabric.redfish.tasks import carries
 
 BLOCK = "/redfish/v1/CompositionService/ResourceBlocks/gpu-3"
@@ -58,8 +58,11 @@ def error(
         (405, {}, Unsupported),
         (501, {}, Unsupported),
         (409, {}, Conflict),
-        (412, {}, Conflict),
-        (428, {}, Conflict),
+        (412, {}, Precondition),
+        (428, {}, Precondition),
+        (406, {}, Unsupported),
+        (403, extended("ActionNotSupported", "PATCH"), Unsupported),
+        (403, extended("InsufficientPrivilege"), AuthFailed),
         (409, extended("ResourceInUse"), Conflict),
         (409, extended("ResourceExhaustion", "slots"), CapacityExhausted),
         (423, {}, Busy),

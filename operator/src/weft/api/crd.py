@@ -112,6 +112,7 @@ DEFINITIONS = (
             Column(
                 "Not used", ".status.notUsed", "What the manager reports and Weft does not use.", wide=True
             ),
+            Column("Writes", ".status.writes", "How the manager takes changes.", wide=True),
             Column("Endpoint", ".spec.endpoint", "Base URL of the manager.", wide=True),
             _AGE,
         ),

@@ -38,6 +38,9 @@ ENDPOINT_RULES = rules(
 )
 
 
+ShortName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+
+
 class FabricMode(enum.StrEnum):
     """Whether Weft may change the fabric."""
 
@@ -173,6 +176,13 @@ class FabricStatus(Model):
         default=None,
         description="What the manager reports and Weft does not use, and why; why there are no devices at all.",
     )
+    writes: Annotated[tuple[ShortName, ...], Field(max_length=8)] = Field(
+        default=(),
+        description="How the manager takes changes, as far as reading shows, the preferred way first: ComposeByPatch,"
+        " AddResourceBlock, ComposeByPost, ZoneEndpoints, Connections, or a driver's own; None: in no way that the"
+        " driver knows. The condition Writable says what shows it.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
     epoch: Version = Field(
         default=0,
         description="Raised by each new leader before its first call to the manager; an operation with an"
@@ -187,6 +197,7 @@ class FabricStatus(Model):
         " InventoryComplete: the last"
         " reading was whole; while it is not, the last known picture is kept. NoOrphans: every attachment there has"
         " a DeviceAttachment here."
+        " Writable: the manager offers a way to attach devices; while it does not, nothing is placed there."
         " HostsMatched: no Node stands at two hosts, no machine UUID occurs twice."
         " Deletable: False while a deletion waits for attachments.",
         json_schema_extra=CONDITION_LIST,

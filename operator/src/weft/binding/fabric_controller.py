@@ -19,7 +19,7 @@ from weft.binding.session import FabricSession
 from weft.binding.status import Fact, fabric_status
 from weft.cluster import Cluster, Object, add_finalizer, drop_finalizer
 from weft.controllers import Enqueue, Now, Watch
-from weft.fabric.driver import Inventory
+from weft.fabric.driver import Capabilities, Inventory, WriteIdiom
 from weft.fabric.errors import AuthFailed, FabricError, RateLimited
 
 ACCEPT_ANNOTATION = "weft.dev/accept-inventory"
@@ -117,6 +117,8 @@ class FabricController:
         matched = match(raw, hosts, self._cluster.list(NODES))
         facts = [*facts, _hosts_matched(matched)]
         status = fabric_status(fabric, picture, matched, session.epoch if session else 0, facts, now.wall)
+        if session is not None and session.capabilities is not None:
+            status["writes"] = [write.idiom[:63] for write in session.capabilities.writes]
         if session is not None and session.service is not None and session.managed and not session.trouble:
             status["manager"] = manager_of(fabric, session.service).dump()
         await self._cluster.write_status(FABRICS, raw, status)
@@ -148,6 +150,7 @@ class FabricController:
                     return [FENCING], wait
             began = session.evidence.next()
             reading = await session.driver.inventory(self._claimed(name))
+            capabilities = await session.driver.capabilities()
         except LookupError as error:
             self._note_trouble(name, str(error))
             return [("Connected", False, "DriverNotFound", str(error))], DRIVER_SECONDS
@@ -168,7 +171,7 @@ class FabricController:
         if fact := self._not_its_own(fabric, reading.service):
             session.trouble = fact[3]
             return [fact], RETRY_SECONDS
-        session.service = reading.service
+        session.service, session.capabilities = reading.service, capabilities
         self._take(fabric, session, reading, began, now.boot if is_prompt else None)
         picture = session.picture
         assert picture is not None
@@ -180,6 +183,8 @@ class FabricController:
                 ("InventoryComplete", True, "Complete", picture.message or "the last reading was whole")
             )
         facts.append(self._orphans(name, picture.inventory))
+        if (fact := _writable(capabilities, picture.inventory)) is not None:
+            facts.append(fact)
         return facts, self._poll_seconds
 
     def _not_its_own(self, fabric: Fabric, service: str) -> Fact | None:
@@ -249,6 +254,25 @@ class FabricController:
                 fine = ready is (spec.device in picture.healthy and not picture.shared_at(spec.host))
             if not fine:
                 self._enqueue(LogicalNodeKey(ref.namespace, ref.name), 0.0)
+
+
+def _writable(capabilities: Capabilities, inventory: Inventory) -> Fact | None:
+    """Whether devices can be attached there; None where the driver does not say."""
+    if not capabilities.writes:
+        return None
+    said = [write.evidence for write in capabilities.writes]
+    if capabilities.writes[0].idiom == WriteIdiom.NONE:
+        return "Writable", False, "NoneOffered", "; ".join(said)
+    closed: dict[str, list[str]] = {}
+    for host in inventory.hosts:
+        if host.closed:
+            closed.setdefault(host.closed, []).append(host.id)
+    said += [f"nothing can be attached to {_some(hosts)}: {why}" for why, hosts in closed.items()]
+    return "Writable", True, "Offered", "; ".join([*said, *capabilities.notes])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
 
 
 def _hosts_matched(matched: Matched) -> Fact:

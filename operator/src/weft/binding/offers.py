@@ -52,6 +52,7 @@ from weft.fabric.driver import DeviceKind
 log = logging.getLogger(__name__)
 
 GIBIBYTE = 2**30
+NOT_WRITABLE = "nothing can be attached there: the condition Writable of its Fabric says why"
 
 Objects = tuple[Object, ...]
 
@@ -330,7 +331,7 @@ def _hosts(
     And the Nodes at whose host there is somebody else's device, or one that is not given back yet.
     """
     name = fabric["metadata"]["name"]
-    healthy = {host.id for host in picture.inventory.hosts if host.healthy}
+    healthy = {host.id: host for host in picture.inventory.hosts if host.healthy}
     attached = set(picture.inventory.attachments)
     # A quarantined device that is not at its host withholds itself alone, not the whole host.
     taken = {
@@ -363,7 +364,7 @@ def _hosts(
                 raw["metadata"].get("labels", {}),
                 parse_decimal(allocatable.get("cpu", "0")),
                 parse_bytes(allocatable.get("memory", "0")),
-                why_closed(raw),
+                why_closed(raw) or (NOT_WRITABLE if healthy[host].closed else ""),
             )
         )
     return offers, {nodes[host] for host in taken if host in nodes}

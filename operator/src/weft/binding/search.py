@@ -204,7 +204,7 @@ class _Pass:
                 f"{host.node_name} ({host.closed})"
                 for host in sorted(closed, key=lambda host: host.node_name)
             ]
-            text += f"; Nodes that would do take no pods: {', '.join(named[:3])}"
+            text += f"; Nodes that would do are closed: {', '.join(named[:3])}"
         if self._stock.observed_only:
             fabrics = ", ".join(f"Fabric {name}" for name in sorted(self._stock.observed_only))
             text += f"; {fabrics} is only observed: set spec.mode to Manage to let Weft bind there"

@@ -9,7 +9,7 @@ from typing import Protocol
 from weft.binding.blame import Blame
 from weft.binding.evidence import Evidence
 from weft.binding.inventory import Picture, with_attached
-from weft.fabric.driver import Driver, Inventory, Operation, OperationPhase
+from weft.fabric.driver import Capabilities, Driver, Inventory, Operation, OperationPhase
 from weft.fabric.errors import (
     Busy,
     DeviceFault,
@@ -50,6 +50,8 @@ class FabricSession:
     service: str | None = None
     """The UUID of the manager that answers, empty where it has none; None until it was read and found to be ours."""
     picture: Picture | None = None
+    capabilities: Capabilities | None = None
+    """What the manager can do; None: it was not read yet."""
     managed: bool = False
     """Whether the Fabric's mode allows writes."""
     trouble: str = ""
@@ -71,7 +73,7 @@ class FabricSession:
     def adopt(self, earlier: FabricSession) -> None:
         """Go on from a session with the same manager."""
         self.epoch, self.picture, self.trouble = earlier.epoch, earlier.picture, earlier.trouble
-        self.service = earlier.service
+        self.service, self.capabilities = earlier.service, earlier.capabilities
         self.evidence, self.blame, self._ended = earlier.evidence, earlier.blame, earlier._ended
 
     def take(self, picture: Picture, reading: Inventory, began: int, at: float | None) -> None:

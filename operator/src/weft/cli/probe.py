@@ -145,7 +145,7 @@ def status(probe: Probe) -> int:
     """0: a device could be bound to a host; 1: the manager answers, and there is none; 2: it cannot be read."""
     if probe.inventory is None:
         return NOT_READ
-    hosts = {host.id for host in probe.inventory.hosts if host.healthy}
+    hosts = {host.id for host in probe.inventory.hosts if host.healthy and not host.closed}
     usable = any(
         device.healthy and (hosts if device.reachable_hosts is None else hosts & device.reachable_hosts)
         for device in probe.inventory.devices
@@ -179,11 +179,13 @@ def report(url: str, probe: Probe) -> str:
     }
     lines += _section("not read", [*(name for name, missing in lists.items() if missing), *names])
     lines += _section("notes", list(inventory.problems))
-    lines.append(f"Weft could: {_abilities(probe)}")
+    if probe.capabilities is not None:
+        lines += _section("writes", [f"{w.idiom}: {w.evidence}" for w in probe.capabilities.writes])
+        lines.append(f"beside that: {_abilities(probe.capabilities)}")
     lines.append(f"requests: {count}")
     verdict = {
         USEFUL: "useful: devices can be bound to hosts, if the manager takes the changes (nothing was written)",
-        NOTHING_TO_BIND: "not useful yet: there is no healthy device that reaches a healthy host",
+        NOTHING_TO_BIND: "not useful yet: no healthy device reaches a healthy host that can be changed",
     }
     return "\n".join([*lines, f"verdict: {verdict[status(probe)]}"])
 
@@ -242,14 +244,10 @@ def _reach(inventory: Inventory) -> str:
     return f"zones say which hosts reach a device; {nowhere} devices reach none"
 
 
-def _abilities(probe: Probe) -> str:
-    """What the driver can do there, as far as reading shows it."""
-    if probe.inventory is None or probe.inventory.no_devices or probe.capabilities is None:
-        return "read only: there is nothing to compose"
-    can = probe.capabilities
+def _abilities(can: Capabilities) -> str:
+    """What else the driver can do there, as far as reading shows it."""
     return ", ".join(
         [
-            "attach and detach by PATCH of a system's Links.ResourceBlocks (not tried)",
             "follow tasks" if can.asynchronous_tasks else "no tasks",
             "end sessions of an earlier leader" if can.revoke_sessions else "no fencing by sessions",
         ]

@@ -61,6 +61,8 @@ class Host:
     healthy: bool
     uuid: str = ""
     """Of the machine, as its firmware has it; empty where the manager does not say."""
+    closed: str = ""
+    """Why nothing can be attached to it, as far as reading shows; empty: it can be tried."""
 
 
 class UnusedReason(enum.Enum):
@@ -177,19 +179,50 @@ class Operation:
     """Why, by device id, for the devices that failed."""
 
 
+class WriteIdiom(enum.StrEnum):
+    """How a manager takes changes. Drivers that do not speak Redfish have names of their own."""
+
+    COMPOSE_BY_PATCH = "ComposeByPatch"
+    """PATCH of the resource blocks of a system."""
+    ADD_RESOURCE_BLOCK = "AddResourceBlock"
+    """The actions AddResourceBlock and RemoveResourceBlock of a system."""
+    COMPOSE_BY_POST = "ComposeByPost"
+    """POST and DELETE of systems."""
+    ZONE_ENDPOINTS = "ZoneEndpoints"
+    """PATCH of the endpoints of a fabric's zone."""
+    CONNECTIONS = "Connections"
+    """POST and DELETE of a fabric's connections."""
+    NONE = "None"
+    """It takes none that the driver knows."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """A way in which a manager takes changes."""
+
+    idiom: str
+    evidence: str
+    """What was read that says so, or why there is none, in a sentence."""
+
+
 @dataclass(frozen=True)
 class Capabilities:
-    """What this manager can do beyond the required calls."""
+    """What this manager can do beyond the required calls, as far as reading shows. Asking costs no requests."""
 
     asynchronous_tasks: bool
     revoke_sessions: bool
     """Whether `revoke_other_sessions` can work."""
+    writes: tuple[Write, ...] = ()
+    """How it takes changes, the preferred way first; empty: the driver does not say."""
+    notes: tuple[str, ...] = ()
+    """What an administrator should know of how changes are made, in sentences."""
 
 
 class Driver(Protocol):
     """One fabric manager. Weft verifies what a driver says; a driver does not retry."""
 
-    async def capabilities(self) -> Capabilities: ...
+    async def capabilities(self) -> Capabilities:
+        """What is known of the manager after the last reading."""
 
     async def inventory(self, first: frozenset[str] = frozenset()) -> Inventory:
         """Read everything, or as much as fits into one reading; what is left, the next reading begins with.

@@ -1,27 +1,31 @@
-"""The Redfish driver: resource blocks into existing computer systems, by PATCH of `Links.ResourceBlocks`."""
+"""The Redfish driver: reads a manager, and changes it in the idiom that it offers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from urllib.parse import quote
 
 from weft.fabric.driver import Capabilities, Connection, Inventory, Operation, OperationPhase
 from weft.fabric.errors import Conflict, InvalidRequest, NotFound, Transient, Unsupported
 from weft.fabric.redfish.discovery import Service, discover
 from weft.fabric.redfish.inventory import Problems
-from weft.fabric.redfish.mapping import Json, Reply
-from weft.fabric.redfish.names import is_name, name_of_uri
+from weft.fabric.redfish.mapping import Json
+from weft.fabric.redfish.names import is_name
 from weft.fabric.redfish.polling import Poller
-from weft.fabric.redfish.reader import Collections, read, together
-from weft.fabric.redfish.resources import block_of
+from weft.fabric.redfish.reader import Collections
+from weft.fabric.redfish.resources import System
 from weft.fabric.redfish.session import Session
-from weft.fabric.redfish.shapes import links_of
-from weft.fabric.redfish.tasks import OPERATION_HEADER, Tasks
+from weft.fabric.redfish.tasks import Tasks
 from weft.fabric.redfish.transport import Heard
 from weft.fabric.redfish.uris import last_segment, member_path
+from weft.fabric.redfish.writes import Idiom, Present
+from weft.fabric.redfish.writes.call import Call
+from weft.fabric.redfish.writes.choice import Choice
+from weft.fabric.redfish.writes.of_blocks import OfBlocks
 
 INVENTORY_REQUEST_TIMEOUTS = 10
 """One inventory takes at most this many request timeouts; attach and detach take at most one."""
@@ -42,18 +46,22 @@ class RedfishDriver:
         self._session = Session(connection, heard)
         self._poller = Poller(self._session)
         self._tasks = Tasks(self._session)
+        self._choice = Choice(self._session.allowed)
+        self._notes: dict[str, None] = {}
         self._service: Service | None = None
         self._discovery = asyncio.Lock()
         self._writing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def capabilities(self) -> Capabilities:
-        """What the manager's service root promises."""
+        """What the manager promises, by its service root and by what the last reading showed of its systems."""
         service = await self._services(self._deadline())
         return Capabilities(
             asynchronous_tasks=bool(service.tasks),
             revoke_sessions=bool(service.sessions)
             and not self._session.anonymous
             and not self._session.basic,
+            writes=self._choice.writes(self._hosts(), service.no_devices),
+            notes=tuple(self._notes),
         )
 
     async def inventory(self, first: frozenset[str] = frozenset()) -> Inventory:
@@ -63,51 +71,77 @@ class RedfishDriver:
         deadline = min(self._deadline(INVENTORY_REQUEST_TIMEOUTS), now + longest)
         service = await self._services(deadline)
         try:
-            return await self._poller.read(service, deadline, first)
+            reading = await self._poller.read(service, deadline, first)
         except (NotFound, Unsupported):
             self._service = None  # another version of the manager may keep its collections elsewhere
             raise
+        self._choice.next_reading(self._hosts())
+        closed = {s.host.id: self._choice.closed(s, service.no_devices) for s in self._hosts()}
+        return replace(reading, hosts=tuple(replace(h, closed=closed.get(h.id, "")) for h in reading.hosts))
+
+    def _hosts(self) -> list[System]:
+        return [s for s in self._poller.systems.values() if s.unused is None]
 
     async def attached(self, host: str) -> frozenset[str]:
-        """The devices in the system's `Links.ResourceBlocks`: one request, once the collections are known."""
+        """The devices at the host: one request, once the collections are known and systems list their blocks."""
         deadline = self._deadline()
         service = await self._services(deadline)
-        system = await read(self._session, self._system_path(service, host), deadline=deadline)
-        uris = self._listed(system)
-        for uri in uris:
-            if uri not in self._poller.blocks:
-                self._poller.meet(uri, (await read(self._session, uri, deadline=deadline)).body)
-        return frozenset(self._poller.blocks[uri].id for uri in uris if self._poller.is_device(uri))
+        login = await self._session.log_in(deadline)
+        path = self._system_path(service, host)
+        present = await OfBlocks().present(self._call("", service, deadline, login), path)
+        blocks = self._poller.blocks
+        return frozenset(blocks[uri].id for uri in present.devices if self._poller.is_device(uri))
 
     async def attach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
         """Attach the devices to the host. Those already there are success; one elsewhere is `Conflict`."""
-        deadline = self._deadline()
-        async with self._turn(host, deadline) as (service, path, login):
-            wanted = {d: self._block_path(service, d) for d in sorted(devices)}
-            system = await read(self._session, path, deadline=deadline, login=login)
-            listed = self._listed(system)
-            absent = {d: uri for d, uri in wanted.items() if uri not in listed}
-            owners = await together(
-                [self._owners(d, uri, path, deadline, login) for d, uri in absent.items()]
-            )
-            for device, systems in zip(absent, owners, strict=True):
-                if elsewhere := ", ".join(sorted(last_segment(s) for s in systems - {path})):
-                    raise Conflict(f"{device} is attached to {elsewhere}, not to {host}")
-            if all(path in systems for systems in owners):
-                return Operation("", OperationPhase.SUCCEEDED, "attached already")
-            return await self._change(operation, system, path, [*listed, *absent.values()], deadline, login)
+        async with self._turn(operation, host) as (call, path):
+            wanted = {self._block_path(call.service, d): d for d in sorted(devices)}
+            idiom, present = await self._look(call, path)
+            absent = [uri for uri in wanted if uri not in present.devices]
+            owners = await idiom.elsewhere(call, path, absent)
+            for uri, systems in owners.items():
+                if others := ", ".join(sorted(last_segment(s) for s in systems - {path})):
+                    raise Conflict(f"{wanted[uri]} is attached to {others}, not to {host}")
+            if absent := [uri for uri in absent if path not in owners[uri]]:
+                self._poller.asked |= dict.fromkeys(absent, path)
+                with self._refusals(idiom, path):
+                    return await idiom.attach(call, path, present, absent)
+            return Operation("", OperationPhase.SUCCEEDED, "attached already")
 
     async def detach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
         """Detach the devices from the host. Those not there are success."""
-        deadline = self._deadline()
-        async with self._turn(host, deadline) as (service, path, login):
-            unwanted = {self._block_path(service, d) for d in devices}
-            system = await read(self._session, path, deadline=deadline, login=login)
-            listed = self._listed(system)
-            if unwanted.isdisjoint(listed):
-                return Operation("", OperationPhase.SUCCEEDED, "detached already")
-            rest = [uri for uri in listed if uri not in unwanted]
-            return await self._change(operation, system, path, rest, deadline, login)
+        async with self._turn(operation, host) as (call, path):
+            unwanted = [self._block_path(call.service, d) for d in sorted(devices)]
+            idiom, present = await self._look(call, path, also_refused=True)
+            if there := [uri for uri in unwanted if uri in present.devices]:
+                with self._refusals(idiom, path):
+                    return await idiom.detach(call, path, present, there)
+            return Operation("", OperationPhase.SUCCEEDED, "detached already")
+
+    async def _look(self, call: Call, path: str, *, also_refused: bool = False) -> tuple[Idiom, Present]:
+        """What the host has, and how it is to be changed. Raises Unsupported where nothing speaks for any way."""
+        if path not in self._poller.systems:
+            await call.read_system(path)
+        looked: tuple[Idiom, Present] | None = None
+        while True:
+            host = self._poller.systems[path]
+            ways = self._choice.ways(host, also_refused=also_refused)
+            if not ways:
+                raise Unsupported(self._choice.closed(host, call.service.no_devices))
+            idiom = ways[0][0]
+            if looked is not None and looked[0] is idiom:
+                return looked
+            # Reading may show that something else is offered now.
+            looked = idiom, await idiom.present(call, path)
+
+    @contextlib.contextmanager
+    def _refusals(self, idiom: Idiom, path: str) -> Iterator[None]:
+        """Remember that the manager cannot do what was asked for: a later call goes another way, or none."""
+        try:
+            yield
+        except Unsupported as error:
+            self._choice.refused(idiom.name, path, str(error))
+            raise
 
     async def operation(self, id: str) -> Operation:
         """Where the manager's task stands. Raises NotFound when the manager has forgotten it."""
@@ -162,8 +196,9 @@ class RedfishDriver:
         return self._service
 
     @contextlib.asynccontextmanager
-    async def _turn(self, host: str, deadline: float) -> AsyncIterator[tuple[Service, str, int]]:
+    async def _turn(self, operation: str, host: str) -> AsyncIterator[tuple[Call, str]]:
         """One change to a host at a time: each writes the whole list that it read before."""
+        deadline = self._deadline()
         login = await self._session.log_in(deadline)
         service = await self._services(deadline, login=login)
         path = self._system_path(service, host)
@@ -175,9 +210,14 @@ class RedfishDriver:
             raise Transient(f"{host}: another change to this host takes all the time of this call") from None
         try:
             await self._tasks.await_turn(service, path, deadline, login)
-            yield service, path, login
+            await self._poller.read_hosts(service, deadline, login)
+            yield self._call(operation, service, deadline, login), path
         finally:
             lock.release()
+
+    def _call(self, operation: str, service: Service, deadline: float, login: int) -> Call:
+        key = _key(operation) if operation else ""
+        return Call(self._session, self._tasks, self._poller, service, deadline, login, key, self._notes)
 
     def _system_path(self, service: Service, host: str) -> str:
         if not service.systems:
@@ -200,40 +240,6 @@ class RedfishDriver:
             return self._session.local(member_path(collection, name))
         except Transient:
             raise InvalidRequest(f"{name!r} cannot be a member of {collection}") from None
-
-    def _listed(self, system: Reply) -> list[str]:
-        links = links_of(system.body, self._session.local, "Links", "ResourceBlocks") or ()
-        return list(dict.fromkeys(links))
-
-    async def _owners(self, device: str, uri: str, path: str, deadline: float, login: int) -> set[str]:
-        """The systems that have a device: as its block says, and others than `path` that say so themselves.
-
-        Managers that keep one side only, or that permit what should be refused, must not give it to two hosts. Only
-        systems that the last reading shows with the device are asked.
-        """
-        body = (await read(self._session, uri, deadline=deadline, login=login)).body
-        block = block_of(body, uri, self._session.local)
-        if device not in (block.id, name_of_uri(uri)) or block.unused is not None:
-            raise InvalidRequest(f"{uri}: the manager does not have {device} there as a device")
-        shown = [s.uri for s in self._poller.systems.values() if s.uri != path and uri in (s.blocks or ())]
-        systems = await together([read(self._session, s, deadline=deadline, login=login) for s in shown])
-        still = {s for s, reply in zip(shown, systems, strict=True) if uri in self._listed(reply)}
-        return set(block.systems or ()) | still
-
-    async def _change(
-        self, operation: str, system: Reply, path: str, blocks: Sequence[str], deadline: float, login: int
-    ) -> Operation:
-        """Write the list of blocks, on condition that the system is still as it was read."""
-        headers = {OPERATION_HEADER: _key(operation)}
-        if system.etag:
-            headers["If-Match"] = system.etag
-        body = {"Links": {"ResourceBlocks": [{"@odata.id": self._session.spelled(uri)} for uri in blocks]}}
-        reply = await self._session.write(
-            "PATCH", path, body, headers=headers, deadline=deadline, login=login
-        )
-        if reply.status == 202:
-            return self._tasks.accepted(path, reply)
-        return Operation("", OperationPhase.SUCCEEDED, "the manager says that it is done")
 
 
 def _key(operation: str) -> str:

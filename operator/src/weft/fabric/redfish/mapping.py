@@ -66,6 +66,10 @@ class Message:
     """JSON pointers into the request: `#/Links/ResourceBlocks/3`."""
 
 
+class Precondition(Conflict):
+    """The condition of a change is not met, or missing: the resource has changed, or its ETag is of no use."""
+
+
 # MessageIds that say more than the status they come with.
 _BY_MESSAGE: dict[str, type[FabricError]] = {
     "ResourceInUse": Conflict,
@@ -73,8 +77,8 @@ _BY_MESSAGE: dict[str, type[FabricError]] = {
     "ResourceAlreadyExists": Conflict,
     "SpecifiedResourceAlreadyReserved": Conflict,
     "ConstrainedResourceAlreadyReserved": Conflict,
-    "PreconditionFailed": Conflict,
-    "PreconditionRequired": Conflict,
+    "PreconditionFailed": Precondition,
+    "PreconditionRequired": Precondition,
     # The zones are not as the plan assumed.
     "IncompatibleZone": Conflict,
     "ResourceExhaustion": CapacityExhausted,
@@ -90,10 +94,12 @@ _BY_MESSAGE: dict[str, type[FabricError]] = {
     "NoValidSession": AuthFailed,
     "InsufficientPrivilege": AuthFailed,
     "ResourceAtUriUnauthorized": AuthFailed,
-    # The system's list of blocks cannot be written: this manager has no composition of existing systems.
+    "ResourceCreationConflict": Conflict,
+    # What is asked for cannot be done here, whoever asks.
     "PropertyNotWritable": Unsupported,
     "ActionNotSupported": Unsupported,
     "OperationNotAllowed": Unsupported,
+    "ResourceCannotBeDeleted": Unsupported,
 }
 
 # Messages about a component that is out of order; they count only where they name a device.
@@ -194,13 +200,17 @@ def _by_status(reply: Reply, messages: Sequence[Message], where: str, *, write: 
     pause = reply.retry_after_seconds
     match reply.status:
         case 401 | 403:
-            return AuthFailed(where)
+            # Some managers forbid what they cannot do: other credentials would not help.
+            refusal = _by_message(messages, where) if reply.status == 403 else None
+            return refusal if isinstance(refusal, Unsupported) else AuthFailed(where)
         case 404 | 410:
             return NotFound(where)
-        case 409 | 412 | 428:
+        case 412 | 428:
+            return Precondition(where)
+        case 409:
             # CapacityExhausted and DeviceFault also come as 409.
             return _by_message(messages, where) or Conflict(where)
-        case 405 | 501:
+        case 405 | 406 | 501:
             return Unsupported(where)
         case 423:
             return Busy(where)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from weft.fabric.driver import Inventory, Unread, UnusedReason
-from weft.fabric.errors import AuthFailed, FabricError, RateLimited
+from weft.fabric.errors import AuthFailed, FabricError, RateLimited, Transient
 from weft.fabric.redfish.contents import contents
 from weft.fabric.redfish.discovery import Service
 from weft.fabric.redfish.facts import Facts, facts_of
@@ -110,6 +110,10 @@ class Poller:
         self.blocks: dict[str, Block] = {}
         """The last reading, by URI, with the ids that Weft uses."""
         self.systems: dict[str, System] = {}
+        self.asked: dict[str, str] = {}
+        """The system that a block was last to be attached to by us, whether or not it came to that."""
+        self.systems_tell = False
+        """Whether a system has ever been seen to list a device: then what none lists is nowhere."""
 
     def is_device(self, uri: str) -> bool:
         """Whether the block at this URI was read, and may be a device as far as that is known."""
@@ -124,7 +128,36 @@ class Poller:
 
     def meet(self, uri: str, body: Json) -> None:
         """Take a block that was read outside of a reading. Raises Transient when it makes no sense."""
-        self._blocks.put(uri, body, self._readings)
+        block, known = self._blocks.put(uri, body, self._readings), self.blocks.get(uri)
+        if known is None:
+            self._name()
+        else:
+            self.blocks[uri] = replace(block, id=known.id)
+
+    def meet_system(self, uri: str, body: Json) -> None:
+        """Take a system that was read outside of a reading. Raises Transient when it makes no sense."""
+        system, known = self._systems.put(uri, body, self._readings), self.systems.get(uri)
+        if known is None:
+            self._name()
+        else:
+            self.systems[uri] = replace(system, host=replace(system.host, id=known.host.id))
+        self.systems_tell |= any(self.is_device(each) for each in system.blocks or ())
+
+    async def read_hosts(self, service: Service, deadline: float, login: int) -> None:
+        """Read the systems, unless a reading was there before: who has what has to be known before a change.
+
+        Raises Transient when they cannot be listed to their end.
+        """
+        if self.systems or not service.systems:
+            return
+        problems = Problems()
+        collections = Collections(self._session, deadline, problems, login=login, expansion=self._expansion)
+        self._systems.take(
+            await collections.listing(service.systems, service.expand), self._readings, problems
+        )
+        if not self._systems.whole:
+            raise Transient(f"not all systems could be listed: {'; '.join(problems.texts)}")
+        await self._read_systems(collections)
         self._name()
 
     async def read(self, service: Service, deadline: float, first: frozenset[str] = frozenset()) -> Inventory:
@@ -191,8 +224,16 @@ class Poller:
             with _failure_of(self._systems.entries[uri]):
                 await self._systems.read(uri, collections, self._readings)
 
-        unread = [u for u in self._systems.in_order() if self._systems.entries[u].read_in < self._readings]
+        async def look_by_itself(uri: str) -> None:
+            self._systems.put(uri, await collections.read(uri), self._readings)
+
+        order = self._systems.in_order()
+        unread = [u for u in order if self._systems.entries[u].read_in < self._readings]
         await collections.work(unread, look)
+        if order and not unread and self._readings % STATIC_EVERY == 1:
+            # What came along with the collection says nothing of the methods that its members take.
+            hosts = sorted(system.uri for system in self._systems.values() if system.unused is None)
+            await collections.work(hosts[:1], look_by_itself)
 
     async def _read_blocks(self, collections: Collections, first: frozenset[str]) -> None:
         """Each block with what it holds, so that devices appear one by one, and not all at the end."""
@@ -249,6 +290,7 @@ class Poller:
         systems = named_systems(self._systems.values(), {uri: s.host.id for uri, s in self.systems.items()})
         self.blocks = {b.uri: b for b in blocks}
         self.systems = {s.uri: s for s in systems}
+        self.systems_tell |= any(self.is_device(uri) for s in systems for uri in s.blocks or ())
 
     def _unread(self, facts: Mapping[str, object], *, topology: bool) -> Unread:
         """What this reading says nothing new about."""

@@ -76,6 +76,8 @@ class System:
     """Why it is no host."""
     blocks: tuple[str, ...] | None
     """Its resource blocks, as the system says; None: it does not say."""
+    actions: frozenset[str] = frozenset()
+    """Names of the actions that it advertises: `ComputerSystem.Reset`."""
     notes: tuple[str, ...] = ()
 
 
@@ -164,8 +166,19 @@ def system_of(body: Json, uri: str, resolve: Resolve) -> System:
         ),
         unused=None if kind in _HOST_SYSTEMS else UnusedReason.NO_SERVER,
         blocks=links_of(body, resolve, "Links", "ResourceBlocks", note=notes.append),
+        actions=frozenset(
+            name.removeprefix("#")
+            for name, action in mapping_at(body, "Actions").items()
+            if target_of(action)
+        ),
         notes=tuple(notes),
     )
+
+
+def target_of(action: object) -> str:
+    """Where an action is invoked; empty where it is only named: some services list all that the schema has."""
+    target = mapping_at(action).get("target")
+    return target if isinstance(target, str) else ""
 
 
 def attributes_of(**values: object) -> dict[str, str]:

@@ -70,6 +70,10 @@ class Session:
         """The path as the manager spells it: with the last slash, where its links have one."""
         return self._transport.spelled(path)
 
+    def allowed(self, path: str) -> frozenset[str] | None:
+        """The methods that the manager said it takes at a path when it was last read; None: it did not say."""
+        return self._transport.allowed(path)
+
     async def log_in(self, deadline: float) -> int:
         """The number of our login at the manager, made now if there is none.
 

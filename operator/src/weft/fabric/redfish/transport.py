@@ -22,6 +22,7 @@ from weft.fabric.redfish.uris import SERVICE_ROOT, Origin, base_url, canonical, 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_REDIRECTS = 3
 MAX_SPELLINGS = 100_000
+"""Paths of which something is remembered."""
 
 
 Heard = Callable[[str, str, "Reply | None"], None]
@@ -43,6 +44,11 @@ class Transport:
         self._slashed: set[str] = set()
         """Paths that the manager spells with a slash at their end; Weft compares them without."""
         self._known_origin: Origin | None = None
+        self._allowed: dict[str, frozenset[str]] = {}
+
+    def allowed(self, path: str) -> frozenset[str] | None:
+        """The methods that the manager said it takes at a path when it was last read; None: it did not say."""
+        return self._allowed.get(canonical(path))
 
     @property
     def _origin(self) -> Origin:
@@ -144,6 +150,8 @@ class Transport:
                 timeout=aiohttp.ClientTimeout(total=seconds, connect=seconds, sock_connect=seconds),
             ) as response:
                 data = await self._read(response)
+                if method == "GET" and response.ok:
+                    self._note_allowed(path, response.headers.get("Allow"))
                 return self._reply(method, path, response, data)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise AuthFailed(
@@ -161,6 +169,13 @@ class Transport:
             if isinstance(error, TimeoutError) and seconds < self._connection.request_timeout_seconds:
                 raise OutOfTime from error  # the manager might have answered in its time
             raise (NoAnswer if isinstance(error, TimeoutError) else Transient)(text) from error
+
+    def _note_allowed(self, path: str, header: str | None) -> None:
+        if header is None:
+            self._allowed.pop(canonical(path), None)
+        elif len(self._allowed) < MAX_SPELLINGS or canonical(path) in self._allowed:
+            methods = frozenset(word.strip().upper() for word in header.split(","))
+            self._allowed[canonical(path)] = methods
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         data = bytearray()

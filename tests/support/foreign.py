@@ -1,0 +1,138 @@
+"""Fabric managers that somebody else might have written, and that take changes.
+
+A tree as in `support.replay`, with what the published schemas let a service do: Allow headers, ETags, the actions of a
+ComputerSystem (ComputerSystem v1.6 and later). How faithfully the links are kept, and how truthfully
+answers are given, is the test's choice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from support.replay import SYSTEMS, Replay, Tree, link
+
+Answer = Callable[[], web.Response]
+ADD, REMOVE = "ComputerSystem.AddResourceBlock", "ComputerSystem.RemoveResourceBlock"
+
+
+def with_actions(tree: Tree, path: str, *names: str, **more: Any) -> None:
+    """Let a system advertise these actions; `more` goes into each of them."""
+    tree[path].setdefault("Actions", {}).update(
+        {f"#{name}": {"target": f"{path}/Actions/{name}", **more} for name in names or (ADD, REMOVE)}
+    )
+
+
+def message(name: str, text: str = "-") -> Tree:
+    """An error response with one message of the Base registry."""
+    info = {"MessageId": f"Base.1.16.{name}", "Message": text, "Severity": "Warning"}
+    return {"error": {"code": info["MessageId"], "message": text, "@Message.ExtendedInfo": [info]}}
+
+
+class Foreign(Replay):
+    """A manager that is changed by PATCH of systems and by their actions; what else, subclasses say."""
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__(tree)
+        self.kept = "both"
+        """Which sides of a link it keeps: both, system or block."""
+        self.etags = ""
+        """"" for none, else strong, weak (never equal in If-Match, as RFC 9110 has it), new (with each GET), needed."""
+        self.allow: dict[str, str] = {}
+        """Allow headers, by the beginning of the path."""
+        self.answers: dict[tuple[str, str], Answer] = {}
+        """What is answered instead, nothing being done; by method and path."""
+        self.afterwards: dict[tuple[str, str], Answer] = {}
+        """What is answered although it was done."""
+        self.changes: list[tuple[str, str, Tree]] = []
+        """Method, path and body of what arrived."""
+        self.conditions: list[str] = []
+        """If-Match of what arrived, empty where there was none."""
+        self._asked = 0
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        path = self.key(request.raw_path.partition("?")[0])
+        if request.method == "GET":
+            answer = await super().handle(request)
+            allow = [methods for start, methods in self.allow.items() if path.startswith(start)]
+            if allow:
+                answer.headers["Allow"] = allow[-1]
+            if self.etags and path in self.tree:
+                answer.headers["ETag"] = self.etag(path)
+            return answer
+        self.requests.append((request.method, request.raw_path))
+        if refusal := self.refusal(request, path):
+            return refusal
+        text = await request.text()
+        body = json.loads(text) if text else {}
+        self.changes.append((request.method, path, body))
+        condition = request.headers.get("If-Match", "")
+        self.conditions.append(condition)
+        if answer_ := self.answers.get((request.method, path)):
+            return answer_()
+        if self.etags == "needed" and not condition:
+            return web.json_response(message("PreconditionRequired"), status=428)
+        if condition and not self.matches(path, condition):
+            return web.json_response(message("PreconditionFailed"), status=412)
+        done = self.change(request.method, path, body)
+        return self.afterwards.get((request.method, path), lambda: done)()
+
+    def etag(self, path: str) -> str:
+        self._asked += 1
+        tag = f'"{hash(json.dumps(self.tree[path], sort_keys=True)) & 0xFFFFFF:x}"'
+        return {"weak": f"W/{tag}", "new": f'"{self._asked}"'}.get(self.etags, tag)
+
+    def matches(self, path: str, condition: str) -> bool:
+        if self.etags == "weak":
+            return False
+        return condition == "*" or (path in self.tree and condition == self.etag(path))
+
+    def change(self, method: str, path: str, body: Tree) -> web.Response:
+        """Do what is asked for."""
+        if method == "PATCH" and path.startswith(f"{SYSTEMS}/") and path in self.tree:
+            self.set_blocks(path, [entry["@odata.id"] for entry in body["Links"]["ResourceBlocks"]])
+            return web.Response(status=204)
+        system, _, action = path.partition("/Actions/")
+        if method == "POST" and self.advertises(system, action):
+            return self.act(system, action, body)
+        return web.json_response({}, status=405)
+
+    def advertises(self, system: str, action: str) -> bool:
+        return f"#{action}" in self.tree.get(system, {}).get("Actions", {})
+
+    def act(self, system: str, action: str, body: Tree) -> web.Response:
+        uri = body["ResourceBlock"]["@odata.id"]
+        for path, name in ((system, "ComputerSystemETag"), (uri, "ResourceBlockETag")):
+            if name in body and not self.matches(path, body[name]):
+                return web.json_response(message("PreconditionFailed"), status=428)
+        rest = [each for each in self.blocks_of(system) if each != uri]
+        self.set_blocks(system, [*rest, uri] if action == ADD else rest)
+        return web.Response(status=204)
+
+    def blocks_of(self, system: str) -> list[str]:
+        """What the system has, whichever side says so."""
+        if self.kept != "block":
+            return [entry["@odata.id"] for entry in self.tree[system]["Links"]["ResourceBlocks"]]
+        return [
+            path
+            for path, resource in self.tree.items()
+            if link(system) in resource.get("Links", {}).get("ComputerSystems", [])
+        ]
+
+    def set_blocks(self, system: str, blocks: list[str]) -> None:
+        if self.kept != "block":
+            self.tree[system]["Links"]["ResourceBlocks"] = [link(uri) for uri in blocks]
+        if self.kept == "system":
+            return
+        for path, resource in self.tree.items():
+            systems = resource.get("Links", {}).get("ComputerSystems")
+            if systems is not None:
+                others = [entry for entry in systems if entry != link(system)]
+                resource["Links"]["ComputerSystems"] = others + ([link(system)] if path in blocks else [])
+
+    def writes(self, *methods: str) -> list[tuple[str, str]]:
+        """Method and path of the changes that arrived."""
+        return [(method, path) for method, path, _ in self.changes if not methods or method in methods]
