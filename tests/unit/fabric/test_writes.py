@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from support.foreign import ADD, REMOVE, Foreign, message, with_actions
-from support.replay import BLOCKS, ROOT, SYSTEMS, block, rack, reading, system
+from support.replay import BLOCKS, ROOT, SYSTEMS, block, link, rack, reading, system
 from weft.fabric.driver import OperationPhase
 from weft.fabric.errors import Conflict, InvalidRequest, OutcomeUnknown, Unsupported
 from weft.fabric.redfish import RedfishDriver
@@ -27,8 +27,22 @@ def gpus(*numbers: int) -> frozenset[str]:
 
 
 def manager(idiom: str = "patch") -> Foreign:
-    """Two hosts and four GPUs, none of them attached."""
-    tree = rack(*(block(gpu(n)) for n in range(4)), system(SLED_0), system(SLED_1))
+    """Two hosts, each with a block of its own, and four GPUs, none of them attached."""
+    own = {f"{BLOCKS}/own-{sled[-1]}": sled for sled in (SLED_0, SLED_1)}
+    tree = rack(
+        *(block(gpu(n)) for n in range(4)),
+        *(
+            block(
+                uri,
+                ResourceBlockType=["ComputerSystem"],
+                ComputerSystems=[link(sled)],
+                Links={"ComputerSystems": [link(sled)]},
+            )
+            for uri, sled in own.items()
+        ),
+        system(SLED_0),
+        system(SLED_1),
+    )
     if idiom == "actions":
         for sled in (SLED_0, SLED_1):
             with_actions(tree, sled)
@@ -64,7 +78,7 @@ class TestEveryIdiomOfResourceBlocks:
             assert read.complete
             await driver.detach("c", "sled-0", gpus(0, 2))
             assert await driver.attached("sled-0") == gpus(1)
-            assert served.blocks_of(SLED_0) == [gpu(1)]
+            assert [uri for uri in served.blocks_of(SLED_0) if "gpu" in uri] == [gpu(1)]
 
     @IDIOMS
     @pytest.mark.parametrize("kept", ["both", "system", "block"])

@@ -28,11 +28,13 @@ class OfBlocks:
         found = listed(reply.body, call.session.local)
         await together([call.read_block(uri) for uri in found if uri not in call.poller.blocks])
         if not call.poller.systems_tell:
-            said = [b.uri for b in call.poller.blocks.values() if path in (b.systems or ())]
+            # A host's own block may say whose it is, and is not composed into it.
+            blocks = call.poller.blocks.values()
+            said = [b.uri for b in blocks if b.unused is None and path in (b.systems or ())]
             asked = [uri for uri, system in call.poller.asked.items() if system == path]
             maybe = [uri for uri in dict.fromkeys([*said, *asked]) if uri not in found]
-            blocks = await together([call.read_block(uri) for uri in maybe])
-            pairs = zip(maybe, blocks, strict=True)
+            replies = await together([call.read_block(uri) for uri in maybe])
+            pairs = zip(maybe, replies, strict=True)
             found += [uri for uri, block in pairs if path in self._systems(call, uri, block)]
         return Present(reply, found)
 
