@@ -9,6 +9,7 @@ profile's speeds (what a planner could know beforehand) and see the first stretc
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -63,11 +64,13 @@ def simulate(
     models = [EngineModel(profile, errors[i] if errors else SpeedError()) for i in range(count)]
     replicas = [Replica(str(i), stage=PREFILL if i < prefill else DECODE, serving=True) for i in range(count)]
     outcomes: list[Outcome | None] = [None] * len(requests)
+    picks = itertools.count(1)
 
     def send(index: int, now: float) -> None:
         request = requests[index]
         replica = pick_prefill(replicas)
         assert replica is not None
+        replica.last_picked = next(picks)
         model = models[int(replica.name)]
         replica.prefill_tokens += request.prompt_tokens
 
@@ -81,6 +84,7 @@ def simulate(
         request = requests[index]
         replica = pick_decode(replicas)
         assert replica is not None
+        replica.last_picked = next(picks)
         replica.streams += 1
         replica.stream_tokens += request.prompt_tokens
         firsts: list[float] = []
