@@ -1,4 +1,4 @@
-"""`weft run | crds | check | fabric probe | emulator`."""
+"""`weft run | crds | check | fabric probe | emulator | rehearse`."""
 
 from __future__ import annotations
 
@@ -41,10 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     removable = questions.add_parser("removable", help="can the definitions of Weft's objects be deleted?")
     removable.add_argument("--undo", default="", metavar="COMMAND", help="named as the way to stay installed")
 
-    # These two have options of their own, and import nothing of the operator.
+    # These have options of their own, and import nothing of the operator.
     verbs.add_parser("fabric", help="look at a fabric manager: weft fabric probe URL", add_help=False)
     verbs.add_parser(
         "emulator", help="a fabric manager in software, to try Weft without hardware", add_help=False
+    )
+
+    verbs.add_parser(
+        "rehearse", help="replay recorded traffic: what would each policy have given?", add_help=False
     )
 
     arguments, rest = parser.parse_known_args(argv)
@@ -57,6 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from weft.cli.probe import main as fabric_main
 
         return fabric_main(rest)
+    if arguments.verb == "rehearse":
+        from weft.cli.rehearse import main as rehearse_main
+
+        return rehearse_main(rest)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.verb == "crds":

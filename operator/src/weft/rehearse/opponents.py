@@ -1,0 +1,44 @@
+"""Every number that a policy other than Weft may be tuned by.
+
+`tests/bench/rehearsal_tuning.py` chooses them: as many settings for each, judged on stretches that no result is
+reported on. What it chose is here before results are made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HpaSettings:
+    prefill_requests: float
+    """Requests per prefill replica, waiting and running."""
+    decode_batch_share: float
+    """Requests per decode replica, as a part of the batch that meets the objective between tokens."""
+    stabilization_seconds: float
+    """Before it scales down."""
+
+
+@dataclass(frozen=True)
+class DynamoSettings:
+    interval_seconds: float
+    """Of the loop that sizes by throughput."""
+    load_interval_seconds: float
+    """Of the loop that adds or takes one replica by load; 0: it is off, as by default."""
+    sensitivity: float
+    """Part of an objective that one replica fewer may use."""
+
+
+@dataclass(frozen=True)
+class RatioSettings:
+    up_share: float
+    """Utilisation that supply is sized for when it grows."""
+    down_share: float
+    """And when it shrinks."""
+    bound: float
+    """The ratio of prefill to decode stays within the first one over and times this."""
+
+
+HPA = HpaSettings(prefill_requests=2.0, decode_batch_share=0.7, stabilization_seconds=300.0)
+DYNAMO = DynamoSettings(interval_seconds=180.0, load_interval_seconds=5.0, sensitivity=0.8)
+RATIO = RatioSettings(up_share=0.85, down_share=0.70, bound=2.0)

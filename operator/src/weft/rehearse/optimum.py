@@ -1,0 +1,122 @@
+"""What a schedule that knows the whole trace would give: the bound that no policy passes.
+
+Dynamic programming over the replicas per role in steps of half a minute, on the engine that everything else runs on.
+For each split the best way to be in it at a step is kept as a whole world (queues, batches, replicas on their way),
+and from each the splits that a few moves reach are played on. Moves take what they take, only that the end of a drain
+is known at once and any number may go on at a time. All hardware is used: fewer replicas never meet more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from weft.balancing.controller import LOOK_SECONDS, MOVING_SECONDS
+from weft.rehearse.moves import Mover, Ways
+from weft.rehearse.play import ANSWERS_SECONDS, Case, Counts, Decided, Run, new_world, note_sizes
+from weft.rehearse.scrapes import Scrapes
+from weft.rehearse.static import splits
+from weft.rehearse.world import ROLES
+
+STEP_SECONDS = 30.0
+MOVES_MOST = 2
+"""Replicas that change their role in one step; more follow in the next one."""
+KEPT = 16
+"""Splits that are gone on from at each step: the best by what they met so far."""
+
+Key = tuple[int, ...]
+"""Replicas per role, in the order of ROLES."""
+
+
+@dataclass
+class Path:
+    """One way through the trace up to now."""
+
+    mover: Mover
+    run: Run
+
+    @property
+    def score(self) -> float:
+        """Requests that met the objectives, and those under way that still can."""
+        world, objectives = self.mover.world, self.run.case.objectives
+        late = world.now - objectives.ttft_seconds
+        hopeful = 0
+        for request in world.under_way():
+            first = world.ttft[request]
+            if math.isnan(first):
+                hopeful += world.trace.at_seconds[request] >= late
+            else:
+                hopeful += first <= objectives.ttft_seconds
+        return world.met + hopeful
+
+    def fork(self, counts: Counts) -> Path:
+        """The same past with other wants from now on."""
+        world = self.mover.world.clone()
+        mover = replace(self.mover, world=world, target=dict(counts))
+        run = replace(self.run, world=world, decisions=self.run.decisions.copy(), sizes=self.run.sizes.copy())
+        if dict(counts) != self.mover.target:
+            run.decisions.append(Decided(world.now, dict(counts), "known beforehand"))
+        return Path(mover, run)
+
+    def advance(self, until: float) -> None:
+        world = self.mover.world
+        while world.now < until:
+            self.mover.carry_on()
+            self.mover.follow()
+            note_sizes(self.run, world.now)
+            pause = MOVING_SECONDS if self.mover.busy else LOOK_SECONDS
+            world.run_until(min(until, world.now + pause))
+
+
+def optimum(case: Case, aggregated: bool, progress: Callable[[float], None]) -> Run:
+    """The best schedule found, from the first split that suits it best."""
+    ways = Ways(
+        case.most_replicas,
+        overlap=case.overlap,
+        flip_seconds=case.flip_seconds,
+        confirmed=False,
+        at_a_time=1.0,
+    )
+    paths: dict[Key, Path] = {}
+    for counts in splits(case.most_replicas, case.most_replicas, aggregated):
+        world = new_world(case)
+        mover = Mover(world, Scrapes(case.scrape_seconds), ways)
+        mover.start(counts)
+        paths[_key(counts)] = Path(mover, Run("optimum", case, world, dict(counts), [], [], 0.0, 0, 0, 0))
+    end, at = case.trace.seconds, 0.0
+    allowed = set(paths)
+    while at < end:
+        at = min(end, at + STEP_SECONDS)
+        progress(at)
+        following: dict[Key, Path] = {}
+        ranked = sorted(paths, key=lambda key: (-paths[key].score, key))
+        for key in ranked[:KEPT]:
+            for target in _near(key, allowed):
+                path = paths[key].fork(_counts(target))
+                path.advance(at)
+                known = following.get(target)
+                if known is None or path.score > known.score:
+                    following[target] = path
+        paths = following
+    for path in paths.values():
+        path.run.held_seconds = path.mover.world.held_seconds()
+        path.run.flips = path.mover.flips
+        while not path.mover.world.finished and path.mover.world.now < end + ANSWERS_SECONDS:
+            path.advance(path.mover.world.now + STEP_SECONDS)
+    return max(paths.values(), key=lambda path: (path.mover.world.met, -path.run.flips)).run
+
+
+def _key(counts: Counts) -> Key:
+    return tuple(counts.get(role, 0) for role in ROLES)
+
+
+def _counts(key: Key) -> dict[str, int]:
+    return {role: count for role, count in zip(ROLES, key, strict=True) if count}
+
+
+def _near(key: Key, allowed: set[Key]) -> Iterator[Key]:
+    """Itself and what at most MOVES_MOST moves reach."""
+    for other in sorted(allowed):
+        if sum(abs(a - b) for a, b in zip(key, other, strict=True)) <= 2 * MOVES_MOST:
+            yield other

@@ -1,0 +1,137 @@
+"""Runs as figures: one row per policy, and the course of each over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from weft.rehearse.play import Run
+from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS
+
+QUANTILES = (0.5, 0.9, 0.99)
+BINS_MOST = 240
+BIN_LEAST_SECONDS = 15.0
+
+
+def split_text(counts: dict[str, int]) -> str:
+    """`3:5`, or with aggregated replicas `3:1:4`."""
+    middle = f":{counts[AGGREGATES]}" if counts.get(AGGREGATES) else ""
+    return f"{counts.get(PREFILLS, 0)}{middle}:{counts.get(DECODES, 0)}"
+
+
+def quantile(sorted_values: Sequence[float], q: float) -> float:
+    """The value that a share q does not exceed; not a number where there is none."""
+    if not sorted_values:
+        return math.nan
+    return sorted_values[min(len(sorted_values) - 1, math.ceil(q * len(sorted_values)) - 1)]
+
+
+def figures(run: Run, watts: float | None = None, price: float | None = None) -> dict[str, Any]:
+    """One policy's row. `watts` per accelerator that is held, `price` of an accelerator-hour. None: not known."""
+    world = run.world
+    ttft = sorted(each for each in world.ttft if not math.isnan(each))
+    itl = sorted(each for each in world.itl if not math.isnan(each))
+    hours = run.accelerator_hours
+    met = world.met
+    tokens = sum(
+        world.trace.answer_tokens[i] for i in range(len(world.trace)) if not math.isnan(world.itl[i])
+    )
+    return {
+        "policy": run.policy,
+        "first": split_text(run.first),
+        "attainment": run.attainment,
+        "requests": len(world.trace),
+        "unanswered": len(world.trace) - world.done,
+        "ttftSeconds": {f"p{round(q * 100)}": _known(quantile(ttft, q)) for q in QUANTILES},
+        "itlSeconds": {f"p{round(q * 100)}": _known(quantile(itl, q)) for q in QUANTILES},
+        "acceleratorHours": hours,
+        "goodputPerAcceleratorHour": met / hours if hours else None,
+        "decisions": len(run.decisions),
+        "flips": run.flips,
+        "made": run.made,
+        "removed": run.removed,
+        "wattHoursPerRequest": None if watts is None else watts * hours / max(1, len(world.trace)),
+        "costPerMillionAnswerTokens": None if price is None else price * hours * 1e6 / max(1, tokens),
+    }
+
+
+def course(run: Run) -> dict[str, Any]:
+    """Traffic, latencies and sizes over time, in bins of equal length; requests count where they arrived."""
+    world, seconds = run.world, run.case.trace.seconds
+    width = max(BIN_LEAST_SECONDS, seconds / BINS_MOST)
+    count = max(1, math.ceil(seconds / width))
+    at = world.trace.at_seconds
+    requests: list[list[int]] = [[] for _ in range(count)]
+    for i, when in enumerate(at):
+        requests[min(count - 1, int(when / width))].append(i)
+    rows = []
+    for number, members in enumerate(requests):
+        rows.append(
+            {
+                "atSeconds": number * width,
+                "requestsPerSecond": len(members) / width,
+                "promptTokensPerSecond": sum(world.prompt_tokens[i] for i in members) / width,
+                "answerTokensPerSecond": sum(world.answer_tokens[i] for i in members) / width,
+                "attainment": sum(map(run.within, members)) / len(members) if members else None,
+                "ttftP90": _ninth(world.ttft[i] for i in members),
+                "itlP90": _ninth(world.itl[i] for i in members),
+            }
+        )
+    return {
+        "binSeconds": width,
+        "bins": rows,
+        "sizes": [{"atSeconds": when, "serving": serving, "held": held} for when, serving, held in run.sizes],
+        "decisions": [
+            {
+                "atSeconds": one.at_seconds,
+                "split": split_text(one.counts),
+                "reason": one.reason,
+                "alternatives": list(one.alternatives),
+            }
+            for one in run.decisions
+        ],
+    }
+
+
+def _ninth(values: Any) -> float | None:
+    return _known(quantile(sorted(each for each in values if not math.isnan(each)), 0.9))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows for a terminal."""
+    head = ("policy", "first", "attained", "TTFT p50/p99", "ITL p50/p99", "acc-hours", "good/acc-h", "moves")
+    lines = [head]
+    for row in rows:
+        ttft, itl = row["ttftSeconds"], row["itlSeconds"]
+        moves = row["flips"] + row["made"] + row["removed"]
+        lines.append(
+            (
+                row["policy"],
+                row["first"],
+                f"{row['attainment'] * 100:.1f} %",
+                f"{_text(ttft['p50'], 1)}/{_text(ttft['p99'], 1)} s",
+                f"{_text(itl['p50'], 1000)}/{_text(itl['p99'], 1000)} ms",
+                f"{row['acceleratorHours']:.2f}",
+                "-"
+                if row["goodputPerAcceleratorHour"] is None
+                else f"{row['goodputPerAcceleratorHour']:.0f}",
+                str(moves),
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i < 2 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _text(value: float | None, factor: int) -> str:
+    return "-" if value is None else f"{value * factor:.{2 if factor == 1 else 1}f}"

@@ -1,0 +1,93 @@
+"""`weft rehearse` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from weft.cli.main import main
+
+PROFILE = """
+apiVersion: weft.dev/v1alpha2
+kind: EngineProfile
+metadata: {name: p}
+spec:
+  prefill: [{promptTokens: 100, microseconds: 20000}, {promptTokens: 10000, microseconds: 2000000}]
+  decode: [{batch: 1, microseconds: 20000}, {batch: 32, microseconds: 40000}]
+  kvCapacityTokens: 60000
+  maxBatch: 32
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    rows = "".join(f"{i * 0.5},{400 + 37 * (i % 11)},{20 + i % 50}\n" for i in range(200))
+    (tmp_path / "trace.csv").write_text("arrival_seconds,prompt_tokens,answer_tokens\n" + rows)
+    (tmp_path / "profile.yaml").write_text(PROFILE)
+    return ["rehearse", str(tmp_path / "trace.csv"), "--profile", str(tmp_path / "profile.yaml")]
+
+
+def test_every_policy_has_a_row(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--replicas", "4", "--ttft", "2", "--itl", "0.05"]) == 0
+    out = capsys.readouterr().out
+    assert "200 requests in 100 s" in out
+    assert [line.split()[0] for line in out.splitlines()[3:]] == ["static", "best-static", "weft"]
+
+
+def test_json_has_figures_and_course(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(
+        [*files, "--replicas", "4", "--split", "1:3", "--policy", "static", "--json", "--watts", "700"]
+    )
+    assert status == 0
+    answer = json.loads(capsys.readouterr().out)
+    (row,) = answer["policies"]
+    assert row["first"] == "1:3"
+    assert row["attainment"] == 1.0
+    assert row["acceleratorHours"] == pytest.approx(4 * 99.5 / 3600)
+    assert row["wattHoursPerRequest"] == pytest.approx(700 * 4 * 99.5 / 3600 / 200)
+    assert answer["courses"]["static"]["bins"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--replicas", "4", "--policy", "magic"], "'magic' is none of"),
+        (["--replicas", "0"], "at least 1"),
+        (["--replicas", "4", "--split", "4:0"], "nobody would serve"),
+        (["--replicas", "4", "--split", "4:4"], "it has 8 replicas"),
+        (["--replicas", "4", "--start", "1000"], "no request arrives"),
+        (["--replicas", "4", "--ttft", "nan"], "above 0"),
+        (["--replicas", "1"], "one of each stage are two"),
+    ],
+)
+def test_what_cannot_be_rehearsed_is_said(
+    files: list[str], arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main([*files, *arguments])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    assert status == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_profile_that_is_none_says_why(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "profile.yaml").write_text("kind: Pod")
+    assert main([*files, "--replicas", "4"]) == 2
+    assert "one EngineProfile, and has 0" in capsys.readouterr().err
+
+
+def test_help_needs_nothing_of_a_cluster() -> None:
+    code = (
+        "import sys\nfrom weft.cli.main import main\n"
+        "try: main(['rehearse', '--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('kopf', 'kubernetes', 'aiohttp', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

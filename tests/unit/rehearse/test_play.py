@@ -1,0 +1,153 @@
+"""A group under a policy, in virtual time."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, replace
+
+import pytest
+
+from weft.balancing.profile import Curve, Profile
+from weft.rehearse.engine import Speeds
+from weft.rehearse.moves import Ways
+from weft.rehearse.play import Case, Counts, Policy, Run, Target, View, play
+from weft.rehearse.static import Static, best_static, splits
+from weft.rehearse.summary import course, figures, table
+from weft.rehearse.trace import Trace
+from weft.rehearse.weft_policy import Weft
+from weft.rehearse.world import Objectives
+
+PROFILE = Profile(Curve((100, 10_000), (0.02, 2.0)), Curve((1, 32), (0.02, 0.04)), 60_000, 32)
+
+
+def poisson(seed: int, seconds: float, rate: float, prompt: int, answer: int, start: float = 0.0) -> list:
+    chance = random.Random(seed)
+    rows, at = [], start
+    while (at := at + chance.expovariate(rate)) < start + seconds:
+        rows.append((at, 1 + int(chance.expovariate(1 / prompt)), 1 + int(chance.expovariate(1 / answer))))
+    return rows
+
+
+SHIFT = Trace.of(
+    [*poisson(1, 150, 6.0, 600, 300), *poisson(2, 350, 6.0, 2600, 60, start=150)],
+)
+"""Long answers, then long prompts."""
+CASE = Case(SHIFT, Speeds(PROFILE), PROFILE, Objectives(1.5, 0.05, 0.95), most_replicas=6, scrape_seconds=2.0)
+
+
+@dataclass
+class Script:
+    """Wants these counts from these times on."""
+
+    steps: list[tuple[float, Counts]]
+    way: Ways
+    name: str = "script"
+    interval_seconds: float = 0.0
+
+    def ways(self, case: Case) -> Ways:
+        return self.way
+
+    def look(self, view: View) -> Target | None:
+        wanted = [counts for at, counts in self.steps if at <= view.now]
+        return Target(wanted[-1], "as told") if wanted else None
+
+
+def outcome(run: Run) -> tuple:
+    return list(run.world.ttft), list(run.world.itl), run.decisions, run.sizes, run.held_seconds
+
+
+def test_the_same_case_gives_the_same_course_to_the_last_digit() -> None:
+    assert outcome(play(CASE, Weft(CASE))) == outcome(play(CASE, Weft(CASE)))
+
+
+def test_weft_follows_a_shift_that_no_first_split_suits() -> None:
+    weft = play(CASE, Weft(CASE), {"prefill": 2, "decode": 4})
+    kept = play(CASE, Static(CASE), {"prefill": 2, "decode": 4})
+    assert weft.attainment > kept.attainment + 0.2
+    assert weft.decisions
+    assert "prefill" in weft.decisions[-1].reason
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_flips_lose_no_request_and_hold_no_more_than_the_hardware(overlap: bool) -> None:
+    steps = [(60.0 * i, {"prefill": 1 + i % 4, "decode": 5 - i % 4}) for i in range(8)]
+    run = play(CASE, Script(steps, Ways(6, overlap=overlap)))
+    assert run.flips > 7
+    assert run.world.done == len(SHIFT)
+    assert max(held for _, _, held in run.sizes) == 6
+    assert all(serving.get("prefill") and serving.get("decode") for _, serving, _ in run.sizes)
+    assert run.held_seconds == pytest.approx(6 * SHIFT.seconds)
+
+
+def test_a_flip_that_drains_waits_for_its_answers_and_one_that_overlaps_does_not() -> None:
+    steps = [(100.0, {"prefill": 4, "decode": 2})]
+    times = {}
+    for overlap in (False, True):
+        run = play(CASE, Script(steps, Ways(6, overlap=overlap, at_a_time=1.0)))
+        times[overlap] = next(at for at, serving, _ in run.sizes if serving == {"prefill": 4, "decode": 2})
+    assert times[True] <= 104.5
+    assert times[False] > 108
+
+
+def test_replicas_that_start_or_drain_are_paid_for_and_serve_nobody() -> None:
+    steps = [(100.0, {"prefill": 4, "decode": 4}), (300.0, {"prefill": 3, "decode": 3})]
+    run = play(
+        CASE, Script(steps, Ways(8, flips=False, cold_start_seconds=60.0)), {"prefill": 3, "decode": 3}
+    )
+    assert (100.0, {"prefill": 3, "decode": 3}, 8) in run.sizes
+    began = next(at for at, serving, _ in run.sizes if serving == {"prefill": 4, "decode": 4})
+    assert 160.0 <= began < 163.0
+    assert run.world.done == len(SHIFT)
+    gone = max(at for at, _, held in run.sizes if held == 6)
+    assert gone >= 330.0, "a prefill replica's caches may be read for half a minute"
+    assert run.held_seconds > 6 * SHIFT.seconds + 2 * 200.0
+
+
+def test_new_replicas_wait_for_hardware_that_drains() -> None:
+    """Without flips a role gives a replica away and the other one makes it: never both at once at the limit."""
+    run = play(
+        CASE, Script([(100.0, {"prefill": 4, "decode": 2})], Ways(6, flips=False, cold_start_seconds=30.0))
+    )
+    assert max(held for _, _, held in run.sizes) == 6
+    assert run.sizes[-1][1] == {"prefill": 4, "decode": 2}
+    assert run.removed == run.made == 1
+
+
+def test_the_best_fixed_split_is_no_worse_than_any_other() -> None:
+    best = best_static(CASE, aggregated=False, progress=lambda _: None)
+    for counts in splits(6, 6, aggregated=False):
+        assert play(CASE, Static(CASE), counts).world.met <= best.world.met
+
+
+def test_aggregated_replicas_answer_alone_and_slow_their_tokens_by_prompts() -> None:
+    run = play(CASE, Static(CASE), {"aggregated": 6})
+    apart = play(CASE, Static(CASE), {"prefill": 3, "decode": 3})
+    assert run.world.done == len(SHIFT)
+    median = figures(run)["itlSeconds"]["p99"]
+    assert median > figures(apart)["itlSeconds"]["p99"]
+
+
+def test_requests_that_nobody_answers_in_time_are_missed() -> None:
+    case = replace(CASE, trace=Trace.of([(0.0, 2_000_000, 10), (1.0, 100, 10)]))
+    run = play(case, Static(case), {"prefill": 1, "decode": 1})
+    assert run.attainment < 1
+    assert figures(run)["requests"] == 2
+
+
+def test_the_course_has_every_request_once_and_the_table_every_policy() -> None:
+    run = play(CASE, Weft(CASE))
+    bins = course(run)["bins"]
+    total = sum(each["requestsPerSecond"] * course(run)["binSeconds"] for each in bins)
+    assert round(total) == len(SHIFT)
+    assert all(each["attainment"] is None or 0 <= each["attainment"] <= 1 for each in bins)
+    assert "weft" in table([figures(run)])
+    assert not math.isnan(figures(run)["attainment"])
+
+
+def test_a_policy_is_told_only_what_was_scraped() -> None:
+    """With one scrape per minute nothing is known, and nothing moves, before two of them."""
+    case = replace(CASE, scrape_seconds=60.0)
+    policy: Policy = Weft(case)
+    run = play(case, policy, {"prefill": 1, "decode": 5})
+    assert all(one.at_seconds >= 120.0 for one in run.decisions)
