@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from weft.fabric.driver import Operation, OperationPhase
+from weft.fabric.errors import Conflict
 from weft.fabric.redfish.discovery import Service
 from weft.fabric.redfish.mapping import Json, Precondition, Reply
 from weft.fabric.redfish.polling import Poller
@@ -79,10 +80,10 @@ class Call:
         for _ in range(2):
             try:
                 return await send(etag)
-            except Precondition:
+            except Precondition as error:
                 before, fresh = fresh, await self.read(was.path)
                 if meaning(fresh.body) != meaning(was.body):
-                    raise
+                    raise Conflict(str(error)) from error
                 if not etag:
                     etag = fresh.etag or "*"  # it wants a condition, and gave nothing to make one of
                     continue
