@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, ClassVar
 
 from weft.emulator.dialects import DIALECTS
 
@@ -30,7 +31,9 @@ class Client:
     async def send(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, Any]:
         """The status, the body and the headers of an answer."""
         async with self.http.request(method, path, json=body, headers=headers) as response:
-            return response.status, await response.json(content_type=None), response.headers
+            text = await response.text()
+            body = json.loads(text) if response.content_type == "application/json" and text else text
+            return response.status, body, response.headers
 
     async def get(self, path: str) -> Any:
         status, body, _ = await self.send("GET", path if path.startswith("/") else f"{ROOT}/{path}")
@@ -124,9 +127,65 @@ class ByZone(Client):
         return (await self.send("PATCH", path, body, **headers))[0]
 
 
+class ByConnection(Client):
+    """Connects whole devices; follows links to the fabrics, whatever they are named."""
+
+    async def fabric(self, block: str) -> str:
+        """The path of the fabric by which hosts reach this device."""
+        kinds = {"gpu": "PCIe", "cxl": "CXL", "nvme": "NVMeOverFabrics"}
+        fabrics = await self.members(f"{ROOT}/Fabrics")
+        return next(f["@odata.id"] for f in fabrics if f["FabricType"] == kinds[block.partition("-")[0]])
+
+    async def attached(self, host: str) -> list[str]:
+        found = []
+        for fabric in await self.members(f"{ROOT}/Fabrics"):
+            for connection in (
+                await self.members(fabric["Connections"]["@odata.id"]) if "Connections" in fabric else ()
+            ):
+                ends = connection["Links"]
+                if [last(item) for item in ends["InitiatorEndpoints"]] == [f"host-{host}"]:
+                    found += [last(item) for item in ends["TargetEndpoints"]]
+        return sorted(found, key=lambda name: ["gpu", "cxl", "nvme"].index(name.partition("-")[0]))
+
+    def wanted(self, fabric: str, host: str, *blocks: str, **more: Any) -> dict[str, Any]:
+        """The body of a connection."""
+        ends = {
+            "InitiatorEndpoints": [link(f"{fabric}/Endpoints/host-{host}")],
+            "TargetEndpoints": [link(f"{fabric}/Endpoints/{block}") for block in blocks],
+        }
+        return {"Links": ends, **more}
+
+    async def attach(self, host: str, *blocks: str, **headers: str) -> int:
+        statuses = []
+        for block in blocks:
+            fabric = await self.fabric(block)
+            body = self.wanted(fabric, host, block, **self.typed)
+            statuses.append((await self.send("POST", f"{fabric}/Connections", body, **headers))[0])
+        return max(statuses)
+
+    async def detach(self, host: str, *blocks: str, **headers: str) -> int:
+        statuses = []
+        for block in blocks:
+            fabric = await self.fabric(block)
+            for connection in await self.members(f"{fabric}/Connections"):
+                ends = connection["Links"]
+                if link(f"{fabric}/Endpoints/{block}") in ends["TargetEndpoints"]:
+                    statuses.append((await self.send("DELETE", connection["@odata.id"], **headers))[0])
+        return max(statuses)
+
+    typed: ClassVar[dict[str, str]] = {}
+    """What a creation has to say beside its properties."""
+
+
+class BySunfish(ByConnection):
+    typed: ClassVar[dict[str, str]] = {"@odata.type": "#Connection.v1_2_0.Connection"}
+
+
 CLIENTS: dict[str, type[Client]] = {
     "compose-by-patch": ByPatch,
     "add-resource-block": ByAction,
     "compose-by-post": ByPost,
     "zone-endpoints": ByZone,
+    "connections": ByConnection,
+    "sunfish": BySunfish,
 }

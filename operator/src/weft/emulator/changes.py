@@ -198,7 +198,8 @@ class Changes:
 
     async def _pass(self, planned: Plan, seconds: float) -> None:
         """Time goes by in which nobody else can have what the plan is about."""
-        busy = (*planned.change.attach, *planned.change.detach, *planned.creates, *planned.deletes)
+        change, device = planned.change, (planned.device,) if planned.device else ()
+        busy = (*change.attach, *change.detach, *planned.creates, *planned.deletes, *device)
         self._state.begin(planned.change.host, busy)
         try:
             await asyncio.sleep(seconds)
@@ -212,6 +213,8 @@ class Changes:
         if Quirk.DONE_500 in self._quirks and not planned.is_idle:
             return refusal(500, message("InternalError"))
         dropped = _drops(fault)
+        if planned.text and Quirk.NO_LOCATION not in self._quirks:
+            return Reply(planned.status, planned.text.encode(), {"Content-Type": "text/html"}, drop=dropped)
         found = self._tree.read(planned.path)
         if planned.status == 204 or found is None or Quirk.NO_LOCATION in self._quirks:
             located = planned.status == 201 and Quirk.NO_LOCATION not in self._quirks

@@ -82,6 +82,8 @@ class Device:
     domains: dict[str, str]
     processor: str = "GPU"
     """ProcessorType, where it is one."""
+    granularity_bytes: int = 1024**3
+    """The sizes of parts are multiples of it, where clients can carve parts."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class HostGroup(_Group):
 
 
 class DeviceGroup(_Group):
-    """Devices that are alike. `memory` for GPUs and CXL memory, `size` for NVMe."""
+    """Devices that are alike. `memory` for GPUs and CXL memory, `size` for NVMe; `granularity` of their parts."""
 
     type: DeviceType
     vendor: Text = "Generic"
@@ -183,6 +185,7 @@ class DeviceGroup(_Group):
     """ProcessorType of a device of type GPU: Redfish has no TPU, such a one is an Accelerator."""
     memory: Size | None = None
     size: Size | None = None
+    granularity: Size = 1024**3
 
     @model_validator(mode="after")
     def _has_its_size(self) -> Self:
@@ -238,6 +241,7 @@ def expand(file: InventoryFile) -> World:
             zones=group.zones,
             domains=group.domains_of(position),
             processor=group.processor,
+            granularity_bytes=group.granularity,
         )
         for group in file.devices
         for position, name in enumerate(group.ids())

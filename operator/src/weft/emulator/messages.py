@@ -29,7 +29,8 @@ _TEXTS = {
         "Warning",
         "Choose another value.",
     ),
-    "PropertyValueIncorrect": ("{0} has to be {1}.", "Warning", "Correct the value."),
+    "PropertyValueIncorrect": ("{1} cannot be the value of {0} here.", "Warning", "Correct the value."),
+    "PropertyValueConflict": ("{0} does not go with the value of {1}.", "Warning", "Correct one of them."),
     "ResourceAlreadyExists": ("A {0} whose {1} is {2} exists.", "Critical", "Use it, or choose another."),
     "QueryNotSupported": ("This query parameter is not supported.", "Warning", "Remove the query parameter."),
     "QueryParameterValueFormatError": (
@@ -47,13 +48,14 @@ _TEXTS = {
         "Critical",
         "Read the resource again.",
     ),
+    "ResourceExhaustion": ("{0} has no room for it.", "Critical", "Free some, or ask for less."),
     "OperationFailed": ("A step of the operation failed.", "Warning", "Read what was done, then repeat."),
     "ServiceTemporarilyUnavailable": ("Unavailable for {0} seconds.", "Critical", "Repeat after the pause."),
 }
 
 
-def message(key: str, *args: str, properties: tuple[str, ...] = ()) -> dict[str, Any]:
-    """One message; `properties` are JSON pointers into the request's body."""
+def message(key: str, *args: str, properties: tuple[str, ...] = (), hint: str = "") -> dict[str, Any]:
+    """One message; `properties` are JSON pointers into the request's body, `hint` says what to do instead."""
     text, severity, resolution = _TEXTS[key]
     body: dict[str, Any] = {
         "@odata.type": "#Message.v1_2_0.Message",
@@ -61,7 +63,7 @@ def message(key: str, *args: str, properties: tuple[str, ...] = ()) -> dict[str,
         "Message": text.format(*args),
         "MessageArgs": list(args),
         "MessageSeverity": severity,
-        "Resolution": resolution,
+        "Resolution": hint or resolution,
     }
     if properties:
         body["RelatedProperties"] = list(properties)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from weft.emulator import redfish
 from weft.emulator.changes import Changes, fault_reply, utc_now
-from weft.emulator.dialects.base import Dialect, Route, fits
+from weft.emulator.dialects.base import Dialect, Route, named_in
 from weft.emulator.faults import Fault, FaultKind, Faults, Target
 from weft.emulator.journal import Journal
 from weft.emulator.messages import Reply, message, refusal
@@ -43,12 +43,8 @@ def to_response(request: web.Request, reply: Reply) -> web.Response:
     if reply.drop and request.transport is not None:
         request.transport.abort()
     body = reply.body if isinstance(reply.body, bytes) else b"" if reply.body is None else encode(reply.body)
-    return web.Response(
-        status=reply.status,
-        body=body,
-        headers=reply.headers,
-        content_type="application/json" if body else None,
-    )
+    headers = ({"Content-Type": "application/json"} if body else {}) | reply.headers
+    return web.Response(status=reply.status, body=body, headers=headers)
 
 
 class Server:
@@ -65,6 +61,7 @@ class Server:
         journal: Journal,
         page_size: int | None,
     ) -> None:
+        self._dialect = dialect
         self._routes = dialect.routes()
         self._tree = tree
         self._changes = changes
@@ -108,6 +105,8 @@ class Server:
         if redfish_request:
             self._by_method[request.method] += 1
         denied = self._authenticate(request) if redfish_request else None
+        if self._dialect.renames and self._dialect.outward(request.path) != request.path:
+            denied = denied or refusal(404, message("ResourceMissingAtURI", request.path))
         try:
             response = to_response(request, denied) if denied else await handler(request)
         except web.HTTPMethodNotAllowed as error:
@@ -115,6 +114,10 @@ class Server:
             response = to_response(request, refusal(405, message("OperationNotAllowed"), headers=allow))
         except web.HTTPNotFound:
             response = to_response(request, refusal(404, message("ResourceMissingAtURI", request.path)))
+        if self._dialect.renames and isinstance(response, web.Response) and isinstance(response.body, bytes):
+            response.body = self._dialect.outward(response.body.decode()).encode()
+            if "Location" in response.headers:
+                response.headers["Location"] = self._dialect.outward(response.headers["Location"])
         if redfish_request:
             self._by_status[str(response.status)] += 1
             response.headers["OData-Version"] = "4.0"
@@ -181,7 +184,7 @@ class Server:
         return web.Response(status=204)
 
     async def _read(self, request: web.Request) -> web.Response:
-        path = request.path.rstrip("/")
+        path = self._dialect.inward(request.path.rstrip("/"))
         struck = self._faults.strike(_target(path))
         for fault in struck:
             if fault.kind is FaultKind.HANG:
@@ -210,7 +213,11 @@ class Server:
     def _allowed(self, path: str) -> str:
         routes = (*_FIXED, *((route.method, route.pattern) for route in self._routes))
         return ", ".join(
-            ("GET", "HEAD", *sorted({method for method, pattern in routes if fits(pattern, path)}))
+            (
+                "GET",
+                "HEAD",
+                *sorted({method for method, pattern in routes if named_in(pattern, path) is not None}),
+            )
         )
 
     def _query(self, request: web.Request) -> tuple[Expand | None, Page]:
@@ -253,18 +260,22 @@ class Server:
 
     def _write(self, route: Route) -> Handler:
         async def handle(request: web.Request) -> web.Response:
+            path, sent = self._dialect.inward(request.path), await request.read()
             write = Write(
                 method=request.method,
-                path=request.path,
-                body=await request.read(),
+                path=path,
+                body=self._dialect.inward(sent.decode(errors="replace")).encode()
+                if self._dialect.renames
+                else sent,
                 headers=request.headers,
                 request=request[REQUEST_ID],
                 session=request[SESSION],
                 user=request[USER],
             )
+            named = named_in(route.pattern, path) or {}
 
             def plan() -> Plan:
-                return route.plan(write, request.match_info, self._tree)
+                return route.plan(write, named, self._tree)
 
             return to_response(request, await self._changes.carry_out(write, plan))
 

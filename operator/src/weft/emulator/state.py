@@ -62,7 +62,8 @@ class Record:
     device: str = ""
     """Of a part (a memory chunk, a volume): the device that it is carved from."""
     bytes: int = 0
-    """Of a part: its size."""
+    offset: int = 0
+    """Of a part: its size, and where in the device it begins."""
 
 
 class State:

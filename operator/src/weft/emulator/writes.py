@@ -44,6 +44,9 @@ class Plan:
     copies: tuple[str, ...] = ()
     """Resources that show what changes, of which a service with stale copies shows old ones."""
 
+    text: str = ""
+    """The answer's body, where it is text and no resource."""
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing is to be done."""

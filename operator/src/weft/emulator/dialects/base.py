@@ -50,9 +50,10 @@ class Route:
     """What it means now; gets the segments by name. Raises RefusedWriteError."""
 
 
-def fits(pattern: str, path: str) -> bool:
-    """Whether the path is of this pattern."""
-    return re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", pattern), path) is not None
+def named_in(pattern: str, path: str) -> dict[str, str] | None:
+    """The segments of a path by their names in the pattern; None: it is not of this pattern."""
+    found = re.fullmatch(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern), path)
+    return None if found is None else found.groupdict()
 
 
 class Dialect:
@@ -60,12 +61,22 @@ class Dialect:
 
     composes = True
     """Whether devices are in resource blocks of a CompositionService."""
+    renames = False
+    """Whether clients know resources by other names than are used inside."""
 
     def __init__(self, world: World, state: State, quirks: Quirks) -> None:
         self.world = world
         self.state = state
         self.quirks = quirks
         self.layout = Layout(world, self.composes)
+
+    def inward(self, text: str) -> str:
+        """A path or body as it was sent, with the names that are used inside."""
+        return text
+
+    def outward(self, text: str) -> str:
+        """A path or body with the names that clients know."""
+        return text
 
     def routes(self) -> tuple[Route, ...]:
         """The requests that change something, other than sessions and tasks."""
@@ -114,9 +125,9 @@ class Dialect:
             raise explain(refused) from None
 
 
-def refused(status: int, key: str, *args: str, properties: tuple[str, ...] = ()) -> RefusedWriteError:
-    """A request that makes no sense, whatever the state."""
-    return RefusedWriteError(refusal(status, message(key, *args, properties=properties)))
+def refused(status: int, key: str, *args: str, hint: str = "") -> RefusedWriteError:
+    """A request that makes no sense, whatever the state. `hint`: what to do instead."""
+    return RefusedWriteError(refusal(status, message(key, *args, hint=hint)))
 
 
 def missing(path: str) -> RefusedWriteError:
@@ -177,6 +188,16 @@ def text_at(data: Document, name: str) -> str:
     if value is None:
         raise refused(400, "PropertyMissing", name)
     if not isinstance(value, str) or not value:
+        raise refused(400, "PropertyValueTypeError", str(value), name)
+    return value
+
+
+def number_at(data: Document, name: str) -> int:
+    """A property that has to be a whole number. Raises RefusedWriteError."""
+    value = data.get(name)
+    if value is None:
+        raise refused(400, "PropertyMissing", name)
+    if not isinstance(value, int) or isinstance(value, bool):
         raise refused(400, "PropertyValueTypeError", str(value), name)
     return value
 

@@ -136,7 +136,11 @@ class ComposeByPost(Dialect):
         hosts = [self.layout.own_blocks[names[uri]] for uri in uris if names[uri] in self.layout.own_blocks]
         if len(hosts) != 1:
             raise refused(
-                400, "PropertyValueIncorrect", "Links/ResourceBlocks", "exactly one block of type Compute"
+                400,
+                "PropertyValueIncorrect",
+                "Links/ResourceBlocks",
+                str(uris),
+                hint="List one block of type Compute.",
             )
         host = hosts[0]
         self._unique(name, host)

@@ -107,7 +107,7 @@ class ZoneEndpoints(ChassisDialect):
         uris = links_at(part, "Endpoints", "Links/")
         own = self.endpoint_path(fabric, redfish.host_block(host))
         if own not in uris:
-            raise refused(400, "PropertyValueIncorrect", "Links/Endpoints", f"a list with {own}")
+            raise refused(400, "PropertyValueIncorrect", "Links/Endpoints", str(uris), hint=f"Keep {own}.")
         prefix = self.endpoint_path(fabric, "")
         names = {
             uri: self._named(fabric, uri.removeprefix(prefix), tree) or uri for uri in uris if uri != own
