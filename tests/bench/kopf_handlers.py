@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import kopf
-from bind_many import api_writes
+from counted import api_writes
 
 from weft.api.resources import LOGICAL_NODES, NAMESPACES
 from weft_dev import controlplane

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bind_many import api_writes
+from counted import api_writes
 
 from support.world import World, condition, eventually
 from weft.api.resources import LOGICAL_NODES, NAMESPACES

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from support import kinds
 from support.patches import merged, strategic
 from support.refusals import AnswerLost, Rule, Write
 from weft.api.resources import GROUP, NODES, PODS, ResourceType
-from weft.cluster import AlreadyExistsError, ConflictError, NotFoundError, Object
+from weft.cluster import AlreadyExistsError, ConflictError, Index, NotFoundError, Object
 
 Key = tuple[ResourceType, str, str]
 
@@ -44,6 +44,9 @@ class MemoryCluster:
 
     def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
         return self.objects.get((resource, namespace, name))
+
+    def select(self, resource: ResourceType, index: Index, value: Hashable) -> list[Object]:
+        return [obj for obj in self.list(resource) if index(obj) == value]
 
     def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
         return [

@@ -7,7 +7,7 @@ the API client. Objects travel as the plain dictionaries of the API; callers par
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal, Protocol
 
 from weft.api.names import FINALIZER
@@ -15,6 +15,9 @@ from weft.api.resources import ResourceType
 
 Object = dict[str, Any]
 """One Kubernetes object as JSON. Objects read from the cache are shared: never change one in place."""
+
+Index = Callable[[Object], Hashable]
+"""What objects are looked up by: a pure function of a module, None for objects that nobody looks for."""
 
 
 class ClusterError(Exception):
@@ -51,6 +54,9 @@ class Cluster(Protocol):
 
     def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
         """The cached object, or None."""
+
+    def select(self, resource: ResourceType, index: Index, value: Hashable) -> list[Object]:
+        """The cached objects for which `index` gives this value; costs what it finds, not what there is."""
 
     def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
         """All cached objects, of one namespace or of all (None)."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from weft.binding.inventory import accept, with_attached
+from weft.binding.inventory import LivePicture, Picture, accept
 from weft.fabric.driver import Device, DeviceKind, Inventory, Unread
 
 
@@ -43,10 +43,19 @@ def test_a_loss_that_an_administrator_confirmed_is_believed() -> None:
 
 
 def test_a_host_reading_replaces_what_was_known_of_that_host_alone() -> None:
-    inventory = with_attached(
-        reading(3, attached=(("gpu-0", "a"), ("gpu-1", "b"))), "a", frozenset({"gpu-2"})
-    )
-    assert inventory.attachments == (("gpu-1", "b"), ("gpu-2", "a"))
+    live = LivePicture(Picture(reading(3, attached=(("gpu-0", "a"), ("gpu-1", "b")))))
+    live.read("a", frozenset({"gpu-2"}))
+    assert live.whole().inventory.attachments == (("gpu-1", "b"), ("gpu-2", "a"))
+
+
+def test_what_is_shown_of_one_host_is_what_the_whole_picture_shows_of_it() -> None:
+    live = LivePicture(Picture(reading(4, attached=(("gpu-0", "a"), ("gpu-1", "b"), ("gpu-2", "b")))))
+    live.read("a", frozenset({"gpu-0", "gpu-1"}))
+    live.read("b", frozenset({"gpu-1"}))
+    whole, part = live.whole(), live.of("a", frozenset({"gpu-0", "gpu-1"}))
+    assert part.by_host["a"] == whole.by_host["a"] == {"gpu-0", "gpu-1"}
+    assert part.shared_at("a") == whole.shared_at("a") == {"gpu-1"}
+    assert part.healthy == {"gpu-0", "gpu-1"}
 
 
 def test_a_device_that_an_incomplete_reading_shows_at_another_host_is_not_shown_at_two() -> None:

@@ -55,6 +55,33 @@ def test_a_listener_hears_of_a_deletion_that_only_the_list_showed() -> None:
     assert heard == [(obj("gone", 3), None)]
 
 
+def of_host(item: dict[str, Any]) -> str | None:
+    return item.get("spec", {}).get("host")
+
+
+def at(name: str, version: int, host: str | None) -> dict[str, Any]:
+    return {**obj(name, version), "spec": {"host": host} if host else {}}
+
+
+def test_objects_are_found_by_what_they_say_now_not_by_what_they_said_before() -> None:
+    cache = ObjectCache()
+    cache.put(LOGICAL_NODES, at("early", 1, "x"))
+
+    def found(host: str) -> list[str]:
+        return [item["metadata"]["name"] for item in cache.select(LOGICAL_NODES, of_host, host)]
+
+    assert found("x") == ["early"]
+    cache.put(LOGICAL_NODES, at("late", 2, "x"))
+    cache.put(LOGICAL_NODES, at("early", 3, "y"))
+    assert (found("x"), found("y")) == (["late"], ["early"])
+    cache.put(LOGICAL_NODES, at("early", 4, None))
+    cache.remove(LOGICAL_NODES, at("late", 5, "x"))
+    assert (found("x"), found("y")) == ([], [])
+    cache.replace(LOGICAL_NODES, [at("early", 4, None), at("new", 6, "x")], 7)
+    assert found("x") == ["new"]
+    assert cache.select(LOGICAL_NODES, of_host, "x")[0] is cache.get(LOGICAL_NODES, "new", "a")
+
+
 def test_managed_fields_and_a_nodes_images_are_not_kept_and_the_rest_is() -> None:
     cache = ObjectCache()
     metadata = {"name": "n", "resourceVersion": "1", "managedFields": [{"manager": "kubelet"}]}

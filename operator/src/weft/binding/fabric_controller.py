@@ -14,7 +14,7 @@ from weft.binding.hosts import Matched, match
 from weft.binding.identity import manager_of, moved, replaced, second
 from weft.binding.inventory import accept
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
-from weft.binding.objects import all_claims, is_attached, is_deleting
+from weft.binding.objects import fabric_of
 from weft.binding.session import FabricSession
 from weft.binding.status import Fact, fabric_status
 from weft.cluster import Cluster, Object, add_finalizer, drop_finalizer
@@ -128,11 +128,13 @@ class FabricController:
                 self._cluster.event(raw, "Warning", reason, message)
 
     def _claimed(self, name: str) -> frozenset[str]:
-        claims = self._cluster.list(DEVICE_ATTACHMENTS)
-        return frozenset(claim["spec"]["device"] for claim in claims if claim["spec"]["fabric"] == name)
+        return frozenset(claim["spec"]["device"] for claim in self._claims(name))
+
+    def _claims(self, name: str) -> list[Object]:
+        return self._cluster.select(DEVICE_ATTACHMENTS, fabric_of, name)
 
     def _in_use(self, name: str) -> bool:
-        return any(claim["spec"]["fabric"] == name for claim in self._cluster.list(DEVICE_ATTACHMENTS))
+        return bool(self._claims(name))
 
     async def _look(self, fabric: Fabric, now: Now) -> tuple[list[Fact], float]:
         """One reading of the manager, as conditions."""
@@ -216,11 +218,7 @@ class FabricController:
             session.trouble = message
 
     def _orphans(self, name: str, inventory: Inventory) -> Fact:
-        claimed = {
-            (claim["spec"]["device"], claim["spec"]["host"])
-            for claim in self._cluster.list(DEVICE_ATTACHMENTS)
-            if claim["spec"]["fabric"] == name
-        }
+        claimed = {(claim["spec"]["device"], claim["spec"]["host"]) for claim in self._claims(name)}
         orphans = sorted(set(inventory.attachments) - claimed)
         if not orphans and inventory.unread:
             message = (
@@ -241,19 +239,23 @@ class FabricController:
         if session is None or session.picture is None:
             return
         picture = session.picture
-        for claim in all_claims(self._cluster):
-            if claim.spec.fabric != fabric:
-                continue
-            spec, ref = claim.spec, claim.spec.claim_ref
-            is_shown = spec.device in picture.by_host.get(spec.host, frozenset())
-            fine = is_shown is is_attached(claim) and not is_deleting(claim)
-            if fine and is_attached(claim):
-                raw = self._cluster.get(LOGICAL_NODES, ref.name, ref.namespace) or {}
-                conditions = raw.get("status", {}).get("conditions", [])
-                ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-                fine = ready is (spec.device in picture.healthy and not picture.shared_at(spec.host))
+        for claim in self._claims(fabric):
+            spec, ref = claim["spec"], claim["spec"]["claimRef"]
+            device, host = spec["device"], spec["host"]
+            is_shown = device in picture.by_host.get(host, frozenset())
+            is_attached = _holds(claim, "Attached")
+            fine = is_shown is is_attached and "deletionTimestamp" not in claim["metadata"]
+            if fine and is_attached:
+                raw = self._cluster.get(LOGICAL_NODES, ref["name"], ref["namespace"]) or {}
+                healthy = device in picture.healthy and not picture.shared_at(host)
+                fine = _holds(raw, "Ready") is healthy
             if not fine:
-                self._enqueue(LogicalNodeKey(ref.namespace, ref.name), 0.0)
+                self._enqueue(LogicalNodeKey(ref["namespace"], ref["name"]), 0.0)
+
+
+def _holds(obj: Object, kind: str) -> bool:
+    conditions = obj.get("status", {}).get("conditions", ())
+    return any(item["type"] == kind and item["status"] == "True" for item in conditions)
 
 
 def _writable(capabilities: Capabilities, inventory: Inventory) -> Fact | None:

@@ -54,14 +54,16 @@ class Fabrics:
     def pictures(self) -> dict[str, Picture]:
         """The last picture of each fabric whose manager answers: nothing new is placed at the others."""
         return {
-            name: item.picture
+            name: picture
             for name, item in self._sessions.items()
-            if item.picture is not None and not item.trouble
+            if (picture := item.picture) is not None and not item.trouble
         }
 
     def last_pictures(self) -> dict[str, Picture]:
         """The last picture of each fabric, also of those that cannot be read now."""
-        return {name: item.picture for name, item in self._sessions.items() if item.picture is not None}
+        return {
+            name: picture for name, item in self._sessions.items() if (picture := item.picture) is not None
+        }
 
     async def close(self) -> None:
         sessions, self._sessions = list(self._sessions.values()), {}

@@ -93,7 +93,46 @@ def _union(known: Inventory | None, reading: Inventory) -> Inventory:
     )
 
 
-def with_attached(inventory: Inventory, host: str, devices: frozenset[str]) -> Inventory:
-    """The inventory after a newer reading of one host's devices."""
-    others = {(device, at) for device, at in inventory.attachments if at != host}
-    return replace(inventory, attachments=tuple(sorted(others | {(device, host) for device in devices})))
+class LivePicture:
+    """A picture that follows readings of single hosts: each costs what the host has, not what the fabric has."""
+
+    def __init__(self, picture: Picture) -> None:
+        self._picture = picture
+        self._devices = {device.id: device for device in picture.inventory.devices}
+        self._at: dict[str, frozenset[str]] = dict(picture.by_host)
+        self._hosts_of: dict[str, set[str]] = {}
+        for device, host in picture.inventory.attachments:
+            self._hosts_of.setdefault(device, set()).add(host)
+        self._is_behind = False
+
+    def read(self, host: str, devices: frozenset[str]) -> None:
+        """A newer reading of one host's devices."""
+        before = self._at.get(host, frozenset())
+        if devices == before:
+            return
+        self._at[host], self._is_behind = devices, True
+        for device in before - devices:
+            self._hosts_of[device].discard(host)
+        for device in devices - before:
+            self._hosts_of.setdefault(device, set()).add(host)
+
+    def at(self, host: str) -> frozenset[str]:
+        """The devices that are shown at a host."""
+        return self._at.get(host, frozenset())
+
+    def of(self, host: str, devices: frozenset[str]) -> Picture:
+        """What it shows of one host and of these devices."""
+        shown = self.at(host)
+        pairs = tuple((device, place) for device in sorted(shown) for place in sorted(self._hosts_of[device]))
+        known = tuple(self._devices[device] for device in sorted(devices) if device in self._devices)
+        inventory = self._picture.inventory
+        small = Inventory(known, (), pairs, inventory.complete)
+        return Picture(small, self._picture.problem, self._picture.message)
+
+    def whole(self) -> Picture:
+        """All of it; made anew when something was read since the last time."""
+        if self._is_behind:
+            pairs = sorted((device, host) for host, devices in self._at.items() for device in devices)
+            inventory = replace(self._picture.inventory, attachments=tuple(pairs))
+            self._picture, self._is_behind = replace(self._picture, inventory=inventory), False
+        return self._picture

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
@@ -13,8 +15,33 @@ from weft.api.resources import DEVICE_ATTACHMENTS, NODES
 from weft.binding.keys import LogicalNodeKey
 from weft.cluster import Cluster, Object
 
+T = TypeVar("T")
+
+KEPT = 4096
+"""Objects whose parsed form is kept: those that are worked on now, not all there are."""
 LONGEST_VALUE = 63
 """Of a taint. One of this length ends with a hash and cannot be read back."""
+
+
+class Recent(Generic[T]):
+    """Parses objects, and one that was parsed a moment ago and is still the same not again. For one event loop."""
+
+    def __init__(self, parse: Callable[[Object], T]) -> None:
+        self._parse = parse
+        self._known: OrderedDict[str, tuple[Object, T]] = OrderedDict()
+
+    def __call__(self, raw: Object) -> T:
+        uid = raw["metadata"].get("uid", "")
+        known = self._known.get(uid)
+        # Cached objects are never changed in place: another state is another object.
+        if known is not None and known[0] is raw:
+            return known[1]
+        value = self._parse(raw)
+        if uid:
+            self._known[uid] = raw, value
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return value
 
 
 @dataclass(frozen=True)
@@ -56,10 +83,6 @@ def had_unanswered_call(claim: DeviceAttachment) -> bool:
     return attached is not None and attached.reason == UNANSWERED
 
 
-def all_claims(cluster: Cluster) -> list[DeviceAttachment]:
-    return [DeviceAttachment.model_validate(raw) for raw in cluster.list(DEVICE_ATTACHMENTS)]
-
-
 def by_place(
     claims: Iterable[DeviceAttachment],
 ) -> list[tuple[tuple[str, str], tuple[DeviceAttachment, ...]]]:
@@ -72,6 +95,10 @@ def by_place(
 
 def parse_node(raw: Object) -> LogicalNode:
     """A LogicalNode; a status that cannot be read (its owner may write it) counts as none and is written anew."""
+    return _RECENT_NODES(raw)
+
+
+def _parse_node(raw: Object) -> LogicalNode:
     try:
         return LogicalNode.model_validate(raw)
     except ValueError:
@@ -80,11 +107,33 @@ def parse_node(raw: Object) -> LogicalNode:
 
 def claims_of(cluster: Cluster, namespace: str, name: str) -> list[DeviceAttachment]:
     """The attachments claimed for a logical node of that name, also for an earlier namesake."""
-    return [
-        DeviceAttachment.model_validate(raw)
-        for raw in cluster.list(DEVICE_ATTACHMENTS)
-        if (ref := raw["spec"]["claimRef"])["name"] == name and ref["namespace"] == namespace
-    ]
+    return [_RECENT_CLAIMS(raw) for raw in cluster.select(DEVICE_ATTACHMENTS, claimant, (namespace, name))]
+
+
+_RECENT_NODES = Recent(_parse_node)
+_RECENT_CLAIMS = Recent(DeviceAttachment.model_validate)
+
+
+def claimant(claim: Object) -> Hashable:
+    """Index of DeviceAttachments: namespace and name of the logical node that they are claimed for."""
+    ref = claim["spec"]["claimRef"]
+    return ref["namespace"], ref["name"]
+
+
+def fabric_of(claim: Object) -> Hashable:
+    """Index of DeviceAttachments: their fabric."""
+    return str(claim["spec"]["fabric"])
+
+
+def carried_by(node: Object) -> Hashable:
+    """Index of Nodes: the value of Weft's taint."""
+    return logical_node_taint(node) or None
+
+
+def place_of(pod: Object) -> Hashable:
+    """Index of pods: namespace and Node."""
+    node = pod["spec"].get("nodeName")
+    return (pod["metadata"]["namespace"], node) if node else None
 
 
 def taint_value(namespace: str, name: str) -> str:

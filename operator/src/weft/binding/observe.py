@@ -21,6 +21,7 @@ from weft.binding.objects import (
     had_unanswered_call,
     is_attached,
     parse_node,
+    place_of,
     taint_value,
     view_node,
 )
@@ -59,7 +60,7 @@ class HostView:
     trouble: str = ""
     """Why nothing can be asked of the manager now; empty: it can be."""
     picture: Picture | None = None
-    """The last inventory; None: this leader has none."""
+    """Of the last inventory what concerns the host and the claimed devices; None: this leader has none."""
     certainty: Mapping[str, Certainty] = field(default_factory=dict)
     """By the name of the device."""
     users: tuple[str, ...] = ()
@@ -105,7 +106,7 @@ def why_not_usable(cluster: Cluster, name: str, session: FabricSession | None) -
         return f"fabric {name} does not exist"
     conditions = {item["type"]: item for item in raw.get("status", {}).get("conditions", [])}
     connected = conditions.get("Connected", {})
-    if session is None or session.picture is None or session.trouble:
+    if session is None or not session.was_read or session.trouble:
         if connected.get("status") != "False":
             return f"fabric {name} was not read yet"
         # What the manager said, with its addresses, is for those who may read the Fabric.
@@ -191,7 +192,7 @@ def _host_view(
         host,
         view,
         trouble,
-        session.picture,
+        session.picture_of(host, devices),
         certainty=certainty,
         users=users,
         no_answer=frozenset(no_answer),
@@ -221,9 +222,7 @@ def users_of(cluster: Cluster, claims: Sequence[DeviceAttachment]) -> list[str]:
         default=None,
     )
     users = []
-    for pod in cluster.list(PODS, namespace):
-        if pod["spec"].get("nodeName") != spec.node_name:
-            continue
+    for pod in cluster.select(PODS, place_of, (namespace, spec.node_name)):
         if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
             continue
         # An agent that runs on every Node tolerates everything and uses nothing of the logical node.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from weft.binding.blame import Blame
 from weft.binding.evidence import Evidence
-from weft.binding.inventory import Picture, with_attached
+from weft.binding.inventory import LivePicture, Picture
 from weft.fabric.driver import Capabilities, Driver, Inventory, Operation, OperationPhase
 from weft.fabric.errors import (
     Busy,
@@ -49,7 +49,6 @@ class FabricSession:
     """Number of the leadership that may call this manager; 0 until the earlier leader is fenced."""
     service: str | None = None
     """The UUID of the manager that answers, empty where it has none; None until it was read and found to be ours."""
-    picture: Picture | None = None
     capabilities: Capabilities | None = None
     """What the manager can do; None: it was not read yet."""
     managed: bool = False
@@ -58,8 +57,23 @@ class FabricSession:
     """Why the manager could not be read the last time: until it can, no call is made that would only hang."""
     evidence: Evidence = field(default_factory=Evidence)
     blame: Blame = field(default_factory=Blame)
+    _live: LivePicture | None = None
     _ended: dict[str, Operation] = field(default_factory=dict)
     """How tasks ended that nobody has asked about since, by the key of their operation."""
+
+    @property
+    def was_read(self) -> bool:
+        """Whether there is a picture."""
+        return self._live is not None
+
+    @property
+    def picture(self) -> Picture | None:
+        """The whole picture, of the last inventory and what was read of single hosts since."""
+        return self._live.whole() if self._live is not None else None
+
+    def picture_of(self, host: str, devices: frozenset[str]) -> Picture | None:
+        """What the picture shows of one host and of these devices."""
+        return self._live.of(host, devices) if self._live is not None else None
 
     def may_call(self) -> None:
         """Raise Busy unless the lease outlasts one request: a call must not land under the next leader."""
@@ -72,7 +86,7 @@ class FabricSession:
 
     def adopt(self, earlier: FabricSession) -> None:
         """Go on from a session with the same manager."""
-        self.epoch, self.picture, self.trouble = earlier.epoch, earlier.picture, earlier.trouble
+        self.epoch, self._live, self.trouble = earlier.epoch, earlier._live, earlier.trouble
         self.service, self.capabilities = earlier.service, earlier.capabilities
         self.evidence, self.blame, self._ended = earlier.evidence, earlier.blame, earlier._ended
 
@@ -81,14 +95,11 @@ class FabricSession:
 
         `began` is the reading's order, `at` its time; None: not known well enough to measure by.
         """
-        inventory = picture.inventory
-        for host in self.evidence.newer_hosts(began):
-            if self.picture is not None:
-                known = frozenset(
-                    device for device, where in self.picture.inventory.attachments if where == host
-                )
-                inventory = with_attached(inventory, host, known)
-        self.picture = replace(picture, inventory=inventory)
+        live, before = LivePicture(picture), self._live
+        if before is not None:
+            for host in self.evidence.newer_hosts(began):
+                live.read(host, before.at(host))
+        self._live = live
         if at is None:
             return
         # What was not read stands in the reading as it was earlier: that is no sight of it.
@@ -119,9 +130,8 @@ class FabricSession:
             await self._find_task(key, host)
         devices = await self.driver.attached(host)
         self.evidence.host_read(host, devices)
-        if self.picture is not None:
-            inventory = with_attached(self.picture.inventory, host, devices)
-            self.picture = replace(self.picture, inventory=inventory)
+        if self._live is not None:
+            self._live.read(host, devices)
         return devices
 
     async def attach(self, key: str, host: str, devices: frozenset[str], uids: frozenset[str]) -> Operation:

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 from weft.api.names import TAINT_LOGICAL_NODE
 from weft.api.resources import NODES
-from weft.binding.objects import logical_node_taint, taint_value
+from weft.binding.objects import carried_by, logical_node_taint, taint_value
 from weft.cluster import Cluster, Object
 
 
 def carrying(cluster: Cluster, namespace: str, name: str) -> tuple[str, ...]:
     """Names of the Nodes with the logical node's taint."""
     value = taint_value(namespace, name)
-    return tuple(raw["metadata"]["name"] for raw in cluster.list(NODES) if logical_node_taint(raw) == value)
+    return tuple(raw["metadata"]["name"] for raw in cluster.select(NODES, carried_by, value))
 
 
 async def reserve(cluster: Cluster, node: str, namespace: str, name: str) -> None:

@@ -7,10 +7,10 @@ of arrival.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from weft.api.resources import NODES, ResourceType
-from weft.cluster import Object
+from weft.cluster import Index, Object
 
 Key = tuple[str, str]
 """Namespace (empty for cluster-scoped objects) and name."""
@@ -37,6 +37,7 @@ class ObjectCache:
         self._deleted: dict[ResourceType, dict[Key, int]] = {}
         """The versions at which objects were deleted: an older event of one must not bring it back."""
         self._listeners: list[Listener] = []
+        self._indexes: dict[ResourceType, dict[Index, dict[Hashable, dict[Key, Object]]]] = {}
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -44,11 +45,20 @@ class ObjectCache:
     def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
         return self._objects.get(resource, {}).get((namespace, name))
 
+    def select(self, resource: ResourceType, index: Index, value: Hashable) -> list[Object]:
+        """The objects for which `index` gives this value; the first call for an index looks at all."""
+        indexes = self._indexes.setdefault(resource, {})
+        if index not in indexes:
+            found = indexes[index] = {}
+            for key, obj in self._objects.get(resource, {}).items():
+                if (here := index(obj)) is not None:
+                    found.setdefault(here, {})[key] = obj
+        return list(indexes[index].get(value, {}).values())
+
     def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
-        objects = self._objects.get(resource, {})
         if namespace is None:
-            return list(objects.values())
-        return [obj for (space, _), obj in objects.items() if space == namespace]
+            return list(self._objects.get(resource, {}).values())
+        return self.select(resource, _namespace, namespace)
 
     def put(self, resource: ResourceType, obj: Object) -> None:
         """Take a newer picture of an object; an older one, or one from before its deletion, is ignored."""
@@ -60,6 +70,7 @@ class ObjectCache:
             return
         lean = _lean(resource, obj)
         self._objects[resource][key] = lean
+        self._index(resource, key, known, lean)
         self._tell(resource, known, lean)
 
     def remove(self, resource: ResourceType, obj: Object) -> None:
@@ -85,11 +96,26 @@ class ObjectCache:
         deleted[key] = max(at, deleted.get(key, 0))
         if known is not None:
             del self._objects[resource][key]
+            self._index(resource, key, known, None)
             self._tell(resource, known, None)
+
+    def _index(self, resource: ResourceType, key: Key, before: Object | None, after: Object | None) -> None:
+        for index, found in self._indexes.get(resource, {}).items():
+            value = None if after is None else index(after)
+            if before is not None and (old := index(before)) is not None and old != value:
+                del found[old][key]
+                if not found[old]:
+                    del found[old]
+            if after is not None and value is not None:
+                found.setdefault(value, {})[key] = after
 
     def _tell(self, resource: ResourceType, before: Object | None, after: Object | None) -> None:
         for listener in self._listeners:
             listener(resource, before, after)
+
+
+def _namespace(obj: Object) -> Hashable:
+    return str(obj["metadata"].get("namespace", ""))
 
 
 def _lean(resource: ResourceType, obj: Object) -> Object:

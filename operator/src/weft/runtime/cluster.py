@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from weft.api.resources import EVENTS, ResourceType
-from weft.cluster import AlreadyExistsError, ClusterError, NotFoundError, Object
+from weft.cluster import AlreadyExistsError, ClusterError, Index, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 
@@ -33,6 +33,9 @@ class LiveCluster:
 
     def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
         return self._cache.get(resource, name, namespace)
+
+    def select(self, resource: ResourceType, index: Index, value: Hashable) -> list[Object]:
+        return self._cache.select(resource, index, value)
 
     def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
         return self._cache.list(resource, namespace)
