@@ -1,29 +1,19 @@
 """Which devices one request gets: in the order of the pass, within its constraints and quota. Pure.
 
-Devices are known by their number in one order: the cheapest first, then those from the interconnect domain with the
-fewest free devices. They are sorted once in a pass, and each selector is held against them once.
+Devices are taken from bins in one order: the cheapest first, then those from the interconnect domain with the fewest
+free devices. Bins are sorted once in a pass, and each selector is held against them once.
 """
 
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from weft.binding.bins import Bin, bins_of, by_size
 from weft.binding.membership import PoolKey
-from weft.binding.plan import (
-    Choice,
-    Chosen,
-    Constraint,
-    Need,
-    Offer,
-    Selector,
-    Shape,
-    Stock,
-    domains,
-    natural,
-)
+from weft.binding.plan import Choice, Constraint, Need, Selector, Shape, Stock
 from weft.fabric.driver import DeviceKind
 
 MOST_TRIES = 200
@@ -31,8 +21,10 @@ MOST_TRIES = 200
 
 Budget = dict[PoolKey, int]
 """What may still be taken of each limited pool."""
-Lists = Mapping[Need, Sequence[int]]
-"""The devices that each need may be met from: numbers of offers."""
+Lists = Mapping[int, Sequence[Bin]]
+"""The bins that each need may be met from, by the need's place in its request."""
+Groups = tuple[tuple[tuple[int, ...], tuple[Constraint, ...]], ...]
+"""Needs that constraints tie together, with these."""
 
 
 @dataclass(frozen=True)
@@ -43,42 +35,99 @@ class Unmet:
     reason: str = "NotEnoughDevices"
 
 
+@dataclass(frozen=True)
+class Part:
+    """Devices of one bin for one need."""
+
+    need: str
+    bin: Bin
+    count: int
+    alternative: str = ""
+    """The entry of firstAvailable that they meet; empty where there are no alternatives."""
+
+
+Parts = tuple[Part, ...]
+
+
 @dataclass
 class _Try:
     """What one request has taken so far, on one host."""
 
-    taken: set[int] = field(default_factory=set)
+    taken: dict[int, int] = field(default_factory=dict)
+    """Devices by the number of their bin."""
     budget: Budget = field(default_factory=dict)
-    chosen: list[tuple[Need, int]] = field(default_factory=list)
+    chosen: list[tuple[int, Bin, int]] = field(default_factory=list)
+    """Need, bin, devices."""
 
     def copy(self) -> _Try:
-        return _Try(set(self.taken), dict(self.budget), list(self.chosen))
+        return _Try(dict(self.taken), dict(self.budget), list(self.chosen))
+
+    def left(self, bin_: Bin) -> int:
+        """Devices of a bin that may still be taken: free ones, as far as the quota goes."""
+        left = bin_.free - self.taken.get(bin_.number, 0)
+        if left > 0 and self.budget and (pool := bin_.offer.pool) in self.budget:
+            left = min(left, max(0, self.budget[pool]) // (bin_.units or 1))
+        return left
+
+    def take(self, need: int, bin_: Bin, count: int) -> None:
+        self.taken[bin_.number] = self.taken.get(bin_.number, 0) + count
+        pool = bin_.offer.pool
+        if pool in self.budget:
+            self.budget[pool] -= count * bin_.units
+        self.chosen.append((need, bin_, count))
+
+
+class _Values:
+    """The domains that tied needs could be met in, those with the fewest free devices first."""
+
+    def __init__(self, attribute: str, lists: Lists, touched: int) -> None:
+        self._inside: dict[str, dict[int, list[Bin]]] = {}
+        self._of_bin: dict[int, str] = {}
+        for number, bins in lists.items():
+            for each in bins:
+                if value := each.offer.device.attributes.get(attribute):
+                    self._inside.setdefault(value, {}).setdefault(number, []).append(each)
+                    self._of_bin[each.number] = value
+        self._free = {value: self._count(value) for value in self._inside}
+        self._order = sorted((free, value) for value, free in self._free.items())
+        self._touched = touched
+        """How many of the changes are counted in."""
+
+    def _count(self, value: str) -> int:
+        return sum(each.free for bins in self._inside[value].values() for each in bins)
+
+    def ordered(self, touched: Sequence[int], least: int) -> Iterator[dict[int, list[Bin]]]:
+        """The bins by need, of each domain that has at least so many devices free."""
+        for bin_ in touched[self._touched :]:
+            value = self._of_bin.get(bin_)
+            if value is not None and (free := self._count(value)) != self._free[value]:
+                del self._order[bisect_left(self._order, (self._free[value], value))]
+                insort(self._order, (free, value))
+                self._free[value] = free
+        self._touched = len(touched)
+        first = bisect_left(self._order, (least, ""))
+        return (self._inside[value] for _, value in itertools.islice(self._order, first, None))
 
 
 class Devices:
-    """All devices of a stock, and which of them are free now."""
+    """All devices of a stock, and how many of them are free now."""
 
     def __init__(self, stock: Stock) -> None:
-        crowding: dict[tuple[str, ...], int] = {}
-        for offer in stock.offers:
-            if offer.free:
-                place = domains(offer.device)
-                crowding[place] = crowding.get(place, 0) + 1
-
-        def order(offer: Offer) -> tuple[object, ...]:
-            place = domains(offer.device)
-            return offer.cost_per_hour, crowding.get(place, 0), place, offer.fabric, natural(offer.device.id)
-
-        self._offers = sorted(stock.offers, key=order)
-        self._free = [offer.free for offer in self._offers]
+        self.bins = bins_of(stock.offers)
         self._zone_of: dict[tuple[str, frozenset[str] | None], int] = {}
         self._zones = [
-            self._zone_of.setdefault((offer.fabric, offer.device.reachable_hosts), len(self._zone_of))
-            for offer in self._offers
+            self._zone_of.setdefault((each.fabric, each.offer.device.reachable_hosts), len(self._zone_of))
+            for each in self.bins
         ]
-        self._matches: dict[tuple[DeviceKind, Selector, int], list[int]] = {}
+        self._reaches: dict[tuple[int, ...], frozenset[int]] = {}
+        self._matches: dict[tuple[DeviceKind, Selector, int], list[Bin]] = {}
+        self._eligible: dict[object, list[Bin]] = {}
         self._unmet: dict[object, Unmet] = {}
         self._unmet_of_all: dict[object, Unmet] = {}
+        self._groups: dict[object, Groups] = {}
+        self._values: dict[object, _Values] = {}
+        self._touched: list[int] = []
+        """Numbers of bins of which something was taken or given back, in that order."""
         self._tries = 0
         self.choices = 0
         """Times that devices were looked for."""
@@ -91,215 +140,236 @@ class Devices:
     def reach(self, places: Iterable[tuple[str, str]]) -> frozenset[int]:
         """Equal for two machines that the same devices reach; `places` are its (fabric, host)."""
         hosts_of = dict(places)
-        return frozenset(
+        zones = tuple(
             zone
             for (of, hosts), zone in self._zone_of.items()
             if of in hosts_of and (hosts is None or hosts_of[of] in hosts)
         )
+        return self._reaches.setdefault(zones, frozenset(zones))
 
-    def take(self, numbers: Iterable[int]) -> None:
+    def take(self, parts: Parts) -> None:
         """These are not free any more."""
-        for number in numbers:
-            self._free[number] = False
+        for part in parts:
+            part.bin.free -= part.count
+            self._touched.append(part.bin.number)
 
-    def left(self) -> tuple[Offer, ...]:
-        """All devices, those that were taken not free."""
-        return tuple(
-            offer if free is offer.free else replace(offer, free=free)
-            for offer, free in zip(self._offers, self._free, strict=True)
-        )
+    def give_back(self, parts: Parts) -> None:
+        """These are free again."""
+        for part in parts:
+            part.bin.free += part.count
+            self._touched.append(part.bin.number)
+
+    def look_again(self) -> None:
+        """What was refused may be there now: somebody was moved."""
+        self._unmet.clear()
 
     def could_be_met(self, shape: Shape) -> bool:
         """Whether the devices would suffice if all were free and reached one host, whatever quotas say."""
-        free, self._free = self._free, [True] * len(self._free)
+        free = [each.free for each in self.bins]
         unmet, self._unmet = self._unmet, self._unmet_of_all
+        for each in self.bins:
+            each.free = each.total
         try:
             return not isinstance(self.choose(shape, None, {}), Unmet)
         finally:
-            self._free, self._unmet = free, unmet
+            self._unmet = unmet
+            for each, before in zip(self.bins, free, strict=True):
+                each.free = before
 
     def pools_of(self, kind: DeviceKind, choice: Choice) -> set[PoolKey]:
         """The pools that have devices that a choice means, free or not."""
-        return {self._offers[number].pool for number in self._matching(kind, choice)}
+        return {each.offer.pool for each in self._matching(kind, choice)}
 
     def has_enough(self, shape: Shape, need: Need) -> bool:
         """Whether enough is free for one of the need's choices, wherever it is."""
-        return any(self._is_enough(need, self._candidates(shape, need, choice)) for choice in need.choices)
+        number = shape.needs.index(need)
+        return any(
+            is_enough(need, self.eligible(shape, number, which, None)) for which in range(len(need.choices))
+        )
 
-    def _is_enough(self, need: Need, numbers: Sequence[int]) -> bool:
-        if need.count:
-            return len(numbers) >= need.count
-        return sum(self._offers[number].device.capacity_bytes for number in numbers) >= need.size_bytes
-
-    def _matching(self, kind: DeviceKind, choice: Choice) -> list[int]:
-        """All offers that a choice means, free or not, in the order in which they are taken: found once in a pass."""
+    def _matching(self, kind: DeviceKind, choice: Choice) -> list[Bin]:
+        """All bins that a choice means, in the order in which they are taken: found once in a pass."""
         key = (kind, choice.selector, choice.least_bytes)
         if key not in self._matches:
             found = [
-                number
-                for number, offer in enumerate(self._offers)
-                if offer.device.kind is kind and choice.matches(offer.device)
+                each
+                for each in self.bins
+                if each.offer.device.kind is kind and choice.matches(each.offer.device)
             ]
             if kind is not DeviceKind.ACCELERATOR:
                 # A size is covered by the smallest device that holds it.
-                found.sort(key=lambda number: self._offers[number].device.capacity_bytes)
+                found.sort(key=by_size)
             self._matches[key] = found
         return self._matches[key]
 
-    def _candidates(
-        self, shape: Shape, need: Need, choice: Choice, reach: frozenset[int] | None = None
-    ) -> list[int]:
-        """The free ones that the request may have, and that reach the host."""
-        return [
-            number
-            for number in self._matching(need.kind, choice)
-            if self._free[number]
-            and (offer := self._offers[number]).pool in shape.allowed_pools
-            and (not shape.jurisdictions or offer.jurisdiction in shape.jurisdictions)
-            and (reach is None or self._zones[number] in reach)
-        ]
+    def eligible(self, shape: Shape, need: int, choice: int, reach: frozenset[int] | None) -> list[Bin]:
+        """The bins that one of the request's needs may be met from by one of its choices, at hosts with this reach,
+        whatever is free of them now."""
+        key = (shape.asked, need, choice, reach)
+        if key not in self._eligible:
+            asked_for = shape.needs[need]
+            self._eligible[key] = [
+                each
+                for each in self._matching(asked_for.kind, asked_for.choices[choice])
+                if each.offer.pool in shape.allowed_pools
+                and (not shape.jurisdictions or each.offer.jurisdiction in shape.jurisdictions)
+                and (reach is None or self._zones[each.number] in reach)
+            ]
+        return self._eligible[key]
 
     def choose(
-        self, shape: Shape, reach: frozenset[int] | None, budget: Budget
-    ) -> list[tuple[int, Chosen]] | Unmet:
-        """Devices for all needs: of the alternatives, in their order, the first that can all be met."""
+        self, shape: Shape, reach: frozenset[int] | None, budget: Budget, *, afresh: bool = False
+    ) -> Parts | Unmet:
+        """Devices for all needs: of the alternatives, in their order, the first that can all be met.
+
+        What was not met is remembered until `look_again`, but not what is looked for `afresh`.
+        """
         # Whatever else is asked of the host: what could not be met cannot be met later in the pass.
         key = asked(shape, reach, budget)
-        if key in self._unmet:
+        if not afresh and key in self._unmet:
             return self._unmet[key]
         self.choices += 1
         first: Unmet | None = None
-        for choices in itertools.product(*(need.choices for need in shape.needs)):
+        for choices in itertools.product(*(range(len(need.choices)) for need in shape.needs)):
             lists = {
-                need: self._candidates(shape, need, choice, reach)
-                for need, choice in zip(shape.needs, choices, strict=True)
+                number: self.eligible(shape, number, which, reach) for number, which in enumerate(choices)
             }
-            found = self._meet_all(lists, shape.constraints, budget)
+            found = self._meet_all(shape, lists, budget, (shape.asked, reach, choices))
             if not isinstance(found, Unmet):
-                names = {need.name: choice.name for need, choice in zip(shape.needs, choices, strict=True)}
-                return [
-                    (number, Chosen(need.name, self._offers[number], names[need.name]))
-                    for need, number in found.chosen
-                ]
+                return tuple(
+                    Part(
+                        shape.needs[number].name,
+                        bin_,
+                        count,
+                        shape.needs[number].choices[choices[number]].name,
+                    )
+                    for number, bin_, count in found.chosen
+                )
             first = first or found
         assert first is not None
-        self._unmet[key] = first
+        if not afresh:
+            self._unmet[key] = first
         return first
 
-    def _meet_all(self, lists: Lists, constraints: Sequence[Constraint], budget: Budget) -> _Try | Unmet:
+    def _meet_all(self, shape: Shape, lists: Lists, budget: Budget, key: object) -> _Try | Unmet:
         """Every need, group by group: needs that constraints tie together are met together, accelerators first."""
         done = _Try(budget=dict(budget))
         self._tries = 0
-        for needs, ties in _groups(tuple(lists), constraints):
-            found = self._meet_tied({need: lists[need] for need in needs}, ties, done)
+        groups = self._groups.get(shape.asked)
+        if groups is None:
+            groups = self._groups[shape.asked] = _groups(shape.needs, shape.constraints)
+        for needs, ties in groups:
+            tied = {need: lists[need] for need in needs}
+            found = self._meet_tied(shape.needs, tied, ties, done, (key, needs))
             if isinstance(found, Unmet):
                 return found
             done = found
         return done
 
-    def _meet_tied(self, lists: Lists, ties: Sequence[Constraint], before: _Try) -> _Try | Unmet:
-        """Needs that share domains: the fullest domain that suffices first, so that whole ones stay free."""
+    def _meet_tied(
+        self, needs: Sequence[Need], lists: Lists, ties: Sequence[Constraint], before: _Try, key: object
+    ) -> _Try | Unmet:
+        """Needs that share domains: the fullest domain that suffices first, so that whole ones stay free.
+
+        `key`: equal where the lists and the first tie are; None: not known.
+        """
         if not ties:
-            return self._meet(lists, before)
+            return self._meet(needs, lists, before)
         tie, *rest = ties
-        by_value: dict[str, dict[Need, list[int]]] = {}
-        tied = [need for need in lists if need.name in tie.needs]
-        for need in tied:
-            for number in lists[need]:
-                if number not in before.taken and (
-                    value := self._offers[number].device.attributes.get(tie.attribute)
-                ):
-                    by_value.setdefault(value, {}).setdefault(need, []).append(number)
-        unmet = Unmet(tied[0] if tied else next(iter(lists)))
-        for value in sorted(by_value, key=lambda value: (sum(map(len, by_value[value].values())), value)):
-            inside = by_value[value]
-            if any(not self._is_enough(need, inside.get(need, ())) for need in tied):
+        tied = [number for number in lists if needs[number].name in tie.needs]
+        unmet = Unmet(needs[tied[0] if tied else next(iter(lists))])
+        values = self._values.get(key) if key is not None else None
+        if values is None:
+            values = _Values(tie.attribute, {number: lists[number] for number in tied}, len(self._touched))
+            if key is not None:
+                self._values[key] = values
+        for inside in values.ordered(self._touched, sum(needs[number].count for number in tied)):
+            if any(not is_enough(needs[number], inside.get(number, ())) for number in tied):
                 continue
             if self._tries >= MOST_TRIES:
                 break
             self._tries += 1
-            found = self._meet_tied({**lists, **inside}, rest, before)
+            found = self._meet_tied(needs, {**lists, **inside}, rest, before, None)
             if not isinstance(found, Unmet):
                 return found
-        return unmet if tie.required else self._meet_tied(lists, rest, before)
+        return unmet if tie.required else self._meet_tied(needs, lists, rest, before, None)
 
-    def _meet(self, lists: Lists, before: _Try) -> _Try | Unmet:
+    def _meet(self, needs: Sequence[Need], lists: Lists, before: _Try) -> _Try | Unmet:
         """Each need in turn, from its list."""
         now = before.copy()
-        for need, numbers in lists.items():
-            left = [number for number in numbers if number not in now.taken]
-            picked = (
-                self._first(need.count, left, now) if need.count else self._cover(need.size_bytes, left, now)
+        for number, bins in lists.items():
+            need = needs[number]
+            met = (
+                _first(number, need.count, bins, now)
+                if need.count
+                else _cover(number, need.size_bytes, bins, now)
             )
-            if picked is None:
+            if not met:
                 return Unmet(need)
-            now.chosen += [(need, number) for number in picked]
         return now
 
-    def _first(self, count: int, numbers: Sequence[int], now: _Try) -> list[int] | None:
-        """The first `count` that the quota allows, or None."""
-        picked: list[int] = []
-        for number in numbers:
-            if len(picked) == count:
-                break
-            if self._affordable(number, now.budget):
-                self._spend(number, now)
-                picked.append(number)
-        return picked if len(picked) == count else None
 
-    def _cover(self, size_bytes: int, numbers: Sequence[int], now: _Try) -> list[int] | None:
-        """Devices that hold `size_bytes` together: the largest ones until the smallest that covers the rest."""
-        left = list(numbers)
-        sizes = [self._offers[number].device.capacity_bytes for number in left]
-        picked: list[int] = []
-        missing = size_bytes
-        while missing > 0:
-            while left and not self._affordable(left[-1], now.budget):
-                del left[-1], sizes[-1]
-            if not left:
-                return None
-            # Ordered by size; of equals the first in the pass's order.
-            at = bisect_left(sizes, min(missing, sizes[-1]))
-            while not self._affordable(left[at], now.budget):
-                at += 1
-            number, size = left.pop(at), sizes.pop(at)
-            picked.append(number)
-            self._spend(number, now)
-            missing -= size
-        return picked
+def is_enough(need: Need, bins: Iterable[Bin]) -> bool:
+    """Whether what is free of these bins suffices."""
+    if need.count:
+        return sum(each.free for each in bins) >= need.count
+    return sum(each.free * each.size_bytes for each in bins) >= need.size_bytes
 
-    def _affordable(self, number: int, budget: Budget) -> bool:
-        offer = self._offers[number]
-        return budget.get(offer.pool, offer.quota_units) >= offer.quota_units
 
-    def _spend(self, number: int, now: _Try) -> None:
-        now.taken.add(number)
-        offer = self._offers[number]
-        if offer.pool in now.budget:
-            now.budget[offer.pool] -= offer.quota_units
+def _first(need: int, count: int, bins: Iterable[Bin], now: _Try) -> bool:
+    """Take the first `count` that the quota allows."""
+    for each in bins:
+        if each.free and (left := now.left(each)) > 0:
+            taken = min(left, count)
+            now.take(need, each, taken)
+            count -= taken
+            if not count:
+                return True
+    return False
+
+
+def _cover(need: int, size_bytes: int, bins: Iterable[Bin], now: _Try) -> bool:
+    """Take devices that hold `size_bytes` together: the largest ones until the smallest that covers the rest."""
+    left = [each for each in bins if each.free]
+    missing = size_bytes
+    while missing > 0:
+        while left and now.left(left[-1]) <= 0:
+            left.pop()
+        if not left:
+            return False
+        # Ordered by size; of equals the first in the pass's order.
+        at = bisect_left(left, min(missing, left[-1].size_bytes), key=lambda each: each.size_bytes)
+        while now.left(left[at]) <= 0:
+            at += 1
+        each = left[at]
+        # Of one that is smaller than what is missing, as many as do not exceed it.
+        count = min(now.left(each), max(1, missing // (each.size_bytes or 1)))
+        now.take(need, each, count)
+        missing -= count * each.size_bytes
+        if not each.size_bytes:
+            return False
+    return True
 
 
 def asked(shape: Shape, reach: frozenset[int] | None, budget: Budget) -> object:
     """All that the choice of devices depends on: shapes that differ in the host alone have it in common."""
-    asked = (shape.needs, shape.allowed_pools, shape.constraints, shape.jurisdictions)
-    return asked, reach, frozenset(budget.items())
+    return shape.asked, reach, frozenset(budget.items())
 
 
-def _groups(
-    needs: Sequence[Need], constraints: Sequence[Constraint]
-) -> list[tuple[list[Need], list[Constraint]]]:
-    """Needs that constraints tie together, with these constraints; the others alone. Accelerators come first."""
+def _groups(needs: Sequence[Need], constraints: Sequence[Constraint]) -> Groups:
+    """Needs that constraints tie together, by their places, with these constraints; the others alone. Accelerators
+    come first."""
     group_of = {need.name: {need.name} for need in needs}
     for constraint in constraints:
         joined = set().union(*(group_of[name] for name in constraint.needs if name in group_of))
         for name in joined:
             group_of[name] = joined
-    groups: list[tuple[list[Need], list[Constraint]]] = []
+    groups: list[tuple[tuple[int, ...], tuple[Constraint, ...]]] = []
     seen: set[str] = set()
     for need in sorted(needs, key=lambda need: need.kind is not DeviceKind.ACCELERATOR):
         if need.name not in seen:
             names = group_of[need.name]
             seen |= names
-            members = [each for each in needs if each.name in names]
-            groups.append((members, [each for each in constraints if each.needs & names]))
-    return groups
+            members = tuple(number for number, each in enumerate(needs) if each.name in names)
+            groups.append((members, tuple(each for each in constraints if each.needs & names)))
+    return tuple(groups)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from weft.api.meta import LabelOperator, LabelRequirement, LabelSelector
 from weft.binding.membership import POOL_KIND, PoolKey
@@ -117,6 +117,11 @@ class Shape:
             object.__setattr__(self, "_hash", known)
         return int(known)
 
+    @cached_property
+    def asked(self) -> object:
+        """The same object for shapes that ask for the same devices, of whatever host."""
+        return _same("shape", self.needs, self.allowed_pools, self.constraints, self.jurisdictions)
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -146,6 +151,28 @@ class Offer:
         """What the device takes of a DeviceQuota: one accelerator, or its bytes."""
         return 1 if self.device.kind is DeviceKind.ACCELERATOR else self.device.capacity_bytes
 
+    @cached_property
+    def alike(self) -> object:
+        """The same object for devices that no request can tell apart, free or not."""
+        device = self.device
+        return _same(
+            "offer",
+            self.fabric,
+            self.pool,
+            self.cost_per_hour,
+            self.jurisdiction,
+            device.kind,
+            frozenset(device.attributes.items()),
+            device.capacity_bytes,
+            device.reachable_hosts,
+        )
+
+
+@lru_cache(maxsize=50_000)
+def _same(*facts: Hashable) -> object:
+    """One object for equal facts, so that they are compared once and not in every pass."""
+    return object()
+
 
 @dataclass(frozen=True)
 class HostOffer:
@@ -166,6 +193,11 @@ class HostOffer:
     def places(self) -> tuple[tuple[str, str], ...]:
         """All that the machine is called: (fabric, host)."""
         return ((self.fabric, self.host), *self.also)
+
+    @cached_property
+    def size(self) -> tuple[object, ...]:
+        """Sorts the smallest host first."""
+        return self.cpu, self.memory_bytes, self.fabric, natural(self.host)
 
 
 @dataclass(frozen=True)
@@ -225,6 +257,8 @@ class Effort:
     """Shapes for which a place was looked for."""
     choices: int = 0
     """Times that devices were looked for, for one set of needs on one kind of host."""
+    moves: int = 0
+    """Times that a place was looked for with somebody moved out of the way."""
 
 
 @dataclass(frozen=True)
@@ -232,24 +266,32 @@ class Remembered:
     """What was refused, and on what stock: on less it is refused again, for the same reason."""
 
     stock: Stock = Stock()
+    """As the pass found it; less what it gave to others, which may come back, and is more than was refused on."""
+    taken: frozenset[tuple[str, str]] = frozenset()
+    """Devices that the pass gave away, by fabric and name."""
+    taken_nodes: frozenset[str] = frozenset()
+    """Nodes that it gave away."""
     refused: Mapping[tuple[Shape, str], tuple[str, str]] = field(default_factory=dict)
     """Reason and message by shape, and by namespace where a DeviceQuota makes a difference."""
     hopeless: frozenset[tuple[Shape, str]] = frozenset()
     """Those of them that could not be met though every device were free: binds and releases change nothing for them."""
+    passed_over: frozenset[str] = frozenset()
+    """Uids of requests that lost a place to others that ask for more: they do not lose another."""
 
     def for_stock(self, stock: Stock) -> Mapping[tuple[Shape, str], tuple[str, str]]:
         """What need not be looked for again on a later stock."""
-        if self._holds_for(stock):
+        if not self.refused:
+            return {}
+        other = _other_offers(self.stock.offers, stock.offers)
+        if self._holds_for(stock, other):
             return self.refused
-        if not self.hopeless or not self._has_all(stock):
+        if not self.hopeless or not self._has_all(stock, other):
             return {}
         return {key: self.refused[key] for key in self.hopeless}
 
-    def _has_all(self, stock: Stock) -> bool:
+    def _has_all(self, stock: Stock, other: Iterable[tuple[Offer | None, Offer]]) -> bool:
         """Whether a later stock has no device that this one had not, free or not."""
-        known = {(offer.fabric, offer.device.id): offer for offer in self.stock.offers}
-        for offer in stock.offers:
-            before = known.get((offer.fabric, offer.device.id))
+        for before, offer in other:
             if before is None or before.device != offer.device or before.pool != offer.pool:
                 return False
             if before.jurisdiction != offer.jurisdiction:
@@ -257,19 +299,40 @@ class Remembered:
         # What is said of a quota that is used up or was lifted may differ.
         return stock.quota_left.keys() == self.stock.quota_left.keys()
 
-    def _holds_for(self, stock: Stock) -> bool:
+    def _holds_for(self, stock: Stock, other: Iterable[tuple[Offer | None, Offer]]) -> bool:
         """Whether a later stock has nothing that this one had not."""
-        free = {(offer.fabric, offer.device.id): offer for offer in self.stock.offers if offer.free}
         hosts = {(host.fabric, host.host): host for host in self.stock.hosts}
         return (
             stock.observed_only == self.stock.observed_only
             and stock.quota_left.keys() == self.stock.quota_left.keys()
             and all(left <= self.stock.quota_left[key] for key, left in stock.quota_left.items())
-            and all(hosts.get((host.fabric, host.host)) == host for host in stock.hosts)
             and all(
-                free.get((offer.fabric, offer.device.id)) == offer for offer in stock.offers if offer.free
+                ((before := hosts.get((host.fabric, host.host))) is host or before == host)
+                and host.node_name not in self.taken_nodes
+                for host in stock.hosts
+            )
+            and not any(offer.free and offer != before for before, offer in other)
+            and not (
+                self.taken
+                and any(
+                    offer.free and (offer.fabric, offer.device.id) in self.taken for offer in stock.offers
+                )
             )
         )
+
+
+def _other_offers(before: tuple[Offer, ...], after: tuple[Offer, ...]) -> list[tuple[Offer | None, Offer]]:
+    """The later offers that are not among the earlier ones as they were, each with what it was."""
+    if len(before) == len(after):
+        pairs = [(old, new) for old, new in zip(before, after, strict=True) if old is not new]
+        if all(
+            old.device.id == new.device.id and old.fabric == new.fabric and old.pool == new.pool
+            for old, new in pairs
+        ):
+            return list(pairs)
+    known = {(offer.fabric, offer.device.id): offer for offer in before}
+    pairs_ = ((known.get((offer.fabric, offer.device.id)), offer) for offer in after)
+    return [(old, new) for old, new in pairs_ if old is not new]
 
 
 @dataclass(frozen=True)
@@ -294,11 +357,6 @@ def natural(name: str) -> tuple[tuple[bool, int, str], ...]:
 def domains(device: Device) -> tuple[str, ...]:
     """The interconnect domains of a device."""
     return tuple(value for name, value in sorted(device.attributes.items()) if name.endswith("Domain"))
-
-
-def host_size(host: HostOffer) -> tuple[object, ...]:
-    """Sorts the smallest host first."""
-    return host.cpu, host.memory_bytes, host.fabric, natural(host.host)
 
 
 def pool_words(pools: Iterable[PoolKey]) -> str:

@@ -3,7 +3,8 @@
 Requests are placed in the order in which they were created. For each one the hosts that suit it are tried, the
 smallest first; on a host, every need is met from the devices that reach it, or the host is passed over: all or
 nothing. Among devices that fit, the cheapest come first, then those from the interconnect domain with the
-fewest free devices, so that whole domains stay free for requests that need one.
+fewest free devices, so that whole domains stay free for requests that need one. Who finds no place this way gets one if
+those that the pass placed before can be moved out of the way and all keep a place (`repack.py`).
 
 All devices are sorted once and each selector is held against them once, however many requests there are. Within a pass
 free devices only become fewer, so requests of a shape that was refused are refused without another look. What a
@@ -12,134 +13,200 @@ refused request is told has no number that moves by itself: while the reason sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from weft.binding.choose import Budget, Devices, Unmet, asked
+from weft.binding.choose import Budget, Unmet, asked
 from weft.binding.membership import PoolKey
+from weft.binding.places import suits
 from weft.binding.plan import (
     Assignment,
+    Chosen,
     Effort,
-    HostOffer,
     Need,
+    Offer,
     Placement,
     Refusal,
     Remembered,
     Shape,
     Stock,
     Waiting,
-    host_size,
     pool_words,
 )
+from weft.binding.repack import Repack
+from weft.binding.room import Held, Room
 
 DEVICE_REASONS = ("NotEnoughDevices", "ConstraintUnmet")
+MOVABLE_REASONS = (*DEVICE_REASONS, "NoHost")
+"""Refusals that may end when others are moved."""
+
+
+MOST_ROUNDS = 3
+"""How often it is tried to exchange those that were placed for those that were not."""
 
 
 def place(waiting: Iterable[Waiting], stock: Stock, remembered: Remembered | None = None) -> Placement:
     """Place requests, oldest first. `remembered` is what the pass before left."""
     pass_ = _Pass(stock, remembered or Remembered())
-    assignments: list[Assignment] = []
-    refusals: list[Refusal] = []
-    for request in sorted(waiting, key=lambda item: (item.created, item.namespace, item.name)):
-        outcome = pass_.place(request)
-        if isinstance(outcome, Assignment):
-            assignments.append(outcome)
-        else:
-            refusals.append(outcome)
-    return Placement(tuple(assignments), tuple(refusals), pass_.effort(), pass_.remembered(refusals))
+    ordered = sorted(waiting, key=lambda item: (item.created, item.namespace, item.name))
+    for request in ordered:
+        pass_.place(request)
+    for _ in range(MOST_ROUNDS):
+        if not pass_.exchange(ordered):
+            break
+    return pass_.placement(ordered)
 
 
 class _Pass:
-    """The state of one pass. Offers are known by their number in the pass's one order."""
+    """The state of one pass."""
 
     def __init__(self, stock: Stock, remembered: Remembered) -> None:
         self._stock = stock
-        self._devices = Devices(stock)
-        self._quota = dict(stock.quota_left)
-        self._limited = {namespace for namespace, _ in self._quota}
-        self._hosts = {(host.fabric, host.host): host for host in sorted(stock.hosts, key=host_size)}
-        self._reaches = {place: self._devices.reach(host.places) for place, host in self._hosts.items()}
-        self._suited: dict[object, list[tuple[str, str]]] = {}
+        self._room = Room(stock)
         self._refused = dict(remembered.for_stock(stock))
+        self._remembered_keys = frozenset(self._refused)
         self._hopeless = {key for key in remembered.hopeless if key in self._refused}
         self._said: dict[object, tuple[str, str]] = {}
         self._searches = 0
+        self._repack = Repack(self._room)
+        self._moved = False
+        """Whether somebody was moved since the last look at who was refused."""
+        self._passed_over = set(remembered.passed_over)
+        """Uids of those that lost a place to others that ask for more."""
 
-    def effort(self) -> Effort:
-        return Effort(1, self._devices.matchings, self._searches, self._devices.choices)
+    # --- what the pass comes to ---
 
-    def remembered(self, refusals: Iterable[Refusal]) -> Remembered:
+    def placement(self, ordered: Iterable[Waiting]) -> Placement:
+        """The devices themselves are handed out last: the oldest request gets the first ones of each bin."""
+        handed: dict[int, Iterator[Offer]] = {
+            each.number: iter(each.free_offers) for each in self._room.devices.bins
+        }
+        assignments: list[Assignment] = []
+        refusals: list[Refusal] = []
+        for request in ordered:
+            if (held := self._room.held.get(request.uid)) is None:
+                refusals.append(Refusal(request, *self._refused[self._key(request)]))
+                continue
+            devices = tuple(
+                Chosen(part.need, next(handed[part.bin.number]), part.alternative)
+                for part in held.parts
+                for _ in range(part.count)
+            )
+            assignments.append(Assignment(request, self._room.hosts.offers[held.place], devices))
+        effort = Effort(
+            1, self._room.devices.matchings, self._searches, self._room.devices.choices, self._repack.moves
+        )
+        return Placement(tuple(assignments), tuple(refusals), effort, self._remembered(assignments, refusals))
+
+    def _remembered(self, assignments: Iterable[Assignment], refusals: Iterable[Refusal]) -> Remembered:
         """What was refused, by shape; shapes for which nobody waits any more are forgotten."""
         keys = {self._key(refusal.waiting) for refusal in refusals}
         refused = {key: why for key, why in self._refused.items() if key in keys}
-        # What is left: what this pass gave to others may come back, and is more than was refused on then.
-        left = replace(
-            self._stock,
-            offers=self._devices.left(),
-            hosts=tuple(self._hosts.values()),
-            quota_left=dict(self._quota),
+        left = {
+            (namespace, pool): units
+            for namespace, budget in self._room.quota.items()
+            for pool, units in budget.items()
+        }
+        taken = ((each.offer.fabric, each.offer.device.id) for item in assignments for each in item.devices)
+        return Remembered(
+            replace(self._stock, quota_left=left),
+            frozenset(taken),
+            frozenset(item.host.node_name for item in assignments),
+            refused,
+            frozenset(self._hopeless & keys),
+            frozenset(self._passed_over & {refusal.waiting.uid for refusal in refusals}),
         )
-        return Remembered(left, refused, frozenset(self._hopeless & keys))
 
     def _key(self, request: Waiting) -> tuple[Shape, str]:
         # Without a limit of its own a namespace has the answer of all others that ask for the same.
-        return request.shape, request.namespace if request.namespace in self._limited else ""
+        return request.shape, request.namespace if request.namespace in self._room.quota else ""
 
-    def place(self, request: Waiting) -> Assignment | Refusal:
+    # --- one request ---
+
+    def place(self, request: Waiting) -> None:
+        """Find a place, or the reason why there is none."""
         key = self._key(request)
-        known = self._refused.get(key)
-        if known is None:
-            self._searches += 1
-            found = self._search(request)
-            if isinstance(found, Assignment):
-                self._take(request, found)
-                return found
-            known = self._refused[key] = found
-            if known[0] in DEVICE_REASONS and not self._devices.could_be_met(request.shape):
+        if key in self._refused:
+            return
+        found = self._search(request)
+        if isinstance(found, Held):
+            self._room.take(found)
+            return
+        if found[0] in MOVABLE_REASONS:
+            if found[0] in DEVICE_REASONS and not self._room.devices.could_be_met(request.shape):
                 self._hopeless.add(key)
-        return Refusal(request, *known)
+            elif self._repack.make_room(request):
+                self._room.devices.look_again()
+                self._moved = True
+                return
+        self._refused[key] = found
 
-    def _take(self, request: Waiting, assignment: Assignment) -> None:
-        # It carries one logical node.
-        name = assignment.host.node_name
-        self._hosts = {place: host for place, host in self._hosts.items() if host.node_name != name}
-        for chosen in assignment.devices:
-            limited = (request.namespace, chosen.offer.pool)
-            if limited in self._quota:
-                self._quota[limited] -= chosen.offer.quota_units
+    def exchange(self, ordered: Sequence[Waiting]) -> bool:
+        """Give places to refused requests that ask for more accelerators than those that lose theirs; whether somebody
+        was moved since the last time.
 
-    def _search(self, request: Waiting) -> Assignment | tuple[str, str]:
+        Only a tenant's own lose theirs, and who has lost one does not lose another: nobody waits for ever because
+        others fit better.
+        """
+        if self._refused.keys() == self._remembered_keys and not self._moved:
+            return False
+        may_lose: dict[str, set[str]] = {}
+        for each in ordered:
+            if each.uid not in self._passed_over:
+                may_lose.setdefault(each.namespace, set()).add(each.uid)
+        before = frozenset(self._room.held)
+        # What was refused on all that this pass began with, is refused whoever is moved.
+        useless = self._remembered_keys | self._hopeless
+        tried: set[tuple[Shape, str]] = set()
+        for request in [each for each in ordered if each.uid not in self._room.held]:
+            key, asked = self._key(request), (request.shape, request.namespace)
+            if key in useless or asked in tried or self._refused[key][0] not in MOVABLE_REASONS:
+                continue
+            if self._repack.make_room(request, may_lose.get(request.namespace)):
+                self._moved = True
+            else:
+                tried.add(asked)
+        self._passed_over |= before - self._room.held.keys()
+        moved, self._moved = self._moved, False
+        if moved:
+            self._look_again(ordered)
+        return moved
+
+    def _look_again(self, ordered: Sequence[Waiting]) -> None:
+        """What was refused on the way may fit now that others were moved, and who lost a place is told why."""
+        self._room.devices.look_again()
+        left = [(each, self._key(each)) for each in ordered if each.uid not in self._room.held]
+        for _, key in left:
+            if key not in self._remembered_keys and key not in self._hopeless:
+                self._refused.pop(key, None)
+        for request, key in left:
+            if key not in self._refused:
+                found = self._search(request)
+                if isinstance(found, Held):
+                    self._room.take(found)
+                else:
+                    self._refused[key] = found
+
+    def _search(self, request: Waiting) -> Held | tuple[str, str]:
+        self._searches += 1
         shape = request.shape
-        budget = {
-            pool: left for (namespace, pool), left in self._quota.items() if namespace == request.namespace
-        }
+        budget = self._room.budget(request.namespace)
         # What another's bind does not change is said first, so that it stays said.
         for need in shape.needs:
             if pools := self._used_up(shape, need, budget):
                 text = f"a DeviceQuota of the namespace does not allow so much of {pool_words(pools)}"
                 return "QuotaExceeded", f"{need.words()}; {text}"
         for need in shape.needs:
-            if not self._devices.has_enough(shape, need):
+            if not self._room.devices.has_enough(shape, need):
                 return (
                     "NotEnoughDevices",
                     f"{need.words()}; not enough are free in pools open to this namespace",
                 )
-        suited = self._hosts_for(shape)
-        if not suited:
+        found, failures = self._room.first_place(request)
+        if found is not None:
+            return found
+        if not failures:
             return "NoHost", self._no_host(shape)
-        # Hosts that the same devices reach are alike: if one fails for want of devices, so do the others.
-        failures: dict[frozenset[int], Unmet] = {}
-        for place in suited:
-            reach = self._reaches[place]
-            if reach in failures:
-                continue
-            chosen = self._devices.choose(shape, reach, budget)
-            if isinstance(chosen, Unmet):
-                failures[reach] = chosen
-                continue
-            self._devices.take(number for number, _ in chosen)
-            devices = tuple(each for _, each in chosen)
-            return Assignment(request, self._hosts[place], devices)
         return self._words(shape, budget, *next(iter(failures.items())))
 
     def _words(self, shape: Shape, budget: Budget, reach: frozenset[int], unmet: Unmet) -> tuple[str, str]:
@@ -152,7 +219,7 @@ class _Pass:
     def _find_words(
         self, shape: Shape, budget: Budget, reach: frozenset[int], unmet: Unmet
     ) -> tuple[str, str]:
-        if budget and not isinstance(self._devices.choose(shape, reach, {}), Unmet):
+        if budget and not isinstance(self._room.devices.choose(shape, reach, {}), Unmet):
             limited = pool_words(pool for pool in budget if pool in shape.allowed_pools)
             return (
                 "QuotaExceeded",
@@ -161,7 +228,7 @@ class _Pass:
         required = [constraint for constraint in shape.constraints if constraint.required]
         if required:
             relaxed = Shape(shape.needs, shape.allowed_pools, jurisdictions=shape.jurisdictions)
-            if not isinstance(self._devices.choose(relaxed, reach, budget), Unmet):
+            if not isinstance(self._room.devices.choose(relaxed, reach, budget), Unmet):
                 asked = " and ".join(
                     f"one {each.attribute} for {', '.join(sorted(each.needs))}" for each in required
                 )
@@ -178,7 +245,7 @@ class _Pass:
             return set()
         limited: set[PoolKey] = set()
         for choice in need.choices:
-            pools = self._devices.pools_of(need.kind, choice) & shape.allowed_pools
+            pools = self._room.devices.pools_of(need.kind, choice) & shape.allowed_pools
             if not pools or any(pool not in budget for pool in pools):
                 return set()
             if sum(max(0, budget[pool]) for pool in pools) >= (need.count or need.size_bytes):
@@ -186,19 +253,11 @@ class _Pass:
             limited |= pools
         return limited
 
-    def _hosts_for(self, shape: Shape) -> list[tuple[str, str]]:
-        key = (shape.node_selector, shape.cpu, shape.memory_bytes, shape.avoid_hosts)
-        if key not in self._suited:
-            self._suited[key] = [
-                place for place, host in self._hosts.items() if not host.closed and _suits(shape, host)
-            ]
-        return [place for place in self._suited[key] if place in self._hosts]
-
     def _no_host(self, shape: Shape) -> str:
         text = (
             "no host is free that has the node labels, CPU and memory asked for and carries no logical node"
         )
-        closed = [host for host in self._hosts.values() if host.closed and _suits(shape, host)]
+        closed = [host for host in self._room.hosts.free() if host.closed and suits(shape, host)]
         if closed:
             named = [
                 f"{host.node_name} ({host.closed})"
@@ -209,12 +268,3 @@ class _Pass:
             fabrics = ", ".join(f"Fabric {name}" for name in sorted(self._stock.observed_only))
             text += f"; {fabrics} is only observed: set spec.mode to Manage to let Weft bind there"
         return text
-
-
-def _suits(shape: Shape, host: HostOffer) -> bool:
-    return (
-        all(name not in shape.avoid_hosts for _, name in host.places)
-        and shape.node_selector.matches(host.labels)
-        and host.cpu >= shape.cpu
-        and host.memory_bytes >= shape.memory_bytes
-    )

@@ -1,0 +1,64 @@
+"""Devices in bins: those of one bin no request can tell apart, so that they are counted and not looked at. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+
+from weft.binding.plan import Offer, domains, natural
+
+
+class Bin:
+    """Devices that no request can tell apart, and how many of them are free now."""
+
+    __slots__ = ("fabric", "free", "free_offers", "number", "offer", "size_bytes", "total", "units")
+
+    def __init__(self, offers: Sequence[Offer]) -> None:
+        self.offer = offers[0]
+        """One of them: what it says of itself all say."""
+        self.fabric = self.offer.fabric
+        self.size_bytes = self.offer.device.capacity_bytes
+        self.units = self.offer.quota_units
+        """What one of them takes of a quota."""
+        self.free_offers = [offer for offer in offers if offer.free]
+        """Those that were free when the pass began, in the order in which people count."""
+        if len(self.free_offers) > 1:
+            self.free_offers.sort(key=lambda offer: natural(offer.device.id))
+        self.free = len(self.free_offers)
+        self.total = len(offers)
+        self.number = 0
+        """Its place in the order in which devices are taken."""
+
+
+def bins_of(offers: Iterable[Offer]) -> list[Bin]:
+    """All bins, in the order in which devices are taken: the cheapest first, then those from the interconnect domain
+    with the fewest free devices."""
+    alike: dict[object, list[Offer]] = {}
+    for offer in offers:
+        known = alike.get(offer.alike)
+        if known is None:
+            alike[offer.alike] = [offer]
+        else:
+            known.append(offer)
+    bins = [Bin(group) for group in alike.values()]
+    places = [domains(each.offer.device) for each in bins]
+    crowding: dict[tuple[str, ...], int] = {}
+    for each, place in zip(bins, places, strict=True):
+        crowding[place] = crowding.get(place, 0) + each.free
+    keys = {
+        id(each): (
+            each.offer.cost_per_hour,
+            crowding[place],
+            tuple(map(natural, place)),
+            each.fabric,
+            natural(each.offer.device.id),
+        )
+        for each, place in zip(bins, places, strict=True)
+    }
+    bins.sort(key=lambda each: keys[id(each)])
+    for number, each in enumerate(bins):
+        each.number = number
+    return bins
+
+
+by_size = attrgetter("size_bytes", "number")

@@ -1,0 +1,78 @@
+"""What a pass places on, and what it has placed so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weft.binding.choose import Budget, Devices, Parts, Unmet
+from weft.binding.places import Hosts, Place
+from weft.binding.plan import Stock, Waiting
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A place that the pass gave to a request."""
+
+    request: Waiting
+    place: Place
+    parts: Parts
+
+
+class Room:
+    """Devices, hosts and quota, less what the pass has given away."""
+
+    def __init__(self, stock: Stock) -> None:
+        self.devices = Devices(stock)
+        self.hosts = Hosts(stock.hosts, self.devices)
+        self.quota: dict[str, Budget] = {}
+        """What is left of pools, by the namespaces that have limits."""
+        for (namespace, pool), left in stock.quota_left.items():
+            self.quota.setdefault(namespace, {})[pool] = left
+        self.held: dict[str, Held] = {}
+        """What the pass has placed, by the uid of the request."""
+
+    def budget(self, namespace: str) -> Budget:
+        """What a namespace may still take of the pools that are limited for it."""
+        return self.quota.get(namespace, {})
+
+    def take(self, held: Held) -> None:
+        """Withhold what a request was given."""
+        self.held[held.request.uid] = held
+        self.devices.take(held.parts)
+        self.hosts.take(held.place)
+        self._count(held, -1)
+
+    def give_back(self, held: Held) -> None:
+        """Undo `take`."""
+        del self.held[held.request.uid]
+        self.devices.give_back(held.parts)
+        self.hosts.give_back(held.place)
+        self._count(held, 1)
+
+    def _count(self, held: Held, sign: int) -> None:
+        budget = self.quota.get(held.request.namespace)
+        if budget:
+            for part in held.parts:
+                if (pool := part.bin.offer.pool) in budget:
+                    budget[pool] += sign * part.count * part.bin.units
+
+    def look(self, request: Waiting) -> Held | None:
+        """A place as things are now, whatever was refused before."""
+        return self.first_place(request, afresh=True)[0]
+
+    def first_place(
+        self, request: Waiting, *, afresh: bool = False
+    ) -> tuple[Held | None, dict[frozenset[int], Unmet]]:
+        """A place for a request, or what was unmet at the hosts that suit it, by their reach."""
+        # Hosts that the same devices reach are alike: if one fails for want of devices, so do the others.
+        failures: dict[frozenset[int], Unmet] = {}
+        budget = self.budget(request.namespace)
+        for place in self.hosts.open(request.shape):
+            reach = self.hosts.reach(place)
+            if reach in failures:
+                continue
+            parts = self.devices.choose(request.shape, reach, budget, afresh=afresh)
+            if not isinstance(parts, Unmet):
+                return Held(request, place, parts), failures
+            failures[reach] = parts
+        return None, failures
