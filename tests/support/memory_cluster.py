@@ -59,7 +59,7 @@ class MemoryCluster:
         if field == "metadata.name":
             return  # of every resource; nothing of them is unheard of here
         assert field == "spec.nodeName", "of pods this field can be selected by"
-        for key in [key for key in self.unheard_of if key[:2] == (resource, namespace)]:
+        for key in [key for key in self.unheard_of if key[0] == resource and namespace in ("", key[1])]:
             if self.objects[key]["spec"].get("nodeName") == value:
                 self.unheard_of.discard(key)
 

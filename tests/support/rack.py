@@ -35,6 +35,7 @@ from weft.fabric.driver import (
     Inventory,
     Operation,
     OperationPhase,
+    Unread,
     Unused,
     Write,
 )
@@ -61,6 +62,7 @@ class MemoryDriver:
         self.hosts = hosts
         self.pairs: set[tuple[str, str]] = set()
         self.complete = True
+        self.unread = Unread()
         self.calls: list[str] = []
         self.closed = False
         self.first: frozenset[str] = frozenset()
@@ -93,7 +95,13 @@ class MemoryDriver:
         devices += self.others
         hosts = tuple(Host(name, {}, True, closed=self.not_writable.get(name, "")) for name in self.hosts)
         reading = Inventory(
-            devices, hosts, tuple(sorted(self.pairs)), self.complete, unused=self.unused, service=self.service
+            devices,
+            hosts,
+            tuple(sorted(self.pairs)),
+            self.complete,
+            unread=self.unread,
+            unused=self.unused,
+            service=self.service,
         )
         await self.before_inventory()
         return reading

@@ -250,7 +250,9 @@ async def test_another_manager_at_the_address_of_a_claimed_one_is_not_worked_wit
     assert (rack.claims(), rack.driver.pairs) == ([], set())
 
 
-async def test_of_a_manager_that_lost_its_uuid_nothing_is_asked_that_would_not_help(rack: Rack) -> None:
+async def test_a_manager_that_lost_its_uuid_for_good_is_worked_with_once_an_administrator_says_so(
+    rack: Rack,
+) -> None:
     rack.driver.service = "uuid-1"
     await rack.build()
     await rack.ask("n")
@@ -259,8 +261,21 @@ async def test_of_a_manager_that_lost_its_uuid_nothing_is_asked_that_would_not_h
     fabric = rack.cluster.get(FABRICS, "rack") or {}
     assert condition(fabric, "Connected") == ("False", "ManagerChanged")
     (said,) = (each["message"] for each in fabric["status"]["conditions"] if each["type"] == "Connected")
-    assert "annotate" not in said
     assert "until the service uuid-1 answers there again" in said
+    # What was said of another one, or without the UUID that is given up, counts for nothing.
+    for wrong in ("", "without-", "without-uuid-2", "uuid-1"):
+        await rack.cluster.patch(
+            FABRICS, "rack", "", {"metadata": {"annotations": {"weft.dev/accept-manager": wrong}}}
+        )
+        await rack.poll()
+        assert condition(rack.cluster.get(FABRICS, "rack") or {}, "Connected") == ("False", "ManagerChanged")
+    annotation, value = said.rsplit(" ", 1)[1].split("=")
+    await rack.cluster.patch(FABRICS, "rack", "", {"metadata": {"annotations": {annotation: value}}})
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.poll()
+    await rack.work("n")
+    assert (rack.claims(), rack.driver.pairs) == ([], set())
+    assert "ManagerAccepted" in {reason for *_, reason, _ in rack.cluster.events}
 
 
 async def test_a_rack_of_which_a_part_cannot_be_read_is_counted_and_its_counts_do_not_fall(

@@ -222,3 +222,13 @@ async def test_accelerators_of_any_type_are_bound_together(rack: Rack) -> None:
     assert condition(rack.node("n"), "Bound")[0] == "True"
     devices = {(each["request"], each["device"]) for each in rack.node("n")["status"]["devices"]}
     assert devices == {("train", "gpu-0"), ("train", "gpu-1"), ("serve", "tpu-0"), ("kv", "mem-0")}
+
+
+async def test_a_manager_that_takes_no_changes_keeps_a_machine_from_no_other_manager(rack: Rack) -> None:
+    cxl = rack.drivers["https://cxl"]
+    cxl.not_writable = dict.fromkeys(cxl.hosts, "it takes no changes")
+    await rack.poll("cxl")
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    await rack.ask("m", memory=MEMORY, accelerators=[])
+    assert condition(rack.node("m"), "Bound")[0] == "False"

@@ -55,6 +55,14 @@ class HostMatching(enum.StrEnum):
     SYSTEM_UUID = "SystemUUID"
 
 
+class OrphanPolicy(enum.StrEnum):
+    """What becomes of attachments that have no DeviceAttachment here."""
+
+    REPORT = "Report"
+    ADOPT = "Adopt"
+    DETACH = "Detach"
+
+
 class FabricTls(Model):
     """How the manager's certificate is checked."""
 
@@ -85,6 +93,13 @@ class FabricLimits(Model):
         description="How far apart two readings have to be that agree a device is not attached, before one is reused"
         " that vanished or whose call had no answer; and how long a device may fail to attach, while others"
         " are attached, before it is quarantined.",
+    )
+    orphan_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=31_536_000,
+        description="How long orphanPolicy Detach leaves an attachment that has no DeviceAttachment; counted anew"
+        " when another replica of the operator leads. Absent: 3600.",
     )
 
 
@@ -131,6 +146,13 @@ class FabricSpec(Model):
     tls: FabricTls = Field(default=FabricTls(), description="How the manager's certificate is checked.")
     limits: FabricLimits = Field(
         default=FabricLimits(), description="How hard the manager may be worked, and how long it may take."
+    )
+    orphan_policy: OrphanPolicy | None = Field(
+        default=None,
+        description="What becomes of attachments on the fabric that have no DeviceAttachment here. Report, or"
+        " absent: the condition NoOrphans names them. Adopt: a LogicalNode that names the devices in spec.adopt"
+        " takes them over as they are. Detach: they are detached after limits.orphanSeconds, but for those that"
+        " carry another owner's mark, or whose Node is not known or has pods.",
     )
     host_matching: HostMatching = Field(
         default=HostMatching.LIST,

@@ -220,6 +220,13 @@ class NodeShape(Model):
         return sum(request.count for request in self.accelerators)
 
 
+class AdoptedDevice(Model):
+    """A device that is attached already, though nobody here claims it."""
+
+    fabric: DnsLabel = Field(description="Name of the Fabric; its orphanPolicy has to be Adopt.")
+    device: Identifier = Field(description="The fabric's name for the device.")
+
+
 class LogicalNodeSpec(NodeShape):
     """The host and devices asked for. Only ttlSecondsAfterBound can be changed later."""
 
@@ -227,8 +234,19 @@ class LogicalNodeSpec(NodeShape):
         *NodeShape.cel,
         *(
             immutable_optional(field, _NEW_ONE)
-            for field in ("host", "accelerators", "memory", "storage", "placement")
+            for field in ("host", "accelerators", "memory", "storage", "placement", "adopt")
         ),
+    )
+
+    adopt: Annotated[tuple[AdoptedDevice, ...], Field(max_length=128)] = Field(
+        default=(),
+        description="Devices that are attached to one Node already, without a DeviceAttachment, and that this logical"
+        " node takes over as they are, without a detach: all that it asks for, and all that is attached there. They"
+        " have to be in pools open to its namespace.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["fabric", "device"],
+        },
     )
 
     ttl_seconds_after_bound: int | None = Field(

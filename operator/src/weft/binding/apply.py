@@ -278,6 +278,7 @@ class Actions:
         if raw is None or raw["metadata"]["uid"] != claim.metadata.uid:
             raise ConflictError(409, "Conflict", f"DeviceAttachment {claim.metadata.name} is gone")
         host = claim.spec.host
+        self._session(claim.spec.fabric).evidence.attached(claim.metadata.uid)
         facts = [("Attached", True, "Verified", f"seen at {host}")]
         if no_answer:
             facts = [("Attached", True, UNANSWERED, f"seen at {host}; an earlier call had no answer")]

@@ -71,6 +71,10 @@ class Evidence:
         self._ours |= uids
         self._uncalled |= uids
 
+    def attached(self, uid: str) -> None:
+        """Its device was seen at the host, called for or not: it is free only when it is gone from there."""
+        self._uncalled.discard(uid)
+
     def released(self, uid: str, device: str, host: str) -> None:
         """This attachment is gone: its device is free."""
         self._uncalled.discard(uid)

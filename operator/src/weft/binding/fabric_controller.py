@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,16 +12,20 @@ from weft.api.names import FINALIZER
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
 from weft.binding.fabrics import Fabrics, SecretMissing
 from weft.binding.hosts import Matched, match
+from weft.binding.identity import ACCEPT_ANNOTATION as ACCEPT_MANAGER
 from weft.binding.identity import manager_of, moved, replaced, second
 from weft.binding.inventory import accept
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
 from weft.binding.objects import fabric_of
+from weft.binding.orphan_policy import Orphans
 from weft.binding.session import FabricSession
 from weft.binding.status import Fact, fabric_status
 from weft.cluster import Cluster, Object, add_finalizer, drop_finalizer
 from weft.controllers import Enqueue, Now, Watch
 from weft.fabric.driver import Capabilities, Inventory, WriteIdiom
 from weft.fabric.errors import AuthFailed, FabricError, RateLimited
+
+log = logging.getLogger(__name__)
 
 ACCEPT_ANNOTATION = "weft.dev/accept-inventory"
 RETRY_SECONDS = 5.0
@@ -38,6 +43,7 @@ class FabricController:
         self._fabrics = fabrics
         self._poll_seconds = poll_seconds
         self._enqueue = enqueue
+        self._orphans = Orphans(cluster)
         self._meanings: dict[str, tuple[Any, ...]] = {}
         self.watches = (Watch(FABRICS, self._changed),)
 
@@ -119,9 +125,25 @@ class FabricController:
         status = fabric_status(fabric, picture, matched, session.epoch if session else 0, facts, now.wall)
         if session is not None and session.capabilities is not None:
             status["writes"] = [write.idiom[:63] for write in session.capabilities.writes]
+        accepted = ""
         if session is not None and session.service is not None and session.managed and not session.trouble:
-            status["manager"] = manager_of(fabric, session.service).dump()
+            known, manager = fabric.status.manager, manager_of(fabric, session.service)
+            status["manager"] = manager.dump()
+            if (
+                known is not None
+                and known.service
+                and known.service != manager.service
+                and self._in_use(name)
+            ):
+                what = f"the service {manager.service}" if manager.service else "a manager without a UUID"
+                accepted = (
+                    f"{what} at {manager.endpoint} is worked with as the one that was {known.service}:"
+                    f" the annotation {ACCEPT_MANAGER} says so"
+                )
         await self._cluster.write_status(FABRICS, raw, status)
+        if accepted:
+            log.warning("fabric %s: %s", name, accepted)
+            self._cluster.event(raw, "Warning", "ManagerAccepted", accepted)
         for kind, condition, reason, message in facts:
             before = find(fabric.status.conditions, kind)
             if condition is False and (before is None or before.reason != reason):
@@ -174,7 +196,8 @@ class FabricController:
             session.trouble = fact[3]
             return [fact], RETRY_SECONDS
         session.service, session.capabilities = reading.service, capabilities
-        self._take(fabric, session, reading, began, now.boot if is_prompt else None)
+        at = now.boot if is_prompt else None
+        self._take(fabric, session, reading, began, at)
         picture = session.picture
         assert picture is not None
         facts: list[Fact] = [CONNECTED]
@@ -184,7 +207,7 @@ class FabricController:
             facts.append(
                 ("InventoryComplete", True, "Complete", picture.message or "the last reading was whole")
             )
-        facts.append(self._orphans(name, picture.inventory))
+        facts.append(await self._orphans.look(fabric, session, at))
         if (fact := _writable(capabilities, picture.inventory)) is not None:
             facts.append(fact)
         return facts, self._poll_seconds
@@ -216,22 +239,6 @@ class FabricController:
     def _note_trouble(self, name: str, message: str) -> None:
         if session := self._fabrics.session(name):
             session.trouble = message
-
-    def _orphans(self, name: str, inventory: Inventory) -> Fact:
-        claimed = {(claim["spec"]["device"], claim["spec"]["host"]) for claim in self._claims(name)}
-        orphans = sorted(set(inventory.attachments) - claimed)
-        if not orphans and inventory.unread:
-            message = (
-                "every attachment that was read is known here; not all could be read, see InventoryComplete"
-            )
-            return "NoOrphans", True, "NoOrphans", message
-        if not orphans:
-            return "NoOrphans", True, "NoOrphans", "every attachment on the fabric is known here"
-        shown = ", ".join(f"{device} at {host}" for device, host in orphans[:5])
-        message = (
-            f"{len(orphans)} attachments without a DeviceAttachment; their devices are not offered: {shown}"
-        )
-        return "NoOrphans", False, "OrphansFound", message
 
     def _wake_claimants(self, fabric: str) -> None:
         """Ask for the nodes whose claims the fabric's picture contradicts, or that wait for it to change."""

@@ -9,7 +9,9 @@ from weft.api.fabric import FabricManager
 from weft.binding.status import Fact
 
 ACCEPT_ANNOTATION = "weft.dev/accept-manager"
-"""Value: the UUID of a service that an administrator says is the same manager as before."""
+"""Value: the UUID of a service that an administrator says is the same manager as before, or `WITHOUT` it."""
+WITHOUT = "without-"
+"""Before the UUID that a manager had: an administrator says that it is the same one, and has no UUID any more."""
 
 
 def manager_of(fabric: Fabric, service: str) -> FabricManager:
@@ -36,7 +38,8 @@ def replaced(fabric: Fabric, is_claimed: bool, service: str) -> Fact | None:
     known = fabric.status.manager
     if known is None or not is_claimed or not known.service or known.service == service:
         return None
-    if service and fabric.metadata.annotations.get(ACCEPT_ANNOTATION) == service:
+    accepted = service or f"{WITHOUT}{known.service}"
+    if fabric.metadata.annotations.get(ACCEPT_ANNOTATION) == accepted:
         return None
     if service:
         message = (
@@ -44,10 +47,11 @@ def replaced(fabric: Fabric, is_claimed: bool, service: str) -> Fact | None:
             f" were claimed there; if it is the same one, annotate the Fabric with {ACCEPT_ANNOTATION}={service}"
         )
     else:
-        # Without a UUID it cannot be told from any other, so there is nothing that an administrator could confirm.
+        # Without a UUID it cannot be told from any other: whoever confirms it says that nothing else can be there.
         message = (
             f"the manager at {known.endpoint} shows no UUID any more: nothing is done there until the service"
-            f" {known.service} answers there again"
+            f" {known.service} answers there again; if it is the same one and lost its UUID for good, annotate the"
+            f" Fabric with {ACCEPT_ANNOTATION}={accepted}"
         )
     return "Connected", False, "ManagerChanged", message
 

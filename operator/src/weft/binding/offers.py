@@ -270,7 +270,8 @@ def _choice(selector: DeviceSelector, name: str = "") -> Choice:
 def _waiting(request: Request, pools: frozenset[PoolKey], avoid: frozenset[str]) -> Waiting:
     meta = request.node.metadata
     shape = replace(request.shape, allowed_pools=pools, avoid_hosts=avoid)
-    return Waiting(meta.uid, meta.namespace, meta.name, str(meta.creation_timestamp), shape)
+    adopt = frozenset((each.fabric, each.device) for each in request.node.spec.adopt)
+    return Waiting(meta.uid, meta.namespace, meta.name, str(meta.creation_timestamp), shape, adopt)
 
 
 def _open(pools: Iterable[Pool], labels: Mapping[str, str]) -> frozenset[PoolKey]:
@@ -355,19 +356,25 @@ def _hosts(
             or logical_node_taint(raw)
         ):
             continue
-        allocatable = raw.get("status", {}).get("allocatable", {})
-        offers.append(
-            HostOffer(
-                name,
-                host,
-                node_name,
-                raw["metadata"].get("labels", {}),
-                parse_decimal(allocatable.get("cpu", "0")),
-                parse_bytes(allocatable.get("memory", "0")),
-                why_closed(raw) or (NOT_WRITABLE if healthy[host].closed else ""),
-            )
-        )
+        offer = host_offer(name, host, raw)
+        if healthy[host].closed and not offer.closed:
+            offer = replace(offer, closed=NOT_WRITABLE)
+        offers.append(offer)
     return offers, {nodes[host] for host in taken if host in nodes}
+
+
+def host_offer(fabric: str, host: str, node: Object) -> HostOffer:
+    """A host of a fabric, with what the Node that runs on it has."""
+    allocatable = node.get("status", {}).get("allocatable", {})
+    return HostOffer(
+        fabric,
+        host,
+        node["metadata"]["name"],
+        node["metadata"].get("labels", {}),
+        parse_decimal(allocatable.get("cpu", "0")),
+        parse_bytes(allocatable.get("memory", "0")),
+        why_closed(node),
+    )
 
 
 def _machines(hosts: Iterable[HostOffer], not_alone: set[str]) -> tuple[HostOffer, ...]:
@@ -379,8 +386,10 @@ def _machines(hosts: Iterable[HostOffer], not_alone: set[str]) -> tuple[HostOffe
     for host in sorted(hosts, key=lambda host: host.fabric):
         if host.node_name in not_alone:
             continue
-        known = by_node.setdefault(host.node_name, host)
-        if known is not host:
+        known = by_node.get(host.node_name)
+        if known is None or known.closed == NOT_WRITABLE:
+            by_node[host.node_name] = host
+        elif host.closed != NOT_WRITABLE:
             by_node[host.node_name] = replace(known, also=(*known.also, (host.fabric, host.host)))
     return tuple(by_node.values())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from weft.api.resources import (
     POOLS,
     ResourceType,
 )
+from weft.binding.adoption import adopt
 from weft.binding.assignments import Assignments, Outcome
 from weft.binding.fabrics import Fabrics
 from weft.binding.inputs import Inputs
@@ -24,7 +26,7 @@ from weft.binding.inventory import Picture
 from weft.binding.keys import PlacementKey
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.parsed import Same
-from weft.binding.plan import Placement, Remembered
+from weft.binding.plan import Assignment, Placement, Refusal, Remembered
 from weft.binding.search import place
 from weft.cluster import Cluster, Object
 from weft.controllers import Now, Watch
@@ -87,9 +89,15 @@ class PlacementController:
         waiting = self._reader.waiting(snapshot, now)
         if not waiting:
             return Placement((), ())
-        placement = place(waiting, self._reader.stock(snapshot), self._remembered)
+        adopted, stock = adopt(waiting, snapshot, self._reader.stock(snapshot))
+        rest = [each for each in waiting if not each.adopt]
+        placement = place(rest, stock, self._remembered)
         self._remembered = placement.remembered
-        return placement
+        return replace(
+            placement,
+            assignments=(*(each for each in adopted if isinstance(each, Assignment)), *placement.assignments),
+            refusals=(*(each for each in adopted if isinstance(each, Refusal)), *placement.refusals),
+        )
 
     def _depends_on(self, pictures: Mapping[str, Picture]) -> tuple[object, ...]:
         """Equal for two moments between which nothing changed that placement depends on."""

@@ -132,6 +132,8 @@ class Waiting:
     name: str
     created: str
     shape: Shape
+    adopt: frozenset[tuple[str, str]] = frozenset()
+    """Fabric and device of what it takes over as it is; empty: what it gets is free."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Protocol
 from weft.binding.blame import Blame
 from weft.binding.evidence import Evidence
 from weft.binding.inventory import LivePicture, Picture
+from weft.binding.orphans import Sightings
 from weft.fabric.driver import Capabilities, Driver, Inventory, Operation, OperationPhase
 from weft.fabric.errors import (
     Busy,
@@ -57,6 +58,7 @@ class FabricSession:
     """Why the manager could not be read the last time: until it can, no call is made that would only hang."""
     evidence: Evidence = field(default_factory=Evidence)
     blame: Blame = field(default_factory=Blame)
+    orphans: Sightings = field(default_factory=Sightings)
     _live: LivePicture | None = None
     _ended: dict[str, Operation] = field(default_factory=dict)
     """How tasks ended that nobody has asked about since, by the key of their operation."""
@@ -89,6 +91,7 @@ class FabricSession:
         self.epoch, self._live, self.trouble = earlier.epoch, earlier._live, earlier.trouble
         self.service, self.capabilities = earlier.service, earlier.capabilities
         self.evidence, self.blame, self._ended = earlier.evidence, earlier.blame, earlier._ended
+        self.orphans = earlier.orphans
 
     def take(self, picture: Picture, reading: Inventory, began: int, at: float | None) -> None:
         """Adopt the picture made of a reading, except for hosts of which something newer is known.
