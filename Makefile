@@ -76,6 +76,10 @@ bench: ## measure: writes and calls per bind, kopf as informer and as reconciler
 	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/kopf_handlers.py
 	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/placement.py
 
+.PHONY: bench-balancing
+bench-balancing: $(VENV)/.complete ## the planner in NVIDIA Dynamo's own replay, against static splits; ARGS= for some
+	PYTHONPATH=$(ROOMS):tests/bench/balancing $(BIN)/python tests/bench/balancing/bench.py $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.complete ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

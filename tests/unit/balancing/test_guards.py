@@ -44,7 +44,9 @@ def test_a_prefill_replica_stays_while_decode_replicas_may_read_its_kv_caches() 
 def test_a_replica_counts_as_idle_only_by_what_was_scraped_after_it_left_the_router() -> None:
     def is_idle(scraped_seconds_after: float, requests: float = 0.0) -> bool:
         sampled = T0 + timedelta(seconds=scraped_seconds_after)
-        return idle(out_of_the_router("prefill"), PodLoad(requests, 0.0, sampled), scrape_seconds=5)
+        return idle(
+            out_of_the_router("prefill"), PodLoad(requests, 0.0, sampled_at=sampled), scrape_seconds=5
+        )
 
     assert not is_idle(5.9), "until then the router may still have been sending"
     assert is_idle(6)

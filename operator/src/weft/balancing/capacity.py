@@ -51,7 +51,7 @@ from statistics import NormalDist
 from weft.api import Objectives
 from weft.balancing.demand import Demand
 from weft.balancing.profile import Profile
-from weft.balancing.state import Corrections, PodLoad
+from weft.balancing.state import Corrections, EngineLoad
 
 QUANTILE_LEAST = 1.0
 """Standard deviations of the number of decoding requests that are always kept free."""
@@ -156,7 +156,7 @@ def wait_probability(beta: float) -> float:
 
 
 def prefill_speed(
-    profile: Profile, prompt_tokens: float, loads: Sequence[PodLoad], window_seconds: float
+    profile: Profile, prompt_tokens: float, loads: Sequence[EngineLoad], window_seconds: float
 ) -> float:
     """Observed prefill speed over the profile's, from the engines that only prefilled in the window.
 
@@ -172,7 +172,7 @@ def prefill_speed(
     return believed(tokens / busy / profile.prefill_tokens_per_second(prompt_tokens), busy * window_seconds)
 
 
-def decode_speed(profile: Profile, loads: Sequence[PodLoad], window_seconds: float) -> float:
+def decode_speed(profile: Profile, loads: Sequence[EngineLoad], window_seconds: float) -> float:
     """Observed decode speed over the profile's: the profile's time per token at each engine's mean batch over
     the time that was observed, weighted by tokens."""
     expected = observed = busy = 0.0
@@ -202,8 +202,8 @@ def believed(ratio: float, evidence_seconds: float) -> float:
 
 
 def corrections(
-    prefill: tuple[Profile | None, Sequence[PodLoad]],
-    decode: tuple[Profile | None, Sequence[PodLoad]],
+    prefill: tuple[Profile | None, Sequence[EngineLoad]],
+    decode: tuple[Profile | None, Sequence[EngineLoad]],
     prompt_tokens: float,
     window_seconds: float,
 ) -> Corrections:

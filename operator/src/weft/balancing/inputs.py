@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from weft.api import InferenceRole, RebalanceMode, Stage
-from weft.balancing.capacity import corrections
-from weft.balancing.demand import offered
+from weft.api import InferenceRole, RebalanceMode
+from weft.balancing.engines import generated_tokens_per_second, observed_speeds
 from weft.balancing.observe import GroupPicture
 from weft.balancing.profile import Profile, Unusable
-from weft.balancing.state import NO_SPLIT, Corrections, PodLoad, RoleState, Split, SplitInputs, Traffic
+from weft.balancing.state import NO_SPLIT, Engine, RoleState, Split, SplitInputs
 
 
 def split_inputs(
@@ -24,7 +22,8 @@ def split_inputs(
     """All that the planner may know."""
     spec, status = picture.group.spec, picture.group.status
     reading = picture.reading
-    generated = _generated(picture, reading.loads)
+    roles = tuple(_role_state(picture, role) for role in picture.roles.values())
+    engines = engines_of(picture, now)
     entered = [
         one.gate_changed_at
         for one in picture.replicas
@@ -38,7 +37,7 @@ def split_inputs(
         objectives=spec.objectives,
         budget_accelerators=spec.accelerators.maximum,
         cooldown_seconds=spec.rebalance.cooldown_seconds,
-        roles=tuple(_role_state(picture, role) for role in picture.roles.values()),
+        roles=roles,
         now=now,
         allocation=allocation,
         recommended=Split.read(recommendation.allocation) if recommendation is not None else NO_SPLIT,
@@ -47,8 +46,8 @@ def split_inputs(
         settled=settled,
         moving=moving,
         traffic=reading.traffic,
-        generated_tokens_per_second=generated,
-        corrections=_corrections(picture, reading.loads, reading.traffic, generated, now),
+        generated_tokens_per_second=generated_tokens_per_second(roles, engines),
+        corrections=observed_speeds(roles, engines, reading.traffic, picture.windows.long_seconds),
         hold=reading.hold,
     )
 
@@ -68,41 +67,15 @@ def _role_state(picture: GroupPicture, role: InferenceRole) -> RoleState:
     )
 
 
-def _generated(picture: GroupPicture, loads: Mapping[str, PodLoad]) -> float:
-    """Tokens per second at which answers are written. Draining replicas write too; prefill's one token is not of it."""
-    return sum(
-        loads[one.name].generated_tokens_per_second or 0.0
-        for one in picture.replicas
-        if one.stage != Stage.PREFILL.label and one.name in loads
-    )
-
-
-def _corrections(
-    picture: GroupPicture,
-    loads: Mapping[str, PodLoad],
-    traffic: Traffic | None,
-    generated: float,
-    now: datetime,
-) -> Corrections:
-    """Observed speed against the profile, from replicas that had one role during the whole long window.
-
-    Where a stage has several roles, they are compared with the first one's profile.
-    """
-    demand = offered(traffic, generated) if traffic is not None else None
-    if demand is None:
-        return Corrections()
+def engines_of(picture: GroupPicture, now: datetime) -> tuple[Engine, ...]:
+    """The replicas whose series can be trusted; those that had one role during the whole long window are steady."""
     since = now - timedelta(seconds=picture.windows.long_seconds)
-    steady = [
-        one for one in picture.replicas if one.serving and (one.role_since is None or one.role_since <= since)
-    ]
-
-    def of(stage: Stage) -> tuple[Profile | None, list[PodLoad]]:
-        profiles = [
-            picture.profiles[name] for name, role in picture.roles.items() if role.spec.stage is stage
-        ]
-        first = next((one for one in profiles if isinstance(one, Profile)), None)
-        return first, [loads[one.name] for one in steady if one.stage == stage.label and one.name in loads]
-
-    return corrections(
-        of(Stage.PREFILL), of(Stage.DECODE), demand.prompt_tokens, picture.windows.long_seconds
+    return tuple(
+        Engine(
+            one.role,
+            picture.reading.loads[one.name],
+            steady=one.serving and (one.role_since is None or one.role_since <= since),
+        )
+        for one in picture.replicas
+        if one.name in picture.reading.loads
     )

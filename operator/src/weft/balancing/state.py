@@ -94,9 +94,9 @@ class Traffic:
     long: Rates
     short_seconds: float
     """Length of the short window."""
-    peak_prompt_tokens_per_second: float
+    peak_prompt_tokens_per_second: float = 0.0
     """Largest short-window rate in the recent past (about one long window)."""
-    peak_answer_tokens_per_second: float
+    peak_answer_tokens_per_second: float = 0.0
     prompt_buckets: Buckets = ()
     """Prompt lengths in tokens over the long window."""
     answer_buckets: Buckets = ()
@@ -107,14 +107,12 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class PodLoad:
-    """What one engine reports of itself. Rates and means are over the long window."""
+class EngineLoad:
+    """What one engine reports of itself. Rates and means are over the long window; None: not known."""
 
     running: float
     """Requests being worked on now."""
     waiting: float
-    sampled_at: datetime
-    """When its oldest series was scraped, by the operator's clock."""
     prompt_tokens_per_second: float | None = None
     generated_tokens_per_second: float | None = None
     """Over the short window."""
@@ -125,6 +123,24 @@ class PodLoad:
     """Mean over tokens; None when it made none."""
     tokens_per_second_timed: float = 0.0
     """Tokens per second that the mean is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodLoad(EngineLoad):
+    """What the engine of one pod reports."""
+
+    sampled_at: datetime
+    """When its oldest series was scraped, by the operator's clock."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One replica with what its engine reports."""
+
+    role: str
+    load: EngineLoad
+    steady: bool = True
+    """It serves and has had this role during the whole long window: its speed may be compared with the profile."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +183,7 @@ class SplitInputs:
     flip: FlipMethod
     objectives: Objectives
     budget_accelerators: int
-    cooldown_seconds: int
+    cooldown_seconds: float
     roles: tuple[RoleState, ...]
     now: datetime
     allocation: Split = NO_SPLIT

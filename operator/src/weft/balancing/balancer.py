@@ -1,0 +1,118 @@
+"""The planner for programs that are not the operator: plain values in, a decision out. docs/embedding.md.
+
+`Balancer(config).step(observation)` decides as the operator does, through the same function (`plan.plan_split`). It
+keeps nothing between calls, does no I/O and reads no clock: the same observation gives the same decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from weft.api import FlipMethod, Objectives, RebalanceMode
+from weft.balancing.engines import generated_tokens_per_second, observed_speeds
+from weft.balancing.plan import plan_split
+from weft.balancing.presets import Windows
+from weft.balancing.state import Corrections, Engine, RoleState, Split, SplitInputs, Traffic
+
+
+@dataclass(frozen=True)
+class Config:
+    """What does not change from one observation to the next."""
+
+    roles: tuple[RoleState, ...]
+    """`spec_replicas` are those that a role starts with where an observation names none."""
+    objectives: Objectives
+    accelerators: int
+    """That all replicas may hold together."""
+    scrape_seconds: float = 5.0
+    """Of the source that the observations come from."""
+    cooldown_seconds: float = 30.0
+    """Least time between the end of one move and the next decision."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known at one instant. Times are seconds of any clock that does not go back."""
+
+    at_seconds: float
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    """Per role, as last decided; empty before the first decision."""
+    traffic: Traffic | None = None
+    """None: nothing is known, and nothing moves. Histograms may be missing: lengths then count as equal."""
+    engines: tuple[Engine, ...] = ()
+    """Those that report; may be empty: speeds are then the profile's, and no queue is known."""
+    decided_at_seconds: float | None = None
+    """Of the last decision that changed `replicas`."""
+    moved_at_seconds: float | None = None
+    """When the last move ended."""
+    moving: tuple[tuple[str, str], ...] = ()
+    """(giver, taker) of each replica that is on its way."""
+    corrections: Corrections | None = None
+    """Speeds over the profiles', where the caller knows better than `engines` tell."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to hold from now on."""
+
+    replicas: Mapping[str, int]
+    changed: bool
+    """Whether it differs from the observation's."""
+    reason: str = ""
+    """For people; empty where nothing changed."""
+    alternatives: tuple[tuple[Mapping[str, int], str], ...] = ()
+    """The next best and what they would cost or miss."""
+    obstacle: str = ""
+    """Why the replicas cannot follow the load although they should."""
+
+
+class Balancer:
+    """Decides the replicas of one group."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def step(self, observation: Observation) -> Decision:
+        """The replicas that are to hold. Never raises for what an observation lacks."""
+        plan = plan_split(self._inputs(observation))
+        decision = plan.decision
+        return Decision(
+            replicas=dict(plan.allocation.counts),
+            changed=decision is not None,
+            reason=decision.reason if decision is not None else "",
+            alternatives=tuple(
+                (dict(Split.read(one.allocation).counts), one.reason)
+                for one in (decision.alternatives if decision is not None else ())
+            ),
+            obstacle=plan.obstacle.message if plan.obstacle is not None else "",
+        )
+
+    def _inputs(self, seen: Observation) -> SplitInputs:
+        config = self._config
+        speeds = seen.corrections
+        if speeds is None:
+            long_seconds = Windows(config.scrape_seconds).long_seconds
+            speeds = observed_speeds(config.roles, seen.engines, seen.traffic, long_seconds)
+        return SplitInputs(
+            mode=RebalanceMode.AUTO,
+            flip=FlipMethod.LABEL,
+            objectives=config.objectives,
+            budget_accelerators=config.accelerators,
+            cooldown_seconds=config.cooldown_seconds,
+            roles=config.roles,
+            now=_moment(seen.at_seconds),
+            allocation=Split.of(seen.replicas),
+            decided_at=None if seen.decided_at_seconds is None else _moment(seen.decided_at_seconds),
+            moved_at=None if seen.moved_at_seconds is None else _moment(seen.moved_at_seconds),
+            settled=not seen.moving,
+            moving=seen.moving,
+            traffic=seen.traffic,
+            generated_tokens_per_second=generated_tokens_per_second(config.roles, seen.engines),
+            corrections=speeds,
+        )
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
