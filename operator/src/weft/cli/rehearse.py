@@ -142,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="write figures and course as JSON to stdout")
+    output.add_argument("--html", type=Path, metavar="FILE", help="write a report that one can look at")
     output.add_argument("--watts", type=_seconds, metavar="W", help="of an accelerator that is held")
     output.add_argument("--price", type=_seconds, metavar="MONEY", help="of an accelerator-hour")
     return parser
@@ -165,8 +166,7 @@ def main(argv: Sequence[str]) -> int:
         runs = [_play(name, case, arguments.aggregated, show.of(name, case.trace.seconds)) for name in names]
     finally:
         show.end()
-    _print(runs, arguments)
-    return DONE
+    return _show(runs, arguments)
 
 
 def _case(arguments: argparse.Namespace) -> Case:
@@ -253,20 +253,31 @@ def _play(name: str, case: Case, aggregated: bool, progress: Callable[[float], N
     return play(case, policies[name](case), progress=progress)
 
 
-def _print(runs: Sequence[Run], arguments: argparse.Namespace) -> None:
-    from weft.rehearse.summary import course, figures, table
+def _show(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
+    from weft.rehearse.page import page
+    from weft.rehearse.summary import course, figures, table, verdict
 
     rows = [figures(run, arguments.watts, arguments.price) for run in runs]
+    courses = {run.policy: course(run) for run in runs}
+    if arguments.html is not None:
+        title = f"Rehearsal of {arguments.trace.name}"
+        try:
+            arguments.html.write_text(page(title, runs[0].case, rows, courses))
+        except OSError as error:
+            print(f"weft rehearse: {error}", file=sys.stderr)
+            return NOT_USABLE
     if arguments.json:
-        courses = {run.policy: course(run) for run in runs}
         print(json.dumps({"policies": rows, "courses": courses}, indent=1))
-        return
+        return DONE
     trace = runs[0].world.trace
     print(
         f"{len(trace):,} requests in {trace.seconds:,.0f} s; mean prompt {_mean(trace.prompt_tokens):,.0f},"
         f" mean answer {_mean(trace.answer_tokens):,.0f} tokens\n"
     )
     print(table(rows))
+    if said := verdict(rows):
+        print("", *said, sep="\n")
+    return DONE
 
 
 def _mean(values: Sequence[int]) -> float:

@@ -139,7 +139,11 @@ class Hpa:
         }
         down = Rules(settings.stabilization_seconds, DOWN.limits)
         self._behaviors = {role: Behavior(down=down) for role in self._targets}
-        self._most = case.most_replicas
+        self._most = max(1, round(settings.most_share * case.most_replicas))
+        first = case.first_counts
+        for role, behavior in self._behaviors.items():
+            # As the controller does when it first sees an autoscaler.
+            behavior.recommended.append((0.0, first.get(role, 0)))
 
     def ways(self, case: Case) -> Ways:
         return by_replacing(case)
@@ -152,7 +156,7 @@ class Hpa:
             if wanted is None:
                 continue
             behavior = self._behaviors[role]
-            counts[role] = behavior.desired(view.now, current, wanted, 1, self._most - 1)
+            counts[role] = behavior.desired(view.now, current, wanted, 1, self._most)
             behavior.scaled(view.now, current, counts[role])
             if counts[role] != current:
                 reasons.append(f"{role}: {wanted} wanted at {target / 1000:g} requests per replica")

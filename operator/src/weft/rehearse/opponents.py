@@ -17,6 +17,8 @@ class HpaSettings:
     """Requests per decode replica, as a part of the batch that meets the objective between tokens."""
     stabilization_seconds: float
     """Before it scales down."""
+    most_share: float
+    """`maxReplicas` of each role, as a part of the hardware: beyond a half the roles compete for it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,6 @@ class RatioSettings:
     """The ratio of prefill to decode stays within the first one over and times this."""
 
 
-HPA = HpaSettings(prefill_requests=2.0, decode_batch_share=0.7, stabilization_seconds=300.0)
+HPA = HpaSettings(prefill_requests=2.0, decode_batch_share=0.7, stabilization_seconds=300.0, most_share=0.7)
 DYNAMO = DynamoSettings(interval_seconds=180.0, load_interval_seconds=5.0, sensitivity=0.8)
 RATIO = RatioSettings(up_share=0.85, down_share=0.70, bound=2.0)

@@ -156,6 +156,8 @@ def play(
         if tick > end and math.isnan(held):
             world.run_until(end)
             held = world.held_seconds()
+        if tick > end and not mover.busy:
+            tick = end + ANSWERS_SECONDS  # nothing is decided any more
         world.run_until(tick)
         if world.finished or tick >= end + ANSWERS_SECONDS:
             break
@@ -165,7 +167,7 @@ def play(
         if tick < look_at:
             continue
         mover.carry_on()
-        if tick >= decide_at:
+        if decide_at <= tick <= end:
             decide_at = tick + view_interval
             target = policy.look(View(tick, scrapes, mover))
             if target is not None and dict(target.counts) != mover.target:

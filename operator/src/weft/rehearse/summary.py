@@ -135,3 +135,48 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _text(value: float | None, factor: int) -> str:
     return "-" if value is None else f"{value * factor:.{2 if factor == 1 else 1}f}"
+
+
+EQUAL = 0.01
+"""Shares of requests that differ by less are told apart by accelerator-hours only."""
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the figures say, in sentences: also that nothing should move, or that stages should not be apart."""
+    by_name = {row["policy"]: row for row in rows}
+    static, weft = by_name.get("best-static"), by_name.get("weft")
+    said: list[str] = []
+    if static is not None and static["first"].startswith("0:") and static["first"].endswith(":0"):
+        said.append(
+            f"Do not disaggregate: of all fixed splits, replicas that serve both stages met most"
+            f" ({_percent(static)})."
+        )
+    if static is not None and weft is not None:
+        gain = weft["attainment"] - static["attainment"]
+        saved = 1 - weft["acceleratorHours"] / max(static["acceleratorHours"], 1e-9)
+        if gain > EQUAL:
+            said.append(
+                f"Weft met {_percent(weft)}, the best fixed split in hindsight ({static['first']}) {_percent(static)}."
+            )
+        elif gain >= -EQUAL and saved > EQUAL:
+            said.append(
+                f"Weft met as much as the best fixed split in hindsight ({static['first']}) with {saved * 100:.0f} %"
+                " fewer accelerator-hours."
+            )
+        else:
+            said.append(
+                f"Do not move: {static['first']} fixed met {_percent(static)}, Weft from {weft['first']}"
+                f" {_percent(weft)}."
+            )
+    others = [by_name[name] for name in ("hpa", "dynamo", "ratio") if name in by_name]
+    if others:
+        said.append(
+            "Other policies: " + ", ".join(f"{row['policy']} {_percent(row)}" for row in others) + "."
+        )
+    if "optimum" in by_name:
+        said.append(f"A schedule that knew the trace would have met {_percent(by_name['optimum'])}.")
+    return said
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return f"{row['attainment'] * 100:.1f} %"

@@ -1,0 +1,65 @@
+"""The report as a file that one opens."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html import unescape
+from typing import Any
+
+from weft.balancing.profile import Curve, Profile
+from weft.rehearse.engine import Speeds
+from weft.rehearse.page import page
+from weft.rehearse.play import Case, Decided, play
+from weft.rehearse.static import Static
+from weft.rehearse.summary import course, figures, verdict
+from weft.rehearse.trace import Trace
+from weft.rehearse.world import Objectives
+
+PROFILE = Profile(Curve((100, 10_000), (0.02, 2.0)), Curve((1, 32), (0.02, 0.04)), 60_000, 32)
+CASE = Case(
+    Trace.of([(i * 0.7, 300, 40) for i in range(60)]), Speeds(PROFILE), PROFILE, Objectives(1.0, 0.1), 4
+)
+
+
+def written(title: str = "A trace") -> str:
+    run = play(CASE, Static(CASE))
+    run.decisions.append(
+        Decided(12.0, {"prefill": 1, "decode": 3}, "decode needs <3> & more; so", ("stay: 2",))
+    )
+    other = replace(run, policy="other", decisions=[])
+    runs = [run, other]
+    return page(title, CASE, [figures(each) for each in runs], {each.policy: course(each) for each in runs})
+
+
+def test_it_refers_to_nothing_outside_itself() -> None:
+    assert not re.search(r"https?:|src=|href=|@import|url\(", written())
+
+
+def test_every_decision_can_be_asked_for_its_reason() -> None:
+    (tip,) = re.findall(r'data-tip="([^"]*)"', written())
+    assert unescape(tip) == "12 s: 1:3\ndecode needs <3> & more\nso\nelse stay: 2"
+
+
+def test_the_names_of_files_are_no_markup() -> None:
+    text = written("<script>alert(1)</script>")
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+
+
+def test_the_figures_are_in_it_for_programs_too() -> None:
+    found = re.search(r'id="figures">(.*?)</script>', written())
+    assert found is not None
+    assert [row["policy"] for row in json.loads(found[1])["policies"]] == ["static", "other"]
+
+
+def row(policy: str, attainment: float, first: str = "3:5", hours: float = 8.0) -> dict[str, Any]:
+    return {"policy": policy, "attainment": attainment, "first": first, "acceleratorHours": hours}
+
+
+def test_the_verdict_can_be_to_move_nothing_and_to_keep_the_stages_together() -> None:
+    assert verdict([row("best-static", 0.99), row("weft", 0.985)])[0].startswith("Do not move")
+    assert verdict([row("best-static", 0.99, "0:8:0"), row("weft", 0.9)])[0].startswith("Do not disaggregate")
+    assert verdict([row("best-static", 0.8), row("weft", 0.9)])[0].startswith("Weft met 90.0 %")
+    assert "25 % fewer" in verdict([row("best-static", 0.9), row("weft", 0.9, hours=6.0)])[0]
