@@ -145,6 +145,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the figures say, in sentences: also that nothing should move, or that stages should not be apart."""
     by_name = {row["policy"]: row for row in rows}
     static, weft = by_name.get("best-static"), by_name.get("weft")
+    kept = by_name.get("static")
     said: list[str] = []
     if static is not None and static["first"].startswith("0:") and static["first"].endswith(":0"):
         said.append(
@@ -168,6 +169,8 @@ def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
                 f"Do not move: {static['first']} fixed met {_percent(static)}, Weft from {weft['first']}"
                 f" {_percent(weft)}."
             )
+    if kept is not None:
+        said.append(f"The first split, kept ({kept['first']}), met {_percent(kept)}.")
     others = [by_name[name] for name in ("hpa", "dynamo", "ratio") if name in by_name]
     if others:
         said.append(

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from weft.api import FlipMethod, RebalanceMode, Stage
 from weft.api import Objectives as ApiObjectives
-from weft.balancing.capacity import corrections
-from weft.balancing.demand import offered
-from weft.balancing.plan import plan_split
-from weft.balancing.signals import SCRAPES_UNTIL_STALE, Reading, read
-from weft.balancing.state import Corrections, PodLoad, RoleState, Split, SplitInputs
+from weft.api import Stage
+from weft.balancing.balancer import Balancer, Config, Observation
+from weft.balancing.signals import SCRAPES_UNTIL_STALE, read
+from weft.balancing.state import Engine, RoleState
 from weft.rehearse.moves import Ways
 from weft.rehearse.play import Case, Target, View
-from weft.rehearse.scrapes import MODEL, NAMESPACE, pod_name, wall
+from weft.rehearse.scrapes import MODEL, NAMESPACE, pod_name
 from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS
 
 STAGES = {PREFILLS: Stage.PREFILL, DECODES: Stage.DECODE, AGGREGATES: Stage.AGGREGATED}
-
-COOLDOWN_SECONDS = 30
-"""The default of a group's `rebalance.cooldownSeconds`."""
 
 
 class Weft:
@@ -43,7 +38,14 @@ class Weft:
             for role, stage in STAGES.items()
             if role != AGGREGATES or first.get(role)
         )
+        config = Config(
+            roles=roles,
+            objectives=api_objectives(case),
+            accelerators=case.most_replicas * case.accelerators_per_replica,
+            scrape_seconds=case.scrape_seconds,
+        )
         self._roles = roles
+        self._balancer = Balancer(config)
         self._decided_at: float | None = None
 
     def ways(self, case: Case) -> Ways:
@@ -68,55 +70,30 @@ class Weft:
             [pod_name(number) for number, one in replicas.items() if one.serving and one.in_since <= settled],
             scrapes.scrape_seconds,
         )
-        generated = sum(
-            load.generated_tokens_per_second or 0.0
+        since = now - scrapes.windows.long_seconds
+        engines = tuple(
+            Engine(one.role, reading.loads[pod_name(number)], steady=one.serving and one.role_since <= since)
             for number, one in replicas.items()
-            if one.role != PREFILLS and (load := reading.loads.get(pod_name(number)))
+            if pod_name(number) in reading.loads
         )
-        plan = plan_split(
-            SplitInputs(
-                mode=RebalanceMode.AUTO,
-                flip=FlipMethod.LABEL,
-                objectives=api_objectives(self._case),
-                budget_accelerators=self._case.most_replicas * self._case.accelerators_per_replica,
-                cooldown_seconds=COOLDOWN_SECONDS,
-                roles=self._roles,
-                now=wall(now),
-                allocation=Split.of({role.name: mover.target.get(role.name, 0) for role in self._roles}),
-                decided_at=None if self._decided_at is None else wall(self._decided_at),
-                moved_at=None if mover.moved_at is None else wall(mover.moved_at),
-                settled=not mover.moving,
-                moving=mover.moving,
-                traffic=reading.traffic,
-                generated_tokens_per_second=generated,
-                corrections=self._corrections(view, reading, generated),
-                hold=reading.hold,
-            )
+        seen = Observation(
+            at_seconds=now,
+            replicas=mover.target,
+            traffic=reading.traffic,
+            engines=engines,
+            decided_at_seconds=self._decided_at,
+            moved_at_seconds=mover.moved_at,
+            moving=mover.moving,
         )
-        if plan.decision is None:
+        decision = self._balancer.step(seen)
+        if not decision.changed:
             return None
         self._decided_at = now
         alternatives = tuple(
-            f"{Split.read(one.allocation)}: {one.reason}" for one in plan.decision.alternatives
+            f"{', '.join(f'{role} {count}' for role, count in counts.items())}: {why}"
+            for counts, why in decision.alternatives
         )
-        return Target(dict(plan.allocation.counts), plan.decision.reason, alternatives)
-
-    def _corrections(self, view: View, reading: Reading, generated: float) -> Corrections:
-        """From replicas that had one role during the whole long window."""
-        demand = offered(reading.traffic, generated) if reading.traffic is not None else None
-        if demand is None:
-            return Corrections()
-        window = view.scrapes.windows.long_seconds
-        loads: dict[str, list[PodLoad]] = {PREFILLS: [], DECODES: []}
-        for number, one in view.mover.world.replicas.items():
-            load = reading.loads.get(pod_name(number))
-            steady = one.serving and one.role_since <= view.now - window
-            if load is not None and steady and one.role in loads:
-                loads[one.role].append(load)
-        profile = self._case.planned
-        return corrections(
-            (profile, loads[PREFILLS]), (profile, loads[DECODES]), demand.prompt_tokens, window
-        )
+        return Target(decision.replicas, decision.reason, alternatives)
 
 
 def api_objectives(case: Case) -> ApiObjectives:
