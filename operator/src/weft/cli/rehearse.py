@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import math
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from weft.balancing.profile import Profile
     from weft.rehearse.play import Case, Policy, Run
+    from weft.rehearse.trace import Trace
 
 POLICIES = ("weft", "static", "best-static", "hpa", "dynamo", "ratio", "optimum")
 DONE, NOT_USABLE = 0, 2
@@ -30,8 +34,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "trace",
         type=Path,
+        nargs="?",
         help="CSV with arrival_seconds, prompt_tokens, answer_tokens; Azure's CSV; or Mooncake's JSON lines; also .gz",
     )
+    own = parser.add_argument_group("instead of a file: traffic that your Prometheus saw")
+    own.add_argument("--prometheus", metavar="URL", help="for example http://prometheus:9090")
+    own.add_argument("--namespace", default="default", help="of the group (default: default)")
+    own.add_argument("--model", action="append", default=[], metavar="NAME", help="as in spec.metrics.models")
+    own.add_argument("--hours", type=_seconds, default=6.0, metavar="N", help="until now (default: 6)")
     parser.add_argument(
         "--profile", type=Path, required=True, metavar="FILE", help="an EngineProfile, as YAML"
     )
@@ -121,6 +131,16 @@ def _parser() -> argparse.ArgumentParser:
         "--kv-bytes", type=_positive, default=320 * 1024, metavar="BYTES", help="of a token (default: 327680)"
     )
     world.add_argument(
+        "--decode-kv-nanoseconds",
+        type=_not_negative,
+        default=0.0,
+        metavar="N",
+        help="that a decode step takes more per token in the batch's KV caches (default: 0)",
+    )
+    world.add_argument(
+        "--no-prefix-cache", action="store_true", help="do not use what a trace says of common beginnings"
+    )
+    world.add_argument(
         "--chunk",
         type=_count,
         default=0,
@@ -156,6 +176,10 @@ def main(argv: Sequence[str]) -> int:
     for name in names:
         if name not in POLICIES:
             parser.error(f"--policy: {name!r} is none of {', '.join(POLICIES)}")
+    if (arguments.trace is None) == (arguments.prometheus is None):
+        parser.error("give a trace, or --prometheus and --model")
+    if arguments.prometheus is not None and not arguments.model:
+        parser.error("--prometheus needs --model, the name that the front end's metrics have")
     try:
         case = _case(arguments)
     except (OSError, ValueError) as error:
@@ -175,12 +199,14 @@ def _case(arguments: argparse.Namespace) -> Case:
     from weft.rehearse.trace import TraceError, read_trace
     from weft.rehearse.world import Objectives
 
-    trace = read_trace(arguments.trace)
+    trace = read_trace(arguments.trace) if arguments.trace is not None else _from_prometheus(arguments)
     if arguments.copies > 1:
         trace = trace.superposed(arguments.copies, arguments.shift)
     trace = trace.cut(arguments.start, arguments.start + arguments.seconds)
     if not trace:
-        raise TraceError(f"{arguments.trace}: no request arrives in this part of it")
+        raise TraceError(f"{_name(arguments)}: no request arrives in this part of it")
+    if arguments.no_prefix_cache:
+        trace = replace(trace, blocks=())
     profile = _profile(arguments.profile)
     least, most = arguments.replicas
     if most < 2 and not arguments.aggregated:
@@ -191,7 +217,12 @@ def _case(arguments: argparse.Namespace) -> Case:
     per_token = arguments.kv_bytes * 8 / (arguments.kv_bandwidth * 1e9)
     return Case(
         trace=trace,
-        speeds=Speeds(profile, transfer_seconds_per_token=per_token, chunk_tokens=arguments.chunk),
+        speeds=Speeds(
+            profile,
+            transfer_seconds_per_token=per_token,
+            decode_seconds_per_kv_token=arguments.decode_kv_nanoseconds * 1e-9,
+            chunk_tokens=arguments.chunk,
+        ),
         planned=profile,
         objectives=Objectives(arguments.ttft, arguments.itl, arguments.attainment),
         most_replicas=most,
@@ -206,6 +237,29 @@ def _case(arguments: argparse.Namespace) -> Case:
         stage_error=arguments.stage_error,
         replica_error=arguments.replica_error,
     )
+
+
+def _from_prometheus(arguments: argparse.Namespace) -> Trace:
+    from weft.rehearse.prometheus import read_traffic
+
+    seconds = arguments.hours * 3600
+    return asyncio.run(
+        read_traffic(
+            arguments.prometheus,
+            arguments.namespace,
+            arguments.model,
+            time.time() - seconds,
+            seconds,
+            arguments.scrape,
+            arguments.seed,
+        )
+    )
+
+
+def _name(arguments: argparse.Namespace) -> str:
+    if arguments.trace is not None:
+        return str(arguments.trace.name)
+    return f"{', '.join(arguments.model)} in {arguments.namespace}, the last {arguments.hours:g} h"
 
 
 def _profile(path: Path) -> Profile:
@@ -260,7 +314,7 @@ def _show(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
     rows = [figures(run, arguments.watts, arguments.price) for run in runs]
     courses = {run.policy: course(run) for run in runs}
     if arguments.html is not None:
-        title = f"Rehearsal of {arguments.trace.name}"
+        title = f"Rehearsal of {_name(arguments)}"
         try:
             arguments.html.write_text(page(title, runs[0].case, rows, courses))
         except OSError as error:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ class Engine:
             "_mode",
             "_begun",
         ),
-        *("_step", "_steps", "_prefilling", "_decode_next", "_last_step_end", "_joined"),
+        *("_step", "_steps", "_prefilling", "_decode_next", "_last_step_end", "_joined", "_cache"),
     )
 
     def __init__(
@@ -117,6 +118,8 @@ class Engine:
         self._prefilling: tuple[int, int, float, int] | None = None
         self._decode_next = False
         self._last_step_end = 0.0
+        self._cache: OrderedDict[int, None] = OrderedDict()
+        """Blocks of prompts that were read, the least recently used first."""
         self._joined = 0
         """Of the running ones, those that had their first token from a prefill since the last step."""
 
@@ -170,6 +173,28 @@ class Engine:
                 generated += steps * len(self._running)
                 seconds += self._count_intervals(counts, steps)
         return generated, seconds, sum(counts), counts
+
+    def cached_tokens(self, request: int) -> int:
+        """How much of a prompt's beginning need not be read again here; at least one token always is."""
+        world = self._world
+        blocks = world.trace.blocks[request] if world.trace.blocks else ()
+        count = 0
+        for block in blocks:
+            if block not in self._cache:
+                break
+            count += 1
+        return min(count * world.trace.block_tokens, world.prompt_tokens[request] - 1)
+
+    def _keep_blocks(self, blocks: Sequence[int]) -> None:
+        """Remember a prompt that was read; what the KV cache has no room for beside its requests is forgotten."""
+        cache = self._cache
+        for block in blocks:
+            cache[block] = None
+            cache.move_to_end(block)
+        free = self._speeds.profile.kv_capacity_tokens - self._reserved
+        room = max(0, free // self._world.trace.block_tokens)
+        while len(cache) > room:
+            cache.popitem(last=False)
 
     def submit(self, kind: int, request: int, now: float) -> None:
         """Take a request."""
@@ -280,13 +305,21 @@ class Engine:
         kind, request, piece, left = self._to_prefill.popleft()
         if not piece:
             tokens = self._world.prompt_tokens[request]
-            seconds = self._speeds.profile.prefill_seconds(tokens) * self._prefill_factor
+            seconds = self._prefill_seconds(tokens, self.cached_tokens(request))
             chunk = self._speeds.chunk_tokens
             left = math.ceil(tokens / chunk) if chunk else 1
             piece = seconds / left
         self._prefilling = (kind, request, piece, left)
         self._mode, self._decode_next = _PREFILLING, True
         self.due = now + piece
+
+    def _prefill_seconds(self, tokens: int, cached: int) -> float:
+        profile = self._speeds.profile
+        seconds = profile.prefill_seconds(tokens)
+        if cached:
+            # The rest attends to what is cached: it takes no less than the difference, and than as much alone.
+            seconds = max(seconds - profile.prefill_seconds(cached), profile.prefill_seconds(tokens - cached))
+        return seconds * self._prefill_factor
 
     def _end_prefill(self, now: float) -> None:
         assert self._prefilling is not None
@@ -297,9 +330,11 @@ class Engine:
             return
         world = self._world
         self.prompt_tokens_total += world.prompt_tokens[request]
+        if world.trace.blocks:
+            self._keep_blocks(world.trace.blocks[request])
         if kind == PREFILL:
             # Its KV cache stays reserved until `release`.
-            world.prefilled(request, self)
+            world.prefilled(request)
             return
         self.generated_total += 1
         world.first_token(request, now)

@@ -94,7 +94,8 @@ class World:
         self._picks = 0
         self._prefills: list[Replica] = []
         self._decodes: list[Replica] = []
-        self._prefill_at: dict[int, int] = {}
+        self._prefill_at: dict[int, tuple[int, int]] = {}
+        """(replica, prompt tokens to read there) by request."""
         self._decode_at: dict[int, int] = {}
         self._source: dict[int, int] = {}
         self._wants_prefill: list[int] = []
@@ -229,10 +230,19 @@ class World:
         if not self._prefills:
             self._wants_prefill.append(request)
             return
-        one = min(self._prefills, key=_prefill_load)
+        tokens = self.prompt_tokens[request]
+        if self.trace.blocks:
+            # A router that follows KV caches: the least to read, with what waits there.
+            cached = {one.number: one.engine.cached_tokens(request) for one in self._prefills}
+            one = min(
+                self._prefills, key=lambda each: (each.prefill_tokens - cached[each.number], each.last_picked)
+            )
+            tokens -= cached[one.number]
+        else:
+            one = min(self._prefills, key=_prefill_load)
         self._picked(one)
-        one.prefill_tokens += self.prompt_tokens[request]
-        self._prefill_at[request] = one.number
+        one.prefill_tokens += tokens
+        self._prefill_at[request] = one.number, tokens
         kind = PREFILL
         if one.role == AGGREGATES:
             kind = WHOLE
@@ -261,11 +271,11 @@ class World:
 
     # What engines tell
 
-    def prefilled(self, request: int, engine: Engine) -> None:
+    def prefilled(self, request: int) -> None:
         """The prompt is read, its KV cache waits there for a decode replica."""
-        del self._prefill_at[request]
-        self._source[request] = engine.number
-        self.replicas[engine.number].prefill_tokens -= self.prompt_tokens[request]
+        number, tokens = self._prefill_at.pop(request)
+        self._source[request] = number
+        self.replicas[number].prefill_tokens -= tokens
         self._decode(request)
 
     def admitted(self, request: int) -> None:
@@ -277,9 +287,9 @@ class World:
         seconds = at - self.trace.at_seconds[request]
         self.ttft[request] = seconds
         self._front[self._ttfts + bisect_left(TTFT_BOUNDS, seconds)] += 1
-        number = self._prefill_at.pop(request, None)
-        if number is not None:
-            self.replicas[number].prefill_tokens -= self.prompt_tokens[request]
+        if request in self._prefill_at:
+            number, tokens = self._prefill_at.pop(request)
+            self.replicas[number].prefill_tokens -= tokens
 
     def answered(self, request: int, now: float) -> None:
         """Its last token is out."""
