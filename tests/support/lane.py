@@ -252,8 +252,10 @@ class Lane:
                 continue
             if owner not in nodes or nodes[owner]["metadata"]["uid"] != ref["uid"]:
                 return f"{spec['device']} is claimed for {owner}, which is gone"
-            if not there or condition(claim, "Attached") != "True":
-                return f"{spec['device']} is claimed for {owner}: attached {there}, {claim.get('status')}"
+            if not there or condition(nodes[owner], "Bound") != "True":
+                return (
+                    f"{spec['device']} is claimed for {owner}: attached {there}, {nodes[owner].get('status')}"
+                )
         gpus = GPUS - sum(c["spec"]["device"].startswith("gpu") for c in claims)
         memories = MEMORIES - sum(c["spec"]["device"].startswith("cxl") for c in claims)
         hosts = HOSTS - len({c["spec"]["host"] for c in claims if c not in kept})

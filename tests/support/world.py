@@ -167,13 +167,18 @@ class World:
         mode: str = "Manage",
         timeout: int = 1,
         tenants: Sequence[str] = (),
+        heartbeats: bool = True,
         **changes: Any,
     ) -> None:
-        """Nodes with heartbeats, the Fabric (`changes` to its spec) and two pools for these namespaces, or all."""
+        """Nodes, the Fabric (`changes` to its spec) and two pools for these namespaces, or all.
+
+        The Nodes need `heartbeats` where the control plane's controllers run.
+        """
         for host in self.hosts:
             self._create_node(f"{self.name}-{host}")
-        self._heart = threading.Thread(target=self._heartbeats, daemon=True)
-        self._heart.start()
+        if heartbeats:
+            self._heart = threading.Thread(target=self._heartbeats, daemon=True)
+            self._heart.start()
         fabric = self.fabric(endpoint or self.emulator_url, settle_seconds, mode, timeout)
         fabric["spec"].update(changes)
         self.kube.create(FABRICS, fabric)

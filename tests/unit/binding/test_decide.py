@@ -60,7 +60,6 @@ def claim(
     size: int = 2,
     deleting: bool = False,
     quarantined: bool = False,
-    attached: bool = False,
     operation: str = "op",
 ) -> DeviceAttachment:
     metadata: dict[str, Any] = {"name": f"rack.{device}", "uid": f"claim-{device}"}
@@ -81,7 +80,7 @@ def claim(
     since = NOW.isoformat()
     conditions = [
         {"type": kind, "status": "True", "reason": "Because", "lastTransitionTime": since}
-        for kind, holds in (("Quarantined", quarantined), ("Attached", attached))
+        for kind, holds in (("Quarantined", quarantined),)
         if holds
     ]
     return DeviceAttachment.model_validate(
@@ -152,21 +151,23 @@ def test_a_node_whose_failed_device_is_set_aside_is_placed_again() -> None:
 
 
 def test_clearing_a_quarantined_device_does_not_touch_the_node_that_is_bound_to_others() -> None:
-    held = [claim("a", operation="new", attached=True), claim("b", operation="new", attached=True)]
+    held = [claim("a", operation="new"), claim("b", operation="new")]
     cleared = claim("bad", quarantined=True, deleting=True)
-    decided = step(node(bound_ago=1), [*held, cleared], verified=True, reading=frozenset({"a", "b", "bad"}))
+    shown = {"verified": True, "reading": frozenset({"a", "b", "bad"}), "pods_known": True}
+    decided = step(node(bound_ago=1), [*held, cleared], attached=frozenset({"a", "b"}), **shown)
     assert isinstance(decided, Detach)
     assert decided.devices == {"bad"}
-    waiting = step(node(bound_ago=1), [*held, cleared], trouble="fabric rack cannot be reached")
+    cut_off = {"attached": frozenset({"a", "b"}), "trouble": "fabric rack cannot be reached"}
+    waiting = step(node(bound_ago=1), [*held, cleared], **cut_off)
     assert isinstance(waiting, Publish)
     assert waiting.again == 1.0
 
 
 @pytest.mark.shows("LogicalNode.spec.ttlSecondsAfterBound")
 def test_a_node_is_released_when_its_time_is_up_and_not_before() -> None:
-    held = [claim("a", attached=True), claim("b", attached=True)]
-    assert isinstance(step(node(ttl=60, bound_ago=59), held), Publish)
-    assert isinstance(step(node(ttl=60, bound_ago=60), held), Withdraw)
+    held, seen = [claim("a"), claim("b")], frozenset({"a", "b"})
+    assert isinstance(step(node(ttl=60, bound_ago=59), held, attached=seen), Publish)
+    assert isinstance(step(node(ttl=60, bound_ago=60), held, attached=seen), Withdraw)
 
 
 def test_a_deleted_node_without_claims_is_finished() -> None:
@@ -177,10 +178,10 @@ def test_a_deleted_node_without_claims_is_finished() -> None:
 def test_a_claim_that_comes_to_light_after_the_next_set_was_claimed_is_released_alone() -> None:
     held = [
         claim("late", operation="old", size=1),
-        claim("a", operation="new", attached=True),
-        claim("b", operation="new", attached=True),
+        claim("a", operation="new"),
+        claim("b", operation="new"),
     ]
-    decided = step(node(), held)
+    decided = step(node(), held, attached=frozenset({"a", "b"}))
     assert isinstance(decided, TurnBack)
     assert devices(decided) == ["late"]
 
@@ -190,7 +191,24 @@ def test_a_node_is_not_published_before_every_device_was_seen_and_marked() -> No
     assert isinstance(step(node(), claims, verified=True, reading=frozenset({"a"})), Attach)
     assert isinstance(step(node(), claims, verified=True, called=True, reading=frozenset({"a"})), Wait)
     assert isinstance(step(node(), claims, verified=True, reading=frozenset({"a", "b"})), MarkAttached)
-    assert isinstance(step(node(), [claim("a", attached=True), claim("b", attached=True)]), Publish)
+    assert isinstance(step(node(), claims, attached=frozenset({"a", "b"})), Publish)
+
+
+def test_the_first_attach_of_a_fresh_claim_reads_the_host_once_by_itself() -> None:
+    claims, fresh = [claim("a"), claim("b")], dict.fromkeys("ab", Certainty.NEVER_CALLED)
+    decided = step(node(), claims, certainty=fresh)
+    assert isinstance(decided, Attach)
+    assert decided.batches == (frozenset({"a", "b"}),)
+    assert isinstance(step(node(), claims, certainty={**fresh, "b": Certainty.OPEN}), Verify)
+    assert isinstance(step(node(), claims, certainty=fresh, called=True), Verify)
+
+
+def test_pods_that_may_use_what_the_host_shows_hold_its_detach_although_the_status_says_nothing() -> None:
+    shown = Picture(Inventory((), (), (("gpu-0", "h"),), True))
+    going = [claim("gpu-0", size=1)]
+    decided = step(node(deleting=True), going, picture=shown, users=("job",))
+    assert isinstance(decided, Wait)
+    assert decided.reason == "Drain"
 
 
 def test_a_device_that_may_still_be_attached_by_a_late_call_is_not_given_up() -> None:
@@ -214,7 +232,7 @@ def test_attaches_of_two_devices_with_long_names_have_different_keys() -> None:
 
 
 def test_a_detach_that_was_answered_is_not_believed_while_the_host_shows_the_device() -> None:
-    deleted = [claim("gpu-0", size=1, deleting=True, attached=True)]
+    deleted = [claim("gpu-0", size=1, deleting=True)]
     known: dict[str, Any] = {"called": True, "verified": True, "certainty": {"gpu-0": Certainty.CLEAR}}
     assert isinstance(step(node(deleting=True), deleted, reading=frozenset({"gpu-0"}), **known), Wait)
     assert isinstance(step(node(deleting=True), deleted, reading=frozenset(), **known), GiveUp)

@@ -129,7 +129,7 @@ def node(deleting: bool, bound: bool, expired: bool, time_is_up: bool) -> Logica
 
 
 @cache
-def attachment(device: str, attached: bool, quarantined: bool, deleting: bool) -> DeviceAttachment:
+def attachment(device: str, quarantined: bool, deleting: bool) -> DeviceAttachment:
     metadata: dict[str, Any] = {"name": f"rack.{device}", "uid": device, "finalizers": ["weft.dev/fabric"]}
     if deleting:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -144,24 +144,21 @@ def attachment(device: str, attached: bool, quarantined: bool, deleting: bool) -
         "claimSize": 2,
         "claimRef": {"namespace": "ns", "name": "n", "uid": "u"},
     }
-    conditions = [
-        condition(kind) for kind, holds in (("Attached", attached), ("Quarantined", quarantined)) if holds
-    ]
+    conditions = [condition("Quarantined")] if quarantined else []
     return DeviceAttachment.model_validate(
         {"metadata": metadata, "spec": spec, "status": {"conditions": conditions}}
     )
 
 
 def decided(world: World) -> Step:
-    claims = tuple(
-        attachment(each.device, each.attached, each.quarantined, each.deleting) for each in world.held
-    )
+    claims = tuple(attachment(each.device, each.quarantined, each.deleting) for each in world.held)
     view = HostView(
         *PLACE,
         NodeView("node-h", True, True, "ns.n" if world.tainted else ""),
         "" if world.reachable else "fabric rack cannot be reached",
         INVENTORY,
         certainty={each.device: each.certainty for each in world.held},
+        attached=frozenset(each.device for each in world.held if each.attached),
         reading=world.reading,
         verified=world.verified,
         called=world.called,
@@ -190,7 +187,10 @@ def outcomes(world: World, step: Step) -> Iterator[World]:
             free = [each for each in DEVICES if each not in {held.device for held in world.held}]
             for count in (1, 2):
                 held = tuple(Held(device) for device in free[:count])
-                yield replace(world, assigned=False, held=world.held + held, releasing=False)
+                for tainted in {world.tainted, True}:
+                    yield replace(
+                        world, assigned=False, held=world.held + held, releasing=False, tainted=tainted
+                    )
         case Reserve():
             yield replace(world, tainted=True)
         case Verify():

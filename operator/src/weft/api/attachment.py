@@ -58,9 +58,9 @@ class DeviceAttachmentStatus(Model):
 
     conditions: Conditions = Field(
         default=(),
-        description="Attached: the fabric was seen to have it at the host. Quarantined: it could not"
-        " be attached while the manager attached others, or the manager says that it is broken; it is not offered"
-        " until an administrator deletes this object.",
+        description="Quarantined: it could not be attached while the manager attached others, or the manager says"
+        " that it is broken; it is not offered until an administrator deletes this object. Whether it is attached,"
+        " the condition Bound of the LogicalNode says.",
         json_schema_extra=CONDITION_LIST,
     )
 

@@ -126,7 +126,6 @@ DEFINITIONS = (
         ("devatt",),
         (
             Column("Host", ".spec.host", "Host that the device is claimed for."),
-            _status_of("Attached"),
             _status_of("Quarantined"),
             Column("Namespace", ".spec.claimRef.namespace", "Namespace of the object it is claimed for."),
             Column("Claimed by", ".spec.claimRef.name", "Name of the object it is claimed for."),

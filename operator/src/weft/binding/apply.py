@@ -18,7 +18,6 @@ from weft.binding.claims import attachments, claim_refused
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey
 from weft.binding.objects import (
-    UNANSWERED,
     is_deleting,
     is_quarantined,
     parse_node,
@@ -53,7 +52,6 @@ from weft.cluster import (
     AlreadyExistsError,
     Cluster,
     ClusterError,
-    ConflictError,
     Object,
     add_finalizer,
     drop_finalizer,
@@ -120,12 +118,8 @@ class Actions:
             case Attach():
                 await self._attach(step, run)
             case MarkAttached():
-                await asyncio.gather(
-                    *(
-                        self._mark_attached(claim, claim.spec.device in step.no_answer, run)
-                        for claim in step.claims
-                    )
-                )
+                for claim in step.claims:
+                    self._session(claim.spec.fabric).evidence.attached(claim.metadata.uid)
             case Quarantine():
                 await self._quarantine(step, run)
             case TurnBack():
@@ -206,12 +200,15 @@ class Actions:
         operation = uuid.uuid4().hex[:20]
         try:
             await add_finalizer(self._cluster, LOGICAL_NODES, raw)
-            created = await asyncio.gather(
-                *(
-                    self._cluster.create(DEVICE_ATTACHMENTS, body)
-                    for body in attachments(assignment, operation)
+            created, _ = await asyncio.gather(
+                asyncio.gather(
+                    *(
+                        self._cluster.create(DEVICE_ATTACHMENTS, body)
+                        for body in attachments(assignment, operation)
+                    ),
+                    return_exceptions=True,
                 ),
-                return_exceptions=True,
+                self._reserve_early(assignment.host.node_name, run),
             )
         finally:
             # Created or lost: what exists is known by its attachments from now on.
@@ -233,6 +230,17 @@ class Actions:
         for failure in failures:
             # Whatever was created is found incomplete and released.
             raise failure
+
+    async def _reserve_early(self, node: str, run: Pass) -> None:
+        """Taint the Node while the attachments are created: both are claims, and no call is made before both stand."""
+        if run.tainted:
+            return
+        run.tainted = None
+        try:
+            await taints.reserve(self._cluster, node, run.key.namespace, run.key.name)
+        except ClusterError as error:
+            # The next step finds the Node without it, or with another's.
+            log.debug("Node %s is not reserved yet: %s", node, error)
 
     async def _reserve(self, step: Reserve, run: Pass) -> None:
         run.tainted = None
@@ -272,18 +280,6 @@ class Actions:
             except FabricError as error:
                 attempt.problem = error
                 return
-
-    async def _mark_attached(self, claim: DeviceAttachment, no_answer: bool, run: Pass) -> None:
-        raw = self._cluster.get(DEVICE_ATTACHMENTS, claim.metadata.name)
-        if raw is None or raw["metadata"]["uid"] != claim.metadata.uid:
-            raise ConflictError(409, "Conflict", f"DeviceAttachment {claim.metadata.name} is gone")
-        host = claim.spec.host
-        self._session(claim.spec.fabric).evidence.attached(claim.metadata.uid)
-        facts = [("Attached", True, "Verified", f"seen at {host}")]
-        if no_answer:
-            facts = [("Attached", True, UNANSWERED, f"seen at {host}; an earlier call had no answer")]
-        status = with_facts(claim, claim.status.dump(), facts, run.now.wall)
-        await self._cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
 
     def _publish(self, step: Publish, run: Pass) -> Ended:
         raw = self._raw(run)

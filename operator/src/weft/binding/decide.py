@@ -12,7 +12,8 @@ from datetime import datetime
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
-from weft.binding.objects import by_place, is_attached, is_deleting, is_given_up, is_quarantined, taint_value
+from weft.binding.evidence import Certainty
+from weft.binding.objects import by_place, is_deleting, is_given_up, is_quarantined, taint_value
 from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.plan import Assignment, Refusal
 from weft.binding.readiness import readiness
@@ -60,7 +61,7 @@ def decide(picture: LogicalNodePicture, now: Now) -> Step:
         return release(picture, held, "Deleted") if held else Finish("Deleted")
     namesakes = tuple(claim for claim in held if claim.spec.claim_ref.uid != node.metadata.uid)
     held = tuple(claim for claim in held if claim not in namesakes)
-    others = _not_of_this_claim(held)
+    others = _not_of_this_claim(picture, held)
     held = tuple(claim for claim in held if claim not in others)
     again: float | None = None
     for left_over, reason in ((namesakes, "Namesake"), (others, "Superseded")):
@@ -102,7 +103,11 @@ def _time_is_up(node: LogicalNode, wall: datetime, bound_seconds: float | None =
     return is_true(node.status.conditions, "Expired") or (left is not None and left <= 0)
 
 
-def _not_of_this_claim(held: Claims) -> Claims:
+def _is_attached(picture: LogicalNodePicture, claim: DeviceAttachment) -> bool:
+    return claim.spec.device in picture.hosts[claim.spec.fabric, claim.spec.host].attached
+
+
+def _not_of_this_claim(picture: LogicalNodePicture, held: Claims) -> Claims:
     """Claims that are to go while the node's own stays: quarantined ones that were cleared, and superseded ones.
 
     A claim whose creation had no answer can come to light after the next set was claimed, perhaps at another host.
@@ -114,7 +119,8 @@ def _not_of_this_claim(held: Claims) -> Claims:
 
     def standing(operation: str) -> tuple[bool, bool, str]:
         claims = sets[operation]
-        return all(map(is_attached, claims)), len(claims) >= claims[0].spec.claim_size, operation
+        seen = all(_is_attached(picture, claim) for claim in claims)
+        return seen, len(claims) >= claims[0].spec.claim_size, operation
 
     counts = max(sets, key=standing, default="")
     return tuple(claim for claim in held if is_quarantined(claim) or claim.spec.operation != counts)
@@ -163,7 +169,7 @@ def _bind(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now: N
     places = by_place(claims)
     # All claims name one Node, also where several fabrics attach to it.
     view = picture.hosts[places[0][0]]
-    pending = tuple(claim for claim in claims if not is_attached(claim))
+    pending = any(not _is_attached(picture, claim) for claim in claims)
     is_bound = is_true(node.status.conditions, "Bound") and not pending
     if is_bound:
         if view.node.exists and not view.node.taint:
@@ -182,7 +188,7 @@ def _bind(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now: N
         return Reserve(view.node.name, tuple(name for name in picture.tainted if name != view.node.name))
     waits: list[Wait] = []
     for place, here in places:
-        if not (left := tuple(claim for claim in here if not is_attached(claim))):
+        if not (left := tuple(claim for claim in here if not _is_attached(picture, claim))):
             continue
         step = _attach(picture.hosts[place], claims, here, left)
         if not isinstance(step, Wait):
@@ -206,21 +212,36 @@ def _attach(view: HostView, claims: Claims, here: Claims, pending: Claims) -> St
     if problem is not None and not isinstance(problem, OutcomeUnknown | InvalidRequest):
         return _attach_failed(view, claims, here, problem)
     devices = frozenset(claim.spec.device for claim in here)
+    if _is_fresh(view, devices):
+        # The attach itself begins with reading the host.
+        return _call(view, here, devices)
     if not view.verified:
         return Verify(view.fabric, view.host, devices)
-    absent = sorted(devices - (view.reading or frozenset()))
+    absent = devices - (view.reading or frozenset())
     if not absent:
-        return MarkAttached(pending, view.no_answer)
+        return MarkAttached(pending)
     if view.called or problem is not None:
-        at_fault = {device: _blame(view, device, problem) for device in absent if device in view.at_fault}
+        at_fault = {device: _blame(view, device, problem) for device in absent & view.at_fault}
         if at_fault:
             return _quarantine(here, at_fault)
         if problem is None:
-            problem = OutcomeUnknown(f"the manager does not show {', '.join(absent)} at {view.host} yet")
+            left = ", ".join(sorted(absent))
+            problem = OutcomeUnknown(f"the manager does not show {left} at {view.host} yet")
         return _not_bound(_attaching(problem), str(problem), delay(problem))
+    return _call(view, here, absent)
+
+
+def _is_fresh(view: HostView, devices: frozenset[str]) -> bool:
+    """Whether these were claimed just now, and are not at the host already, to be taken over."""
+    if view.called or view.picture is None or devices & view.picture.by_host.get(view.host, frozenset()):
+        return False
+    return all(view.certainty.get(device) is Certainty.NEVER_CALLED for device in devices)
+
+
+def _call(view: HostView, here: Claims, absent: frozenset[str]) -> Attach:
     if view.try_alone:
-        return Attach(here, tuple(frozenset({device}) for device in absent))
-    return Attach(here, (frozenset(absent),))
+        return Attach(here, tuple(frozenset({device}) for device in sorted(absent)))
+    return Attach(here, (absent,))
 
 
 def _blame(view: HostView, device: str, problem: FabricError | None) -> str:

@@ -57,6 +57,7 @@ class Evidence:
         self._first_inventory: float | None = None
         self._last_inventory = 0.0
         self._ours: set[str] = set()
+        self._attached: set[str] = set()
         self._uncalled: set[str] = set()
         self._tasks: dict[str, tuple[str, str]] = {}
 
@@ -74,11 +75,17 @@ class Evidence:
     def attached(self, uid: str) -> None:
         """Its device was seen at the host, called for or not: it is free only when it is gone from there."""
         self._uncalled.discard(uid)
+        self._attached.add(uid)
+
+    def is_attached(self, uid: str) -> bool:
+        """Whether this process saw the device of this attachment at its host."""
+        return uid in self._attached
 
     def released(self, uid: str, device: str, host: str) -> None:
         """This attachment is gone: its device is free."""
         self._uncalled.discard(uid)
         self._ours.discard(uid)
+        self._attached.discard(uid)
         self._pairs.pop((device, host), None)
 
     def is_uncalled(self, uid: str) -> bool:

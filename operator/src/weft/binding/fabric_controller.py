@@ -250,10 +250,10 @@ class FabricController:
             spec, ref = claim["spec"], claim["spec"]["claimRef"]
             device, host = spec["device"], spec["host"]
             is_shown = device in picture.by_host.get(host, frozenset())
-            is_attached = _holds(claim, "Attached")
-            fine = is_shown is is_attached and "deletionTimestamp" not in claim["metadata"]
-            if fine and is_attached:
-                raw = self._cluster.get(LOGICAL_NODES, ref["name"], ref["namespace"]) or {}
+            raw = self._cluster.get(LOGICAL_NODES, ref["name"], ref["namespace"]) or {}
+            is_bound = _holds(raw, "Bound")
+            fine = is_shown is is_bound and "deletionTimestamp" not in claim["metadata"]
+            if fine and is_bound:
                 healthy = device in picture.healthy and not picture.shared_at(host)
                 fine = _holds(raw, "Ready") is healthy
             if not fine:

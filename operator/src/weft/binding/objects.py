@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from weft.api import DeviceAttachment, LogicalNode
-from weft.api.conditions import find, is_true
+from weft.api.conditions import is_true
 from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.resources import DEVICE_ATTACHMENTS, NODES
 from weft.binding.keys import LogicalNodeKey
@@ -60,8 +60,14 @@ def is_quarantined(claim: DeviceAttachment) -> bool:
     return is_true(claim.status.conditions, "Quarantined")
 
 
-def is_attached(claim: DeviceAttachment) -> bool:
-    return is_true(claim.status.conditions, "Attached")
+def is_published(node: LogicalNode | None, claim: DeviceAttachment) -> bool:
+    """Whether the status of the logical node says that it is bound with this attachment."""
+    return (
+        node is not None
+        and node.metadata.uid == claim.spec.claim_ref.uid
+        and is_true(node.status.conditions, "Bound")
+        and any(device.attachment == claim.metadata.name for device in node.status.devices)
+    )
 
 
 def is_deleting(claim: DeviceAttachment | LogicalNode) -> bool:
@@ -71,16 +77,6 @@ def is_deleting(claim: DeviceAttachment | LogicalNode) -> bool:
 def is_given_up(claim: DeviceAttachment) -> bool:
     """A claim whose device was released, that somebody else's finalizer keeps from going."""
     return is_deleting(claim) and FINALIZER not in claim.metadata.finalizers
-
-
-UNANSWERED = "SeenAfterUnansweredCall"
-"""Reason of condition Attached: a later leader must let the device settle before it is reused."""
-
-
-def had_unanswered_call(claim: DeviceAttachment) -> bool:
-    """Whether an attachment was marked attached although a call for it had no answer."""
-    attached = find(claim.status.conditions, "Attached")
-    return attached is not None and attached.reason == UNANSWERED
 
 
 def by_place(

@@ -18,8 +18,7 @@ from weft.binding.objects import (
     NodeView,
     by_place,
     claims_of,
-    had_unanswered_call,
-    is_attached,
+    is_published,
     parse_node,
     place_of,
     taint_value,
@@ -63,6 +62,9 @@ class HostView:
     """Of the last inventory what concerns the host and the claimed devices; None: this leader has none."""
     certainty: Mapping[str, Certainty] = field(default_factory=dict)
     """By the name of the device."""
+    attached: frozenset[str] = frozenset()
+    """Claimed devices that were seen here after they were attached: by this process, or as the status says that an
+    earlier leader wrote."""
     users: tuple[str, ...] = ()
     """Pods that use devices here."""
     no_answer: frozenset[str] = frozenset()
@@ -138,16 +140,16 @@ def observe(
     `attempts` is what this pass has done so far, `tainted` the names of the Nodes that carry the logical node.
     """
     raw = cluster.get(LOGICAL_NODES, key.name, key.namespace)
+    node = parse_node(raw) if raw is not None else None
     claims = tuple(claims_of(cluster, key.namespace, key.name))
     hosts = {
-        place: _host_view(cluster, sessions.get(place[0]), place, here, attempts.get(place), now)
+        place: _host_view(cluster, node, sessions.get(place[0]), place, here, attempts.get(place), now)
         for place, here in by_place(claims)
     }
     unplaceable = ""
     if isinstance(outcome, Assignment):
         why = (why_not_usable(cluster, each, sessions.get(each)) for each in sorted(outcome.fabrics))
         unplaceable = "; ".join(filter(None, why))
-    node = parse_node(raw) if raw is not None else None
     return LogicalNodePicture(
         key=key,
         node=node,
@@ -162,6 +164,7 @@ def observe(
 
 def _host_view(
     cluster: Cluster,
+    node: LogicalNode | None,
     session: FabricSession | None,
     place: Place,
     claims: Sequence[DeviceAttachment],
@@ -174,16 +177,21 @@ def _host_view(
     users = tuple(users_of(cluster, claims))
     trouble = why_not_usable(cluster, fabric, session)
     attempt = attempt or Attempt()
+    published = {claim.spec.device for claim in claims if is_published(node, claim)}
     if session is None:
-        return HostView(fabric, host, view, trouble, users=users)
+        return HostView(fabric, host, view, trouble, attached=frozenset(published), users=users)
     devices = frozenset(claim.spec.device for claim in claims)
     evidence, settle = session.evidence, session.settle_seconds
     certainty: dict[str, Certainty] = {}
     no_answer: set[str] = set()
+    attached: set[str] = set()
     for claim in claims:
         device, uid = claim.spec.device, claim.metadata.uid
-        # What is not marked attached, an earlier leader may have been about to attach when it ended.
-        earlier = had_unanswered_call(claim) or not (is_attached(claim) or evidence.is_ours(uid))
+        # Of a claim that an earlier leader made, nobody knows whether each of its calls had an answer.
+        earlier = not evidence.is_ours(uid)
+        # The owner of the object may write its status: what this process knows itself goes before it.
+        if evidence.is_attached(uid) or (earlier and device in published):
+            attached.add(device)
         certainty[device] = evidence.certainty(uid, device, host, settle, called_earlier=earlier)
         if evidence.may_come_late(device, host, settle, called_earlier=earlier):
             no_answer.add(device)
@@ -194,6 +202,7 @@ def _host_view(
         trouble,
         session.picture_of(host, devices),
         certainty=certainty,
+        attached=frozenset(attached),
         users=users,
         no_answer=frozenset(no_answer),
         at_fault=frozenset(

@@ -132,9 +132,9 @@ def count(reader: Reader, snapshot: Snapshot, now: datetime) -> list[Release | W
         if picture is not None and fabric not in memberships:
             memberships[fabric] = reader.members(fabric, pools, picture)
         here = claims_of.get(fabric, {})
-        attached = {device for device, _ in picture.inventory.attachments} if picture else set()
+        attached = frozenset(picture.inventory.attachments if picture else ())
         membership = memberships.get(fabric, {}).get(pool_key(pool))
-        status = pool_status(pool, membership, here, frozenset(attached - here.keys()), ready, now)
+        status = pool_status(pool, membership, here, attached, ready, now)
         steps.append(Write(resource, raw, status, hold=in_use and not leaving))
     return [*steps, *_quotas(reader, snapshot, pools, claims, now)]
 

@@ -7,7 +7,7 @@ import hashlib
 from weft.api import DeviceAttachment
 from weft.api.conditions import is_true
 from weft.binding.evidence import Certainty
-from weft.binding.objects import by_place, is_attached, is_deleting
+from weft.binding.objects import by_place, is_deleting
 from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.status import Fact
 from weft.binding.steps import Claims, Detach, GiveUp, LookForPods, Step, TurnBack, Verify, Wait, Withdraw
@@ -53,8 +53,9 @@ def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
         if remaining:
             return TurnBack(remaining, "Released", view.trouble)
         return Wait("FabricNotReady", view.trouble, RETRY_SECONDS)
-    # Nothing uses devices that were never all seen at the host.
-    if users and any(is_attached(claim) for claim in claims):
+    # What the host shows may be in use, whatever a status says that others may write.
+    shown = view.picture.by_host.get(view.host, frozenset()) if view.picture else frozenset()
+    if users and any(claim.spec.device in view.attached | shown for claim in claims):
         return Wait("Drain", f"pods still use the devices: {', '.join(users[:5])}", PODS_SECONDS)
     if remaining:
         return TurnBack(remaining, "Released", "")
@@ -81,7 +82,7 @@ def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
     if free:
         return GiveUp(free)
     if present and not view.called:
-        if not view.pods_known and any(is_attached(claim) for claim in claims):
+        if not view.pods_known:
             spec = claims[0].spec
             return LookForPods(view.fabric, view.host, spec.claim_ref.namespace, spec.node_name)
         return Detach(claims, present)

@@ -12,7 +12,7 @@ from weft.api.quantity import format_bytes
 from weft.binding.hosts import Matched
 from weft.binding.inventory import Picture
 from weft.binding.membership import Membership, Pool, PoolKey, key_of
-from weft.binding.objects import is_attached, is_quarantined
+from weft.binding.objects import is_quarantined
 from weft.fabric.driver import not_used
 
 Status = dict[str, Any]
@@ -113,18 +113,19 @@ def pool_status(
     pool: Pool,
     membership: Membership | None,
     claims: Mapping[str, DeviceAttachment],
-    foreign: frozenset[str],
+    attached: frozenset[tuple[str, str]],
     reachable: Fact,
     now: datetime,
 ) -> Status:
     """Counts of a pool's devices; `membership` None: the fabric was never read, the last counts stay.
 
-    `claims` are the attachments by device, `foreign` the devices attached to a host without one.
+    `claims` are the claims by device, `attached` the pairs of device and host that the fabric shows.
     """
     status = {**pool.status.dump(), "observedGeneration": pool.metadata.generation}
     facts: list[Fact] = [reachable]
     if membership is not None:
         excluded = set(pool.spec.maintenance.devices)
+        foreign = {device for device, _ in attached} - claims.keys()
         counts = dict.fromkeys(("total", "free", "bound", "reserved", "quarantined", "unavailable"), 0)
         for device in membership.devices:
             counts["total"] += 1
@@ -132,7 +133,7 @@ def pool_status(
             if claim is not None and is_quarantined(claim):
                 counts["quarantined"] += 1
             elif claim is not None:
-                counts["bound" if is_attached(claim) else "reserved"] += 1
+                counts["bound" if (device.id, claim.spec.host) in attached else "reserved"] += 1
             elif device.id in excluded or device.id in foreign or not device.healthy:
                 counts["unavailable"] += 1
             else:

@@ -66,11 +66,9 @@ class Attach:
 
 @dataclass(frozen=True)
 class MarkAttached:
-    """Every device was seen at the host: store it."""
+    """Every device was seen at the host: remember it. It is stored by the status that says Bound, and not before."""
 
     claims: Claims
-    no_answer: frozenset[str]
-    """Devices for which a call had no answer: it may still take effect."""
 
 
 @dataclass(frozen=True)
