@@ -1,7 +1,7 @@
 """Fabric managers that somebody else might have written, and that take changes.
 
 A tree as in `support.replay`, with what the published schemas let a service do: Allow headers, ETags, the actions of a
-ComputerSystem (ComputerSystem v1.6 and later). How faithfully the links are kept, and how truthfully
+ComputerSystem (v1.6 and later), zones of endpoints. How faithfully the links are kept, and how truthfully
 answers are given, is the test's choice.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from support.replay import SYSTEMS, Replay, Tree, link
+from support.replay import ROOT, SYSTEMS, Replay, Tree, collection, link
 
 Answer = Callable[[], web.Response]
 ADD, REMOVE = "ComputerSystem.AddResourceBlock", "ComputerSystem.RemoveResourceBlock"
@@ -32,8 +32,53 @@ def message(name: str, text: str = "-") -> Tree:
     return {"error": {"code": info["MessageId"], "message": text, "@Message.ExtendedInfo": [info]}}
 
 
+FABRICS = "/redfish/v1/Fabrics"
+PCIE = f"{FABRICS}/PCIe"
+
+
+def endpoint(name: str, role: str | None, entity: str, type_: str, fabric: str = PCIE, **body: Any) -> Tree:
+    """An endpoint of a fabric, as `{path: body}`."""
+    path = f"{fabric}/Endpoints/{name}"
+    entities = [{"EntityType": type_, "EntityRole": role, **({"EntityLink": link(entity)} if entity else {})}]
+    usual = {**link(path), "Id": name, "ConnectedEntities": entities, "Links": {"Zones": []}}
+    return {path: usual | body}
+
+
+def zone(name: str, *endpoints: str, fabric: str = PCIE, **body: Any) -> Tree:
+    """A zone of a fabric with these endpoints, as `{path: body}`."""
+    path = f"{fabric}/Zones/{name}"
+    members = [link(f"{fabric}/Endpoints/{each}") for each in endpoints]
+    usual = {**link(path), "Id": name, "ZoneType": "ZoneOfEndpoints", "Links": {"Endpoints": members}}
+    return {path: usual | body}
+
+
+def switch(*parts: Tree, kind: str = "PCIe", fabric: str = PCIE, systems: tuple[str, ...] = ()) -> Tree:
+    """A manager of one fabric with these endpoints and zones, and with these systems."""
+    paths = [next(iter(part)) for part in parts]
+    tree: Tree = {
+        ROOT: {**link(ROOT), "Id": "Root", "Fabrics": link(FABRICS), "Systems": link(SYSTEMS)},
+        SYSTEMS: collection(SYSTEMS, list(systems)),
+        FABRICS: collection(FABRICS, [fabric]),
+        fabric: {
+            **link(fabric),
+            "Id": fabric.rpartition("/")[2],
+            "FabricType": kind,
+            "Zones": link(f"{fabric}/Zones"),
+            "Endpoints": link(f"{fabric}/Endpoints"),
+        },
+    }
+    for name in ("Zones", "Endpoints"):
+        path = f"{fabric}/{name}"
+        tree[path] = collection(path, [each for each in paths if each.startswith(f"{path}/")])
+    for part in parts:
+        tree |= part
+    for path in systems:
+        tree |= {path: {**link(path), "Id": path.rpartition("/")[2], "SystemType": "Physical", "Links": {}}}
+    return tree
+
+
 class Foreign(Replay):
-    """A manager that is changed by PATCH of systems and by their actions; what else, subclasses say."""
+    """A manager that is changed by PATCH of systems and zones, and by the actions of systems."""
 
     def __init__(self, tree: Tree) -> None:
         super().__init__(tree)
@@ -95,6 +140,9 @@ class Foreign(Replay):
         if method == "PATCH" and path.startswith(f"{SYSTEMS}/") and path in self.tree:
             self.set_blocks(path, [entry["@odata.id"] for entry in body["Links"]["ResourceBlocks"]])
             return web.Response(status=204)
+        if method == "PATCH" and "/Zones/" in path and path in self.tree:
+            self.set_endpoints(path, [entry["@odata.id"] for entry in body["Links"]["Endpoints"]])
+            return web.Response(status=204)
         system, _, action = path.partition("/Actions/")
         if method == "POST" and self.advertises(system, action):
             return self.act(system, action, body)
@@ -132,6 +180,17 @@ class Foreign(Replay):
             if systems is not None:
                 others = [entry for entry in systems if entry != link(system)]
                 resource["Links"]["ComputerSystems"] = others + ([link(system)] if path in blocks else [])
+
+    def set_endpoints(self, zone: str, endpoints: list[str]) -> None:
+        """What a zone has, at the sides that are kept; `system` is the zone's, `block` the endpoint's."""
+        if self.kept != "block":
+            self.tree[zone]["Links"]["Endpoints"] = [link(uri) for uri in endpoints]
+        if self.kept == "system":
+            return
+        for path, resource in self.tree.items():
+            if "ConnectedEntities" in resource:
+                others = [entry for entry in resource["Links"]["Zones"] if entry != link(zone)]
+                resource["Links"]["Zones"] = others + ([link(zone)] if path in endpoints else [])
 
     def writes(self, *methods: str) -> list[tuple[str, str]]:
         """Method and path of the changes that arrived."""

@@ -73,6 +73,7 @@ class UnusedReason(enum.Enum):
     NETWORK = ("holds network cards only", "hold network cards only")
     EMPTY = ("names nothing that it holds", "name nothing that they hold")
     UNKNOWN = ("holds something unknown", "hold something unknown")
+    OTHER_WAY = ("is another way to a device", "are other ways to devices")
     NAME = ("has no usable Id", "have no usable Id")
     NO_SERVER = ("is no server (a virtual machine, a DPU)", "are no servers (virtual machines, DPUs)")
 
@@ -82,7 +83,7 @@ class Unused:
     """How many of the manager's things are not used for one reason."""
 
     thing: str
-    """What they are, in the singular: `block`, `system`."""
+    """What they are, in the singular: `block`, `endpoint`, `system`."""
     reason: UnusedReason
     count: int
 

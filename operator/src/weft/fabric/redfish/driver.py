@@ -26,6 +26,7 @@ from weft.fabric.redfish.writes import Idiom, Present
 from weft.fabric.redfish.writes.call import Call
 from weft.fabric.redfish.writes.choice import Choice
 from weft.fabric.redfish.writes.of_blocks import OfBlocks
+from weft.fabric.redfish.writes.of_endpoints import OfEndpoints
 
 INVENTORY_REQUEST_TIMEOUTS = 10
 """One inventory takes at most this many request timeouts; attach and detach take at most one."""
@@ -46,7 +47,7 @@ class RedfishDriver:
         self._session = Session(connection, heard)
         self._poller = Poller(self._session)
         self._tasks = Tasks(self._session)
-        self._choice = Choice(self._session.allowed)
+        self._choice = Choice(self._poller, self._session.allowed)
         self._notes: dict[str, None] = {}
         self._service: Service | None = None
         self._discovery = asyncio.Lock()
@@ -60,7 +61,7 @@ class RedfishDriver:
             revoke_sessions=bool(service.sessions)
             and not self._session.anonymous
             and not self._session.basic,
-            writes=self._choice.writes(self._hosts(), service.no_devices),
+            writes=self._choice.writes(self._hosts(), self._no_devices(service)),
             notes=tuple(self._notes),
         )
 
@@ -75,9 +76,12 @@ class RedfishDriver:
         except (NotFound, Unsupported):
             self._service = None  # another version of the manager may keep its collections elsewhere
             raise
-        self._choice.next_reading(self._hosts())
-        closed = {s.host.id: self._choice.closed(s, service.no_devices) for s in self._hosts()}
+        self._choice.next_reading()
+        closed = {s.host.id: self._choice.closed(s, reading.no_devices) for s in self._hosts()}
         return replace(reading, hosts=tuple(replace(h, closed=closed.get(h.id, "")) for h in reading.hosts))
+
+    def _no_devices(self, service: Service) -> str:
+        return "" if self._poller.attaching.fabric_of else service.no_devices
 
     def _hosts(self) -> list[System]:
         return [s for s in self._poller.systems.values() if s.unused is None]
@@ -87,8 +91,10 @@ class RedfishDriver:
         deadline = self._deadline()
         service = await self._services(deadline)
         login = await self._session.log_in(deadline)
+        await self._first_look(service, deadline, login)
         path = self._system_path(service, host)
-        present = await OfBlocks().present(self._call("", service, deadline, login), path)
+        side = OfEndpoints() if self._poller.attaching.fabric_of else OfBlocks()
+        present = await side.present(self._call("", service, deadline, login), path)
         blocks = self._poller.blocks
         return frozenset(blocks[uri].id for uri in present.devices if self._poller.is_device(uri))
 
@@ -127,7 +133,7 @@ class RedfishDriver:
             host = self._poller.systems[path]
             ways = self._choice.ways(host, also_refused=also_refused)
             if not ways:
-                raise Unsupported(self._choice.closed(host, call.service.no_devices))
+                raise Unsupported(self._choice.closed(host, self._no_devices(call.service)))
             idiom = ways[0][0]
             if looked is not None and looked[0] is idiom:
                 return looked
@@ -195,12 +201,17 @@ class RedfishDriver:
                     self._service = service
         return self._service
 
+    async def _first_look(self, service: Service, deadline: float, login: int) -> None:
+        async with self._discovery:
+            await self._poller.look(service, deadline, login)
+
     @contextlib.asynccontextmanager
     async def _turn(self, operation: str, host: str) -> AsyncIterator[tuple[Call, str]]:
         """One change to a host at a time: each writes the whole list that it read before."""
         deadline = self._deadline()
         login = await self._session.log_in(deadline)
         service = await self._services(deadline, login=login)
+        await self._first_look(service, deadline, login)
         path = self._system_path(service, host)
         lock = self._writing[path]
         try:
@@ -210,7 +221,6 @@ class RedfishDriver:
             raise Transient(f"{host}: another change to this host takes all the time of this call") from None
         try:
             await self._tasks.await_turn(service, path, deadline, login)
-            await self._poller.read_hosts(service, deadline, login)
             yield self._call(operation, service, deadline, login), path
         finally:
             lock.release()
@@ -228,12 +238,17 @@ class RedfishDriver:
         return next(known, "") or self._expected(service.systems, host)
 
     def _block_path(self, service: Service, device: str) -> str:
-        if not service.blocks:
-            raise Unsupported(service.no_devices)
+        if reason := self._no_devices(service):
+            raise Unsupported(reason)
         if not is_name(device):
             raise InvalidRequest(f"{device!r} cannot be a device's id")
-        known = (uri for uri, b in self._poller.blocks.items() if b.id == device)
-        return next(known, "") or self._expected(service.blocks, device)
+        known = [b for b in self._poller.blocks.values() if b.id == device]
+        if known:
+            # A host's own endpoint, or another way to the device, may have its name.
+            return min(known, key=lambda b: b.unused is not None).uri
+        if not service.blocks:
+            raise NotFound(f"the manager shows no endpoint of {device}")
+        return self._expected(service.blocks, device)
 
     def _expected(self, collection: str, name: str) -> str:
         try:

@@ -67,6 +67,8 @@ class Domain:
     value: str
     members: frozenset[str]
     """URIs of blocks, of components in blocks, and of systems."""
+    zone: str = ""
+    """URI of the zone."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def assemble(
         known = facts.get(block.uri)
         reason = block.unused or (known if isinstance(known, UnusedReason) else None)
         if reason := reason or (None if is_name(block.id) else UnusedReason.NAME):
-            unused["block", reason] += 1
+            unused[block.thing, reason] += 1
         else:
             devices.append(block)
             _tell(problems, block.id, block.notes)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from collections.abc import Mapping
+from dataclasses import replace
 
 from weft.fabric.driver import Inventory, Unread, UnusedReason
-from weft.fabric.errors import AuthFailed, FabricError, RateLimited, Transient
+from weft.fabric.errors import AuthFailed, FabricError, Transient
+from weft.fabric.redfish.attaching import Attaching
 from weft.fabric.redfish.contents import contents
 from weft.fabric.redfish.discovery import Service
+from weft.fabric.redfish.endpoints import Zone, endpoint_of
 from weft.fabric.redfish.facts import Facts, facts_of
-from weft.fabric.redfish.inventory import Problems, assemble, named_blocks, named_systems
-from weft.fabric.redfish.limits import OutOfTime
+from weft.fabric.redfish.inventory import Problems, Topology, assemble, named_blocks, named_systems
 from weft.fabric.redfish.mapping import Json
+from weft.fabric.redfish.members import Members, failure_of
 from weft.fabric.redfish.names import is_name, name_of_uri
 from weft.fabric.redfish.reader import Collections, Expansion, Listing, together
 from weft.fabric.redfish.resources import Block, System, block_of, system_of
@@ -27,73 +27,6 @@ from weft.fabric.redfish.uris import last_segment
 STATIC_EVERY = 10
 """Zones, fabrics, and what devices without an ETag are, are read anew in every such reading."""
 
-T = TypeVar("T", Block, System)
-
-
-@dataclass
-class Entry(Generic[T]):
-    """One member of a collection, kept from reading to reading."""
-
-    value: T | None = None
-    """As it was last read; None: never."""
-    read_in: int = -1
-    """Number of the reading that this was."""
-    failed: bool = False
-    """Whether the last try to read it, or what it holds, failed."""
-
-
-class Members(Generic[T]):
-    """A collection's members, kept from reading to reading."""
-
-    def __init__(self, parse: Callable[[Json, str, Resolve], T], resolve: Resolve) -> None:
-        self._parse: Callable[[Json, str, Resolve], T] = parse
-        self._resolve = resolve
-        self.entries: dict[str, Entry[T]] = {}
-        self.whole = False
-        """Whether the collection was read to its end in the last reading."""
-
-    def take(self, listing: Listing, reading: int, problems: Problems) -> None:
-        """Take a new list: members that are not in a whole one are gone."""
-        self.whole = listing.whole
-        if listing.whole:
-            self.entries = {uri: e for uri, e in self.entries.items() if uri in listing.members}
-        for uri, body in listing.members.items():
-            self.entries.setdefault(uri, Entry())
-            if body is not None:
-                try:
-                    self.put(uri, body, reading)
-                except FabricError as error:
-                    problems.missing(f"{uri}: {error}")
-
-    def put(self, uri: str, body: Json, reading: int) -> T:
-        """Keep a member as it was read now. Raises Transient when a link in it must not be followed."""
-        entry = self.entries.setdefault(uri, Entry())
-        entry.value = self._parse(body, uri, self._resolve)
-        entry.read_in, entry.failed = reading, False
-        return entry.value
-
-    async def read(self, uri: str, collections: Collections, reading: int) -> T:
-        """Read a member, unless it was in this reading."""
-        entry = self.entries[uri]
-        if entry.value is not None and entry.read_in == reading:
-            return entry.value
-        return self.put(uri, await collections.read(uri), reading)
-
-    def in_order(self, first: Container[str] = (), known: Container[str] = ()) -> list[str]:
-        """All members in the order in which to read them.
-
-        `first` first; then those that are not `known` yet, then those that were read longest ago, so that all get
-        their turn where one reading is not enough. What failed in its last try comes after all the others: it may
-        only cost time again.
-        """
-        items = self.entries.items()
-        waiting = sorted(items, key=lambda i: (i[1].failed, i[0] not in first, i[0] in known, i[1].read_in))
-        return [uri for uri, _ in waiting]
-
-    def values(self) -> list[T]:
-        """The members of which something is known."""
-        return [e.value for e in self.entries.values() if e.value is not None]
-
 
 class Poller:
     """Reads inventories and keeps between them what was read."""
@@ -101,19 +34,25 @@ class Poller:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._readings = 0
+        self._looked = False
         self._expansion = Expansion()
         self._topology = TopologyReader(session)
-        self._blocks: Members[Block] = Members(block_of, session.local)
+        self._blocks: Members[Block] = Members(self._parse, session.local)
         self._systems: Members[System] = Members(system_of, session.local)
         self._facts: dict[str, tuple[tuple[object, ...], int, Facts | UnusedReason]] = {}
         """What blocks hold, with the version of the block and the reading that told."""
         self.blocks: dict[str, Block] = {}
         """The last reading, by URI, with the ids that Weft uses."""
         self.systems: dict[str, System] = {}
+        self.attaching = Attaching(session)
+        """What is known of fabrics, where there are no resource blocks and devices are endpoints."""
         self.asked: dict[str, str] = {}
         """The system that a block was last to be attached to by us, whether or not it came to that."""
         self.systems_tell = False
         """Whether a system has ever been seen to list a device: then what none lists is nowhere."""
+
+    def _parse(self, body: Json, uri: str, resolve: Resolve) -> Block:
+        return (endpoint_of if uri in self.attaching.fabric_of else block_of)(body, uri, resolve)
 
     def is_device(self, uri: str) -> bool:
         """Whether the block at this URI was read, and may be a device as far as that is known."""
@@ -129,7 +68,7 @@ class Poller:
     def meet(self, uri: str, body: Json) -> None:
         """Take a block that was read outside of a reading. Raises Transient when it makes no sense."""
         block, known = self._blocks.put(uri, body, self._readings), self.blocks.get(uri)
-        if known is None:
+        if known is None or known.endpoint is not None:
             self._name()
         else:
             self.blocks[uri] = replace(block, id=known.id)
@@ -137,28 +76,40 @@ class Poller:
     def meet_system(self, uri: str, body: Json) -> None:
         """Take a system that was read outside of a reading. Raises Transient when it makes no sense."""
         system, known = self._systems.put(uri, body, self._readings), self.systems.get(uri)
-        if known is None:
+        if known is None or self.attaching.fabric_of:
             self._name()
         else:
             self.systems[uri] = replace(system, host=replace(system.host, id=known.host.id))
         self.systems_tell |= any(self.is_device(each) for each in system.blocks or ())
 
-    async def read_hosts(self, service: Service, deadline: float, login: int) -> None:
-        """Read the systems, unless a reading was there before: who has what has to be known before a change.
+    def meet_zone(self, uri: str, body: Json) -> Zone:
+        """Take a zone that was read outside of a reading. Raises Transient when it makes no sense."""
+        zone = self.attaching.zones.put(uri, body, self._readings)
+        self._name()
+        return zone
 
-        Raises Transient when they cannot be listed to their end.
+    async def look(self, service: Service, deadline: float, login: int) -> None:
+        """Read who has what, unless there was a reading before: it has to be known before a change.
+
+        Raises Transient when the systems cannot be listed to their end.
         """
-        if self.systems or not service.systems:
+        if self._readings or self._looked:
             return
         problems = Problems()
         collections = Collections(self._session, deadline, problems, login=login, expansion=self._expansion)
-        self._systems.take(
-            await collections.listing(service.systems, service.expand), self._readings, problems
-        )
+        await self._list(service, collections, problems)
         if not self._systems.whole:
             raise Transient(f"not all systems could be listed: {'; '.join(problems.texts)}")
         await self._read_systems(collections)
+        if self.attaching.fabric_of:
+            await self.attaching.read_zones(collections, self._readings)
+
+            async def look(uri: str) -> None:
+                await self._blocks.read(uri, collections, self._readings)
+
+            await collections.work(self._blocks.in_order(), look)
         self._name()
+        self._looked = True
 
     async def read(self, service: Service, deadline: float, first: frozenset[str] = frozenset()) -> Inventory:
         """One reading. Raises when neither blocks nor systems could be listed, or on AuthFailed."""
@@ -168,6 +119,7 @@ class Poller:
         collections = Collections(self._session, deadline, problems, expansion=self._expansion)
         await self._list(service, collections, problems)
         await self._read_systems(collections)
+        await self.attaching.read_zones(collections, self._readings)
         rack = frozenset(self._blocks.entries), frozenset(self._systems.entries)
         now = asyncio.get_running_loop().time()
         # The zones of a big rack must not take the time of its devices.
@@ -176,6 +128,12 @@ class Poller:
         topology, known = await self._topology.read(service, rack, half, problems, fresh=fresh)
         await self._read_blocks(collections, first)
         self._name()
+        if self.attaching.fabric_of:
+            if service.expand and fresh:
+                await self.attaching.read_samples(collections, self._readings)
+            related = self.attaching.related
+            domains = tuple(d for d in topology.domains if d.zone not in related.zones)
+            topology = Topology(related.reach, domains)
         facts = {uri: found for uri, (_, _, found) in self._facts.items()}
         return assemble(
             list(self.blocks.values()),
@@ -184,7 +142,7 @@ class Poller:
             topology,
             problems,
             unread=self._unread(facts, topology=not known),
-            no_devices=service.no_devices,
+            no_devices="" if self.attaching.fabric_of else service.no_devices,
             service=service.uuid,
         )
 
@@ -196,6 +154,10 @@ class Poller:
                 self._listing(collections, service, service.blocks, service.expand_deep, service.expand),
             ]
         )
+        if isinstance(blocks, Listing) and blocks.whole and not blocks.members and service.fabrics:
+            blocks = await self.attaching.list(service, collections, problems, self._readings)
+        elif isinstance(blocks, Listing) and blocks.members:
+            self.attaching.fabric_of = {}
         failures = [f for f in (systems, blocks) if isinstance(f, FabricError)]
         if failures and len(failures) == sum(bool(link) for link in (service.systems, service.blocks)):
             raise failures[0]
@@ -221,7 +183,7 @@ class Poller:
 
     async def _read_systems(self, collections: Collections) -> None:
         async def look(uri: str) -> None:
-            with _failure_of(self._systems.entries[uri]):
+            with failure_of(self._systems.entries[uri]):
                 await self._systems.read(uri, collections, self._readings)
 
         async def look_by_itself(uri: str) -> None:
@@ -243,13 +205,13 @@ class Poller:
         claimed |= {uri for s in self._systems.values() for uri in s.blocks or ()}
 
         async def look(uri: str) -> None:
-            with _failure_of(self._blocks.entries[uri]):
+            with failure_of(self._blocks.entries[uri]):
                 block = await self._blocks.read(uri, collections, self._readings)
                 if not self._knows(block):
                     await self._look_into(block, collections)
 
         async def look_again(uri: str) -> None:
-            with _failure_of(self._blocks.entries[uri]):
+            with failure_of(self._blocks.entries[uri]):
                 await self._look_into(await self._blocks.read(uri, collections, self._readings), collections)
 
         entries = self._blocks.entries
@@ -286,8 +248,16 @@ class Poller:
 
     def _name(self) -> None:
         """Give blocks and systems the ids that Weft uses; those in use stay."""
-        blocks = named_blocks(self._blocks.values(), {uri: b.id for uri, b in self.blocks.items()})
-        systems = named_systems(self._systems.values(), {uri: s.host.id for uri, s in self.systems.items()})
+        blocks, systems = self._blocks.values(), self._systems.values()
+        others: list[Block] = []
+        if self.attaching.fabric_of:
+            related = self.attaching.relate(blocks, systems)
+            # One device may have an endpoint of the same name in each fabric.
+            others = [b for b in related.blocks if b.unused is not None]
+            blocks = [b for b in related.blocks if b.unused is None]
+            systems = list(related.systems)
+        blocks = [*others, *named_blocks(blocks, {uri: b.id for uri, b in self.blocks.items()})]
+        systems = named_systems(systems, {uri: s.host.id for uri, s in self.systems.items()})
         self.blocks = {b.uri: b for b in blocks}
         self.systems = {s.uri: s for s in systems}
         self.systems_tell |= any(self.is_device(uri) for s in systems for uri in s.blocks or ())
@@ -304,6 +274,7 @@ class Poller:
             for uri, entry in self._systems.entries.items()
             if entry.read_in < self._readings
         }
+        hosts |= {self.systems[uri].host.id for uri in self.attaching.unread_hosts(self._readings)}
         return Unread(
             devices=frozenset(devices),
             hosts=frozenset(hosts),
@@ -311,18 +282,6 @@ class Poller:
             host_list=not self._systems.whole,
             topology=topology,
         )
-
-
-@contextlib.contextmanager
-def _failure_of(entry: Entry[T]) -> Iterator[None]:
-    """Note that reading a member failed; what was not asked for has not failed."""
-    try:
-        yield
-    except (OutOfTime, RateLimited):
-        raise
-    except FabricError:
-        entry.failed = True
-        raise
 
 
 def _version(block: Block) -> tuple[object, ...]:

@@ -43,8 +43,20 @@ _NETWORK = ("NetworkInterfaces", "EthernetInterfaces")
 
 
 @dataclass(frozen=True)
+class Endpoint:
+    """What makes of an endpoint of a fabric a device, or a part of a host."""
+
+    initiator: bool
+    """Whether it is a host's."""
+    entities: tuple[str, ...]
+    """URIs of what is behind it."""
+    zones: tuple[str, ...] | None
+    """The zones that it is in, as it says; None: it does not say."""
+
+
+@dataclass(frozen=True)
 class Block:
-    """A resource block, as far as it can be read without what it holds."""
+    """A resource block, or an endpoint of a fabric, as far as it can be read without what it holds."""
 
     uri: str
     id: str
@@ -62,8 +74,15 @@ class Block:
     own_systems: tuple[str, ...]
     """The systems inside a host's own block."""
     etag: str
+    endpoint: Endpoint | None = None
+    """None: it is a resource block."""
     notes: tuple[str, ...] = ()
     """What is odd about it, for people."""
+
+    @property
+    def thing(self) -> str:
+        """What it is, in the singular."""
+        return "block" if self.endpoint is None else "endpoint"
 
 
 @dataclass(frozen=True)

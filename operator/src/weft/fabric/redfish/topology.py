@@ -90,7 +90,7 @@ class TopologyReader:
                 uris = set(links_of(zone, self._session.local, "Links", "ResourceBlocks") or ())
                 for endpoint in links_of(zone, self._session.local, "Links", "Endpoints") or ():
                     uris |= entities.get(endpoint, set())
-                domains.append(Domain(attribute, prefix + id_of(zone, uri), frozenset(uris)))
+                domains.append(Domain(attribute, prefix + id_of(zone, uri), frozenset(uris), uri))
         return tuple(domains)
 
     async def _entities(

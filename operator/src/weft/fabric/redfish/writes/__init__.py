@@ -11,6 +11,7 @@ from typing import Protocol
 
 from weft.fabric.driver import Operation, WriteIdiom
 from weft.fabric.redfish.mapping import Reply
+from weft.fabric.redfish.polling import Poller
 from weft.fabric.redfish.resources import System
 from weft.fabric.redfish.writes.call import Call
 
@@ -32,19 +33,21 @@ class Evidence:
 class Present:
     """What a host has now."""
 
-    system: Reply
-    """The resource of the host, as it was read."""
+    read: dict[str, Reply]
+    """The resources that were read for it, by path."""
     devices: list[str] = field(default_factory=list)
-    """URIs of all that is composed into it, devices or not, in the manager's order."""
+    """URIs of all blocks or endpoints that it has, devices or not, in the manager's order."""
 
 
 class Idiom(Protocol):
     """One way to attach and detach. Its calls read anew what they decide on, and raise FabricErrors."""
 
     name: WriteIdiom
+    of_endpoints: bool
+    """Whether devices are endpoints of fabrics, and not resource blocks."""
 
-    def evidence(self, host: System, allowed: Allowed) -> Evidence | None:
-        """What speaks for this idiom at the host; None: nothing, or something against it."""
+    def evidence(self, host: System, poller: Poller, allowed: Allowed) -> Evidence | str:
+        """What speaks for this idiom at the host, or what is missing, as half a sentence."""
 
     async def present(self, call: Call, path: str) -> Present:
         """What the host at this path has now."""
@@ -60,3 +63,8 @@ class Idiom(Protocol):
 
     async def detach(self, call: Call, path: str, present: Present, devices: Sequence[str]) -> Operation:
         """Take away devices that the host has."""
+
+
+def methods_of(allowed: Allowed, path: str) -> str:
+    """The methods that a manager says it takes at a path, for people."""
+    return ", ".join(sorted(allowed(path) or ())) or "nothing"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from weft.fabric.driver import Operation, OperationPhase
-from weft.fabric.errors import Conflict
+from weft.fabric.errors import Conflict, FabricError, OutcomeUnknown
 from weft.fabric.redfish.discovery import Service
 from weft.fabric.redfish.mapping import Json, Precondition, Reply
 from weft.fabric.redfish.polling import Poller
@@ -94,6 +94,28 @@ class Call:
                 etag = fresh.etag
         self.notes[ETAGS_USELESS] = None
         return await send("")
+
+    async def in_turn(
+        self, turn: str, parts: Sequence[str], change: Callable[[str], Awaitable[Reply]]
+    ) -> Operation:
+        """Several changes to the host at `turn`, one after the other, each once the task of the one before has ended.
+
+        A refusal after the first is an unknown outcome: whoever hears of a refusal takes it that nothing was done.
+        """
+        operation = Operation("", OperationPhase.SUCCEEDED, DONE)
+        for number, part in enumerate(parts):
+            try:
+                operation = self.outcome(turn, await change(part))
+                if number + 1 < len(parts):
+                    operation = await self.ended(operation)
+            except FabricError as error:
+                if number == 0 or isinstance(error, OutcomeUnknown):
+                    raise
+                text = f"{error}; {number} of {len(parts)} changes were made before"
+                raise OutcomeUnknown(text) from error
+            if operation.phase is not OperationPhase.SUCCEEDED:
+                break
+        return operation
 
     def outcome(self, turn: str, reply: Reply) -> Operation:
         """What an answer to a change of the resource at `turn` says: done, or a task."""

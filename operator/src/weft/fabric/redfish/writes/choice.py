@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from weft.fabric.driver import Write, WriteIdiom
+from weft.fabric.redfish.polling import Poller
 from weft.fabric.redfish.resources import System
 from weft.fabric.redfish.writes import Allowed, Evidence, Idiom
 from weft.fabric.redfish.writes.compose_patch import ComposeByPatch
 from weft.fabric.redfish.writes.resource_block_actions import AddResourceBlock
+from weft.fabric.redfish.writes.zone_endpoints import ZoneEndpoints
 
-IDIOMS: tuple[Idiom, ...] = (AddResourceBlock(), ComposeByPatch())
+IDIOMS: tuple[Idiom, ...] = (AddResourceBlock(), ComposeByPatch(), ZoneEndpoints())
 """The preferred first: an action is made for this, an Allow header may mean other properties of the system."""
 REFUSED_READINGS = 240
 """How many readings a refusal of the manager is believed before it is asked again."""
 
 
-@dataclass
 class Choice:
     """What speaks for and against each idiom at each host."""
 
-    said: Allowed
-    _sample: str = ""
-    """A host of which it is known what the manager allows: others are taken to be like it until they are read."""
-    _refused: dict[tuple[WriteIdiom, str], tuple[str, int]] = field(default_factory=dict)
-    """The manager's reason and the reading, by idiom and path of the host."""
-    _reading: int = 0
+    def __init__(self, poller: Poller, said: Allowed) -> None:
+        self._poller = poller
+        self._said = said
+        self._samples: dict[str, str] = {}
+        """By collection a member of which it is known what it takes: others are taken to be like it."""
+        self._refused: dict[tuple[WriteIdiom, str], tuple[str, int]] = {}
+        """The manager's reason and the reading, by idiom and path of the host."""
+        self._reading = 0
 
     def allowed(self, path: str) -> frozenset[str] | None:
-        """The methods that the manager takes at a system; None: it does not say."""
-        own = self.said(path)
-        return self.said(self._sample) if own is None else own
+        """The methods that the manager takes at a member of a collection; None: it does not say."""
+        own = self._said(path)
+        return self._said(self._samples.get(_collection(path), "")) if own is None else own
 
-    def next_reading(self, hosts: Iterable[System]) -> None:
-        """Take note of the hosts that were read, and forget refusals that are too old."""
-        self._sample = next((host.uri for host in hosts if self.said(host.uri) is not None), "")
+    def next_reading(self) -> None:
+        """Take note of what was read, and forget refusals that are too old."""
+        members = [*self._poller.systems, *self._poller.attaching.related.zones]
+        self._samples = {_collection(path): path for path in members if self._said(path) is not None}
         self._reading += 1
         self._refused = {
             key: (reason, since)
@@ -49,10 +52,15 @@ class Choice:
 
     def ways(self, host: System, *, also_refused: bool = False) -> list[tuple[Idiom, Evidence]]:
         """The idioms that may change the host, the one to use first."""
-        found = [(idiom, evidence) for idiom in IDIOMS if (evidence := idiom.evidence(host, self.allowed))]
+        judged = [(idiom, idiom.evidence(host, self._poller, self.allowed)) for idiom in self._idioms()]
+        found = [(idiom, evidence) for idiom, evidence in judged if isinstance(evidence, Evidence)]
         found.sort(key=lambda way: not way[1].said)
         usable = [way for way in found if (way[0].name, host.uri) not in self._refused]
         return usable or (found if also_refused else [])
+
+    def _idioms(self) -> list[Idiom]:
+        by_endpoints = bool(self._poller.attaching.fabric_of)
+        return [idiom for idiom in IDIOMS if idiom.of_endpoints is by_endpoints]
 
     def closed(self, host: System, no_devices: str = "") -> str:
         """Why nothing can be attached to the host, in a sentence; empty: something can."""
@@ -63,16 +71,9 @@ class Choice:
         for (idiom, path), (reason, _) in self._refused.items():
             if path == host.uri:
                 return f"the manager refuses {idiom.value}: {reason}"
-        methods = self.allowed(host.uri)
-        taken = (
-            f"its systems take {', '.join(sorted(methods))} only"
-            if methods
-            else "it takes no PATCH of systems"
-        )
-        return (
-            f"the manager offers no way to attach devices that Weft knows: {taken} (Allow header), and advertise no"
-            " actions AddResourceBlock and RemoveResourceBlock"
-        )
+        judged = [idiom.evidence(host, self._poller, self.allowed) for idiom in self._idioms()]
+        missing = "; ".join(each for each in judged if isinstance(each, str))
+        return f"the manager offers no way to attach devices that Weft knows: {missing}"
 
     def writes(self, hosts: Iterable[System], no_devices: str = "") -> tuple[Write, ...]:
         """How the manager takes changes, the preferred way first."""
@@ -86,3 +87,7 @@ class Choice:
         if not found and hosts:
             return (Write(WriteIdiom.NONE, self.closed(hosts[0])),)
         return tuple(Write(idiom, text) for idiom, text in found.items())
+
+
+def _collection(path: str) -> str:
+    return path.rpartition("/")[0]

@@ -22,6 +22,8 @@ def listed(body: Json, resolve: Resolve) -> list[str]:
 class OfBlocks:
     """Reading where resource blocks are, by the side that the manager keeps."""
 
+    of_endpoints = False
+
     async def present(self, call: Call, path: str) -> Present:
         """What the system lists; where no system lists any device, also what the blocks say of themselves."""
         reply = await call.read_system(path)
@@ -36,7 +38,7 @@ class OfBlocks:
             replies = await together([call.read_block(uri) for uri in maybe])
             pairs = zip(maybe, replies, strict=True)
             found += [uri for uri, block in pairs if path in self._systems(call, uri, block)]
-        return Present(reply, found)
+        return Present({path: reply}, found)
 
     async def elsewhere(self, call: Call, path: str, devices: Sequence[str]) -> dict[str, set[str]]:
         """The systems that have each block: as the block says, and other systems that say so themselves.

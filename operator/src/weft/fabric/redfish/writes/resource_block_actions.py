@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weft.fabric.driver import Operation, OperationPhase, WriteIdiom
-from weft.fabric.errors import FabricError, InvalidRequest, OutcomeUnknown, Unsupported
+from weft.fabric.driver import Operation, WriteIdiom
+from weft.fabric.errors import FabricError, InvalidRequest, Unsupported
 from weft.fabric.redfish.mapping import Json, Reply, list_at, mapping_at
+from weft.fabric.redfish.polling import Poller
 from weft.fabric.redfish.resources import System, target_of
 from weft.fabric.redfish.shapes import items_of, link_of
 from weft.fabric.redfish.uris import canonical
 from weft.fabric.redfish.writes import Allowed, Evidence, Present
-from weft.fabric.redfish.writes.call import DONE, Call
+from weft.fabric.redfish.writes.call import Call
 from weft.fabric.redfish.writes.of_blocks import OfBlocks, listed
 
 ADD, REMOVE = "ComputerSystem.AddResourceBlock", "ComputerSystem.RemoveResourceBlock"
@@ -24,11 +25,11 @@ class AddResourceBlock(OfBlocks):
 
     name = WriteIdiom.ADD_RESOURCE_BLOCK
 
-    def evidence(self, host: System, allowed: Allowed) -> Evidence | None:
+    def evidence(self, host: System, poller: Poller, allowed: Allowed) -> Evidence | str:
         """Both actions are advertised, with a target each: what could not be removed must not be added."""
         if {ADD, REMOVE} <= host.actions:
             return Evidence("its systems advertise the actions AddResourceBlock and RemoveResourceBlock")
-        return None
+        return "its systems advertise no actions AddResourceBlock and RemoveResourceBlock"
 
     async def attach(self, call: Call, path: str, present: Present, devices: Sequence[str]) -> Operation:
         return await self._each(call, ADD, path, present, devices)
@@ -39,25 +40,15 @@ class AddResourceBlock(OfBlocks):
     async def _each(
         self, call: Call, action: str, path: str, present: Present, devices: Sequence[str]
     ) -> Operation:
-        system, operation = present.system, Operation("", OperationPhase.SUCCEEDED, DONE)
-        for number, uri in enumerate(devices):
-            try:
-                if number:
-                    # Each change made a new ETag.
-                    system = await call.read_system(path)
-                reply = await self._one(call, action, system, uri)
-                operation = call.outcome(path, reply)
-                if number + 1 < len(devices):
-                    operation = await call.ended(operation)
-            except FabricError as error:
-                if number == 0 or isinstance(error, OutcomeUnknown):
-                    raise
-                # Refused, but those before were not: whoever hears of a refusal believes that nothing was done.
-                done = f"{number} of {len(devices)} blocks were changed"
-                raise OutcomeUnknown(f"{error}; {done}") from error
-            if operation.phase is not OperationPhase.SUCCEEDED:
-                return operation
-        return operation
+        system = present.read[path]
+
+        async def one(uri: str) -> Reply:
+            nonlocal system
+            if uri != devices[0]:
+                system = await call.read_system(path)  # each change made a new ETag
+            return await self._one(call, action, system, uri)
+
+        return await call.in_turn(path, devices, one)
 
     async def _one(self, call: Call, action: str, system: Reply, uri: str) -> Reply:
         offered = mapping_at(system.body, "Actions", f"#{action}")

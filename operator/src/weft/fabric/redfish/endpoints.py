@@ -1,0 +1,187 @@
+"""Managers without resource blocks: devices are endpoints of fabrics, and a host has those of its zones. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from weft.fabric.driver import DeviceKind, Host, UnusedReason
+from weft.fabric.redfish.mapping import Json, mapping_at
+from weft.fabric.redfish.resources import Block, Endpoint, System, id_of, is_healthy
+from weft.fabric.redfish.shapes import Resolve, items_of, link_of, links_of
+from weft.fabric.redfish.uris import canonical
+
+ATTACHING = frozenset({"PCIe", "CXL", "GenZ", "NVMeOverFabrics", "SAS"})
+"""Types of fabrics by whose zones hosts reach devices; others (NVLink, InfiniBand...) connect what is attached."""
+_KIND_OF = {
+    "Processor": DeviceKind.ACCELERATOR,
+    "AccelerationFunction": DeviceKind.ACCELERATOR,
+    "DisplayController": DeviceKind.ACCELERATOR,
+    "Memory": DeviceKind.MEMORY,
+    "MemoryChunk": DeviceKind.MEMORY,
+    "MediaController": DeviceKind.MEMORY,
+    "CXLDevice": DeviceKind.MEMORY,
+    "Drive": DeviceKind.STORAGE,
+    "Volume": DeviceKind.STORAGE,
+    "StoragePool": DeviceKind.STORAGE,
+    "StorageSubsystem": DeviceKind.STORAGE,
+}
+"""What a device is by EntityType."""
+_OF_HOSTS = frozenset({"RootComplex", "StorageInitiator", "NetworkController", "ComputerSystem"})
+_PCIE = "PCIeDevice"
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A zone of endpoints."""
+
+    uri: str
+    endpoints: tuple[str, ...] | None
+    """As the zone says; None: it does not say."""
+
+
+def zone_of(body: Json, uri: str, resolve: Resolve) -> Zone:
+    """Parse a Zone. Raises Transient when one of its links must not be followed."""
+    if body.get("ZoneType") not in (None, "ZoneOfEndpoints"):
+        return Zone(uri, ())
+    return Zone(uri, links_of(body, resolve, "Links", "Endpoints"))
+
+
+def endpoint_of(body: Json, uri: str, resolve: Resolve) -> Block:
+    """Parse an Endpoint. Raises Transient when one of its links must not be followed."""
+    notes: list[str] = []
+    entities = [
+        mapping_at(e)
+        for e in items_of(body.get("ConnectedEntities"), "ConnectedEntities", notes.append) or ()
+    ]
+    roles = {_role(entity) for entity in entities}
+    links = [link for e in entities if (link := link_of(e.get("EntityLink"))) is not None]
+    paths = tuple(canonical(resolve(link)) for link in links)
+    kinds = [_KIND_OF[type_] for e in entities if (type_ := str(e.get("EntityType"))) in _KIND_OF]
+    is_pcie = any(str(e.get("EntityType")) == _PCIE for e in entities) or any(
+        "/PCIeDevices/" in p for p in paths
+    )
+    unused: UnusedReason | None = None
+    if "Initiator" in roles:
+        unused = UnusedReason.OF_HOST
+    elif not entities:
+        unused = UnusedReason.EMPTY
+    elif not (kinds or is_pcie):
+        unused = UnusedReason.UNKNOWN
+    etag = body.get("@odata.etag")
+    return Block(
+        uri=uri,
+        id=id_of(body, uri, notes.append),
+        unused=unused,
+        kind=None if unused or is_pcie else kinds[0],
+        healthy=is_healthy(body),
+        systems=None,
+        components=() if unused else paths,
+        expanded=(),
+        own_systems=(),
+        etag=etag if isinstance(etag, str) else "",
+        endpoint=Endpoint("Initiator" in roles, paths, links_of(body, resolve, "Links", "Zones")),
+        notes=tuple(notes),
+    )
+
+
+def _role(entity: Json) -> str:
+    """What an entity does in the fabric: its role, or what entities of its type do."""
+    role, type_ = entity.get("EntityRole"), entity.get("EntityType")
+    if role in ("Initiator", "Target"):
+        return str(role)
+    return "Initiator" if type_ in _OF_HOSTS else "Target"
+
+
+@dataclass(frozen=True)
+class Related:
+    """Who has what, by the zones."""
+
+    blocks: tuple[Block, ...]
+    """The endpoints, with the hosts that have them as they say themselves."""
+    systems: tuple[System, ...]
+    """The hosts, with the endpoints that their zones list."""
+    host_of: Mapping[str, str] = field(default_factory=dict)
+    """The host of each initiator endpoint, by URIs."""
+    zones: Mapping[str, str] = field(default_factory=dict)
+    """The host of each zone that is one host's, by URIs."""
+    reach: tuple[frozenset[str], ...] = ()
+    """Endpoints that can be in one zone: those of one fabric."""
+
+
+def relate(
+    endpoints: Sequence[Block],
+    systems: Sequence[System],
+    zones: Sequence[Zone],
+    fabric_of: Mapping[str, str],
+) -> Related:
+    """Join endpoints, hosts and zones. `fabric_of` is the fabric of each endpoint, by URIs."""
+    known = {system.uri for system in systems}
+    host_of = {b.uri: _host(b, known) for b in endpoints if b.endpoint is not None and b.endpoint.initiator}
+    found = [*systems, *(_of_endpoint(b) for b in endpoints if host_of.get(b.uri) == b.uri)]
+    owners: dict[str, set[str]] = {zone.uri: set() for zone in zones}
+    for zone in zones:
+        owners[zone.uri] |= {host_of[uri] for uri in zone.endpoints or () if uri in host_of}
+    for b in endpoints:
+        if b.uri in host_of and b.endpoint is not None:
+            for uri in b.endpoint.zones or ():
+                owners.setdefault(uri, set()).add(host_of[b.uri])
+    # A zone of several hosts tells who is near whom.
+    host_zones = {uri: next(iter(hosts)) for uri, hosts in owners.items() if len(hosts) == 1}
+    listed: dict[str, list[str]] = {}
+    for zone in zones:
+        if zone.uri in host_zones and zone.endpoints is not None:
+            devices = [uri for uri in zone.endpoints if uri not in host_of]
+            listed.setdefault(host_zones[zone.uri], []).extend(devices)
+    served = {fabric_of.get(uri, "") for uri in host_of}
+    first = _first_ways(endpoints, fabric_of, served)
+    told = []
+    for b in endpoints:
+        if b.uri in host_of:
+            told.append(replace(b, own_systems=(host_of[b.uri],)))
+        elif b.unused is None and b.uri not in first:
+            told.append(replace(b, unused=UnusedReason.OTHER_WAY))
+        elif b.endpoint is None or b.endpoint.zones is None:
+            told.append(b)
+        else:
+            hosts = dict.fromkeys(host_zones[z] for z in b.endpoint.zones if z in host_zones)
+            told.append(replace(b, systems=tuple(hosts)))
+    fabrics: dict[str, set[str]] = {}
+    for uri, fabric in fabric_of.items():
+        fabrics.setdefault(fabric, set()).add(uri)
+    return Related(
+        blocks=tuple(told),
+        systems=tuple(
+            replace(s, blocks=tuple(dict.fromkeys(listed[s.uri])) if s.uri in listed else None) for s in found
+        ),
+        host_of=host_of,
+        zones=host_zones,
+        reach=tuple(frozenset(uris) for uris in fabrics.values()),
+    )
+
+
+def _host(endpoint: Block, systems: set[str]) -> str:
+    """The system behind an initiator endpoint; the endpoint itself, where the manager knows no more of the host."""
+    for entity in endpoint.endpoint.entities if endpoint.endpoint else ():
+        path = entity
+        while path:
+            if path in systems:
+                return path
+            path = path.rpartition("/")[0]
+    return endpoint.uri
+
+
+def _of_endpoint(endpoint: Block) -> System:
+    host = Host(endpoint.id, {"type": "Endpoint"}, endpoint.healthy)
+    return System(uri=endpoint.uri, host=host, unused=None, blocks=None)
+
+
+def _first_ways(endpoints: Iterable[Block], fabric_of: Mapping[str, str], served: set[str]) -> frozenset[str]:
+    """Of several endpoints of one thing the one by which it is attached: in a fabric where hosts are."""
+    ways: dict[tuple[str, ...], list[str]] = {}
+    for b in endpoints:
+        if b.unused is None:
+            ways.setdefault(b.components or (b.uri,), []).append(b.uri)
+    return frozenset(
+        min(uris, key=lambda uri: (fabric_of.get(uri, "") not in served, uri)) for uris in ways.values()
+    )

@@ -1,0 +1,196 @@
+"""The Redfish driver against each dialect of `weft emulator`, with the habits of real managers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestServer
+
+from weft.emulator.inventory import parse
+from weft.emulator.journal import check, entries
+from weft.emulator.main import Settings, build
+from weft.emulator.quirks import Quirks
+from weft.fabric.driver import Connection, DeviceKind, OperationPhase
+from weft.fabric.errors import Conflict, OutcomeUnknown
+from weft.fabric.redfish import RedfishDriver
+
+DIALECTS = {
+    "compose-by-patch": "ComposeByPatch",
+    "add-resource-block": "AddResourceBlock",
+    "zone-endpoints": "ZoneEndpoints",
+}
+"""The idiom that the driver finds in each."""
+INVENTORY = {
+    "name": "rack",
+    "hosts": [{"name": "sled", "count": 2, "zones": ["a"]}],
+    "devices": [
+        {
+            "name": "gpu",
+            "type": "GPU",
+            "count": 4,
+            "model": "H200",
+            "memory": "141Gi",
+            "zones": ["a"],
+            "domains": {"nvlinkDomain": {"prefix": "nvl", "size": 2}},
+        },
+        {
+            "name": "cxl",
+            "type": "CXL",
+            "count": 2,
+            "model": "C",
+            "memory": "512Gi",
+            "zones": ["a"],
+            "domains": {"cxlDomain": {"prefix": "cxl", "size": 2}},
+        },
+        {"name": "nvme", "type": "NVMe", "count": 2, "model": "N", "size": "4T", "zones": ["a"]},
+    ],
+}
+NODE = frozenset({"gpu-0", "gpu-1", "cxl-0", "nvme-1"})
+
+
+class Rack:
+    """An emulated manager in this process, and what its journal says."""
+
+    def __init__(self, url: str, journal: Path) -> None:
+        self.url = url
+        self.journal = journal
+
+    def acts(self, *names: str) -> list[tuple[str, str, str]]:
+        found = entries(self.journal.read_text().splitlines())
+        return [
+            (e["act"], e["host"], e["block"]) for e in found if e["act"] in names and e["outcome"] == "done"
+        ]
+
+    def exclusive(self) -> bool:
+        return not check(self.journal.read_text().splitlines()).double_attached
+
+
+@contextlib.asynccontextmanager
+async def rack(
+    folder: Path, dialect: str, quirks: str = "", **settings: Any
+) -> AsyncIterator[tuple[Rack, Any]]:
+    """A manager, and a way to make drivers for it."""
+    made = Settings(dialect=dialect, quirks=Quirks.parse(quirks), journal=folder / "journal", **settings)
+    server = TestServer(build(parse(INVENTORY), made))
+    await server.start_server()
+    drivers: list[RedfishDriver] = []
+
+    def driver() -> RedfishDriver:
+        url = str(server.make_url("")).rstrip("/")
+        drivers.append(
+            RedfishDriver(Connection(url, requests_per_second=5000.0, request_timeout_seconds=5.0))
+        )
+        return drivers[-1]
+
+    try:
+        yield Rack(str(server.make_url("")), folder / "journal"), driver
+    finally:
+        for each in drivers:
+            await each.close()
+        await server.close()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_the_inventory_is_the_same_in_every_dialect_and_one_idiom_is_found(
+    dialect: str, tmp_path: Path
+) -> None:
+    async with rack(tmp_path, dialect) as (_, driver):
+        seen = driver()
+        read = await seen.inventory()
+        assert (read.complete, read.problems, read.attachments) == (True, (), ())
+        devices = {d.id: d for d in read.devices}
+        assert sorted(devices) == [
+            *(f"cxl-{n}" for n in range(2)),
+            *(f"gpu-{n}" for n in range(4)),
+            *(f"nvme-{n}" for n in range(2)),
+        ]
+        gpu = devices["gpu-2"]
+        assert (gpu.kind, gpu.capacity_bytes, gpu.healthy) == (DeviceKind.ACCELERATOR, 141 << 30, True)
+        assert gpu.attributes.get("nvlinkDomain") == "nvl-1"
+        assert "pcieDomain" not in gpu.attributes
+        assert devices["cxl-0"].attributes["cxlDomain"] == "cxl-0"
+        assert devices["nvme-0"].capacity_bytes == 4_000_000_000_000
+        assert [h.id for h in read.hosts] == ["sled-0", "sled-1"]
+        assert [h.closed for h in read.hosts] == ["", ""]
+        assert gpu.reachable_hosts in (None, frozenset({"sled-0", "sled-1"}))
+        assert [w.idiom for w in (await seen.capabilities()).writes] == [DIALECTS[dialect]]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    "quirks",
+    [
+        "",
+        "permit-duplicates",
+        "drop-on-duplicate",
+        "system-only",
+        "block-only",
+        "weak-etags",
+        "changing-etags",
+        "no-location",
+    ],
+)
+async def test_a_node_is_attached_verified_and_released_and_the_journal_agrees(
+    dialect: str, quirks: str, tmp_path: Path
+) -> None:
+    async with rack(tmp_path, dialect, quirks) as (manager, driver):
+        one = driver()
+        await one.inventory()
+        done = await one.attach("bind-1", "sled-0", NODE)
+        assert done.phase is OperationPhase.SUCCEEDED
+        assert await one.attached("sled-0") == NODE
+        read = await one.inventory()
+        assert read.attachments == tuple(sorted((d, "sled-0") for d in NODE))
+        again = driver()
+        assert await again.attached("sled-0") == NODE
+        with pytest.raises(Conflict):
+            await again.attach("bind-2", "sled-1", frozenset({"gpu-0", "gpu-3"}))
+        await again.attach("bind-1", "sled-0", NODE)
+        await again.detach("release-1", "sled-0", NODE)
+        assert await again.attached("sled-0") == frozenset()
+        assert (await again.inventory()).attachments == ()
+        assert sorted(manager.acts("attach")) == sorted(("attach", "sled-0", d) for d in NODE)
+        assert sorted(manager.acts("detach")) == sorted(("detach", "sled-0", d) for d in NODE)
+        assert manager.exclusive()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("quirks", ["500-although-done", "error-in-200"])
+async def test_an_answer_that_lies_is_settled_by_reading(dialect: str, quirks: str, tmp_path: Path) -> None:
+    async with rack(tmp_path, dialect, quirks) as (_, driver):
+        one = driver()
+        await one.inventory()
+        wanted = frozenset({"gpu-0"})
+        with contextlib.suppress(OutcomeUnknown):
+            await one.attach("bind-1", "sled-0", wanted)
+        assert await one.attached("sled-0") == wanted
+        with contextlib.suppress(OutcomeUnknown):
+            await one.detach("release-1", "sled-0", wanted)
+        assert await one.attached("sled-0") == frozenset()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_tasks_are_followed_in_every_dialect(dialect: str, tmp_path: Path) -> None:
+    async with rack(tmp_path, dialect, "tasks") as (_, driver):
+        one = driver()
+        await one.inventory()
+        operation = await one.attach("bind-1", "sled-0", NODE)
+        while not operation.phase.is_terminal:
+            operation = await one.operation(operation.id)
+        assert operation.phase is OperationPhase.SUCCEEDED
+        assert await one.attached("sled-0") == NODE
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_what_a_permissive_manager_would_share_is_a_conflict(dialect: str, tmp_path: Path) -> None:
+    async with rack(tmp_path, dialect, permissive=True) as (manager, driver):
+        one, other = driver(), driver()
+        await one.attach("bind-1", "sled-0", frozenset({"gpu-0"}))
+        for each in (one, other):
+            with pytest.raises(Conflict, match="gpu-0 is attached to sled-0"):
+                await each.attach("bind-2", "sled-1", frozenset({"gpu-0"}))
+        assert manager.acts("attach") == [("attach", "sled-0", "gpu-0")]
