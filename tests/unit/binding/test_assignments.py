@@ -41,15 +41,15 @@ def test_a_node_that_is_refused_again_in_the_same_words_is_not_asked_for_again(
 def test_an_assignment_withholds_until_it_is_forgotten(assignments: Assignments) -> None:
     assignment = Assignment(waiting(), HOST, ())
     assignments.record(assignment)
-    assert assignments.outstanding() == (assignment,)
+    assert assignments.outcomes() == (assignment,)
     assignments.forget(KEY)
-    assert assignments.outstanding() == ()
+    assert assignments.outcomes() == ()
 
 
 def test_a_namesake_does_not_inherit_an_assignment(assignments: Assignments) -> None:
     assignments.record(Assignment(waiting("old"), HOST, ()))
     assert assignments.of(KEY, "new") is None
-    assert assignments.outstanding() == ()
+    assert assignments.outcomes() == ()
 
 
 def test_a_host_without_capacity_is_avoided_until_nothing_else_is_left(

@@ -12,9 +12,11 @@ import pytest
 from support.rack import MemoryDriver, Rack, condition
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
 from weft.binding import placement
+from weft.binding.assignments import Assignments
+from weft.binding.holdings import Holding
 from weft.binding.keys import FabricKey, PlacementKey
 from weft.binding.placement import PlacementController
-from weft.binding.plan import Placement
+from weft.binding.plan import Assignment, Placement, Refusal
 from weft.cluster import Object
 from weft.fabric.driver import Inventory
 
@@ -235,6 +237,44 @@ async def test_a_node_that_binds_while_others_wait_is_looked_for_once_per_shape(
 def _noted(found: Placement, searched: list[int]) -> Placement:
     searched.append(found.effort.searches)
     return found
+
+
+async def test_those_who_wait_for_the_same_reason_as_before_are_not_told_it_again(
+    rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rack.build()
+    for number in range(20):
+        await rack.ask(f"w{number}", gpus=16)
+    said: list[str] = []
+    record = Assignments.record
+
+    def noted(self: Assignments, outcome: Assignment | Refusal) -> None:
+        said.append(outcome.waiting.name)
+        record(self, outcome)
+
+    monkeypatch.setattr(Assignments, "record", noted)
+    await rack.ask("n", gpus=2)
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert said == ["n"]
+
+
+async def test_a_pass_reads_only_what_changed_of_what_there_is(
+    rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rack.build()
+    await rack.ask("first", gpus=2)
+    await rack.ask("waits", gpus=16)
+    read: list[str] = []
+    of = Holding.of
+
+    def noted(raw: Object) -> Holding:
+        read.append(raw["metadata"]["name"])
+        return of(raw)
+
+    monkeypatch.setattr(Holding, "of", noted)
+    for number in range(3):
+        await rack.ask(f"also{number}", gpus=16)
+    assert read == []
 
 
 async def test_a_new_leader_answers_those_who_wait_without_any_change(rack: Rack) -> None:

@@ -2,7 +2,7 @@
 
 In the leader's memory only: a new leader places anew. Placement records and writes nothing to the API server; the
 controller of the one LogicalNode takes what concerns it. Until its claims exist, an assignment withholds its
-devices and its host from the next placement pass (`outstanding`).
+devices and its host from the next placement pass (`Snapshot.outstanding`).
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Assignments:
             self._enqueue(PlacementKey(), 0.0)
         self.forget(key)
 
-    def outstanding(self) -> tuple[Assignment, ...]:
-        """Assignments whose claims need not exist yet: their devices and hosts are not free."""
-        return tuple(outcome for outcome in self._outcomes.values() if isinstance(outcome, Assignment))
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """All that was recorded and not forgotten. Assignments whose claims need not exist yet are among them."""
+        return tuple(self._outcomes.values())
 
     def avoid(self, uid: str, host: str) -> None:
         """The host had no capacity left for the object with this uid: look elsewhere first."""
@@ -72,6 +72,10 @@ class Assignments:
     def avoided(self, uid: str) -> frozenset[str]:
         """Hosts that the next placement of this object passes over."""
         return self._avoided.get(uid, frozenset())
+
+    def avoided_hosts(self) -> dict[str, frozenset[str]]:
+        """All of them, by uid."""
+        return dict(self._avoided)
 
     def settled(self, uid: str) -> None:
         """The object is bound, or wants nothing any more: no host need be avoided for it."""

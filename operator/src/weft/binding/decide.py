@@ -13,7 +13,7 @@ from datetime import datetime
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
 from weft.binding.evidence import Certainty
-from weft.binding.objects import by_place, is_deleting, is_given_up, is_quarantined, taint_value
+from weft.binding.objects import by_place, is_deleting, is_given_up, is_quarantined, keeps_owner, taint_value
 from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.plan import Assignment, Refusal
 from weft.binding.readiness import readiness
@@ -80,7 +80,7 @@ def wants_place(node: LogicalNode, claims: Iterable[DeviceAttachment], wall: dat
     return (
         not is_deleting(node)
         and not _time_is_up(node, wall)
-        and all(is_given_up(claim) or (is_quarantined(claim) and not is_deleting(claim)) for claim in claims)
+        and not any(keeps_owner(claim) for claim in claims)
     )
 
 

@@ -79,6 +79,12 @@ def is_given_up(claim: DeviceAttachment) -> bool:
     return is_deleting(claim) and FINALIZER not in claim.metadata.finalizers
 
 
+def keeps_owner(claim: DeviceAttachment) -> bool:
+    """Whether the logical node of a claim wants no other place while the claim exists: it has the device, or has to
+    release it first."""
+    return not (is_given_up(claim) or (is_quarantined(claim) and not is_deleting(claim)))
+
+
 def by_place(
     claims: Iterable[DeviceAttachment],
 ) -> list[tuple[tuple[str, str], tuple[DeviceAttachment, ...]]]:

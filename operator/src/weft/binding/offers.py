@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 
-from weft.api import DeviceAttachment, DeviceQuota, Fabric, GPUPool, LogicalNode, MemoryPool, StoragePool
-from weft.api.devices import DeviceSelector
-from weft.api.logical_node import AcceleratorRequest, ByteRequest, ConstraintPolicy
-from weft.api.names import TAINT_LOGICAL_NODE
-from weft.api.quantity import parse_bytes, parse_decimal
+from weft.api import DeviceAttachment, DeviceQuota, Fabric, GPUPool, MemoryPool, StoragePool
+from weft.api.quantity import parse_decimal
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     DEVICE_QUOTAS,
@@ -27,32 +25,22 @@ from weft.api.resources import (
     NODES,
     STORAGE_POOLS,
 )
-from weft.binding.assignments import Assignments
+from weft.binding import requests
+from weft.binding.assignments import Assignments, Outcome
 from weft.binding.decide import wants_place
-from weft.binding.hosts import match
+from weft.binding.holdings import Holdings
+from weft.binding.hosting import Hosting
 from weft.binding.inventory import Picture
 from weft.binding.membership import Membership, Pool, PoolKey, key_of, members, pool_key
-from weft.binding.objects import is_quarantined, is_ready, logical_node_taint, parse_node
 from weft.binding.parsed import Parsed, Same
-from weft.binding.plan import (
-    Assignment,
-    Choice,
-    Constraint,
-    HostOffer,
-    Need,
-    Offer,
-    Selector,
-    Shape,
-    Stock,
-    Waiting,
-)
+from weft.binding.plan import Assignment, Offer, Shape, Stock, Waiting
+from weft.binding.requests import Request
 from weft.cluster import Cluster, Object
 from weft.fabric.driver import DeviceKind
 
-log = logging.getLogger(__name__)
-
 GIBIBYTE = 2**30
-NOT_WRITABLE = "nothing can be attached there: the condition Writable of its Fabric says why"
+NO_POOLS: frozenset[PoolKey] = frozenset()
+NO_HOSTS: frozenset[str] = frozenset()
 
 Objects = tuple[Object, ...]
 
@@ -72,8 +60,8 @@ class Snapshot:
     nodes: Objects
     pictures: Mapping[str, Picture]
     """The last picture of each fabric."""
-    outstanding: tuple[Assignment, ...] = ()
-    """Assignments that may not have their claims yet."""
+    outcomes: tuple[Outcome, ...] = ()
+    """What placement has said and is still known."""
     avoided: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Hosts to pass over, by the uid of a logical node."""
 
@@ -81,10 +69,8 @@ class Snapshot:
     def take(
         cls, cluster: Cluster, pictures: Mapping[str, Picture], assignments: Assignments | None = None
     ) -> Snapshot:
-        logical_nodes = tuple(cluster.list(LOGICAL_NODES)) if assignments else ()
-        uids = [raw["metadata"]["uid"] for raw in logical_nodes]
         return cls(
-            logical_nodes=logical_nodes,
+            logical_nodes=tuple(cluster.list(LOGICAL_NODES)) if assignments else (),
             claims=tuple(cluster.list(DEVICE_ATTACHMENTS)),
             gpu_pools=tuple(cluster.list(GPU_POOLS)),
             memory_pools=tuple(cluster.list(MEMORY_POOLS)),
@@ -94,27 +80,21 @@ class Snapshot:
             namespaces=tuple(cluster.list(NAMESPACES)),
             nodes=tuple(cluster.list(NODES)),
             pictures=pictures,
-            outstanding=assignments.outstanding() if assignments else (),
-            avoided={uid: hosts for uid in uids if (hosts := assignments.avoided(uid))}
-            if assignments
-            else {},
+            outcomes=assignments.outcomes() if assignments else (),
+            avoided=assignments.avoided_hosts() if assignments else {},
         )
 
-
-@dataclass(frozen=True)
-class Request:
-    """What one LogicalNode asks for, whoever it is open to."""
-
-    node: LogicalNode
-    shape: Shape
-    """Without the pools that are open to its namespace."""
+    @cached_property
+    def outstanding(self) -> tuple[Assignment, ...]:
+        """Assignments that may not have their claims yet: their devices and hosts are not free."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Assignment))
 
 
 class Reader:
-    """Reads snapshots one after the other; objects that did not change are not parsed again. For one thread."""
+    """Reads snapshots one after the other; what did not change is not read again. For one thread."""
 
     def __init__(self) -> None:
-        self._requests = Parsed(_request)
+        self._requests = Parsed(requests.read)
         self._claims = Parsed(DeviceAttachment.model_validate)
         self._pools: tuple[Parsed[Pool], ...] = (
             Parsed(GPUPool.model_validate),
@@ -123,11 +103,19 @@ class Reader:
         )
         self._quotas = Parsed(DeviceQuota.model_validate)
         self._fabrics = Parsed(Fabric.model_validate)
-        self._known: dict[str, tuple[Request, Waiting]] = {}
+        self._holdings = Holdings()
+        self._hosting = Hosting()
+        self._known: dict[str, tuple[Request, frozenset[PoolKey], frozenset[str], Waiting]] = {}
         self._members: dict[str, tuple[object, Mapping[PoolKey, Membership]]] = {}
+        self._offers: dict[str, tuple[object, _FabricOffers]] = {}
+        self._open: dict[str, tuple[object, frozenset[PoolKey]]] = {}
 
     def claims(self, snapshot: Snapshot) -> list[DeviceAttachment]:
         return self._claims.all(snapshot.claims)
+
+    def holdings(self, snapshot: Snapshot) -> Holdings:
+        """What the claims hold; of those that did not change nothing is read."""
+        return self._holdings.update(snapshot.claims)
 
     def pools(self, snapshot: Snapshot) -> list[Pool]:
         """All pools, in the order GPU, memory, storage."""
@@ -149,129 +137,123 @@ class Reader:
 
     def waiting(self, snapshot: Snapshot, now: datetime) -> list[Waiting]:
         """The logical nodes that want a place."""
-        claimed: dict[tuple[str, str], list[DeviceAttachment]] = {}
-        for claim in self.claims(snapshot):
-            claimed.setdefault((claim.spec.claim_ref.namespace, claim.spec.claim_ref.name), []).append(claim)
+        owners = self.holdings(snapshot).owners
         assigned = {item.waiting.uid for item in snapshot.outstanding}
-        labels = {raw["metadata"]["name"]: raw["metadata"].get("labels", {}) for raw in snapshot.namespaces}
-        pools = self.pools(snapshot)
-        open_pools: dict[str, frozenset[PoolKey]] = {}
+        open_pools = self._open_pools(snapshot)
         waiting: list[Waiting] = []
         known, self._known = self._known, {}
         shapes: dict[Shape, Shape] = {}
         for request in self._requests.all(snapshot.logical_nodes):
-            if request is None:
+            if request is None or request.owner in owners:
                 continue
-            meta = request.node.metadata
-            claims = claimed.get((meta.namespace, meta.name), ())
-            if meta.uid in assigned or not wants_place(request.node, claims, now):
+            uid, namespace = request.uid, request.owner[0]
+            if uid in assigned or not (request.wanting or wants_place(request.node, (), now)):
                 continue
-            if meta.namespace not in open_pools:
-                open_pools[meta.namespace] = _open(pools, labels.get(meta.namespace, {}))
-            avoid = snapshot.avoided.get(meta.uid, frozenset())
-            before, pools_here = known.get(meta.uid), open_pools[meta.namespace]
+            pools_here = open_pools.get(namespace, NO_POOLS)
+            avoid = snapshot.avoided.get(uid, NO_HOSTS)
+            before = known.get(uid)
             if (
-                before is not None
-                and before[0] is request
-                and before[1].shape.allowed_pools == pools_here
-                and before[1].shape.avoid_hosts == avoid
+                before is None
+                or before[0] is not request
+                or before[1] is not pools_here
+                or before[2] is not avoid
             ):
-                item = before[1]
-                shapes.setdefault(item.shape, item.shape)
-            else:
-                item = _waiting(request, pools_here, avoid)
+                item = requests.waiting(request, pools_here, avoid)
                 # One object for all equal shapes: they are compared in every pass.
                 item = replace(item, shape=shapes.setdefault(item.shape, item.shape))
-            self._known[meta.uid] = request, item
-            waiting.append(item)
+                if before is not None and before[3] == item:
+                    item = before[3]
+                before = request, pools_here, avoid, item
+            else:
+                shapes.setdefault(before[3].shape, before[3].shape)
+            self._known[uid] = before
+            waiting.append(before[3])
         return waiting
+
+    def _open_pools(self, snapshot: Snapshot) -> Mapping[str, frozenset[PoolKey]]:
+        """The pools that are open to each namespace: the same object while neither changes."""
+        pools = self.pools(snapshot)
+        specs = tuple(map(id, pools))
+        known, self._open = self._open, {}
+        for raw in snapshot.namespaces:
+            name, labels = raw["metadata"]["name"], raw["metadata"].get("labels", {})
+            before = known.get(name)
+            if before is None or before[0] != (specs, labels):
+                found = _open(pools, labels)
+                before = (specs, labels), before[1] if before and before[1] == found else found
+            self._open[name] = before
+        return {name: found for name, (_, found) in self._open.items()}
 
     def stock(self, snapshot: Snapshot) -> Stock:
         """All devices and hosts of the fabrics that can be read, and what is left of quotas."""
-        pools, claims = self.pools(snapshot), self.claims(snapshot)
-        node_by_name = {raw["metadata"]["name"]: raw for raw in snapshot.nodes}
+        pools, holdings = self.pools(snapshot), self.holdings(snapshot)
         # What was promised is not free, although no claim says so yet.
-        promised = {
-            (each.offer.fabric, each.offer.device.id): (item.waiting.namespace, each.offer)
-            for item in snapshot.outstanding
-            for each in item.devices
-        }
-        taken_nodes = {item.host.node_name for item in snapshot.outstanding}
-        claimed = {(claim.spec.fabric, claim.spec.device) for claim in claims}
-        used = held(claims)
-        for place, (namespace, offer) in promised.items():
-            if place not in claimed:
-                used[namespace, offer.pool] = used.get((namespace, offer.pool), 0) + offer.quota_units
+        used = Counter(holdings.used)
+        promised: dict[str, set[str]] = {}
+        for item in snapshot.outstanding:
+            for each in item.devices:
+                fabric, device = each.offer.fabric, each.offer.device.id
+                here = promised.setdefault(fabric, set())
+                if device not in here and device not in holdings.devices.get(fabric, ()):
+                    used[item.waiting.namespace, each.offer.pool] += each.offer.quota_units
+                here.add(device)
         offers: list[Offer] = []
-        hosts: list[HostOffer] = []
-        not_alone: set[str] = set()
+        managed: list[tuple[Object, Picture]] = []
         observed_only: list[str] = []
-        for raw, fabric in zip(snapshot.fabrics, self._fabrics.all(snapshot.fabrics), strict=True):
-            name = fabric.metadata.name
-            if fabric.spec.mode != "Manage":
+        for raw, parsed in zip(snapshot.fabrics, self._fabrics.all(snapshot.fabrics), strict=True):
+            name = parsed.metadata.name
+            if parsed.spec.mode != "Manage":
                 observed_only.append(name)
             picture = snapshot.pictures.get(name)
-            if picture is None or fabric.metadata.deletion_timestamp is not None:
+            if picture is None or parsed.metadata.deletion_timestamp is not None:
                 continue
-            membership = self.members(name, pools, picture)
-            offers += _offers(name, pools, membership, picture, claimed | promised.keys())
-            if fabric.spec.mode == "Manage":
-                found, shared = _hosts(raw, picture, claims, node_by_name)
-                hosts += [host for host in found if host.node_name not in taken_nodes]
-                not_alone |= shared
-        left = quota_left(self.quotas(snapshot), used)
-        return Stock(tuple(offers), _machines(hosts, not_alone), left, tuple(observed_only))
-
-
-def _request(raw: Object) -> Request | None:
-    try:
-        node = parse_node(raw)
-    except ValueError as error:
-        # One object that cannot be read must not stop the others.
-        log.warning("LogicalNode %s cannot be read: %s", raw["metadata"]["name"], error)
-        return None
-    spec = node.spec
-    needs = [_need(item, DeviceKind.ACCELERATOR, count=item.count) for item in spec.accelerators]
-    for kind, requests in ((DeviceKind.MEMORY, spec.memory), (DeviceKind.STORAGE, spec.storage)):
-        needs += [_need(item, kind, size_bytes=parse_bytes(item.size)) for item in requests]
-    accelerators = frozenset(item.name for item in spec.accelerators)
-    constraints = tuple(
-        Constraint(
-            each.attribute,
-            frozenset(each.requests) or accelerators,
-            each.policy is ConstraintPolicy.REQUIRED,
+            claimed = holdings.devices.get(name, {}).keys() | promised.get(name, set())
+            offers += self._offers_of(name, pools, picture).without(claimed, picture)
+            if parsed.spec.mode == "Manage":
+                managed.append((raw, picture))
+        hosts = self._hosting.hosts(
+            managed, snapshot.nodes, holdings, {item.host.node_name for item in snapshot.outstanding}
         )
-        for each in spec.placement.constraints
-    )
-    shape = Shape(
-        needs=tuple(needs),
-        allowed_pools=frozenset(),
-        node_selector=Selector.of_labels(spec.host.node_selector),
-        cpu=parse_decimal(spec.host.requests.cpu or 0),
-        memory_bytes=parse_bytes(spec.host.requests.memory or 0),
-        constraints=constraints,
-        jurisdictions=frozenset(spec.placement.jurisdictions),
-    )
-    return Request(node, shape)
+        left = quota_left(self.quotas(snapshot), used)
+        return Stock(tuple(offers), hosts, left, tuple(observed_only))
+
+    def _offers_of(self, fabric: str, pools: Sequence[Pool], picture: Picture) -> _FabricOffers:
+        membership = self.members(fabric, pools, picture)
+        key = Same(membership), tuple(map(id, pools))
+        before = self._offers.get(fabric)
+        if before is None or before[0] != key:
+            before = key, _FabricOffers(fabric, pools, membership)
+            self._offers[fabric] = before
+        return before[1]
 
 
-def _need(
-    request: AcceleratorRequest | ByteRequest, kind: DeviceKind, *, count: int = 0, size_bytes: int = 0
-) -> Need:
-    choices = tuple(_choice(each.selector, each.name) for each in request.first_available)
-    return Need(request.name, kind, count, size_bytes, choices or (_choice(request.selector),))
+class _FabricOffers:
+    """What the pools of a fabric offer, made once, free and not free."""
 
+    def __init__(
+        self, fabric: str, pools: Iterable[Pool], membership_of: Mapping[PoolKey, Membership]
+    ) -> None:
+        by_key = {pool_key(pool): pool for pool in pools}
+        self._pools = tuple(by_key.values())
+        """Held, so that their identities are not given to others."""
+        self._offers: list[tuple[str, Offer, Offer]] = []
+        """Name, as it is while nobody has the device, and as it is while somebody has."""
+        for key, membership in membership_of.items():
+            pool = by_key[key]
+            withheld = set(pool.spec.maintenance.devices)
+            open_ = pool.metadata.deletion_timestamp is None
+            price = cost_per_hour(pool)
+            for device in membership.devices:
+                cost = price if key[0] is DeviceKind.ACCELERATOR else price * device.capacity_bytes / GIBIBYTE
+                offer = Offer(fabric, key, device, cost, pool.spec.jurisdiction or "", False)
+                usable = open_ and device.healthy and device.id not in withheld
+                self._offers.append((device.id, replace(offer, free=usable), offer))
 
-def _choice(selector: DeviceSelector, name: str = "") -> Choice:
-    equal = tuple(sorted(selector.match_attributes.items()))
-    return Choice(Selector(equal, selector.match_expressions), selector.least_bytes, name)
-
-
-def _waiting(request: Request, pools: frozenset[PoolKey], avoid: frozenset[str]) -> Waiting:
-    meta = request.node.metadata
-    shape = replace(request.shape, allowed_pools=pools, avoid_hosts=avoid)
-    adopt = frozenset((each.fabric, each.device) for each in request.node.spec.adopt)
-    return Waiting(meta.uid, meta.namespace, meta.name, str(meta.creation_timestamp), shape, adopt)
+    def without(self, claimed: Collection[str], picture: Picture) -> list[Offer]:
+        """All offers; those of devices that are claimed or attached are not free."""
+        taken = set(claimed)
+        taken |= {device for device, _ in picture.inventory.attachments}
+        return [not_free if device in taken else free for device, free, not_free in self._offers]
 
 
 def _open(pools: Iterable[Pool], labels: Mapping[str, str]) -> frozenset[PoolKey]:
@@ -282,35 +264,6 @@ def _open(pools: Iterable[Pool], labels: Mapping[str, str]) -> frozenset[PoolKey
     )
 
 
-def _offers(
-    fabric: str,
-    pools: Iterable[Pool],
-    membership_of: Mapping[PoolKey, Membership],
-    picture: Picture,
-    taken: set[tuple[str, str]],
-) -> list[Offer]:
-    """The fabric's devices that pools offer, free or not."""
-    attached = {device for device, _ in picture.inventory.attachments}
-    by_key = {pool_key(pool): pool for pool in pools}
-    offers: list[Offer] = []
-    for key, membership in membership_of.items():
-        pool = by_key[key]
-        withheld = set(pool.spec.maintenance.devices)
-        open_ = pool.metadata.deletion_timestamp is None
-        price = cost_per_hour(pool)
-        for device in membership.devices:
-            free = (
-                open_
-                and device.healthy
-                and (fabric, device.id) not in taken
-                and device.id not in attached
-                and device.id not in withheld
-            )
-            cost = price if key[0] is DeviceKind.ACCELERATOR else price * device.capacity_bytes / GIBIBYTE
-            offers.append(Offer(fabric, key, device, cost, pool.spec.jurisdiction or "", free))
-    return offers
-
-
 def cost_per_hour(pool: Pool) -> Decimal:
     """What one accelerator, or one gibibyte, of a pool costs; 0 where the pool does not say."""
     if pool.spec.cost is None:
@@ -319,105 +272,6 @@ def cost_per_hour(pool: Pool) -> Decimal:
         assert pool.spec.cost is not None
         return parse_decimal(pool.spec.cost.per_device_hour)
     return parse_decimal(pool.spec.cost.per_gibibyte_hour)
-
-
-def _hosts(
-    fabric: Object,
-    picture: Picture,
-    claims: Iterable[DeviceAttachment],
-    node_by_name: Mapping[str, Object],
-) -> tuple[list[HostOffer], set[str]]:
-    """Hosts that are healthy, have a ready Node, and carry no logical node; also those that take no pods.
-
-    And the Nodes at whose host there is somebody else's device, or one that is not given back yet.
-    """
-    name = fabric["metadata"]["name"]
-    healthy = {host.id: host for host in picture.inventory.hosts if host.healthy}
-    attached = set(picture.inventory.attachments)
-    # A quarantined device that is not at its host withholds itself alone, not the whole host.
-    taken = {
-        claim.spec.host
-        for claim in claims
-        if claim.spec.fabric == name
-        and (not is_quarantined(claim) or (claim.spec.device, claim.spec.host) in attached)
-    }
-    # A device that nobody here claims would come to the next tenant with the host: an administrator sees to it first.
-    claimed = {(claim.spec.device, claim.spec.host) for claim in claims if claim.spec.fabric == name}
-    taken |= {host for device, host in attached - claimed}
-    offers = []
-    nodes = match(fabric, picture.inventory.hosts, node_by_name.values()).nodes
-    for host, node_name in nodes.items():
-        raw = node_by_name.get(node_name)
-        if (
-            raw is None
-            or host not in healthy
-            or host in taken
-            or not is_ready(raw)
-            or logical_node_taint(raw)
-        ):
-            continue
-        offer = host_offer(name, host, raw)
-        if healthy[host].closed and not offer.closed:
-            offer = replace(offer, closed=NOT_WRITABLE)
-        offers.append(offer)
-    return offers, {nodes[host] for host in taken if host in nodes}
-
-
-def host_offer(fabric: str, host: str, node: Object) -> HostOffer:
-    """A host of a fabric, with what the Node that runs on it has."""
-    allocatable = node.get("status", {}).get("allocatable", {})
-    return HostOffer(
-        fabric,
-        host,
-        node["metadata"]["name"],
-        node["metadata"].get("labels", {}),
-        parse_decimal(allocatable.get("cpu", "0")),
-        parse_bytes(allocatable.get("memory", "0")),
-        why_closed(node),
-    )
-
-
-def _machines(hosts: Iterable[HostOffer], not_alone: set[str]) -> tuple[HostOffer, ...]:
-    """One offer for each Node, whatever number of fabrics it is at.
-
-    A device that one of them has there keeps the Node from being offered at all: pods would get it, too.
-    """
-    by_node: dict[str, HostOffer] = {}
-    for host in sorted(hosts, key=lambda host: host.fabric):
-        if host.node_name in not_alone:
-            continue
-        known = by_node.get(host.node_name)
-        if known is None or known.closed == NOT_WRITABLE:
-            by_node[host.node_name] = host
-        elif host.closed != NOT_WRITABLE:
-            by_node[host.node_name] = replace(known, also=(*known.also, (host.fabric, host.host)))
-    return tuple(by_node.values())
-
-
-def why_closed(node: Object) -> str:
-    """Why pods are not placed on a Node; empty: they are. Weft's own taint does not count."""
-    spec = node.get("spec", {})
-    if spec.get("unschedulable"):
-        return "cordoned"
-    taints = sorted(
-        f"{taint['key']}:{taint['effect']}"
-        for taint in spec.get("taints", [])
-        if taint["key"] != TAINT_LOGICAL_NODE and taint["effect"] in ("NoSchedule", "NoExecute")
-    )
-    return f"tainted {', '.join(taints)}" if taints else ""
-
-
-def held(claims: Iterable[DeviceAttachment]) -> dict[tuple[str, PoolKey], int]:
-    """What namespaces hold of pools: accelerators, or bytes. Quarantined devices are held by nobody."""
-    used: dict[tuple[str, PoolKey], int] = {}
-    for claim in claims:
-        if is_quarantined(claim):
-            continue
-        key = key_of(claim.spec.pool_ref)
-        units = 1 if key[0] is DeviceKind.ACCELERATOR else parse_bytes(claim.spec.capacity or 0)
-        holder = (claim.spec.claim_ref.namespace, key)
-        used[holder] = used.get(holder, 0) + units
-    return used
 
 
 def quota_left(

@@ -11,24 +11,18 @@ T = TypeVar("T")
 
 
 class Parsed(Generic[T]):
-    """Reads objects of one kind, and those that did not change since the last time not again."""
+    """Reads objects of one kind, and those that did not change since the last time not again. For one thread."""
 
     def __init__(self, read: Callable[[Object], T]) -> None:
         self._read = read
-        self._known: dict[str, tuple[str, T]] = {}
+        self._known: dict[int, tuple[Object, T]] = {}
+        """By identity: cached objects are never changed in place. Holding them keeps their identities."""
 
     def all(self, objects: Iterable[Object]) -> list[T]:
         """What the objects say, in their order; what is no longer among them is forgotten."""
-        known: dict[str, tuple[str, T]] = {}
-        values: list[T] = []
-        for raw in objects:
-            metadata = raw["metadata"]
-            version, before = metadata["resourceVersion"], self._known.get(metadata["uid"])
-            value = before[1] if before is not None and before[0] == version else self._read(raw)
-            known[metadata["uid"]] = (version, value)
-            values.append(value)
-        self._known = known
-        return values
+        before = self._known
+        self._known = {id(raw): before.get(id(raw)) or (raw, self._read(raw)) for raw in objects}
+        return [value for _, value in self._known.values()]
 
 
 class Same:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +25,7 @@ from weft.binding.inventory import Picture
 from weft.binding.keys import PlacementKey
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.parsed import Same
-from weft.binding.plan import Assignment, Placement, Refusal, Remembered
+from weft.binding.plan import Remembered
 from weft.binding.search import place
 from weft.cluster import Cluster, Object
 from weft.controllers import Now, Watch
@@ -71,9 +70,8 @@ class PlacementController:
         if inputs == self._placed:
             return None
         snapshot = Snapshot.take(self._cluster, pictures, self._assignments)
-        placement = await asyncio.to_thread(self._place, snapshot, now.wall)
+        outcomes = await asyncio.to_thread(self._place, snapshot, now.wall)
         self.passes += 1
-        outcomes: tuple[Outcome, ...] = (*placement.assignments, *placement.refusals)
         for number, outcome in enumerate(outcomes):
             if number % RECORDS_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -85,19 +83,17 @@ class PlacementController:
         self._placed = inputs
         return None
 
-    def _place(self, snapshot: Snapshot, now: datetime) -> Placement:
+    def _place(self, snapshot: Snapshot, now: datetime) -> list[Outcome]:
+        """What is new to say: who waits for the same reason as before is told nothing, and costs nothing."""
         waiting = self._reader.waiting(snapshot, now)
         if not waiting:
-            return Placement((), ())
+            return []
         adopted, stock = adopt(waiting, snapshot, self._reader.stock(snapshot))
-        rest = [each for each in waiting if not each.adopt]
-        placement = place(rest, stock, self._remembered)
+        placement = place([each for each in waiting if not each.adopt], stock, self._remembered)
         self._remembered = placement.remembered
-        return replace(
-            placement,
-            assignments=(*(each for each in adopted if isinstance(each, Assignment)), *placement.assignments),
-            refusals=(*(each for each in adopted if isinstance(each, Refusal)), *placement.refusals),
-        )
+        said = set(map(id, snapshot.outcomes))
+        refusals = [refusal for refusal in placement.refusals if id(refusal) not in said]
+        return [*adopted, *placement.assignments, *refusals]
 
     def _depends_on(self, pictures: Mapping[str, Picture]) -> tuple[object, ...]:
         """Equal for two moments between which nothing changed that placement depends on."""

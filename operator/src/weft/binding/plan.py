@@ -111,11 +111,12 @@ class Shape:
 
     def __hash__(self) -> int:
         # Looked up in every pass for everybody who waits; it is the same each time.
-        known = self.__dict__.get("_hash")
-        if known is None:
+        try:
+            return self.__dict__["_hash"]  # type: ignore[no-any-return]
+        except KeyError:
             known = hash((self.needs, self.allowed_pools, self.node_selector, self.cpu, self.constraints))
-            object.__setattr__(self, "_hash", known)
-        return int(known)
+            self.__dict__["_hash"] = known
+            return known
 
     @cached_property
     def asked(self) -> object:
@@ -279,6 +280,8 @@ class Remembered:
     """Those of them that could not be met though every device were free: binds and releases change nothing for them."""
     passed_over: frozenset[str] = frozenset()
     """Uids of requests that lost a place to others that ask for more: they do not lose another."""
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    """By the uid of the request: who is refused again for the same reason has the same object."""
 
     def for_stock(self, stock: Stock) -> Mapping[tuple[Shape, str], tuple[str, str]]:
         """What need not be looked for again on a later stock."""

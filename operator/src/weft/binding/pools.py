@@ -19,7 +19,7 @@ from weft.api.resources import (
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import PoolsKey
 from weft.binding.membership import DEVICES_OF, Membership, Pool, PoolKey, key_of, pool_key
-from weft.binding.offers import Reader, Snapshot, held
+from weft.binding.offers import Reader, Snapshot
 from weft.binding.status import Fact, Status, pool_status, quota_status
 from weft.cluster import Cluster, ClusterError, ConflictError, Object, add_finalizer, drop_finalizer
 from weft.controllers import Now, Watch
@@ -136,18 +136,17 @@ def count(reader: Reader, snapshot: Snapshot, now: datetime) -> list[Release | W
         membership = memberships.get(fabric, {}).get(pool_key(pool))
         status = pool_status(pool, membership, here, attached, ready, now)
         steps.append(Write(resource, raw, status, hold=in_use and not leaving))
-    return [*steps, *_quotas(reader, snapshot, pools, claims, now)]
+    return [*steps, *_quotas(reader, snapshot, pools, now)]
 
 
 def _quotas(
     reader: Reader,
     snapshot: Snapshot,
     pools: Iterable[Pool],
-    claims: Iterable[DeviceAttachment],
     now: datetime,
 ) -> list[Write]:
     used_by: dict[str, dict[PoolKey, int]] = {}
-    for (namespace, key), units in held(claims).items():
+    for (namespace, key), units in reader.holdings(snapshot).used.items():
         used_by.setdefault(namespace, {})[key] = units
     known = {pool_key(pool) for pool in pools}
     return [

@@ -48,13 +48,20 @@ MOST_ROUNDS = 3
 def place(waiting: Iterable[Waiting], stock: Stock, remembered: Remembered | None = None) -> Placement:
     """Place requests, oldest first. `remembered` is what the pass before left."""
     pass_ = _Pass(stock, remembered or Remembered())
-    ordered = sorted(waiting, key=lambda item: (item.created, item.namespace, item.name))
-    for request in ordered:
-        pass_.place(request)
+    in_order = sorted(waiting, key=lambda item: (item.created, item.namespace, item.name))
+    ordered = [(request, pass_.key(request)) for request in in_order]
+    for request, key in ordered:
+        pass_.place(request, key)
     for _ in range(MOST_ROUNDS):
         if not pass_.exchange(ordered):
             break
     return pass_.placement(ordered)
+
+
+Key = tuple[Shape, str]
+"""A shape, and the namespace where a DeviceQuota makes a difference."""
+Ordered = Sequence[tuple[Waiting, Key]]
+"""Requests in their turn."""
 
 
 class _Pass:
@@ -64,6 +71,7 @@ class _Pass:
         self._stock = stock
         self._room = Room(stock)
         self._refused = dict(remembered.for_stock(stock))
+        self._refusals = remembered.refusals
         self._remembered_keys = frozenset(self._refused)
         self._hopeless = {key for key in remembered.hopeless if key in self._refused}
         self._said: dict[object, tuple[str, str]] = {}
@@ -76,16 +84,21 @@ class _Pass:
 
     # --- what the pass comes to ---
 
-    def placement(self, ordered: Iterable[Waiting]) -> Placement:
+    def placement(self, ordered: Ordered) -> Placement:
         """The devices themselves are handed out last: the oldest request gets the first ones of each bin."""
         handed: dict[int, Iterator[Offer]] = {
             each.number: iter(each.free_offers) for each in self._room.devices.bins
         }
         assignments: list[Assignment] = []
         refusals: list[Refusal] = []
-        for request in ordered:
+        keys: set[Key] = set()
+        for request, key in ordered:
             if (held := self._room.held.get(request.uid)) is None:
-                refusals.append(Refusal(request, *self._refused[self._key(request)]))
+                keys.add(key)
+                why, before = self._refused[key], self._refusals.get(request.uid)
+                if before is None or before.waiting is not request or (before.reason, before.message) != why:
+                    before = Refusal(request, *why)
+                refusals.append(before)
                 continue
             devices = tuple(
                 Chosen(part.need, next(handed[part.bin.number]), part.alternative)
@@ -96,17 +109,21 @@ class _Pass:
         effort = Effort(
             1, self._room.devices.matchings, self._searches, self._room.devices.choices, self._repack.moves
         )
-        return Placement(tuple(assignments), tuple(refusals), effort, self._remembered(assignments, refusals))
+        return Placement(
+            tuple(assignments), tuple(refusals), effort, self._remembered(assignments, refusals, keys)
+        )
 
-    def _remembered(self, assignments: Iterable[Assignment], refusals: Iterable[Refusal]) -> Remembered:
+    def _remembered(
+        self, assignments: Iterable[Assignment], refusals: Iterable[Refusal], keys: set[Key]
+    ) -> Remembered:
         """What was refused, by shape; shapes for which nobody waits any more are forgotten."""
-        keys = {self._key(refusal.waiting) for refusal in refusals}
         refused = {key: why for key, why in self._refused.items() if key in keys}
         left = {
             (namespace, pool): units
             for namespace, budget in self._room.quota.items()
             for pool, units in budget.items()
         }
+        by_uid = {refusal.waiting.uid: refusal for refusal in refusals}
         taken = ((each.offer.fabric, each.offer.device.id) for item in assignments for each in item.devices)
         return Remembered(
             replace(self._stock, quota_left=left),
@@ -114,18 +131,19 @@ class _Pass:
             frozenset(item.host.node_name for item in assignments),
             refused,
             frozenset(self._hopeless & keys),
-            frozenset(self._passed_over & {refusal.waiting.uid for refusal in refusals}),
+            frozenset(self._passed_over & by_uid.keys()),
+            by_uid,
         )
 
-    def _key(self, request: Waiting) -> tuple[Shape, str]:
+    def key(self, request: Waiting) -> Key:
+        """Requests with one key have one answer."""
         # Without a limit of its own a namespace has the answer of all others that ask for the same.
         return request.shape, request.namespace if request.namespace in self._room.quota else ""
 
     # --- one request ---
 
-    def place(self, request: Waiting) -> None:
+    def place(self, request: Waiting, key: Key) -> None:
         """Find a place, or the reason why there is none."""
-        key = self._key(request)
         if key in self._refused:
             return
         found = self._search(request)
@@ -141,7 +159,7 @@ class _Pass:
                 return
         self._refused[key] = found
 
-    def exchange(self, ordered: Sequence[Waiting]) -> bool:
+    def exchange(self, ordered: Ordered) -> bool:
         """Give places to refused requests that ask for more accelerators than those that lose theirs; whether somebody
         was moved since the last time.
 
@@ -151,15 +169,15 @@ class _Pass:
         if self._refused.keys() == self._remembered_keys and not self._moved:
             return False
         may_lose: dict[str, set[str]] = {}
-        for each in ordered:
+        for each, _ in ordered:
             if each.uid not in self._passed_over:
                 may_lose.setdefault(each.namespace, set()).add(each.uid)
         before = frozenset(self._room.held)
         # What was refused on all that this pass began with, is refused whoever is moved.
         useless = self._remembered_keys | self._hopeless
-        tried: set[tuple[Shape, str]] = set()
-        for request in [each for each in ordered if each.uid not in self._room.held]:
-            key, asked = self._key(request), (request.shape, request.namespace)
+        tried: set[Key] = set()
+        for request, key in [each for each in ordered if each[0].uid not in self._room.held]:
+            asked = request.shape, request.namespace
             if key in useless or asked in tried or self._refused[key][0] not in MOVABLE_REASONS:
                 continue
             if self._repack.make_room(request, may_lose.get(request.namespace)):
@@ -172,10 +190,10 @@ class _Pass:
             self._look_again(ordered)
         return moved
 
-    def _look_again(self, ordered: Sequence[Waiting]) -> None:
+    def _look_again(self, ordered: Ordered) -> None:
         """What was refused on the way may fit now that others were moved, and who lost a place is told why."""
         self._room.devices.look_again()
-        left = [(each, self._key(each)) for each in ordered if each.uid not in self._room.held]
+        left = [each for each in ordered if each[0].uid not in self._room.held]
         for _, key in left:
             if key not in self._remembered_keys and key not in self._hopeless:
                 self._refused.pop(key, None)

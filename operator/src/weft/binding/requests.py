@@ -1,0 +1,87 @@
+"""What logical nodes ask for, as placement has it. Pure."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from weft.api import LogicalNode
+from weft.api.conditions import is_true
+from weft.api.devices import DeviceSelector
+from weft.api.logical_node import AcceleratorRequest, ByteRequest, ConstraintPolicy
+from weft.api.quantity import parse_bytes, parse_decimal
+from weft.binding.holdings import Owner
+from weft.binding.membership import PoolKey
+from weft.binding.objects import is_deleting, parse_node
+from weft.binding.plan import Choice, Constraint, Need, Selector, Shape, Waiting
+from weft.cluster import Object
+from weft.fabric.driver import DeviceKind
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one LogicalNode asks for, whoever it is open to."""
+
+    node: LogicalNode
+    uid: str
+    owner: Owner
+    wanting: bool
+    """Whether it wants a place while it has no claims, whatever the time is."""
+    shape: Shape
+    """Without the pools that are open to its namespace."""
+
+
+def read(raw: Object) -> Request | None:
+    try:
+        node = parse_node(raw)
+    except ValueError as error:
+        # One object that cannot be read must not stop the others.
+        log.warning("LogicalNode %s cannot be read: %s", raw["metadata"]["name"], error)
+        return None
+    spec = node.spec
+    needs = [_need(item, DeviceKind.ACCELERATOR, count=item.count) for item in spec.accelerators]
+    for kind, requests in ((DeviceKind.MEMORY, spec.memory), (DeviceKind.STORAGE, spec.storage)):
+        needs += [_need(item, kind, size_bytes=parse_bytes(item.size)) for item in requests]
+    accelerators = frozenset(item.name for item in spec.accelerators)
+    constraints = tuple(
+        Constraint(
+            each.attribute,
+            frozenset(each.requests) or accelerators,
+            each.policy is ConstraintPolicy.REQUIRED,
+        )
+        for each in spec.placement.constraints
+    )
+    shape = Shape(
+        needs=tuple(needs),
+        allowed_pools=frozenset(),
+        node_selector=Selector.of_labels(spec.host.node_selector),
+        cpu=parse_decimal(spec.host.requests.cpu or 0),
+        memory_bytes=parse_bytes(spec.host.requests.memory or 0),
+        constraints=constraints,
+        jurisdictions=frozenset(spec.placement.jurisdictions),
+    )
+    meta, status = node.metadata, node.status
+    # Whether the time of one that was bound is up, only the present moment tells.
+    lasting = spec.ttl_seconds_after_bound is None and not is_true(status.conditions, "Expired")
+    return Request(node, meta.uid, (meta.namespace, meta.name), lasting and not is_deleting(node), shape)
+
+
+def _need(
+    request: AcceleratorRequest | ByteRequest, kind: DeviceKind, *, count: int = 0, size_bytes: int = 0
+) -> Need:
+    choices = tuple(_choice(each.selector, each.name) for each in request.first_available)
+    return Need(request.name, kind, count, size_bytes, choices or (_choice(request.selector),))
+
+
+def _choice(selector: DeviceSelector, name: str = "") -> Choice:
+    equal = tuple(sorted(selector.match_attributes.items()))
+    return Choice(Selector(equal, selector.match_expressions), selector.least_bytes, name)
+
+
+def waiting(request: Request, pools: frozenset[PoolKey], avoid: frozenset[str]) -> Waiting:
+    meta = request.node.metadata
+    shape = replace(request.shape, allowed_pools=pools, avoid_hosts=avoid)
+    adopt = frozenset((each.fabric, each.device) for each in request.node.spec.adopt)
+    return Waiting(meta.uid, meta.namespace, meta.name, str(meta.creation_timestamp), shape, adopt)
