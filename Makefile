@@ -52,6 +52,10 @@ crash-sweep: ## kill -9 of the leader before and after every message of each act
 	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest tests/crash $(ARGS)
 
+.PHONY: validate-emulator
+validate-emulator: $(VENV)/.complete ## DMTF's validators against the emulator in every dialect; takes some minutes, and cargo once
+	$(BIN)/pytest tests/validators -rA $(ARGS)
+
 .PHONY: mutants
 mutants: $(VENV)/.complete ## break each safety guard of tests/mutants in a copy, and see a named test fail; NAMES= some
 	@$(IN_ROOMS) weft_dev.mutants $(NAMES)

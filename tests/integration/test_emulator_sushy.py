@@ -13,8 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,84 +27,48 @@ from sushy.resources.system.processor import Processor
 from sushy.resources.taskservice.constants import TaskState
 from sushy.resources.taskservice.task import Task
 
+from support import emulator_process
+from support.emulator_process import PASSWORD, START_LIMIT_SECONDS, USER, Emulator
 from support.sushy_view import (
     BLOCKS,
     agree_on_blocks,
     agree_on_fabrics,
     agree_on_zones,
     ids,
-    make_certificates,
 )
 from weft.emulator.inventory import load
 from weft.emulator.journal import check
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "emulator" / "rack-a.yaml"
-USER, PASSWORD = "weft", "correct horse"
-START_LIMIT_SECONDS = 30
 
 
-@dataclass
-class Emulator:
-    """A running emulator."""
+@contextmanager
+def connect(emulator: Emulator) -> Iterator[Any]:
+    """A sushy with a session, which ends with the block."""
+    login = auth.SessionAuth(USER, PASSWORD)
+    with login:
+        yield sushy.Sushy(emulator.url, verify=emulator.ca or False, auth=login)
 
-    process: subprocess.Popen[bytes]
-    url: str
-    ca: str | None
-    folder: Path
 
-    @contextmanager
-    def connect(self) -> Iterator[Any]:
-        """A sushy with a session, which ends with the block."""
-        login = auth.SessionAuth(USER, PASSWORD)
-        with login:
-            yield sushy.Sushy(self.url, verify=self.ca or False, auth=login)
-
-    def give(self, host: str, *blocks: str) -> requests.Response:
-        """Give a host exactly these blocks, as a plain HTTP client."""
-        body = {"Links": {"ResourceBlocks": [{"@odata.id": f"{BLOCKS}/{block}"} for block in blocks]}}
-        return requests.patch(
-            f"{self.url}/redfish/v1/Systems/{host}",
-            json=body,
-            auth=(USER, PASSWORD),
-            verify=self.ca or False,
-            timeout=10,
-        )
-
-    def journal(self) -> list[str]:
-        """The journal's lines as they are now."""
-        return (self.folder / "journal.jsonl").read_text().splitlines()
+def give(emulator: Emulator, host: str, *blocks: str) -> requests.Response:
+    """Give a host exactly these blocks, as a plain HTTP client."""
+    body = {"Links": {"ResourceBlocks": [{"@odata.id": f"{BLOCKS}/{block}"} for block in blocks]}}
+    return requests.patch(
+        f"{emulator.url}/redfish/v1/Systems/{host}",
+        json=body,
+        auth=(USER, PASSWORD),
+        verify=emulator.ca or False,
+        timeout=10,
+    )
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
     """Start emulators as processes of their own; they end with the test."""
-    running: list[subprocess.Popen[bytes]] = []
-
-    def run(*arguments: str, tls: bool = False) -> Emulator:
-        (tmp_path / "password").write_text(PASSWORD + "\n")
-        ready = tmp_path / "url"
-        ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "weft.emulator.main", "--inventory", str(EXAMPLE)]
-        command += ["--journal", str(tmp_path / "journal.jsonl"), "--ready-file", str(ready)]
-        command += ["--user", USER, "--password-file", str(tmp_path / "password"), *arguments]
-        ca = None
-        if tls:
-            authority, certificate, key = make_certificates(tmp_path)
-            command += ["--tls-cert", str(certificate), "--tls-key", str(key)]
-            ca = str(authority)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        running.append(process)
-        limit = time.monotonic() + START_LIMIT_SECONDS
-        while not ready.exists():
-            assert process.poll() is None, "the emulator ended"
-            assert time.monotonic() < limit, "the emulator does not start"
-            time.sleep(0.02)
-        return Emulator(process, ready.read_text().strip(), ca, tmp_path)
-
-    yield run
-    for process in running:
-        process.kill()
-        process.wait()
+    with ExitStack() as running:
+        yield lambda *arguments, **more: running.enter_context(
+            emulator_process.emulator(tmp_path, EXAMPLE, *arguments, **more)
+        )
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
@@ -113,14 +76,14 @@ def test_sushy_reads_what_the_inventory_says_before_and_after_an_attach(
     start: Callable[..., Emulator], tls: bool
 ) -> None:
     emulator, world = start(tls=tls), load(EXAMPLE)
-    with emulator.connect() as service:
+    with connect(emulator) as service:
         assert service.uuid == world.uuid
         agree_on_blocks(service, world, {})
         agree_on_zones(service, world)
         agree_on_fabrics(service, world)
 
         chosen = ("gpu-0", "gpu-1", "gpu-48", "cxl-3", "nvme-7")
-        assert emulator.give("sled-4", *chosen).status_code == 200
+        assert give(emulator, "sled-4", *chosen).status_code == 200
         agree_on_blocks(service, world, dict.fromkeys(chosen, "sled-4"))
         agree_on_zones(service, world)
         agree_on_fabrics(service, world)
@@ -128,7 +91,7 @@ def test_sushy_reads_what_the_inventory_says_before_and_after_an_attach(
         assert set(systems) == set(world.hosts)
         assert ids(systems["sled-4"].json["Links"]["ResourceBlocks"]) == set(chosen)
 
-        assert emulator.give("sled-4").status_code == 200
+        assert give(emulator, "sled-4").status_code == 200
         agree_on_blocks(service, world, {})
     report = check(emulator.journal())
     assert (report.attaches, report.detaches, report.left_attached) == (5, 5, ())
@@ -136,7 +99,7 @@ def test_sushy_reads_what_the_inventory_says_before_and_after_an_attach(
 
 def test_sushy_reads_a_graphics_processor(start: Callable[..., Emulator]) -> None:
     emulator, world = start(), load(EXAMPLE)
-    with emulator.connect() as service:
+    with connect(emulator) as service:
         processor = Processor(service._conn, f"{BLOCKS}/gpu-48/Processors/gpu-48", root=service)
     assert processor.processor_type is ProcessorType.GPU
     assert (processor.manufacturer, processor.model) == (world.devices["gpu-48"].vendor, "H200")
@@ -154,9 +117,9 @@ def test_sushy_cannot_log_in_with_a_wrong_password_or_without_the_ca(start: Call
 
 def test_sushy_follows_a_task(start: Callable[..., Emulator]) -> None:
     emulator = start("--async-tasks", "--latency-ms", "30", "--seed", "3")
-    answer = emulator.give("sled-0", "gpu-0")
+    answer = give(emulator, "sled-0", "gpu-0")
     assert answer.status_code == 202
-    with emulator.connect() as service:
+    with connect(emulator) as service:
         monitor = service.get_task_monitor(answer.headers["Location"])
         # The monitor's own `wait` hands the header Retry-After to sleep() as text.
         limit = time.monotonic() + START_LIMIT_SECONDS
@@ -171,14 +134,14 @@ def test_sushy_follows_a_task(start: Callable[..., Emulator]) -> None:
 def test_what_was_answered_survives_a_kill(start: Callable[..., Emulator], tmp_path: Path) -> None:
     state = ("--state", str(tmp_path / "state.json"))
     emulator = start(*state)
-    assert emulator.give("sled-0", "gpu-0", "gpu-1").status_code == 200
-    assert emulator.give("sled-0", "gpu-1").status_code == 200
+    assert give(emulator, "sled-0", "gpu-0", "gpu-1").status_code == 200
+    assert give(emulator, "sled-0", "gpu-1").status_code == 200
     emulator.process.kill()
     emulator.process.wait()
     again = start(*state)
-    with again.connect() as service:
+    with connect(again) as service:
         agree_on_blocks(service, load(EXAMPLE), {"gpu-1": "sled-0"})
-    assert again.give("sled-1", "gpu-1").status_code == 409
+    assert give(again, "sled-1", "gpu-1").status_code == 409
     assert check(again.journal()).left_attached == (("gpu-1", "sled-0"),)
     assert check(again.journal()).double_attached == ()
 
@@ -189,17 +152,17 @@ def test_acts_that_only_the_journal_has_are_taken_over(
     state = tmp_path / "state.json"
     emulator = start("--state", str(state))
     before = state.read_text()
-    assert emulator.give("sled-0", "gpu-0").status_code == 200
+    assert give(emulator, "sled-0", "gpu-0").status_code == 200
     emulator.process.kill()
     emulator.process.wait()
     state.write_text(before)  # as if the kill had come between the journal and the state file
-    with start("--state", str(state)).connect() as service:
+    with connect(start("--state", str(state))) as service:
         agree_on_blocks(service, load(EXAMPLE), {"gpu-0": "sled-0"})
 
 
 def test_a_sigterm_ends_it_cleanly_in_the_middle_of_a_slow_change(start: Callable[..., Emulator]) -> None:
     emulator = start("--async-tasks", "--latency-ms", "60000")
-    assert emulator.give("sled-0", "gpu-0").status_code == 202
+    assert give(emulator, "sled-0", "gpu-0").status_code == 202
     emulator.process.send_signal(signal.SIGTERM)
     assert emulator.process.wait(timeout=10) == 0
     assert check(emulator.journal()).attaches == 0

@@ -6,6 +6,7 @@ import asyncio
 import base64
 from collections.abc import Awaitable, Callable
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -310,3 +311,40 @@ async def test_the_same_seed_gives_the_same_latencies() -> None:
     assert series == [second.seconds(1) for _ in range(2000)]
     assert series[0] != other.seconds(1)
     assert 0.09 < sum(series) / len(series) < 0.11
+
+
+async def test_metadata_is_open_and_names_the_service_root(emulate: Emulate) -> None:
+    rack = await emulate(**LOCKED)
+    async with rack.http.get("/redfish/v1/$metadata") as response:
+        text = await response.text()
+        assert (response.status, response.content_type) == (200, "application/xml")
+    root = ElementTree.fromstring(text)
+    [container] = root.iter("{http://docs.oasis-open.org/odata/ns/edm}EntityContainer")
+    assert container.get("Extends") == "ServiceRoot.v1_17_0.ServiceContainer"
+    assert any("ResourceBlock_v1.xml" in reference.get("Uri", "") for reference in root)
+
+
+async def test_another_version_of_odata_is_refused(rack: Any) -> None:
+    assert await rack.status("", headers={"OData-Version": "4.1"}) == 412
+    assert await rack.status("", headers={"OData-Version": "4.0"}) == 200
+
+
+async def test_a_resource_names_its_schema(rack: Any) -> None:
+    async with rack.http.get(f"{BLOCKS}/gpu-0") as response:
+        assert response.headers["Link"].endswith("/ResourceBlock.v1_4_2.json>; rel=describedby")
+
+
+async def test_a_login_at_the_members_of_the_collection_is_a_login(emulate: Emulate) -> None:
+    rack = await emulate(**LOCKED)
+    login = {"UserName": "weft", "Password": "secret"}
+    async with rack.http.post(f"{SESSIONS}/Members", json=login) as response:
+        assert response.status == 201
+
+
+async def test_the_account_and_the_roles_of_redfish_are_shown(emulate: Emulate) -> None:
+    rack = await emulate(**LOCKED)
+    basic = {"Authorization": "Basic " + base64.b64encode(b"weft:secret").decode()}
+    async with rack.http.get("/redfish/v1/AccountService/Accounts/1", headers=basic) as response:
+        account = await response.json()
+    assert (account["UserName"], account["Password"], account["RoleId"]) == ("weft", None, "Administrator")
+    assert await rack.status("AccountService/Roles/ReadOnly", headers=basic) == 200

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from weft.emulator import redfish
+from weft.emulator import metadata, redfish
 from weft.emulator.changes import Changes, Latency
 from weft.emulator.dialects import DIALECTS
 from weft.emulator.faults import Faults
@@ -99,6 +99,9 @@ def build(world: World, settings: Settings) -> web.Application:
     tree = Tree(world, state, faults, dialect, settings.session_timeout_seconds)
     tree.add_source(redfish.SESSIONS, "Session", "Sessions", sessions.documents)
     tree.add_source(redfish.TASKS, "Task", "Tasks", tasks.documents)
+    accounts = {"1": metadata.account(settings.user)} if settings.user else {}
+    tree.add_source(metadata.ACCOUNTS, "ManagerAccount", "Accounts", lambda: accounts)
+    tree.add_source(metadata.ROLES, "Role", "Roles", metadata.roles)
     latency = Latency(settings.latency_milliseconds, settings.seed)
 
     def save() -> None:

@@ -63,7 +63,7 @@ def host_block(host: str) -> str:
 def service_root(world: World, composes: bool) -> Document:
     return resource(
         f"{ROOT}/",
-        "ServiceRoot.v1_16_0",
+        "ServiceRoot.v1_17_0",
         "Fabric manager emulator",
         RedfishVersion="1.20.0",
         UUID=world.uuid,
@@ -86,6 +86,7 @@ def service_root(world: World, composes: bool) -> Document:
         Chassis=link(CHASSIS),
         Fabrics=link(FABRICS),
         **({"CompositionService": link(COMPOSITION)} if composes else {}),
+        AccountService=link(f"{ROOT}/AccountService"),
         SessionService=link(f"{ROOT}/SessionService"),
         Tasks=link(f"{ROOT}/TaskService"),
         Links={"Sessions": link(SESSIONS)},

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
-from weft.emulator import redfish
+from weft.emulator import metadata, redfish
 from weft.emulator.changes import Changes, fault_reply, utc_now
 from weft.emulator.dialects.base import Dialect, Route, named_in
 from weft.emulator.faults import Fault, FaultKind, Faults, Target
@@ -23,7 +23,8 @@ from weft.emulator.writes import Plan, Write
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_OPEN = frozenset({"/redfish", redfish.ROOT, f"{redfish.ROOT}/odata"})
+_METADATA = f"{redfish.ROOT}/$metadata"
+_OPEN = frozenset({"/redfish", redfish.ROOT, f"{redfish.ROOT}/odata", _METADATA})
 """Paths that the Redfish specification serves without credentials."""
 _FIXED = (
     ("POST", redfish.SESSIONS),
@@ -31,6 +32,8 @@ _FIXED = (
     ("DELETE", f"{redfish.TASKS}/{{id}}"),
 )
 """What can be sent in every dialect."""
+_MEMBERS = "/Members"
+"""A POST to this property of a collection is one to the collection."""
 _MAX_BODY_BYTES = 4 * 1024 * 1024
 _FAULT_LIST = TypeAdapter(list[Fault])
 SESSION = web.RequestKey("session", str)
@@ -84,10 +87,16 @@ class Server:
                 web.post("/emulator/faults", self._add_faults),
                 web.delete("/emulator/faults", self._clear_faults),
                 web.post(redfish.SESSIONS, self._login),
+                web.post(redfish.SESSIONS + _MEMBERS, self._login),
                 web.delete(redfish.SESSIONS + "/{id}", self._logout),
                 web.get(redfish.MONITORS + "/{id}", self._monitor),
                 web.delete(redfish.TASKS + "/{id}", self._end_task),
                 *(web.route(route.method, route.pattern, self._write(route)) for route in self._routes),
+                *(
+                    web.post(route.pattern + _MEMBERS, self._write(route))
+                    for route in self._routes
+                    if route.method == "POST" and "/Actions/" not in route.pattern
+                ),
                 web.get("/redfish{tail:.*}", self._read),
             ]
         )
@@ -105,6 +114,8 @@ class Server:
         if redfish_request:
             self._by_method[request.method] += 1
         denied = self._authenticate(request) if redfish_request else None
+        if redfish_request and request.headers.get("OData-Version", "4.0") != "4.0":
+            denied = refusal(412, message("PreconditionFailed"))
         if self._dialect.renames and self._dialect.outward(request.path) != request.path:
             denied = denied or refusal(404, message("ResourceMissingAtURI", request.path))
         try:
@@ -131,7 +142,7 @@ class Server:
         path = request.path.rstrip("/")
         token = request.headers.get("X-Auth-Token")
         basic = request.headers.get("Authorization")
-        if path in _OPEN or (request.method == "POST" and path == redfish.SESSIONS):
+        if path in _OPEN or (request.method == "POST" and path.removesuffix(_MEMBERS) == redfish.SESSIONS):
             return None
         if token is not None:
             session = self._sessions.use(token, time.monotonic())
@@ -194,7 +205,10 @@ class Server:
         if path == "/redfish":
             return to_response(request, Reply(200, {"v1": f"{redfish.ROOT}/"}))
         if path == f"{redfish.ROOT}/odata":
-            return to_response(request, Reply(200, _odata()))
+            return to_response(request, Reply(200, metadata.service_document()))
+        if path == _METADATA:
+            xml = {"Content-Type": "application/xml"}
+            return to_response(request, Reply(200, metadata.metadata_document(), xml))
         try:
             expand, page = self._query(request)
         except BadQueryError as error:
@@ -205,7 +219,7 @@ class Server:
         if found is None:
             return to_response(request, refusal(404, message("ResourceMissingAtURI", request.path)))
         body, etag = found
-        headers = {"ETag": etag, "Allow": self._allowed(path)}
+        headers = {"ETag": etag, "Allow": self._allowed(path), "Link": metadata.described_by(body)}
         if request.headers.get("If-None-Match") == etag and not request.query:
             return to_response(request, Reply(304, None, headers))
         return to_response(request, Reply(200, body, headers))
@@ -260,7 +274,7 @@ class Server:
 
     def _write(self, route: Route) -> Handler:
         async def handle(request: web.Request) -> web.Response:
-            path, sent = self._dialect.inward(request.path), await request.read()
+            path, sent = self._dialect.inward(request.path.removesuffix(_MEMBERS)), await request.read()
             write = Write(
                 method=request.method,
                 path=path,
@@ -317,9 +331,3 @@ def _target(path: str) -> Target:
     block = parts[2] if parts[:2] == ["CompositionService", "ResourceBlocks"] and len(parts) > 2 else ""
     host = parts[1] if parts[0] == "Systems" and len(parts) > 1 else ""
     return Target(path, host, read=block)
-
-
-def _odata() -> redfish.Document:
-    names = ("Systems", "Chassis", "Fabrics", "CompositionService", "SessionService", "TaskService")
-    value = [{"name": name, "kind": "Singleton", "url": f"{redfish.ROOT}/{name}"} for name in names]
-    return {"@odata.context": f"{redfish.ROOT}/$metadata", "value": value}

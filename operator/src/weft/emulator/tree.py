@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from weft.emulator import fabrics, redfish
+from weft.emulator import fabrics, metadata, redfish
 from weft.emulator.dialects.base import Collection, Dialect
 from weft.emulator.faults import FaultKind, Faults
 from weft.emulator.inventory import Device, World
@@ -277,6 +277,8 @@ class Tree:
                 return redfish.session_service(self._session_timeout_seconds)
             case ["TaskService"]:
                 return redfish.task_service()
+            case ["AccountService"]:
+                return metadata.account_service()
             case ["CompositionService"]:
                 return redfish.composition_service()
             case ["Systems", host] if host in world.hosts:
