@@ -17,13 +17,22 @@ def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
     return Rack(monkeypatch)
 
 
-async def limit(rack: Rack, *limits: dict[str, Any], name: str = "devices", namespace: str = "a") -> None:
+async def limit(
+    rack: Rack,
+    *limits: dict[str, Any],
+    name: str = "devices",
+    namespace: str = "a",
+    hosts: int | None = None,
+) -> None:
     """Write a DeviceQuota as an administrator would; the watch asks for what depends on it."""
     metadata = {"name": name, "namespace": namespace}
+    spec: dict[str, Any] = {"limits": list(limits), "hosts": hosts}
+    if hosts is None:
+        del spec["hosts"]
     if rack.cluster.get(DEVICE_QUOTAS, name, namespace) is None:
-        await rack.cluster.create(DEVICE_QUOTAS, {"metadata": metadata, "spec": {"limits": list(limits)}})
+        await rack.cluster.create(DEVICE_QUOTAS, {"metadata": metadata, "spec": spec})
     else:
-        await rack.cluster.patch(DEVICE_QUOTAS, name, namespace, {"spec": {"limits": list(limits)}})
+        await rack.cluster.patch(DEVICE_QUOTAS, name, namespace, {"spec": spec})
     await rack.poll()
     await rack.place_again()
 
@@ -133,6 +142,41 @@ async def test_a_quota_says_what_is_used_and_that_a_lowered_limit_is_exceeded(ra
     await rack.work("n")
     await rack.poll()
     assert quota(rack)["status"]["used"] == [gpus(0)]
+
+
+@pytest.mark.shows("DeviceQuota.spec.hosts")
+async def test_hosts_beyond_the_quota_are_refused_and_the_status_shows_what_is_used(rack: Rack) -> None:
+    await rack.build()
+    await limit(rack, hosts=1)
+    await rack.ask("first", gpus=1)
+    await rack.ask("second", gpus=1)
+    assert condition(rack.node("first"), "Bound")[0] == "True"
+    assert condition(rack.node("second"), "Bound") == ("False", "QuotaExceeded")
+    await rack.poll()
+    assert quota(rack)["status"]["hosts"] == 1
+    assert condition(quota(rack), "WithinLimits")[0] == "True"
+    await limit(rack, hosts=2)
+    assert condition(rack.node("second"), "Bound")[0] == "True"
+    await limit(rack, hosts=1)
+    assert quota(rack)["status"]["hosts"] == 2
+    assert condition(quota(rack), "WithinLimits") == ("False", "LimitLowered")
+    assert condition(rack.node("first"), "Bound")[0] == "True"
+    await rack.cluster.delete(LOGICAL_NODES, "first", "a")
+    await rack.work("first")
+    await rack.poll()
+    assert quota(rack)["status"]["hosts"] == 1
+
+
+async def test_of_what_is_asked_for_at_once_no_more_hosts_are_given_than_the_quota_allows(rack: Rack) -> None:
+    await rack.build()
+    await limit(rack, hosts=1)
+    spec = {"accelerators": [{"name": "main", "count": 1}]}
+    for name in ("first", "second"):
+        await rack.cluster.create(LOGICAL_NODES, {"metadata": {"name": name, "namespace": "a"}, "spec": spec})
+    await rack.settle()
+    await rack.work("first")
+    await rack.work("second")
+    assert len({claim["spec"]["host"] for claim in rack.cluster.list(DEVICE_ATTACHMENTS)}) == 1
 
 
 async def test_a_quota_of_a_pool_that_does_not_exist_says_so(rack: Rack) -> None:

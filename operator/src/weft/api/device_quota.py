@@ -1,4 +1,4 @@
-"""DeviceQuota: how many devices of which pools a namespace may hold. Administrators write it, tenants read it."""
+"""DeviceQuota: how many hosts and devices a namespace may hold. Administrators write it, tenants read it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.meta import Model, Resource
 from weft.api.pools import PoolKind
 from weft.api.quantity import parse_bytes
-from weft.api.values import ByteAmount, DnsSubdomain, Version
+from weft.api.values import ByteAmount, Counter, DnsSubdomain, Version
 
 _BY_POOL: dict[str, Any] = {
     "x-kubernetes-list-type": "map",
@@ -47,7 +47,13 @@ class PoolAmount(Model):
 class DeviceQuotaSpec(Model):
     """What the namespace may hold at one time."""
 
+    hosts: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        default=None,
+        description="Hosts that the namespace's logical nodes may have at one time. Absent: no limit here; of"
+        " several DeviceQuotas the lowest holds.",
+    )
     limits: Annotated[tuple[PoolAmount, ...], Field(max_length=_MOST_POOLS)] = Field(
+        default=(),
         description="Limits by pool. A pool that no DeviceQuota of the namespace names has no limit here; of"
         " several limits the lowest holds.",
         json_schema_extra=_BY_POOL,
@@ -59,6 +65,9 @@ class DeviceQuotaStatus(Model):
 
     observed_generation: Version | None = Field(
         default=None, description="Generation of the spec that this status is about."
+    )
+    hosts: Counter | None = Field(
+        default=None, description="Hosts that the namespace holds; absent where they are not limited."
     )
     used: Annotated[tuple[PoolAmount, ...], Field(max_length=_MOST_POOLS)] = Field(
         default=(),
@@ -74,7 +83,7 @@ class DeviceQuotaStatus(Model):
 
 
 class DeviceQuota(Resource):
-    """How much of which pools the namespace's logical nodes may hold together; written by administrators."""
+    """How many hosts and how much of which pools the namespace's logical nodes may hold; written by administrators."""
 
     api_version: Literal["weft.dev/v1alpha2"] = Field(
         default="weft.dev/v1alpha2", description="Version of the schema."

@@ -51,13 +51,13 @@ def adopt(
     claimed = {(claim["spec"]["fabric"], claim["spec"]["device"]) for claim in snapshot.claims}
     for assignment in snapshot.outstanding:
         claimed |= {(each.offer.fabric, each.offer.device.id) for each in assignment.devices}
-    left = dict(stock.quota_left)
+    left, hosts_left = dict(stock.quota_left), dict(stock.hosts_left)
     outcomes: list[Assignment | Refusal] = []
     for request in asking:
         try:
             machine = _machine(request.adopt, fabrics, claimed, snapshot)
             mine = tuple(_offer(named, offers, snapshot) for named in sorted(request.adopt))
-            assignment = _fit(request, Stock(mine, (machine,), left))
+            assignment = _fit(request, Stock(mine, (machine,), left, hosts_left))
         except _CannotError as error:
             outcomes.append(Refusal(request, "CannotAdopt", f"spec.adopt: {error}"))
             continue
@@ -66,8 +66,10 @@ def adopt(
             limited = (request.namespace, chosen.offer.pool)
             if limited in left:
                 left[limited] -= chosen.offer.quota_units
+        if request.namespace in hosts_left:
+            hosts_left[request.namespace] -= 1
         outcomes.append(assignment)
-    return outcomes, replace(stock, quota_left=left)
+    return outcomes, replace(stock, quota_left=left, hosts_left=hosts_left)
 
 
 def _fabrics(snapshot: Snapshot) -> dict[str, _Fabric]:

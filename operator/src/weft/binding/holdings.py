@@ -88,6 +88,10 @@ class Holdings:
         self._raws = now
         return self
 
+    def nodes_of(self, namespace: str) -> set[str]:
+        """The Nodes that a namespace holds."""
+        return set(self.nodes.get(namespace, ()))
+
     def _count(self, each: Holding, sign: int) -> None:
         _add(self.devices.setdefault(each.fabric, Counter()), each.device, sign)
         _add(self.pairs.setdefault(each.fabric, Counter()), (each.device, each.host), sign)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -214,8 +214,17 @@ class Reader:
         hosts = self._hosting.hosts(
             managed, snapshot.nodes, holdings, {item.host.node_name for item in snapshot.outstanding}
         )
-        left = quota_left(self.quotas(snapshot), used)
-        return Stock(tuple(offers), hosts, left, tuple(observed_only))
+        quotas = self.quotas(snapshot)
+        nodes: dict[str, set[str]] = {}
+        for item in snapshot.outstanding:
+            nodes.setdefault(item.waiting.namespace, set()).add(item.host.node_name)
+        return Stock(
+            tuple(offers),
+            hosts,
+            quota_left(quotas, used),
+            hosts_left(quotas, lambda namespace: holdings.nodes_of(namespace) | nodes.get(namespace, set())),
+            tuple(observed_only),
+        )
 
     def _offers_of(self, fabric: str, pools: Sequence[Pool], picture: Picture) -> _FabricOffers:
         membership = self.members(fabric, pools, picture)
@@ -284,4 +293,15 @@ def quota_left(
             holder = (quota.metadata.namespace, key_of(limit))
             units = limit.units - used.get(holder, 0)
             left[holder] = min(units, left.get(holder, units))
+    return left
+
+
+def hosts_left(quotas: Iterable[DeviceQuota], nodes_of: Callable[[str], Collection[str]]) -> dict[str, int]:
+    """What is left of each limit of hosts; of several of one namespace the lowest holds."""
+    left: dict[str, int] = {}
+    for quota in quotas:
+        if quota.spec.hosts is not None:
+            namespace = quota.metadata.namespace
+            hosts = quota.spec.hosts - len(nodes_of(namespace))
+            left[namespace] = min(hosts, left.get(namespace, hosts))
     return left

@@ -211,6 +211,8 @@ class Stock:
     hosts: tuple[HostOffer, ...] = ()
     quota_left: Mapping[tuple[str, PoolKey], int] = field(default_factory=dict)
     """What a namespace may still take of a pool (accelerators, or bytes); absent: no limit."""
+    hosts_left: Mapping[str, int] = field(default_factory=dict)
+    """Hosts that a namespace may still take; absent: no limit."""
     observed_only: tuple[str, ...] = ()
     """Fabrics on which Weft may not bind, because their mode is Observe."""
 
@@ -302,15 +304,16 @@ class Remembered:
             if before.jurisdiction != offer.jurisdiction:
                 return False
         # What is said of a quota that is used up or was lifted may differ.
-        return stock.quota_left.keys() == self.stock.quota_left.keys()
+        return _limited(stock) == _limited(self.stock)
 
     def _holds_for(self, stock: Stock, other: Iterable[tuple[Offer | None, Offer]]) -> bool:
         """Whether a later stock has nothing that this one had not."""
         hosts = {(host.fabric, host.host): host for host in self.stock.hosts}
         return (
             stock.observed_only == self.stock.observed_only
-            and stock.quota_left.keys() == self.stock.quota_left.keys()
+            and _limited(stock) == _limited(self.stock)
             and all(left <= self.stock.quota_left[key] for key, left in stock.quota_left.items())
+            and all(left <= self.stock.hosts_left[key] for key, left in stock.hosts_left.items())
             and all(
                 ((before := hosts.get((host.fabric, host.host))) is host or before == host)
                 and host.node_name not in self.taken_nodes
@@ -324,6 +327,11 @@ class Remembered:
                 )
             )
         )
+
+
+def _limited(stock: Stock) -> object:
+    """Of what there is a limit for whom."""
+    return stock.quota_left.keys(), stock.hosts_left.keys()
 
 
 def _other_offers(before: tuple[Offer, ...], after: tuple[Offer, ...]) -> list[tuple[Offer | None, Offer]]:

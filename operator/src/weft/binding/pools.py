@@ -146,13 +146,17 @@ def _quotas(
     now: datetime,
 ) -> list[Write]:
     used_by: dict[str, dict[PoolKey, int]] = {}
-    for (namespace, key), units in reader.holdings(snapshot).used.items():
+    holdings = reader.holdings(snapshot)
+    for (namespace, key), units in holdings.used.items():
         used_by.setdefault(namespace, {})[key] = units
     known = {pool_key(pool) for pool in pools}
-    return [
-        Write(DEVICE_QUOTAS, raw, quota_status(quota, used_by.get(quota.metadata.namespace, {}), known, now))
-        for raw, quota in zip(snapshot.quotas, reader.quotas(snapshot), strict=True)
-    ]
+    steps = []
+    for raw, quota in zip(snapshot.quotas, reader.quotas(snapshot), strict=True):
+        namespace = quota.metadata.namespace
+        hosts = len(holdings.nodes_of(namespace))
+        status = quota_status(quota, used_by.get(namespace, {}), hosts, known, now)
+        steps.append(Write(DEVICE_QUOTAS, raw, status))
+    return steps
 
 
 def _is_referred_to(raw: Object, resource: ResourceType, claims: Iterable[Object]) -> bool:

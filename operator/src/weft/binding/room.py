@@ -28,6 +28,8 @@ class Room:
         """What is left of pools, by the namespaces that have limits."""
         for (namespace, pool), left in stock.quota_left.items():
             self.quota.setdefault(namespace, {})[pool] = left
+        self.hosts_left = dict(stock.hosts_left)
+        """Hosts that the namespaces that have a limit may still take."""
         self.held: dict[str, Held] = {}
         """What the pass has placed, by the uid of the request."""
 
@@ -49,7 +51,13 @@ class Room:
         self.hosts.give_back(held.place)
         self._count(held, 1)
 
+    def is_limited(self, namespace: str) -> bool:
+        """Whether a DeviceQuota makes a difference to a namespace."""
+        return namespace in self.quota or namespace in self.hosts_left
+
     def _count(self, held: Held, sign: int) -> None:
+        if held.request.namespace in self.hosts_left:
+            self.hosts_left[held.request.namespace] += sign
         budget = self.quota.get(held.request.namespace)
         if budget:
             for part in held.parts:
@@ -63,9 +71,11 @@ class Room:
     def first_place(
         self, request: Waiting, *, afresh: bool = False
     ) -> tuple[Held | None, dict[frozenset[int], Unmet]]:
-        """A place for a request, or what was unmet at the hosts that suit it, by their reach."""
+        """A place for a request within its quota, or what was unmet at the hosts that suit it, by their reach."""
         # Hosts that the same devices reach are alike: if one fails for want of devices, so do the others.
         failures: dict[frozenset[int], Unmet] = {}
+        if self.hosts_left.get(request.namespace, 1) <= 0:
+            return None, failures
         budget = self.budget(request.namespace)
         for place in self.hosts.open(request.shape):
             reach = self.hosts.reach(place)

@@ -126,7 +126,7 @@ class _Pass:
         by_uid = {refusal.waiting.uid: refusal for refusal in refusals}
         taken = ((each.offer.fabric, each.offer.device.id) for item in assignments for each in item.devices)
         return Remembered(
-            replace(self._stock, quota_left=left),
+            replace(self._stock, quota_left=left, hosts_left=dict(self._room.hosts_left)),
             frozenset(taken),
             frozenset(item.host.node_name for item in assignments),
             refused,
@@ -138,7 +138,7 @@ class _Pass:
     def key(self, request: Waiting) -> Key:
         """Requests with one key have one answer."""
         # Without a limit of its own a namespace has the answer of all others that ask for the same.
-        return request.shape, request.namespace if request.namespace in self._room.quota else ""
+        return request.shape, request.namespace if self._room.is_limited(request.namespace) else ""
 
     # --- one request ---
 
@@ -210,6 +210,8 @@ class _Pass:
         shape = request.shape
         budget = self._room.budget(request.namespace)
         # What another's bind does not change is said first, so that it stays said.
+        if self._room.hosts_left.get(request.namespace, 1) <= 0:
+            return "QuotaExceeded", "a DeviceQuota of the namespace does not allow another host"
         for need in shape.needs:
             if pools := self._used_up(shape, need, budget):
                 text = f"a DeviceQuota of the namespace does not allow so much of {pool_words(pools)}"

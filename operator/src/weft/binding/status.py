@@ -155,9 +155,13 @@ def pool_status(
 
 
 def quota_status(
-    quota: DeviceQuota, used: Mapping[PoolKey, int], pools: Collection[PoolKey], now: datetime
+    quota: DeviceQuota,
+    used: Mapping[PoolKey, int],
+    hosts: int,
+    pools: Collection[PoolKey],
+    now: datetime,
 ) -> Status:
-    """What the quota's namespace holds of each limited pool; `used` in devices, or bytes."""
+    """What the quota's namespace holds: `hosts`, and of each limited pool `used` devices, or bytes."""
     amounts: list[Status] = []
     over: list[str] = []
     unknown: list[str] = []
@@ -169,6 +173,8 @@ def quota_status(
             over.append(f"{limit.kind} {limit.name}")
         if key_of(limit) not in pools:
             unknown.append(f"{limit.kind} {limit.name}")
+    if quota.spec.hosts is not None and hosts > quota.spec.hosts:
+        over.append("hosts")
     facts: list[Fact] = [
         ("WithinLimits", True, "WithinLimits", "")
         if not over
@@ -188,4 +194,6 @@ def quota_status(
         ),
     ]
     status = {"observedGeneration": quota.metadata.generation, "used": amounts}
+    if quota.spec.hosts is not None:
+        status["hosts"] = hosts
     return with_facts(quota, status, facts, now)
