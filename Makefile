@@ -84,6 +84,19 @@ bench: ## measure: writes and calls per bind, kopf as informer and as reconciler
 bench-balancing: $(VENV)/.complete ## the planner in NVIDIA Dynamo's own replay, against static splits; ARGS= for some
 	PYTHONPATH=$(ROOMS):tests/bench/balancing $(BIN)/python tests/bench/balancing/bench.py $(ARGS)
 
+.PHONY: bench-rehearsal
+bench-rehearsal: $(VENV)/.complete ## every policy of weft rehearse on the same cases; ARGS="--seeds 1 --cases scarce", --days
+	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/evaluate.py $(ARGS)
+
+.PHONY: check-engine-model
+check-engine-model: $(VENV)/.complete ## the rehearsal's engines against dynamo.mocker and against measured hardware
+	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/mocker.py
+	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/measured.py
+
+.PHONY: tune-opponents
+tune-opponents: $(VENV)/.complete ## twelve settings for each policy other than Weft, on stretches that nothing is reported on
+	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/tune.py
+
 .PHONY: lint
 lint: $(VENV)/.complete ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

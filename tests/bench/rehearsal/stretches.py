@@ -1,0 +1,46 @@
+"""The referee's cases (tests/bench/balancing) as cases of the rehearsal, on the same hardware and objectives."""
+
+from __future__ import annotations
+
+import cases
+import constants
+import policies
+
+from weft.rehearse.engine import Speeds
+from weft.rehearse.play import Case
+from weft.rehearse.trace import Trace
+from weft.rehearse.world import Objectives
+
+OBJECTIVES = Objectives(
+    constants.TTFT_MILLISECONDS / 1000, constants.ITL_MICROSECONDS / 1e6, constants.ATTAINMENT_PERMILLE / 1000
+)
+
+
+def rehearsed(
+    case: cases.Case,
+    seed: int,
+    scrape_seconds: float,
+    cold_start_seconds: float,
+    overlap: bool,
+    stage_error: float = 0.0,
+    replica_error: float = 0.0,
+) -> Case:
+    """All hardware is used: who could hold less is not rewarded for it, and shown with its hours."""
+    profile = policies.weft_profile()
+    return Case(
+        trace=Trace.of((one.at_seconds, one.prompt_tokens, one.answer_tokens) for one in case.requests),
+        speeds=Speeds(profile),
+        planned=profile,
+        objectives=OBJECTIVES,
+        most_replicas=case.replicas,
+        least_replicas=case.replicas,
+        first={"prefill": case.first_prefill, "decode": case.replicas - case.first_prefill},
+        accelerators_per_replica=2,
+        scrape_seconds=scrape_seconds,
+        cold_start_seconds=cold_start_seconds,
+        flip_seconds=constants.FLIP_SECONDS,
+        overlap=overlap,
+        seed=seed,
+        stage_error=stage_error,
+        replica_error=replica_error,
+    )
