@@ -68,6 +68,10 @@ def test_a_report_is_written_where_one_wants_it(files: list[str], tmp_path: Path
         (["--replicas", "4", "--split", "4:0"], "nobody would serve"),
         (["--replicas", "4", "--split", "4:4"], "it has 8 replicas"),
         (["--replicas", "4", "--start", "1000"], "no request arrives"),
+        (
+            ["--replicas", "4", "--split", "1:2:1", "--policy", "ratio"],
+            "knows prefill and decode replicas only",
+        ),
         (["--replicas", "4", "--ttft", "nan"], "above 0"),
         (["--replicas", "1"], "one of each stage are two"),
     ],

@@ -162,3 +162,20 @@ def test_ten_replicas_at_five_requests_a_second_pass_340_times_as_fast_as_real()
     before = time.process_time()
     play(case, Weft(case))
     assert 600 / (time.process_time() - before) > 340
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_replicas_that_change_under_a_full_kv_cache_come_to_an_end(seed: int) -> None:
+    """Caches that wait for readers on replicas that are full themselves: nothing waits for itself."""
+    small = replace(PROFILE, kv_capacity_tokens=9_000)
+    trace = Trace.of([(0.2 * i, 500 + 997 * i * seed % 4000, 1 + 53 * i % 400) for i in range(400)])
+    case = replace(CASE, trace=trace, speeds=Speeds(small), planned=small, most_replicas=4)
+    steps = [(7.0 * i, {"prefill": 1 + (i * seed) % 3, "decode": 3 - (i * seed) % 3}) for i in range(40)]
+    run = play(case, Script(steps, Ways(4, overlap=True, at_a_time=1.0)))
+    run.world.run_until(100_000.0)
+    assert run.world.done == len(trace)
+    assert all(one.engine.idle and one.engine.holds_nothing for one in run.world.replicas.values())
+    assert all(one.engine.kv_usage == 0.0 for one in run.world.replicas.values())
+    assert all(
+        one.streams == one.prefill_tokens == one.stream_tokens == 0 for one in run.world.replicas.values()
+    )

@@ -188,6 +188,9 @@ def main(argv: Sequence[str]) -> int:
     show = _Progress()
     try:
         runs = [_play(name, case, arguments.aggregated, show.of(name, case.trace.seconds)) for name in names]
+    except ValueError as error:
+        print(f"weft rehearse: {error}", file=sys.stderr)
+        return NOT_USABLE
     finally:
         show.end()
     return _show(runs, arguments)
@@ -297,6 +300,9 @@ def _play(name: str, case: Case, aggregated: bool, progress: Callable[[float], N
         return best_static(case, aggregated, progress)
     if name == "optimum":
         return optimum(case, aggregated, progress)
+    apart = case.first_counts
+    if name in ("dynamo", "ratio") and (apart.get("aggregated") or len(apart) < 2):
+        raise ValueError(f"--policy {name} knows prefill and decode replicas only: see --split")
     policies: dict[str, Callable[[Case], Policy]] = {
         "weft": Weft,
         "static": Static,
@@ -381,7 +387,8 @@ def _split(text: str) -> dict[str, int]:
     prefill, both, decode = parts if len(parts) == 3 else (parts[0], 0, parts[1])
     if not both and not (prefill and decode):
         raise argparse.ArgumentTypeError(f"{text!r}: nobody would serve one of the stages")
-    return {"prefill": prefill, "aggregated": both, "decode": decode}
+    split = {"prefill": prefill, "aggregated": both, "decode": decode}
+    return {role: count for role, count in split.items() if count}
 
 
 def _number(text: str, least: float, most: float, what: str) -> float:

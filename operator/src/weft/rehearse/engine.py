@@ -79,7 +79,16 @@ class Engine:
             "_mode",
             "_begun",
         ),
-        *("_step", "_steps", "_prefilling", "_decode_next", "_last_step_end", "_joined", "_cache"),
+        *(
+            "_step",
+            "_steps",
+            "_prefilling",
+            "_decode_next",
+            "_last_step_end",
+            "_joined",
+            "_cache",
+            "_readers",
+        ),
     )
 
     def __init__(
@@ -100,6 +109,8 @@ class Engine:
         ]
         self._world = world
         self._waiting: deque[tuple[int, int]] = deque()
+        self._readers = 0
+        """Of those that wait to be admitted, the ones that want an answer."""
         self._to_prefill: deque[tuple[int, int, float, int]] = deque()
         """(kind, request, seconds of a piece or 0 before the first, pieces left)"""
         self._transferring: list[tuple[float, int]] = []
@@ -199,6 +210,8 @@ class Engine:
     def submit(self, kind: int, request: int, now: float) -> None:
         """Take a request."""
         self._waiting.append((kind, request))
+        if kind != PREFILL:
+            self._readers += 1
         self._admit(now)
         self._wake(now)
 
@@ -222,29 +235,43 @@ class Engine:
         self._start(now)
 
     def _admit(self, now: float) -> None:
-        waiting = self._waiting
-        if not waiting:
-            return
-        world, profile = self._world, self._speeds.profile
+        waiting, world, profile = self._waiting, self._world, self._speeds.profile
         while waiting:
-            kind, request = waiting[0]
-            need = world.prompt_tokens[request]
-            if kind != PREFILL:
-                need += world.answer_tokens[request]
-            admitted = self.running + len(self._to_prefill) + len(self._transferring)
-            if admitted >= profile.max_batch or (
-                self._reserved and self._reserved + need > profile.kv_capacity_tokens
-            ):
+            working = self.running + len(self._to_prefill) + len(self._transferring)
+            if working >= profile.max_batch:
                 return
-            waiting.popleft()
-            self._reserved += need
+            kind, request = waiting[0]
+            if not self._fits(kind, request, working):
+                # What is held here may wait for readers, some of them in this very queue: they go first.
+                if kind != PREFILL or not self._readers:
+                    return
+                place = next(i for i, (each, _) in enumerate(waiting) if each != PREFILL)
+                kind, request = waiting[place]
+                if not self._fits(kind, request, working):
+                    return
+                del waiting[place]
+            else:
+                waiting.popleft()
+            self._reserved += self._need(kind, request)
             self._parked += world.prompt_tokens[request]
+            if kind != PREFILL:
+                self._readers -= 1
             if kind == DECODE:
                 ready = now + self._speeds.transfer_seconds(world.prompt_tokens[request])
                 heappush(self._transferring, (ready, request))
                 world.admitted(request)
             else:
                 self._to_prefill.append((kind, request, 0.0, 1))
+
+    def _need(self, kind: int, request: int) -> int:
+        answer = 0 if kind == PREFILL else self._world.answer_tokens[request]
+        return self._world.prompt_tokens[request] + answer
+
+    def _fits(self, kind: int, request: int, working: int) -> bool:
+        """Into the KV cache; what is too large for it, when nothing else is there. An answer also when nothing else
+        works, whatever is held: a replica that serves both stages could else wait for itself."""
+        alone = not self._reserved or (kind != PREFILL and not working)
+        return alone or self._reserved + self._need(kind, request) <= self._speeds.profile.kv_capacity_tokens
 
     def _wake(self, now: float) -> None:
         """Something came: begin, or end the run of steps at the step in which it can be taken up."""
