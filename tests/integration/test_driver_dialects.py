@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +23,8 @@ DIALECTS = {
     "compose-by-patch": "ComposeByPatch",
     "add-resource-block": "AddResourceBlock",
     "zone-endpoints": "ZoneEndpoints",
+    "connections": "Connections",
+    "sunfish": "Connections",
 }
 """The idiom that the driver finds in each."""
 INVENTORY = {
@@ -171,6 +174,31 @@ async def test_an_answer_that_lies_is_settled_by_reading(dialect: str, quirks: s
         with contextlib.suppress(OutcomeUnknown):
             await one.detach("release-1", "sled-0", wanted)
         assert await one.attached("sled-0") == frozenset()
+
+
+@pytest.mark.parametrize("dialect", ["connections", "sunfish"])
+async def test_an_aggregator_with_all_its_habits_makes_no_connection_twice(
+    dialect: str, tmp_path: Path
+) -> None:
+    habits = "stale=0.3,500-although-done,drop-on-duplicate"
+    async with rack(tmp_path, dialect, habits) as (manager, driver):
+        for number in range(3):
+            # Each time a process that knows nothing of the one before, which was killed after its request.
+            with contextlib.suppress(OutcomeUnknown, Conflict):
+                await driver().attach("bind-1", "sled-0", NODE)
+            assert len(manager.acts("create")) <= len(NODE), number
+        one = driver()
+        while await one.attached("sled-0") != NODE:
+            with contextlib.suppress(OutcomeUnknown, Conflict):
+                await one.attach("bind-1", "sled-0", NODE)
+            await asyncio.sleep(0.05)
+        assert sorted(manager.acts("attach")) == sorted(("attach", "sled-0", d) for d in NODE)
+        while await one.attached("sled-0"):
+            with contextlib.suppress(OutcomeUnknown, Conflict):
+                await one.detach("release-1", "sled-0", NODE)
+            await asyncio.sleep(0.05)
+        assert sorted(manager.acts("detach")) == sorted(("detach", "sled-0", d) for d in NODE)
+        assert manager.exclusive()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

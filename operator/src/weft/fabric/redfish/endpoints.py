@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from weft.fabric.driver import DeviceKind, Host, UnusedReason
+from weft.fabric.redfish.connected import Connection, owners_of
 from weft.fabric.redfish.mapping import Json, mapping_at
 from weft.fabric.redfish.resources import Block, Endpoint, System, id_of, is_healthy
 from weft.fabric.redfish.shapes import Resolve, items_of, link_of, links_of
@@ -114,21 +115,32 @@ def relate(
     systems: Sequence[System],
     zones: Sequence[Zone],
     fabric_of: Mapping[str, str],
+    connections: Sequence[Connection] = (),
+    connected: frozenset[str] = frozenset(),
 ) -> Related:
-    """Join endpoints, hosts and zones. `fabric_of` is the fabric of each endpoint, by URIs."""
+    """Join endpoints, hosts, zones and connections. `fabric_of` is the fabric of each endpoint, by URIs.
+
+    In the fabrics that are `connected`, connections say who has what, and zones who could.
+    """
     known = {system.uri for system in systems}
     host_of = {b.uri: _host(b, known) for b in endpoints if b.endpoint is not None and b.endpoint.initiator}
     found = [*systems, *(_of_endpoint(b) for b in endpoints if host_of.get(b.uri) == b.uri)]
+    reaching = [zone for zone in zones if _base(zone) in connected]
+    zones = [zone for zone in zones if _base(zone) not in connected]
+    reached, having = owners_of(connections, host_of)
     owners: dict[str, set[str]] = {zone.uri: set() for zone in zones}
     for zone in zones:
         owners[zone.uri] |= {host_of[uri] for uri in zone.endpoints or () if uri in host_of}
     for b in endpoints:
         if b.uri in host_of and b.endpoint is not None:
-            for uri in b.endpoint.zones or ():
+            for uri in () if fabric_of.get(b.uri) in connected else b.endpoint.zones or ():
                 owners.setdefault(uri, set()).add(host_of[b.uri])
     # A zone of several hosts tells who is near whom.
     host_zones = {uri: next(iter(hosts)) for uri, hosts in owners.items() if len(hosts) == 1}
-    listed: dict[str, list[str]] = {}
+    # Every host of such a fabric is known to have what its connections say, and no more.
+    listed = {
+        host: list(reached.get(host, ())) for e, host in host_of.items() if fabric_of.get(e) in connected
+    }
     for zone in zones:
         if zone.uri in host_zones and zone.endpoints is not None:
             devices = [uri for uri in zone.endpoints if uri not in host_of]
@@ -141,6 +153,8 @@ def relate(
             told.append(replace(b, own_systems=(host_of[b.uri],)))
         elif b.unused is None and b.uri not in first:
             told.append(replace(b, unused=UnusedReason.OTHER_WAY))
+        elif fabric_of.get(b.uri) in connected:
+            told.append(replace(b, systems=tuple(sorted(having.get(b.uri, set()) & {s.uri for s in found}))))
         elif b.endpoint is None or b.endpoint.zones is None:
             told.append(b)
         else:
@@ -156,8 +170,26 @@ def relate(
         ),
         host_of=host_of,
         zones=host_zones,
-        reach=tuple(frozenset(uris) for uris in fabrics.values()),
+        reach=tuple(
+            zones_of
+            for fabric, uris in fabrics.items()
+            for zones_of in _reach(fabric, uris, reaching, host_of)
+        ),
     )
+
+
+def _base(zone: Zone) -> str:
+    """The fabric of a zone: its collection stands beneath it."""
+    return zone.uri.rpartition("/Zones/")[0]
+
+
+def _reach(
+    fabric: str, endpoints: set[str], zones: Sequence[Zone], host_of: Mapping[str, str]
+) -> list[frozenset[str]]:
+    """Endpoints of a fabric that can meet: those of a zone with a host in it, or all where there are no such zones."""
+    own = [frozenset(zone.endpoints or ()) for zone in zones if _base(zone) == fabric]
+    with_hosts = [members for members in own if members & host_of.keys()]
+    return with_hosts or [frozenset(endpoints)]
 
 
 def _host(endpoint: Block, systems: set[str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from weft.fabric.errors import FabricError, RateLimited
+from weft.fabric.redfish.connected import Connection
 from weft.fabric.redfish.endpoints import Zone
 from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.limits import OutOfTime
@@ -16,7 +17,7 @@ from weft.fabric.redfish.reader import Collections, Listing
 from weft.fabric.redfish.resources import Block, System
 from weft.fabric.redfish.shapes import Resolve
 
-T = TypeVar("T", Block, System, Zone)
+T = TypeVar("T", Block, System, Zone, Connection)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dataclasses import replace
 from weft.fabric.driver import Inventory, Unread, UnusedReason
 from weft.fabric.errors import AuthFailed, FabricError, Transient
 from weft.fabric.redfish.attaching import Attaching
+from weft.fabric.redfish.connected import Connection
 from weft.fabric.redfish.contents import contents
 from weft.fabric.redfish.discovery import Service
 from weft.fabric.redfish.endpoints import Zone, endpoint_of
@@ -87,6 +88,17 @@ class Poller:
         zone = self.attaching.zones.put(uri, body, self._readings)
         self._name()
         return zone
+
+    def meet_connections(self, listing: Listing) -> None:
+        """Take connections that were listed outside of a reading. Raises Transient when one makes no sense."""
+        self.attaching.connections.take(listing, self._readings, Problems())
+        self._name()
+
+    def meet_connection(self, uri: str, body: Json) -> Connection:
+        """Take a connection that was read outside of a reading. Raises Transient when it makes no sense."""
+        connection = self.attaching.connections.put(uri, body, self._readings)
+        self._name()
+        return connection
 
     async def look(self, service: Service, deadline: float, login: int) -> None:
         """Read who has what, unless there was a reading before: it has to be known before a change.

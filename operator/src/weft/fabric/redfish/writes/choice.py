@@ -9,10 +9,11 @@ from weft.fabric.redfish.polling import Poller
 from weft.fabric.redfish.resources import System
 from weft.fabric.redfish.writes import Allowed, Evidence, Idiom
 from weft.fabric.redfish.writes.compose_patch import ComposeByPatch
+from weft.fabric.redfish.writes.connections import Connections
 from weft.fabric.redfish.writes.resource_block_actions import AddResourceBlock
 from weft.fabric.redfish.writes.zone_endpoints import ZoneEndpoints
 
-IDIOMS: tuple[Idiom, ...] = (AddResourceBlock(), ComposeByPatch(), ZoneEndpoints())
+IDIOMS: tuple[Idiom, ...] = (AddResourceBlock(), ComposeByPatch(), Connections(), ZoneEndpoints())
 """The preferred first: an action is made for this, an Allow header may mean other properties of the system."""
 REFUSED_READINGS = 240
 """How many readings a refusal of the manager is believed before it is asked again."""
@@ -37,7 +38,8 @@ class Choice:
 
     def next_reading(self) -> None:
         """Take note of what was read, and forget refusals that are too old."""
-        members = [*self._poller.systems, *self._poller.attaching.related.zones]
+        attaching = self._poller.attaching
+        members = [*self._poller.systems, *attaching.related.zones, *attaching.connected.values()]
         self._samples = {_collection(path): path for path in members if self._said(path) is not None}
         self._reading += 1
         self._refused = {

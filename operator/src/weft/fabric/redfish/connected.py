@@ -1,0 +1,66 @@
+"""Connections of fabrics: who reaches what, where a manager takes connections of initiators and targets. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from weft.fabric.redfish.mapping import Json, mapping_at
+from weft.fabric.redfish.shapes import Resolve, ignore, items_of, link_of, links_of
+from weft.fabric.redfish.uris import canonical
+
+PART_INFO = {"MemoryChunkInfo": ("MemoryChunk", "Memory"), "VolumeInfo": ("Volume", "Storage")}
+"""Properties that say what is reached behind the targets: the link in them, and the ConnectionType for it."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One connection of a fabric."""
+
+    uri: str
+    name: str
+    initiators: tuple[str, ...]
+    """Endpoints of hosts; empty: it names none, and some host that cannot be told has it."""
+    targets: tuple[str, ...]
+    """Endpoints of devices."""
+    parts: tuple[str, ...]
+    """What is reached behind the targets; empty: all that is there."""
+
+    @property
+    def reached(self) -> tuple[str, ...]:
+        """URIs of the devices that the initiators have by it."""
+        return self.parts or self.targets
+
+
+def connection_of(body: Json, uri: str, resolve: Resolve) -> Connection:
+    """Parse a Connection. Raises Transient when one of its links must not be followed."""
+    entries = [
+        link_of(mapping_at(entry).get(name))
+        for info, (name, _) in PART_INFO.items()
+        for entry in items_of(body.get(info), info, ignore) or ()
+    ]
+    return Connection(
+        uri=uri,
+        name=str(body.get("Name") or ""),
+        initiators=links_of(body, resolve, "Links", "InitiatorEndpoints") or (),
+        targets=links_of(body, resolve, "Links", "TargetEndpoints") or (),
+        parts=tuple(canonical(resolve(link)) for link in entries if link is not None),
+    )
+
+
+def owners_of(
+    connections: Iterable[Connection], host_of: Mapping[str, str]
+) -> tuple[dict[str, list[str]], dict[str, set[str]]]:
+    """What each host reaches, and who reaches each device, by URIs.
+
+    A connection whose host cannot be told stands for one: what it reaches is in use.
+    """
+    reached: dict[str, list[str]] = {}
+    owners: dict[str, set[str]] = {}
+    for connection in connections:
+        hosts = {host_of[uri] for uri in connection.initiators if uri in host_of}
+        for host in hosts:
+            reached.setdefault(host, []).extend(connection.reached)
+        for device in connection.reached:
+            owners.setdefault(device, set()).update(hosts or {connection.uri})
+    return reached, owners

@@ -1,0 +1,87 @@
+"""Managers in whose fabrics connections say who has what: in the shapes of the OpenFabrics Alliance's own mock-ups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.foreign import FABRICS, endpoint, switch, zone
+from support.replay import SYSTEMS, Tree, collection, link, reading
+from weft.fabric.driver import Inventory, not_used
+
+CXL = f"{FABRICS}/CXL"
+CONNECTIONS = f"{CXL}/Connections"
+HBM = "/redfish/v1/Chassis/PCXL2/Memory/HBM"
+
+
+def connection(name: str, initiator: str, *targets: str, **body: Any) -> Tree:
+    path = f"{CONNECTIONS}/{name}"
+    ends = {
+        "InitiatorEndpoints": [link(f"{CXL}/Endpoints/{initiator}")] if initiator else [],
+        "TargetEndpoints": [link(f"{CXL}/Endpoints/{target}") for target in targets],
+    }
+    return {path: {**link(path), "Id": name, "Name": f"Connection {name}", "Links": ends, **body}}
+
+
+def manager(*more: Tree) -> Tree:
+    """Two hosts and two memories in one fabric, whose zone has all of them."""
+    hosts = [
+        endpoint(f"I{n}", "Initiator", f"{SYSTEMS}/host-{n}/Processors/CPU", "Processor", CXL) for n in (1, 2)
+    ]
+    targets = [endpoint(f"T{n}", "Target", f"{HBM}{n}", "Memory", CXL) for n in (1, 2)]
+    every = zone("1", "I1", "I2", "T1", "T2", fabric=CXL)
+    systems = tuple(f"{SYSTEMS}/host-{n}" for n in (1, 2))
+    tree = switch(*hosts, *targets, every, kind="CXL", fabric=CXL, systems=systems)
+    tree |= {
+        path: {**link(path), "Id": path.rpartition("/")[2], "SystemType": "Physical"} for path in systems
+    }
+    for n in (1, 2):
+        memory = {**link(f"{HBM}{n}"), "Id": f"HBM{n}", "CapacityMiB": 4096, "CXL": {}, "Manufacturer": "HPE"}
+        tree[f"{HBM}{n}"] = memory
+    made = {path: body for part in more for path, body in part.items()}
+    tree |= made | {
+        CONNECTIONS: collection(CONNECTIONS, [path for path in made if path.startswith(CONNECTIONS)])
+    }
+    tree[CXL]["Connections"] = link(CONNECTIONS)
+    return tree
+
+
+async def inventory(tree: Tree) -> Inventory:
+    async with reading(tree) as (_, driver):
+        return await driver.inventory()
+
+
+async def test_a_connection_says_who_has_a_device_and_the_zone_only_who_could() -> None:
+    read = await inventory(manager(connection("12", "I2", "T1")))
+    assert read.attachments == (("T1", "host-2"),)
+    devices = {device.id: device for device in read.devices}
+    assert {d.capacity_bytes for d in devices.values()} == {4 << 30}
+    assert devices["T2"].reachable_hosts == frozenset({"host-1", "host-2"})
+    assert not_used(read).startswith("2 endpoints not used: 2 are of hosts")
+
+
+async def test_a_zone_without_a_host_keeps_it_from_the_devices_in_it() -> None:
+    tree = manager()
+    tree[f"{CXL}/Zones/1"]["Links"]["Endpoints"] = [link(f"{CXL}/Endpoints/{name}") for name in ("I1", "T1")]
+    read = await inventory(tree)
+    devices = {device.id: device for device in read.devices}
+    assert devices["T1"].reachable_hosts == frozenset({"host-1"})
+    assert devices["T2"].reachable_hosts == frozenset()
+
+
+async def test_connections_that_cannot_be_read_leave_open_what_hosts_have() -> None:
+    tree = manager(connection("12", "I2", "T1"))
+    tree[f"{CONNECTIONS}/12"] = {"STATUS": 500}
+    read = await inventory(tree)
+    assert (read.complete, read.attachments) == (False, ())
+    assert not read.shows_absence("T1", "host-2")
+    assert not read.shows_absence("T2", "host-1")
+
+
+@pytest.mark.parametrize(
+    "broken", [{"Links": None}, {"Links": {"TargetEndpoints": "T1"}}, {"MemoryChunkInfo": 3}]
+)
+async def test_a_connection_of_odd_form_is_no_crash(broken: Tree) -> None:
+    read = await inventory(manager(connection("12", "I2", "T1", **broken)))
+    assert len(read.devices) == 2
