@@ -46,6 +46,10 @@ faults: ## seeded faults between operator, API server and fabric manager; SEEDS=
 	@$(MAKE) -s $(VENV)/.complete
 	FAULTS_SEEDS=$(SEEDS) FAULTS_SEED_START=$(SEED_START) $(BIN)/pytest tests/faults $(ARGS)
 
+.PHONY: schedules
+schedules: $(VENV)/.complete ## the same faults in memory and virtual time; SEEDS=n SEED_START=k choose the runs, ARGS=--log says what happens
+	PYTHONPATH=tests $(BIN)/python -m support.simulated --seeds $(or $(SEEDS),10000) --start $(or $(SEED_START),0) $(ARGS)
+
 .PHONY: crash-sweep
 crash-sweep: ## kill -9 of the leader before and after every message of each act; takes half an hour
 	@$(PYTHON) hack/dev/weft_dev/preflight.py test

@@ -25,9 +25,9 @@ from support.schedule import (
     Trouble,
 )
 from support.wire import Message, Wire
-from support.witness import Claim, Use, attached, violations
-from support.world import World, condition, eventually
-from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
+from support.witness import Claim, Use, attached, condition, left_over, unsettled, violations
+from support.world import World, eventually
+from weft.api.names import TAINT_LOGICAL_NODE
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     GPU_POOLS,
@@ -237,62 +237,24 @@ class Lane:
 
     def unsettled(self) -> str:
         """What is not yet as the objects say, or nothing."""
-        nodes = {f"{n['metadata']['namespace']}/{n['metadata']['name']}": n for n in self._nodes()}
-        claims, pairs = self.world.claims(), attached(self.journal())
         used = {use.owner for use in self.uses.values() if use.end is None}
-        claimed = {(c["spec"]["device"], c["spec"]["host"]) for c in claims}
-        if leaked := sorted(pairs - claimed):
-            return f"attached and not claimed: {leaked}"
-        kept = [c for c in claims if condition(c, "Quarantined") == "True"]
-        for claim in claims:
-            spec, ref = claim["spec"], claim["spec"]["claimRef"]
-            owner = f"{ref['namespace']}/{ref['name']}"
-            there = (spec["device"], spec["host"]) in pairs
-            if claim in kept or owner in used:
-                continue
-            if owner not in nodes or nodes[owner]["metadata"]["uid"] != ref["uid"]:
-                return f"{spec['device']} is claimed for {owner}, which is gone"
-            if not there or condition(nodes[owner], "Bound") != "True":
-                return (
-                    f"{spec['device']} is claimed for {owner}: attached {there}, {nodes[owner].get('status')}"
-                )
-        gpus = GPUS - sum(c["spec"]["device"].startswith("gpu") for c in claims)
-        memories = MEMORIES - sum(c["spec"]["device"].startswith("cxl") for c in claims)
-        hosts = HOSTS - len({c["spec"]["host"] for c in claims if c not in kept})
-        for owner, node in nodes.items():
-            if owner in used and node["metadata"].get("deletionTimestamp"):
-                continue
-            if node["metadata"].get("deletionTimestamp"):
-                return f"{owner} is still being deleted: {node.get('status', {}).get('conditions')}"
-            if condition(node, "Bound") == "True":
-                wanted = {(d["device"], node["status"]["host"]) for d in node["status"]["devices"]}
-                if not wanted <= pairs:
-                    return f"lost: {owner} is Bound to {sorted(wanted)}, attached is {sorted(pairs)}"
-                continue
-            fits = node["spec"]["accelerators"][0]["count"] <= gpus and hosts > 0
-            if fits and (not node["spec"].get("memory") or memories > 0):
-                return f"{owner} is not bound though it would fit: {node.get('status', {}).get('conditions')}"
-        return ""
+        pairs = attached(self.journal())
+        return unsettled(self._nodes(), self.world.claims(), pairs, used, GPUS, MEMORIES, HOSTS)
 
     def unclean(self) -> str:
         """What is left after everything was deleted, or nothing. An administrator clears what was quarantined."""
-        for claim in self.world.claims():
+        claims = self.world.claims()
+        for claim in claims:
             if condition(claim, "Quarantined") == "True" and not claim["metadata"].get("deletionTimestamp"):
                 self.kube.delete(DEVICE_ATTACHMENTS, claim["metadata"]["name"])
-        if left := [n for n in self._nodes() if FINALIZER in n["metadata"].get("finalizers", [])]:
-            return f"logical nodes are left: {[(n['metadata']['name'], n.get('status')) for n in left]}"
-        if claims := self.world.claims():
-            return f"claims are left: {[(c['metadata']['name'], c.get('status')) for c in claims]}"
-        if pairs := attached(self.journal()):
-            return f"leaked: {sorted(pairs)} attached, and nothing claims them"
-        for host in self.world.hosts:
-            node = self.kube.get(NODES, f"{self.world.name}-{host}") or {"spec": {}}
-            if any(taint["key"] == TAINT_LOGICAL_NODE for taint in node["spec"].get("taints", [])):
-                return f"{host} is still tainted"
-        for resource, all_of_them in ((GPU_POOLS, GPUS), (MEMORY_POOLS, MEMORIES)):
-            if (free := self._free(resource)) != all_of_them:
-                return f"lost: {resource.kind} says that {free} of {all_of_them} are free"
-        return ""
+        tainted = [host for host in self.world.hosts if self._is_tainted(host)]
+        pools = ((GPU_POOLS, GPUS), (MEMORY_POOLS, MEMORIES))
+        free = {resource.kind: (self._free(resource), count) for resource, count in pools}
+        return left_over(self._nodes(), claims, attached(self.journal()), tainted, free)
+
+    def _is_tainted(self, host: str) -> bool:
+        node = self.kube.get(NODES, f"{self.world.name}-{host}") or {"spec": {}}
+        return any(taint["key"] == TAINT_LOGICAL_NODE for taint in node["spec"].get("taints", []))
 
     def close(self) -> None:
         self.world.close()

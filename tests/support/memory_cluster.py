@@ -2,15 +2,14 @@
 
 resourceVersions grow with every write that changes something, and guard patches and statuses; a status is changed
 through its subresource only, a spec never through it; names are unique; deletion waits for finalizers, a scheduled
-pod's for the kubelet; bodies are decoded, defaulted and checked (`support.kinds`), patches applied as the API server
-applies them (`support.patches`), and `support.refusals` makes it say no. tests/integration/test_stand_in_agrees.py
-holds it against a real API server. Not here: rules (CEL), controllers, watch delays.
+pod's for the kubelet, and counts as a version of its own; bodies are decoded, defaulted and checked (`support.kinds`),
+patches applied as the API server applies them (`support.patches`), and `support.refusals` makes it say no.
+tests/integration/test_stand_in_agrees.py holds it against a real API server. Not here: rules (CEL), controllers.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -27,7 +26,11 @@ Key = tuple[ResourceType, str, str]
 class MemoryCluster:
     """Implements `weft.cluster.Cluster`; `after_write` and `before_write` let a test look or crash."""
 
-    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, clock: Callable[[], datetime] = lambda: datetime.now(UTC), *, schemas: bool = True
+    ) -> None:
+        """Without `schemas` nothing is decoded, defaulted or checked: for runs of thousands of other tests' writes."""
+        self._schemas = schemas
         self.objects: dict[Key, Object] = {}
         self.events: list[tuple[str, str, str]] = []
         """(kind, reason, message)"""
@@ -39,8 +42,11 @@ class MemoryCluster:
         self.after_write: Callable[[], None] = lambda: None
         self.unheard_of: set[Key] = set()
         """Objects that the watch has not told of: nobody sees them in the cache before they are asked for."""
+        self.heard: Callable[[str, ResourceType, Object], None] = lambda kind, resource, obj: None
+        """Told of every change as a watch would tell it: ADDED, MODIFIED or DELETED, and the object as it is then."""
+        self.version = 0
+        """That of the last write."""
         self._clock = clock
-        self._versions = itertools.count(1)
 
     def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
         return self.objects.get((resource, namespace, name))
@@ -67,19 +73,19 @@ class MemoryCluster:
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")
         key = (resource, namespace, name)
         identity = {"apiVersion": resource.api_version, "kind": resource.kind}
-        made = kinds.taken_in(resource, copy.deepcopy({**identity, **body}), strict=True)
+        made = self._taken_in(resource, copy.deepcopy({**identity, **body}), strict=True)
         if resource != NODES:
             made.pop("status", None)
         if resource == PODS:
             made["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
         made["metadata"] = {
             **_without_nothing(made["metadata"]),
-            "uid": f"uid-{next(self._versions)}",
+            "uid": f"uid-{self._next()}",
             "creationTimestamp": self._stamp(),
             **({} if resource == NODES else {"generation": 1}),
         }
         made = kinds.admitted(resource, made)
-        kinds.check(resource, made, None)
+        self._check(resource, made, None)
         lost = self._admit(Write("create", resource, namespace, name, body, dry_run))
         if key in self.objects:
             text = f'{resource.plural} "{name}" already exists'
@@ -100,7 +106,7 @@ class MemoryCluster:
     ) -> Object:
         current = self._current(resource, name, namespace, body.get("metadata") or {})
         apply = merged if resource.group == GROUP else strategic
-        patched = kinds.taken_in(resource, apply(current, body), strict=False)
+        patched = self._taken_in(resource, apply(current, body), strict=False)
         patched["metadata"] = _without_nothing({**patched["metadata"], **_kept(current)})
         uid = (body.get("metadata") or {}).get("uid", current["metadata"]["uid"])
         patched["metadata"]["uid"] = uid
@@ -118,11 +124,18 @@ class MemoryCluster:
         metadata = current["metadata"]
         name, namespace = metadata["name"], metadata.get("namespace", "")
         stored = self._current(resource, name, namespace, metadata)
-        sent = kinds.taken_in(resource, {**current, "status": copy.deepcopy(dict(status))}, strict=False)
+        sent = self._taken_in(resource, {**current, "status": copy.deepcopy(dict(status))}, strict=False)
         changed = self._updated(resource, stored, sent, "status")
         lost = self._admit(Write("status", resource, namespace, name, status))
         self._before("status", resource, name)
         return _answer(self._store((resource, namespace, name), changed), lost)
+
+    async def replace(self, resource: ResourceType, body: Object) -> Object:
+        """Replace an object that has no schema here (a Lease), guarded by its resourceVersion."""
+        metadata = body["metadata"]
+        name, namespace = metadata["name"], metadata.get("namespace", "")
+        current = self._current(resource, name, namespace, metadata)
+        return self._store((resource, namespace, name), {**body, "metadata": current["metadata"]})
 
     async def delete(
         self,
@@ -153,7 +166,7 @@ class MemoryCluster:
                 going = {"deletionTimestamp": stamp, "deletionGracePeriodSeconds": grace, **bump}
                 self._store(key, {**current, "metadata": {**metadata, **going}})
         else:
-            del self.objects[key]
+            self._gone(key, {**current, "metadata": {**metadata, "resourceVersion": self._next()}})
             self.after_write()
         if lost is not None:
             raise lost
@@ -187,8 +200,15 @@ class MemoryCluster:
             if kinds.bumps_generation(resource, current, changed):
                 generation = current["metadata"]["generation"] + 1
                 changed["metadata"] = {**changed["metadata"], "generation": generation}
-        kinds.check(resource, changed, current)
+        self._check(resource, changed, current)
         return changed
+
+    def _taken_in(self, resource: ResourceType, obj: Object, *, strict: bool) -> Object:
+        return kinds.taken_in(resource, obj, strict=strict) if self._schemas else obj
+
+    def _check(self, resource: ResourceType, obj: Object, before: Object | None) -> None:
+        if self._schemas:
+            kinds.check(resource, obj, before)
 
     def _admit(self, write: Write) -> AnswerLost | None:
         """Ask every rule; raises the first refusal, and returns what is to be raised after the write."""
@@ -225,15 +245,24 @@ class MemoryCluster:
         if before is not None and _same(before, obj):
             self.after_write()
             return before
-        metadata = {**obj["metadata"], "resourceVersion": str(next(self._versions))}
+        metadata = {**obj["metadata"], "resourceVersion": self._next()}
         stored = {**obj, "metadata": metadata}
         held = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
         if metadata.get("deletionTimestamp") and not held:
-            self.objects.pop(key, None)
+            self._gone(key, stored)
         else:
             self.objects[key] = stored
+            self.heard("ADDED" if before is None else "MODIFIED", key[0], stored)
         self.after_write()
         return stored
+
+    def _gone(self, key: Key, last: Object) -> None:
+        if self.objects.pop(key, None) is not None:
+            self.heard("DELETED", key[0], last)
+
+    def _next(self) -> str:
+        self.version += 1
+        return str(self.version)
 
     def _stamp(self, in_seconds: int = 0) -> str:
         return (self._clock() + timedelta(seconds=in_seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from support.wire import Message
+from weft.api.names import FINALIZER
 
 CLAIMS = "/deviceattachments"
 
@@ -116,3 +117,85 @@ def attached(acts: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
         if act["outcome"] == "done" and act["act"] in ("attach", "detach"):
             (pairs.add if act["act"] == "attach" else pairs.discard)((act["block"], act["host"]))
     return pairs
+
+
+def condition(obj: Mapping[str, Any], kind: str) -> str:
+    """`True`, `False`, `Unknown`, or empty when there is no such condition."""
+    conditions = obj.get("status", {}).get("conditions", [])
+    return next((item["status"] for item in conditions if item["type"] == kind), "")
+
+
+def unsettled(
+    nodes: Iterable[dict[str, Any]],
+    claims: Sequence[dict[str, Any]],
+    pairs: set[tuple[str, str]],
+    used: set[str],
+    gpus: int,
+    memories: int,
+    hosts: int,
+) -> str:
+    """What is not yet as the objects say, or nothing.
+
+    `pairs` are attached; `used` are the logical nodes on which pods run; a rack has `gpus`, `memories` and `hosts`.
+    """
+    by_owner = {f"{n['metadata']['namespace']}/{n['metadata']['name']}": n for n in nodes}
+    claimed = {(c["spec"]["device"], c["spec"]["host"]) for c in claims}
+    if leaked := sorted(pairs - claimed):
+        return f"attached and not claimed: {leaked}"
+    kept = [c for c in claims if condition(c, "Quarantined") == "True"]
+    for claim in claims:
+        spec, ref = claim["spec"], claim["spec"]["claimRef"]
+        owner = f"{ref['namespace']}/{ref['name']}"
+        there = (spec["device"], spec["host"]) in pairs
+        if claim in kept or owner in used:
+            continue
+        if owner not in by_owner or by_owner[owner]["metadata"]["uid"] != ref["uid"]:
+            return f"{spec['device']} is claimed for {owner}, which is gone"
+        if not there or condition(by_owner[owner], "Bound") != "True":
+            return f"{spec['device']} is claimed for {owner}: attached {there}, {by_owner[owner].get('status')}"
+    gpus -= sum(c["spec"]["device"].startswith("gpu") for c in claims)
+    memories -= sum(c["spec"]["device"].startswith("cxl") for c in claims)
+    hosts -= len({c["spec"]["host"] for c in claims if c not in kept})
+    for owner, node in by_owner.items():
+        if owner in used and node["metadata"].get("deletionTimestamp"):
+            continue
+        if node["metadata"].get("deletionTimestamp"):
+            return f"{owner} is still being deleted: {node.get('status', {}).get('conditions')}"
+        if condition(node, "Bound") == "True":
+            if node["spec"].get("ttlSecondsAfterBound") and owner not in used:
+                return f"{owner} is bound although its time is soon up"
+            wanted = {(d["device"], node["status"]["host"]) for d in node["status"]["devices"]}
+            if not wanted <= pairs:
+                return f"lost: {owner} is Bound to {sorted(wanted)}, attached is {sorted(pairs)}"
+            continue
+        fits = node["spec"]["accelerators"][0]["count"] <= gpus and hosts > 0
+        # By hand an administrator may have deleted a claim that is in use: it is held for as long.
+        fits = fits and owner not in used and (not node["spec"].get("memory") or memories > 0)
+        if fits and condition(node, "Expired") != "True":
+            return f"{owner} is not bound though it would fit: {node.get('status', {}).get('conditions')}"
+    return ""
+
+
+def left_over(
+    nodes: Iterable[dict[str, Any]],
+    claims: Sequence[dict[str, Any]],
+    pairs: set[tuple[str, str]],
+    tainted: Sequence[str],
+    free: Mapping[str, tuple[int, int]],
+) -> str:
+    """What is left after everything was deleted, or nothing.
+
+    `tainted` are Nodes with Weft's taint; `free` says by pool how many devices it calls free, and how many there are.
+    """
+    if left := [n for n in nodes if FINALIZER in n["metadata"].get("finalizers", [])]:
+        return f"logical nodes are left: {[(n['metadata']['name'], n.get('status')) for n in left]}"
+    if claims:
+        return f"claims are left: {[(c['metadata']['name'], c.get('status')) for c in claims]}"
+    if pairs:
+        return f"leaked: {sorted(pairs)} attached, and nothing claims them"
+    if tainted:
+        return f"still tainted: {', '.join(tainted)}"
+    for pool, (says, has) in free.items():
+        if says != has:
+            return f"lost: {pool} says that {says} of {has} are free"
+    return ""

@@ -77,7 +77,8 @@ def load() -> list[Mutant]:
     return found
 
 
-def _copy(directory: Path) -> None:
+def copy(directory: Path) -> None:
+    """The sources, and what tests need beside them."""
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     for name in COPIED:
         source = ROOT / name
@@ -106,7 +107,7 @@ def try_out(mutant: Mutant) -> str:
         return problem
     with tempfile.TemporaryDirectory(prefix="weft-mutant-") as name:
         directory = Path(name)
-        _copy(directory)
+        copy(directory)
         mutant.apply(directory)
         status, said = _run(directory, mutant.tests)
     if status == PASSED:

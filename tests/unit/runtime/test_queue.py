@@ -154,6 +154,23 @@ async def test_nobody_but_a_change_of_its_object_hurries_a_key_that_fails() -> N
     assert queue.retry(KEY) == 60, "the failures before the change still count"
 
 
+async def test_a_key_that_changes_hurry_through_a_moment_of_trouble_does_not_wait_a_minute_afterwards() -> (
+    None
+):
+    queue = WorkQueue(4)
+    queue.add(KEY)
+    delays = []
+    for _ in range(12):
+        await queue.take()
+        delays.append(queue.retry(KEY))
+        queue.done(KEY)
+        queue.add(KEY, changed=True)
+    assert max(delays) < 10
+    await queue.take()
+    queue.succeeded(KEY)
+    assert queue.retry(KEY) == delays[0]
+
+
 async def test_a_change_while_a_key_is_about_to_fail_is_not_lost() -> None:
     queue = WorkQueue(4)
     queue.add(KEY)

@@ -65,6 +65,10 @@ class Model(BaseModel):
             ]
         return schema
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Itself: nothing of it changes. Pydantic copies defaults each time that an object is read."""
+        return self
+
     def dump(self) -> dict[str, Any]:
         """This part as the API's JSON."""
         return self.model_dump(by_alias=True, exclude_none=True, mode="json")

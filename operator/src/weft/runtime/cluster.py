@@ -83,7 +83,12 @@ class LiveCluster:
         subresource: str = "",
     ) -> Object:
         self._count_write()
-        answer = await self._client.patch(resource, name, namespace, body, subresource=subresource)
+        known = self._cache.get(resource, name, namespace)
+        try:
+            answer = await self._client.patch(resource, name, namespace, body, subresource=subresource)
+        except NotFoundError:
+            self._is_gone(resource, known)
+            raise
         self._take(resource, answer)
         return answer
 
@@ -107,11 +112,13 @@ class LiveCluster:
         grace_seconds: int | None = None,
     ) -> None:
         self._count_write()
+        known = self._cache.get(resource, name, namespace)
         try:
             answer = await self._client.delete(
                 resource, name, namespace, uid=uid, grace_seconds=grace_seconds
             )
         except NotFoundError:
+            self._is_gone(resource, known)
             return
         if answer.get("kind") == resource.kind:
             self._take(resource, answer)
@@ -119,6 +126,11 @@ class LiveCluster:
         # A Status: nothing held the object, it is gone. A later namesake is not what was deleted.
         known = self._cache.get(resource, name, namespace)
         if known is not None and known["metadata"].get("uid") == answer.get("details", {}).get("uid"):
+            self._cache.remove(resource, known)
+
+    def _is_gone(self, resource: ResourceType, known: Object | None) -> None:
+        """The API server no longer has what was known before it was asked; a silent watch has not said so."""
+        if known is not None:
             self._cache.remove(resource, known)
 
     def _take(self, resource: ResourceType, answer: Object) -> None:

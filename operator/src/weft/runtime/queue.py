@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 60.0
+HURRIED_DELAY_SECONDS = 6.4
 SHARE = 3
 """A lane is given one more worker while it has fewer than this many times the idle ones: at most 3/4 of all."""
 
@@ -43,6 +44,8 @@ class WorkQueue:
         """Keys to work on once more after the work under way, and whether an object of theirs changed."""
         self._failures: dict[Hashable, int] = {}
         self._not_before: dict[Hashable, float] = {}
+        self._hurried: set[Hashable] = set()
+        """Keys that a change brought before their delay was over."""
         self._timers: list[tuple[float, int, Hashable]] = []
         self._due: dict[Hashable, Appointment] = {}
         self._order = itertools.count()
@@ -65,11 +68,20 @@ class WorkQueue:
             self._make_ready(key)
 
     def retry(self, key: Hashable, at_least_seconds: float = 0.0) -> float:
-        """Work on the key again after a delay that doubles with every failure in a row; returns the delay."""
-        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        """Work on the key again after a delay that doubles with every failure in a row; returns the delay.
+
+        Tries that changes brought forward double it no further than HURRIED_DELAY_SECONDS: many changes within a
+        second of trouble would make it a minute, and what is left to do would wait for that when the trouble is over.
+        """
+        failures = self._failures.get(key, 0)
         # The exponent is bounded: a key that fails for weeks must not overflow a float.
-        delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 16), LONGEST_DELAY_SECONDS)
-        delay = max(delay, at_least_seconds)
+        doubled = FIRST_DELAY_SECONDS * 2.0 ** min(failures, 16)
+        if key in self._hurried and doubled > HURRIED_DELAY_SECONDS:
+            doubled /= 2
+        else:
+            self._failures[key] = failures + 1
+        self._hurried.discard(key)
+        delay = max(min(doubled, LONGEST_DELAY_SECONDS), at_least_seconds)
         at = asyncio.get_running_loop().time() + delay
         self._not_before[key] = at
         if (due := self._due.get(key)) is not None and not due.changed:
@@ -80,6 +92,7 @@ class WorkQueue:
     def succeeded(self, key: Hashable) -> None:
         """Forget the key's failures."""
         self._failures.pop(key, None)
+        self._hurried.discard(key)
 
     async def take(self) -> Hashable:
         """Wait for a key and mark it as being worked on; give it back with `done`."""
@@ -137,7 +150,8 @@ class WorkQueue:
 
     def _make_ready(self, key: Hashable) -> None:
         self._due.pop(key, None)
-        self._not_before.pop(key, None)
+        if self._not_before.pop(key, 0.0) > asyncio.get_running_loop().time():
+            self._hurried.add(key)
         self._waiting.add(key)
         self._lanes.setdefault(_lane(key), collections.deque()).append(key)
         self._wake.set()

@@ -1,0 +1,403 @@
+"""One seed of the fault suite on the pure core: the schedule of `support.schedule`, in memory and in virtual time.
+
+The controllers, the queue, the cache and the lease are the real ones; the API server, the watches, the fabric manager
+and the clocks are played. Beyond what is done to processes, replicas are killed at a message, wall clocks jump, and
+time runs out for logical nodes. The witness is that of `tests/faults`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from unittest.mock import patch
+
+from support import schedule as schedules
+from support.memory_cluster import MemoryCluster
+from support.schedule import (
+    FAULT_SECONDS,
+    GPUS,
+    HOSTS,
+    MEMORIES,
+    SETTLE_SECONDS,
+    TENANTS,
+    TIMEOUT_SECONDS,
+    Act,
+    Trouble,
+)
+from support.simulated.api import Server
+from support.simulated.loop import Stuck, VirtualLoop
+from support.simulated.manager import Kind, Manager, SimulatedDriver, gpu, memory
+from support.simulated.process import CURRENT, factory
+from support.simulated.replica import LEASE_SECONDS, NAMESPACE, Replica
+from support.wire import PASS, WatchWay
+from support.witness import Claim, Use, condition, left_over, unsettled, violations
+from weft.api.names import TAINT_LOGICAL_NODE
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    FABRICS,
+    GPU_POOLS,
+    LEASES,
+    LOGICAL_NODES,
+    MEMORY_POOLS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    ResourceType,
+)
+from weft.cluster import ClusterError, Object
+
+BEGIN = 1000.0
+WALL = datetime(2026, 1, 1, tzinfo=UTC)
+LIMIT_SECONDS = 2 * LEASE_SECONDS + 2 * SETTLE_SECONDS + 15.0
+"""As in the arena: two leases, two settlings, and pauses that grow between tries."""
+LOOK_SECONDS = 0.5
+RESTART_SECONDS = 0.3
+MOST_MESSAGES = 60
+"""A replica that is killed at a message is killed at one of so many."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a seed went."""
+
+    seed: int
+    violations: tuple[str, ...]
+    attaches: int
+    struck: dict[str, int]
+    trace: int
+    """Equal for two runs in which the same happened at the same times."""
+
+
+def play(run: Run, say: Callable[[str], object] | None = None) -> Verdict:
+    """Carry a seed out; `say` is given a line for everything that happens."""
+    rng = random.Random(f"weft names {run.seed}")
+    run.say = say
+    with (
+        patch("weft.binding.fabrics.open_driver", run.open_driver),
+        patch("weft.runtime.leadership.boottime", run.loop.time),
+        patch.object(uuid, "uuid4", lambda: uuid.UUID(int=rng.getrandbits(128))),
+    ):
+        try:
+            with run.complaints:
+                run.loop.run_until_complete(run.main())
+        except Stuck:
+            run.found.append("the operators wait for ever")
+        finally:
+            run.close()
+    return Verdict(run.seed, tuple(run.found), len(run.manager.journal), run.server.struck, run.trace)
+
+
+class Complaints(logging.Handler):
+    """What the operators log that can only be a defect: exceptions that nobody expected, passes that do not end."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+        self._logger = logging.getLogger("weft")
+
+    def __enter__(self) -> None:
+        self._logger.addHandler(self)
+        self._logger.setLevel(logging.DEBUG if self._run.say else logging.WARNING)
+        self._logger.propagate = False
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.propagate = True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._run.tell("operator", record.getMessage())
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            self._run.found.append(f"raised: {type(error).__name__}: {error} ({record.getMessage()})")
+        elif "more steps in one pass" in record.msg:
+            self._run.found.append(record.getMessage())
+
+
+class Run:
+    """One seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.say: Callable[[str], object] | None = None
+        self.schedule = schedules.make(seed)
+        self.rng = random.Random(f"weft simulated {seed}")
+        self.loop = VirtualLoop(BEGIN, lambda: self.rng.uniform(0.0, 0.02))
+        self.loop.set_task_factory(factory)
+        self.found: list[str] = []
+        self.trace = 0
+        self.cluster = MemoryCluster(self.wall, schemas=False)
+        self.cluster.heard = self._heard
+        self.server = Server(self.loop, self.rng, self.cluster)
+        self.manager = self._manager()
+        self.claims: list[Claim] = []
+        self.uses: dict[tuple[str, str], Use] = {}
+        self.acts = sorted([*self.schedule.acts, *self._more_acts()], key=lambda act: act.at)
+        self._disturbed: set[str] = set()
+        """uids of logical nodes whose release was asked for."""
+        self._skew = timedelta()
+        self._replicas: list[Replica] = []
+        self._names = 0
+        self.complaints = Complaints(self)
+
+    def _manager(self) -> Manager:
+        flags, rng = self.schedule.emulator, self.rng
+        latency = float(flags[flags.index("--latency-ms") + 1]) / 1000 if "--latency-ms" in flags else 0.0
+        kind = Kind(
+            latency=latency,
+            tasks="--async-tasks" in flags,
+            forgets_tasks=rng.random() < 0.3,
+            whole_lists=rng.random() < 0.5,
+            sessions=rng.random() < 0.5,
+        )
+        devices = [*(gpu(f"gpu-{n}") for n in range(GPUS)), *(memory(f"cxl-{n}") for n in range(MEMORIES))]
+        manager = Manager(self.loop, rng, kind, devices, HOSTS)
+        manager.struck = self.server.struck
+        manager.tell = self.server.tell = self.tell
+        return manager
+
+    def _more_acts(self) -> list[Act]:
+        rng, acts = self.rng, []
+        for verb, chance in (("kill-at", 0.3), ("kill-at", 0.3), ("jump", 0.2)):
+            if rng.random() < chance:
+                acts.append(Act(rng.uniform(0.1, FAULT_SECONDS - 0.5), verb, pick=rng.randrange(1000)))
+        return acts
+
+    def __str__(self) -> str:
+        acts = [f"  {act.at:.1f} s {act.verb} {act.tenant}/{act.name} pick {act.pick}" for act in self.acts]
+        return "\n".join([str(self.manager.kind), *map(str, self.schedule.episodes), *acts])
+
+    # The clocks, the drivers, and what is noted of the world
+
+    def wall(self) -> datetime:
+        """The API server's clock; a replica's may be set."""
+        return WALL + timedelta(seconds=self.loop.now)
+
+    def open_driver(self, _name: str, connection: object) -> SimulatedDriver:
+        return SimulatedDriver(self.manager, CURRENT.get(), TIMEOUT_SECONDS)
+
+    def _heard(self, kind: str, resource: ResourceType, obj: Object) -> None:
+        name, now = obj["metadata"]["name"], self.loop.now
+        if resource != LEASES:
+            self.tell("api", kind, resource.plural, obj["metadata"], obj.get("status"))
+        self.trace = hash((self.trace, now, kind, resource.plural, name))
+        if resource == DEVICE_ATTACHMENTS and kind == "ADDED":
+            spec, ref = obj["spec"], obj["spec"]["claimRef"]
+            owner = f"{ref['namespace']}/{ref['name']}"
+            self.claims.append(Claim(name, spec["device"], spec["host"], owner, now))
+        elif resource == DEVICE_ATTACHMENTS and kind == "DELETED":
+            last = max(n for n, claim in enumerate(self.claims) if claim.name == name)
+            old = self.claims[last]
+            self.claims[last] = Claim(old.name, old.device, old.host, old.owner, old.created, now)
+        self.server.changed(kind, resource, obj)
+
+    def tell(self, who: str, *what: object) -> None:
+        if self.say is not None:
+            self.say(f"{self.loop.now:.4f} {who}: {' '.join(map(str, what))}")
+
+    # The run
+
+    async def main(self) -> None:
+        await self._build()
+        keeper = self.loop.create_task(self._keep_up())
+        await self._until(lambda: "" if self._free(GPU_POOLS) == GPUS else "nothing is offered", 30, "begun")
+        began = self.loop.now
+        trouble = Trouble(self.schedule, began, self.loop.time)
+        self.manager.treat = self.server.treat = trouble.treatment
+        self.server.treat_line = trouble.line
+        for act in self.acts:
+            await asyncio.sleep(began + act.at - self.loop.now)
+            # What meets an object that is just going away is refused, as it would be anywhere.
+            with contextlib.suppress(ClusterError):
+                self.tell("act", act)
+                await self._do(act)
+        await asyncio.sleep(began + FAULT_SECONDS - self.loop.now)
+        self.manager.treat = self.server.treat = lambda _message: PASS
+        self.server.treat_line = lambda _message: WatchWay.PASS
+        self.manager.failing.clear()
+        self.manager.vanished.clear()
+        await self._until(self._unsettled, LIMIT_SECONDS, "converged")
+        for key in [key for key, use in self.uses.items() if use.end is None]:
+            await self._leave(key)
+        for node in self.cluster.list(LOGICAL_NODES):
+            await self._delete(node)
+        for claim in self.cluster.list(DEVICE_ATTACHMENTS):
+            # An administrator clears what was quarantined.
+            if condition(claim, "Quarantined") == "True":
+                await self.cluster.delete(DEVICE_ATTACHMENTS, claim["metadata"]["name"])
+        await self._until(self._left_over, LIMIT_SECONDS, "given back")
+        keeper.cancel()
+        self.found += violations(self.manager.journal, self.claims, list(self.uses.values()))
+        self.trace = hash((self.trace, *(line["time"] for line in self.manager.journal)))
+
+    def close(self) -> None:
+        """End everything that is still under way."""
+        while tasks := asyncio.all_tasks(self.loop):
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+        self.loop.close()
+
+    async def _until(self, problem: Callable[[], str], limit: float, what: str) -> None:
+        deadline = self.loop.now + limit
+        while found := problem():
+            if self.loop.now > deadline:
+                self.found.append(f"not {what} within {limit:g} s: {found}")
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _build(self) -> None:
+        cluster = self.cluster
+        for tenant in TENANTS:
+            await cluster.create(NAMESPACES, {"metadata": {"name": tenant}})
+        for host in self.manager.hosts:
+            node = await cluster.create(NODES, {"metadata": {"name": f"node-{host}"}, "spec": {}})
+            status = {
+                "allocatable": {"cpu": "32", "memory": "256Gi"},
+                "conditions": [{"type": "Ready", "status": "True"}],
+            }
+            await cluster.write_status(NODES, node, status)
+            await cluster.patch(NODES, f"node-{host}", "", {"spec": {"taints": None}})
+        hosts = [{"host": host, "nodeName": f"node-{host}"} for host in self.manager.hosts]
+        limits = {"settleSeconds": SETTLE_SECONDS, "requestTimeoutSeconds": TIMEOUT_SECONDS}
+        spec = {"mode": "Manage", "endpoint": "https://rack", "limits": limits, "hosts": hosts}
+        await cluster.create(FABRICS, {"metadata": {"name": "rack"}, "spec": spec})
+        for resource in (GPU_POOLS, MEMORY_POOLS):
+            pool = {"fabricRef": {"name": "rack"}, "selector": {}, "allowedNamespaces": {}}
+            await cluster.create(resource, {"metadata": {"name": "rack"}, "spec": pool})
+
+    async def _keep_up(self) -> None:
+        """Replicas as a Deployment keeps them; a second one only where the first is going to need it."""
+        operator = {"kill-at", *schedules.OPERATOR_VERBS}
+        count = 2 if any(act.verb in operator for act in self.acts) else 1
+        while True:
+            for replica in [each for each in self._replicas if each.has_ended]:
+                self._replicas.remove(replica)
+            while len(self._replicas) < count:
+                self._names += 1
+                self._replicas.append(Replica(self.server, f"operator-{self._names}", self._replica_wall))
+            await asyncio.sleep(RESTART_SECONDS)
+
+    def _replica_wall(self) -> datetime:
+        return self.wall() + self._skew
+
+    def _leader(self) -> Replica | None:
+        lease = self.cluster.get(LEASES, "weft-operator", NAMESPACE) or {"spec": {}}
+        holder = lease["spec"].get("holderIdentity")
+        return next((each for each in self._replicas if each.name == holder and not each.has_ended), None)
+
+    # What users, administrators and machines do
+
+    async def _do(self, act: Act) -> None:
+        match act.verb:
+            case "create":
+                await self._create(act)
+            case "delete":
+                if node := self._pick(self.cluster.list(LOGICAL_NODES), act):
+                    await self._delete(node)
+            case "use":
+                if node := self._pick(list(filter(self._is_usable, self.cluster.list(LOGICAL_NODES))), act):
+                    await self._use(node, f"pod-{len(self.uses)}")
+            case "leave":
+                if running := [key for key, use in self.uses.items() if use.end is None]:
+                    await self._leave(running[act.pick % len(running)])
+            case "delete-claim":
+                if claim := self._pick(self.cluster.list(DEVICE_ATTACHMENTS), act):
+                    self._disturbed.add(claim["spec"]["claimRef"]["uid"])
+                    await self.cluster.delete(DEVICE_ATTACHMENTS, claim["metadata"]["name"])
+            case "strip":
+                if node := self._pick(self.cluster.list(LOGICAL_NODES), act):
+                    metadata = node["metadata"]
+                    await self._delete(node)
+                    patch = {"metadata": {"finalizers": None}}
+                    await self.cluster.patch(LOGICAL_NODES, metadata["name"], metadata["namespace"], patch)
+            case "untaint":
+                host = self.manager.hosts[act.pick % HOSTS]
+                await self.cluster.patch(NODES, f"node-{host}", "", {"spec": {"taints": None}})
+            case "restart-manager":
+                self.manager.down_until = self.loop.now + act.seconds
+            case "fail-device":
+                self.manager.failing[f"gpu-{act.pick % GPUS}"] = 3
+            case "vanish":
+                self.manager.vanished[f"gpu-{act.pick % GPUS}"] = self.loop.now + act.seconds
+            case "jump":
+                self._skew = timedelta(hours=(-10, 10)[act.pick % 2])
+            case _:
+                if leader := self._leader():
+                    self._to_operator(leader, act)
+
+    def _to_operator(self, leader: Replica, act: Act) -> None:
+        match act.verb:
+            case "kill-operator":
+                leader.process.kill()
+            case "kill-at":
+                leader.process.kill_at(1 + act.pick % MOST_MESSAGES, after=act.pick % 2 == 0)
+            case "term-operator":
+                leader.terminate()
+            case "stop-operator":
+                leader.process.stopped_until = self.loop.now + LEASE_SECONDS + act.seconds
+
+    def _pick(self, found: list[Object], act: Act) -> Object | None:
+        if act.name:
+            wanted = act.tenant, act.name
+            found = [o for o in found if (o["metadata"]["namespace"], o["metadata"]["name"]) == wanted]
+        return found[act.pick % len(found)] if found else None
+
+    async def _create(self, act: Act) -> None:
+        spec: Object = {"accelerators": [{"name": "main", "count": act.gpus}]}
+        if act.memory:
+            spec["memory"] = [{"name": "kv", "size": "512Gi"}]
+        if self.rng.random() < 0.1:
+            spec["ttlSecondsAfterBound"] = 3
+        metadata = {"name": act.name, "namespace": act.tenant}
+        await self.cluster.create(LOGICAL_NODES, {"metadata": metadata, "spec": spec})
+
+    async def _delete(self, node: Object) -> None:
+        self._disturbed.add(node["metadata"]["uid"])
+        await self.cluster.delete(LOGICAL_NODES, node["metadata"]["name"], node["metadata"]["namespace"])
+
+    def _is_usable(self, node: Object) -> bool:
+        return condition(node, "Bound") == "True" and node["metadata"]["uid"] not in self._disturbed
+
+    async def _use(self, node: Object, name: str) -> None:
+        space, owner = node["metadata"]["namespace"], node["metadata"]["name"]
+        toleration = {"key": TAINT_LOGICAL_NODE, "value": f"{space}.{owner}", "effect": "NoSchedule"}
+        spec = {
+            "nodeName": node["status"]["nodeName"],
+            "containers": [{"name": "main", "image": "none"}],
+            "tolerations": [toleration],
+        }
+        await self.cluster.create(PODS, {"metadata": {"name": name, "namespace": space}, "spec": spec})
+        self.uses[space, name] = Use(node["status"]["host"], f"{space}/{owner}", self.loop.now)
+
+    async def _leave(self, key: tuple[str, str]) -> None:
+        use = self.uses[key]
+        self.uses[key] = Use(use.host, use.owner, use.start, self.loop.now)
+        await self.cluster.delete(PODS, key[1], key[0], grace_seconds=0)
+
+    # What has to be so afterwards
+
+    def _unsettled(self) -> str:
+        used = {use.owner for use in self.uses.values() if use.end is None}
+        nodes, claims = self.cluster.list(LOGICAL_NODES), self.cluster.list(DEVICE_ATTACHMENTS)
+        return unsettled(nodes, claims, set(self.manager.pairs), used, GPUS, MEMORIES, HOSTS)
+
+    def _left_over(self) -> str:
+        nodes = self.cluster.list(NODES)
+        tainted = [
+            node["metadata"]["name"]
+            for node in nodes
+            if any(taint["key"] == TAINT_LOGICAL_NODE for taint in node["spec"].get("taints", []))
+        ]
+        free = {"GPUPool": (self._free(GPU_POOLS), GPUS), "MemoryPool": (self._free(MEMORY_POOLS), MEMORIES)}
+        claims = self.cluster.list(DEVICE_ATTACHMENTS)
+        return left_over(self.cluster.list(LOGICAL_NODES), claims, set(self.manager.pairs), tainted, free)
+
+    def _free(self, resource: ResourceType) -> int:
+        pool = self.cluster.get(resource, "rack") or {}
+        return int((pool.get("status", {}).get("devices") or {}).get("free", 0))
