@@ -152,7 +152,9 @@ def unsettled(
         if owner not in by_owner or by_owner[owner]["metadata"]["uid"] != ref["uid"]:
             return f"{spec['device']} is claimed for {owner}, which is gone"
         if not there or condition(by_owner[owner], "Bound") != "True":
-            return f"{spec['device']} is claimed for {owner}: attached {there}, {by_owner[owner].get('status')}"
+            return (
+                f"{spec['device']} is claimed for {owner}: attached {there}, {by_owner[owner].get('status')}"
+            )
     gpus -= sum(c["spec"]["device"].startswith("gpu") for c in claims)
     memories -= sum(c["spec"]["device"].startswith("cxl") for c in claims)
     hosts -= len({c["spec"]["host"] for c in claims if c not in kept})

@@ -182,7 +182,8 @@ class Run:
         return SimulatedDriver(self.manager, CURRENT.get(), TIMEOUT_SECONDS)
 
     def _heard(self, kind: str, resource: ResourceType, obj: Object) -> None:
-        name, now = obj["metadata"]["name"], self.loop.now
+        # To the microsecond, as the manager's journal has it.
+        name, now = obj["metadata"]["name"], datetime.fromtimestamp(self.loop.now, UTC).timestamp()
         if resource != LEASES:
             self.tell("api", kind, resource.plural, obj["metadata"], obj.get("status"))
         self.trace = hash((self.trace, now, kind, resource.plural, name))
@@ -324,7 +325,10 @@ class Run:
             case "fail-device":
                 self.manager.failing[f"gpu-{act.pick % GPUS}"] = 3
             case "vanish":
-                self.manager.vanished[f"gpu-{act.pick % GPUS}"] = self.loop.now + act.seconds
+                # One that is away twice within settleSeconds looks as if it had been away all the time.
+                device, back = f"gpu-{act.pick % GPUS}", self.loop.now + act.seconds
+                if self.manager.vanished.get(device, 0.0) + SETTLE_SECONDS + 1.0 < self.loop.now:
+                    self.manager.vanished[device] = back
             case "jump":
                 self._skew = timedelta(hours=(-10, 10)[act.pick % 2])
             case _:
