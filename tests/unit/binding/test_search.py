@@ -291,6 +291,15 @@ def test_what_was_refused_to_one_namespace_is_not_looked_for_again_for_another_u
     }
 
 
+def test_who_waited_before_there_was_a_device_gets_one_that_came_while_somebody_else_had_it() -> None:
+    wish, hosts = request("r", gpus(1)), (host("h"),)
+    taken = replace(gpu("gpu-0"), free=False)
+    first = place_on([wish], Stock((), hosts))
+    second = place_on([wish], Stock((taken,), hosts), first.remembered)
+    third = place_on([wish], Stock((gpu("gpu-0"),), hosts), second.remembered)
+    assert chosen(only(third)) == {"gpu-0"}
+
+
 def test_what_was_refused_is_not_looked_for_again_until_something_was_added() -> None:
     offers = [*(gpu(f"g{n}") for n in range(4)), replace(gpu("g4"), free=False)]
     hosts = [host("h0"), host("h1")]

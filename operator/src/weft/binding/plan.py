@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property, lru_cache
 
@@ -285,16 +285,16 @@ class Remembered:
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
     """By the uid of the request: who is refused again for the same reason has the same object."""
 
-    def for_stock(self, stock: Stock) -> Mapping[tuple[Shape, str], tuple[str, str]]:
+    def for_stock(self, stock: Stock) -> Remembered:
         """What need not be looked for again on a later stock."""
         if not self.refused:
-            return {}
+            return replace(self, hopeless=frozenset())
         other = _other_offers(self.stock.offers, stock.offers)
+        # A device that came is none for whom it could have been hopeless to wait, free or not.
+        hopeless = self.hopeless if self.hopeless and self._has_all(stock, other) else frozenset()
         if self._holds_for(stock, other):
-            return self.refused
-        if not self.hopeless or not self._has_all(stock, other):
-            return {}
-        return {key: self.refused[key] for key in self.hopeless}
+            return replace(self, hopeless=hopeless)
+        return replace(self, refused={key: self.refused[key] for key in hopeless}, hopeless=hopeless)
 
     def _has_all(self, stock: Stock, other: Iterable[tuple[Offer | None, Offer]]) -> bool:
         """Whether a later stock has no device that this one had not, free or not."""

@@ -70,10 +70,11 @@ class _Pass:
     def __init__(self, stock: Stock, remembered: Remembered) -> None:
         self._stock = stock
         self._room = Room(stock)
-        self._refused = dict(remembered.for_stock(stock))
+        remembered = remembered.for_stock(stock)
+        self._refused = dict(remembered.refused)
         self._refusals = remembered.refusals
         self._remembered_keys = frozenset(self._refused)
-        self._hopeless = {key for key in remembered.hopeless if key in self._refused}
+        self._hopeless = set(remembered.hopeless)
         self._said: dict[object, tuple[str, str]] = {}
         self._searches = 0
         self._repack = Repack(self._room)
