@@ -22,6 +22,7 @@ from weft.fabric.redfish import RedfishDriver
 DIALECTS = {
     "compose-by-patch": "ComposeByPatch",
     "add-resource-block": "AddResourceBlock",
+    "compose-by-post": "ComposeByPost",
     "zone-endpoints": "ZoneEndpoints",
     "connections": "Connections",
     "sunfish": "Connections",
@@ -53,6 +54,14 @@ INVENTORY = {
     ],
 }
 NODE = frozenset({"gpu-0", "gpu-1", "cxl-0", "nvme-1"})
+
+
+HOSTS = {"compose-by-post": ("host-sled-0", "host-sled-1")}
+"""What the hosts are called, where that is not the name of a system."""
+
+
+def hosts(dialect: str) -> tuple[str, str]:
+    return HOSTS.get(dialect, ("sled-0", "sled-1"))
 
 
 class Rack:
@@ -117,9 +126,9 @@ async def test_the_inventory_is_the_same_in_every_dialect_and_one_idiom_is_found
         assert "pcieDomain" not in gpu.attributes
         assert devices["cxl-0"].attributes["cxlDomain"] == "cxl-0"
         assert devices["nvme-0"].capacity_bytes == 4_000_000_000_000
-        assert [h.id for h in read.hosts] == ["sled-0", "sled-1"]
+        assert [h.id for h in read.hosts] == [*hosts(dialect)]
         assert [h.closed for h in read.hosts] == ["", ""]
-        assert gpu.reachable_hosts in (None, frozenset({"sled-0", "sled-1"}))
+        assert gpu.reachable_hosts in (None, frozenset(hosts(dialect)))
         assert [w.idiom for w in (await seen.capabilities()).writes] == [DIALECTS[dialect]]
 
 
@@ -140,21 +149,22 @@ async def test_the_inventory_is_the_same_in_every_dialect_and_one_idiom_is_found
 async def test_a_node_is_attached_verified_and_released_and_the_journal_agrees(
     dialect: str, quirks: str, tmp_path: Path
 ) -> None:
+    host, other = hosts(dialect)
     async with rack(tmp_path, dialect, quirks) as (manager, driver):
         one = driver()
         await one.inventory()
-        done = await one.attach("bind-1", "sled-0", NODE)
+        done = await one.attach("bind-1", host, NODE)
         assert done.phase is OperationPhase.SUCCEEDED
-        assert await one.attached("sled-0") == NODE
+        assert await one.attached(host) == NODE
         read = await one.inventory()
-        assert read.attachments == tuple(sorted((d, "sled-0") for d in NODE))
+        assert read.attachments == tuple(sorted((d, host) for d in NODE))
         again = driver()
-        assert await again.attached("sled-0") == NODE
+        assert await again.attached(host) == NODE
         with pytest.raises(Conflict):
-            await again.attach("bind-2", "sled-1", frozenset({"gpu-0", "gpu-3"}))
-        await again.attach("bind-1", "sled-0", NODE)
-        await again.detach("release-1", "sled-0", NODE)
-        assert await again.attached("sled-0") == frozenset()
+            await again.attach("bind-2", other, frozenset({"gpu-0", "gpu-3"}))
+        await again.attach("bind-1", host, NODE)
+        await again.detach("release-1", host, NODE)
+        assert await again.attached(host) == frozenset()
         assert (await again.inventory()).attachments == ()
         assert sorted(manager.acts("attach")) == sorted(("attach", "sled-0", d) for d in NODE)
         assert sorted(manager.acts("detach")) == sorted(("detach", "sled-0", d) for d in NODE)
@@ -167,13 +177,13 @@ async def test_an_answer_that_lies_is_settled_by_reading(dialect: str, quirks: s
     async with rack(tmp_path, dialect, quirks) as (_, driver):
         one = driver()
         await one.inventory()
-        wanted = frozenset({"gpu-0"})
+        wanted, host = frozenset({"gpu-0"}), hosts(dialect)[0]
         with contextlib.suppress(OutcomeUnknown):
-            await one.attach("bind-1", "sled-0", wanted)
-        assert await one.attached("sled-0") == wanted
+            await one.attach("bind-1", host, wanted)
+        assert await one.attached(host) == wanted
         with contextlib.suppress(OutcomeUnknown):
-            await one.detach("release-1", "sled-0", wanted)
-        assert await one.attached("sled-0") == frozenset()
+            await one.detach("release-1", host, wanted)
+        assert await one.attached(host) == frozenset()
 
 
 @pytest.mark.parametrize("dialect", ["connections", "sunfish"])
@@ -206,19 +216,21 @@ async def test_tasks_are_followed_in_every_dialect(dialect: str, tmp_path: Path)
     async with rack(tmp_path, dialect, "tasks") as (_, driver):
         one = driver()
         await one.inventory()
-        operation = await one.attach("bind-1", "sled-0", NODE)
+        host = hosts(dialect)[0]
+        operation = await one.attach("bind-1", host, NODE)
         while not operation.phase.is_terminal:
             operation = await one.operation(operation.id)
         assert operation.phase is OperationPhase.SUCCEEDED
-        assert await one.attached("sled-0") == NODE
+        assert await one.attached(host) == NODE
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_what_a_permissive_manager_would_share_is_a_conflict(dialect: str, tmp_path: Path) -> None:
     async with rack(tmp_path, dialect, permissive=True) as (manager, driver):
         one, other = driver(), driver()
-        await one.attach("bind-1", "sled-0", frozenset({"gpu-0"}))
+        host, second = hosts(dialect)
+        await one.attach("bind-1", host, frozenset({"gpu-0"}))
         for each in (one, other):
-            with pytest.raises(Conflict, match="gpu-0 is attached to sled-0"):
-                await each.attach("bind-2", "sled-1", frozenset({"gpu-0"}))
+            with pytest.raises(Conflict, match=f"gpu-0 is attached to {host}"):
+                await each.attach("bind-2", second, frozenset({"gpu-0"}))
         assert manager.acts("attach") == [("attach", "sled-0", "gpu-0")]

@@ -1,8 +1,8 @@
 """Fabric managers that somebody else might have written, and that take changes.
 
 A tree as in `support.replay`, with what the published schemas let a service do: Allow headers, ETags, the actions of a
-ComputerSystem (v1.6 and later), zones of endpoints. How faithfully the links are kept, and how truthfully
-answers are given, is the test's choice.
+ComputerSystem (v1.6 and later), specific composition (DSP2050), zones of endpoints. How faithfully the links are kept,
+and how truthfully answers are given, is the test's choice.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def switch(*parts: Tree, kind: str = "PCIe", fabric: str = PCIE, systems: tuple[
 
 
 class Foreign(Replay):
-    """A manager that is changed by PATCH of systems and zones, and by the actions of systems."""
+    """A manager that is changed by PATCH of systems and zones, by actions, and by making systems."""
 
     def __init__(self, tree: Tree) -> None:
         super().__init__(tree)
@@ -92,6 +92,10 @@ class Foreign(Replay):
         """What is answered instead, nothing being done; by method and path."""
         self.afterwards: dict[tuple[str, str], Answer] = {}
         """What is answered although it was done."""
+        self.composes = ""
+        """SystemType of the systems that a POST makes; empty: none are made."""
+        self.made: list[str] = []
+        """The systems that were made by POST and are there."""
         self.changes: list[tuple[str, str, Tree]] = []
         """Method, path and body of what arrived."""
         self.conditions: list[str] = []
@@ -143,6 +147,15 @@ class Foreign(Replay):
         if method == "PATCH" and "/Zones/" in path and path in self.tree:
             self.set_endpoints(path, [entry["@odata.id"] for entry in body["Links"]["Endpoints"]])
             return web.Response(status=204)
+        if method == "POST" and path == SYSTEMS and self.composes:
+            return self.make_system(body)
+        if method == "DELETE" and path in self.made:
+            self.set_blocks(path, [])
+            self.made.remove(path)
+            self.tree[SYSTEMS]["Members"].remove(link(path))
+            self.tree[SYSTEMS]["Members@odata.count"] -= 1
+            del self.tree[path]
+            return web.Response(status=204)
         system, _, action = path.partition("/Actions/")
         if method == "POST" and self.advertises(system, action):
             return self.act(system, action, body)
@@ -180,6 +193,23 @@ class Foreign(Replay):
             if systems is not None:
                 others = [entry for entry in systems if entry != link(system)]
                 resource["Links"]["ComputerSystems"] = others + ([link(system)] if path in blocks else [])
+
+    def make_system(self, body: Tree) -> web.Response:
+        """A composed system of the blocks that the body names; the service chooses its Id, unless one is given."""
+        path = f"{SYSTEMS}/{body.get('Id', f'sys-{len(self.changes)}')}"
+        self.made.append(path)
+        self.tree[path] = {
+            **link(path),
+            "Id": path.rpartition("/")[2],
+            "Name": body["Name"],
+            "SystemType": self.composes,
+            "UUID": f"uuid-{len(self.changes)}",
+            "Links": {"ResourceBlocks": []},
+        }
+        self.tree[SYSTEMS]["Members"].append(link(path))
+        self.tree[SYSTEMS]["Members@odata.count"] += 1
+        self.set_blocks(path, [entry["@odata.id"] for entry in body["Links"]["ResourceBlocks"]])
+        return web.json_response(self.tree[path], status=201, headers={"Location": path})
 
     def set_endpoints(self, zone: str, endpoints: list[str]) -> None:
         """What a zone has, at the sides that are kept; `system` is the zone's, `block` the endpoint's."""

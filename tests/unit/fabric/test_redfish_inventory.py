@@ -335,6 +335,9 @@ class Recorded:
 
     max_in_flight = 4
 
+    def allowed(self, path: str) -> frozenset[str] | None:
+        return None
+
     def local(self, link: object, base: str = "") -> str:
         return local_path(origin_of("https://fm"), link, base)
 

@@ -25,9 +25,6 @@ from weft.fabric.redfish.uris import last_segment, member_path
 from weft.fabric.redfish.writes import Idiom, Present
 from weft.fabric.redfish.writes.call import Call
 from weft.fabric.redfish.writes.choice import Choice
-from weft.fabric.redfish.writes.connections import Connections
-from weft.fabric.redfish.writes.of_blocks import OfBlocks
-from weft.fabric.redfish.writes.of_endpoints import OfEndpoints
 
 INVENTORY_REQUEST_TIMEOUTS = 10
 """One inventory takes at most this many request timeouts; attach and detach take at most one."""
@@ -94,10 +91,7 @@ class RedfishDriver:
         login = await self._session.log_in(deadline)
         await self._first_look(service, deadline, login)
         path = self._system_path(service, host)
-        attaching = self._poller.attaching
-        side = (
-            (Connections() if attaching.connected else OfEndpoints()) if attaching.fabric_of else OfBlocks()
-        )
+        side = self._choice.side(path)
         present = await side.present(self._call("", service, deadline, login), path)
         blocks = self._poller.blocks
         return frozenset(blocks[uri].id for uri in present.devices if self._poller.is_device(uri))

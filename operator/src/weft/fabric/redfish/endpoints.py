@@ -80,6 +80,7 @@ def endpoint_of(body: Json, uri: str, resolve: Resolve) -> Block:
         components=() if unused else paths,
         expanded=(),
         own_systems=(),
+        compute=False,
         etag=etag if isinstance(etag, str) else "",
         endpoint=Endpoint("Initiator" in roles, paths, links_of(body, resolve, "Links", "Zones")),
         notes=tuple(notes),

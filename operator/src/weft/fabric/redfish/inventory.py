@@ -72,12 +72,26 @@ class Domain:
 
 
 @dataclass(frozen=True)
+class Composing:
+    """A collection in which a POST makes a system of resource blocks, as the manager says."""
+
+    target: str
+    """Path of the collection."""
+    request: str = ""
+    """Path of the resource that says what a request must hold; empty: there is none."""
+    zones: frozenset[str] = frozenset()
+    """Paths of the resource zones whose blocks are meant; empty: all."""
+
+
+@dataclass(frozen=True)
 class Topology:
     """What can be attached where, and which devices are near to each other."""
 
     zones: tuple[frozenset[str], ...] = ()
     """Resource zones: URIs of blocks that can be composed together."""
     domains: tuple[Domain, ...] = ()
+    offers: tuple[Composing, ...] = ()
+    """What resource zones say can be composed of them."""
 
 
 def assemble(

@@ -9,12 +9,13 @@ from dataclasses import replace
 from weft.fabric.driver import Inventory, Unread, UnusedReason
 from weft.fabric.errors import AuthFailed, FabricError, Transient
 from weft.fabric.redfish.attaching import Attaching
+from weft.fabric.redfish.composed import compose, composing
 from weft.fabric.redfish.connected import Connection
 from weft.fabric.redfish.contents import contents
 from weft.fabric.redfish.discovery import Service
 from weft.fabric.redfish.endpoints import Zone, endpoint_of
 from weft.fabric.redfish.facts import Facts, facts_of
-from weft.fabric.redfish.inventory import Problems, Topology, assemble, named_blocks, named_systems
+from weft.fabric.redfish.inventory import Composing, Problems, Topology, assemble, named_blocks, named_systems
 from weft.fabric.redfish.mapping import Json
 from weft.fabric.redfish.members import Members, failure_of
 from weft.fabric.redfish.names import is_name, name_of_uri
@@ -23,8 +24,9 @@ from weft.fabric.redfish.resources import Block, System, block_of, system_of
 from weft.fabric.redfish.session import Session
 from weft.fabric.redfish.shapes import Resolve
 from weft.fabric.redfish.topology import TopologyReader
-from weft.fabric.redfish.uris import last_segment
+from weft.fabric.redfish.uris import canonical, last_segment
 
+_NO_RACK: tuple[frozenset[str], frozenset[str]] = frozenset(), frozenset()
 STATIC_EVERY = 10
 """Zones, fabrics, and what devices without an ETag are, are read anew in every such reading."""
 
@@ -47,6 +49,11 @@ class Poller:
         self.systems: dict[str, System] = {}
         self.attaching = Attaching(session)
         """What is known of fabrics, where there are no resource blocks and devices are endpoints."""
+        self.offers: tuple[Composing, ...] = ()
+        """Where systems can be made of blocks; empty: nowhere."""
+        self.system_of: dict[str, str] = {}
+        """The system that a host which is a compute block is in, by URIs."""
+        self._listed_offers: tuple[Composing, ...] = ()
         self.asked: dict[str, str] = {}
         """The system that a block was last to be attached to by us, whether or not it came to that."""
         self.systems_tell = False
@@ -69,7 +76,7 @@ class Poller:
     def meet(self, uri: str, body: Json) -> None:
         """Take a block that was read outside of a reading. Raises Transient when it makes no sense."""
         block, known = self._blocks.put(uri, body, self._readings), self.blocks.get(uri)
-        if known is None or known.endpoint is not None:
+        if known is None or known.endpoint is not None or self.offers:
             self._name()
         else:
             self.blocks[uri] = replace(block, id=known.id)
@@ -77,11 +84,25 @@ class Poller:
     def meet_system(self, uri: str, body: Json) -> None:
         """Take a system that was read outside of a reading. Raises Transient when it makes no sense."""
         system, known = self._systems.put(uri, body, self._readings), self.systems.get(uri)
-        if known is None or self.attaching.fabric_of:
+        if known is None or known.compute or self.attaching.fabric_of:
             self._name()
         else:
             self.systems[uri] = replace(system, host=replace(system.host, id=known.host.id))
         self.systems_tell |= any(self.is_device(each) for each in system.blocks or ())
+
+    def compute_hosts(self) -> frozenset[str]:
+        """URIs of the hosts that are compute blocks."""
+        return frozenset(uri for uri, host in self.systems.items() if host.compute)
+
+    def knows_system(self, uri: str) -> bool:
+        """Whether the system at this URI was ever read."""
+        entry = self._systems.entries.get(uri)
+        return entry is not None and entry.value is not None
+
+    def forget_system(self, uri: str) -> None:
+        """The system at this URI is gone."""
+        self._systems.entries.pop(uri, None)
+        self._name()
 
     def meet_zone(self, uri: str, body: Json) -> Zone:
         """Take a zone that was read outside of a reading. Raises Transient when it makes no sense."""
@@ -115,6 +136,11 @@ class Poller:
         await self._read_systems(collections)
         if self.attaching.fabric_of:
             await self.attaching.read_zones(collections, self._readings)
+        may_compose = bool(self._listed_offers) or not self._systems.entries
+        if may_compose:
+            topology, _ = await self._topology.read(service, _NO_RACK, collections, problems, fresh=True)
+            self.offers = (*self._listed_offers, *topology.offers)
+        if may_compose or self.attaching.fabric_of:
 
             async def look(uri: str) -> None:
                 await self._blocks.read(uri, collections, self._readings)
@@ -138,6 +164,7 @@ class Poller:
         half = collections.until(max(now, now + (deadline - now) / 2))
         fresh = self._readings % STATIC_EVERY == 1
         topology, known = await self._topology.read(service, rack, half, problems, fresh=fresh)
+        self.offers = (*self._listed_offers, *topology.offers)
         await self._read_blocks(collections, first)
         self._name()
         if self.attaching.fabric_of:
@@ -177,6 +204,7 @@ class Poller:
             problems.missing(str(failure))
         self._systems.whole = self._blocks.whole = False
         if isinstance(systems, Listing):
+            self._listed_offers = self._offers(service, systems.about)
             self._systems.take(systems, self._readings, problems)
         if isinstance(blocks, Listing):
             self._blocks.take(blocks, self._readings, problems)
@@ -192,6 +220,13 @@ class Poller:
             raise
         except FabricError as error:
             return error
+
+    def _offers(self, service: Service, about: Json) -> tuple[Composing, ...]:
+        """What the collection of systems says can be made in it, by its capabilities or by its Allow header."""
+        if said := composing(about, self._session.local):
+            return tuple(said)
+        takes_post = bool(service.systems) and "POST" in (self._session.allowed(service.systems) or ())
+        return (Composing(canonical(service.systems)),) if takes_post else ()
 
     async def _read_systems(self, collections: Collections) -> None:
         async def look(uri: str) -> None:
@@ -268,6 +303,10 @@ class Poller:
             others = [b for b in related.blocks if b.unused is not None]
             blocks = [b for b in related.blocks if b.unused is None]
             systems = list(related.systems)
+        self.system_of = {}
+        if self.offers:
+            made = compose(blocks, systems)
+            blocks, systems, self.system_of = list(made.blocks), list(made.systems), made.system_of
         blocks = [*others, *named_blocks(blocks, {uri: b.id for uri, b in self.blocks.items()})]
         systems = named_systems(systems, {uri: s.host.id for uri, s in self.systems.items()})
         self.blocks = {b.uri: b for b in blocks}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from weft.fabric.errors import AuthFailed, FabricError, NotFound, RateLimited, Transient
@@ -75,6 +75,8 @@ class Listing:
     members: dict[str, Json | None]
     whole: bool
     """Whether it was read to its end."""
+    about: Json = field(default_factory=dict)
+    """The collection itself, as its first page has it."""
 
 
 class Collections:
@@ -188,7 +190,7 @@ class Collections:
         count = first.body.get("Members@odata.count")
         if isinstance(count, int) and count != listed and whole:
             missing(f"{listed} of {count} members were listed")
-        return Listing(members, whole)
+        return Listing(members, whole, first.body)
 
     def _following(self, body: Json, path: str) -> str:
         """Where the next page is; empty after the last."""

@@ -73,6 +73,8 @@ class Block:
     """The same resources, where the manager sent them along; else empty."""
     own_systems: tuple[str, ...]
     """The systems inside a host's own block."""
+    compute: bool
+    """Whether it is the part of a machine that a system can be made of."""
     etag: str
     endpoint: Endpoint | None = None
     """None: it is a resource block."""
@@ -97,6 +99,11 @@ class System:
     """Its resource blocks, as the system says; None: it does not say."""
     actions: frozenset[str] = frozenset()
     """Names of the actions that it advertises: `ComputerSystem.Reset`."""
+    name: str = ""
+    composed: bool = False
+    """Whether it consists of resource blocks."""
+    compute: bool = False
+    """Whether this is no system yet, but the compute block that one is made of."""
     notes: tuple[str, ...] = ()
 
 
@@ -141,6 +148,7 @@ def block_of(body: Json, uri: str, resolve: Resolve) -> Block:
         components=tuple(canonical(resolve(link)) for link in links if link is not None),
         expanded=tuple(whole) if len(whole) == len(entries) and source not in ("Storage", _PCIE) else (),
         own_systems=own if unused is UnusedReason.OF_HOST else (),
+        compute=bool(types & _HOST_TYPES) and "ComputerSystems" not in held,
         etag=etag if isinstance(etag, str) else "",
         notes=tuple(notes),
     )
@@ -190,6 +198,8 @@ def system_of(body: Json, uri: str, resolve: Resolve) -> System:
             for name, action in mapping_at(body, "Actions").items()
             if target_of(action)
         ),
+        name=text_at(body, "Name", ignore),
+        composed=kind == "Composed",
         notes=tuple(notes),
     )
 

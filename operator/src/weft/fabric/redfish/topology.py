@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 
 from weft.fabric.errors import AuthFailed, FabricError
+from weft.fabric.redfish.composed import composing
 from weft.fabric.redfish.discovery import Service, link_at
-from weft.fabric.redfish.inventory import Domain, Problems, Topology
+from weft.fabric.redfish.inventory import Composing, Domain, Problems, Topology
 from weft.fabric.redfish.mapping import Json, mapping_at
 from weft.fabric.redfish.reader import Collections
 from weft.fabric.redfish.resources import id_of
@@ -48,7 +49,7 @@ class TopologyReader:
             return self._topology, True
         holes = problems.holes
         try:
-            zones = await self._zones(service, collections)
+            zones, offers = await self._zones(service, collections)
             domains = await self._domains(service, collections, problems)
         except AuthFailed:
             raise
@@ -56,15 +57,18 @@ class TopologyReader:
             problems.missing(f"zones and fabrics: {error}")
         if problems.holes > holes:
             return self._topology or Topology(), False
-        self._topology, self._members, self._kept = Topology(zones, domains), members, {}
+        self._topology, self._members, self._kept = Topology(zones, domains, offers), members, {}
         return self._topology, True
 
-    async def _zones(self, service: Service, collections: Collections) -> tuple[frozenset[str], ...]:
+    async def _zones(
+        self, service: Service, collections: Collections
+    ) -> tuple[tuple[frozenset[str], ...], tuple[Composing, ...]]:
         if not service.zones:
-            return ()
+            return (), ()
         found = await collections.members(service.zones, service.expand, self._kept)
         links = (links_of(body, self._session.local, "Links", "ResourceBlocks") for _, body in found)
-        return tuple(frozenset(uris or ()) for uris in links)
+        offers = tuple(offer for uri, zone in found for offer in composing(zone, self._session.local, uri))
+        return tuple(frozenset(uris or ()) for uris in links), offers
 
     async def _domains(
         self, service: Service, collections: Collections, problems: Problems

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from weft.fabric.driver import Operation, OperationPhase
-from weft.fabric.errors import Conflict, FabricError, OutcomeUnknown
+from weft.fabric.errors import Conflict, FabricError, NotFound, OutcomeUnknown, Transient
 from weft.fabric.redfish.discovery import Service
+from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.mapping import Json, Precondition, Reply
 from weft.fabric.redfish.polling import Poller
-from weft.fabric.redfish.reader import read
+from weft.fabric.redfish.reader import Collections, read
 from weft.fabric.redfish.session import Session
 from weft.fabric.redfish.tasks import OPERATION_HEADER, Tasks
 
@@ -52,6 +53,23 @@ class Call:
         reply = await self.read(path)
         self.poller.meet_system(path, reply.body)
         return reply
+
+    async def read_system_if_there(self, path: str) -> Reply | None:
+        """The same of one that may be gone: None, and it is forgotten."""
+        try:
+            return await self.read_system(path)
+        except NotFound:
+            self.poller.forget_system(path)
+            return None
+
+    async def new_systems(self) -> list[str]:
+        """Systems that are listed now and of which nothing is known."""
+        problems = Problems()
+        collections = Collections(self.session, self.deadline, problems, login=self.login)
+        listing = await collections.listing(self.service.systems)
+        if not listing.whole:
+            raise Transient(f"not all systems could be listed: {'; '.join(problems.texts)}")
+        return [uri for uri in listing.members if not self.poller.knows_system(uri)]
 
     async def read_block(self, uri: str) -> Reply:
         """Read a resource block, and remember what it says."""

@@ -9,11 +9,18 @@ from weft.fabric.redfish.polling import Poller
 from weft.fabric.redfish.resources import System
 from weft.fabric.redfish.writes import Allowed, Evidence, Idiom
 from weft.fabric.redfish.writes.compose_patch import ComposeByPatch
+from weft.fabric.redfish.writes.compose_post import ComposeByPost
 from weft.fabric.redfish.writes.connections import Connections
 from weft.fabric.redfish.writes.resource_block_actions import AddResourceBlock
 from weft.fabric.redfish.writes.zone_endpoints import ZoneEndpoints
 
-IDIOMS: tuple[Idiom, ...] = (AddResourceBlock(), ComposeByPatch(), Connections(), ZoneEndpoints())
+IDIOMS: tuple[Idiom, ...] = (
+    AddResourceBlock(),
+    ComposeByPatch(),
+    ComposeByPost(),
+    Connections(),
+    ZoneEndpoints(),
+)
 """The preferred first: an action is made for this, an Allow header may mean other properties of the system."""
 REFUSED_READINGS = 240
 """How many readings a refusal of the manager is believed before it is asked again."""
@@ -51,6 +58,13 @@ class Choice:
     def refused(self, idiom: WriteIdiom, host: str, reason: str) -> None:
         """The manager has refused a change in this way."""
         self._refused[idiom, host] = reason, self._reading
+
+    def side(self, path: str) -> Idiom:
+        """An idiom whose readings tell what the host at this path has, whether or not it can be changed."""
+        attaching = self._poller.attaching
+        if attaching.fabric_of:
+            return Connections() if attaching.connected else ZoneEndpoints()
+        return ComposeByPost() if path in self._poller.compute_hosts() else ComposeByPatch()
 
     def ways(self, host: System, *, also_refused: bool = False) -> list[tuple[Idiom, Evidence]]:
         """The idioms that may change the host, the one to use first."""

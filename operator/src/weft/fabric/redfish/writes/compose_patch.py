@@ -19,6 +19,8 @@ class ComposeByPatch(OfBlocks):
 
     def evidence(self, host: System, poller: Poller, allowed: Allowed) -> Evidence | str:
         """The Allow header of a system, where there is one; else that nothing speaks against it."""
+        if host.compute:
+            return "its compute blocks are no systems"
         methods = allowed(host.uri)
         if methods is None:
             return Evidence(

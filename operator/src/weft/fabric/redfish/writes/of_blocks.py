@@ -32,8 +32,9 @@ class OfBlocks:
         if not call.poller.systems_tell:
             # A host's own block may say whose it is, and is not composed into it.
             blocks = call.poller.blocks.values()
-            said = [b.uri for b in blocks if b.unused is None and path in (b.systems or ())]
-            asked = [uri for uri, system in call.poller.asked.items() if system == path]
+            hosts = {path, *(host for host, system in call.poller.system_of.items() if system == path)}
+            said = [b.uri for b in blocks if b.unused is None and hosts & set(b.systems or ())]
+            asked = [uri for uri, host in call.poller.asked.items() if host in hosts]
             maybe = [uri for uri in dict.fromkeys([*said, *asked]) if uri not in found]
             replies = await together([call.read_block(uri) for uri in maybe])
             pairs = zip(maybe, replies, strict=True)
@@ -54,12 +55,19 @@ class OfBlocks:
         block, name = block_of(reply.body, uri, call.session.local), call.poller.blocks[uri].id
         if name not in (block.id, name_of_uri(uri)) or block.unused is not None:
             raise InvalidRequest(f"{uri}: the manager does not have {name} there as a device")
-        shown = {s.uri for s in call.poller.systems.values() if uri in (s.blocks or ())}
-        shown |= {call.poller.asked.get(uri, path)}
-        others = sorted(shown - {path})
-        systems = await together([call.read_system(other) for other in others])
-        pairs = zip(others, systems, strict=True)
-        still = {other for other, reply in pairs if uri in listed(reply.body, call.session.local)}
+        poller = call.poller
+        shown = {s.uri for s in poller.systems.values() if uri in (s.blocks or ())}
+        shown |= {poller.asked.get(uri, path)}
+        # A host that is a compute block lists nothing itself, but the system that was made of it.
+        others = sorted(
+            {poller.system_of.get(host, host) for host in shown - {path}} - poller.compute_hosts()
+        )
+        systems = await together([call.read_system_if_there(other) for other in others])
+        still = {
+            other
+            for other, system in zip(others, systems, strict=True)
+            if system is not None and uri in listed(system.body, call.session.local)
+        }
         return self._systems(call, uri, reply) | still
 
     def _systems(self, call: Call, uri: str, reply: Reply) -> set[str]:

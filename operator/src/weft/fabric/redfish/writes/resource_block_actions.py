@@ -27,7 +27,7 @@ class AddResourceBlock(OfBlocks):
 
     def evidence(self, host: System, poller: Poller, allowed: Allowed) -> Evidence | str:
         """Both actions are advertised, with a target each: what could not be removed must not be added."""
-        if {ADD, REMOVE} <= host.actions:
+        if not host.compute and {ADD, REMOVE} <= host.actions:
             return Evidence("its systems advertise the actions AddResourceBlock and RemoveResourceBlock")
         return "its systems advertise no actions AddResourceBlock and RemoveResourceBlock"
 
