@@ -48,6 +48,7 @@ from weft.binding.steps import (
     Wait,
     Withdraw,
 )
+from weft.binding.words import for_administrators
 from weft.cluster import (
     AlreadyExistsError,
     Cluster,
@@ -305,14 +306,16 @@ class Actions:
             raw = self._cluster.get(DEVICE_ATTACHMENTS, claim.metadata.name)
             if raw is None or is_quarantined(claim):
                 continue
-            why = step.failed[claim.spec.device]
+            session = self._session(claim.spec.fabric)
+            why = for_administrators(step.failed[claim.spec.device], session.secrets)
             message = f"{why}; delete this DeviceAttachment when the device may be used again"
             facts = [("Quarantined", True, "AttachFailed", message)]
             status = with_facts(claim, claim.status.dump(), facts, run.now.wall)
             await self._cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
         run.forget_attempts(step.claims)
-        words = "; ".join(f"{device}: {why}" for device, why in sorted(step.failed.items()))
-        self._event(run, "DeviceFailed", f"failed to attach, trying other devices: {words}")
+        names = ", ".join(sorted(claim.spec.device for claim in step.claims))
+        text = f"failed to attach: {names}; trying other devices. The DeviceAttachment says to administrators why"
+        self._event(run, "DeviceFailed", text)
 
     async def _turn_back_for(self, step: TurnBack, run: Pass) -> None:
         if step.reason == "PlaceLost":

@@ -35,6 +35,7 @@ from weft.binding.steps import (
     Verify,
     Wait,
 )
+from weft.binding.words import for_tenants
 from weft.controllers import Now
 from weft.fabric.errors import (
     AuthFailed,
@@ -226,8 +227,9 @@ def _attach(view: HostView, claims: Claims, here: Claims, pending: Claims) -> St
             return _quarantine(here, at_fault)
         if problem is None:
             left = ", ".join(sorted(absent))
-            problem = OutcomeUnknown(f"the manager does not show {left} at {view.host} yet")
-        return _not_bound(_attaching(problem), str(problem), delay(problem))
+            text = f"the manager of Fabric {view.fabric} does not show {left} at {view.host} yet"
+            return _not_bound("Attaching", text, delay(OutcomeUnknown(text)))
+        return _not_bound(_attaching(problem), for_tenants(problem, view.fabric), delay(problem))
     return _call(view, here, absent)
 
 
@@ -264,12 +266,13 @@ def _attach_failed(view: HostView, claims: Claims, here: Claims, problem: Fabric
         case PartialFailure(failed=failed):
             return _quarantine(here, failed)
         case CapacityExhausted() | Conflict() | NotFound():
-            return TurnBack(claims, "PlaceLost", str(problem), avoid=view.host, read_fabric=view.fabric)
+            text = for_tenants(problem, view.fabric)
+            return TurnBack(claims, "PlaceLost", text, avoid=view.host, read_fabric=view.fabric)
         case AuthFailed():
-            step = _not_bound("Attaching", str(problem), STUCK_SECONDS)
+            step = _not_bound("Attaching", for_tenants(problem, view.fabric), STUCK_SECONDS)
             return replace(step, read_fabric=view.fabric)
         case _:
-            return _not_bound(_attaching(problem), str(problem), delay(problem))
+            return _not_bound(_attaching(problem), for_tenants(problem, view.fabric), delay(problem))
 
 
 def _quarantine(claims: Claims, failed: dict[str, str]) -> Quarantine:

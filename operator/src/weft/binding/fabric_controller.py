@@ -20,6 +20,7 @@ from weft.binding.objects import fabric_of
 from weft.binding.orphan_policy import Orphans
 from weft.binding.session import FabricSession
 from weft.binding.status import Fact, fabric_status
+from weft.binding.words import for_administrators
 from weft.cluster import Cluster, Object, add_finalizer, drop_finalizer
 from weft.controllers import Enqueue, Now, Watch
 from weft.fabric.driver import Capabilities, Inventory, WriteIdiom
@@ -184,12 +185,11 @@ class FabricController:
             return [("Connected", False, "SecretMissing", str(error))], RETRY_SECONDS
         except AuthFailed as error:
             # The Secret may have been rotated: the next attempt reads it again.
-            self._note_trouble(name, str(error))
+            words = self._words(name, error)
             await self._fabrics.forget(name, keep_picture=True)
-            return [("Connected", False, "AuthFailed", str(error))], RETRY_SECONDS
+            return [("Connected", False, "AuthFailed", words)], RETRY_SECONDS
         except FabricError as error:
-            self._note_trouble(name, str(error))
-            message = f"{error}; the last known picture is kept"
+            message = f"{self._words(name, error)}; the last known picture is kept"
             pause = error.retry_after_seconds if isinstance(error, RateLimited) else 0.0
             return [("Connected", False, "Unreachable", message)], max(pause, RETRY_SECONDS)
         if fact := self._not_its_own(fabric, reading.service):
@@ -209,6 +209,8 @@ class FabricController:
             )
         facts.append(await self._orphans.look(fabric, session, at))
         if (fact := _writable(capabilities, picture.inventory)) is not None:
+            facts.append(fact)
+        if (fact := session.calls.fact(now.boot)) is not None:
             facts.append(fact)
         return facts, self._poll_seconds
 
@@ -235,6 +237,13 @@ class FabricController:
         picture = accept(known, fabric.status.devices or 0, reading, accepted)
         session.take(picture, reading, began, at)
         session.trouble = ""
+
+    def _words(self, name: str, error: FabricError) -> str:
+        """What a manager that cannot be read said, without secrets; kept as the session's trouble."""
+        session = self._fabrics.session(name)
+        words = for_administrators(error, session.secrets if session else ())
+        self._note_trouble(name, words)
+        return words
 
     def _note_trouble(self, name: str, message: str) -> None:
         if session := self._fabrics.session(name):

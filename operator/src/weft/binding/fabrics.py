@@ -99,6 +99,7 @@ class Fabrics:
             settle_seconds=fabric.spec.limits.settle_seconds,
             opened=now.boot,
             managed=fabric.spec.mode == "Manage",
+            secrets=(connection.password,),
         )
         if session is not None:
             # At another address may be another manager: it is fenced and read as if it had never been seen.

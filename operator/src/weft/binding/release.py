@@ -11,6 +11,7 @@ from weft.binding.objects import by_place, is_deleting
 from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.status import Fact
 from weft.binding.steps import Claims, Detach, GiveUp, LookForPods, Step, TurnBack, Verify, Wait, Withdraw
+from weft.binding.words import for_tenants
 from weft.fabric.errors import AuthFailed, Busy, FabricError, InvalidRequest, NotFound, RateLimited
 
 RETRY_SECONDS = 1.0
@@ -67,10 +68,12 @@ def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
         gone = tuple(claim for claim in claims if _certainty(view, claim) is Certainty.SETTLED)
         if gone:
             return GiveUp(gone)
-        message = f"fabric {view.fabric}: {view.problem}; kept until inventories settleSeconds apart agree"
+        message = (
+            f"{for_tenants(view.problem, view.fabric)}; kept until inventories settleSeconds apart agree"
+        )
         return Wait("Settle", message, RETRY_SECONDS)
     if view.problem is not None:
-        return Wait("FabricError", f"fabric {view.fabric}: {view.problem}", delay(view.problem))
+        return Wait("FabricError", for_tenants(view.problem, view.fabric), delay(view.problem))
     if not view.verified:
         return Verify(view.fabric, view.host, operations=_unanswered(view, claims))
     present = frozenset(claim.spec.device for claim in claims) & (view.reading or frozenset())

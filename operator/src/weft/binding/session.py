@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from weft.binding.blame import Blame
+from weft.binding.call_trouble import CallTrouble
 from weft.binding.evidence import Evidence
 from weft.binding.inventory import LivePicture, Picture
 from weft.binding.orphans import Sightings
@@ -59,6 +61,10 @@ class FabricSession:
     evidence: Evidence = field(default_factory=Evidence)
     blame: Blame = field(default_factory=Blame)
     orphans: Sightings = field(default_factory=Sightings)
+    calls: CallTrouble = field(default_factory=CallTrouble)
+    """What the manager said when calls failed."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What must not be said, whoever repeats it."""
     _live: LivePicture | None = None
     _ended: dict[str, Operation] = field(default_factory=dict)
     """How tasks ended that nobody has asked about since, by the key of their operation."""
@@ -91,7 +97,7 @@ class FabricSession:
         self.epoch, self._live, self.trouble = earlier.epoch, earlier._live, earlier.trouble
         self.service, self.capabilities = earlier.service, earlier.capabilities
         self.evidence, self.blame, self._ended = earlier.evidence, earlier.blame, earlier._ended
-        self.orphans = earlier.orphans
+        self.orphans, self.calls = earlier.orphans, earlier.calls
 
     def take(self, picture: Picture, reading: Inventory, began: int, at: float | None) -> None:
         """Adopt the picture made of a reading, except for hosts of which something newer is known.
@@ -128,10 +134,11 @@ class FabricSession:
 
         `operations` are keys of calls that had no answer: the manager may have made tasks of them.
         """
-        await self._task_at(host)
-        for key in operations:
-            await self._find_task(key, host)
-        devices = await self.driver.attached(host)
+        with self._noted(host, "read"):
+            await self._task_at(host)
+            for key in operations:
+                await self._find_task(key, host)
+            devices = await self.driver.attached(host)
         self.evidence.host_read(host, devices)
         if self._live is not None:
             self._live.read(host, devices)
@@ -144,12 +151,31 @@ class FabricSession:
         """
         may_be_running = not all(self.evidence.is_uncalled(uid) for uid in uids)
         call = lambda: self.driver.attach(key, host, devices)  # noqa: E731
-        return await self._run(key, host, devices, uids, may_be_running, call)
+        with self._noted(host, "attach"):
+            operation = await self._run(key, host, devices, uids, may_be_running, call)
+        if operation.failed:
+            failure = PartialFailure(operation.message, operation.failed)
+            self.calls.failed(self.name, (host, "attach"), failure, self.secrets)
+        return operation
 
     async def detach(self, key: str, host: str, devices: frozenset[str]) -> Operation:
         """Detach; raises Busy while the manager works on it, or on anything else at the host."""
         call = lambda: self.driver.detach(key, host, devices)  # noqa: E731
-        return await self._run(key, host, devices, frozenset(), True, call)
+        with self._noted(host, "detach"):
+            return await self._run(key, host, devices, frozenset(), True, call)
+
+    @contextmanager
+    def _noted(self, host: str, what: str) -> Iterator[None]:
+        """Keep what the manager says when what is asked of it at a host fails."""
+        try:
+            yield
+        except Busy:
+            # It works on it, or the call was not made.
+            raise
+        except FabricError as error:
+            self.calls.failed(self.name, (host, what), error, self.secrets)
+            raise
+        self.calls.succeeded((host, what))
 
     async def _run(
         self,
