@@ -220,6 +220,8 @@ class FabricStatus(Model):
         " reading was whole; while it is not, the last known picture is kept. NoOrphans: every attachment there has"
         " a DeviceAttachment here."
         " Writable: the manager offers a way to attach devices; while it does not, nothing is placed there."
+        " CallsSucceed: False with the manager's words, for ten minutes, when a call to attach, detach or read failed"
+        " and was not repeated with success."
         " HostsMatched: no Node stands at two hosts, no machine UUID occurs twice."
         " Deletable: False while a deletion waits for attachments.",
         json_schema_extra=CONDITION_LIST,

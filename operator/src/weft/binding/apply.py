@@ -91,6 +91,8 @@ class Ended:
     """The pass is over; look again in so many seconds, or when something changes (None)."""
 
     again: float | None
+    failed: bool = False
+    """Whether a try failed that is repeated at growing intervals."""
 
 
 class Actions:
@@ -142,7 +144,7 @@ class Actions:
                     self._draft_unbound(run, step.facts)
                 if step.read_fabric:
                     self._enqueue(FabricKey(step.read_fabric), 0.0)
-                return Ended(step.again)
+                return Ended(step.again, step.failed)
             case Withdraw():
                 self._draft_unbound(run, step.facts)
                 return Ended(0.0)

@@ -9,11 +9,12 @@ from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES
 from weft.binding.ages import BoundAges
 from weft.binding.apply import Actions, Pass
 from weft.binding.assignments import Assignments
+from weft.binding.backoff import Backoff
 from weft.binding.decide import decide
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import LogicalNodeKey
 from weft.binding.objects import tainted_by
-from weft.binding.observe import observe
+from weft.binding.observe import LogicalNodePicture, observe
 from weft.binding.taints import carrying
 from weft.cluster import Cluster, Object
 from weft.controllers import Enqueue, Now, Watch
@@ -34,6 +35,7 @@ class LogicalNodeController:
         self._fabrics = fabrics
         self._assignments = assignments
         self._ages = BoundAges()
+        self._backoff = Backoff()
         self._actions = Actions(cluster, fabrics, assignments, enqueue)
         self._node_of: dict[LogicalNodeKey, str] = {}
         self._bound_to: dict[str, set[LogicalNodeKey]] = {}
@@ -67,6 +69,7 @@ class LogicalNodeController:
     async def reconcile(self, key: LogicalNodeKey, now: Now) -> float | None:
         """Bring one logical node as far as it can come now; its status is written once."""
         run = Pass(key, now)
+        began_with: LogicalNodePicture | None = None
         for _ in range(MOST_STEPS):
             if run.tainted is None:
                 run.tainted = carrying(self._cluster, key.namespace, key.name)
@@ -84,11 +87,18 @@ class LogicalNodeController:
                 self._ages,
                 now,
             )
+            if began_with is None:
+                began_with = picture
+                if left := self._backoff.left(picture, now.boot):
+                    return left
             step = decide(picture, now)
             log.debug("%s/%s: %s", key.namespace, key.name, step)
             ended = await self._actions.apply(step, run)
             if ended is not None:
                 await self._actions.write(run)
+                if ended.failed and ended.again is not None:
+                    return self._backoff.failed(began_with, now.boot, ended.again)
+                self._backoff.succeeded(key)
                 return ended.again
         log.warning("%s/%s: more steps in one pass than there can be; going on", key.namespace, key.name)
         return 1.0

@@ -17,7 +17,7 @@ from weft.binding.objects import by_place, is_deleting, is_given_up, is_quaranti
 from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.plan import Assignment, Refusal
 from weft.binding.readiness import readiness
-from weft.binding.release import RETRY_SECONDS, STUCK_SECONDS, delay, release
+from weft.binding.release import RETRY_SECONDS, delay, release
 from weft.binding.status import Fact
 from weft.binding.steps import (
     Attach,
@@ -39,6 +39,7 @@ from weft.binding.words import for_tenants
 from weft.controllers import Now
 from weft.fabric.errors import (
     AuthFailed,
+    Busy,
     CapacityExhausted,
     Conflict,
     DeviceFault,
@@ -204,6 +205,7 @@ def _all_of(waits: list[Wait]) -> Wait:
         return waits[0]
     message = "; ".join(dict.fromkeys(wait.message for wait in waits))
     first = _not_bound(waits[0].reason, message, min(wait.again for wait in waits))
+    first = replace(first, failed=all(wait.failed for wait in waits))
     return replace(first, read_fabric=next((wait.read_fabric for wait in waits if wait.read_fabric), ""))
 
 
@@ -229,7 +231,7 @@ def _attach(view: HostView, claims: Claims, here: Claims, pending: Claims) -> St
             left = ", ".join(sorted(absent))
             text = f"the manager of Fabric {view.fabric} does not show {left} at {view.host} yet"
             return _not_bound("Attaching", text, delay(OutcomeUnknown(text)))
-        return _not_bound(_attaching(problem), for_tenants(problem, view.fabric), delay(problem))
+        return _failed(view, problem)
     return _call(view, here, absent)
 
 
@@ -269,18 +271,20 @@ def _attach_failed(view: HostView, claims: Claims, here: Claims, problem: Fabric
             text = for_tenants(problem, view.fabric)
             return TurnBack(claims, "PlaceLost", text, avoid=view.host, read_fabric=view.fabric)
         case AuthFailed():
-            step = _not_bound("Attaching", for_tenants(problem, view.fabric), STUCK_SECONDS)
-            return replace(step, read_fabric=view.fabric)
+            return replace(_failed(view, problem), read_fabric=view.fabric)
         case _:
-            return _not_bound(_attaching(problem), for_tenants(problem, view.fabric), delay(problem))
+            return _failed(view, problem)
+
+
+def _failed(view: HostView, problem: FabricError) -> Wait:
+    """A try that failed and may succeed later."""
+    reason = "InvalidRequest" if isinstance(problem, InvalidRequest) else "Attaching"
+    step = _not_bound(reason, for_tenants(problem, view.fabric), delay(problem))
+    return replace(step, failed=not isinstance(problem, Busy))
 
 
 def _quarantine(claims: Claims, failed: dict[str, str]) -> Quarantine:
     return Quarantine(tuple(claim for claim in claims if claim.spec.device in failed), failed)
-
-
-def _attaching(problem: FabricError) -> str:
-    return "InvalidRequest" if isinstance(problem, InvalidRequest) else "Attaching"
 
 
 def _not_bound(reason: str, message: str, again: float) -> Wait:

@@ -44,7 +44,8 @@ def release(picture: LogicalNodePicture, claims: Claims, reason: str) -> Step:
         waits.append(step)
     message = "; ".join(dict.fromkeys(wait.message for wait in waits))
     again = min(wait.again for wait in waits)
-    return Wait(waits[0].reason, message, again, _releasing(message) if tells else ())
+    failed = all(wait.failed for wait in waits)
+    return Wait(waits[0].reason, message, again, _releasing(message) if tells else (), failed=failed)
 
 
 def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
@@ -73,7 +74,8 @@ def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
         )
         return Wait("Settle", message, RETRY_SECONDS)
     if view.problem is not None:
-        return Wait("FabricError", for_tenants(view.problem, view.fabric), delay(view.problem))
+        text = for_tenants(view.problem, view.fabric)
+        return Wait("FabricError", text, delay(view.problem), failed=not isinstance(view.problem, Busy))
     if not view.verified:
         return Verify(view.fabric, view.host, operations=_unanswered(view, claims))
     present = frozenset(claim.spec.device for claim in claims) & (view.reading or frozenset())

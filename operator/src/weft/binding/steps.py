@@ -152,6 +152,8 @@ class Wait:
     again: float
     facts: Facts = ()
     read_fabric: str = ""
+    failed: bool = False
+    """Whether a try failed: the next ones come at growing intervals while nothing changes."""
 
 
 @dataclass(frozen=True)
