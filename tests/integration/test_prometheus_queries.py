@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -17,6 +19,7 @@ from weft.balancing.presets import VLLM
 from weft.balancing.prometheus import TICK_SECONDS, PrometheusSource, SourceError
 from weft.balancing.settings import SourceSettings
 from weft.balancing.signals import Reading, read
+from weft.rehearse.scrapes import Samples
 from weft_dev import prometheus
 
 NAMESPACE, MODEL = "team-a", "llama"
@@ -177,6 +180,34 @@ async def test_every_query_of_the_preset_returns_what_the_exporters_said(tool_pa
         itl = dict(reading.traffic.itl_buckets)
         assert itl[0.025] == 0
         assert itl[0.075] == itl[float("inf")] > 0
+        await rates_are_those_of_a_rehearsal(world.server.url)
+
+
+async def rates_are_those_of_a_rehearsal(url: str) -> None:
+    """What `weft rehearse` shows its policies: Prometheus's own rates out of the same samples."""
+
+    async def ask(query: str, at: float) -> list[dict[str, Any]]:
+        form = {"query": query, "time": f"{at:.3f}"}
+        async with session.post(f"{url}/api/v1/query", data=form) as answer:
+            result: list[dict[str, Any]] = (await answer.json())["data"]["result"]
+            return result
+
+    name, now = "inference_objective_input_tokens_sum", round(time.time(), 3)
+    samples = Samples()
+    async with aiohttp.ClientSession() as session:
+        ((series),) = await ask(f"{name}[10m]", now)
+        for at, value in series["values"]:
+            samples.add(float(at), [float(value)], 600.0)
+        compared = 0
+        for ago in (0.0, 0.3, 1.7, 4.1, 12.0):
+            for window in (1.3, 5.0, 15.0, 60.0):
+                found = await ask(f"rate({name}[{round(window * 1000)}ms])", now - ago)
+                own = samples.rate(now - ago, window, slice(0, 1))
+                assert (own is None) == (not found)
+                if own is not None:
+                    assert own[0] == pytest.approx(float(found[0]["value"][1]), rel=1e-6)
+                    compared += 1
+    assert compared >= 15
 
 
 async def test_a_value_that_is_not_a_number_or_a_target_that_is_gone_holds_the_group(
