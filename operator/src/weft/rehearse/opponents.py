@@ -1,7 +1,7 @@
 """Every number that a policy other than Weft may be tuned by.
 
-`tests/bench/rehearsal_tuning.py` chooses them: as many settings for each, judged on stretches that no result is
-reported on. What it chose is here before results are made.
+`make tune-opponents` chooses them: twelve settings for each, judged on stretches that no result is reported on.
+What it chose is here before results are made.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ class RatioSettings:
     """The ratio of prefill to decode stays within the first one over and times this."""
 
 
-HPA = HpaSettings(prefill_requests=2.0, decode_batch_share=0.7, stabilization_seconds=300.0, most_share=0.7)
-DYNAMO = DynamoSettings(interval_seconds=180.0, load_interval_seconds=5.0, sensitivity=0.8)
-RATIO = RatioSettings(up_share=0.85, down_share=0.70, bound=2.0)
+HPA = HpaSettings(prefill_requests=1.5, decode_batch_share=0.6, stabilization_seconds=300.0, most_share=0.6)
+DYNAMO = DynamoSettings(interval_seconds=60.0, load_interval_seconds=5.0, sensitivity=0.8)
+RATIO = RatioSettings(up_share=0.85, down_share=0.70, bound=4.0)
