@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
@@ -184,6 +185,43 @@ async def test_an_answer_that_lies_is_settled_by_reading(dialect: str, quirks: s
         with contextlib.suppress(OutcomeUnknown):
             await one.detach("release-1", host, wanted)
         assert await one.attached(host) == frozenset()
+
+
+@pytest.mark.parametrize("dialect", ["connections", "sunfish"])
+async def test_what_others_have_carved_is_a_device_and_its_whole_is_none(
+    dialect: str, tmp_path: Path
+) -> None:
+    async with rack(tmp_path, dialect) as (manager, driver):
+        await carve(manager.url, "cxl-1", 64, 128)
+        one, other = driver(), driver()
+        read = await one.inventory()
+        sizes = {d.id: d.capacity_bytes >> 30 for d in read.devices if d.kind is DeviceKind.MEMORY}
+        parts = sorted(sizes, key=lambda name: (sizes[name] == 512, sizes[name]))
+        assert [sizes[name] for name in parts] == [64, 128, 512]
+        assert (read.problems, "cxl-1" in sizes) == ((), False)
+        small, big, _ = parts
+        attributes = {d.id: d.attributes for d in read.devices}[small]
+        assert (attributes["type"], attributes["model"], attributes["cxlDomain"]) == ("CXL", "C", "cxl-0")
+        await one.attach("bind-1", "sled-0", frozenset({small}))
+        await other.inventory()
+        await other.attach("bind-2", "sled-1", frozenset({big}))
+        with pytest.raises(Conflict):
+            await driver().attach("bind-3", "sled-1", frozenset({small}))
+        assert (await one.inventory()).attachments == tuple(sorted([(small, "sled-0"), (big, "sled-1")]))
+        await driver().detach("release-1", "sled-0", frozenset({small}))
+        assert await one.attached("sled-0") == frozenset()
+        assert await one.attached("sled-1") == {big}
+        assert manager.exclusive()
+
+
+async def carve(url: str, device: str, *gibibytes: int) -> None:
+    """Parts of a memory device that are there before Weft is."""
+    path = f"{url.rstrip('/')}/redfish/v1/Chassis/cxl/MemoryDomains/{device}/MemoryChunks"
+    async with aiohttp.ClientSession() as http:
+        for size in gibibytes:
+            body = {"AddressRangeType": "Volatile", "MemoryChunkSizeMiB": size * 1024}
+            async with http.post(path, json=body) as answer:
+                assert answer.status == 201
 
 
 @pytest.mark.parametrize("dialect", ["connections", "sunfish"])

@@ -85,3 +85,39 @@ async def test_connections_that_cannot_be_read_leave_open_what_hosts_have() -> N
 async def test_a_connection_of_odd_form_is_no_crash(broken: Tree) -> None:
     read = await inventory(manager(connection("12", "I2", "T1", **broken)))
     assert len(read.devices) == 2
+
+
+def chunked(tree: Tree, number: int, mebibytes: int) -> str:
+    """Let the memory behind a target have a chunk of this size, as the mock-ups describe one; its URI."""
+    chunk = f"/redfish/v1/Chassis/PCXL{number}/MemoryDomains/1/MemoryChunks/1"
+    logical = f"/redfish/v1/Chassis/PCXL{number}/PCIeDevices/1/CXLLogicalDevices/1"
+    entities = [
+        {"EntityType": "CXLDevice", "EntityRole": "Target", "EntityLink": link(logical)},
+        {"EntityType": "MemoryChunk", "EntityRole": "Target", "EntityLink": link(chunk)},
+    ]
+    tree[f"{CXL}/Endpoints/T{number}"]["ConnectedEntities"] = entities
+    tree[logical] = {**link(logical), "Id": "1", "Name": "logical device", "MemorySizeMiB": 8192}
+    tree[chunk] = {**link(chunk), "Id": "1", "MemoryChunkSizeMiB": mebibytes, "AddressRangeType": "Volatile"}
+    return chunk
+
+
+async def test_chunks_of_the_same_id_are_devices_of_their_own_and_a_connection_says_which_it_reaches() -> (
+    None
+):
+    info = {"MemoryChunkInfo": [{"AccessCapabilities": ["Read"], "MemoryChunk": link("")}]}
+    tree = manager(connection("12", "I2", "T2", ConnectionType="Memory", **info))
+    chunked(tree, 1, 1024)
+    info["MemoryChunkInfo"][0]["MemoryChunk"] = link(chunked(tree, 2, 4096))
+    read = await inventory(tree)
+    assert sorted(d.capacity_bytes >> 20 for d in read.devices) == [1024, 4096]
+    assert {d.attributes["type"] for d in read.devices} == {"CXL"}
+    [(device, host)] = read.attachments
+    assert ({d.id: d.capacity_bytes >> 20 for d in read.devices}[device], host) == (4096, "host-2")
+    assert "2 are given in parts" in not_used(read)
+
+
+async def test_a_connection_to_the_whole_holds_its_parts_too() -> None:
+    tree = manager(connection("12", "I2", "T2"))
+    chunked(tree, 2, 4096)
+    read = await inventory(tree)
+    assert [host for _, host in read.attachments] == ["host-2"]

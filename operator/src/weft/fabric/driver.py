@@ -73,6 +73,7 @@ class UnusedReason(enum.Enum):
     NETWORK = ("holds network cards only", "hold network cards only")
     EMPTY = ("names nothing that it holds", "name nothing that they hold")
     UNKNOWN = ("holds something unknown", "hold something unknown")
+    DIVIDED = ("is given in parts", "are given in parts")
     OTHER_WAY = ("is another way to a device", "are other ways to devices")
     NAME = ("has no usable Id", "have no usable Id")
     NO_SERVER = ("is no server (a virtual machine, a DPU)", "are no servers (virtual machines, DPUs)")

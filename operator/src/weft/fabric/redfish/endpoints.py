@@ -10,7 +10,7 @@ from weft.fabric.redfish.connected import Connection, owners_of
 from weft.fabric.redfish.mapping import Json, mapping_at
 from weft.fabric.redfish.resources import Block, Endpoint, System, id_of, is_healthy
 from weft.fabric.redfish.shapes import Resolve, items_of, link_of, links_of
-from weft.fabric.redfish.uris import canonical
+from weft.fabric.redfish.uris import canonical, name_of_path
 
 ATTACHING = frozenset({"PCIe", "CXL", "GenZ", "NVMeOverFabrics", "SAS"})
 """Types of fabrics by whose zones hosts reach devices; others (NVLink, InfiniBand...) connect what is attached."""
@@ -28,6 +28,8 @@ _KIND_OF = {
     "StorageSubsystem": DeviceKind.STORAGE,
 }
 """What a device is by EntityType."""
+_PARTS = {"MemoryChunk": DeviceKind.MEMORY, "Volume": DeviceKind.STORAGE}
+"""What is carved from a device, by EntityType."""
 _OF_HOSTS = frozenset({"RootComplex", "StorageInitiator", "NetworkController", "ComputerSystem"})
 _PCIE = "PCIeDevice"
 
@@ -56,8 +58,14 @@ def endpoint_of(body: Json, uri: str, resolve: Resolve) -> Block:
         for e in items_of(body.get("ConnectedEntities"), "ConnectedEntities", notes.append) or ()
     ]
     roles = {_role(entity) for entity in entities}
-    links = [link for e in entities if (link := link_of(e.get("EntityLink"))) is not None]
-    paths = tuple(canonical(resolve(link)) for link in links)
+    linked = [
+        (canonical(resolve(link)), str(e.get("EntityType")))
+        for e in entities
+        if (link := link_of(e.get("EntityLink"))) is not None
+    ]
+    paths = tuple(path for path, _ in linked)
+    # What is carved from a device is not to be counted beside the device.
+    wholes = tuple(path for path, type_ in linked if type_ not in _PARTS)
     kinds = [_KIND_OF[type_] for e in entities if (type_ := str(e.get("EntityType"))) in _KIND_OF]
     is_pcie = any(str(e.get("EntityType")) == _PCIE for e in entities) or any(
         "/PCIeDevices/" in p for p in paths
@@ -77,12 +85,17 @@ def endpoint_of(body: Json, uri: str, resolve: Resolve) -> Block:
         kind=None if unused or is_pcie else kinds[0],
         healthy=is_healthy(body),
         systems=None,
-        components=() if unused else paths,
+        components=() if unused else wholes or paths,
         expanded=(),
         own_systems=(),
         compute=False,
         etag=etag if isinstance(etag, str) else "",
-        endpoint=Endpoint("Initiator" in roles, paths, links_of(body, resolve, "Links", "Zones")),
+        endpoint=Endpoint(
+            "Initiator" in roles,
+            paths,
+            links_of(body, resolve, "Links", "Zones"),
+            tuple((path, _PARTS[type_]) for path, type_ in linked if type_ in _PARTS),
+        ),
         notes=tuple(notes),
     )
 
@@ -108,7 +121,9 @@ class Related:
     zones: Mapping[str, str] = field(default_factory=dict)
     """The host of each zone that is one host's, by URIs."""
     reach: tuple[frozenset[str], ...] = ()
-    """Endpoints that can be in one zone: those of one fabric."""
+    """Endpoints that can be in one zone, and what is carved from devices behind them: those of one fabric."""
+    endpoint_of: Mapping[str, str] = field(default_factory=dict)
+    """The endpoint of each part of a device, by URIs."""
 
 
 def relate(
@@ -148,22 +163,28 @@ def relate(
             listed.setdefault(host_zones[zone.uri], []).extend(devices)
     served = {fabric_of.get(uri, "") for uri in host_of}
     first = _first_ways(endpoints, fabric_of, served)
-    told = []
+    told: list[Block] = []
+    hosts = {s.uri for s in found}
+    endpoint_of: dict[str, str] = {}
     for b in endpoints:
         if b.uri in host_of:
             told.append(replace(b, own_systems=(host_of[b.uri],)))
         elif b.unused is None and b.uri not in first:
             told.append(replace(b, unused=UnusedReason.OTHER_WAY))
-        elif fabric_of.get(b.uri) in connected:
-            told.append(replace(b, systems=tuple(sorted(having.get(b.uri, set()) & {s.uri for s in found}))))
+        elif fabric_of.get(b.uri) in connected and b.endpoint is not None:
+            whole = having.get(b.uri, set())
+            parts = [p for p in _parts(b) if endpoint_of.setdefault(p.uri, b.uri) == b.uri]
+            told.append(replace(b, unused=UnusedReason.DIVIDED) if parts else _held(b, whole & hosts))
+            told += [_held(p, (whole | having.get(p.uri, set())) & hosts) for p in parts]
         elif b.endpoint is None or b.endpoint.zones is None:
             told.append(b)
         else:
-            hosts = dict.fromkeys(host_zones[z] for z in b.endpoint.zones if z in host_zones)
-            told.append(replace(b, systems=tuple(hosts)))
+            told.append(_held(b, {host_zones[z] for z in b.endpoint.zones if z in host_zones}))
     fabrics: dict[str, set[str]] = {}
     for uri, fabric in fabric_of.items():
         fabrics.setdefault(fabric, set()).add(uri)
+    for part, uri in endpoint_of.items():
+        fabrics[fabric_of[uri]].add(part)
     return Related(
         blocks=tuple(told),
         systems=tuple(
@@ -171,12 +192,35 @@ def relate(
         ),
         host_of=host_of,
         zones=host_zones,
+        endpoint_of=endpoint_of,
         reach=tuple(
             zones_of
             for fabric, uris in fabrics.items()
-            for zones_of in _reach(fabric, uris, reaching, host_of)
+            for zones_of in _reach(fabric, uris, reaching, host_of, endpoint_of)
         ),
     )
+
+
+def _held(block: Block, hosts: set[str]) -> Block:
+    return replace(block, systems=tuple(sorted(hosts)))
+
+
+def _parts(endpoint: Block) -> list[Block]:
+    """What is carved from the device behind an endpoint, as devices of their own."""
+    of = endpoint.endpoint
+    return [
+        replace(
+            endpoint,
+            uri=uri,
+            id=name_of_path(uri),
+            kind=kind,
+            unused=None,
+            components=(uri,),
+            etag="",
+            notes=(),
+        )
+        for uri, kind in (of.parts if of is not None else ())
+    ]
 
 
 def _base(zone: Zone) -> str:
@@ -185,10 +229,16 @@ def _base(zone: Zone) -> str:
 
 
 def _reach(
-    fabric: str, endpoints: set[str], zones: Sequence[Zone], host_of: Mapping[str, str]
+    fabric: str,
+    endpoints: set[str],
+    zones: Sequence[Zone],
+    host_of: Mapping[str, str],
+    endpoint_of: Mapping[str, str],
 ) -> list[frozenset[str]]:
-    """Endpoints of a fabric that can meet: those of a zone with a host in it, or all where there are no such zones."""
+    """Endpoints of a fabric that can meet, with their parts: those of a zone with a host in it, or all where there
+    are no such zones."""
     own = [frozenset(zone.endpoints or ()) for zone in zones if _base(zone) == fabric]
+    own = [members | {part for part, uri in endpoint_of.items() if uri in members} for members in own]
     with_hosts = [members for members in own if members & host_of.keys()]
     return with_hosts or [frozenset(endpoints)]
 

@@ -64,7 +64,8 @@ def facts_of(kind: DeviceKind | None, components: Sequence[Json]) -> Facts | Unu
         type_, medium, size = first.get("ProcessorType"), None, _processor_bytes
     elif kind is DeviceKind.MEMORY:
         media = list_at(first, "MemoryMedia") or [first.get("MemoryType")]
-        type_ = "CXL" if isinstance(first.get("CXL"), Mapping) else first.get("MemoryDeviceType")
+        is_cxl = isinstance(first.get("CXL"), Mapping) or "MemoryChunkSizeMiB" in first
+        type_ = "CXL" if is_cxl else first.get("MemoryDeviceType")
         medium, size = media[0], _memory_bytes
     else:
         type_, size = first.get("Protocol"), _storage_bytes
@@ -115,7 +116,8 @@ def _processor_bytes(body: Json, note: Note) -> int:
 
 
 def _memory_bytes(body: Json, note: Note) -> int:
-    return _bytes(body, "CapacityMiB", _MIB, note)
+    chunk = "MemoryChunkSizeMiB"
+    return _bytes(body, chunk if chunk in body else "CapacityMiB", _MIB, note)
 
 
 def _storage_bytes(body: Json, note: Note) -> int:

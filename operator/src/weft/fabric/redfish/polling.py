@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from weft.fabric.driver import Inventory, Unread, UnusedReason
+from weft.fabric.driver import DeviceKind, Inventory, Unread, UnusedReason
 from weft.fabric.errors import AuthFailed, FabricError, Transient
 from weft.fabric.redfish.attaching import Attaching
 from weft.fabric.redfish.composed import compose, composing
@@ -270,15 +270,17 @@ class Poller:
         # Without an ETag nobody says that a device was exchanged: look now and then, when all the rest is read.
         old = [uri for uri in order if not self._lacks(uri) and self._is_old(uri)]
         await collections.work(old, look_again)
-        self._facts = {uri: known for uri, known in self._facts.items() if uri in entries}
+        parts = {uri for block in self._blocks.values() for uri, _ in _parts(block)}
+        self._facts = {uri: known for uri, known in self._facts.items() if uri in entries or uri in parts}
 
     def _lacks(self, uri: str) -> bool:
         entry = self._blocks.entries[uri]
         return entry.value is None or entry.read_in < self._readings or not self._knows(entry.value)
 
     def _knows(self, block: Block) -> bool:
-        known = self._facts.get(block.uri)
-        return block.unused is not None or (known is not None and known[0] == _version(block))
+        held = (block.uri, *(uri for uri, _ in _parts(block)))
+        versions = [known[0] if (known := self._facts.get(uri)) else None for uri in held]
+        return block.unused is not None or versions == [_version(block)] * len(held)
 
     def _is_old(self, uri: str) -> bool:
         block, known = self._blocks.entries[uri].value, self._facts.get(uri)
@@ -289,6 +291,13 @@ class Poller:
     async def _look_into(self, block: Block, collections: Collections) -> None:
         if block.unused is None:
             self._learn(block, block.expanded or await contents(block, collections, self._session.local))
+
+        for uri, kind in _parts(block):
+            # What the device is, in the size of the part.
+            whole, part = self._facts[block.uri][2], facts_of(kind, (await collections.read(uri),))
+            if isinstance(whole, Facts) and isinstance(part, Facts):
+                part = replace(part, attributes={**whole.attributes, **part.attributes})
+            self._facts[uri] = (_version(block), self._readings, part)
 
     def _learn(self, block: Block, held: tuple[Json, ...]) -> None:
         self._facts[block.uri] = (_version(block), self._readings, facts_of(block.kind, held))
@@ -316,9 +325,10 @@ class Poller:
     def _unread(self, facts: Mapping[str, object], *, topology: bool) -> Unread:
         """What this reading says nothing new about."""
         devices = {
-            self.blocks[uri].id if uri in self.blocks else last_segment(uri)
+            self.blocks[each].id if each in self.blocks else last_segment(each)
             for uri, entry in self._blocks.entries.items()
             if self._lacks(uri) and not (entry.value is not None and entry.value.unused)
+            for each in (uri, *(part for part, _ in (_parts(entry.value) if entry.value else ())))
         }
         hosts = {
             self.systems[uri].host.id if uri in self.systems else last_segment(uri)
@@ -336,4 +346,8 @@ class Poller:
 
 
 def _version(block: Block) -> tuple[object, ...]:
-    return (block.etag, block.components)
+    return (block.etag, block.components, _parts(block))
+
+
+def _parts(block: Block) -> tuple[tuple[str, DeviceKind], ...]:
+    return block.endpoint.parts if block.endpoint is not None and block.unused is None else ()

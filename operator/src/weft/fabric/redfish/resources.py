@@ -52,6 +52,8 @@ class Endpoint:
     """URIs of what is behind it."""
     zones: tuple[str, ...] | None
     """The zones that it is in, as it says; None: it does not say."""
+    parts: tuple[tuple[str, DeviceKind], ...] = ()
+    """URIs of memory chunks and volumes that are carved from what is behind it, and what they are."""
 
 
 @dataclass(frozen=True)

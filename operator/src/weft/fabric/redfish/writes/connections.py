@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
-from weft.fabric.driver import Operation, WriteIdiom
+from weft.fabric.driver import DeviceKind, Operation, WriteIdiom
 from weft.fabric.errors import Conflict, FabricError, InvalidRequest, NotFound, OutcomeUnknown, Transient
-from weft.fabric.redfish.connected import Connection, connection_of
+from weft.fabric.redfish.connected import PART_INFO, Connection, connection_of
 from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.mapping import Json, Reply
 from weft.fabric.redfish.polling import Poller
@@ -60,13 +60,25 @@ class Connections(OfEndpoints):
         return present
 
     async def elsewhere(self, call: Call, path: str, devices: Sequence[str]) -> dict[str, set[str]]:
-        """The hosts whose connections reach each device: all connections have just been listed."""
-        owners = await super().elsewhere(call, path, devices)
+        """The hosts whose connections reach each device, or the whole of which it is a part, or parts of it: all
+        connections have just been listed."""
+        attaching = call.poller.attaching
+        endpoint_of = attaching.related.endpoint_of
+        ends = {uri: endpoint_of.get(uri, uri) for uri in devices}
+        ends = {uri: end for uri, end in ends.items() if attaching.fabric_of.get(end) in attaching.connected}
+        found = await super().elsewhere(call, path, [uri for uri in devices if uri not in ends])
+        await together([self._read(call, end) for end in dict.fromkeys(ends.values())])
+        for uri in ends:
+            if (block := call.poller.blocks.get(uri)) is None or block.unused is not None:
+                raise InvalidRequest(f"{uri}: the manager has no device there")
+            found[uri] = set()
         for connection in call.poller.attaching.connections.values():
-            for uri in connection.reached:
-                if uri in owners:
-                    owners[uri] |= set(_hosts(call, connection)) or {connection.uri}
-        return owners
+            hosts = set(_hosts(call, connection)) or {connection.uri}
+            reached = set(connection.reached)
+            for uri, end in ends.items():
+                if uri in reached or end in reached or (uri == end and end in connection.targets):
+                    found[uri] |= hosts
+        return found
 
     async def attach(self, call: Call, path: str, present: Present, devices: Sequence[str]) -> Operation:
         wanted = {uri: self._body(call, path, uri) for uri in devices}
@@ -84,15 +96,20 @@ class Connections(OfEndpoints):
                 rest = ", ".join(name_of_path(uri) for uri in others)
                 raise InvalidRequest(f"{connection.uri} also reaches {rest}: one cannot go without the other")
 
-        async def one(uri: str) -> Reply:
-            return await self._delete(call, uri)
+        # One that is listed and not there has ended: the list is an old copy.
+        read = {c.uri: await self._read_member(call, c.uri) for c in ending}
+        there = {uri: reply for uri, reply in read.items() if reply is not None}
 
-        return await call.in_turn(path, [c.uri for c in ending], one)
+        async def one(uri: str) -> Reply:
+            return await self._delete(call, there[uri])
+
+        return await call.in_turn(path, [*there], one)
 
     def _body(self, call: Call, path: str, device: str) -> tuple[str, Json]:
         """The collection in which the connection is made, and what is sent there."""
         attaching = call.poller.attaching
-        fabric = attaching.fabric_of.get(device, "")
+        target = attaching.related.endpoint_of.get(device, device)
+        fabric = attaching.fabric_of.get(target, "")
         collection = attaching.connected.get(fabric)
         if collection is None:
             raise InvalidRequest(f"{name_of_path(device)}: its fabric has no connections")
@@ -100,16 +117,23 @@ class Connections(OfEndpoints):
         initiators = [uri for uri in of_host if attaching.fabric_of.get(uri) == fabric]
         if not initiators:
             raise InvalidRequest(f"{name_of_path(device)}: the host has no endpoint in this fabric")
-        name = f"weft-{hashlib.sha256(f'{call.key} {device}'.encode()).hexdigest()[:32]}"
-        body = {
+        digest = hashlib.sha256(f"{call.key} {device}".encode()).hexdigest()
+        name = f"weft-{digest[:32]}"
+        body: dict[str, object] = {
             "@odata.type": _TYPE,
             "Name": name,
             "Description": f"{name_of_path(device)} for {name_of_path(path)}, by Weft",
             "Links": {
                 "InitiatorEndpoints": [{"@odata.id": call.session.spelled(initiators[0])}],
-                "TargetEndpoints": [{"@odata.id": call.session.spelled(device)}],
+                "TargetEndpoints": [{"@odata.id": call.session.spelled(target)}],
             },
         }
+        if device != target:
+            info = "MemoryChunkInfo" if call.poller.blocks[device].kind is DeviceKind.MEMORY else "VolumeInfo"
+            name_of_part, kind = PART_INFO[info]
+            part = {"@odata.id": call.session.spelled(device)}
+            reached = {"AccessCapabilities": ["Read", "Write"], name_of_part: part}
+            body |= {"ConnectionType": kind, info: [reached]}
         if fabric in attaching.marked:
             # A path of our choice makes a repetition a duplicate, also where copies are too old to show the first.
             body |= {"Id": name, "@odata.id": f"{call.session.spelled(collection)}/{name}"}
@@ -148,18 +172,17 @@ class Connections(OfEndpoints):
             except NotFound:
                 continue
             found = call.poller.meet_connection(uri, reply.body)
-            if (found.initiators, found.targets) != (wanted.initiators, wanted.targets):
+            if _meaning(found) != _meaning(wanted):
                 raise Conflict(f"{uri} has the name of what is to be made, and connects something else")
             return reply
         return None
 
-    async def _delete(self, call: Call, uri: str) -> Reply:
+    async def _delete(self, call: Call, was: Reply) -> Reply:
         """End the connection; one that is gone afterwards has ended, whatever the answer says."""
-        was = await call.read(uri)
+        uri = was.path
 
         def meaning(body: Json) -> object:
-            found = connection_of(body, uri, call.session.local)
-            return found.initiators, found.targets, found.parts
+            return _meaning(connection_of(body, uri, call.session.local))
 
         try:
             return await call.send_if(was, meaning, lambda etag: call.send("DELETE", uri, None, etag=etag))
@@ -188,16 +211,20 @@ class Connections(OfEndpoints):
             uri for uri, body in members.items() if body is None and (uri not in known or again(known[uri]))
         ]
         replies = await together([self._read_member(call, uri) for uri in lacking])
-        members |= {uri: body for uri, body in zip(lacking, replies, strict=True) if body is not None}
-        gone = {uri for uri, body in zip(lacking, replies, strict=True) if body is None}
+        members |= {uri: reply.body for uri, reply in zip(lacking, replies, strict=True) if reply is not None}
+        gone = {uri for uri, reply in zip(lacking, replies, strict=True) if reply is None}
         left = {uri: body for uri, body in members.items() if uri not in gone}
         call.poller.meet_connections(Listing(left, whole=True))
 
-    async def _read_member(self, call: Call, uri: str) -> Json | None:
+    async def _read_member(self, call: Call, uri: str) -> Reply | None:
         try:
-            return (await call.read(uri)).body
+            return await call.read(uri)
         except NotFound:
             return None  # it ended since it was listed, or a copy of the list is old
+
+
+def _meaning(connection: Connection) -> object:
+    return connection.initiators, connection.targets, connection.parts
 
 
 def _hosts(call: Call, connection: Connection) -> tuple[str, ...]:
