@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from weft.fabric.driver import Operation, OperationPhase, open_driver
+from weft.fabric.driver import Operation, OperationPhase
 from weft.fabric.errors import (
     AuthFailed,
     Busy,
@@ -16,6 +16,7 @@ from weft.fabric.errors import (
     Transient,
     Unsupported,
 )
+from weft.fabric.installed import Guarded, open_driver
 from weft.fabric.redfish import RedfishDriver
 
 BLOCKS = "/redfish/v1/CompositionService/ResourceBlocks"
@@ -31,7 +32,9 @@ def gpus(*numbers: int) -> frozenset[str]:
 
 
 def test_the_driver_is_installed_under_its_name(manager: Manager) -> None:
-    assert isinstance(open_driver("redfish", manager.connection()), RedfishDriver)
+    found = open_driver("redfish", manager.connection())
+    assert isinstance(found, Guarded)
+    assert isinstance(found.driver, RedfishDriver)
 
 
 async def test_inventory_reads_a_manager_without_any_optional_feature(

@@ -16,11 +16,14 @@ from weft.api.values import Counter, DnsSubdomain, Identifier, Message, Version
 # cost goes beyond the limit.
 _LOOPBACK_HTTP = r"^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]*)?(/.*)?$"
 
+_AN_ENDPOINT = (
+    "endpoint must be an absolute URL that starts with https://, for example https://fm.rack-a:8443"
+)
+
 ENDPOINT_RULES = rules(
     Rule(
-        "(self.startsWith('https://') || self.startsWith('http://'))"
-        " && isURL(self) && url(self).getHostname() != ''",
-        "endpoint must be an absolute URL that starts with https://, for example https://fm.rack-a:8443",
+        "isURL(self) && (url(self).getHostname() != '' || !self.startsWith('http'))",
+        _AN_ENDPOINT,
     ),
     Rule(
         "!self.contains('@')",
@@ -119,6 +122,12 @@ class FabricSpec(Model):
             "hosts is for hostMatching: List: remove it, the machines' UUIDs decide",
             ".hosts",
         ),
+        Rule(
+            # A driver of somebody else's may reach its manager in another way.
+            "self.driver != 'redfish' || self.endpoint.startsWith('https://') || self.endpoint.startsWith('http://')",
+            _AN_ENDPOINT,
+            ".endpoint",
+        ),
     )
 
     mode: FabricMode = Field(
@@ -135,7 +144,7 @@ class FabricSpec(Model):
     )
     endpoint: Annotated[str, StringConstraints(min_length=1, max_length=512)] = Field(
         description="Base URL of the manager: https, or http on a loopback address. No user, password or"
-        " query.",
+        " query. Drivers other than redfish may take URLs of other schemes.",
         json_schema_extra=ENDPOINT_RULES,
     )
     credentials_secret_ref: NameRef | None = Field(

@@ -13,8 +13,9 @@ from weft.binding.inventory import Picture
 from weft.binding.session import FabricSession, Leader
 from weft.cluster import Cluster, Object
 from weft.controllers import Now
-from weft.fabric.driver import Connection, open_driver
+from weft.fabric.driver import Connection
 from weft.fabric.errors import Unsupported
+from weft.fabric.installed import open_driver
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The contract between Weft and a fabric manager.
 
-A driver is found by the entry point `weft.drivers` and made with a `Connection`. Every call raises a
+A driver is found by the entry point `weft.fabric.drivers` and made with a `Connection`. Every call raises a
 `weft.fabric.errors.FabricError`, keeps to the connection's timeout, and may be repeated.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Protocol
 
 
@@ -256,17 +255,3 @@ class Driver(Protocol):
 
     async def close(self) -> None:
         """End the session and the connections."""
-
-
-def open_driver(name: str, connection: Connection) -> Driver:
-    """Make the driver installed under `name`.
-
-    Raises LookupError, naming the installed drivers, when there is none.
-    """
-    installed = {point.name: point for point in entry_points(group="weft.drivers")}
-    if name not in installed:
-        raise LookupError(
-            f"no driver {name!r} is installed; installed: {', '.join(sorted(installed)) or 'none'}"
-        )
-    driver: Driver = installed[name].load()(connection)
-    return driver

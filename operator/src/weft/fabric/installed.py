@@ -1,0 +1,95 @@
+"""Drivers that are installed, Weft's own and those of others, and what is made sure of whoever wrote them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
+
+from weft.fabric.driver import Capabilities, Connection, Driver, Inventory, Operation
+from weft.fabric.errors import FabricError, OutcomeUnknown, Transient
+
+T = TypeVar("T")
+
+GROUP = "weft.fabric.drivers"
+EARLIER_GROUP = "weft.drivers"
+"""Where drivers for Weft 0.3 announced themselves."""
+READ_SECONDS = 120.0
+"""One reading of a large fabric takes a minute, or ten request timeouts; one that takes longer is taken to hang."""
+GRACE_SECONDS = 0.25
+"""What a driver that keeps to the request timeout may take beyond it: its own error says more."""
+
+
+def open_driver(name: str, connection: Connection) -> Driver:
+    """Make the driver installed under `name`.
+
+    Raises LookupError: there is none (the text names those that are installed), or it cannot be loaded.
+    """
+    found: dict[str, EntryPoint] = {}
+    for group in (EARLIER_GROUP, GROUP):
+        found |= {point.name: point for point in entry_points(group=group)}
+    if name not in found:
+        names = ", ".join(sorted(found)) or "none"
+        raise LookupError(f"no driver {name!r} is installed; installed: {names}")
+    try:
+        made: Driver = found[name].load()(connection)
+    except Exception as error:
+        what = f"the driver {name!r} ({found[name].value}) cannot be loaded"
+        raise LookupError(f"{what}: {type(error).__name__}: {error}") from error
+    return Guarded(name, made, connection.request_timeout_seconds)
+
+
+class Guarded:
+    """A driver whose calls end in time, and raise FabricErrors only.
+
+    The leader's lease is reckoned to outlast a call that changes something, so that is ended after one request timeout.
+    """
+
+    def __init__(self, name: str, driver: Driver, request_timeout_seconds: float) -> None:
+        self.driver = driver
+        self._name = name
+        self._seconds = request_timeout_seconds + GRACE_SECONDS
+        self._read_seconds = max(READ_SECONDS, 11 * request_timeout_seconds)
+
+    async def capabilities(self) -> Capabilities:
+        return await self._read(self.driver.capabilities())
+
+    async def inventory(self, first: frozenset[str] = frozenset()) -> Inventory:
+        return await self._read(self.driver.inventory(first))
+
+    async def attached(self, host: str) -> frozenset[str]:
+        return await self._read(self.driver.attached(host))
+
+    async def attach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
+        return await self._ended(self.driver.attach(operation, host, devices), self._seconds, OutcomeUnknown)
+
+    async def detach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
+        return await self._ended(self.driver.detach(operation, host, devices), self._seconds, OutcomeUnknown)
+
+    async def operation(self, id: str) -> Operation:
+        return await self._read(self.driver.operation(id))
+
+    async def find_operation(self, key: str) -> Operation | None:
+        return await self._read(self.driver.find_operation(key))
+
+    async def revoke_other_sessions(self) -> int:
+        return await self._read(self.driver.revoke_other_sessions())
+
+    async def close(self) -> None:
+        await self._read(self.driver.close())
+
+    async def _read(self, call: Awaitable[T]) -> T:
+        return await self._ended(call, self._read_seconds, Transient)
+
+    async def _ended(self, call: Awaitable[T], seconds: float, otherwise: type[FabricError]) -> T:
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await call
+        except FabricError:
+            raise
+        except Exception as error:
+            if limit.expired():
+                raise otherwise(f"the driver {self._name!r} did not end within {seconds:g} s") from error
+            what = f"the driver {self._name!r} failed: {type(error).__name__}: {error}"
+            raise otherwise(what) from error
