@@ -7,8 +7,10 @@ generated models: Weft reads objects through its own.
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from kubernetes.aio import client as k8s
@@ -49,10 +51,22 @@ async def load_configuration() -> k8s.Configuration:
     return configuration
 
 
+def proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for this URL (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), or None."""
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
+
+
 class KubeClient:
     """Requests to the API server. Every call is bounded by `timeout_seconds`; none is repeated here."""
 
     def __init__(self, configuration: k8s.Configuration, timeout_seconds: float = 10.0) -> None:
+        # Else a proxy and a netrc are looked for with each request, in a thread.
+        configuration.client_session_kwargs = {"trust_env": False}
+        if configuration.proxy is None:
+            configuration.proxy = proxy_for(configuration.host)
         self._api = k8s.ApiClient(configuration)
         self._timeout_seconds = timeout_seconds
 
