@@ -56,7 +56,8 @@ def main() -> int:
                     case, seed, SCRAPE_SECONDS, COLD_START_SECONDS, False, STAGE_ERROR, REPLICA_ERROR
                 )
                 note(rows, case.name, seed, every_policy(made))
-    print(table(rows))
+    if rows:
+        print(table(rows))
     if arguments.days:
         days: list[dict[str, Any]] = []
         for name, copies, most in DAYS:

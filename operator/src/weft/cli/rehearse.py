@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from weft.rehearse.trace import Trace
 
 POLICIES = ("weft", "static", "best-static", "hpa", "dynamo", "ratio", "optimum")
-DONE, NOT_USABLE = 0, 2
+DONE, NOT_USABLE, INTERRUPTED = 0, 2, 130
 """Exit statuses."""
 
 
@@ -191,6 +191,8 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"weft rehearse: {error}", file=sys.stderr)
         return NOT_USABLE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     finally:
         show.end()
     return _show(runs, arguments)

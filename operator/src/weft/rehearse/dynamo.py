@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+from weft.balancing.profile import Profile
 from weft.rehearse.hpa import by_replacing
 from weft.rehearse.moves import Ways
 from weft.rehearse.opponents import DYNAMO, DynamoSettings
@@ -48,7 +49,10 @@ class Dynamo:
         for stage, least in self._floor.items():
             if self._settings.load_interval_seconds:
                 counts[stage] = max(counts.get(stage, 0), least)
-        return Target(self._clamped(counts), reason or "floor of the last interval")
+        case = self._case
+        prefill, decode = clamped(counts[PREFILLS], counts[DECODES], case.least_replicas, case.most_replicas)
+        wanted = {**counts, PREFILLS: prefill, DECODES: decode}
+        return Target(wanted, reason or "floor of the last interval")
 
     def _by_throughput(self, view: View) -> dict[str, int] | None:
         """From the front end's rates over the interval."""
@@ -57,11 +61,8 @@ class Dynamo:
         if rates is None or not rates[0] or not rates[1] or not rates[3]:
             return None
         requests, prompt, answer = rates[0], rates[2] / rates[1], rates[4] / rates[3]
-        profile, objectives = self._case.planned, self._case.objectives
-        prefill = 1 / profile.prefill_seconds(prompt)
-        contexts = max(1.0, profile.kv_capacity_tokens / (prompt + answer / 2))
-        batch = max(1, int(min(profile.largest_batch(objectives.itl_seconds), contexts)))
-        decode = batch / (answer * profile.inter_token_seconds(batch))
+        prefill = 1 / self._case.planned.prefill_seconds(prompt)
+        decode = decode_rate(self._case.planned, prompt, answer, self._case.objectives.itl_seconds)
         return {
             PREFILLS: max(1, math.ceil(requests / prefill)),
             DECODES: max(1, math.ceil(requests / decode)),
@@ -103,13 +104,23 @@ class Dynamo:
         # What waits for the batch is counted with it, beyond its limit in proportion.
         return profile.inter_token_seconds(max(1.0, requests))
 
-    def _clamped(self, counts: dict[str, int]) -> dict[str, int]:
-        prefill, decode, most = counts[PREFILLS], counts[DECODES], self._case.most_replicas
-        total, least = prefill + decode, self._case.least_replicas
-        if total > most:
-            prefill = max(1, min(most - 1, math.floor(prefill * most / total)))
-            decode = max(1, most - prefill)
-        elif total < least - 1:  # one below is within the planner's tolerance
-            prefill = max(1, math.ceil(prefill * least / total))
-            decode = max(1, least - prefill)
-        return {**counts, PREFILLS: prefill, DECODES: decode}
+
+def decode_rate(profile: Profile, prompt: float, answer: float, itl_seconds: float) -> float:
+    """Requests per second of one decode engine: the largest batch that meets the objective and fits into the KV
+    cache, over the time of an answer at it."""
+    contexts = int(profile.kv_capacity_tokens / (prompt + answer / 2))
+    batch = max(1, min(int(profile.largest_batch(itl_seconds) + 0.002), contexts))
+    return batch / (answer * profile.inter_token_seconds(batch))
+
+
+def clamped(prefill: int, decode: int, least: int, most: int) -> tuple[int, int]:
+    """Both stages within the budget, shrunk or grown in proportion; one below the least is tolerated."""
+    total = prefill + decode
+    if total > most:
+        prefill = max(1, min(most - 1, math.floor(prefill * most / total)))
+        return prefill, max(1, most - prefill)
+    if total < least - 1:
+        grown = max(1, math.ceil(prefill * least / total))
+        rest = max(1, least - grown)
+        return (grown, rest) if grown + rest <= most else (prefill, decode)
+    return prefill, decode

@@ -9,7 +9,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 
@@ -141,7 +141,7 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         # Seven digits of a second, as .NET writes them, are one more than Python reads.
-        seconds = datetime.fromisoformat(text[:26]).timestamp()
+        seconds = datetime.fromisoformat(text[:26]).replace(tzinfo=UTC).timestamp()
     if not 0 <= seconds < float("inf"):
         raise ValueError(f"{text!r} is no time of arrival")
     return seconds
