@@ -68,6 +68,8 @@ class MemoryDriver:
         self.first: frozenset[str] = frozenset()
         """The devices that the last reading was asked to begin with."""
         self.unused: tuple[Unused, ...] = ()
+        self.made = False
+        """Whether machines are there only while devices are attached."""
         self.not_writable: dict[str, str] = {}
         """Why nothing can be attached, by host."""
         self.writes: tuple[Write, ...] = ()
@@ -93,7 +95,10 @@ class MemoryDriver:
             for name, size in self.memories.items()
         )
         devices += self.others
-        hosts = tuple(Host(name, {}, True, closed=self.not_writable.get(name, "")) for name in self.hosts)
+        hosts = tuple(
+            Host(name, {}, True, made=self.made, closed=self.not_writable.get(name, ""))
+            for name in self.hosts
+        )
         reading = Inventory(
             devices,
             hosts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.rack import MemoryDriver, Rack, condition, secret
-from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
 from weft.binding.keys import FabricKey
 from weft.cluster import ClusterError
 from weft.fabric.driver import Unused, UnusedReason, Write
@@ -175,6 +175,56 @@ async def test_a_host_that_the_manager_refuses_to_change_is_passed_over_and_name
     assert fabric is not None
     (said,) = (c["message"] for c in fabric["status"]["conditions"] if c["type"] == "Writable")
     assert "nothing can be attached to sled-0: the manager refuses" in said
+
+
+async def test_a_machine_that_is_made_of_its_devices_needs_no_node_before_and_waits_for_it_afterwards(
+    rack: Rack,
+) -> None:
+    rack.driver.made = True
+    await rack.build()
+    for host in rack.hosts:
+        await rack.cluster.delete(NODES, f"node-{host}")
+    await rack.ask("n")
+    status = rack.node("n")["status"]
+    assert (status["host"], status["nodeName"]) == ("sled-0", "node-sled-0")
+    assert condition(rack.node("n"), "Bound") == ("True", "Bound")
+    assert condition(rack.node("n"), "Ready") == ("False", "WaitingForNode")
+    assert len(rack.driver.pairs) == 2
+    rack.restart()
+    await rack.poll()
+    await rack.work("n")
+    assert condition(rack.node("n"), "Ready") == ("False", "WaitingForNode")
+    assert len(rack.driver.pairs) == 2
+    await rack.add_node("node-sled-0")
+    await rack.work("n")
+    assert condition(rack.node("n"), "Ready") == ("True", "Ready")
+    assert rack.tainted() == {"node-sled-0": "a.n"}
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    for _ in range(2):
+        # Another process than the one that made the call: two readings have to agree.
+        rack.clock.forward(61)
+        await rack.poll()
+        await rack.work("n")
+    assert (rack.driver.pairs, rack.claims(), rack.tainted()) == (set(), [], {})
+
+
+async def test_a_machine_that_was_taken_apart_is_made_again_though_its_node_is_not_ready(rack: Rack) -> None:
+    rack.driver.made = True
+    await rack.build()
+    for host in rack.hosts:
+        await rack.set_ready(f"node-{host}", ready=False)
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound") == ("True", "Bound")
+    assert condition(rack.node("n"), "Ready") == ("False", "NodeNotReady")
+
+
+async def test_where_machines_are_there_anyway_nothing_is_placed_without_a_node(rack: Rack) -> None:
+    await rack.build()
+    for host in rack.hosts:
+        await rack.cluster.delete(NODES, f"node-{host}")
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
 
 
 async def test_a_reading_begins_with_the_devices_that_are_claimed(rack: Rack) -> None:

@@ -181,7 +181,8 @@ def _bind(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now: N
     troubles = [trouble for place, _ in places if (trouble := picture.hosts[place].trouble)]
     if troubles:
         return _not_bound("FabricNotReady", "; ".join(troubles), RETRY_SECONDS)
-    if view.node.taint != taint_value(picture.key.namespace, picture.key.name):
+    waits_for_machine = not view.node.exists and any(picture.hosts[place].made for place, _ in places)
+    if not waits_for_machine and view.node.taint != taint_value(picture.key.namespace, picture.key.name):
         if not view.node.exists:
             return TurnBack(claims, "PlaceLost", f"Node {view.node.name or '(unknown)'} does not exist")
         if view.node.taint:
@@ -303,7 +304,9 @@ def _publish(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now
     facts: tuple[Fact, ...] = (
         ("Reserved", True, "Reserved", ""),
         ("Bound", True, "Bound", "every device was seen at the host"),
-        readiness(node, [(here, view.picture) for here, view in views], at),
+        readiness(
+            node, [(here, view.picture) for here, view in views], at, made=any(v.made for _, v in views)
+        ),
     )
     again: float | None = None
     if (ttl := node.spec.ttl_seconds_after_bound) is not None:

@@ -17,6 +17,9 @@ from weft.cluster import Object
 
 NOT_WRITABLE = "nothing can be attached there: the condition Writable of its Fabric says why"
 
+_LIFE_CYCLE = frozenset({"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"})
+"""Taints by which Kubernetes says that a machine is not there."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Node:
@@ -31,6 +34,16 @@ class _Node:
     def of(cls, raw: Object) -> _Node:
         usable = is_ready(raw) and not logical_node_taint(raw)
         return cls(raw, raw["metadata"]["name"], usable)
+
+
+def _before_it_is_made(name: str, node: _Node | None) -> _Node:
+    """A Node whose machine is there only while devices are attached: it need be neither ready nor there."""
+    if node is None:
+        return _Node({"metadata": {"name": name}}, name, usable=True)
+    spec = node.raw["spec"]
+    taints = [taint for taint in spec.get("taints", []) if taint["key"] not in _LIFE_CYCLE]
+    raw = {**node.raw, "spec": {**spec, "taints": taints}}
+    return _Node(raw, name, usable=not logical_node_taint(raw))
 
 
 class Hosting:
@@ -85,8 +98,12 @@ class Hosting:
         nodes = match(fabric, picture.inventory.hosts, (node.raw for node in node_of.values())).nodes
         offers: list[HostOffer] = []
         for host, node_name in nodes.items():
+            if host not in healthy or host in taken:
+                continue
             node = node_of.get(node_name)
-            if node is None or host not in healthy or host in taken or not node.usable:
+            if healthy[host].made:
+                node = _before_it_is_made(node_name, node)
+            if node is None or not node.usable:
                 continue
             closed = bool(healthy[host].closed)
             before = known.get((name, host))

@@ -35,6 +35,11 @@ class Picture:
         return {host: frozenset(devices) for host, devices in found.items()}
 
     @cached_property
+    def made(self) -> frozenset[str]:
+        """Hosts that are machines only while devices are attached."""
+        return frozenset(host.id for host in self.inventory.hosts if host.made)
+
+    @cached_property
     def healthy(self) -> frozenset[str]:
         return frozenset(device.id for device in self.inventory.devices if device.healthy)
 

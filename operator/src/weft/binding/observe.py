@@ -65,6 +65,8 @@ class HostView:
     attached: frozenset[str] = frozenset()
     """Claimed devices that were seen here after they were attached: by this process, or as the status says that an
     earlier leader wrote."""
+    made: bool = False
+    """Whether there is a machine only while devices are attached."""
     users: tuple[str, ...] = ()
     """Pods that use devices here."""
     no_answer: frozenset[str] = frozenset()
@@ -203,6 +205,7 @@ def _host_view(
         session.picture_of(host, devices),
         certainty=certainty,
         attached=frozenset(attached),
+        made=session.picture is not None and host in session.picture.made,
         users=users,
         no_answer=frozenset(no_answer),
         at_fault=frozenset(

@@ -18,8 +18,13 @@ def readiness(
     node: LogicalNode,
     places: Sequence[tuple[Sequence[DeviceAttachment], Picture | None]],
     at: NodeView,
+    *,
+    made: bool = False,
 ) -> Fact:
-    """The condition Ready of a bound node. `places`: its claims at each fabric, with the last picture of that."""
+    """The condition Ready of a bound node. `places`: its claims at each fabric, with the last picture of that.
+
+    `made`: its machine is there only while devices are attached.
+    """
     unread: list[DeviceAttachment] = []
     for claims, picture in places:
         if (fact := _trouble(claims, picture)) is not None:
@@ -32,6 +37,11 @@ def readiness(
         every = sum(len(claims) for claims, _ in places)
         if len(unread) == every or any(claim.spec.device in said.message for claim in unread):
             return "Ready", False, said.reason, said.message
+    if made and not at.exists:
+        text = (
+            f"its machine was made; Node {at.name} has not registered yet, which it does once that has booted"
+        )
+        return "Ready", False, "WaitingForNode", text
     if not at.ready:
         text = f"Node {at.name or '(unknown)'} is not ready; its devices stay attached"
         return "Ready", False, "NodeNotReady", text

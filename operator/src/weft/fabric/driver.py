@@ -60,6 +60,8 @@ class Host:
     healthy: bool
     uuid: str = ""
     """Of the machine, as its firmware has it; empty where the manager does not say."""
+    made: bool = False
+    """Whether there is a machine only while devices are attached: its Node need not be there before."""
     closed: str = ""
     """Why nothing can be attached to it, as far as reading shows; empty: it can be tried."""
 

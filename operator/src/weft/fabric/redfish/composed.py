@@ -99,7 +99,7 @@ def _host(block: Block, system: System | None) -> System:
         healthy, uuid = healthy and system.host.healthy, system.host.uuid
     return System(
         uri=block.uri,
-        host=Host(block.id, attributes, healthy, uuid),
+        host=Host(block.id, attributes, healthy, uuid, made=True),
         unused=None,
         blocks=system.blocks if system is not None else (),
         compute=True,
