@@ -237,6 +237,42 @@ async def test_a_host_is_one_that_suits(rack: Rack, host: dict[str, Any]) -> Non
     assert await ask(rack, "second", **asked) == []
 
 
+@pytest.mark.parametrize(("toleration", "is_place"), [
+    ({"key": "gpu", "value": "only"}, True),
+    ({"key": "gpu", "operator": "Exists"}, True),
+    ({"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}, True),
+    ({"key": "gpu", "operator": "Exists", "effect": "NoExecute"}, False),
+    ({"key": "gpu", "value": "other"}, False),
+    ({"key": "else", "operator": "Exists"}, False),
+], ids=str)  # fmt: skip
+@pytest.mark.shows(
+    "LogicalNode.spec.host.tolerations[].key",
+    "LogicalNode.spec.host.tolerations[].operator",
+    "LogicalNode.spec.host.tolerations[].value",
+    "LogicalNode.spec.host.tolerations[].effect",
+)
+async def test_a_host_with_a_taint_is_a_place_for_who_tolerates_it(
+    rack: Rack, toleration: dict[str, Any], is_place: bool
+) -> None:
+    taint = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
+    for host in rack.hosts:
+        await rack.cluster.patch(NODES, f"node-{host}", "", {"spec": {"taints": [taint]}})
+    await offer(rack, SORTS[0])
+    devices = await ask(rack, **SORTS[0].entry(), host={"tolerations": [toleration]})
+    assert (len(devices) == 1) is is_place
+    if not is_place:
+        assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
+        assert "node-sled-0 (tainted gpu:NoSchedule)" in str(rack.node("n")["status"])
+
+
+async def test_a_cordoned_host_is_no_place_whatever_is_tolerated(rack: Rack) -> None:
+    for host in rack.hosts:
+        await rack.cluster.patch(NODES, f"node-{host}", "", {"spec": {"unschedulable": True}})
+    await offer(rack, SORTS[0])
+    tolerations = [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]
+    assert await ask(rack, **SORTS[0].entry(), host={"tolerations": tolerations}) == []
+
+
 @pytest.mark.shows("LogicalNode.spec.ttlSecondsAfterBound")
 async def test_a_node_is_released_when_its_time_is_up(rack: Rack) -> None:
     await offer(rack, SORTS[0])

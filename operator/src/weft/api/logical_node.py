@@ -20,6 +20,8 @@ from weft.api.values import (
     DnsSubdomain,
     Identifier,
     Jurisdiction,
+    LabelKey,
+    LabelValue,
     Quantity,
     Version,
 )
@@ -35,6 +37,47 @@ class HostResources(Model):
     memory: Quantity | None = Field(default=None, description="Allocatable memory, for example 64Gi.")
 
 
+class TaintOperator(enum.StrEnum):
+    """How a toleration compares."""
+
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(enum.StrEnum):
+    """The effects of taints that keep a Node from being a place."""
+
+    NO_SCHEDULE = "NoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+class HostToleration(Model):
+    """A taint that a Node may have and be a place all the same."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.operator) || self.operator != 'Exists' || !has(self.value) || self.value == ''",
+            "operator Exists takes no value: remove it, or use Equal",
+            ".value",
+        ),
+    )
+
+    key: LabelKey = Field(description="Key of the taint.")
+    operator: TaintOperator = Field(
+        default=TaintOperator.EQUAL, description="Equal: the taint has this value. Exists: whatever it has."
+    )
+    value: LabelValue = Field(default="", description="Value of the taint; for Equal only.")
+    effect: TaintEffect | None = Field(default=None, description="NoSchedule or NoExecute. Absent: either.")
+
+    def matches(self, key: str, value: str, effect: str) -> bool:
+        """Whether this taint is tolerated."""
+        return (
+            key == self.key
+            and (self.operator is TaintOperator.EXISTS or value == self.value)
+            and self.effect in (None, effect)
+        )
+
+
 class HostRequest(Model):
     """Which host: a logical node has one for itself."""
 
@@ -42,6 +85,12 @@ class HostRequest(Model):
         default=LabelSelector(), description="Nodes that come into question, by their labels. Empty: all."
     )
     requests: HostResources = Field(default=HostResources(), description="What the Node must have.")
+    tolerations: Annotated[tuple[HostToleration, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="Taints that the Node may have, for hosts that are tainted for good. The pods that use it"
+        " need the same tolerations. A Node that is cordoned is no place in any case.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
 
 
 class AcceleratorAlternative(Model):

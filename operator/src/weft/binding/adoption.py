@@ -119,7 +119,7 @@ def _machine(
     (fabric, (host, _)), *more = places.items()
     # Nothing is placed there: a Node that takes no new pods may keep what it has.
     also = tuple((name, at) for name, (at, _) in more)
-    return replace(host_offer(fabric, host, raw), closed="", also=also)
+    return replace(host_offer(fabric, host, raw), closed="", taints=(), also=also)
 
 
 def _place(fabric: str, device: str, fabrics: Mapping[str, _Fabric], claimed: set[Named]) -> tuple[str, str]:

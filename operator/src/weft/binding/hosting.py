@@ -12,7 +12,7 @@ from weft.binding.hosts import match
 from weft.binding.inventory import Picture
 from weft.binding.objects import is_ready, logical_node_taint
 from weft.binding.parsed import Parsed
-from weft.binding.plan import HostOffer
+from weft.binding.plan import HostOffer, Taint
 from weft.cluster import Object
 
 NOT_WRITABLE = "nothing can be attached there: the condition Writable of its Fabric says why"
@@ -127,7 +127,8 @@ def host_offer(fabric: str, host: str, node: Object) -> HostOffer:
         node["metadata"].get("labels", {}),
         parse_decimal(allocatable.get("cpu", "0")),
         parse_bytes(allocatable.get("memory", "0")),
-        why_closed(node),
+        "cordoned" if node.get("spec", {}).get("unschedulable") else "",
+        taints(node),
     )
 
 
@@ -148,14 +149,12 @@ def _machines(hosts: Iterable[HostOffer], not_alone: set[str]) -> tuple[HostOffe
     return tuple(by_node.values())
 
 
-def why_closed(node: Object) -> str:
-    """Why pods are not placed on a Node; empty: they are. Weft's own taint does not count."""
-    spec = node.get("spec", {})
-    if spec.get("unschedulable"):
-        return "cordoned"
-    taints = sorted(
-        f"{taint['key']}:{taint['effect']}"
-        for taint in spec.get("taints", [])
-        if taint["key"] != TAINT_LOGICAL_NODE and taint["effect"] in ("NoSchedule", "NoExecute")
+def taints(node: Object) -> tuple[Taint, ...]:
+    """The taints that keep pods off a Node. Weft's own does not count."""
+    return tuple(
+        sorted(
+            Taint(taint["key"], taint.get("value", ""), taint["effect"])
+            for taint in node.get("spec", {}).get("taints", [])
+            if taint["key"] != TAINT_LOGICAL_NODE and taint["effect"] in ("NoSchedule", "NoExecute")
+        )
     )
-    return f"tainted {', '.join(taints)}" if taints else ""

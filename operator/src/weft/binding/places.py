@@ -75,9 +75,13 @@ class Hosts:
             at += 1
 
     def _known(self, shape: Shape) -> _Suited:
-        key = (shape.node_selector, shape.cpu, shape.memory_bytes, shape.avoid_hosts)
+        key = (shape.node_selector, shape.cpu, shape.memory_bytes, shape.avoid_hosts, shape.tolerations)
         if key not in self._suited:
-            rest = (place for place, host in self.offers.items() if not host.closed and suits(shape, host))
+            rest = (
+                place
+                for place, host in self.offers.items()
+                if suits(shape, host) and not host.why_closed(shape.tolerations)
+            )
             self._suited[key] = _Suited([], rest)
         return self._suited[key]
 

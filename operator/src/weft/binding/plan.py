@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property, lru_cache
 
+from weft.api.logical_node import HostToleration
 from weft.api.meta import LabelOperator, LabelRequirement, LabelSelector
 from weft.binding.membership import POOL_KIND, PoolKey
 from weft.fabric.driver import Device, DeviceKind
@@ -108,6 +109,8 @@ class Shape:
     jurisdictions: frozenset[str] = frozenset()
     """Empty: any."""
     avoid_hosts: frozenset[str] = frozenset()
+    tolerations: tuple[HostToleration, ...] = ()
+    """Taints that the host's Node may have."""
 
     def __hash__(self) -> int:
         # Looked up in every pass for everybody who waits; it is the same each time.
@@ -177,6 +180,18 @@ def _same(*facts: Hashable) -> object:
     return object()
 
 
+@dataclass(frozen=True, order=True)
+class Taint:
+    """A taint of a Node."""
+
+    key: str
+    value: str
+    effect: str
+
+    def __str__(self) -> str:
+        return f"{self.key}:{self.effect}"
+
+
 @dataclass(frozen=True)
 class HostOffer:
     """A Node without a logical node, and the host that it runs on, of one fabric or of several."""
@@ -188,7 +203,9 @@ class HostOffer:
     cpu: Decimal
     memory_bytes: int
     closed: str = ""
-    """Why nothing may be placed there now (cordoned, a taint); empty: it is a place."""
+    """Why nothing may be placed there now (cordoned); empty: it is a place for who tolerates its taints."""
+    taints: tuple[Taint, ...] = ()
+    """Those that keep pods away, but for Weft's own."""
     also: tuple[tuple[str, str], ...] = ()
     """The same machine at other fabrics: (fabric, host), at most one of each fabric."""
 
@@ -196,6 +213,16 @@ class HostOffer:
     def places(self) -> tuple[tuple[str, str], ...]:
         """All that the machine is called: (fabric, host)."""
         return ((self.fabric, self.host), *self.also)
+
+    def why_closed(self, tolerations: Iterable[HostToleration]) -> str:
+        """Why nothing may be placed there by who has these tolerations; empty: it may."""
+        tolerations = tuple(tolerations)
+        left = [
+            str(taint)
+            for taint in self.taints
+            if not any(each.matches(taint.key, taint.value, taint.effect) for each in tolerations)
+        ]
+        return self.closed or (f"tainted {', '.join(left)}" if left else "")
 
     @cached_property
     def size(self) -> tuple[object, ...]:

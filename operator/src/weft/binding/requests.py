@@ -60,6 +60,7 @@ def read(raw: Object) -> Request | None:
         cpu=parse_decimal(spec.host.requests.cpu or 0),
         memory_bytes=parse_bytes(spec.host.requests.memory or 0),
         constraints=constraints,
+        tolerations=spec.host.tolerations,
         jurisdictions=frozenset(spec.placement.jurisdictions),
     )
     meta, status = node.metadata, node.status

@@ -278,12 +278,13 @@ class _Pass:
         text = (
             "no host is free that has the node labels, CPU and memory asked for and carries no logical node"
         )
-        closed = [host for host in self._room.hosts.free() if host.closed and suits(shape, host)]
+        closed = {
+            host.node_name: why
+            for host in self._room.hosts.free()
+            if suits(shape, host) and (why := host.why_closed(shape.tolerations))
+        }
         if closed:
-            named = [
-                f"{host.node_name} ({host.closed})"
-                for host in sorted(closed, key=lambda host: host.node_name)
-            ]
+            named = [f"{name} ({why})" for name, why in sorted(closed.items())]
             text += f"; Nodes that would do are closed: {', '.join(named[:3])}"
         if self._stock.observed_only:
             fabrics = ", ".join(f"Fabric {name}" for name in sorted(self._stock.observed_only))
