@@ -19,6 +19,7 @@ from weft.balancing.presets import VLLM
 from weft.balancing.prometheus import TICK_SECONDS, PrometheusSource, SourceError
 from weft.balancing.settings import SourceSettings
 from weft.balancing.signals import Reading, read
+from weft.rehearse.prometheus import read_traffic
 from weft.rehearse.scrapes import Samples
 from weft_dev import prometheus
 
@@ -181,6 +182,13 @@ async def test_every_query_of_the_preset_returns_what_the_exporters_said(tool_pa
         assert itl[0.025] == 0
         assert itl[0.075] == itl[float("inf")] > 0
         await rates_are_those_of_a_rehearsal(world.server.url)
+        # And its range queries are the server's: 5 requests/s, fewer for the part of the minute before it began.
+        trace = await read_traffic(
+            world.server.url, NAMESPACE, (MODEL,), time.time() - 60, 60.0, SCRAPE_SECONDS, seed=1
+        )
+        assert 50 < len(trace) < 400
+        assert 512 < min(trace.prompt_tokens) <= max(trace.prompt_tokens) <= 1024
+        assert 64 < min(trace.answer_tokens) <= max(trace.answer_tokens) <= 128
 
 
 async def rates_are_those_of_a_rehearsal(url: str) -> None:

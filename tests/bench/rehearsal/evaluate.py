@@ -35,8 +35,8 @@ DATA = Path(__file__).parent / "data"
 RESULTS = bench.ROOT / "build" / "bench" / "rehearsal.json"
 SCRAPE_SECONDS, COLD_START_SECONDS = 5.0, 60.0
 STAGE_ERROR, REPLICA_ERROR = 0.3, 0.2
-DAYS = (("deepseek-r1-day", 1, 9), ("m-mid-day2", 6, 6))
-"""Trace, copies over each other, and the most replicas."""
+DAYS = (("deepseek-r1-day", 1, 18, 28), ("m-mid-day2", 6, 2, 8))
+"""Trace, copies over each other, the least fixed fleet worth a try, and the most replicas."""
 
 
 def main() -> int:
@@ -60,8 +60,8 @@ def main() -> int:
         print(table(rows))
     if arguments.days:
         days: list[dict[str, Any]] = []
-        for name, copies, most in DAYS:
-            note(days, name, 1, whole_day(name, copies, most))
+        for name, copies, least, most in DAYS:
+            note(days, name, 1, whole_day(name, copies, least, most))
         print("\n" + table(days))
         rows += days
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def every_policy(case: Case) -> list[Run]:
     return runs
 
 
-def whole_day(name: str, copies: int, most: int) -> list[Run]:
+def whole_day(name: str, copies: int, least: int, most: int) -> list[Run]:
     trace = read_trace(DATA / f"{name}.csv.gz")
     if copies > 1:
         trace = trace.superposed(copies, 601.0)
@@ -107,9 +107,8 @@ def whole_day(name: str, copies: int, most: int) -> list[Run]:
         least_replicas=2,
         first={"prefill": half, "decode": most - half},
     )
-    full = replace(case, least_replicas=most)
     return [
-        best_static(full, False, _quiet),
+        best_static(replace(case, least_replicas=least), False, _quiet),
         play(case, Hpa(case)),
         play(case, Dynamo(case)),
         play(case, Ratio(case)),

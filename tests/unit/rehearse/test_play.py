@@ -121,6 +121,16 @@ def test_the_best_fixed_split_is_no_worse_than_any_other() -> None:
         assert play(CASE, Static(CASE), counts).world.met <= best.world.met
 
 
+def test_where_the_size_is_free_the_smallest_fleet_that_keeps_the_promise_is_the_best_fixed_one() -> None:
+    light = replace(CASE, trace=Trace.of(poisson(3, 200, 2.0, 500, 50)), least_replicas=2)
+    best = best_static(light, aggregated=False, progress=lambda _: None)
+    assert best.attainment >= 0.95
+    size = sum(best.first.values())
+    assert size < 6
+    for counts in splits(2, size - 1, aggregated=False):
+        assert play(light, Static(light), counts).attainment < 0.95
+
+
 def test_aggregated_replicas_answer_alone_and_slow_their_tokens_by_prompts() -> None:
     run = play(CASE, Static(CASE), {"aggregated": 6})
     apart = play(CASE, Static(CASE), {"prefill": 3, "decode": 3})
