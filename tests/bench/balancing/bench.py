@@ -97,7 +97,7 @@ def compare(arguments: argparse.Namespace) -> None:
             for scrape in map(float, arguments.scrapes.split(",")):
                 for drain in (True, False):
                     name = f"weft, scrapes of {scrape:g} s, {'drains first' if drain else 'no drain'}"
-                    note(name, referee.play(case, first, policies.weft(case, scrape), scrape, drain))
+                    note(name, referee.play(case, first, policies.weft(case, scrape, drain), scrape, drain))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps({"commit": commit(), "rows": rows}, indent=1) + "\n")
     print(f"written to {RESULTS}")

@@ -38,7 +38,7 @@ def weft_profile() -> Profile:
     return Profile.of(EngineProfile.model_validate({"metadata": {"name": "measured"}, "spec": spec}))
 
 
-def weft(case: Case, scrape: float) -> Policy:
+def weft(case: Case, scrape: float, drain: bool) -> Policy:
     """The decision function that runs in the cluster."""
     profile = weft_profile()
     roles = tuple(
@@ -46,7 +46,7 @@ def weft(case: Case, scrape: float) -> Policy:
         for name, stage in (("decode", Stage.DECODE), ("prefill", Stage.PREFILL))
     )
     balancer = Balancer(
-        Config(roles, OBJECTIVES, case.replicas, scrape, cooldown_seconds=constants.COOLDOWN_SECONDS)
+        Config(roles, OBJECTIVES, case.replicas, scrape, constants.COOLDOWN_SECONDS, flips_overlap=not drain)
     )
 
     def policy(
@@ -61,6 +61,7 @@ def weft(case: Case, scrape: float) -> Policy:
                 traffic=view.traffic(),
                 engines=view.engines(),
                 decided_at_seconds=moves.decided_at,
+                decided_from=dict(zip(("prefill", "decode"), moves.decided_from or (), strict=False)),
                 moved_at_seconds=moves.moved_at,
                 moving=moves.under_way,
             )

@@ -41,6 +41,7 @@ class Moves:
     count: int = 0
     replicas: int = 0
     decided_at: float | None = None
+    decided_from: tuple[int, int] | None = None
     moved_at: float | None = None
     under_way: tuple[tuple[str, str], ...] = ()
     log: list[tuple[float, int, int]] = field(default_factory=list)
@@ -126,7 +127,7 @@ class Callback:
             if wanted is not None and wanted != self.decided:
                 self.moves.count += 1
                 self.moves.replicas += abs(wanted[0] - self.decided[0])
-                self.moves.decided_at = now
+                self.moves.decided_at, self.moves.decided_from = now, self.decided
                 self.moves.log.append((now, *wanted))
                 self.decided = wanted
                 self._carry_out(seen, now)

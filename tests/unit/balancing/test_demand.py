@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from support.inference import PROMPT_HEAVY, steady
-from weft.balancing.demand import offered, recent_peak, share_within, squared_variation
+from weft.balancing.demand import offered, recent, share_within, squared_variation
 
 
 def test_steady_traffic_offers_arrivals_times_lengths() -> None:
@@ -21,13 +21,14 @@ def test_steady_traffic_offers_arrivals_times_lengths() -> None:
 @pytest.mark.parametrize(
     ("requests_per_second_now", "counts"),
     [
+        # 7.5 * 15 = 112 requests of equal length: 1.5 standard deviations are 1.5 / sqrt(112) = 14 %.
         (9.0, 9.0),
-        # 7.5 * 15 = 112 requests of equal length: two standard deviations are 2 / sqrt(112) = 19 %.
-        (6.5, 7.5),
+        (8.3, 7.5),
+        (6.7, 7.5),
         (5.0, 5.0),
     ],
 )
-def test_a_rise_counts_at_once_and_a_fall_once_chance_does_not_explain_it(
+def test_a_change_counts_once_chance_does_not_explain_it(
     requests_per_second_now: float, counts: float
 ) -> None:
     traffic = replace(PROMPT_HEAVY, short=steady(requests_per_second_now, 1420, 145).short)
@@ -37,14 +38,14 @@ def test_a_rise_counts_at_once_and_a_fall_once_chance_does_not_explain_it(
     assert demand.answer_tokens_per_second == pytest.approx(counts * 145)
 
 
-def test_lengths_that_vary_make_a_fall_harder_to_believe() -> None:
-    # Prompts of 0..100 and of 8,000..8,100 tokens in equal parts: cv^2 about 1, two deviations are 27 %.
+def test_lengths_that_vary_make_a_change_harder_to_believe() -> None:
+    # Prompts of 0..100 and of 8,000..8,100 tokens in equal parts: cv^2 about 1, 1.5 deviations are 20 %.
     varied = ((100.0, 1.0), (8000.0, 1.0), (8100.0, 2.0), (math.inf, 2.0))
-    traffic = replace(PROMPT_HEAVY, short=steady(5.8, 1420, 145).short, prompt_buckets=varied)
+    traffic = replace(PROMPT_HEAVY, short=steady(6.2, 1420, 145).short, prompt_buckets=varied)
     demand = offered(traffic, 0)
     assert demand is not None
     assert demand.prompt_tokens_per_second == pytest.approx(7.5 * 1420)
-    assert demand.answer_tokens_per_second == pytest.approx(5.8 * 145)
+    assert demand.answer_tokens_per_second == pytest.approx(6.2 * 145)
 
 
 def test_a_load_that_has_only_begun_is_not_judged() -> None:
@@ -53,10 +54,13 @@ def test_a_load_that_has_only_begun_is_not_judged() -> None:
     assert offered(begun, 0) is None
 
 
-def test_engines_that_make_more_tokens_than_ended_answers_explain_raise_the_offered_work() -> None:
-    demand = offered(PROMPT_HEAVY, generated_tokens_per_second=1500)
+def test_longer_answers_are_seen_in_the_tokens_written_before_they_end() -> None:
+    # 2,300 tokens/s are written and 2 answers/s of 145 tokens end: those that run are longer than any that ended.
+    short = replace(PROMPT_HEAVY.short, answers=2.0, answer_tokens=2 * 145)
+    demand = offered(replace(PROMPT_HEAVY, short=short), generated_tokens_per_second=2300)
     assert demand is not None
-    assert demand.answer_tokens_per_second == 1500
+    # (2,300 * 15 + 30 * 145) / (2 * 15 + 30) = 648
+    assert demand.answer_tokens == pytest.approx(647.5)
 
 
 def test_without_arrivals_or_before_the_first_answer_nothing_is_known() -> None:
@@ -83,11 +87,10 @@ def test_prompts_whose_length_is_recorded_when_their_answer_ends_are_offered_whe
     assert demand.prompt_tokens == pytest.approx(1420)
 
 
-def test_the_recent_peak_is_never_below_the_present() -> None:
-    demand = offered(PROMPT_HEAVY, 0)
-    assert demand is not None
-    peak = recent_peak(replace(PROMPT_HEAVY, peak_prompt_tokens_per_second=1.0), demand)
-    assert peak.prompt_tokens_per_second == demand.prompt_tokens_per_second
+def test_how_far_now_is_from_before_is_counted_in_what_chance_explains() -> None:
+    seen = recent(replace(PROMPT_HEAVY, short=steady(9.0, 1420, 145).short), 0)
+    assert seen is not None
+    assert seen.prompts_deviate == pytest.approx(0.2 * math.sqrt(7.5 * 15))
 
 
 def test_a_request_seen_decoding_holds_its_prompt_and_half_its_answer_more_if_answers_vary() -> None:

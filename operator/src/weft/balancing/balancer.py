@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from weft.api import FlipMethod, Objectives, RebalanceMode
-from weft.balancing.engines import generated_tokens_per_second, observed_speeds
+from weft.balancing.engines import generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.plan import plan_split
 from weft.balancing.presets import Windows
 from weft.balancing.state import Corrections, Engine, RoleState, Split, SplitInputs, Traffic
@@ -30,6 +30,8 @@ class Config:
     """Of the source that the observations come from."""
     cooldown_seconds: float = 30.0
     """Least time between the end of one move and the next decision."""
+    flips_overlap: bool = True
+    """A replica that flips takes new work at once and ends the old beside it; else it ends the old first."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Observation:
     """Those that report; may be empty: speeds are then the profile's, and no queue is known."""
     decided_at_seconds: float | None = None
     """Of the last decision that changed `replicas`."""
+    decided_from: Mapping[str, int] = field(default_factory=dict)
+    """`replicas` before that decision: within the cooldown the move may go further, but not back. Empty: neither."""
     moved_at_seconds: float | None = None
     """When the last move ended."""
     moving: tuple[tuple[str, str], ...] = ()
@@ -104,12 +108,15 @@ class Balancer:
             roles=config.roles,
             now=_moment(seen.at_seconds),
             allocation=Split.of(seen.replicas),
+            decided_from=Split.of(seen.decided_from),
             decided_at=None if seen.decided_at_seconds is None else _moment(seen.decided_at_seconds),
             moved_at=None if seen.moved_at_seconds is None else _moment(seen.moved_at_seconds),
             settled=not seen.moving,
             moving=seen.moving,
             traffic=seen.traffic,
             generated_tokens_per_second=generated_tokens_per_second(config.roles, seen.engines),
+            flips_overlap=config.flips_overlap,
+            queues=queues(config.roles, seen.engines),
             corrections=speeds,
         )
 

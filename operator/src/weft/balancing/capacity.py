@@ -57,6 +57,10 @@ QUANTILE_LEAST = 1.0
 """Standard deviations of the number of decoding requests that are always kept free."""
 BETA_LEAST, BETA_MOST = 0.25, 4.0
 """A queue is never planned at saturation; beyond 4 the next replica changes nothing that can be measured."""
+PATIENCE_SERVICES = 10.0
+"""Without an objective for the first token: a wait of so many service times is no reason to move."""
+DECODE_PART = 0.4
+"""Part of the first token's objective that a request may wait for a place to decode."""
 CORRECTION_LEAST, CORRECTION_MOST = 0.5, 2.0
 EVIDENCE_HALF_SECONDS = 30.0
 """Busy seconds of replicas after which half of a deviation from the profile is believed."""
@@ -70,6 +74,14 @@ class Need:
     required: float
     replica_tokens_per_second: float
     """What one replica can do at most."""
+    service_seconds: float = 1.0
+    """How long a request stays in service: a prompt's prefill, the decoding of a whole answer."""
+    variance: float = 1.0
+    """1 + squared coefficient of variation of what a request takes."""
+    budget_seconds: float = 0.0
+    """How long a request may wait for this stage without missing an objective."""
+    places: float = 1.0
+    """Requests that one replica serves at a time."""
     limit: str = ""
     """Set when the objective cannot be met with any number of replicas: why."""
 
@@ -83,7 +95,8 @@ def prefill_need(profile: Profile, speed: float, demand: Demand, objectives: Obj
     if objectives.time_to_first_token_milliseconds is None:
         # Nobody waits for too long: it only has to keep up.
         required = erlangs + BETA_LEAST * math.sqrt(erlangs * variance_factor)
-        return Need(erlangs, required, tokens_per_second)
+        patience = PATIENCE_SERVICES * service_seconds
+        return Need(erlangs, required, tokens_per_second, service_seconds, 2 * variance_factor, patience)
     objective_seconds = objectives.time_to_first_token_milliseconds / 1000
     budget_seconds = objective_seconds - service_seconds * (1 + math.sqrt(demand.prompt_cv2))
     limit = ""
@@ -99,7 +112,15 @@ def prefill_need(profile: Profile, speed: float, demand: Demand, objectives: Obj
         1 - objectives.attainment_permille / 1000,
     )
     required = erlangs + beta * math.sqrt(erlangs * variance_factor)
-    return Need(erlangs, required, tokens_per_second, limit)
+    return Need(
+        saturated=erlangs,
+        required=required,
+        replica_tokens_per_second=tokens_per_second,
+        service_seconds=service_seconds,
+        variance=2 * variance_factor,
+        budget_seconds=max(budget_seconds, 0.1 * objective_seconds),
+        limit=limit,
+    )
 
 
 def decode_need(profile: Profile, speed: float, demand: Demand, objectives: Objectives) -> Need:
@@ -125,7 +146,20 @@ def decode_need(profile: Profile, speed: float, demand: Demand, objectives: Obje
     required = max(
         (decoding + spread) / batch, (decoding + spread * math.sqrt(1 + demand.prompt_cv2)) / contexts
     )
-    return Need(decoding / most, required, most / token_seconds, limit)
+    answer_seconds = demand.answer_tokens * token_seconds
+    # A batch that the time between tokens limits takes no more without missing it; one that the engine limits
+    # leaves the others waiting for their first token.
+    first = objectives.time_to_first_token_milliseconds
+    patience = PATIENCE_SERVICES * token_seconds if first is None else DECODE_PART * first / 1000
+    return Need(
+        saturated=decoding / most,
+        required=required,
+        replica_tokens_per_second=most / token_seconds,
+        service_seconds=answer_seconds,
+        budget_seconds=0.0 if batch < min(profile.max_batch, contexts) else patience,
+        places=most,
+        limit=limit,
+    )
 
 
 def staffing_beta(erlangs: float, variance_factor: float, budget_services: float, late_share: float) -> float:
@@ -150,6 +184,8 @@ def staffing_beta(erlangs: float, variance_factor: float, budget_services: float
 
 def wait_probability(beta: float) -> float:
     """Halfin and Whitt's limit of the probability that a request waits at all, for beta >= 0."""
+    if beta > 30:
+        return 0.0
     density = math.exp(-beta * beta / 2) / math.sqrt(2 * math.pi)
     below = (1 + math.erf(beta / math.sqrt(2))) / 2
     return 1 / (1 + beta * below / density)

@@ -20,7 +20,7 @@ and sizing by what it serves would keep it small.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weft.balancing.series import Buckets
 from weft.balancing.state import Rates, Traffic
@@ -54,62 +54,91 @@ STARTED = 0.5
 """Part of the short window's arrivals that the long one has to show. Below it the load has begun, or more than
 doubled, within the last half of the long window: the answers that ended are only its shortest, and whatever is
 concluded about decode is too low."""
-FALL_DEVIATIONS = 2.0
-"""Standard deviations by which the short window has to be below the long one to be believed."""
+CHANGE_DEVIATIONS = 1.5
+"""Standard deviations by which the short window has to differ from the long one to be believed."""
+ENDED_WEIGHT = 30.0
+"""Answers as which the mean of those that ended counts beside those that are still running."""
 
 
-def offered(traffic: Traffic, generated_tokens_per_second: float) -> Demand | None:
-    """The work offered now; None while nothing arrives, no answer has ended or the load has only begun."""
+@dataclass(frozen=True)
+class Recent:
+    """The work offered now and before, and how far both are from each other by chance."""
+
+    now: Demand
+    """Of the short window."""
+    before: Demand
+    """Of the long one."""
+    prompts_deviate: float
+    """By how many standard deviations the prompt tokens per second of now differ from those before."""
+    answers_deviate: float
+
+
+def recent(traffic: Traffic, generated_tokens_per_second: float) -> Recent | None:
+    """The offered work; None while nothing arrives, no answer has ended or the load has only begun."""
     short, long = traffic.short, traffic.long
     prompt_cv2, answer_cv2 = (
         squared_variation(each) for each in (traffic.prompt_buckets, traffic.answer_buckets)
     )
-    length, prompt_length = _mean_answer(short, long), _mean_prompt(short, long)
+    ended, prompt_length = _mean_answer(short, long), _mean_prompt(short, long)
     if (
-        length is None
+        ended is None
         or prompt_length is None
         or max(short.requests, long.requests) <= 0
         or long.requests < STARTED * short.requests
     ):
         return None
+    length = _present_answer(traffic, ended, generated_tokens_per_second)
+    now = Demand(short.requests * prompt_length, short.requests * length, prompt_length, length)
+    prompt_before, length_before = (
+        _mean_prompt(long, short) or prompt_length,
+        _mean_answer(long, short) or length,
+    )
+    before = Demand(
+        long.requests * prompt_before, long.requests * length_before, prompt_before, length_before
+    )
+    now, before = (replace(one, prompt_cv2=prompt_cv2, answer_cv2=answer_cv2) for one in (now, before))
     sample = long.requests * traffic.short_seconds
-    prompts, prompts_before = _offered_prompt(short, long), _offered_prompt(long, short)
-    prompts_count = _counts(prompts, prompts_before, sample, prompt_cv2)
-    answers, answers_before = _offered_answer(short, long), _offered_answer(long, short)
-    answers_count = _counts(answers, answers_before, sample, answer_cv2)
-    return Demand(
-        prompt_tokens_per_second=prompts if prompts_count else prompts_before,
-        answer_tokens_per_second=max(
-            answers if answers_count else answers_before, generated_tokens_per_second
-        ),
-        prompt_tokens=prompt_length if prompts_count else _mean_prompt(long, short) or prompt_length,
-        answer_tokens=length,
-        prompt_cv2=prompt_cv2,
-        answer_cv2=answer_cv2,
+    return Recent(
+        now,
+        before,
+        _deviations(now.prompt_tokens_per_second, before.prompt_tokens_per_second, sample, prompt_cv2),
+        _deviations(now.answer_tokens_per_second, before.answer_tokens_per_second, sample, answer_cv2),
     )
 
 
-def _counts(short: float, long: float, requests: float, cv2: float) -> bool:
-    """Whether the short window's rate counts: it is larger, or lower by more than chance in so many requests."""
-    if short >= long or requests <= 0:
-        return True
-    return short < long * (1 - FALL_DEVIATIONS * math.sqrt((1 + cv2) / requests))
+def offered(traffic: Traffic, generated_tokens_per_second: float) -> Demand | None:
+    """The work to plan for: of now where it differs from before by more than chance, else that of the long window."""
+    seen = recent(traffic, generated_tokens_per_second)
+    if seen is None:
+        return None
+    prompts = seen.now if seen.prompts_deviate > CHANGE_DEVIATIONS else seen.before
+    answers = seen.now if seen.answers_deviate > CHANGE_DEVIATIONS else seen.before
+    return replace(
+        seen.now,
+        prompt_tokens_per_second=prompts.prompt_tokens_per_second,
+        prompt_tokens=prompts.prompt_tokens,
+        answer_tokens_per_second=answers.answer_tokens_per_second,
+        answer_tokens=answers.answer_tokens,
+    )
 
 
-def recent_peak(traffic: Traffic, now: Demand) -> Demand:
-    """The same shape of requests at the highest rates of the recent past.
+def _deviations(short: float, long: float, requests: float, cv2: float) -> float:
+    if requests <= 0 or long <= 0:
+        return math.inf
+    return abs(short / long - 1) / math.sqrt((1 + cv2) / requests)
 
-    A stage gives a replica away only if what is left would have carried this: a load that swings faster than
-    a move pays back shows both peaks here, and moves nothing.
+
+def _present_answer(traffic: Traffic, ended: float, generated_tokens_per_second: float) -> float:
+    """Mean length of the answers of now, from the tokens written and the answers that ended in the short window.
+
+    Where an answer may end at any token, tokens over ends is its mean length, whatever part of the answers is still
+    running. `ended`, the mean of those that did, counts as so many more: after a shift few have.
     """
-    return Demand(
-        prompt_tokens_per_second=max(traffic.peak_prompt_tokens_per_second, now.prompt_tokens_per_second),
-        answer_tokens_per_second=max(traffic.peak_answer_tokens_per_second, now.answer_tokens_per_second),
-        prompt_tokens=now.prompt_tokens,
-        answer_tokens=now.answer_tokens,
-        prompt_cv2=now.prompt_cv2,
-        answer_cv2=now.answer_cv2,
-    )
+    if generated_tokens_per_second <= 0:
+        return ended
+    tokens = generated_tokens_per_second * traffic.short_seconds
+    ends = traffic.short.answers * traffic.short_seconds
+    return (tokens + ENDED_WEIGHT * ended) / (ends + ENDED_WEIGHT)
 
 
 def squared_variation(buckets: Buckets) -> float:
@@ -150,17 +179,9 @@ def _mean_prompt(window: Rates, other: Rates) -> float | None:
     return mean if mean is not None else _quotient(other.prompt_tokens, other.prompts)
 
 
-def _offered_prompt(window: Rates, other: Rates) -> float:
-    return window.requests * (_mean_prompt(window, other) or 0.0)
-
-
 def _mean_answer(window: Rates, other: Rates) -> float | None:
     mean = _quotient(window.answer_tokens, window.answers)
     return mean if mean is not None else _quotient(other.answer_tokens, other.answers)
-
-
-def _offered_answer(window: Rates, other: Rates) -> float:
-    return window.requests * (_mean_answer(window, other) or 0.0)
 
 
 def _quotient(total: float, count: float) -> float | None:

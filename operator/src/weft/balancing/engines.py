@@ -8,7 +8,7 @@ from weft.api import Stage
 from weft.balancing.capacity import corrections
 from weft.balancing.demand import offered
 from weft.balancing.profile import Profile
-from weft.balancing.state import Corrections, Engine, EngineLoad, RoleState, Traffic
+from weft.balancing.state import Corrections, Engine, EngineLoad, Queues, RoleState, Traffic
 
 
 def generated_tokens_per_second(roles: Sequence[RoleState], engines: Sequence[Engine]) -> float:
@@ -38,3 +38,18 @@ def observed_speeds(
         return first, [one.load for one in engines if one.steady and one.role in names]
 
     return corrections(of(Stage.PREFILL), of(Stage.DECODE), demand.prompt_tokens, long_seconds)
+
+
+def queues(roles: Sequence[RoleState], engines: Sequence[Engine]) -> Queues | None:
+    """What waits and runs now, by stage; None where no engine reports. Aggregated engines decode what they run."""
+    if not engines:
+        return None
+    prefill = {role.name for role in roles if role.stage is Stage.PREFILL}
+    aggregated = {role.name for role in roles if role.stage is Stage.AGGREGATED}
+    waiting = sum(one.load.waiting for one in engines if one.role in prefill | aggregated)
+    present = sum(
+        one.load.running + (0.0 if one.role in aggregated else one.load.waiting)
+        for one in engines
+        if one.role not in prefill
+    )
+    return Queues(waiting, present)

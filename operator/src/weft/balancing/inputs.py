@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from weft.api import InferenceRole, RebalanceMode
-from weft.balancing.engines import generated_tokens_per_second, observed_speeds
+from weft.balancing.engines import generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.observe import GroupPicture
 from weft.balancing.profile import Profile, Unusable
 from weft.balancing.state import NO_SPLIT, Engine, RoleState, Split, SplitInputs
@@ -47,6 +47,7 @@ def split_inputs(
         moving=moving,
         traffic=reading.traffic,
         generated_tokens_per_second=generated_tokens_per_second(roles, engines),
+        queues=queues(roles, engines),
         corrections=observed_speeds(roles, engines, reading.traffic, picture.windows.long_seconds),
         hold=reading.hold,
     )

@@ -4,56 +4,56 @@ The algorithm
 -------------
 1. *Start.* In Paused and Recommend the roles' `spec.replicas` hold. In Auto the last decision holds, a new
    role starts with its `spec.replicas`. Bounds are applied, then the budget: what does not fit is left out.
-2. *Hold.* Nothing else happens while the metrics are not to be trusted, or before the cooldown since the last
-   decision and the end of the last move has passed. A move that is under way may be extended (more replicas in
-   the same direction: at the beginning of a shift the windows show only a part of it), but not turned.
-3. *Work.* `demand` gives the offered prompt and answer tokens per second now, and at the peak of the recent
-   past.
-4. *Need.* `capacity` turns both into replicas per stage: where the stage saturates, and what it requires to
-   meet the objectives, with profiles corrected by the speed that was observed.
-5. *Splits.* Every split that flips can reach with the same total (`splits.reachable`) is judged by
-
-       score = expected violations + cost of getting there
-       cost  = moves * seconds that a flip takes a replica out / horizon / replicas
-
-   A split qualifies only if its worst stage stands better than the worst stage does now, also when the
-   stages that would give replicas away meet their recent peak again. A load that swings faster than the
-   window of that peak finds no split that qualifies: it moves nothing.
-6. *Choice.* The split with the smallest score is taken if it beats staying by a margin. Ties: the better
-   worst stage, fewer moves, the order of names.
-
-Re-running the plan on its own result changes nothing: after a move the worst stage stands better than before,
-so every split that would lead back has to beat a higher bar than the one it failed.
+2. *Hold.* Nothing else happens while the metrics are not to be trusted, or while what was promised is kept and no
+   queue says that it will not be. Within the cooldown of a decision or of the end of a move, and while a move is under
+   way, it may go further, but not back.
+3. *Work.* `demand` gives the offered prompt and answer tokens per second, now and before.
+4. *Need.* `capacity` turns both into replicas per stage, with profiles corrected by the speed that was observed.
+5. *Splits.* Every split that flips can reach with the same total (`splits.reachable`) is judged by the share of
+   requests that would be late within the horizon (`outlook`), from the queues of now, with the capacity that the way
+   there leaves, and with the probability that the load goes back to what it was.
+6. *Choice.* The best is taken, however far away, if it saves more than a margin over staying; the margin falls with
+   the time since the last move. Ties: the better worst stage, fewer moves, the order of names.
 
 Limits of this version: the total number of replicas is fixed where it started; present load, no forecast.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Recommendation, Stage
-from weft.balancing.demand import Demand, offered, recent_peak
+from weft.balancing.capacity import Need
+from weft.balancing.demand import Demand, Recent, offered, recent, share_within
 from weft.balancing.splits import (
     STAGES,
     Judgement,
     StageNeed,
+    Terms,
+    given,
     judge,
     moves_between,
     reachable,
-    shrinking_stages,
     stage_needs,
+    worst_stage,
 )
 from weft.balancing.state import Finding, Split, SplitInputs
 
-MARGIN = 0.1
-"""Expected violations (share of requests) that a move has to save beyond its cost."""
-HORIZON_SECONDS = 300.0
-"""How long a split is assumed to serve: the time over which the cost of a move is spread."""
+MARGIN, MARGIN_LEAST, MARGIN_SECONDS = 0.10, 0.03, 90.0
+"""Share of requests that a move has to save: just after a move, at last, and the time in which it falls to a third."""
+RETURN_PART, RETURN_DEVIATIONS = 0.5, 3.0
+"""Probability that the load goes back to what it was, where both are alike, and how fast that falls as they differ."""
+ROOM = 0.2
+"""Part of the first token's budget that a prompt may wait while there is no reason to move."""
+HORIZON_SECONDS = 240.0
+"""How long the offered work is taken to last: the time over which a move has to pay back."""
 FLIP_SECONDS = 5.0
 """What a flip takes beyond the drain: status writes, scrapes that confirm it, the router's reaction."""
+JUDGED_MOST = 16
+"""Splits that are looked at closely: those whose worst stage stands best."""
 ALTERNATIVES = 2
 
 
@@ -146,42 +146,42 @@ def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
     roles, traffic = inputs.roles, inputs.traffic
     assert traffic is not None
     needs = needs_of(inputs, demand)
-    peak = needs_of(inputs, recent_peak(traffic, demand))
-    flip_seconds = FLIP_SECONDS + _drain_seconds(inputs, demand)
-    total = max(1, start.total)
+    if _met_with_room(inputs, start, needs):
+        return SplitPlan(start)
+    terms = _terms(inputs, demand, needs)
+    seen = recent(traffic, inputs.generated_tokens_per_second)
+    assert seen is not None
+    cases = _cases(inputs, seen)
 
-    def score(split: Split) -> float:
-        cost = moves_between(start, split) * flip_seconds / HORIZON_SECONDS / total
-        return judge(split, roles, needs).late + cost
+    def judged(split: Split) -> Judgement:
+        return judge(start, split, roles, needs, terms, cases)
 
-    stay = judge(start, roles, needs)
-    qualified = []
-    for split in reachable(start, roles):
-        if _turns(inputs, start, split):
-            continue
-        giving = shrinking_stages(start, split, roles, needs)
-        cautious = {stage: peak[stage] if stage in giving else need for stage, need in needs.items()}
-        if judge(split, roles, cautious).worst < stay.worst - 1e-9:
-            qualified.append(split)
+    stay = judged(start)
+    others = [split for split in reachable(start, roles) if not _turns(inputs, start, split)]
+    if len(others) > JUDGED_MOST:
+        others = sorted(others, key=lambda split: (worst_stage(split, roles, needs), split))[:JUDGED_MOST]
+    found = {split: judged(split) for split in others}
     ranked = sorted(
-        [*qualified, start],
+        [start, *others],
         key=lambda split: (
-            round(score(split), 6),
-            round(judge(split, roles, needs).worst, 6),
+            round((found.get(split) or stay).late, 2),
+            round((found.get(split) or stay).worst, 3),
             moves_between(start, split),
             split,
         ),
     )
-    best = ranked[0] if stay.late - score(ranked[0]) > MARGIN else start
+    best = ranked[0]
+    if best == start or stay.late - found[best].late <= _margin(inputs):
+        best = start
     recommends = inputs.mode is RebalanceMode.RECOMMEND
     if best == ((inputs.recommended or start) if recommends else start):
         return SplitPlan(start)
-    reason = _reason(inputs, start, best, stay, judge(best, roles, needs), needs, demand)
+    reason = _reason(inputs, start, best, stay, found.get(best, stay), needs, demand)
     alternatives = tuple(
         Alternative(
             allocation=split.written(),
-            score=f"{score(split):.3f}",
-            reason=_alternative_reason(start, split, judge(split, roles, needs), flip_seconds),
+            score=f"{(found.get(split) or stay).late:.3f}",
+            reason=_alternative_reason(start, split, found.get(split) or stay, terms),
         )
         for split in [split for split in ranked if split != best][:ALTERNATIVES]
     )
@@ -193,17 +193,101 @@ def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
     return SplitPlan(best, Decision(reason=reason, decision_time=inputs.now, alternatives=alternatives))
 
 
+def _met_with_room(inputs: SplitInputs, start: Split, needs: Mapping[Stage, StageNeed]) -> bool:
+    """Whether what was promised is being kept and no queue says that it will not be."""
+    traffic, promised = inputs.traffic, inputs.objectives.attainment_permille / 1000
+    assert traffic is not None
+    if inputs.queues is None:
+        return False
+    ttft, itl = (
+        inputs.objectives.time_to_first_token_milliseconds,
+        inputs.objectives.inter_token_latency_microseconds,
+    )
+    for buckets, limit in (
+        (traffic.ttft_buckets, ttft and ttft / 1000),
+        (traffic.itl_buckets, itl and itl / 1e6),
+    ):
+        if limit is None:
+            continue
+        share = share_within(buckets, limit)
+        if share is None or share[0] < promised:
+            return False
+    capacity = given(start, inputs.roles, needs)
+    for stage, stage_need in needs.items():
+        need = stage_need.need
+        if stage is Stage.PREFILL:
+            wait = inputs.queues.prompts_waiting * need.service_seconds / max(capacity[stage], 1e-9)
+            if wait > ROOM * need.budget_seconds:
+                return False
+        else:
+            present = inputs.queues.answers_present
+            if present + math.sqrt(present) > capacity[stage] * need.places:
+                return False
+    return True
+
+
+def _cases(inputs: SplitInputs, seen: Recent) -> dict[Stage, list[tuple[float, Need]]]:
+    """What each stage may need over the horizon, with its probability: that of now, or what it was before.
+
+    A load that differs from the one before by what chance explains goes back to it as often as not.
+    """
+    now, before = needs_of(inputs, seen.now), needs_of(inputs, seen.before)
+    deviations = {Stage.PREFILL: seen.prompts_deviate, Stage.DECODE: seen.answers_deviate}
+    cases: dict[Stage, list[tuple[float, Need]]] = {}
+    for stage, one in now.items():
+        back = RETURN_PART * math.exp(-((deviations[stage] / RETURN_DEVIATIONS) ** 2))
+        cases[stage] = [(1 - back, one.need), (back, before[stage].need)]
+    return cases
+
+
+def _margin(inputs: SplitInputs) -> float:
+    """What a move has to save. It falls with the time since the last one: a small gain is worth a move if it lasts."""
+    since = [moment for moment in (inputs.decided_at, inputs.moved_at) if moment is not None]
+    if not since:
+        return MARGIN
+    quiet = (inputs.now - max(since)).total_seconds()
+    return max(MARGIN_LEAST, MARGIN * math.exp(-quiet / MARGIN_SECONDS))
+
+
+def _terms(inputs: SplitInputs, demand: Demand, needs: Mapping[Stage, StageNeed]) -> Terms:
+    prefill, decode = needs.get(Stage.PREFILL), needs.get(Stage.DECODE)
+    drain: dict[Stage, float] = {}
+    if prefill is not None:
+        drain[Stage.PREFILL] = 2 * prefill.need.service_seconds
+    if decode is not None:
+        # The last of a replica's answers to end is a long one.
+        drain[Stage.DECODE] = decode.need.service_seconds * (1 + 1.5 * math.sqrt(demand.answer_cv2))
+        drain[Stage.AGGREGATED] = drain[Stage.DECODE]
+    return Terms(HORIZON_SECONDS, FLIP_SECONDS, drain, inputs.flips_overlap, inputs.queues)
+
+
 def _may_decide(inputs: SplitInputs) -> bool:
+    """Whether anything may be decided; within the cooldown only more of the same, see _turns."""
     if not inputs.settled:
         return bool(inputs.moving)
+    return not _cooling(inputs) or bool(_last_move(inputs))
+
+
+def _cooling(inputs: SplitInputs) -> bool:
     cooldown = timedelta(seconds=inputs.cooldown_seconds)
     since = [moment for moment in (inputs.decided_at, inputs.moved_at) if moment is not None]
-    return all(inputs.now - moment >= cooldown for moment in since)
+    return any(inputs.now - moment < cooldown for moment in since)
+
+
+def _last_move(inputs: SplitInputs) -> tuple[tuple[str, str], ...]:
+    """(giver, taker) of the last decision, where the allocation before it is known."""
+    before, now = inputs.decided_from, inputs.allocation
+    if not before or before.total != now.total:
+        return ()
+    givers = [name for name, count in before.counts if now[name] < count]
+    takers = [name for name, count in now.counts if count > before[name]]
+    return tuple((giver, taker) for giver in givers for taker in takers)
 
 
 def _turns(inputs: SplitInputs, start: Split, split: Split) -> bool:
-    """Whether a split takes something back of the move that is under way."""
-    return any(split[giver] > start[giver] or split[taker] < start[taker] for giver, taker in inputs.moving)
+    """Whether a split takes something back of the move that is under way, or that the cooldown is of."""
+    ways = inputs.moving if not inputs.settled else _last_move(inputs) if _cooling(inputs) else ()
+    return any(split[giver] > start[giver] or split[taker] < start[taker] for giver, taker in ways)
 
 
 def _flip_obstacle(inputs: SplitInputs) -> Finding | None:
@@ -221,18 +305,6 @@ def _flip_obstacle(inputs: SplitInputs) -> Finding | None:
             " labels, and their nodes have to be equal",
         )
     return None
-
-
-def _drain_seconds(inputs: SplitInputs, demand: Demand) -> float:
-    """How long a draining replica works on what it has: about one mean answer at the ITL objective.
-
-    Without that objective: at the slowest full batch of the profiles.
-    """
-    microseconds = inputs.objectives.inter_token_latency_microseconds
-    if microseconds is not None:
-        return demand.answer_tokens * microseconds / 1e6
-    profiles = [role.profile for role in inputs.roles if role.profile is not None]
-    return demand.answer_tokens * max(one.inter_token_seconds(one.max_batch) for one in profiles)
 
 
 def _starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:
@@ -275,9 +347,7 @@ def _reason(
     return "; ".join(parts)
 
 
-def _alternative_reason(start: Split, split: Split, judged: Judgement, flip_seconds: float) -> str:
+def _alternative_reason(start: Split, split: Split, judged: Judgement, terms: Terms) -> str:
     moves = moves_between(start, split)
-    how = (
-        "stay" if moves == 0 else f"{moves} {'flip' if moves == 1 else 'flips'} of about {flip_seconds:.0f} s"
-    )
+    how = "stay" if moves == 0 else f"{moves} {'flip' if moves == 1 else 'flips'}"
     return f"{how}; expected violations {judged.late:.2f}; worst stage needs {judged.worst:.2f} times what it has"

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from weft.api import Objectives, Stage
 from weft.balancing.capacity import Need, decode_need, prefill_need
 from weft.balancing.demand import Demand
-from weft.balancing.state import Corrections, RoleState, Split
+from weft.balancing.outlook import Span, decode_late, prefill_late
+from weft.balancing.state import Corrections, Queues, RoleState, Split
 
 STAGES = (Stage.PREFILL, Stage.DECODE)
 """What every request passes through. An aggregated replica divides its time between the two."""
+INTERFERENCE = 0.3
+"""Part of a replica that its old work takes while it ends beside the new."""
 SPLITS_MOST = 300
 """No further ring of neighbours is looked at beyond this many splits; two roles are always looked at whole."""
 
@@ -30,9 +33,24 @@ class Judgement:
     """How a split would fare under the offered work."""
 
     late: float
-    """Expected violations: the share of requests late in prefill plus the share late in decode."""
+    """Expected share of requests that miss an objective within the horizon, the way there included."""
     worst: float
     """Required over given replicas of the worst stage; above 1 some headroom is missing."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a move is priced by."""
+
+    horizon_seconds: float
+    """How long the offered work is taken to last."""
+    flip_seconds: float
+    """From the end of the drain to the first request in the new role."""
+    drain_seconds: Mapping[Stage, float]
+    """How long a replica of the stage works on what it has."""
+    overlaps: bool
+    """The old work ends beside the new instead of before it."""
+    queues: Queues | None = None
 
 
 def stage_needs(
@@ -61,29 +79,57 @@ def stage_needs(
     return needs
 
 
-def judge(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> Judgement:
-    """How a split would fare. A stage that nobody can serve and that has work counts as wholly late."""
-    given = _given(split, roles, needs)
-    late = worst = 0.0
-    for stage, stage_need in needs.items():
-        need = stage_need.need
-        late += late_share(given[stage], need)
-        if need.required > 0:
-            worst = max(worst, need.required / max(given[stage], 1e-9))
-    return Judgement(late, worst)
+def judge(
+    start: Split,
+    split: Split,
+    roles: Sequence[RoleState],
+    needs: Mapping[Stage, StageNeed],
+    terms: Terms,
+    cases: Mapping[Stage, Sequence[tuple[float, Need]]],
+) -> Judgement:
+    """How a split would fare that flips lead to from `start`. A stage with work that nobody serves is wholly late.
 
-
-def late_share(given: float, need: Need) -> float:
-    """Expected violations of one stage: 0 with what it requires, 1 where it saturates, in between in
-    proportion to the headroom that is missing; beyond saturation 1 plus the share that is never carried.
-
-    A straight line between two points that are known, not a prediction: it orders splits.
+    `cases`: per stage what may be needed, with its probability.
     """
-    if given >= need.required or need.required <= 0:
-        return 0.0
-    if given >= need.saturated:
-        return (need.required - given) / (need.required - need.saturated)
-    return 2.0 - given / need.saturated
+    before, after = given(start, roles, needs), given(split, roles, needs)
+    drain = _longest_drain(start, split, roles, terms)
+    on_time = 1.0
+    for stage in needs:
+        spans = _spans(before[stage], after[stage], drain, terms)
+        late = sum(weight * _late(stage, one, spans, terms.queues) for weight, one in cases[stage])
+        on_time *= 1 - late
+    return Judgement(1 - on_time, worst_stage(split, roles, needs))
+
+
+def worst_stage(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> float:
+    """Required over given replicas of the stage that stands worst."""
+    capacity = given(split, roles, needs)
+    return max((one.need.required / max(capacity[stage], 1e-9) for stage, one in needs.items()), default=0.0)
+
+
+def _spans(before: float, after: float, drain: float, terms: Terms) -> tuple[Span, ...]:
+    """A stage's capacity over the horizon: givers leave at once, takers begin when they have flipped."""
+    if before == after:
+        return (Span(terms.horizon_seconds, after),)
+    way = min(terms.horizon_seconds, terms.flip_seconds + (0.0 if terms.overlaps else drain))
+    rest = terms.horizon_seconds - way
+    if not terms.overlaps or after <= before:
+        return Span(way, min(before, after)), Span(rest, after)
+    beside = min(rest, drain)
+    slowed = after - INTERFERENCE * (after - before)
+    return Span(way, before), Span(beside, slowed), Span(rest - beside, after)
+
+
+def _late(stage: Stage, need: Need, spans: Sequence[Span], queues: Queues | None) -> float:
+    if stage is Stage.PREFILL:
+        return prefill_late(need, spans, queues.prompts_waiting if queues is not None else 0.0)
+    present = queues.answers_present if queues is not None else need.saturated * need.places
+    return decode_late(need, spans, present)
+
+
+def _longest_drain(start: Split, split: Split, roles: Sequence[RoleState], terms: Terms) -> float:
+    giving = {role.stage for role in roles if split[role.name] < start[role.name]}
+    return max((terms.drain_seconds.get(stage, 0.0) for stage in giving), default=0.0)
 
 
 def moves_between(before: Split, after: Split) -> int:
@@ -122,27 +168,7 @@ def reachable(start: Split, roles: Sequence[RoleState]) -> Iterator[Split]:
         ring = following
 
 
-def shrinking_stages(
-    before: Split,
-    after: Split,
-    roles: Sequence[RoleState],
-    needs: Mapping[Stage, StageNeed],
-) -> set[Stage]:
-    """Stages whose own or shared capacity is smaller after than before."""
-    shrinking: set[Stage] = set()
-    for stage, need in needs.items():
-        for own in (stage, Stage.AGGREGATED):
-            change = sum(
-                (after[role.name] - before[role.name]) * need.worth.get(role.name, 0.0)
-                for role in roles
-                if role.stage is own
-            )
-            if change < -1e-9:
-                shrinking.add(stage)
-    return shrinking
-
-
-def _given(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> dict[Stage, float]:
+def given(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> dict[Stage, float]:
     """Capacity of each stage, aggregated replicas divided so that both stages stand equally well."""
     own = dict.fromkeys(needs, 0.0)
     shared = dict.fromkeys(needs, 0.0)

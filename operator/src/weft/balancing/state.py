@@ -144,6 +144,16 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class Queues:
+    """Requests in the engines now."""
+
+    prompts_waiting: float
+    """At prefill, beyond those being worked on."""
+    answers_present: float
+    """At decode, written or waiting for it."""
+
+
+@dataclass(frozen=True)
 class Corrections:
     """Observed speed over the profile's, per stage: above 1 is faster than measured beforehand."""
 
@@ -190,6 +200,8 @@ class SplitInputs:
     """The last decision that was written; empty for a new group."""
     recommended: Split = NO_SPLIT
     """In Recommend: the split that was last recommended."""
+    decided_from: Split = NO_SPLIT
+    """What held before the last decision; empty where it is not known."""
     decided_at: datetime | None = None
     moved_at: datetime | None = None
     """When the last move ended: a replica entered the router."""
@@ -200,6 +212,10 @@ class SplitInputs:
     traffic: Traffic | None = None
     generated_tokens_per_second: float = 0.0
     """Tokens of answers that engines write now, short window."""
+    flips_overlap: bool = False
+    """A replica that flips takes new work at once, and ends the old beside it."""
+    queues: Queues | None = None
+    """None: not known; taken as what the offered work keeps busy."""
     corrections: Corrections = field(default_factory=Corrections)
     hold: Hold | None = None
     """Set when the metrics are not to be trusted; `traffic` is then None."""

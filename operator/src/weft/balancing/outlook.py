@@ -1,0 +1,127 @@
+"""The share of requests that will be late at a stage within the next minutes, from where its queue stands now. Pure.
+
+Prefill's unfinished work (replica-seconds) goes up by arrivals and down by at most one second per replica and second:
+Brownian motion with drift m = a - c, reflected at zero, of variance s^2 = a S (1 + cv^2) per second. From q now, the
+probability that more than x is unfinished after t seconds is
+
+    Phi((q - x + m t) / s sqrt(t)) + alpha exp(2 m x / s^2) Phi((-x - q - m t) / s sqrt(t))
+
+(J. M. Harrison, Brownian Motion and Stochastic Flow Systems, 1985), with alpha Halfin and Whitt's probability that a
+request waits at all, since several replicas do not queue as one fast one does. One formula says what a backlog, an
+overload that has just begun and a steady queue cost; a request is late when the work before it, over c, takes longer
+than it may wait.
+
+Decode's requests are those of an M/G/inf queue that starts from the present ones: mean am + (N - am) exp(-t / T),
+Poisson around it. With m places per replica they are late where there are more than cm of them, if the time between
+tokens is what limits m. If the engine's batch or its KV cache does, they wait outside, and may for as long as the
+first token allows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from weft.balancing.capacity import Need, wait_probability
+
+SAMPLES = (0.1, 0.3, 0.6, 1.0)
+"""Where in a span its mean is taken."""
+
+LEAST_ERLANGS = 1e-9
+"""Less work than this is none."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """So many seconds with so much capacity, in replicas."""
+
+    seconds: float
+    capacity: float
+
+
+def prefill_late(need: Need, spans: Sequence[Span], waiting: float) -> float:
+    """Mean share late over the spans, with this many prompts waiting now."""
+    erlangs, service = need.saturated, need.service_seconds
+    backlog = waiting * service
+    late = total = 0.0
+    for span in spans:
+        if span.seconds <= 0:
+            continue
+        values = [_work_exceeds(need, span.capacity, backlog, span.seconds * part) for part in SAMPLES]
+        late += span.seconds * sum(values) / len(values)
+        total += span.seconds
+        backlog = max(0.0, backlog + (erlangs - span.capacity) * span.seconds)
+    return late / total if total > 0 else 0.0
+
+
+def decode_late(need: Need, spans: Sequence[Span], present: float) -> float:
+    """Mean share late over the spans, with this many requests decoding or waiting for it now."""
+    late = total = 0.0
+    for span in spans:
+        if span.seconds <= 0:
+            continue
+        values = [_places_exceeded(need, span.capacity, present, span.seconds * part) for part in SAMPLES]
+        late += span.seconds * sum(values) / len(values)
+        total += span.seconds
+        present = _present(need, span.capacity, present, span.seconds)
+    return late / total if total > 0 else 0.0
+
+
+def _work_exceeds(need: Need, capacity: float, backlog: float, seconds: float) -> float:
+    erlangs, service = need.saturated, need.service_seconds
+    if erlangs < LEAST_ERLANGS:
+        return 0.0
+    if capacity <= 0:
+        return 1.0
+    limit = capacity * need.budget_seconds
+    drift = erlangs - capacity
+    variance = erlangs * service * need.variance
+    spread = math.sqrt(variance * seconds)
+    reached = _below((backlog - limit + drift * seconds) / spread)
+    reflected = _below((-limit - backlog - drift * seconds) / spread)
+    if reflected > 1e-12:
+        exponent = 2 * drift * limit / variance
+        alpha = 1.0 if drift >= 0 else wait_probability(-drift / math.sqrt(erlangs * need.variance / 2))
+        reflected *= alpha * math.exp(min(50.0, exponent))
+    return min(1.0, reached + reflected)
+
+
+def _places_exceeded(need: Need, capacity: float, present: float, seconds: float) -> float:
+    places = capacity * need.places
+    if need.saturated < LEAST_ERLANGS and present <= places:
+        return 0.0
+    if places <= 0:
+        return 1.0
+    stay = need.service_seconds
+    offered = need.saturated * need.places
+    mean = offered + (present - offered) * math.exp(-seconds / stay)
+    spread = math.sqrt(max(mean, 1.0) * need.variance)
+    full = _below((mean - places) / spread)
+    if need.budget_seconds <= 0:
+        return full
+    leaving = places / stay
+    outside = leaving * need.budget_seconds
+    late = _below((mean - places - outside) / spread)
+    drift = (offered - places) / stay
+    excess = max(0.0, present - places)
+    step = math.sqrt(2 * max(offered, 1.0) / stay * seconds)
+    queue = _below((excess - outside + drift * seconds) / step)
+    if drift < 0:
+        queue += math.exp(drift * outside * stay / max(offered, 1.0)) * _below(
+            (-outside - excess - drift * seconds) / step
+        )
+    return max(late, min(1.0, full * queue))
+
+
+def _present(need: Need, capacity: float, present: float, seconds: float) -> float:
+    places, offered = capacity * need.places, need.saturated * need.places
+    relaxed = offered + (present - offered) * math.exp(-seconds / need.service_seconds)
+    if max(relaxed, present) <= places:
+        return relaxed
+    return max(0.0, present + (offered - places) / need.service_seconds * seconds)
+
+
+def _below(x: float) -> float:
+    """The standard normal distribution."""
+    return 0.5 * math.erfc(-x / math.sqrt(2))
