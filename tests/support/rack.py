@@ -63,6 +63,8 @@ class MemoryDriver:
         self.pairs: set[tuple[str, str]] = set()
         self.complete = True
         self.unread = Unread()
+        self.other_owners: dict[str, str] = {}
+        """Marks of other clusters, by device."""
         self.calls: list[str] = []
         self.closed = False
         self.first: frozenset[str] = frozenset()
@@ -106,6 +108,7 @@ class MemoryDriver:
             self.complete,
             unread=self.unread,
             unused=self.unused,
+            other_owners=self.other_owners,
             service=self.service,
         )
         await self.before_inventory()
@@ -227,7 +230,7 @@ class Rack:
         await self.cluster.create(NAMESPACES, {"metadata": {"name": "a"}})
         for host in self.hosts:
             await self.add_node(f"node-{host}")
-        await self.add_fabric("rack", endpoint="https://rack", **fabric)
+        await self.add_fabric("rack", **{"endpoint": "https://rack", **fabric})
         spec = {"fabricRef": {"name": "rack"}, "selector": {}, "allowedNamespaces": {}}
         await self.cluster.create(GPU_POOLS, {"metadata": {"name": "gpus"}, "spec": spec})
         await self.poll()

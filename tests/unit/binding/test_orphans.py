@@ -286,3 +286,16 @@ async def test_what_could_not_be_given_back_is_not_taken_over(rack: Rack) -> Non
     await rack.ask("n", adopt=named("gpu-0", "gpu-1"))
     assert "gpu-0 of Fabric rack could not be given back" in str(rack.node("n"))
     assert rack.claims() == []
+
+
+async def test_what_carries_another_owners_mark_is_neither_detached_nor_taken_over(rack: Rack) -> None:
+    rack.driver.other_owners = {"gpu-0": "0b0b0b0b0b0b"}
+    await build(rack, "Detach")
+    await after(rack, 700)
+    assert rack.driver.pairs == {("gpu-0", "sled-0")}
+    assert "gpu-0 at sled-0: it carries the mark of another owner, 0b0b0b0b0b0b" in said(rack)
+    await rack.cluster.patch(FABRICS, "rack", "", {"spec": {"orphanPolicy": "Adopt"}})
+    await rack.poll()
+    await rack.ask("n", gpus=1, adopt=named("gpu-0"))
+    assert "carries the mark of another owner" in str(rack.node("n"))
+    assert rack.claims() == []

@@ -16,11 +16,13 @@ from weft.fabric.redfish import RedfishDriver
 
 INVENTORY: dict[str, Any] = {
     "name": "conformance",
-    "hosts": [{"name": "sled", "count": 2, "zones": ["a"]}, {"name": "far", "count": 1, "zones": ["b"]}],
+    "hosts": [{"name": "sled", "count": 2, "zones": ["a"]}],
     "devices": [
         {"name": "gpu", "type": "GPU", "count": 4, "model": "H200", "memory": "141Gi", "zones": ["a"]}
     ],
 }
+FAR = {"name": "far", "count": 1, "zones": ["b"]}
+"""A host out of the devices' reach; where there are no resource blocks, nothing tells so beforehand."""
 SERVICES = {
     "compose-by-patch": ("compose-by-patch", ""),
     "compose-by-patch-careless": (
@@ -28,29 +30,36 @@ SERVICES = {
         "tasks,permit-duplicates,changing-etags,500-although-done",
     ),
     "add-resource-block": ("add-resource-block", ""),
+    "compose-by-post": ("compose-by-post", ""),
+    "zone-endpoints": ("zone-endpoints", ""),
+    "connections": ("connections", ""),
+    "sunfish": ("sunfish", ""),
 }
 
 
 @pytest.fixture(scope="module", params=SERVICES.values(), ids=SERVICES)
-def emulator(
+def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EmulatorThread]:
+) -> Iterator[tuple[str, EmulatorThread]]:
     dialect, quirks = request.param
     state = tmp_path_factory.mktemp("emulator") / "state.json"
     settings = Settings(
         state=state, user="weft", password="secret", dialect=dialect, quirks=Quirks.parse(quirks)
     )
-    with EmulatorThread(INVENTORY, settings) as running:
-        yield running
+    hosts = [*INVENTORY["hosts"], *([FAR] if "compose" in dialect or "block" in dialect else [])]
+    with EmulatorThread({**INVENTORY, "hosts": hosts}, settings) as running:
+        yield dialect, running
 
 
 class TestRedfishDriver(DriverConformance):
     """Weft's own driver."""
 
     @pytest.fixture
-    def bench(self, emulator: EmulatorThread) -> Bench:
+    def bench(self, service: tuple[str, EmulatorThread]) -> Bench:
         """A manager that asks for a login and can be restarted."""
+        dialect, emulator = service
         connection = Connection(
             emulator.url, "weft", "secret", requests_per_second=5000.0, request_timeout_seconds=5.0
         )
-        return Bench(RedfishDriver, connection, restart=emulator.restart)
+        whole = dialect == "compose-by-post"
+        return Bench(RedfishDriver, connection, restart=emulator.restart, whole_hosts=whole)

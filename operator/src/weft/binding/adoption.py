@@ -29,6 +29,8 @@ class _Fabric:
     hosts: Mapping[str, frozenset[str]]
     """By device: where it is shown."""
     node_of: Mapping[str, str]
+    other_owners: Mapping[str, str]
+    """Marks of other clusters, by device."""
     closed: frozenset[str]
     """Hosts at which the manager takes no changes."""
 
@@ -88,6 +90,7 @@ def _fabrics(snapshot: Snapshot) -> dict[str, _Fabric]:
             spec.get("orphanPolicy") == OrphanPolicy.ADOPT and not leaving,
             {device: frozenset(at) for device, at in hosts.items()},
             match(raw, picture.inventory.hosts, snapshot.nodes).nodes,
+            picture.inventory.other_owners,
             frozenset(host.id for host in picture.inventory.hosts if host.closed),
         )
     return found
@@ -129,6 +132,8 @@ def _place(fabric: str, device: str, fabrics: Mapping[str, _Fabric], claimed: se
         raise _CannotError(f"Fabric {fabric} is not there, cannot be read, or its orphanPolicy is not Adopt")
     if (fabric, device) in claimed:
         raise _CannotError(f"{device} of Fabric {fabric} has a DeviceAttachment")
+    if owner := known.other_owners.get(device):
+        raise _CannotError(f"{device} of Fabric {fabric} carries the mark of another owner, {owner}")
     hosts = sorted(known.hosts.get(device, ()))
     if len(hosts) != 1:
         where = f"at {' and '.join(hosts)}" if hosts else "attached to no host"

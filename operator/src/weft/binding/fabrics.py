@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from weft.api import Fabric
-from weft.api.resources import FABRICS, SECRETS, ResourceType
+from weft.api.resources import FABRICS, NAMESPACES, SECRETS, ResourceType
 from weft.binding.inventory import Picture
 from weft.binding.session import FabricSession, Leader
 from weft.cluster import Cluster, Object
@@ -129,7 +129,13 @@ class Fabrics:
             max_in_flight=spec.limits.max_in_flight,
             requests_per_second=float(spec.limits.requests_per_second),
             request_timeout_seconds=min(float(spec.limits.request_timeout_seconds), longest),
+            owner=self._owner(),
         )
+
+    def _owner(self) -> str:
+        """This cluster's mark: its kube-system namespace lives as long as it does, and no other's has the same UID."""
+        raw = self._cluster.get(NAMESPACES, "kube-system")
+        return str(raw["metadata"]["uid"]).replace("-", "").lower()[:12] if raw is not None else ""
 
     async def _secret(self, name: str, keys: tuple[str, ...]) -> dict[str, str]:
         raw = await self._read(SECRETS, name, self._namespace)

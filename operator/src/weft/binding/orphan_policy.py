@@ -79,7 +79,9 @@ class Orphans:
         if not left:
             return Verdict()
         devices = frozenset(device for device, _ in claimed)
-        return judge(left, devices, self._nodes(fabric, session), self._cluster.list(PODS))
+        assert session.picture is not None
+        others = session.picture.inventory.other_owners
+        return judge(left, others, devices, self._nodes(fabric, session), self._cluster.list(PODS))
 
     def _nodes(self, fabric: Fabric, session: FabricSession) -> Mapping[str, str]:
         """The Node of each host that has one."""

@@ -44,20 +44,24 @@ class Verdict:
 
 def judge(
     due: Iterable[Pair],
+    other_owners: Mapping[str, str],
     devices_claimed: frozenset[str],
     node_of: Mapping[str, str],
     pods: Iterable[Object],
 ) -> Verdict:
     """Which of these orphans may be detached.
 
-    `devices_claimed`: devices with a DeviceAttachment for whatever host. `node_of`: the Node of each host that has one.
+    `other_owners`: marks of other clusters, by device. `devices_claimed`: devices with a DeviceAttachment for
+    whatever host. `node_of`: the Node of each host that has one.
     """
     users = users_by_node(pods)
     detach: dict[str, set[str]] = {}
     kept: list[str] = []
     for device, host in sorted(due):
         node = node_of.get(host, "")
-        if device in devices_claimed:
+        if owner := other_owners.get(device):
+            kept.append(f"{device} at {host}: it carries the mark of another owner, {owner}")
+        elif device in devices_claimed:
             kept.append(f"{device} at {host}: a DeviceAttachment claims it for another host")
         elif not node:
             kept.append(

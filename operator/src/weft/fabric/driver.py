@@ -33,6 +33,9 @@ class Connection:
     max_in_flight: int = 8
     requests_per_second: float = 20.0
     request_timeout_seconds: float = 30.0
+    owner: str = ""
+    """The mark of this cluster, 12 hexadecimal digits, for what is made on the fabric and has a place for it; empty:
+    it has none."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ class Inventory:
     unused: tuple[Unused, ...] = ()
     no_devices: str = ""
     """Why there can be no devices at all, in a sentence; empty where there may be some."""
+    other_owners: Mapping[str, str] = field(default_factory=dict)
+    """The mark of its owner, by device, for what another cluster than ours has attached and marked as its own."""
     service: str = ""
     """The manager's own UUID, wherever it is reached: two Fabrics with the same are one. Empty: it has none."""
 
@@ -151,6 +156,11 @@ def not_used(inventory: Inventory) -> str:
         total = sum(u.count for u in of_thing)
         reasons = ", ".join(f"{u.count} {u.reason.value[u.count > 1]}" for u in of_thing)
         parts.append(f"{total} {thing}{'s' if total > 1 else ''} not used: {reasons}")
+    if others := len(inventory.other_owners):
+        carry = "carry" if others > 1 else "carries"
+        parts.append(
+            f"{others} device{'s' if others > 1 else ''} not used: {others} {carry} another owner's mark"
+        )
     return "; ".join(parts)
 
 

@@ -17,18 +17,19 @@ from __future__ import annotations
 import pytest
 
 # What a failed test shows of the values that it compared.
-for _name in ("rig", "contract", "exclusivity", "errors", "outcomes", "restarts"):
+for _name in ("rig", "contract", "exclusivity", "errors", "outcomes", "owners", "restarts"):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from weft.fabric.conformance.contract import Contract  # noqa: E402
 from weft.fabric.conformance.errors import Errors  # noqa: E402
 from weft.fabric.conformance.exclusivity import Exclusivity  # noqa: E402
 from weft.fabric.conformance.outcomes import Outcomes  # noqa: E402
+from weft.fabric.conformance.owners import Owners  # noqa: E402
 from weft.fabric.conformance.restarts import Restarts  # noqa: E402
 from weft.fabric.conformance.rig import Bench  # noqa: E402
 
 __all__ = ["Bench", "DriverConformance"]
 
 
-class DriverConformance(Contract, Exclusivity, Errors, Outcomes, Restarts):
+class DriverConformance(Contract, Exclusivity, Errors, Outcomes, Owners, Restarts):
     """All of it. A subclass, named Test..., has a fixture `bench`."""

@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--patience", type=float, default=10.0, metavar="SECONDS", help="until a change is seen"
     )
+    parser.add_argument(
+        "--whole-hosts", action="store_true", help="it changes the devices of a host only all together"
+    )
     parser.add_argument("pytest", nargs="*", help="after --: options of pytest, for example -- -x -k attach")
     options = parser.parse_args(argv)
     connection = Connection(
@@ -59,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         requests_per_second=1000.0,
         request_timeout_seconds=options.timeout,
     )
-    bench = Bench(options.driver, connection, patience_seconds=options.patience)
+    bench = Bench(
+        options.driver, connection, whole_hosts=options.whole_hosts, patience_seconds=options.patience
+    )
     here = Path(__file__).parent
     arguments = [
         str(here / "standalone.py"), "--rootdir", str(here), "-c", "/dev/null", "-p", "no:cacheprovider",

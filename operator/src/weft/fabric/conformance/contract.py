@@ -72,6 +72,7 @@ class Contract:
     async def test_several_devices_are_attached_together_and_one_of_them_detached_alone(
         self, rig: Rig
     ) -> None:
+        rig.needs_parts()
         await rig.attach(*rig.devices)
         await rig.detach(rig.devices[1])
         left = set(rig.devices) - {rig.devices[1]}
@@ -83,7 +84,12 @@ class Contract:
         await rig.attach(rig.devices[0], key=key)
         await rig.attach(rig.devices[0], key=key)
         await rig.attach(rig.devices[0])
-        # Also together with one that is not there yet.
+        assert await rig.where(*rig.devices) == {(rig.devices[0], rig.host)}
+
+    @conformance
+    async def test_attaching_what_is_there_together_with_what_is_not_is_success(self, rig: Rig) -> None:
+        rig.needs_parts()
+        await rig.attach(rig.devices[0])
         await rig.attach(*rig.devices[:2])
         assert await rig.where(*rig.devices) == {(device, rig.host) for device in rig.devices[:2]}
 
@@ -113,6 +119,7 @@ class Contract:
 
     @conformance
     async def test_changes_of_one_host_at_the_same_time_lose_none(self, rig: Rig) -> None:
+        rig.needs_parts()
         calls = [rig.driver.attach(rig.key(), rig.host, frozenset({device})) for device in rig.devices]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         fine = (Busy, Conflict, Transient, OutcomeUnknown)

@@ -59,8 +59,8 @@ class Restarts:
         await asyncio.to_thread(rig.bench.restart)
         await _soon(rig, rig.driver.inventory)
         assert rig.devices[0] in await rig.driver.attached(rig.host)
+        await rig.detach(rig.devices[0])
         await rig.attach(rig.devices[1])
-        await rig.detach(*rig.devices[:2])
 
 
 async def _soon(rig: Rig, call, *arguments: str) -> None:  # type: ignore[no-untyped-def]

@@ -31,6 +31,8 @@ class Bench:
     """Of a manager with two healthy hosts and three healthy devices for both, attached to nothing."""
     restart: Callable[[], None] | None = None
     """Restarts the manager, which keeps its attachments; returns when it answers again. None: it is not tested."""
+    whole_hosts: bool = False
+    """Whether this manager attaches the devices of a host, and releases them, only all together."""
     patience_seconds: float = 10.0
     """How long the manager may take until a change that it has begun can be seen."""
 
@@ -69,6 +71,11 @@ class Rig:
     """As it was read at the test's start."""
     _keys: Iterator[int] = field(default_factory=itertools.count)
     _run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    def needs_parts(self) -> None:
+        """Skip what a manager cannot do that knows no change of a part of a host's devices."""
+        if self.bench.whole_hosts:
+            pytest.skip("this manager changes the devices of a host all together")
 
     def key(self) -> str:
         """A key for an operation, as Weft makes them: never used before."""

@@ -9,12 +9,11 @@ from weft.fabric.driver import Host
 from weft.fabric.errors import Transient
 from weft.fabric.redfish.inventory import Composing
 from weft.fabric.redfish.mapping import Json, mapping_at
+from weft.fabric.redfish.owners import OURS
 from weft.fabric.redfish.resources import Block, System
 from weft.fabric.redfish.shapes import Resolve, ignore, items_of, link_of, links_of
 from weft.fabric.redfish.uris import canonical, last_segment
 
-OURS = "weft-"
-"""How the names of systems begin that Weft has made."""
 _USE_CASE = "ComputerSystemComposition"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -76,7 +76,23 @@ class RedfishDriver:
             raise
         self._choice.next_reading()
         closed = {s.host.id: self._choice.closed(s, reading.no_devices) for s in self._hosts()}
-        return replace(reading, hosts=tuple(replace(h, closed=closed.get(h.id, "")) for h in reading.hosts))
+        blocks = self._poller.blocks
+        return replace(
+            reading,
+            hosts=tuple(replace(h, closed=closed.get(h.id, "")) for h in reading.hosts),
+            other_owners={blocks[uri].id: owner for uri, owner in self._others().items()},
+        )
+
+    def _others(self) -> dict[str, str]:
+        """The owners of devices that are not ours to change, by URI."""
+        return {uri: owner for uri, owner in self._poller.owners().items() if owner != self._session.owner}
+
+    def _refuse_others(self, devices: Mapping[str, str]) -> None:
+        """Raise Conflict if one of these devices, by URI, carries another owner's mark, wherever it is attached."""
+        others = self._others()
+        for uri, device in devices.items():
+            if owner := others.get(uri):
+                raise Conflict(f"{device} carries the mark of another owner, {owner}")
 
     def _no_devices(self, service: Service) -> str:
         return "" if self._poller.attaching.fabric_of else service.no_devices
@@ -101,6 +117,7 @@ class RedfishDriver:
         async with self._turn(operation, host) as (call, path):
             wanted = {self._block_path(call.service, d): d for d in sorted(devices)}
             idiom, present = await self._look(call, path)
+            self._refuse_others(wanted)
             absent = [uri for uri in wanted if uri not in present.devices]
             owners = await idiom.elsewhere(call, path, absent)
             for uri, systems in owners.items():
@@ -115,9 +132,10 @@ class RedfishDriver:
     async def detach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
         """Detach the devices from the host. Those not there are success."""
         async with self._turn(operation, host) as (call, path):
-            unwanted = [self._block_path(call.service, d) for d in sorted(devices)]
+            unwanted = {self._block_path(call.service, d): d for d in sorted(devices)}
             idiom, present = await self._look(call, path, also_refused=True)
             if there := [uri for uri in unwanted if uri in present.devices]:
+                self._refuse_others({uri: unwanted[uri] for uri in there})
                 with self._refusals(idiom, path):
                     return await idiom.detach(call, path, present, there)
             return Operation("", OperationPhase.SUCCEEDED, "detached already")

@@ -19,6 +19,7 @@ from weft.fabric.redfish.inventory import Composing, Problems, Topology, assembl
 from weft.fabric.redfish.mapping import Json
 from weft.fabric.redfish.members import Members, failure_of
 from weft.fabric.redfish.names import is_name, name_of_uri
+from weft.fabric.redfish.owners import owner_in
 from weft.fabric.redfish.reader import Collections, Expansion, Listing, together
 from weft.fabric.redfish.resources import Block, System, block_of, system_of
 from weft.fabric.redfish.session import Session
@@ -89,6 +90,14 @@ class Poller:
         else:
             self.systems[uri] = replace(system, host=replace(system.host, id=known.host.id))
         self.systems_tell |= any(self.is_device(each) for each in system.blocks or ())
+
+    def owners(self) -> dict[str, str]:
+        """The owners' marks on what is attached, by the URI of the device."""
+        systems = [each.value for each in self._systems.entries.values() if each.value is not None]
+        named = [(system.name, system.blocks or ()) for system in systems]
+        named += [(each.name, each.reached) for each in self.attaching.connections.values()]
+        marked = [(owner, uris) for name, uris in named if (owner := owner_in(name))]
+        return {uri: owner for owner, uris in marked for uri in uris if self.is_device(uri)}
 
     def compute_hosts(self) -> frozenset[str]:
         """URIs of the hosts that are compute blocks."""

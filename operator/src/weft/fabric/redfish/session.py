@@ -17,7 +17,7 @@ from weft.fabric.redfish.uris import SERVICE_ROOT, canonical
 LOGIN_PAUSE_SECONDS = 5.0
 SESSION_ENDED = "our session at the manager has ended; the next call logs in again"
 SESSION_CONTEXT = "weft"
-"""`Session.Context` of our sessions, by which a later leader finds them."""
+"""`Session.Context` of our sessions, with the owner's mark if there is one: by it a later leader finds them."""
 _NO_SESSIONS = frozenset({404, 405, 410, 501})
 """Answers to a login of managers that have none."""
 
@@ -48,6 +48,11 @@ class Session:
     def anonymous(self) -> bool:
         """True when there are no credentials: nothing is logged in."""
         return not self._connection.username
+
+    @property
+    def owner(self) -> str:
+        """Our mark; empty: we have none."""
+        return self._connection.owner
 
     @property
     def max_in_flight(self) -> int:
@@ -172,7 +177,8 @@ class Session:
         link = await self._sessions_link()
         sessions = self.local(link or f"{SERVICE_ROOT}SessionService/Sessions")
         body = {"UserName": self._connection.username, "Password": self._connection.password}
-        reply = await self._post_session(sessions, body | {"Context": SESSION_CONTEXT})
+        context = f"{SESSION_CONTEXT}-{self.owner}" if self.owner else SESSION_CONTEXT
+        reply = await self._post_session(sessions, body | {"Context": context})
         if reply.status in (400, 422):
             # Context came with Session v1.5; older managers refuse the unknown property.
             reply = await self._post_session(sessions, body)

@@ -6,11 +6,12 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from weft.fabric.driver import Operation, WriteIdiom
-from weft.fabric.errors import Conflict, FabricError, InvalidRequest
-from weft.fabric.redfish.composed import OURS, offers_for
+from weft.fabric.driver import Operation, OperationPhase, WriteIdiom
+from weft.fabric.errors import Conflict, FabricError, InvalidRequest, NotFound, Unsupported
+from weft.fabric.redfish.composed import offers_for
 from weft.fabric.redfish.inventory import Composing
 from weft.fabric.redfish.mapping import Json, list_at, mapping_at
+from weft.fabric.redfish.owners import prefix
 from weft.fabric.redfish.polling import Poller
 from weft.fabric.redfish.reader import together
 from weft.fabric.redfish.resources import System
@@ -72,14 +73,22 @@ class ComposeByPost(OfBlocks):
         required = await self._required(call, offer)
         blocks = [path, *devices, *(await self._blocks_required(call, required, (path, *devices)))]
         links = [{"@odata.id": call.session.spelled(uri)} for uri in blocks]
-        body = {"Name": system_name(call.key), "Links": {"ResourceBlocks": links}, **required}
+        body = {
+            "Name": system_name(call.key, call.session.owner),
+            "Links": {"ResourceBlocks": links},
+            **required,
+        }
         try:
             reply = await call.send("POST", offer.target, body)
-        except InvalidRequest:
+        except InvalidRequest as first:
             if "Id" in body:
                 raise
             # Some want an Id, which others refuse; a refusal has no effect.
-            reply = await call.send("POST", offer.target, {"Id": body["Name"], **body})
+            try:
+                reply = await call.send("POST", offer.target, {"Id": body["Name"], **body})
+            except (InvalidRequest, Unsupported):
+                # It was not for want of an Id.
+                raise first from None
         return call.outcome(path, reply)
 
     async def detach(self, call: Call, path: str, present: Present, devices: Sequence[str]) -> Operation:
@@ -91,11 +100,15 @@ class ComposeByPost(OfBlocks):
         if rest:
             text = f"{last_segment(system)} also has {', '.join(sorted(rest))}"
             raise Conflict(f"{text}: a system that was made by POST is released as a whole")
-        reply = await call.send_if(
-            present.read[system],
-            lambda body: listed(body, call.session.local),
-            lambda etag: call.send("DELETE", system, None, etag=etag),
-        )
+        try:
+            reply = await call.send_if(
+                present.read[system],
+                lambda body: listed(body, call.session.local),
+                lambda etag: call.send("DELETE", system, None, etag=etag),
+            )
+        except NotFound:
+            # It was there a moment ago: the HTTP library repeats a DELETE whose connection broke.
+            return Operation("", OperationPhase.SUCCEEDED, "the system is gone")
         return call.outcome(path, reply)
 
     async def _offer(self, call: Call, path: str) -> Composing:
@@ -134,9 +147,10 @@ async def _object(call: Call, path: str) -> Json:
         return mapping_at({})
 
 
-def system_name(key: str) -> str:
+def system_name(key: str, owner: str = "") -> str:
     """The name of the system that is made for the operation with this key: the same each time."""
+    begin = prefix(owner)
     plain = re.sub(r"[^A-Za-z0-9-]", "-", key)
-    if plain == key and len(OURS + plain) <= _MAX_NAME:
-        return OURS + plain
-    return f"{OURS}{plain[:30]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    if plain == key and len(begin + plain) <= _MAX_NAME:
+        return begin + plain
+    return f"{begin}{plain[:20]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

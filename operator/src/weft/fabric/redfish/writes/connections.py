@@ -15,6 +15,7 @@ from weft.fabric.errors import Conflict, FabricError, InvalidRequest, NotFound, 
 from weft.fabric.redfish.connected import PART_INFO, Connection, connection_of
 from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.mapping import Json, Reply
+from weft.fabric.redfish.owners import prefix
 from weft.fabric.redfish.polling import Poller
 from weft.fabric.redfish.reader import Collections, Listing, together
 from weft.fabric.redfish.resources import System
@@ -118,7 +119,7 @@ class Connections(OfEndpoints):
         if not initiators:
             raise InvalidRequest(f"{name_of_path(device)}: the host has no endpoint in this fabric")
         digest = hashlib.sha256(f"{call.key} {device}".encode()).hexdigest()
-        name = f"weft-{digest[:32]}"
+        name = f"{prefix(call.session.owner)}{digest[:32]}"
         body: dict[str, object] = {
             "@odata.type": _TYPE,
             "Name": name,

@@ -18,6 +18,8 @@ class OfEndpoints:
 
     async def present(self, call: Call, path: str) -> Present:
         """What the zones of the host list; where one does not list even the host, what the endpoints say."""
+        # That nothing is at a host says nothing of one that is gone: NotFound then.
+        await call.read(path)
         related = call.poller.attaching.related
         zones = [zone for zone, host in related.zones.items() if host == path]
         for zone in zones:
