@@ -712,6 +712,40 @@ async def test_a_taint_that_was_left_of_a_logical_node_that_is_gone_is_taken_off
     assert rack.tainted() == {}
 
 
+@pytest.mark.parametrize("length", [61, 62, 63, 200])
+async def test_a_taint_that_was_left_of_one_that_is_gone_is_taken_off_however_long_its_name_was(
+    rack: Rack, length: int
+) -> None:
+    await rack.build()
+    name = "n" * length
+    await rack.ask(name)
+    (tainted,) = rack.tainted()
+    # As if the operator had died after the last claim went and before the clean-up.
+    for claim in rack.claims():
+        await rack.cluster.patch(
+            DEVICE_ATTACHMENTS, claim["metadata"]["name"], "", {"metadata": {"finalizers": None}}
+        )
+        await rack.cluster.delete(DEVICE_ATTACHMENTS, claim["metadata"]["name"])
+    await rack.cluster.patch(LOGICAL_NODES, name, "a", {"metadata": {"finalizers": None}})
+    await rack.cluster.delete(LOGICAL_NODES, name, "a")
+    rack.driver.pairs.clear()
+    rack.restart()
+    for key in rack.keys_of(NODES, rack.cluster.get(NODES, tainted) or {}):
+        await rack.reconcile(key)
+    assert rack.tainted() == {}
+    left = rack.cluster.get(NODES, tainted) or {}
+    assert "weft.dev/logical-node" not in left["metadata"].get("annotations", {})
+
+
+async def test_an_annotation_that_others_wrote_does_not_lead_to_another_ones_taint(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n" * 80)
+    (tainted,) = rack.tainted()
+    forged = {"metadata": {"annotations": {"weft.dev/logical-node": "a/other"}}}
+    node = await rack.cluster.patch(NODES, tainted, "", forged)
+    assert LogicalNodeKey("a", "other") not in rack.keys_of(NODES, node)
+
+
 @pytest.mark.parametrize("length", [1, 60, 62, 63, 120])
 async def test_a_node_that_is_bound_keeps_its_taint_however_long_its_name_is(rack: Rack, length: int) -> None:
     await rack.build()

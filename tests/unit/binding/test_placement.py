@@ -218,6 +218,20 @@ async def test_a_node_at_two_hosts_of_the_list_is_used_at_neither(rack: Rack) ->
     assert rack.node("n")["status"]["host"] == "sled-0"
 
 
+async def test_a_host_or_node_of_the_list_that_is_not_there_is_said(rack: Rack) -> None:
+    await rack.build()
+    listed = [{"host": host, "nodeName": f"node-{host}"} for host in rack.hosts]
+    await rack.edit_fabric(hosts=[*listed, {"host": "sled-O", "nodeName": "node-x"}])
+    assert condition(fabric(rack), "HostsMatched") == ("False", "NotFound")
+    assert "the manager has no host sled-O; there is no Node node-x: correct spec.hosts" in str(
+        fabric(rack)["status"]
+    )
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    await rack.edit_fabric(hosts=listed)
+    assert condition(fabric(rack), "HostsMatched")[0] == "True"
+
+
 async def test_a_node_that_binds_while_others_wait_is_looked_for_once_per_shape(rack: Rack) -> None:
     await rack.build()
     for number in range(20):

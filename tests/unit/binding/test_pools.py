@@ -187,6 +187,23 @@ async def test_a_quota_of_a_pool_that_does_not_exist_says_so(rack: Rack) -> None
     assert condition(quota(rack), "PoolsFound")[0] == "True"
 
 
+async def test_a_device_to_be_maintained_that_the_pool_does_not_have_is_said(rack: Rack) -> None:
+    await rack.build()
+
+    def pool() -> Object:
+        return rack.cluster.get(GPU_POOLS, "gpus") or {}
+
+    await rack.poll()
+    assert condition(pool(), "MaintenanceMatched") == ("", "")
+    for devices, said in (
+        (["gpu-0", "gpu-O"], ("False", "DeviceNotFound")),
+        (["gpu-0"], ("True", "Matched")),
+    ):
+        await rack.cluster.patch(GPU_POOLS, "gpus", "", {"spec": {"maintenance": {"devices": devices}}})
+        await rack.poll()
+        assert condition(pool(), "MaintenanceMatched") == said
+
+
 async def test_a_quarantined_device_does_not_count_against_the_tenant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

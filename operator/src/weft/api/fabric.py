@@ -231,7 +231,7 @@ class FabricStatus(Model):
         " Writable: the manager offers a way to attach devices; while it does not, nothing is placed there."
         " CallsSucceed: False with the manager's words, for ten minutes, when a call to attach, detach or read failed"
         " and was not repeated with success."
-        " HostsMatched: no Node stands at two hosts, no machine UUID occurs twice."
+        " HostsMatched: no Node stands at two hosts, no machine UUID occurs twice, and all that `hosts` names is there."
         " Deletable: False while a deletion waits for attachments.",
         json_schema_extra=CONDITION_LIST,
     )

@@ -28,5 +28,8 @@ GATE_SERVING = f"{GROUP}/serving"
 FINALIZER = f"{GROUP}/fabric"
 """Held until nothing of the object is left attached on the fabric."""
 
+ANNOTATION_LOGICAL_NODE = f"{GROUP}/logical-node"
+"""On a Node whose taint cannot hold the whole name of its logical node: namespace/name."""
+
 TAINT_LOGICAL_NODE = f"{GROUP}/logical-node"
 """NoSchedule taint of a Node that carries a bound logical node; the value names it."""

@@ -119,6 +119,7 @@ class PoolStatus(Model):
     conditions: Conditions = Field(
         default=(),
         description="Ready: the counts follow the fabric; while it is unreachable they stay as last known."
+        " MaintenanceMatched: every device of maintenance is one of the pool's."
         " Overlapping: an older pool selects some of the same devices and keeps them.",
         json_schema_extra=CONDITION_LIST,
     )

@@ -11,7 +11,7 @@ from weft.api.conditions import find
 from weft.api.names import FINALIZER
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
 from weft.binding.fabrics import Fabrics, SecretMissing
-from weft.binding.hosts import Matched, match
+from weft.binding.hosts import Matched, match, unknown
 from weft.binding.identity import ACCEPT_ANNOTATION as ACCEPT_MANAGER
 from weft.binding.identity import manager_of, moved, replaced, second
 from weft.binding.inventory import accept
@@ -122,7 +122,10 @@ class FabricController:
         picture = session.picture if session else None
         hosts = picture.inventory.hosts if picture else ()
         matched = match(raw, hosts, self._cluster.list(NODES))
-        facts = [*facts, _hosts_matched(matched)]
+        # A reading that lacks something may lack the host.
+        whole = picture is not None and not picture.problem
+        missing = unknown(raw, hosts, self._cluster.list(NODES)) if whole else ()
+        facts = [*facts, _hosts_matched(matched, missing)]
         status = fabric_status(fabric, picture, matched, session.epoch if session else 0, facts, now.wall)
         if session is not None and session.capabilities is not None:
             status["writes"] = [write.idiom[:63] for write in session.capabilities.writes]
@@ -148,7 +151,9 @@ class FabricController:
         for kind, condition, reason, message in facts:
             before = find(fabric.status.conditions, kind)
             if condition is False and (before is None or before.reason != reason):
-                self._cluster.event(raw, "Warning", reason, message)
+                # It names pods, and tenants of the namespace `default` can read the events of a Fabric.
+                text = "the condition NoOrphans says what and why" if kind == "NoOrphans" else message
+                self._cluster.event(raw, "Warning", reason, text)
 
     def _claimed(self, name: str) -> frozenset[str]:
         return frozenset(claim["spec"]["device"] for claim in self._claims(name))
@@ -293,13 +298,11 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
 
 
-def _hosts_matched(matched: Matched) -> Fact:
-    if not matched.problems:
-        return "HostsMatched", True, "HostsMatched", ""
-    shown = "; ".join(matched.problems[:3])
-    return (
-        "HostsMatched",
-        False,
-        "Ambiguous",
-        f"{shown}: nothing is placed there until one of them is removed",
-    )
+def _hosts_matched(matched: Matched, missing: tuple[str, ...]) -> Fact:
+    if matched.problems:
+        shown = "; ".join(matched.problems[:3])
+        text = f"{shown}: nothing is placed there until one of them is removed"
+        return "HostsMatched", False, "Ambiguous", text
+    if missing:
+        return "HostsMatched", False, "NotFound", f"{'; '.join(missing)}: correct spec.hosts"
+    return "HostsMatched", True, "HostsMatched", ""

@@ -36,6 +36,25 @@ def match(fabric: Object, hosts: Iterable[Host], nodes: Iterable[Object]) -> Mat
     )
 
 
+def unknown(fabric: Object, hosts: Iterable[Host], nodes: Iterable[Object]) -> tuple[str, ...]:
+    """What a Fabric's list names that is not there, for people; the order is that of the list."""
+    known_hosts = {host.id for host in hosts}
+    known_nodes = {node["metadata"]["name"] for node in nodes}
+    listed = fabric["spec"].get("hosts", [])
+    no_host = [one["host"] for one in listed if one["host"] not in known_hosts]
+    no_node = [one["nodeName"] for one in listed if one["nodeName"] not in known_nodes]
+    found = []
+    if no_host:
+        found.append(f"the manager has no host {', no '.join(no_host[:3])}{_more(no_host)}")
+    if no_node:
+        found.append(f"there is no Node {', no '.join(no_node[:3])}{_more(no_node)}")
+    return tuple(found)
+
+
+def _more(names: list[str]) -> str:
+    return " and others that are listed" if len(names) > 3 else ""
+
+
 def _by_uuid(hosts: Iterable[Host], nodes: Iterable[Object]) -> Matched:
     host_of: dict[str, list[str]] = {}
     for host in hosts:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import is_true
-from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
+from weft.api.names import ANNOTATION_LOGICAL_NODE, FINALIZER, TAINT_LOGICAL_NODE
 from weft.api.resources import DEVICE_ATTACHMENTS, NODES
 from weft.binding.keys import LogicalNodeKey
 from weft.cluster import Cluster, Object
@@ -158,11 +158,23 @@ def logical_node_taint(node: Object) -> str:
     return next((str(taint.get("value", "")) for taint in taints if taint["key"] == TAINT_LOGICAL_NODE), "")
 
 
+def is_cut(value: str) -> bool:
+    """Whether the value of a taint does not hold the whole name of its logical node."""
+    return len(value) >= LONGEST_VALUE
+
+
 def tainted_by(node: Object) -> LogicalNodeKey | None:
-    """The logical node that a Node's taint names; None without one, and where the name was too long to be told."""
+    """The logical node that a Node's taint names; None without one, and where the name was too long and is not beside
+    it."""
     value = logical_node_taint(node)
+    if is_cut(value):
+        whole = str(node["metadata"].get("annotations", {}).get(ANNOTATION_LOGICAL_NODE, ""))
+        namespace, slash, name = whole.partition("/")
+        # An annotation that others wrote must not lead to another one's taint.
+        is_its = bool(slash) and taint_value(namespace, name) == value
+        return LogicalNodeKey(namespace, name) if is_its else None
     namespace, dot, name = value.partition(".")
-    return LogicalNodeKey(namespace, name) if dot and len(value) < LONGEST_VALUE else None
+    return LogicalNodeKey(namespace, name) if dot else None
 
 
 def view_node(cluster: Cluster, name: str) -> NodeView:

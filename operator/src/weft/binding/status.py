@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from weft.api import DeviceAttachment, DeviceQuota, Fabric, LogicalNode
-from weft.api.conditions import MAX_CONDITIONS, with_condition
+from weft.api.conditions import MAX_CONDITIONS, find, with_condition
 from weft.api.quantity import format_bytes
 from weft.binding.hosts import Matched
 from weft.binding.inventory import Picture
@@ -139,6 +139,7 @@ def pool_status(
             else:
                 counts["free"] += 1
         status["devices"] = counts
+        facts += _maintenance(pool, excluded - {device.id for device in membership.devices})
         if membership.overlapping:
             taken = ", ".join(f"{count} by {name}" for name, count in sorted(membership.overlapping.items()))
             facts.append(
@@ -152,6 +153,18 @@ def pool_status(
         else:
             facts.append(("Overlapping", False, "NoOverlap", "no device is selected by an older pool"))
     return with_facts(pool, status, facts, now)
+
+
+def _maintenance(pool: Pool, unknown: Collection[str]) -> list[Fact]:
+    """Whether the pool has what is to be withheld; nothing where nothing is, or ever was."""
+    if not pool.spec.maintenance.devices and find(pool.status.conditions, "MaintenanceMatched") is None:
+        return []
+    if not unknown:
+        return [("MaintenanceMatched", True, "Matched", "")]
+    named = sorted(unknown)
+    more = " and others" if len(named) > 3 else ""
+    text = f"the pool has no device {', no '.join(named[:3])}{more}: correct spec.maintenance.devices"
+    return [("MaintenanceMatched", False, "DeviceNotFound", text)]
 
 
 def quota_status(
