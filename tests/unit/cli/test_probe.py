@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.foreign import Foreign
 from support.replay import (
     BLOCKS,
     ROOT,
@@ -80,6 +81,30 @@ async def test_a_manager_without_devices_is_not_useful_and_it_says_why(
     assert await probe(Replay(tree)) == 1
     out = capsys.readouterr().out
     assert "not used: no devices: the manager has no CompositionService" in out
+    assert "verdict: not useful yet" in out
+
+
+async def test_it_says_in_which_way_the_manager_takes_changes_and_what_shows_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manager = Foreign(rack(block(f"{BLOCKS}/gpu-0")))
+    manager.allow[SYSTEMS] = "GET, PATCH"
+    assert await probe(manager) == 0
+    out = capsys.readouterr().out
+    assert "writes: 1\n  ComposeByPatch: its systems take PATCH (Allow header)" in out
+
+
+async def test_a_manager_that_takes_no_changes_is_not_useful_and_it_says_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manager = Foreign(rack(block(f"{BLOCKS}/gpu-0")))
+    manager.allow[SYSTEMS] = "GET, HEAD"
+    assert await probe(manager) == 1
+    out = capsys.readouterr().out
+    why = "the manager offers no way to attach devices that Weft knows"
+    assert f"  None: {why}: " in out
+    assert f"  sled-0: {why}" in out
+    assert "its systems take GET, HEAD only (Allow header)" in out
     assert "verdict: not useful yet" in out
 
 

@@ -199,7 +199,8 @@ def _section(title: str, entries: list[str], count: int | None = None) -> list[s
 def _host(inventory: Inventory, id: str) -> str:
     host = next(h for h in inventory.hosts if h.id == id)
     what = " ".join(host.attributes[key] for key in ("vendor", "model") if key in host.attributes)
-    return f"{id}{f' ({what})' if what else ''}{'' if host.healthy else ', not healthy'}"
+    closed = f": {host.closed}" if host.closed else ""
+    return f"{id}{f' ({what})' if what else ''}{'' if host.healthy else ', not healthy'}{closed}"
 
 
 def _kinds(devices: tuple[Device, ...]) -> list[str]:

@@ -82,6 +82,12 @@ class Poller:
         else:
             self.blocks[uri] = replace(block, id=known.id)
 
+    def meet_all(self, bodies: Mapping[str, Json]) -> None:
+        """The same of several, joined with what is known once."""
+        for uri, body in bodies.items():
+            self._blocks.put(uri, body, self._readings)
+        self._name()
+
     def meet_system(self, uri: str, body: Json) -> None:
         """Take a system that was read outside of a reading. Raises Transient when it makes no sense."""
         system, known = self._systems.put(uri, body, self._readings), self.systems.get(uri)

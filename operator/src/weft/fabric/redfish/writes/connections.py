@@ -68,7 +68,7 @@ class Connections(OfEndpoints):
         ends = {uri: endpoint_of.get(uri, uri) for uri in devices}
         ends = {uri: end for uri, end in ends.items() if attaching.fabric_of.get(end) in attaching.connected}
         found = await super().elsewhere(call, path, [uri for uri in devices if uri not in ends])
-        await together([self._read(call, end) for end in dict.fromkeys(ends.values())])
+        await self._read(call, list(dict.fromkeys(ends.values())))
         for uri in ends:
             if (block := call.poller.blocks.get(uri)) is None or block.unused is not None:
                 raise InvalidRequest(f"{uri}: the manager has no device there")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from weft.fabric.errors import InvalidRequest
-from weft.fabric.redfish.mapping import Reply
 from weft.fabric.redfish.reader import together
 from weft.fabric.redfish.writes import Present
 from weft.fabric.redfish.writes.call import Call
@@ -38,13 +37,13 @@ class OfEndpoints:
             said = [b.uri for b in blocks if b.endpoint and silent & set(b.endpoint.zones or ())]
             asked = [uri for uri, host in call.poller.asked.items() if host == path]
             maybe = [u for u in dict.fromkeys([*said, *asked]) if u not in found and u not in related.host_of]
-            await together([self._read(call, uri) for uri in maybe])
+            await self._read(call, maybe)
             found += [uri for uri in maybe if path in self._hosts(call, uri)]
         return Present(read, list(dict.fromkeys(found)))
 
     async def elsewhere(self, call: Call, path: str, devices: Sequence[str]) -> dict[str, set[str]]:
         """The hosts in whose zones each endpoint is: as it says, and as zones say that have listed it."""
-        await together([self._read(call, uri) for uri in devices])
+        await self._read(call, devices)
         attaching = call.poller.attaching
         owners: dict[str, set[str]] = {}
         for uri in devices:
@@ -64,10 +63,9 @@ class OfEndpoints:
             owners[uri] = self._hosts(call, uri) | still
         return owners
 
-    async def _read(self, call: Call, uri: str) -> Reply:
-        reply = await call.read(uri)
-        call.poller.meet(uri, reply.body)
-        return reply
+    async def _read(self, call: Call, uris: Sequence[str]) -> None:
+        replies = await together([call.read(uri) for uri in uris])
+        call.poller.meet_all({uri: reply.body for uri, reply in zip(uris, replies, strict=True)})
 
     def _hosts(self, call: Call, uri: str) -> set[str]:
         """The hosts in whose zones the endpoint says it is, as it was last read."""
