@@ -133,10 +133,13 @@ def unsettled(
     gpus: int,
     memories: int,
     hosts: int,
+    *,
+    may_be_lost: bool = False,
 ) -> str:
     """What is not yet as the objects say, or nothing.
 
     `pairs` are attached; `used` are the logical nodes on which pods run; a rack has `gpus`, `memories` and `hosts`.
+    `may_be_lost`: the manager may take a device away that was seen attached; the logical node has to say so.
     """
     by_owner = {f"{n['metadata']['namespace']}/{n['metadata']['name']}": n for n in nodes}
     claimed = {(c["spec"]["device"], c["spec"]["host"]) for c in claims}
@@ -147,7 +150,7 @@ def unsettled(
         spec, ref = claim["spec"], claim["spec"]["claimRef"]
         owner = f"{ref['namespace']}/{ref['name']}"
         there = (spec["device"], spec["host"]) in pairs
-        if claim in kept or owner in used:
+        if claim in kept or owner in used or (may_be_lost and _says_that_it_lost(by_owner.get(owner))):
             continue
         if owner not in by_owner or by_owner[owner]["metadata"]["uid"] != ref["uid"]:
             return f"{spec['device']} is claimed for {owner}, which is gone"
@@ -167,7 +170,7 @@ def unsettled(
             if node["spec"].get("ttlSecondsAfterBound") and owner not in used:
                 return f"{owner} is bound although its time is soon up"
             wanted = {(d["device"], node["status"]["host"]) for d in node["status"]["devices"]}
-            if not wanted <= pairs:
+            if not wanted <= pairs and not (may_be_lost and _says_that_it_lost(node)):
                 return f"lost: {owner} is Bound to {sorted(wanted)}, attached is {sorted(pairs)}"
             continue
         fits = node["spec"]["accelerators"][0]["count"] <= gpus and hosts > 0
@@ -176,6 +179,10 @@ def unsettled(
         if fits and condition(node, "Expired") != "True":
             return f"{owner} is not bound though it would fit: {node.get('status', {}).get('conditions')}"
     return ""
+
+
+def _says_that_it_lost(node: Mapping[str, Any] | None) -> bool:
+    return node is not None and condition(node, "Bound") == "True" and condition(node, "Ready") == "False"
 
 
 def left_over(

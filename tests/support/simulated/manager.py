@@ -41,6 +41,7 @@ from weft.fabric.errors import (
 
 Pairs = frozenset[tuple[str, str]]
 DONE = Operation("", OperationPhase.SUCCEEDED)
+HIDDEN_NEITHER_SECONDS = 2.0
 LISTS_COME_BACK_SECONDS = 0.7
 """For how long a manager that restarted serves empty, valid collections."""
 
@@ -74,6 +75,8 @@ class Manager:
         self.tell: Callable[..., None] = lambda *_what: None
         self.vanished: dict[str, float] = {}
         """Until when a device is not shown."""
+        self.lied_about: dict[str, float] = {}
+        """When a change of a device was last answered without being made: hidden as well, nobody could tell."""
         self.failing: dict[str, int] = {}
         """How many more attaches of a device fail."""
         self.shown: dict[str, float] = {}
@@ -95,7 +98,10 @@ class Manager:
         return next((pairs for at, pairs in reversed(self._history) if at <= moment), frozenset())
 
     def is_shown(self, device: str) -> bool:
-        return self.vanished.get(device, 0.0) <= self.loop.now
+        lied = self.lied_about.get(device, -HIDDEN_NEITHER_SECONDS)
+        return (
+            self.vanished.get(device, 0.0) <= self.loop.now or self.loop.now - lied < HIDDEN_NEITHER_SECONDS
+        )
 
     def change(self, host: str, attached: frozenset[str], detached: frozenset[str]) -> None:
         """Carry out a change and note it."""
@@ -284,6 +290,8 @@ class SimulatedDriver:
         # The rest of its way a call goes without its sender: in the network, or in a manager that is slow.
         lands = arrives if manager.rng.random() < 0.5 else effect
         delay = manager.kind.latency / 2 + treatment.delay
+        if way is Way.LIE:
+            manager.lied_about |= dict.fromkeys(attached | detached, manager.loop.now)
         has_effect = way not in (Way.DROP, Way.REFUSE, Way.LIE)
         if manager.kind.tasks and way is Way.PASS and not treatment.delay:
             return await self._task(key, effect)

@@ -389,7 +389,10 @@ class Run:
     def _unsettled(self) -> str:
         used = {use.owner for use in self.uses.values() if use.end is None}
         nodes, claims = self.cluster.list(LOGICAL_NODES), self.cluster.list(DEVICE_ATTACHMENTS)
-        return unsettled(nodes, claims, set(self.manager.pairs), used, GPUS, MEMORIES, HOSTS)
+        pairs = set(self.manager.pairs)
+        # A list that was sent before its repeat, and is written after it, takes back what the repeat attached.
+        lists = self.manager.kind.whole_lists
+        return unsettled(nodes, claims, pairs, used, GPUS, MEMORIES, HOSTS, may_be_lost=lists)
 
     def _left_over(self) -> str:
         nodes = self.cluster.list(NODES)
