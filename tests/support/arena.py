@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 from support.lane import Lane
 from support.replicas import Replicas
 from support.schedule import SETTLE_SECONDS, TENANTS, Act, Schedule, scopes_of
-from support.wire import PASS, Message, Treatment, WatchWay, Wire
+from support.wire import PASS, Message, Treatment, WatchWay, Way, Wire
 from support.witness import Ledger
 from support.world import World, eventually
 from weft.api.resources import NAMESPACES, ResourceType
@@ -51,13 +52,17 @@ class Arena:
         self.ledger = Ledger()
         self.wire = Wire(plane.ca_file)
         self.home = World(plane, namespace, hosts=0, gpus=0, memories=0)
-        self.kubeconfig = self.home.directory / "wire.kubeconfig"
-        write_kubeconfig(self.kubeconfig, self.wire.add("api", plane.url), plane.token, plane.ca_file)
+        kubeconfigs: dict[str, Path] = {}
+        for side in ("api-1", "api-2"):
+            kubeconfigs[side] = self.home.directory / f"{side}.kubeconfig"
+            write_kubeconfig(kubeconfigs[side], self.wire.add(side, plane.url), plane.token, plane.ca_file)
+        self._cut: dict[str, float] = {}
+        """Until when nothing passes on a side."""
         self.wire.heard = lambda message, status, body: self.ledger.heard(message, status, body, time.time())
         self.wire.treat, self.wire.treat_line = self._treat, self._treat_line
         self._lanes: list[Lane] = []
         self._runs = 0
-        self._replicas = Replicas(self.home, self.kubeconfig, {**SETTINGS, "program": program})
+        self._replicas = Replicas(self.home, kubeconfigs, {**SETTINGS, "program": program})
 
     def close(self) -> None:
         self._replicas.close()
@@ -102,7 +107,9 @@ class Arena:
     # The wire
 
     def _treat(self, message: Message) -> Treatment:
-        common = message.side == "api" and scopes_of(message)[0] in COMMON
+        if self._is_cut(message):
+            return Treatment(Way.DROP)
+        common = message.is_api and scopes_of(message)[0] in COMMON
         for lane in self._lanes:
             trouble = lane.trouble
             if trouble is not None and (common or lane.owns(message)):
@@ -111,7 +118,12 @@ class Arena:
                     return treatment
         return PASS
 
+    def _is_cut(self, message: Message) -> bool:
+        return time.monotonic() < self._cut.get(message.side, 0.0)
+
     def _treat_line(self, message: Message) -> WatchWay:
+        if self._is_cut(message):
+            return WatchWay.HOLD
         for lane in self._lanes:
             if (trouble := lane.trouble) is not None and (way := trouble.line(message)) is not WatchWay.PASS:
                 return way
@@ -123,6 +135,9 @@ class Arena:
         if act.verb == "kill-operator":
             self._replicas.kill_leader()
             return
+        if act.verb == "cut-operator":
+            self._cut[self._replicas.leader_side()] = time.monotonic() + LEASE_SECONDS + act.seconds
+            return
         pid = self._replicas.leader_pid()
         if pid is None:
             return
@@ -131,5 +146,9 @@ class Arena:
                 os.kill(pid, signal.SIGTERM)
                 return
             os.kill(pid, signal.SIGSTOP)
-            time.sleep(LEASE_SECONDS + act.seconds)
-            os.kill(pid, signal.SIGCONT)
+            threading.Timer(LEASE_SECONDS + act.seconds, _go_on, (pid,)).start()
+
+
+def _go_on(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)

@@ -1,13 +1,29 @@
-"""`weft run` with one safeguard off: `settleSeconds` is taken for 0. Shows that the witness counts."""
+"""`weft run` with a safeguard off, which the first argument names. Shows that the witness counts."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 from weft.api.fabric import FabricLimits
 from weft.cli.main import main
+from weft.runtime.leadership import Leadership
+
+
+async def _for_ever(_leadership: Leadership) -> None:
+    await asyncio.Event().wait()
+
 
 if __name__ == "__main__":
     # Only in the process that is to be broken: whoever imports this module has its safeguards.
-    FabricLimits.settle_seconds = property(lambda _limits: 0)  # type: ignore[assignment]  # not a field any more
+    match sys.argv.pop(1):
+        case "settle-seconds":
+            # Not a field any more.
+            FabricLimits.settle_seconds = property(lambda _limits: 0)  # type: ignore[assignment]
+        case "lease":
+            # Who once had the lease goes on as if it had it.
+            Leadership.keep = _for_ever  # type: ignore[method-assign]
+            Leadership.remaining_seconds = lambda leadership: 60.0 * bool(leadership._lease)  # type: ignore[method-assign]
+        case unknown:
+            sys.exit(f"no such safeguard: {unknown}")
     sys.exit(main())

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from support.schedule import (
-    FAULT_SECONDS,
     GPUS,
     HOSTS,
     MEMORIES,
@@ -94,7 +93,7 @@ class Lane:
 
     def owns(self, message: Message) -> bool:
         """Whether a message is about this lane's objects."""
-        if message.side != "api":
+        if not message.is_api:
             return message.side == self.world.name
         return any(key in message.path.encode() or key in message.body for key in self._keys)
 
@@ -107,7 +106,7 @@ class Lane:
             # What meets an object that is just going away is refused, as it would be anywhere.
             with contextlib.suppress(ClusterError):
                 self._do(act)
-        self._sleep_until(self._started + FAULT_SECONDS)
+        self._sleep_until(self._started + self.schedule.seconds)
         self.trouble = None
         self.world.clear_faults()
 
@@ -145,6 +144,9 @@ class Lane:
                 host = self.world.hosts[act.pick % HOSTS]
                 patch = {"spec": {"taints": None}}
                 self.kube.patch(NODES, f"{self.world.name}-{host}", patch)
+            case "cordon":
+                host = self.world.hosts[act.pick % HOSTS]
+                self.kube.patch(NODES, f"{self.world.name}-{host}", {"spec": {"unschedulable": True}})
             case "restart-manager":
                 port = int(self.world.emulator_url.rsplit(":", 1)[1])
                 self.world.stop_emulator()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from weft.cluster import ClusterError
 
 
 class Replicas:
-    """`count` operators of a world, kept up by a thread until `close`."""
+    """Operators of a world, kept up by a thread until `close`."""
 
-    def __init__(self, world: World, kubeconfig: Path, settings: dict[str, Any], count: int = 2) -> None:
+    def __init__(self, world: World, kubeconfigs: Mapping[str, Path], settings: dict[str, Any]) -> None:
+        """As many replicas as there are `kubeconfigs`, by the side of the wire that each leads to."""
         self._world = world
-        self._kubeconfig = kubeconfig
+        self._kubeconfigs = kubeconfigs
         self._settings = settings
-        self._count = count
+        self._sides: dict[str, str] = {}
+        """By the name of a replica."""
+        self.ended = 0
+        """How many ended of themselves: on a machine that is busy with other things a lease may be lost."""
         self._names: list[str] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -35,17 +40,22 @@ class Replicas:
         while not self._ended.wait(0.1):
             with self._lock:
                 alive = [n for n in self._names if self._world.processes.exit_code(n) is None]
-                missing = range(self._count - len(alive))
-                alive += [
-                    self._world.start_operator(kubeconfig=self._kubeconfig, **self._settings) for _ in missing
-                ]
+                self.ended += len(self._names) - len(alive)
+                for side in self._kubeconfigs.keys() - {self._sides[name] for name in alive}:
+                    config = self._kubeconfigs[side]
+                    alive.append(self._world.start_operator(kubeconfig=config, **self._settings))
+                    self._sides[alive[-1]] = side
                 self._names = alive
 
     def is_complete(self) -> bool:
         """Whether all replicas know all objects and one of them leads."""
         with self._lock:
             names = list(self._names)
-        return len(names) == self._count and self.leader() in names and all(map(self._is_ready, names))
+        return (
+            len(names) == len(self._kubeconfigs)
+            and self.leader() in names
+            and all(map(self._is_ready, names))
+        )
 
     def _is_ready(self, name: str) -> bool:
         url = f"http://127.0.0.1:{self._world.ports[name]}/readyz"
@@ -67,6 +77,10 @@ class Replicas:
         leader = self.leader()
         with self._lock:
             return self._world.pids[leader] if leader in self._names else None
+
+    def leader_side(self) -> str:
+        """The leader's side of the wire, or nothing."""
+        return self._sides.get(self.leader(), "")
 
     def kill_leader(self) -> None:
         """kill -9 of the leader, unless it ended by itself in this moment."""

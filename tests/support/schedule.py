@@ -58,6 +58,7 @@ class Schedule:
     """Flags of the fabric manager."""
     acts: tuple[Act, ...]
     episodes: tuple[Episode, ...]
+    seconds: float = FAULT_SECONDS
 
     def __str__(self) -> str:
         lines = [f"{self.name}, emulator {' '.join(self.emulator)}"]
@@ -141,6 +142,30 @@ DIRECTED = (
 """Runs that dice find rarely: each was a defect, or the attack that showed one."""
 
 
+def _two_leaders(name: str, *verbs: str) -> Schedule:
+    """The leader has an attach to repeat when it is put out of action; its claim is given to another host meanwhile."""
+    return Schedule(
+        name,
+        ("--permissive",),
+        (
+            Act(0.0, "create", "a", "one", gpus=GPUS),
+            *(Act(0.8, verb, seconds=7.0 - number) for number, verb in enumerate(verbs)),
+            Act(0.9, "delete", "a", "one"),
+            Act(0.9, "cordon", pick=0),
+            Act(1.0, "create", "b", "one", gpus=GPUS),
+        ),
+        (Episode(0.0, 8.5, "fabric write", 1.0, Treatment(Way.REFUSE, status=503)),),
+        seconds=10.0,
+    )
+
+
+TWO_LEADERS = (
+    _two_leaders("leader-is-cut-off", "cut-operator"),
+    # Whose watches tell it everything at once when it goes on would have nothing to repeat.
+    _two_leaders("leader-is-cut-off-and-stopped", "cut-operator", "stop-operator"),
+)
+
+
 def _acts(rng: random.Random) -> list[Act]:
     acts = [_create(rng, 0.0), _create(rng, rng.uniform(0, 1))]
     verbs = rng.choices(list(VERBS), list(VERBS.values()), k=12)
@@ -184,7 +209,8 @@ VERBS = {
 OPERATOR_VERBS = ("kill-operator", "kill-operator", "stop-operator", "term-operator")
 OPERATOR_CHANCE = 0.4
 """`use` and `leave`: a pod on a bound node comes and goes. `strip`: a tenant forces its object away.
-`untaint`: a Node registers itself anew. `stop-operator`: SIGSTOP for longer than the lease."""
+`untaint`: a Node registers itself anew. `stop-operator`: SIGSTOP for longer than the lease. In directed runs also
+`cut-operator`: it reaches the fabric manager and, for longer than the lease, not the API server; and `cordon`."""
 
 
 def _fabric_write(rng: random.Random) -> Treatment:
@@ -305,7 +331,7 @@ def _episode(rng: random.Random, scope: str) -> Episode:
 
 def scopes_of(message: Message) -> tuple[str, ...]:
     """Which episodes concern a message."""
-    if message.side != "api":
+    if not message.is_api:
         return ("fabric read" if message.method == "GET" else "fabric write",)
     if message.is_watch:
         return ("watch", "pod watch") if message.path.endswith("/pods") else ("watch",)

@@ -38,6 +38,11 @@ class Message:
     body: bytes
 
     @property
+    def is_api(self) -> bool:
+        """Whether it goes to the API server; each replica of the operator may have a side of its own."""
+        return self.side.startswith("api")
+
+    @property
     def is_watch(self) -> bool:
         return self.method == "GET" and "watch=" in self.query
 

@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--log", action="store_true", help="say everything that happens")
     parser.add_argument("--until-found", action="store_true", help="end at the first seed that goes wrong")
+    parser.add_argument("--leaders", action="store_true", help="stop leaders, and cut them off, more often")
     options = parser.parse_args(argv)
     began, bad, attaches = time.process_time(), 0, 0
     struck: collections.Counter[str] = collections.Counter()
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for seed in range(options.start, options.start + options.seeds):
         if seed % SEEDS_BETWEEN_COLLECTIONS == 0:
             gc.collect()
-        run = Run(seed)
+        run = Run(seed, leaders=options.leaders)
         if options.log:
             logging.basicConfig(level=logging.DEBUG, format="%(message)s")
             print(run)

@@ -16,6 +16,8 @@ from weft.api.resources import EVENTS, ResourceType
 from weft.cluster import ClusterError, ConflictError, Object
 from weft.runtime.cache import ObjectCache
 
+TIMEOUT_SECONDS = 1.0
+"""Of a request that nobody answers."""
 HOLD_SECONDS = 0.1
 """How often a watch that is held is looked at."""
 
@@ -85,7 +87,7 @@ class Stream:
         if self._process.is_stopped:
             server.loop.call_at(self._process.stopped_until, self._deliver, resource)
             return
-        if server.treat_line(_watch(resource)) is WatchWay.HOLD:
+        if self._process.is_cut_off or server.treat_line(_watch(resource)) is WatchWay.HOLD:
             server.count("watch hold")
             server.loop.call_later(HOLD_SECONDS, self._deliver, resource)
             return
@@ -122,7 +124,7 @@ class Client:
 
         answers = server.listed.setdefault(resource.plural, [])
         treatment = server.treat(Message("api", "GET", f"/{resource.plural}", "", b""))
-        if treatment.way is Way.STALE:
+        if treatment.way is Way.STALE and not self._process.is_cut_off:
             for at, version, items in answers:
                 if server.loop.now - at <= treatment.seconds:
                     server.count("api stale")
@@ -212,7 +214,9 @@ class Client:
         pause = server.rng.uniform(0.001, 0.01)
         if before or treatment.delay:
             await asyncio.sleep(treatment.delay + pause)
-        if way is Way.DROP:
+        if process.is_cut_off:
+            await asyncio.sleep(TIMEOUT_SECONDS)
+        if way is Way.DROP or process.is_cut_off:
             await process.back()
             raise ClusterError(0, "NoAnswer", f"{method} {resource.plural}: reset")
         if way is Way.REFUSE:

@@ -19,6 +19,8 @@ class Process:
         self._loop = loop
         self.dead = False
         self.stopped_until = 0.0
+        self.cut_until = 0.0
+        """Until when nothing passes between it and the API server."""
         self._tasks: list[asyncio.Task[Any]] = []
         self._kill_in = 0
         self._kill_after = False
@@ -37,6 +39,10 @@ class Process:
     @property
     def is_stopped(self) -> bool:
         return self.stopped_until > self._loop.now
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.cut_until > self._loop.now
 
     def kill_at(self, messages: int, *, after: bool) -> None:
         """kill -9 at the so many-th message from now (1: the next), before it is sent or `after` it took effect."""

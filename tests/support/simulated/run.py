@@ -122,8 +122,10 @@ class Complaints(logging.Handler):
 class Run:
     """One seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, leaders: bool = False) -> None:
+        """`leaders`: each leader is stopped beyond its lease, or cut off from the API server, again and again."""
         self.seed = seed
+        self._leaders = leaders
         self.say: Callable[[str], object] | None = None
         self.schedule = schedules.make(seed)
         self.rng = random.Random(f"weft simulated {seed}")
@@ -163,9 +165,22 @@ class Run:
 
     def _more_acts(self) -> list[Act]:
         rng, acts = self.rng, []
-        for verb, chance in (("kill-at", 0.3), ("kill-at", 0.3), ("jump", 0.2)):
+        chances = (("kill-at", 0.3), ("kill-at", 0.3), ("cut-operator", 0.1), ("jump", 0.2))
+        if self._leaders:
+            chances = (
+                ("stop-operator", 1.0),
+                ("cut-operator", 1.0),
+                ("stop-operator", 0.5),
+                ("cut-operator", 0.5),
+            )
+        for verb, chance in chances:
             if rng.random() < chance:
-                acts.append(Act(rng.uniform(0.1, FAULT_SECONDS - 0.5), verb, pick=rng.randrange(1000)))
+                at, pick, seconds = (
+                    rng.uniform(0.1, FAULT_SECONDS - 0.5),
+                    rng.randrange(1000),
+                    rng.uniform(0.2, 1.5),
+                )
+                acts.append(Act(at, verb, pick=pick, seconds=seconds))
         return acts
 
     def __str__(self) -> str:
@@ -274,7 +289,7 @@ class Run:
 
     async def _keep_up(self) -> None:
         """Replicas as a Deployment keeps them; a second one only where the first is going to need it."""
-        operator = {"kill-at", *schedules.OPERATOR_VERBS}
+        operator = {"kill-at", "cut-operator", *schedules.OPERATOR_VERBS}
         count = 2 if any(act.verb in operator for act in self.acts) else 1
         while True:
             for replica in [each for each in self._replicas if each.has_ended]:
@@ -343,6 +358,8 @@ class Run:
                 leader.process.kill_at(1 + act.pick % MOST_MESSAGES, after=act.pick % 2 == 0)
             case "term-operator":
                 leader.terminate()
+            case "cut-operator":
+                leader.process.cut_until = self.loop.now + LEASE_SECONDS + act.seconds
             case "stop-operator":
                 leader.process.stopped_until = self.loop.now + LEASE_SECONDS + act.seconds
 

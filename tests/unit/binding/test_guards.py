@@ -41,6 +41,10 @@ def session(**changes: object) -> FabricSession:
     return replace(made, **changes)  # type: ignore[arg-type]  # tests name any field
 
 
+async def fails() -> None:
+    raise Transient("no answer")
+
+
 async def is_refused(made: FabricSession) -> bool:
     """Whether no call goes out, in either direction."""
     devices = frozenset({"gpu-0"})
@@ -55,6 +59,16 @@ async def is_refused(made: FabricSession) -> bool:
         return False
     assert isinstance(made.driver, MemoryDriver)
     return made.driver.pairs == set()
+
+
+async def test_a_node_that_is_deleted_while_it_is_bound_stays_until_its_devices_are_free(rack: Rack) -> None:
+    await rack.ask("n")
+    rack.driver.before_attached = fails
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert rack.node("n")["metadata"]["deletionTimestamp"]
+    first = [write[:2] for write in rack.cluster.writes].index(("create", "deviceattachments"))
+    assert ("patch", "logicalnodes", "n") in rack.cluster.writes[:first]
 
 
 async def test_no_call_goes_out_before_the_earlier_leader_is_fenced() -> None:
