@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from support.arena import Arena
-from support.schedule import DIRECTED, TWO_LEADERS, Schedule, make
+from support.schedule import DIRECTED, Schedule, make
 from weft.api.resources import NAMESPACES
 from weft_dev.controlplane import ControlPlane
 
@@ -59,10 +59,3 @@ def test_nothing_is_attached_twice_leaked_lost_or_shared_whatever_goes_wrong(
 
 def test_nothing_is_freed_too_early_when_a_call_lands_late_or_the_users_cannot_be_seen(arena: Arena) -> None:
     assert problems(arena, DIRECTED) == {}
-
-
-@pytest.mark.parametrize("schedule", TWO_LEADERS, ids=lambda run: run.name)
-def test_a_leader_that_is_out_of_action_beyond_its_lease_sends_nothing_more(
-    arena: Arena, schedule: Schedule
-) -> None:
-    assert problems(arena, [schedule]) == {}
