@@ -36,7 +36,9 @@ def test_a_seed_is_the_same_each_time() -> None:
     assert first.trace != play(Run(8)).trace
 
 
-@pytest.mark.parametrize("guard", ["verify-skipped", "settle-skipped", "settle-seconds-ignored"])
+@pytest.mark.parametrize(
+    "guard", ["finalizer-early", "verify-skipped", "devices-detached-under-a-pod", "settle-skipped"]
+)
 def test_a_guard_that_is_removed_is_found_out_within_200_seeds(guard: str, tmp_path: Path) -> None:
     (mutant,) = (each for each in mutants.load() if each.name == guard)
     mutants.copy(tmp_path)
