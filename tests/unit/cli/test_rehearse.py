@@ -28,7 +28,14 @@ def files(tmp_path: Path) -> list[str]:
     rows = "".join(f"{i * 0.5},{400 + 37 * (i % 11)},{20 + i % 50}\n" for i in range(200))
     (tmp_path / "trace.csv").write_text("arrival_seconds,prompt_tokens,answer_tokens\n" + rows)
     (tmp_path / "profile.yaml").write_text(PROFILE)
-    return ["rehearse", str(tmp_path / "trace.csv"), "--profile", str(tmp_path / "profile.yaml")]
+    return [
+        "rehearse",
+        str(tmp_path / "trace.csv"),
+        "--profile",
+        str(tmp_path / "profile.yaml"),
+        "--ttft",
+        "2",
+    ]
 
 
 def test_every_policy_has_a_row(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +100,14 @@ def test_a_profile_that_is_none_says_why(
     (tmp_path / "profile.yaml").write_text("kind: Pod")
     assert main([*files, "--replicas", "4"]) == 2
     assert "one EngineProfile, and has 0" in capsys.readouterr().err
+
+
+def test_without_an_objective_there_is_nothing_to_say(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*files[:-2], "--replicas", "4"])
+    assert "what are requests to meet?" in capsys.readouterr().err
 
 
 def test_help_needs_nothing_of_a_cluster() -> None:

@@ -8,9 +8,9 @@ import random
 import pytest
 
 from weft.balancing.profile import Curve, Profile
-from weft.rehearse.engine import Speeds
+from weft.rehearse.engine import ITL_BOUNDS, Speeds
 from weft.rehearse.trace import Trace
-from weft.rehearse.world import DECODES, PREFILLS, World
+from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS, World
 from weft_playground.demo.rehearsal import simulate
 from weft_playground.profile import (
     KV_TRANSFER_SECONDS_PER_TOKEN,
@@ -55,3 +55,32 @@ def test_every_request_is_as_fast_as_on_the_engines_of_the_demo(seed: int, rate:
 
     assert list(world.ttft) == pytest.approx([each.time_to_first_token for each in expected], rel=1e-6)
     assert list(world.itl) == pytest.approx([each.inter_token for each in expected], rel=1e-6)
+
+
+LINEAR = Profile(Curve((1, 10_001), (0.0, 1.0)), Curve((1, 8), (0.02, 0.02)), 100_000, 8)
+"""10,000 prompt tokens a second, and 20 ms per token whatever the batch."""
+
+
+@pytest.mark.parametrize(("chunk", "longest"), [(0, 0.42), (1000, 0.12)])
+def test_a_prompt_read_in_chunks_lets_others_have_their_tokens_between_them(
+    chunk: int, longest: float
+) -> None:
+    trace = Trace.of([(0.0, 100, 200), (1.0, 4001, 2)])
+    world = World(trace, Speeds(LINEAR, chunk_tokens=chunk))
+    engine = world.create(AGGREGATES, 0.0).engine
+    world.run_until(60.0)
+    # The first answer is held up by the whole prompt either way, once or in four parts.
+    assert world.itl[0] == pytest.approx(0.02 + 0.4 / 199, rel=1e-2)
+    bounds = [bound for bound, count in zip(ITL_BOUNDS, engine.itl_counts, strict=False) if count]
+    assert min(bound for bound in ITL_BOUNDS if bound >= longest) == max(bounds)
+    assert world.ttft[1] == pytest.approx(0.4 + (0.02 * 4 if chunk else 0.02), abs=0.03)
+
+
+def test_a_step_takes_longer_with_more_in_the_kv_caches_of_its_batch() -> None:
+    trace = Trace.of([(0.0, 1000, 401), (0.0, 3000, 401)])
+    world = World(trace, Speeds(LINEAR, 0.0, 0.0, decode_seconds_per_kv_token=1e-6))
+    world.create(PREFILLS, 0.0)
+    world.create(DECODES, 0.0)
+    world.run_until(60.0)
+    # Once both are in: 4,000 tokens of prompts, and on average about 2 x 200 of answers.
+    assert world.itl[1] == pytest.approx(0.02 + 1e-6 * 4400, rel=0.02)

@@ -180,6 +180,8 @@ def main(argv: Sequence[str]) -> int:
         parser.error("give a trace, or --prometheus and --model")
     if arguments.prometheus is not None and not arguments.model:
         parser.error("--prometheus needs --model, the name that the front end's metrics have")
+    if arguments.ttft == math.inf and arguments.itl == math.inf:
+        parser.error("give --ttft, --itl or both: what are requests to meet?")
     try:
         case = _case(arguments)
     except (OSError, ValueError) as error:
