@@ -21,6 +21,7 @@ from weft.balancing.decide import GroupDecision, decide
 from weft.balancing.keys import GroupKey
 from weft.balancing.moments import Moments
 from weft.balancing.observe import GroupPicture, observe
+from weft.balancing.pace import LOOK_SECONDS, MOVING_SECONDS
 from weft.balancing.presets import Preset
 from weft.balancing.prometheus import PrometheusSource
 from weft.balancing.refusals import Refusal, refusal
@@ -29,10 +30,6 @@ from weft.balancing.steps import AddFinalizer, DropFinalizer, Subject
 from weft.cluster import Cluster, ClusterError, ConflictError, Object
 from weft.controllers import Now, Watch
 
-LOOK_SECONDS = 2.0
-"""How often a group is looked at when nothing happens to it."""
-MOVING_SECONDS = 0.5
-"""The same while something drains or is on its way."""
 RETRY_SECONDS = 0.2
 """After a write that lost to another one."""
 

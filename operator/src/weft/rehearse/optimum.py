@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from weft.balancing.controller import LOOK_SECONDS, MOVING_SECONDS
+from weft.balancing.pace import LOOK_SECONDS, MOVING_SECONDS
 from weft.rehearse.moves import Mover, Ways
 from weft.rehearse.play import ANSWERS_SECONDS, Case, Counts, Decided, Run, new_world, note_sizes
 from weft.rehearse.scrapes import Scrapes

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from weft.balancing.controller import LOOK_SECONDS, MOVING_SECONDS
+from weft.balancing.pace import LOOK_SECONDS, MOVING_SECONDS
 from weft.balancing.profile import Profile
 from weft.rehearse.engine import Speeds
 from weft.rehearse.moves import Mover, Ways
