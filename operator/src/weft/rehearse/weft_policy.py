@@ -43,10 +43,12 @@ class Weft:
             objectives=api_objectives(case),
             accelerators=case.most_replicas * case.accelerators_per_replica,
             scrape_seconds=case.scrape_seconds,
+            flips_overlap=case.overlap,
         )
         self._roles = roles
         self._balancer = Balancer(config)
         self._decided_at: float | None = None
+        self._decided_from: dict[str, int] = {}
 
     def ways(self, case: Case) -> Ways:
         return Ways(
@@ -82,13 +84,14 @@ class Weft:
             traffic=reading.traffic,
             engines=engines,
             decided_at_seconds=self._decided_at,
+            decided_from=self._decided_from,
             moved_at_seconds=mover.moved_at,
             moving=mover.moving,
         )
         decision = self._balancer.step(seen)
         if not decision.changed:
             return None
-        self._decided_at = now
+        self._decided_at, self._decided_from = now, dict(mover.target)
         alternatives = tuple(
             f"{', '.join(f'{role} {count}' for role, count in counts.items())}: {why}"
             for counts, why in decision.alternatives
