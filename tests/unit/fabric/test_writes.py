@@ -300,8 +300,41 @@ class TestAddResourceBlock:
             assert (await driver.operation(operation.id)).phase is OperationPhase.SUCCEEDED
             assert await driver.attached("sled-0") == gpus(0, 1)
 
+    async def test_a_task_that_cannot_be_looked_at_is_an_unknown_outcome_and_no_refusal(self) -> None:
+        served = manager("actions")
+        plain = served.change
+        task = "/redfish/v1/TaskService/Tasks/1"
+
+        def as_task(method: str, path: str, body: Any) -> web.Response:
+            plain(method, path, body)
+            return web.json_response({}, status=202, headers={"Location": task})
+
+        served.change = as_task  # type: ignore[method-assign]
+        async with reading(served) as (_, driver):
+            with pytest.raises(OutcomeUnknown, match="how it ended cannot be read"):
+                await driver.attach("a", "sled-0", gpus(0, 1))
+            assert await driver.attached("sled-0") == gpus(0)
+
 
 class TestWhatAManagerOffers:
+    async def test_a_host_that_alone_takes_no_patch_closes_itself_and_no_other(self) -> None:
+        served = manager()
+        served.expand = True
+        served.tree[ROOT] |= EXPAND
+        served.allow = {SLED_0: "GET", SLED_1: "GET, PATCH"}
+        async with reading(served) as (_, driver):
+            hosts = {host.id: host.closed for host in (await driver.inventory()).hosts}
+            assert (bool(hosts["sled-0"]), hosts["sled-1"]) == (True, "")
+
+    @pytest.mark.parametrize("allow", ["", " , ", "*"])
+    async def test_an_allow_header_that_says_nothing_is_no_evidence_against(self, allow: str) -> None:
+        served = manager()
+        served.allow[SYSTEMS] = allow
+        async with reading(served) as (_, driver):
+            await driver.inventory()
+            await driver.attach("a", "sled-0", gpus(0))
+            assert await driver.attached("sled-0") == gpus(0)
+
     @pytest.mark.parametrize("expand", [True, False])
     async def test_a_manager_whose_systems_take_no_patch_offers_nothing_and_is_not_tried(
         self, expand: bool

@@ -28,6 +28,8 @@ from weft.fabric.redfish.topology import TopologyReader
 from weft.fabric.redfish.uris import canonical, last_segment
 
 _NO_RACK: tuple[frozenset[str], frozenset[str]] = frozenset(), frozenset()
+MAX_SAMPLES = 20
+"""Hosts that are read by themselves in one reading, to see what they take."""
 STATIC_EVERY = 10
 """Zones, fabrics, and what devices without an ETag are, are read anew in every such reading."""
 
@@ -258,6 +260,10 @@ class Poller:
             # What came along with the collection says nothing of the methods that its members take.
             hosts = sorted(system.uri for system in self._systems.values() if system.unused is None)
             await collections.work(hosts[:1], look_by_itself)
+            if any("PATCH" not in (self._session.allowed(uri) or {"PATCH"}) for uri in hosts[:1]):
+                # It may be the only one of its kind.
+                others = [uri for uri in hosts if self._session.allowed(uri) is None]
+                await collections.work(others[:MAX_SAMPLES], look_by_itself)
 
     async def _read_blocks(self, collections: Collections, first: frozenset[str]) -> None:
         """Each block with what it holds, so that devices appear one by one, and not all at the end."""

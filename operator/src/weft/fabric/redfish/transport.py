@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -151,7 +151,7 @@ class Transport:
             ) as response:
                 data = await self._read(response)
                 if method == "GET" and response.ok:
-                    self._note_allowed(path, response.headers.get("Allow"))
+                    self._note_allowed(path, response.headers.getall("Allow", []))
                 return self._reply(method, path, response, data)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise AuthFailed(
@@ -170,11 +170,12 @@ class Transport:
                 raise OutOfTime from error  # the manager might have answered in its time
             raise (NoAnswer if isinstance(error, TimeoutError) else Transient)(text) from error
 
-    def _note_allowed(self, path: str, header: str | None) -> None:
-        if header is None:
+    def _note_allowed(self, path: str, headers: Sequence[str]) -> None:
+        words = (word.strip().upper() for header in headers for word in header.split(","))
+        methods = frozenset(word for word in words if word.isalpha())
+        if not methods:
             self._allowed.pop(canonical(path), None)
         elif len(self._allowed) < MAX_SPELLINGS or canonical(path) in self._allowed:
-            methods = frozenset(word.strip().upper() for word in header.split(","))
             self._allowed[canonical(path)] = methods
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:

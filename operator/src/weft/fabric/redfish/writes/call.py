@@ -124,13 +124,13 @@ class Call:
         for number, part in enumerate(parts):
             try:
                 operation = self.outcome(turn, await change(part))
-                if number + 1 < len(parts):
-                    operation = await self.ended(operation)
             except FabricError as error:
                 if number == 0 or isinstance(error, OutcomeUnknown):
                     raise
                 text = f"{error}; {number} of {len(parts)} changes were made before"
                 raise OutcomeUnknown(text) from error
+            if number + 1 < len(parts):
+                operation = await self.ended(operation)
             if operation.phase is not OperationPhase.SUCCEEDED:
                 break
         return operation
@@ -142,11 +142,17 @@ class Call:
         return Operation("", OperationPhase.SUCCEEDED, DONE)
 
     async def ended(self, operation: Operation) -> Operation:
-        """The operation once its task has ended, or as it is when the time of this call is up."""
+        """The operation once its task has ended, or as it is when the time of this call is up.
+
+        Raises OutcomeUnknown when the task cannot be looked at.
+        """
         pause, longest = _LOOK_SECONDS
         loop = asyncio.get_running_loop()
         while operation.id and not operation.phase.is_terminal and loop.time() + pause < self.deadline:
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
-            operation = await self.tasks.look(operation.id, self.deadline, login=self.login)
+            try:
+                operation = await self.tasks.look(operation.id, self.deadline, login=self.login)
+            except FabricError as error:
+                raise OutcomeUnknown(f"{operation.id}: how it ended cannot be read: {error}") from error
         return operation

@@ -47,7 +47,10 @@ class Choice:
         """Take note of what was read, and forget refusals that are too old."""
         attaching = self._poller.attaching
         members = [*self._poller.systems, *attaching.related.zones, *attaching.connected.values()]
-        self._samples = {_collection(path): path for path in members if self._said(path) is not None}
+        # Where they differ, one that may be changed: the others are looked at before anything is sent to them.
+        known = [path for path in members if self._said(path) is not None]
+        known.sort(key=lambda path: "PATCH" in (self._said(path) or ()))
+        self._samples = {_collection(path): path for path in known}
         self._reading += 1
         self._refused = {
             key: (reason, since)
