@@ -87,7 +87,13 @@ class Fleet:
                 "metrics": {"source": "default", "preset": "vllm", "models": [MODEL]},
                 "template": TEMPLATE,
                 "accelerators": {"maximum": 18},
-                "rebalance": {"mode": "Auto", "flip": "Label", "cooldownSeconds": 30, **rebalance},
+                "rebalance": {
+                    "mode": "Auto",
+                    "flip": "Label",
+                    "cooldownSeconds": 30,
+                    "drainFirst": True,
+                    **rebalance,
+                },
             },
         )
         self.put_role("prefill", "Prefill", prefill)

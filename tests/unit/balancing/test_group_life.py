@@ -105,6 +105,32 @@ async def test_a_replica_with_requests_keeps_its_role_until_they_are_done() -> N
     assert fleet.split() == {"prefill": 5, "decode": 4}
 
 
+@pytest.mark.shows("InferenceGroup.spec.rebalance.drainFirst")
+async def test_a_flip_that_overlaps_gives_requests_of_the_new_stage_at_once_and_is_never_out_of_the_router() -> (
+    None
+):
+    fleet = await started(drainFirst=False)
+    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
+    fleet.traffic = PROMPT_HEAVY
+    ready: list[int] = []
+    fleet.cluster.after_write = lambda: ready.append(sum(fleet.serving().values()))
+    await fleet.run(40)
+    assert fleet.split() == {"prefill": 5, "decode": 4}
+    assert set(ready) == {9}
+    assert fleet.status().get("transfers", []) == []
+
+
+async def test_a_flip_changed_to_overlap_while_it_drains_goes_on_without_the_drain() -> None:
+    fleet = await started()
+    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(20)
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    fleet.group()["spec"]["rebalance"]["drainFirst"] = False
+    await fleet.run(10)
+    assert fleet.split() == fleet.serving() == {"prefill": 5, "decode": 4}
+
+
 @pytest.mark.shows("InferenceRole.spec.drain.timeoutSeconds")
 async def test_a_drain_that_times_out_is_rolled_back_and_not_tried_again_at_once() -> None:
     fleet = await started()

@@ -73,6 +73,8 @@ class Life:
     """The other role is still there."""
     spare: bool = True
     """Its role has another serving replica."""
+    drain_first: bool = True
+    """It finishes its requests before it changes its role."""
 
 
 def subject(life: Life) -> Replica:
@@ -118,7 +120,7 @@ def roles() -> dict[str, InferenceRole]:
 
 
 @cache
-def group(stored: str, deleting: bool) -> InferenceGroup:
+def group(stored: str, deleting: bool, drain_first: bool) -> InferenceGroup:
     raw = FLEET.cluster.objects[(INFERENCE_GROUPS, NAMESPACE, GROUP)]
     metadata = {**raw["metadata"], "finalizers": [FINALIZER]}
     if deleting:
@@ -129,11 +131,13 @@ def group(stored: str, deleting: bool) -> InferenceGroup:
     if stored:
         transfer = {"name": "t", "from": "decode", "to": "prefill", "replica": SUBJECT, "step": stored}
         status["transfers"] = [{**transfer, "startTime": "2026-01-01T00:00:00Z"}]
-    return InferenceGroup.model_validate({**raw, "metadata": metadata, "status": status})
+    rebalance = {**raw["spec"]["rebalance"], "drainFirst": drain_first}
+    spec = {**raw["spec"], "rebalance": rebalance}
+    return InferenceGroup.model_validate({**raw, "metadata": metadata, "spec": spec, "status": status})
 
 
 def picture(life: Life, *, deleting: bool) -> GroupPicture:
-    found = group(life.stored, deleting)
+    found = group(life.stored, deleting, life.drain_first)
     here = {name: role for name, role in roles().items() if life.taker or name != "prefill"}
     replicas = [subject(life)] if life.pod or life.node else []
     if not deleting:
@@ -270,7 +274,7 @@ def transfers() -> Walk:
     def state(life: Life) -> str:
         return "[*]" if life.over or not life.stored else life.stored
 
-    return walk([Life()], False, state, carried_out, events, says)
+    return walk([Life(), Life(drain_first=False)], False, state, carried_out, events, says)
 
 
 @pytest.fixture(scope="module")

@@ -118,11 +118,17 @@ class Rebalance(Model):
         description="How a running replica changes its stage. None: never. Label: only its labels change,"
         " the engine serves both stages.",
     )
+    drain_first: bool | None = Field(
+        default=None,
+        description="Whether a replica finishes its requests before it changes its stage. Else it gets requests of the"
+        " new stage at once and ends the old ones beside them, as engines can that serve both stages.",
+    )
     cooldown_seconds: int = Field(
         default=30,
         ge=0,
         le=86_400,
-        description="Least time between the end of one move and the next decision.",
+        description="Least time after a decision or the end of a move before it may be taken back. It may go"
+        " further before.",
     )
 
 
@@ -205,6 +211,9 @@ class Decision(Model):
 
     reason: Message = Field(description="Why this split.")
     decision_time: Timestamp = Field(description="When it was decided.")
+    previous: Allocation | None = Field(
+        default=None, description="Replicas per role that held before.", json_schema_extra=_BY_ROLE
+    )
     alternatives: Annotated[tuple[Alternative, ...], Field(max_length=4)] = Field(
         default=(), description="The next best splits, the best of them first.", json_schema_extra=_ATOMIC
     )

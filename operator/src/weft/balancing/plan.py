@@ -190,7 +190,10 @@ def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
             reason=reason, decision_time=inputs.now, alternatives=alternatives, allocation=best.written()
         )
         return SplitPlan(start, recommendation=recommendation)
-    return SplitPlan(best, Decision(reason=reason, decision_time=inputs.now, alternatives=alternatives))
+    decision = Decision(
+        reason=reason, decision_time=inputs.now, previous=start.written(), alternatives=alternatives
+    )
+    return SplitPlan(best, decision)
 
 
 def _met_with_room(inputs: SplitInputs, start: Split, needs: Mapping[Stage, StageNeed]) -> bool:

@@ -3,7 +3,14 @@
 A transfer is recorded in the group's status before its first step. From then on where it stands is read from the
 pod, so that it goes on wherever an operator left it:
 
+    labels, one guarded patch -> seen with them
+
+and with `drainFirst`
+
     out of the router -> idle -> labels, one guarded patch -> seen with them -> into the router
+
+Without a drain the router sends it the new stage's requests as soon as it sees the labels, and the engine, which
+serves both stages, ends the old ones beside them.
 
 Until the labels have changed it can turn back: when the drain times out, a role disappears, or the role that
 gives would be left without enough serving replicas. Afterwards it only goes forward. The engine keeps running
@@ -64,6 +71,12 @@ def carry_on(transfer: Transfer, picture: GroupPicture, now: datetime) -> Carrie
 
 def _forward(transfer: Transfer, replica: Replica, picture: GroupPicture, now: datetime) -> Carried:
     if not switched(transfer, replica):
+        if not picture.group.spec.rebalance.drain_first:
+            reason = "gets its new role and ends its old requests beside it"
+            return Carried(
+                _at(transfer, TransferStep.SWITCHING),
+                step=Switch(replica.name, reason, transfer.from_, transfer.to),
+            )
         draining = _at(transfer, TransferStep.DRAINING)
         if replica.gate is not False or replica.gate_reason != GateReason.TRANSFER:
             reason = "finishes its requests before it changes its role"
@@ -121,8 +134,8 @@ def choose(
 ) -> tuple[tuple[Transfer, ...], Finding | None]:
     """The transfers to record now, towards the allocation, and what keeps others from it.
 
-    At most a quarter of the replicas (at least one) are on their way at a time. A replica that was just rolled
-    back is left alone for the cooldown. Of those that can go the least loaded goes: it drains first.
+    Where they drain first at most a quarter of the replicas (at least one) are on their way at a time. A replica
+    that was just rolled back is left alone for the cooldown. Of those that can go the least loaded goes.
     """
     roles, kinds, replicas, loads = picture.roles, picture.kinds, picture.replicas, picture.reading.loads
     cooldown_seconds = picture.group.spec.rebalance.cooldown_seconds
@@ -130,7 +143,8 @@ def choose(
     lacking = Counter({name: allocation[name] for name in roles})
     lacking.subtract(Counter(effective[one.name] for one in replicas if one.has_pod and not one.removing))
     started: list[Transfer] = []
-    room = min(OPEN_MOST, max(1, len(replicas) // 4)) - len(open_transfers)
+    drains = picture.group.spec.rebalance.drain_first
+    room = (min(OPEN_MOST, max(1, len(replicas) // 4)) if drains else OPEN_MOST) - len(open_transfers)
     obstacle: Finding | None = None
     for giver in sorted(roles, key=lambda name: (lacking[name], name)):
         while lacking[giver] < 0 and len(started) < room:
@@ -153,7 +167,7 @@ def choose(
                     from_=giver,
                     to=taker,
                     replica=replica.name,
-                    step=TransferStep.DRAINING,
+                    step=TransferStep.DRAINING if drains else TransferStep.SWITCHING,
                     start_time=now,
                 )
             )
