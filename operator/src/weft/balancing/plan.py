@@ -21,7 +21,7 @@ Limits of this version: the total number of replicas is fixed where it started; 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -153,35 +153,41 @@ def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
     assert seen is not None
     cases = _cases(inputs, seen)
 
-    def judged(split: Split) -> Judgement:
-        return judge(start, split, roles, needs, terms, cases)
-
-    stay = judged(start)
     others = [split for split in reachable(start, roles) if not _turns(inputs, start, split)]
     if len(others) > JUDGED_MOST:
         others = sorted(others, key=lambda split: (worst_stage(split, roles, needs), split))[:JUDGED_MOST]
-    found = {split: judged(split) for split in others}
-    ranked = sorted(
-        [start, *others],
-        key=lambda split: (
-            round((found.get(split) or stay).late, 2),
-            round((found.get(split) or stay).worst, 3),
-            moves_between(start, split),
-            split,
-        ),
-    )
+
+    def judged_from(here: Split) -> dict[Split, Judgement]:
+        return {split: judge(here, split, roles, needs, terms, cases) for split in (start, *others)}
+
+    def order(here: Split, found: Mapping[Split, Judgement]) -> list[Split]:
+        return sorted(
+            found,
+            key=lambda split: (
+                round(found[split].late, 2),
+                round(found[split].worst, 3),
+                moves_between(here, split),
+                split,
+            ),
+        )
+
+    found = judged_from(start)
+    stay = found[start]
+    ranked = order(start, found)
     best = ranked[0]
-    if best == start or stay.late - found[best].late <= _margin(inputs):
+    if stay.late - found[best].late > MARGIN_LEAST:
+        best = _without_stops(best, judged_from, order)
+    if stay.late - found[best].late <= _margin(inputs):
         best = start
     recommends = inputs.mode is RebalanceMode.RECOMMEND
     if best == ((inputs.recommended or start) if recommends else start):
         return SplitPlan(start)
-    reason = _reason(inputs, start, best, stay, found.get(best, stay), needs, demand)
+    reason = _reason(inputs, start, best, stay, found[best], needs, demand)
     alternatives = tuple(
         Alternative(
             allocation=split.written(),
-            score=f"{(found.get(split) or stay).late:.3f}",
-            reason=_alternative_reason(start, split, found.get(split) or stay, terms),
+            score=f"{found[split].late:.3f}",
+            reason=_alternative_reason(start, split, found[split]),
         )
         for split in [split for split in ranked if split != best][:ALTERNATIVES]
     )
@@ -194,6 +200,22 @@ def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
         reason=reason, decision_time=inputs.now, previous=start.written(), alternatives=alternatives
     )
     return SplitPlan(best, decision)
+
+
+def _without_stops(
+    first: Split,
+    judged_from: Callable[[Split], Mapping[Split, Judgement]],
+    order: Callable[[Split, Mapping[Split, Judgement]], list[Split]],
+) -> Split:
+    """Where the plan would stop if it were asked again from each split that it chose: it goes there at once."""
+    here, passed = first, {first}
+    while True:
+        found = judged_from(here)
+        following = order(here, found)[0]
+        if following in passed or found[here].late - found[following].late <= MARGIN_LEAST:
+            return here
+        here = following
+        passed.add(here)
 
 
 def _met_with_room(inputs: SplitInputs, start: Split, needs: Mapping[Stage, StageNeed]) -> bool:
@@ -350,7 +372,7 @@ def _reason(
     return "; ".join(parts)
 
 
-def _alternative_reason(start: Split, split: Split, judged: Judgement, terms: Terms) -> str:
+def _alternative_reason(start: Split, split: Split, judged: Judgement) -> str:
     moves = moves_between(start, split)
     how = "stay" if moves == 0 else f"{moves} {'flip' if moves == 1 else 'flips'}"
     return f"{how}; expected violations {judged.late:.2f}; worst stage needs {judged.worst:.2f} times what it has"
