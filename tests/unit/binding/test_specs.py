@@ -293,6 +293,8 @@ async def test_a_node_is_released_when_its_time_is_up(rack: Rack) -> None:
     "Fabric.spec.limits.maxInFlight",
     "Fabric.spec.limits.requestsPerSecond",
     "Fabric.spec.limits.requestTimeoutSeconds",
+    "Fabric.spec.carve.memory",
+    "Fabric.spec.carve.storage",
 )
 async def test_a_manager_is_reached_with_the_driver_secrets_and_limits_of_its_fabric(
     rack: Rack, monkeypatch: pytest.MonkeyPatch
@@ -311,8 +313,10 @@ async def test_a_manager_is_reached_with_the_driver_secrets_and_limits_of_its_fa
         credentialsSecretRef={"name": "login"},
         tls={"caSecretRef": {"name": "ca"}},
         limits={"maxInFlight": 3, "requestsPerSecond": 7, "requestTimeoutSeconds": 5},
+        carve={"memory": "64Gi", "storage": "1Ti"},
     )
-    connection = Connection("https://rack", "weft", "s3cret", "PEM", 3, 7.0, 5.0)
+    parts = {DeviceKind.MEMORY: 64 << 30, DeviceKind.STORAGE: 1 << 40}
+    connection = Connection("https://rack", "weft", "s3cret", "PEM", 3, 7.0, 5.0, part_bytes=parts)
     assert opened == [("other", connection)]
 
 

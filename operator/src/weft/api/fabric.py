@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from weft.api.cel import Rule, rules
 from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.meta import Model, NameRef, Resource
-from weft.api.values import Counter, DnsSubdomain, Identifier, Message, Version
+from weft.api.values import ByteQuantity, Counter, DnsSubdomain, Identifier, Message, Version
 
 # Matched against the whole URL: of what `url(...)` returns the API server knows no length, so that its estimate of the
 # cost goes beyond the limit.
@@ -106,6 +106,18 @@ class FabricLimits(Model):
     )
 
 
+class FabricCarve(Model):
+    """The sizes of parts into which devices are divided, on a manager that carves."""
+
+    memory: ByteQuantity | None = Field(
+        default=None,
+        description="Of memory chunks, carved from memory domains. Absent: memory is given whole.",
+    )
+    storage: ByteQuantity | None = Field(
+        default=None, description="Of volumes, carved from storage. Absent: drives are given whole."
+    )
+
+
 class FabricHost(Model):
     """Which Kubernetes Node runs on which of the fabric's hosts."""
 
@@ -155,6 +167,13 @@ class FabricSpec(Model):
     tls: FabricTls = Field(default=FabricTls(), description="How the manager's certificate is checked.")
     limits: FabricLimits = Field(
         default=FabricLimits(), description="How hard the manager may be worked, and how long it may take."
+    )
+    carve: FabricCarve = Field(
+        default=FabricCarve(),
+        description="Gives memory and storage in parts of these sizes, each a device of its own, where the manager"
+        " takes connections of its fabrics: a part is carved when it is attached and given back when it is detached."
+        " The condition InventoryComplete says from what such parts cannot be carved, and which sizes can. To be"
+        " changed only while nothing of the kind is attached.",
     )
     orphan_policy: OrphanPolicy | None = Field(
         default=None,

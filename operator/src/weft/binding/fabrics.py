@@ -8,12 +8,13 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from weft.api import Fabric
+from weft.api.quantity import parse_bytes
 from weft.api.resources import FABRICS, NAMESPACES, SECRETS, ResourceType
 from weft.binding.inventory import Picture
 from weft.binding.session import FabricSession, Leader
 from weft.cluster import Cluster, Object
 from weft.controllers import Now
-from weft.fabric.driver import Connection
+from weft.fabric.driver import Connection, DeviceKind
 from weft.fabric.errors import Unsupported
 from weft.fabric.installed import open_driver
 
@@ -130,6 +131,14 @@ class Fabrics:
             requests_per_second=float(spec.limits.requests_per_second),
             request_timeout_seconds=min(float(spec.limits.request_timeout_seconds), longest),
             owner=self._owner(),
+            part_bytes={
+                kind: parse_bytes(size)
+                for kind, size in (
+                    (DeviceKind.MEMORY, spec.carve.memory),
+                    (DeviceKind.STORAGE, spec.carve.storage),
+                )
+                if size is not None
+            },
         )
 
     def _owner(self) -> str:

@@ -36,6 +36,8 @@ class Connection:
     owner: str = ""
     """The mark of this cluster, 12 hexadecimal digits, for what is made on the fabric and has a place for it; empty:
     it has none."""
+    part_bytes: Mapping[DeviceKind, int] = field(default_factory=dict)
+    """The size of the parts into which devices of these kinds are carved, where the manager can."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class UnusedReason(enum.Enum):
     NETWORK = ("holds network cards only", "hold network cards only")
     EMPTY = ("names nothing that it holds", "name nothing that they hold")
     UNKNOWN = ("holds something unknown", "hold something unknown")
+    UNCARVED = ("cannot be carved into parts of the size asked for",) * 2
     DIVIDED = ("is given in parts", "are given in parts")
     OTHER_WAY = ("is another way to a device", "are other ways to devices")
     NAME = ("has no usable Id", "have no usable Id")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from weft.fabric.driver import DeviceKind
 from weft.fabric.errors import AuthFailed, FabricError
 from weft.fabric.redfish.connected import Connection, connection_of
 from weft.fabric.redfish.discovery import Service, link_at
@@ -14,13 +15,14 @@ from weft.fabric.redfish.members import Members, failure_of
 from weft.fabric.redfish.reader import Collections, Listing
 from weft.fabric.redfish.resources import Block, System
 from weft.fabric.redfish.session import Session
+from weft.fabric.redfish.sources import Sources
 from weft.fabric.redfish.uris import canonical
 
 
 class Attaching:
     """Endpoints, zones, and what they make of hosts and devices; kept from reading to reading."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, part_bytes: Mapping[DeviceKind, int]) -> None:
         self._session = session
         self.fabric_of: dict[str, str] = {}
         """Fabric by endpoint, by URIs; empty: devices are resource blocks, or there are none."""
@@ -30,6 +32,7 @@ class Attaching:
         """Collection of connections by fabric, by URIs: there, zones say who could reach a device, not who has it."""
         self.marked: frozenset[str] = frozenset()
         """Fabrics that an aggregator shows for an agent (Sunfish)."""
+        self.sources = Sources(session, part_bytes)
         self.related = Related((), ())
 
     async def list(
@@ -103,8 +106,27 @@ class Attaching:
             self.fabric_of,
             self.connections.values(),
             frozenset(self.connected),
+            self.sources.carved,
+            self.sources.refused,
         )
         return self.related
+
+    def reached(self, connection: Connection) -> tuple[str, ...]:
+        """URIs of the devices that the hosts of a connection have by it."""
+        return connection.reached(self.sources.aliases)
+
+    async def read_parts(
+        self,
+        service: Service,
+        collections: Collections,
+        blocks: Sequence[Block],
+        problems: Problems,
+        fresh: bool,
+    ) -> None:
+        """List what is carved from the devices behind endpoints, where that is wanted."""
+        if self.sources.wanted:
+            ends = [b for b in blocks if self.fabric_of.get(b.uri) in self.connected]
+            await self.sources.read(service, collections, ends, problems, fresh=fresh)
 
     def unread_hosts(self, reading: int) -> frozenset[str]:
         """URIs of the hosts of which this reading does not tell all that they have."""

@@ -26,10 +26,9 @@ class Connection:
     parts: tuple[str, ...]
     """What is reached behind the targets; empty: all that is there."""
 
-    @property
-    def reached(self) -> tuple[str, ...]:
-        """URIs of the devices that the initiators have by it."""
-        return self.parts or self.targets
+    def reached(self, aliases: Mapping[str, str]) -> tuple[str, ...]:
+        """URIs of the devices that the initiators have by it; `aliases` stand for what was carved by us."""
+        return tuple(aliases.get(uri, uri) for uri in self.parts or self.targets)
 
 
 def connection_of(body: Json, uri: str, resolve: Resolve) -> Connection:
@@ -49,7 +48,7 @@ def connection_of(body: Json, uri: str, resolve: Resolve) -> Connection:
 
 
 def owners_of(
-    connections: Iterable[Connection], host_of: Mapping[str, str]
+    connections: Iterable[Connection], host_of: Mapping[str, str], aliases: Mapping[str, str]
 ) -> tuple[dict[str, list[str]], dict[str, set[str]]]:
     """What each host reaches, and who reaches each device, by URIs.
 
@@ -60,7 +59,7 @@ def owners_of(
     for connection in connections:
         hosts = {host_of[uri] for uri in connection.initiators if uri in host_of}
         for host in hosts:
-            reached.setdefault(host, []).extend(connection.reached)
-        for device in connection.reached:
+            reached.setdefault(host, []).extend(connection.reached(aliases))
+        for device in connection.reached(aliases):
             owners.setdefault(device, set()).update(hosts or {connection.uri})
     return reached, owners

@@ -33,6 +33,7 @@ class Service:
     """Query that inlines the members of a collection; empty: unsupported."""
     expand_deep: str
     """The same, and inlines what is in the members, where two levels are supported."""
+    storage: str = ""
     no_devices: str = ""
     """Why there can be no devices, in a sentence."""
     uuid: str = ""
@@ -73,6 +74,7 @@ async def discover(session: Session, deadline: float, *, login: int | None = Non
         sessions=session.local(sessions) if sessions else "",
         expand=expand,
         expand_deep=deep,
+        storage=session.local(storage) if (storage := link_at(root, "Storage")) else "",
         no_devices="" if blocks else why or (NO_BLOCKS if composition else NO_COMPOSITION),
         uuid=str(root.get("UUID") or "")[:128],
         lasting=lasting,

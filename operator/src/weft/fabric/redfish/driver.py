@@ -43,7 +43,7 @@ class RedfishDriver:
 
     def __init__(self, connection: Connection, heard: Heard | None = None) -> None:
         self._session = Session(connection, heard)
-        self._poller = Poller(self._session)
+        self._poller = Poller(self._session, connection.part_bytes)
         self._tasks = Tasks(self._session)
         self._choice = Choice(self._poller, self._session.allowed)
         self._notes: dict[str, None] = {}
@@ -134,7 +134,7 @@ class RedfishDriver:
         async with self._turn(operation, host) as (call, path):
             unwanted = {self._block_path(call.service, d): d for d in sorted(devices)}
             idiom, present = await self._look(call, path, also_refused=True)
-            if there := [uri for uri in unwanted if uri in present.devices]:
+            if there := [uri for uri in unwanted if uri in present.devices or uri in present.left]:
                 self._refuse_others({uri: unwanted[uri] for uri in there})
                 with self._refusals(idiom, path):
                     return await idiom.detach(call, path, present, there)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from weft.fabric.driver import DeviceKind, Host, UnusedReason
+from weft.fabric.redfish.carving import Carved, part_uri
 from weft.fabric.redfish.connected import Connection, owners_of
 from weft.fabric.redfish.mapping import Json, mapping_at
 from weft.fabric.redfish.resources import Block, Endpoint, System, id_of, is_healthy
@@ -133,17 +135,21 @@ def relate(
     fabric_of: Mapping[str, str],
     connections: Sequence[Connection] = (),
     connected: frozenset[str] = frozenset(),
+    carved: Mapping[str, Carved] = MappingProxyType({}),
+    refused: Container[str] = (),
 ) -> Related:
     """Join endpoints, hosts, zones and connections. `fabric_of` is the fabric of each endpoint, by URIs.
 
-    In the fabrics that are `connected`, connections say who has what, and zones who could.
+    In the fabrics that are `connected`, connections say who has what, and zones who could. `carved` is what is carved
+    from the devices behind endpoints, and `refused` are those from which it cannot be.
     """
     known = {system.uri for system in systems}
     host_of = {b.uri: _host(b, known) for b in endpoints if b.endpoint is not None and b.endpoint.initiator}
     found = [*systems, *(_of_endpoint(b) for b in endpoints if host_of.get(b.uri) == b.uri)]
     reaching = [zone for zone in zones if _base(zone) in connected]
     zones = [zone for zone in zones if _base(zone) not in connected]
-    reached, having = owners_of(connections, host_of)
+    aliases = {uri: part_uri(end, n) for end, parts in carved.items() for n, uri in parts.ours.items()}
+    reached, having = owners_of(connections, host_of, aliases)
     owners: dict[str, set[str]] = {zone.uri: set() for zone in zones}
     for zone in zones:
         owners[zone.uri] |= {host_of[uri] for uri in zone.endpoints or () if uri in host_of}
@@ -173,8 +179,12 @@ def relate(
             told.append(replace(b, unused=UnusedReason.OTHER_WAY))
         elif fabric_of.get(b.uri) in connected and b.endpoint is not None:
             whole = having.get(b.uri, set())
-            parts = [p for p in _parts(b) if endpoint_of.setdefault(p.uri, b.uri) == b.uri]
-            told.append(replace(b, unused=UnusedReason.DIVIDED) if parts else _held(b, whole & hosts))
+            parts = [p for p in _parts(b, carved.get(b.uri)) if endpoint_of.setdefault(p.uri, b.uri) == b.uri]
+            if b.unused is None and (parts or b.uri in refused):
+                reason = UnusedReason.DIVIDED if parts else UnusedReason.UNCARVED
+                told.append(replace(b, unused=reason))
+            else:
+                told.append(_held(b, whole & hosts))
             told += [_held(p, (whole | having.get(p.uri, set())) & hosts) for p in parts]
         elif b.endpoint is None or b.endpoint.zones is None:
             told.append(b)
@@ -205,22 +215,20 @@ def _held(block: Block, hosts: set[str]) -> Block:
     return replace(block, systems=tuple(sorted(hosts)))
 
 
-def _parts(endpoint: Block) -> list[Block]:
-    """What is carved from the device behind an endpoint, as devices of their own."""
-    of = endpoint.endpoint
-    return [
-        replace(
-            endpoint,
-            uri=uri,
-            id=name_of_path(uri),
-            kind=kind,
-            unused=None,
-            components=(uri,),
-            etag="",
-            notes=(),
-        )
-        for uri, kind in (of.parts if of is not None else ())
+def _parts(endpoint: Block, carved: Carved | None) -> list[Block]:
+    """The parts of the device behind an endpoint, as devices of their own: what others carved, and what we may."""
+    if endpoint.endpoint is None or endpoint.unused is not None:
+        return []
+    ours = set(carved.ours.values()) if carved else set()
+    found = [
+        replace(endpoint, uri=uri, id=name_of_path(uri), kind=kind, components=(uri,), etag="", notes=())
+        for uri, kind in endpoint.endpoint.parts
+        if uri not in ours
     ]
+    for number in carved.numbers if carved else ():
+        uri = part_uri(endpoint.uri, number)
+        found.append(replace(endpoint, uri=uri, id=f"{endpoint.id}.{number}", etag="", notes=()))
+    return found
 
 
 def _base(zone: Zone) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from weft.fabric.driver import DeviceKind, Inventory, Unread, UnusedReason
 from weft.fabric.errors import AuthFailed, FabricError, Transient
 from weft.fabric.redfish.attaching import Attaching
+from weft.fabric.redfish.carving import part_uri
 from weft.fabric.redfish.composed import compose, composing
 from weft.fabric.redfish.connected import Connection
 from weft.fabric.redfish.contents import contents
@@ -37,7 +38,7 @@ STATIC_EVERY = 10
 class Poller:
     """Reads inventories and keeps between them what was read."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, part_bytes: Mapping[DeviceKind, int]) -> None:
         self._session = session
         self._readings = 0
         self._looked = False
@@ -50,7 +51,7 @@ class Poller:
         self.blocks: dict[str, Block] = {}
         """The last reading, by URI, with the ids that Weft uses."""
         self.systems: dict[str, System] = {}
-        self.attaching = Attaching(session)
+        self.attaching = Attaching(session, part_bytes)
         """What is known of fabrics, where there are no resource blocks and devices are endpoints."""
         self.offers: tuple[Composing, ...] = ()
         """Where systems can be made of blocks; empty: nowhere."""
@@ -103,7 +104,7 @@ class Poller:
         """The owners' marks on what is attached, by the URI of the device."""
         systems = [each.value for each in self._systems.entries.values() if each.value is not None]
         named = [(system.name, system.blocks or ()) for system in systems]
-        named += [(each.name, each.reached) for each in self.attaching.connections.values()]
+        named += [(each.name, self.attaching.reached(each)) for each in self.attaching.connections.values()]
         marked = [(owner, uris) for name, uris in named if (owner := owner_in(name))]
         return {uri: owner for owner, uris in marked for uri in uris if self.is_device(uri)}
 
@@ -138,6 +139,10 @@ class Poller:
         self._name()
         return connection
 
+    def meet_parts(self) -> None:
+        """What is carved was listed outside of a reading."""
+        self._name()
+
     async def look(self, service: Service, deadline: float, login: int) -> None:
         """Read who has what, unless there was a reading before: it has to be known before a change.
 
@@ -163,6 +168,7 @@ class Poller:
                 await self._blocks.read(uri, collections, self._readings)
 
             await collections.work(self._blocks.in_order(), look)
+            await self.attaching.read_parts(service, collections, self._blocks.values(), problems, True)
         self._name()
         self._looked = True
 
@@ -183,6 +189,7 @@ class Poller:
         topology, known = await self._topology.read(service, rack, half, problems, fresh=fresh)
         self.offers = (*self._listed_offers, *topology.offers)
         await self._read_blocks(collections, first)
+        await self.attaching.read_parts(service, collections, self._blocks.values(), problems, fresh)
         self._name()
         if self.attaching.fabric_of:
             if service.expand and fresh:
@@ -191,6 +198,10 @@ class Poller:
             domains = tuple(d for d in topology.domains if d.zone not in related.zones)
             topology = Topology(related.reach, domains)
         facts = {uri: found for uri, (_, _, found) in self._facts.items()}
+        for end, carved in self.attaching.sources.carved.items():
+            if isinstance(whole := facts.get(end), Facts):
+                part = replace(whole, capacity_bytes=carved.part_bytes)
+                facts |= {part_uri(end, number): part for number in carved.numbers}
         return assemble(
             list(self.blocks.values()),
             list(self.systems.values()),
@@ -351,6 +362,10 @@ class Poller:
             if self._lacks(uri) and not (entry.value is not None and entry.value.unused)
             for each in (uri, *(part for part, _ in (_parts(entry.value) if entry.value else ())))
         }
+        for uri in self.attaching.sources.unread:
+            carved = self.attaching.sources.carved.get(uri)
+            parts = (part_uri(uri, number) for number in (carved.numbers if carved else ()))
+            devices |= {self.blocks[part].id for part in parts if part in self.blocks}
         hosts = {
             self.systems[uri].host.id if uri in self.systems else last_segment(uri)
             for uri, entry in self._systems.entries.items()

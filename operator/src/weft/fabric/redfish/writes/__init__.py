@@ -37,6 +37,8 @@ class Present:
     """The resources that were read for it, by path."""
     devices: list[str] = field(default_factory=list)
     """URIs of all blocks or endpoints that it has, devices or not, in the manager's order."""
+    left: list[str] = field(default_factory=list)
+    """URIs of devices that no host has, and for which something of ours is still there: a detach takes it away."""
 
 
 class Idiom(Protocol):

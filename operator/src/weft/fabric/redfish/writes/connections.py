@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from weft.fabric.driver import DeviceKind, Operation, WriteIdiom
 from weft.fabric.errors import Conflict, FabricError, InvalidRequest, NotFound, OutcomeUnknown, Transient
+from weft.fabric.redfish.carving import number_in
 from weft.fabric.redfish.connected import PART_INFO, Connection, connection_of
 from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.mapping import Json, Reply
@@ -20,8 +21,8 @@ from weft.fabric.redfish.polling import Poller
 from weft.fabric.redfish.reader import Collections, Listing, together
 from weft.fabric.redfish.resources import System
 from weft.fabric.redfish.uris import name_of_path
-from weft.fabric.redfish.writes import Allowed, Evidence, Present, methods_of
-from weft.fabric.redfish.writes.call import Call
+from weft.fabric.redfish.writes import Allowed, Evidence, Present, methods_of, parts
+from weft.fabric.redfish.writes.call import Call, Meaning
 from weft.fabric.redfish.writes.of_endpoints import OfEndpoints
 
 _TYPE = "#Connection.v1_1_0.Connection"
@@ -54,10 +55,18 @@ class Connections(OfEndpoints):
     async def present(self, call: Call, path: str) -> Present:
         """What the connections of the host reach, and what its zones have in fabrics without connections."""
         await self._list(call, lambda connection: path in _hosts(call, connection))
+        attaching = call.poller.attaching
+        # What another process has carved since the last reading is known by its connection only.
+        known = attaching.sources.aliases
+        strange = [c for c in attaching.connections.values() if not known.keys() >= set(c.parts)]
+        await parts.list_again(call, {target for c in strange for target in c.targets})
         present = await super().present(call, path)
-        for connection in call.poller.attaching.connections.values():
+        for connection in attaching.connections.values():
             if path in _hosts(call, connection):
-                present.devices += [uri for uri in connection.reached if uri not in present.devices]
+                reached = attaching.reached(connection)
+                present.devices += [uri for uri in reached if uri not in present.devices]
+        connected = {uri for c in attaching.connections.values() for uri in attaching.reached(c)}
+        present.left = [uri for uri in attaching.sources.aliases.values() if uri not in connected]
         return present
 
     async def elsewhere(self, call: Call, path: str, devices: Sequence[str]) -> dict[str, set[str]]:
@@ -69,45 +78,68 @@ class Connections(OfEndpoints):
         ends = {uri: end for uri, end in ends.items() if attaching.fabric_of.get(end) in attaching.connected}
         found = await super().elsewhere(call, path, [uri for uri in devices if uri not in ends])
         await self._read(call, list(dict.fromkeys(ends.values())))
+        await parts.list_again(call, ends.values())
         for uri in ends:
             if (block := call.poller.blocks.get(uri)) is None or block.unused is not None:
                 raise InvalidRequest(f"{uri}: the manager has no device there")
             found[uri] = set()
         for connection in call.poller.attaching.connections.values():
             hosts = set(_hosts(call, connection)) or {connection.uri}
-            reached = set(connection.reached)
+            reached = set(attaching.reached(connection))
             for uri, end in ends.items():
                 if uri in reached or end in reached or (uri == end and end in connection.targets):
                     found[uri] |= hosts
         return found
 
     async def attach(self, call: Call, path: str, present: Present, devices: Sequence[str]) -> Operation:
-        wanted = {uri: self._body(call, path, uri) for uri in devices}
+        for uri in devices:
+            self._body(call, path, uri, uri)  # what cannot be is refused before anything is done
 
         async def one(uri: str) -> Reply:
-            return await self._create(call, *wanted[uri])
+            reached = await parts.carve(call, uri) if number_in(uri)[1] else uri
+            return await self._create(call, *self._body(call, path, uri, reached))
 
-        return await call.in_turn(path, [*wanted], one)
+        return await call.in_turn(path, [*devices], one)
 
     async def detach(self, call: Call, path: str, present: Present, devices: Sequence[str]) -> Operation:
         ours = [c for c in call.poller.attaching.connections.values() if path in _hosts(call, c)]
-        ending = [c for c in ours if set(c.reached) & set(devices)]
+        reached = {c.uri: set(call.poller.attaching.reached(c)) for c in ours}
+        ending = [c for c in ours if reached[c.uri] & set(devices)]
         for connection in ending:
-            if others := sorted(set(connection.reached) - set(devices)):
+            if others := sorted(reached[connection.uri] - set(devices)):
                 rest = ", ".join(name_of_path(uri) for uri in others)
                 raise InvalidRequest(f"{connection.uri} also reaches {rest}: one cannot go without the other")
 
-        # One that is listed and not there has ended: the list is an old copy.
-        read = {c.uri: await self._read_member(call, c.uri) for c in ending}
-        there = {uri: reply for uri, reply in read.items() if reply is not None}
+        carved = parts.carved_for(call, devices)
+
+        unknown: list[OutcomeUnknown] = []
 
         async def one(uri: str) -> Reply:
-            return await self._delete(call, there[uri])
+            try:
+                return await self._delete(
+                    call, uri, parts.meaning if uri in carved else self._said(call, uri)
+                )
+            except OutcomeUnknown as error:
+                if not carved:
+                    raise
+                # The part goes, too, if its connection went; a manager does not give up what is connected.
+                unknown.append(error)
+                return Reply(uri, 0, {})
+            except Conflict:
+                if not unknown:
+                    raise
+                return Reply(uri, 0, {})
 
-        return await call.in_turn(path, [*there], one)
+        operation = await call.in_turn(path, [*(c.uri for c in ending), *carved], one)
+        if unknown:
+            raise unknown[0]
+        return operation
 
-    def _body(self, call: Call, path: str, device: str) -> tuple[str, Json]:
-        """The collection in which the connection is made, and what is sent there."""
+    def _said(self, call: Call, uri: str) -> Meaning:
+        return lambda body: _meaning(connection_of(body, uri, call.session.local))
+
+    def _body(self, call: Call, path: str, device: str, reached: str) -> tuple[str, Json]:
+        """The collection in which the connection is made, and what is sent there; `reached` is what it reaches."""
         attaching = call.poller.attaching
         target = attaching.related.endpoint_of.get(device, device)
         fabric = attaching.fabric_of.get(target, "")
@@ -132,9 +164,9 @@ class Connections(OfEndpoints):
         if device != target:
             info = "MemoryChunkInfo" if call.poller.blocks[device].kind is DeviceKind.MEMORY else "VolumeInfo"
             name_of_part, kind = PART_INFO[info]
-            part = {"@odata.id": call.session.spelled(device)}
-            reached = {"AccessCapabilities": ["Read", "Write"], name_of_part: part}
-            body |= {"ConnectionType": kind, info: [reached]}
+            part = {"@odata.id": call.session.spelled(reached)}
+            access = {"AccessCapabilities": ["Read", "Write"], name_of_part: part}
+            body |= {"ConnectionType": kind, info: [access]}
         if fabric in attaching.marked:
             # A path of our choice makes a repetition a duplicate, also where copies are too old to show the first.
             body |= {"Id": name, "@odata.id": f"{call.session.spelled(collection)}/{name}"}
@@ -178,22 +210,19 @@ class Connections(OfEndpoints):
             return reply
         return None
 
-    async def _delete(self, call: Call, was: Reply) -> Reply:
-        """End the connection; one that is gone afterwards has ended, whatever the answer says."""
-        uri = was.path
-
-        def meaning(body: Json) -> object:
-            return _meaning(connection_of(body, uri, call.session.local))
-
+    async def _delete(self, call: Call, uri: str, meaning: Meaning) -> Reply:
+        """End a connection or part; one that is gone afterwards has ended, whatever the answer says."""
+        gone = Reply(uri, 404, {})
         try:
+            was = await call.read(uri)
             return await call.send_if(was, meaning, lambda etag: call.send("DELETE", uri, None, etag=etag))
         except NotFound:
-            return was  # it was a copy that we read
+            return gone  # what lists it, or what we read, is an old copy
         except OutcomeUnknown:
             try:
                 await call.read(uri)
             except NotFound:
-                return was
+                return gone
             raise
 
     async def _list(self, call: Call, again: Callable[[Connection], bool]) -> None:
