@@ -121,3 +121,21 @@ async def test_a_connection_to_the_whole_holds_its_parts_too() -> None:
     chunked(tree, 2, 4096)
     read = await inventory(tree)
     assert [host for _, host in read.attachments] == ["host-2"]
+
+
+async def test_a_whole_is_in_use_where_a_part_of_it_is_that_its_endpoint_does_not_show() -> None:
+    info = {
+        "MemoryChunkInfo": [{"MemoryChunk": link("/redfish/v1/Chassis/PCXL2/MemoryDomains/1/MemoryChunks/7")}]
+    }
+    read = await inventory(manager(connection("12", "I2", "T2", **info)))
+    assert read.attachments == (("T2", "host-2"),)
+
+
+@pytest.mark.parametrize(("status", "complete"), [(404, True), (500, False)])
+async def test_a_collection_of_a_fabric_that_fails_costs_itself_and_not_the_devices(
+    status: int, complete: bool
+) -> None:
+    tree = manager()
+    tree[CONNECTIONS] = {"STATUS": status}
+    read = await inventory(tree)
+    assert (len(read.devices), read.complete) == (2, complete)

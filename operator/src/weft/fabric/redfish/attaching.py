@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from weft.fabric.driver import DeviceKind
-from weft.fabric.errors import AuthFailed, FabricError
+from weft.fabric.errors import AuthFailed, FabricError, NotFound, RateLimited
 from weft.fabric.redfish.connected import Connection, connection_of
 from weft.fabric.redfish.discovery import Service, link_at
 from weft.fabric.redfish.endpoints import ATTACHING, Related, Zone, relate, zone_of
 from weft.fabric.redfish.inventory import Problems
+from weft.fabric.redfish.limits import OutOfTime
 from weft.fabric.redfish.mapping import Json, mapping_at
 from weft.fabric.redfish.members import Members, failure_of
 from weft.fabric.redfish.reader import Collections, Listing
@@ -53,13 +54,16 @@ class Attaching:
                     continue
                 if not zone_list and not connection_list:
                     continue
-                found[uri] = await collections.listing(endpoints, service.expand)
+                listings = [
+                    await self._listing(collections, link, service.expand, problems)
+                    for link in (endpoints, zone_list, connection_list)
+                ]
+                found[uri] = listings[0] or Listing({}, True)
                 fabric_of |= dict.fromkeys(found[uri].members, uri)
-                if zone_list:
-                    zones.append(await collections.listing(zone_list, service.expand))
-                if connection_list:
+                zones += [listings[1]] if listings[1] else []
+                if listings[2] is not None:
                     connected[uri] = canonical(self._session.local(connection_list))
-                    connections.append(await collections.listing(connection_list, service.expand))
+                    connections.append(listings[2])
                 if mapping_at(fabric, "Oem", "Sunfish_RM"):
                     marked.add(uri)
         except AuthFailed:
@@ -73,6 +77,20 @@ class Attaching:
         self.zones.take(_joined(zones), reading, problems)
         self.connections.take(_joined(connections), reading, problems)
         return listing
+
+    async def _listing(
+        self, collections: Collections, link: object, expand: str, problems: Problems
+    ) -> Listing | None:
+        """A collection of a fabric; None: there is none, whatever the fabric says. One that fails costs itself."""
+        try:
+            return await collections.listing(link, expand) if link else None
+        except NotFound:
+            return None
+        except (AuthFailed, OutOfTime, RateLimited):
+            raise
+        except FabricError as error:
+            problems.missing(f"{link}: {error}")
+            return Listing({}, False)
 
     async def read_zones(self, collections: Collections, reading: int) -> None:
         """Read the zones and connections that did not come along with their collection."""
@@ -107,7 +125,7 @@ class Attaching:
             self.connections.values(),
             frozenset(self.connected),
             self.sources.carved,
-            self.sources.refused,
+            self.sources.withheld,
         )
         return self.related
 

@@ -47,19 +47,25 @@ def connection_of(body: Json, uri: str, resolve: Resolve) -> Connection:
     )
 
 
+def hosts_of(connection: Connection, host_of: Mapping[str, str]) -> set[str]:
+    """The hosts of a connection; empty: they cannot be told."""
+    return {host_of[uri] for uri in connection.initiators if uri in host_of}
+
+
 def owners_of(
     connections: Iterable[Connection], host_of: Mapping[str, str], aliases: Mapping[str, str]
 ) -> tuple[dict[str, list[str]], dict[str, set[str]]]:
-    """What each host reaches, and who reaches each device, by URIs.
+    """What each host reaches, and who has each device or something of it, by URIs.
 
     A connection whose host cannot be told stands for one: what it reaches is in use.
     """
     reached: dict[str, list[str]] = {}
     owners: dict[str, set[str]] = {}
     for connection in connections:
-        hosts = {host_of[uri] for uri in connection.initiators if uri in host_of}
+        hosts = hosts_of(connection, host_of)
         for host in hosts:
             reached.setdefault(host, []).extend(connection.reached(aliases))
-        for device in connection.reached(aliases):
+        # Who has a part of what is behind a target has the whole in use.
+        for device in (*connection.reached(aliases), *connection.targets):
             owners.setdefault(device, set()).update(hosts or {connection.uri})
     return reached, owners

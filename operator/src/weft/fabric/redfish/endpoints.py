@@ -150,6 +150,7 @@ def relate(
     zones = [zone for zone in zones if _base(zone) not in connected]
     aliases = {uri: part_uri(end, n) for end, parts in carved.items() for n, uri in parts.ours.items()}
     reached, having = owners_of(connections, host_of, aliases)
+    _, wholly = owners_of([c for c in connections if not c.parts], host_of, aliases)
     owners: dict[str, set[str]] = {zone.uri: set() for zone in zones}
     for zone in zones:
         owners[zone.uri] |= {host_of[uri] for uri in zone.endpoints or () if uri in host_of}
@@ -178,13 +179,13 @@ def relate(
         elif b.unused is None and b.uri not in first:
             told.append(replace(b, unused=UnusedReason.OTHER_WAY))
         elif fabric_of.get(b.uri) in connected and b.endpoint is not None:
-            whole = having.get(b.uri, set())
+            whole = wholly.get(b.uri, set())
             parts = [p for p in _parts(b, carved.get(b.uri)) if endpoint_of.setdefault(p.uri, b.uri) == b.uri]
             if b.unused is None and (parts or b.uri in refused):
                 reason = UnusedReason.DIVIDED if parts else UnusedReason.UNCARVED
                 told.append(replace(b, unused=reason))
             else:
-                told.append(_held(b, whole & hosts))
+                told.append(_held(b, having.get(b.uri, set()) & hosts))
             told += [_held(p, (whole | having.get(p.uri, set())) & hosts) for p in parts]
         elif b.endpoint is None or b.endpoint.zones is None:
             told.append(b)

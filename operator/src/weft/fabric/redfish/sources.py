@@ -46,6 +46,11 @@ class Sources:
         return bool(self._part_bytes)
 
     @property
+    def withheld(self) -> frozenset[str]:
+        """Endpoints behind which nothing is given: it cannot be carved, or it is not known what is carved."""
+        return frozenset(self.refused) | (self.unread - self.carved.keys())
+
+    @property
     def aliases(self) -> dict[str, str]:
         """The devices that stand for what is carved by us, by URIs."""
         return {

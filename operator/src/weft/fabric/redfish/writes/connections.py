@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from weft.fabric.driver import DeviceKind, Operation, WriteIdiom
 from weft.fabric.errors import Conflict, FabricError, InvalidRequest, NotFound, OutcomeUnknown, Transient
 from weft.fabric.redfish.carving import number_in
-from weft.fabric.redfish.connected import PART_INFO, Connection, connection_of
+from weft.fabric.redfish.connected import PART_INFO, Connection, connection_of, hosts_of
 from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.mapping import Json, Reply
 from weft.fabric.redfish.owners import prefix
@@ -84,7 +84,7 @@ class Connections(OfEndpoints):
                 raise InvalidRequest(f"{uri}: the manager has no device there")
             found[uri] = set()
         for connection in call.poller.attaching.connections.values():
-            hosts = set(_hosts(call, connection)) or {connection.uri}
+            hosts = _hosts(call, connection) or {connection.uri}
             reached = set(attaching.reached(connection))
             for uri, end in ends.items():
                 if uri in reached or end in reached or (uri == end and end in connection.targets):
@@ -257,6 +257,5 @@ def _meaning(connection: Connection) -> object:
     return connection.initiators, connection.targets, connection.parts
 
 
-def _hosts(call: Call, connection: Connection) -> tuple[str, ...]:
-    of = call.poller.attaching.related.host_of
-    return tuple(dict.fromkeys(of[uri] for uri in connection.initiators if uri in of))
+def _hosts(call: Call, connection: Connection) -> set[str]:
+    return hosts_of(connection, call.poller.attaching.related.host_of)
