@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from support.dialects import BLOCKS, SYSTEMS, ByPost, link
+from weft.emulator.main import StartError
 from weft.emulator.quirks import Quirks
 
 Start = Callable[..., Awaitable[ByPost]]
@@ -110,3 +112,13 @@ async def test_a_partial_end_leaves_a_system_with_what_was_not_detached(start: S
     assert await client.attached("sled-0") == ["gpu-1"]
     assert await client.detach("sled-0") == 204
     assert await client.attached("sled-0") == []
+
+
+async def test_a_state_file_of_another_dialect_is_refused(
+    start: Start, emulate: Callable[..., Awaitable[Any]], tmp_path: Path
+) -> None:
+    state = tmp_path / "state.json"
+    client = await start(state=state)
+    await client.send("POST", SYSTEMS, wanted("a", "host-sled-0"))
+    with pytest.raises(StartError, match="it was written in the dialect compose-by-post"):
+        await emulate(dialect="connections", state=state)

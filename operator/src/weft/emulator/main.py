@@ -67,6 +67,8 @@ def _restore(settings: Settings, state: State, journal: Journal) -> bool:
         return False
     try:
         data: dict[str, Any] = json.loads(settings.state.read_text(encoding="utf-8"))
+        if (written := data.get("dialect", settings.dialect)) != settings.dialect:
+            raise ValueError(f"it was written in the dialect {written}")
         state.restore(data)
         if settings.journal is not None and settings.journal.exists():
             # A kill between the journal and the state file leaves acts that only the journal has.
@@ -106,7 +108,10 @@ def build(world: World, settings: Settings) -> web.Application:
 
     def save() -> None:
         if settings.state is not None:
-            write_atomically(settings.state, json.dumps(state.dump() | {"journalSeq": journal.seq}))
+            write_atomically(
+                settings.state,
+                json.dumps(state.dump() | {"journalSeq": journal.seq, "dialect": settings.dialect}),
+            )
 
     save()
     asynchronous = settings.async_tasks or Quirk.TASKS in settings.quirks
