@@ -363,7 +363,7 @@ def test_any_manager_gives_an_inventory_or_a_fabric_error(
         "/redfish/v1/F": fabrics,
     }
     bodies = {path: {"Members": members} for path, members in paths.items()}
-    poller = Poller(Recorded(bodies, anything))  # type: ignore[arg-type]  # a session is more than a test needs
+    poller = Poller(Recorded(bodies, anything), {})  # type: ignore[arg-type]  # a session is more than a test needs
     service = Service(
         "/redfish/v1/B", "/redfish/v1/S", "/redfish/v1/Z", "/redfish/v1/F", "", "", "$expand=.", ""
     )
