@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from support.chart import NAMESPACE, Helm, Object, find
 from support.chart_cluster import TENANT, started, write_account
+from support.replicas import Replicas
 from support.world import World, eventually
 from weft.api.resources import FABRICS, GPU_POOLS, LOGICAL_NODES, ResourceType
 from weft_dev import tools
@@ -60,6 +62,13 @@ def check(plane: ControlPlane, rendered: list[Object], tmp_path: Path) -> Check:
 
 
 @pytest.fixture
+def kept_up(plane: ControlPlane) -> Iterator[Callable[[World], None]]:
+    """Starts an operator, and another one when it ends: its watches may, or its lease on a busy machine."""
+    with contextlib.ExitStack() as closing:
+        yield lambda world: closing.callback(Replicas(world, {"api": plane.kubeconfig}, {}).close)
+
+
+@pytest.fixture
 def world(plane: ControlPlane) -> Iterator[World]:
     world = World(plane, NAMESPACE, hosts=1, gpus=2, memories=1)
     world.start_emulator()
@@ -70,12 +79,12 @@ def world(plane: ControlPlane) -> Iterator[World]:
 
 
 def test_the_definitions_are_removable_once_nothing_holds_hardware_any_more(
-    check: Check, world: World
+    check: Check, world: World, kept_up: Callable[[World], object]
 ) -> None:
     done = check("Job", "weft-uninstall-check")
     assert (done.returncode, done.stderr) == (0, "")
     world.create()
-    world.start_operator()
+    kept_up(world)
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), 60, what="trainer is bound")
     refused = check("Job", "weft-uninstall-check")

@@ -22,7 +22,7 @@ from weft.api.resources import (
     PODS,
 )
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
-from weft.cluster import InvalidError, Object
+from weft.cluster import ClusterError, InvalidError, Object
 from weft.fabric.driver import Operation, OperationPhase
 from weft.fabric.errors import CapacityExhausted, DeviceFault, NotFound, OutcomeUnknown
 
@@ -255,6 +255,28 @@ async def test_a_node_whose_claim_the_api_server_refuses_says_so_in_its_words_an
     rack.cluster.rules.clear()
     await rack.work("n")
     assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
+async def test_a_deleted_node_whose_release_the_api_server_refuses_says_so_in_its_words(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    for verb in ("delete", "patch"):
+        words = f"no {verb} today"
+
+        def no(write: Write, verb: str = verb, words: str = words) -> ClusterError | None:
+            hit = write.resource == DEVICE_ATTACHMENTS and write.verb == verb
+            return ClusterError(500, "InternalError", words) if hit else None
+
+        rack.cluster.rules.append(no)
+        with pytest.raises(ClusterError):
+            await rack.work("n")
+        (bound,) = (one for one in rack.node("n")["status"]["conditions"] if one["type"] == "Bound")
+        assert (bound["status"], bound["reason"]) == ("False", "Releasing")
+        assert words in bound["message"]
+        rack.cluster.rules.clear()
+    await rack.work("n")
+    assert rack.cluster.list(LOGICAL_NODES) == []
 
 
 async def test_a_pool_that_appears_while_pools_are_counted_does_not_stop_the_count(rack: Rack) -> None:

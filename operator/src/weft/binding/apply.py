@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,7 +25,7 @@ from weft.binding.objects import (
 from weft.binding.observe import Attempt
 from weft.binding.observe import Place as At
 from weft.binding.plan import Assignment
-from weft.binding.release import expired_facts, operation_key
+from weft.binding.release import expired_facts, operation_key, release_refused
 from weft.binding.session import FabricSession
 from weft.binding.status import Fact, Status, bound_status, unbound_status, with_facts
 from weft.binding.steps import (
@@ -53,6 +53,7 @@ from weft.cluster import (
     AlreadyExistsError,
     Cluster,
     ClusterError,
+    ConflictError,
     Object,
     add_finalizer,
     drop_finalizer,
@@ -126,14 +127,14 @@ class Actions:
             case Quarantine():
                 await self._quarantine(step, run)
             case TurnBack():
-                await self._turn_back_for(step, run)
+                await self._telling_why(self._turn_back_for(step, run), run)
             case LookForPods():
                 await self._cluster.refresh(PODS, step.namespace, field="spec.nodeName", value=step.node)
                 run.attempt(step.fabric, step.host).pods_known = True
             case Detach():
                 await self._detach(step, run)
             case GiveUp():
-                await self._give_up(step)
+                await self._telling_why(self._give_up(step), run)
             case ClearTaint():
                 run.tainted = None
                 await taints.clear(self._cluster, step.nodes, run.key.namespace, run.key.name)
@@ -318,6 +319,18 @@ class Actions:
         names = ", ".join(sorted(claim.spec.device for claim in step.claims))
         text = f"failed to attach: {names}; trying other devices. The DeviceAttachment says to administrators why"
         self._event(run, "DeviceFailed", text)
+
+    async def _telling_why(self, work: Awaitable[None], run: Pass) -> None:
+        """What the API server refuses of a deleted node's release is said there: its owner waits for it to go."""
+        try:
+            await work
+        except ClusterError as error:
+            raw = self._raw(run)
+            is_refused = error.status >= 400 and not isinstance(error, ConflictError)
+            if is_refused and raw is not None and "deletionTimestamp" in raw["metadata"]:
+                self._draft_unbound(run, release_refused(error.message or f"{error.status} {error.reason}"))
+                await self.write(run)
+            raise
 
     async def _turn_back_for(self, step: TurnBack, run: Pass) -> None:
         if step.reason == "PlaceLost":

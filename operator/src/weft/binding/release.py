@@ -142,6 +142,11 @@ def _releasing(message: str) -> tuple[Fact, ...]:
     return ("Bound", False, "Releasing", message), ("Ready", False, "Releasing", message)
 
 
+def release_refused(words: str) -> tuple[Fact, ...]:
+    """What is true of a deleted node while the API server refuses what its release has to write."""
+    return _releasing(f"the API server refuses to change its DeviceAttachments: {words}; it is tried again")
+
+
 def expired_facts() -> tuple[Fact, ...]:
     """What is true of a node whose time is up and whose devices are free again."""
     return (*_EXPIRED, *((kind, False, "Expired", _EXPIRED[0][3]) for kind in ("Reserved", "Bound", "Ready")))

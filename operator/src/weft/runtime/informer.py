@@ -104,14 +104,14 @@ class Informer:
 
         def run() -> None:
             try:
-                work()
+                asyncio.run(watch())
             finally:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                     loop.call_soon_threadsafe(self.ended.set)
 
-        def work() -> None:
-            asyncio.run(
-                kopf.operator(
+        async def watch() -> None:
+            try:
+                await kopf.operator(
                     registry=registry,
                     settings=settings,
                     standalone=True,
@@ -120,7 +120,10 @@ class Informer:
                     clusterwide=True,
                     stop_flag=self._stop,
                 )
-            )
+            finally:
+                # A thread of kopf's waits for it, and the end of the event loop for that thread: where kopf gave up,
+                # nobody would ever learn of it.
+                self._stop.set()
 
         self._thread = threading.Thread(target=run, name="kopf", daemon=True)
         self._thread.start()

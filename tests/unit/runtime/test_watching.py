@@ -1,0 +1,197 @@
+"""kopf's watches before an API server that ends them, cuts them off, or says that something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from kubernetes.aio import client as k8s
+
+from weft.api.resources import GPU_POOLS
+from weft.cluster import Object
+from weft.runtime.cache import ObjectCache
+from weft.runtime.client import KubeClient
+from weft.runtime.history import History
+from weft.runtime.informer import Informer
+
+GROUP_VERSION = f"{GPU_POOLS.group}/{GPU_POOLS.version}"
+SECONDS = 15.0
+
+
+class Served:
+    """An API server with GPU pools: what is stored, its history, and the watches that are open."""
+
+    def __init__(self) -> None:
+        self.history: list[tuple[str, Object]] = []
+        self.lists = self.watches = 0
+        self.lines: list[asyncio.Queue[bytes | None]] = []
+        """Of each open watch; None ends it."""
+        self.url = ""
+
+    @property
+    def version(self) -> int:
+        return len(self.history)
+
+    def store(self, kind: str, name: str, **metadata: str) -> None:
+        version = str(self.version + 1)
+        obj = {"metadata": {"name": name, "uid": name, "resourceVersion": version, **metadata}, "spec": {}}
+        self.history.append((kind, obj))
+        for queue in self.lines:
+            queue.put_nowait(event(kind, obj))
+
+    def say(self, line: bytes | None) -> None:
+        """Put a line into every open watch; None ends them."""
+        for queue in self.lines:
+            queue.put_nowait(line)
+
+    def stored(self) -> list[Object]:
+        found: dict[str, Object] = {}
+        for kind, obj in self.history:
+            found.pop(obj["metadata"]["name"], None)
+            if kind != "DELETED":
+                found[obj["metadata"]["name"]] = obj
+        return list(found.values())
+
+    async def pools(self, request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            self.lists += 1
+            metadata = {"resourceVersion": str(self.version)}
+            return web.json_response({"kind": "GPUPoolList", "metadata": metadata, "items": self.stored()})
+        self.watches += 1
+        response = web.StreamResponse()
+        await response.prepare(request)
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        for kind, obj in self.history[int(request.query.get("resourceVersion", "0")) :]:
+            queue.put_nowait(event(kind, obj))
+        self.lines.append(queue)
+        try:
+            while (line := await queue.get()) is not None:
+                await response.write(line)
+        finally:
+            self.lines.remove(queue)
+        return response
+
+
+def event(kind: str, obj: Object) -> bytes:
+    whole = {"apiVersion": GROUP_VERSION, "kind": GPU_POOLS.kind, **obj}
+    return json.dumps({"type": kind, "object": whole}).encode() + b"\n"
+
+
+def failure(code: int) -> bytes:
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "Expired"}
+    return json.dumps({"type": "ERROR", "object": status}).encode() + b"\n"
+
+
+GROUPS = {
+    "v1": ("namespaces", "Namespace"),
+    "apiextensions.k8s.io/v1": ("customresourcedefinitions", "CustomResourceDefinition"),
+    GROUP_VERSION: (GPU_POOLS.plural, GPU_POOLS.kind),
+}
+"""What kopf looks for before it watches anything, and what it is to watch."""
+
+
+def discovery(version: str) -> Object:
+    plural, kind = GROUPS[version]
+    verbs = ["get", "list", "watch", "patch", "create", "delete"]
+    resource = {
+        "name": plural,
+        "singularName": kind.lower(),
+        "namespaced": False,
+        "kind": kind,
+        "verbs": verbs,
+    }
+    return {"groupVersion": version, "resources": [resource]}
+
+
+def group(version: str) -> Object:
+    named = {"groupVersion": version, "version": version.partition("/")[2]}
+    return {"name": version.partition("/")[0], "versions": [named], "preferredVersion": named}
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    served = Served()
+
+    def answers(body: Any) -> Callable[[web.Request], Any]:
+        async def handle(_request: web.Request) -> web.Response:
+            return web.json_response(body)
+
+        return handle
+
+    app = web.Application()
+    app.router.add_get("/api", answers({"versions": ["v1"]}))
+    app.router.add_get("/apis", answers({"groups": [group(each) for each in GROUPS if "/" in each]}))
+    for each in GROUPS:
+        app.router.add_get(f"/{'apis' if '/' in each else 'api'}/{each}", answers(discovery(each)))
+    app.router.add_get(GPU_POOLS.path(), served.pools)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    served.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield served
+    served.say(None)
+    await runner.cleanup()
+
+
+@pytest.fixture
+def cache() -> ObjectCache:
+    return ObjectCache()
+
+
+@pytest.fixture
+async def informer(served: Served, cache: ObjectCache) -> AsyncIterator[Informer]:
+    """One that watches."""
+    configuration = k8s.Configuration()
+    configuration.host = served.url
+    client = KubeClient(configuration)
+    informer = Informer(client, cache, (GPU_POOLS,), History())
+    served.store("ADDED", "rack")
+    await informer.prime()
+    informer.start_watching(configuration)
+    await until(lambda: bool(served.lines))
+    yield informer
+    await informer.stop()
+    await client.close()
+
+
+async def until(look: Callable[[], object]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not look():  # noqa: ASYNC110  # kopf is in another thread
+            await asyncio.sleep(0.02)
+
+
+def names(cache: ObjectCache) -> dict[str, bool]:
+    """Whether it is being deleted, by pool."""
+    return {o["metadata"]["name"]: "deletionTimestamp" in o["metadata"] for o in cache.list(GPU_POOLS)}
+
+
+@pytest.mark.usefixtures("informer")
+async def test_what_happens_while_a_watch_that_ended_is_away_is_heard_of(
+    served: Served, cache: ObjectCache
+) -> None:
+    served.say(None)
+    served.store("MODIFIED", "rack", deletionTimestamp="2026-01-01T00:00:00Z")
+    served.store("ADDED", "other")
+    await until(lambda: names(cache) == {"rack": True, "other": False})
+
+
+@pytest.mark.usefixtures("informer")
+async def test_what_happened_before_a_watch_expired_is_listed(served: Served, cache: ObjectCache) -> None:
+    lists = served.lists
+    served.say(failure(410))
+    served.store("MODIFIED", "rack", deletionTimestamp="2026-01-01T00:00:00Z")
+    await until(lambda: names(cache) == {"rack": True})
+    assert served.lists > lists
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_watch_that_says_that_something_is_wrong_is_known_to_have_ended(
+    served: Served, informer: Informer
+) -> None:
+    served.say(failure(500))
+    async with asyncio.timeout(SECONDS):
+        await informer.ended.wait()
