@@ -16,17 +16,19 @@ from weft.balancing.pace import LOOK_SECONDS, MOVING_SECONDS
 from weft.rehearse.moves import Mover, Ways
 from weft.rehearse.play import ANSWERS_SECONDS, Case, Counts, Decided, Run, new_world, note_sizes
 from weft.rehearse.scrapes import Scrapes
-from weft.rehearse.static import splits
+from weft.rehearse.static import best_static, splits
 from weft.rehearse.world import ROLES
 
 STEP_SECONDS = 30.0
 MOVES_MOST = 2
 """Replicas that change their role in one step; more follow in the next one."""
-KEPT = 16
-"""Splits that are gone on from at each step: the best by what they met so far."""
+KEPT = 24
+"""States that are gone on from at each step: the best by what they met so far."""
 
 Key = tuple[int, ...]
 """Replicas per role, in the order of ROLES."""
+State = tuple[Key, bool]
+"""And whether anything was moved to come there: who never moved is kept beside who did."""
 
 
 @dataclass
@@ -38,16 +40,17 @@ class Path:
 
     @property
     def score(self) -> float:
-        """Requests that met the objectives, and those under way that still can."""
-        world, objectives = self.mover.world, self.run.case.objectives
-        late = world.now - objectives.ttft_seconds
+        """Requests that met the objectives, and those under way that are expected to."""
+        world, most = self.mover.world, self.run.case.objectives.ttft_seconds
+        expected = {
+            request: at for one in world.replicas.values() for request, at in one.engine.outlook(world.now)
+        }
         hopeful = 0
         for request in world.under_way():
             first = world.ttft[request]
             if math.isnan(first):
-                hopeful += world.trace.at_seconds[request] >= late
-            else:
-                hopeful += first <= objectives.ttft_seconds
+                first = expected.get(request, world.now) - world.trace.at_seconds[request]
+            hopeful += first <= most
         return world.met + hopeful
 
     def fork(self, counts: Counts) -> Path:
@@ -78,33 +81,40 @@ def optimum(case: Case, aggregated: bool, progress: Callable[[float], None]) -> 
         confirmed=False,
         at_a_time=1.0,
     )
-    paths: dict[Key, Path] = {}
+    paths: dict[State, Path] = {}
     for counts in splits(case.most_replicas, case.most_replicas, aggregated):
         world = new_world(case)
         mover = Mover(world, Scrapes(case.scrape_seconds), ways)
         mover.start(counts)
-        paths[_key(counts)] = Path(mover, Run("optimum", case, world, dict(counts), [], [], 0.0, 0, 0, 0))
+        paths[_key(counts), False] = Path(
+            mover, Run("optimum", case, world, dict(counts), [], [], 0.0, 0, 0, 0)
+        )
     end, at = case.trace.seconds, 0.0
-    allowed = set(paths)
+    allowed = {key for key, _ in paths}
     while at < end:
         at = min(end, at + STEP_SECONDS)
         progress(at)
-        following: dict[Key, Path] = {}
-        ranked = sorted(paths, key=lambda key: (-paths[key].score, key))
-        for key in ranked[:KEPT]:
+        following: dict[State, Path] = {}
+        ranked = sorted(paths, key=lambda state: (-paths[state].score, state))
+        for key, moved in ranked[:KEPT]:
             for target in _near(key, allowed):
-                path = paths[key].fork(_counts(target))
+                path = paths[key, moved].fork(_counts(target))
                 path.advance(at)
-                known = following.get(target)
+                state = target, moved or target != key
+                known = following.get(state)
                 if known is None or path.score > known.score:
-                    following[target] = path
+                    following[state] = path
         paths = following
     for path in paths.values():
         path.run.held_seconds = path.mover.world.held_seconds()
         path.run.flips = path.mover.flips
         while not path.mover.world.finished and path.mover.world.now < end + ANSWERS_SECONDS:
             path.advance(path.mover.world.now + STEP_SECONDS)
-    return max(paths.values(), key=lambda path: (path.mover.world.met, -path.run.flips)).run
+    runs = [path.run for path in paths.values()]
+    # To move nothing is a schedule too, and the way kept for a split may have left it.
+    whole = replace(case, least_replicas=case.most_replicas)
+    runs.append(replace(best_static(whole, aggregated, lambda _: None), policy="optimum"))
+    return max(runs, key=lambda run: (run.world.met, -run.flips))
 
 
 def _key(counts: Counts) -> Key:
