@@ -11,7 +11,7 @@ from aiohttp import web
 from support.foreign import Foreign, message
 from support.replay import BLOCKS, SYSTEMS, Tree, block, collection, link, rack, reading, system
 from weft.fabric.driver import OperationPhase, not_used
-from weft.fabric.errors import Conflict, OutcomeUnknown, Unsupported
+from weft.fabric.errors import Conflict, NotFound, OutcomeUnknown, Unsupported
 from weft.fabric.redfish import RedfishDriver
 from weft.fabric.redfish.writes.compose_post import system_name
 
@@ -244,6 +244,18 @@ async def test_a_machine_whose_own_block_is_in_it_stays_a_host_of_its_own_name()
         read = await driver.inventory()
         assert [h.id for h in read.hosts] == ["blade-1", "sled-9"]
         assert sorted(await idioms(driver)) == ["ComposeByPatch", "ComposeByPost"]
+
+
+async def test_a_compute_block_that_is_in_two_systems_is_no_host_and_nothing_is_changed() -> None:
+    served = manager()
+    async with reading(served) as (_, driver):
+        await driver.inventory()
+        for n in (0, 1):
+            served.make_system({"Id": f"x{n}", "Name": "-", "Links": {"ResourceBlocks": [link(BLADES[0])]}})
+        with pytest.raises(NotFound, match="is no host"):
+            await driver.attach("bind-1", "blade-0", gpus(0))
+        assert served.changes == []
+        assert "blade-0" not in [host.id for host in (await driver.inventory()).hosts]
 
 
 async def test_a_conditional_delete_is_sent_without_its_condition_where_etags_are_useless() -> None:

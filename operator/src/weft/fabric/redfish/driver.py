@@ -146,7 +146,9 @@ class RedfishDriver:
             await call.read_system(path)
         looked: tuple[Idiom, Present] | None = None
         while True:
-            host = self._poller.systems[path]
+            host = self._poller.systems.get(path)
+            if host is None:
+                raise NotFound(f"{path}: what was read a moment ago of this host is no host")
             ways = self._choice.ways(host, also_refused=also_refused)
             if not ways:
                 raise Unsupported(self._choice.closed(host, self._no_devices(call.service)))
