@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from support.emulator_thread import EmulatorThread
+from weft.emulator.dialects import DIALECTS
 from weft.emulator.main import Settings
-from weft.emulator.quirks import Quirks
 from weft.fabric.conformance import Bench, DriverConformance
 from weft.fabric.driver import Connection
 from weft.fabric.redfish import RedfishDriver
@@ -23,29 +23,15 @@ INVENTORY: dict[str, Any] = {
 }
 FAR = {"name": "far", "count": 1, "zones": ["b"]}
 """A host out of the devices' reach; where there are no resource blocks, nothing tells so beforehand."""
-SERVICES = {
-    "compose-by-patch": ("compose-by-patch", ""),
-    "compose-by-patch-careless": (
-        "compose-by-patch",
-        "tasks,permit-duplicates,changing-etags,500-although-done",
-    ),
-    "add-resource-block": ("add-resource-block", ""),
-    "compose-by-post": ("compose-by-post", ""),
-    "zone-endpoints": ("zone-endpoints", ""),
-    "connections": ("connections", ""),
-    "sunfish": ("sunfish", ""),
-}
 
 
-@pytest.fixture(scope="module", params=SERVICES.values(), ids=SERVICES)
+@pytest.fixture(scope="module", params=DIALECTS)
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, EmulatorThread]]:
-    dialect, quirks = request.param
+    dialect = request.param
     state = tmp_path_factory.mktemp("emulator") / "state.json"
-    settings = Settings(
-        state=state, user="weft", password="secret", dialect=dialect, quirks=Quirks.parse(quirks)
-    )
+    settings = Settings(state=state, user="weft", password="secret", dialect=dialect)
     hosts = [*INVENTORY["hosts"], *([FAR] if "compose" in dialect or "block" in dialect else [])]
     with EmulatorThread({**INVENTORY, "hosts": hosts}, settings) as running:
         yield dialect, running

@@ -12,9 +12,11 @@ from weft.fabric.conformance.rig import Rig, conformance, refusal, unused_port, 
 from weft.fabric.errors import (
     AuthFailed,
     Conflict,
+    FabricError,
     InvalidRequest,
     NotFound,
     OutcomeUnknown,
+    RateLimited,
     Transient,
     Unsupported,
 )
@@ -30,6 +32,16 @@ UNUSABLE = (
     "%2e%2e%2f",
     "caf\u00e9 \u2603",
 )
+
+
+HTTP_ANSWERS: dict[int, tuple[type[FabricError], ...]] = {
+    429: (RateLimited,),
+    503: (RateLimited,),
+    500: (Transient,),
+    # A session may have ended: the next call can tell that from credentials that are refused.
+    401: (AuthFailed, Transient),
+}
+_HEADERS = "Retry-After: 2\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n"
 
 
 class Errors:
@@ -145,6 +157,27 @@ class Errors:
                     await driver.attach(rig.key(), rig.host, frozenset({rig.devices[0]}))
                 proxy.go_on()
                 await driver.attached(rig.host)
+
+    @conformance
+    async def test_http_answers_that_refuse_are_told_apart(self, rig: Rig) -> None:
+        if rig.bench.address is None:
+            pytest.skip("the endpoint is not plain HTTP: the suite cannot come between")
+        for status, errors in HTTP_ANSWERS.items():
+            async with (
+                Proxy(rig.bench.address) as proxy,
+                rig.bench.connected(endpoint=rig.bench.elsewhere(proxy.port)) as driver,
+            ):
+                await whole(driver)
+                proxy.say(f"HTTP/1.1 {status} X\r\n{_HEADERS}\r\n{{}}".encode())
+                with refusal(*errors):
+                    await driver.attached(rig.host)
+                with refusal(*errors, OutcomeUnknown):
+                    await driver.attach(rig.key(), rig.host, frozenset({rig.devices[0]}))
+                if errors == (RateLimited,):
+                    with pytest.raises(RateLimited) as caught:
+                        await driver.attached(rig.host)
+                    assert caught.value.retry_after_seconds == 2, "it asked for a pause of two seconds"
+        assert await rig.where(*rig.devices) == set()
 
     @conformance
     async def test_a_certificate_that_is_not_trusted_is_the_administrators_matter(self, rig: Rig) -> None:

@@ -115,7 +115,8 @@ class Proxy:
                 continue
             if self._instead:
                 writer.write(self._instead)
-                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
                 return
             upstream.write(data)
             await upstream.drain()
