@@ -63,6 +63,17 @@ def test_the_fabric_gets_the_address_of_this_run_and_has_a_host_for_every_replic
     assert EXAMPLES.fabric["spec"]["endpoint"] != "http://127.0.0.1:1", "the examples stay as they are"
 
 
+def test_memory_and_drives_are_at_a_second_manager_with_the_same_hosts() -> None:
+    changed = EXAMPLES.with_memory_at("http://127.0.0.1:2")
+    first, second = (each for each in changed.common if each["kind"] == "Fabric")
+    assert (first, second["spec"]["endpoint"]) == (EXAMPLES.fabric, "http://127.0.0.1:2")
+    assert second["spec"]["hosts"] == first["spec"]["hosts"]
+    fabrics = {
+        each["kind"]: each["spec"]["fabricRef"]["name"] for each in changed.common if "Pool" in each["kind"]
+    }
+    assert fabrics == {"GPUPool": "rack-a", "MemoryPool": "rack-a-memory", "StoragePool": "rack-a-memory"}
+
+
 def test_the_objectives_are_the_examples() -> None:
     found = EXAMPLES.objectives
     assert (found.time_to_first_token, found.inter_token_latency) == (3.0, 0.1)

@@ -29,7 +29,8 @@ class Examples:
 
     @property
     def fabric(self) -> Object:
-        return only(self.common, "Fabric")
+        """The one that has the accelerators."""
+        return next(each for each in self.common if each["kind"] == "Fabric")
 
     @property
     def objectives(self) -> Objectives:
@@ -53,6 +54,17 @@ class Examples:
         changed = copy.deepcopy(self)
         changed.fabric["spec"]["endpoint"] = url
         return changed
+
+    def with_memory_at(self, url: str) -> Examples:
+        """The same with memory and drives at a second fabric manager, which knows the hosts by the same names."""
+        changed = copy.deepcopy(self)
+        second = copy.deepcopy(changed.fabric)
+        second["metadata"]["name"] = f"{second['metadata']['name']}-memory"
+        second["spec"]["endpoint"] = url
+        for each in changed.common:
+            if each["kind"] in ("MemoryPool", "StoragePool"):
+                each["spec"]["fabricRef"]["name"] = second["metadata"]["name"]
+        return Examples((*changed.common, second), changed.group)
 
     def with_engine_argument(self, argument: str) -> Examples:
         """The same with one more argument for every engine."""

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import yaml
+
 from weft.api.resources import NAMESPACES, NODES
 from weft_dev import PYTHONPATH, ROOT, controlplane, prometheus
 from weft_dev.controlplane import ControlPlane, server_environment
@@ -32,6 +34,8 @@ SCRAPE_SECONDS = 1.0
 START_SECONDS = 30.0
 INTERRUPTED_START_SECONDS = 15.0
 OPERATOR_NAMESPACE = "weft-system"
+MANAGERS = {"rack-a": ("compose-by-patch", ("GPU",)), "rack-a-memory": ("connections", ("CXL", "NVMe"))}
+"""The dialect and the types of devices of each fabric manager; that of the accelerators first."""
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -76,18 +80,18 @@ class LoopbackWorld:
     def directory(self) -> Path:
         return self.processes.directory
 
-    @property
-    def journal(self) -> Path:
-        return self.directory / "journal.jsonl"
+    def _journal(self, name: str) -> Path:
+        return self.directory / f"{name}.jsonl"
 
     async def start_cluster(self, narrator: Narrator) -> Path:
         """API server and fabric manager; returns a kubeconfig."""
-        with narrator.waiting("starting a Kubernetes control plane and a fabric manager", 8):
+        with narrator.waiting("starting a Kubernetes control plane and two fabric managers", 8):
             await asyncio.gather(
-                asyncio.to_thread(self._start_control_plane), asyncio.to_thread(self._start_fabric)
+                asyncio.to_thread(self._start_control_plane), asyncio.to_thread(self._start_fabrics)
             )
         narrator.say(
-            "a Kubernetes API server runs, and a fabric manager (Redfish over HTTP) with 60 GPUs and 26 hosts"
+            "a Kubernetes API server runs, and two fabric managers (Redfish over HTTP) for 26 hosts: one has 60 GPUs"
+            " and composes systems, the other has CXL memory and drives and makes connections"
         )
         assert self.plane is not None
         return self.plane.kubeconfig
@@ -110,8 +114,10 @@ class LoopbackWorld:
         """Nothing: all of it ends with this process."""
 
     def journal_lines(self) -> list[str]:
-        """The fabric's journal."""
-        return self.journal.read_text().splitlines()
+        """Both fabrics' journals as one: their devices have different names."""
+        lines = [self._journal(name).read_text().splitlines() for name in MANAGERS]
+        # A start forgets what was attached before; the managers have started before either attached anything.
+        return [line for each in lines for line in each if json.loads(line)["act"] != "start"]
 
     def to_look_at(self) -> str:
         """What a user may type while everything stays up."""
@@ -135,21 +141,29 @@ class LoopbackWorld:
         controlplane.install_crds(self.plane.client(), (ROOT / "crds").glob("*.yaml"))
         return self.plane
 
-    def _start_fabric(self) -> None:
-        """The fabric manager emulator."""
-        ready = self.directory / "emulator.url"
-        self._python(
-            "emulator",
-            "weft.cli.main",
-            "emulator",
-            f"--inventory={EXAMPLES / 'emulator' / 'rack-a.yaml'}",
-            f"--journal={self.journal}",
-            f"--ready-file={ready}",
-            f"--seed={self.case.seed}",
-            "--latency-ms=150",
-        )
-        self._wait("emulator", ready.exists)
-        self.examples = self.examples.with_fabric_at(ready.read_text().strip())
+    def _start_fabrics(self) -> None:
+        """The emulator twice, each with a part of the example's rack and in a dialect of its own."""
+        rack = yaml.safe_load((EXAMPLES / "emulator" / "rack-a.yaml").read_text())
+        for name, (dialect, types) in MANAGERS.items():
+            devices = [each for each in rack["devices"] if each["type"] in types]
+            inventory = self.directory / f"{name}.yaml"
+            inventory.write_text(yaml.safe_dump({**rack, "name": name, "devices": devices}))
+            self._python(
+                name,
+                "weft.cli.main",
+                "emulator",
+                f"--inventory={inventory}",
+                f"--dialect={dialect}",
+                f"--journal={self._journal(name)}",
+                f"--ready-file={self.directory / name}.url",
+                f"--seed={self.case.seed}",
+                "--latency-ms=150",
+            )
+        ready = {name: self.directory / f"{name}.url" for name in MANAGERS}
+        for name, file in ready.items():
+            self._wait(name, file.exists)
+        accelerators, memory = (file.read_text().strip() for file in ready.values())
+        self.examples = self.examples.with_fabric_at(accelerators).with_memory_at(memory)
 
     def _start_engines(self) -> None:
         """Nodes, and the engines of pods that come to them."""
@@ -223,7 +237,7 @@ class LoopbackWorld:
 
     def check(self) -> None:
         """Raise ProcessError when a server has ended by itself."""
-        self.processes.check("emulator", "engines", "router", "operator")
+        self.processes.check(*MANAGERS, "engines", "router", "operator")
 
     def lags(self) -> list[Lag]:
         """How late everything ran so far. Needs the replicas and the ended load."""
