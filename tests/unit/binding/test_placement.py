@@ -232,6 +232,33 @@ async def test_a_host_or_node_of_the_list_that_is_not_there_is_said(rack: Rack) 
     assert condition(fabric(rack), "HostsMatched")[0] == "True"
 
 
+@pytest.mark.shows("Fabric.spec.hostsWithUnclaimedDevices")
+async def test_a_host_with_unclaimed_devices_is_offered_where_its_fabric_says_so_and_an_event_tells(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    rack.driver.pairs |= {("gpu-2", "sled-0"), ("gpu-3", "sled-1")}
+    await rack.poll()
+    await rack.ask("n", gpus=2)
+    assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
+    rack.cluster.events.clear()
+    await rack.edit_fabric(hostsWithUnclaimedDevices=["sled-1"])
+    await rack.place_again()
+    assert rack.node("n")["status"]["host"] == "sled-1"
+    assert condition(fabric(rack), "UnclaimedOffered") == ("True", "OfferedOnPurpose")
+    await rack.poll()
+    told = [event for event in rack.cluster.events if event[1] == "OfferedOnPurpose"]
+    assert ["sled-1" in message for _, _, message in told] == [True]
+    # The device that nobody claims stays when the node goes.
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    await rack.poll()
+    assert ("gpu-3", "sled-1") in rack.driver.pairs
+    rack.driver.pairs.discard(("gpu-3", "sled-1"))
+    await rack.poll()
+    assert condition(fabric(rack), "UnclaimedOffered") == ("False", "NoneThere")
+
+
 async def test_a_node_that_binds_while_others_wait_is_looked_for_once_per_shape(rack: Rack) -> None:
     await rack.build()
     for number in range(20):

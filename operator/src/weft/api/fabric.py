@@ -188,6 +188,12 @@ class FabricSpec(Model):
         " same machine UUID (ComputerSystem.UUID at the manager, status.nodeInfo.systemUUID of the Node, which"
         " its kubelet writes).",
     )
+    hosts_with_unclaimed_devices: Annotated[tuple[Identifier, ...], Field(max_length=64)] = Field(
+        default=(),
+        description="Hosts that are offered although devices are attached there that no DeviceAttachment stands for:"
+        " whoever gets the host gets those devices, too. Absent: none.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
     hosts: Annotated[tuple[FabricHost, ...], Field(max_length=1024)] = Field(
         default=(),
         description="Which Node runs on which host. A host without a Node is inventoried and never bound; a"
@@ -251,6 +257,7 @@ class FabricStatus(Model):
         " CallsSucceed: False with the manager's words, for ten minutes, when a call to attach, detach or read failed"
         " and was not repeated with success."
         " HostsMatched: no Node stands at two hosts, no machine UUID occurs twice, and all that `hosts` names is there."
+        " UnclaimedOffered: True while hosts of hostsWithUnclaimedDevices carry such devices."
         " Deletable: False while a deletion waits for attachments.",
         json_schema_extra=CONDITION_LIST,
     )

@@ -14,7 +14,7 @@ from weft.binding.fabrics import Fabrics, SecretMissing
 from weft.binding.hosts import Matched, match, unknown
 from weft.binding.identity import ACCEPT_ANNOTATION as ACCEPT_MANAGER
 from weft.binding.identity import manager_of, moved, replaced, second
-from weft.binding.inventory import accept
+from weft.binding.inventory import Picture, accept
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
 from weft.binding.objects import fabric_of
 from weft.binding.orphan_policy import Orphans
@@ -126,6 +126,8 @@ class FabricController:
         whole = picture is not None and not picture.problem
         missing = unknown(raw, hosts, self._cluster.list(NODES)) if whole else ()
         facts = [*facts, _hosts_matched(matched, missing)]
+        offered = self._unclaimed_offered(fabric, picture)
+        facts += [offered] if offered is not None else []
         status = fabric_status(fabric, picture, matched, session.epoch if session else 0, facts, now.wall)
         if session is not None and session.capabilities is not None:
             status["writes"] = [write.idiom[:63] for write in session.capabilities.writes]
@@ -150,10 +152,28 @@ class FabricController:
             self._cluster.event(raw, "Warning", "ManagerAccepted", accepted)
         for kind, condition, reason, message in facts:
             before = find(fabric.status.conditions, kind)
-            if condition is False and (before is None or before.reason != reason):
+            if kind == "UnclaimedOffered" and condition and (before is None or before.message != message):
+                log.warning("fabric %s: %s", name, message)
+                self._cluster.event(raw, "Warning", reason, message)
+            if condition is False and reason != "NoneThere" and (before is None or before.reason != reason):
                 # It names pods, and tenants of the namespace `default` can read the events of a Fabric.
                 text = "the condition NoOrphans says what and why" if kind == "NoOrphans" else message
                 self._cluster.event(raw, "Warning", reason, text)
+
+    def _unclaimed_offered(self, fabric: Fabric, picture: Picture | None) -> Fact | None:
+        """Hosts that are offered with devices that nobody here claims; None where none are, or ever were."""
+        allowed = set(fabric.spec.hosts_with_unclaimed_devices)
+        known = find(fabric.status.conditions, "UnclaimedOffered")
+        if picture is None or (not allowed and known is None):
+            return None
+        claimed = {
+            (claim["spec"]["device"], claim["spec"]["host"]) for claim in self._claims(fabric.metadata.name)
+        }
+        found = {host for _, host in set(picture.inventory.attachments) - claimed if host in allowed}
+        if not found:
+            return "UnclaimedOffered", False, "NoneThere", ""
+        text = f"spec.hostsWithUnclaimedDevices has {_some(sorted(found))}: offered with the devices that are there"
+        return "UnclaimedOffered", True, "OfferedOnPurpose", text
 
     def _claimed(self, name: str) -> frozenset[str]:
         return frozenset(claim["spec"]["device"] for claim in self._claims(name))

@@ -93,7 +93,8 @@ class Hosting:
         taken |= {host for device, host in attached & holdings.quarantined.get(name, {}).keys()}
         # A device that nobody here claims would come to the next tenant with the host: an administrator sees to it
         # first.
-        taken |= {host for device, host in attached - holdings.pairs.get(name, {}).keys()}
+        unclaimed = {host for device, host in attached - holdings.pairs.get(name, {}).keys()}
+        taken |= unclaimed - set(fabric["spec"].get("hostsWithUnclaimedDevices", ()))
         healthy = {host.id: host for host in picture.inventory.hosts if host.healthy}
         nodes = match(fabric, picture.inventory.hosts, (node.raw for node in node_of.values())).nodes
         offers: list[HostOffer] = []

@@ -20,9 +20,9 @@ from weft.binding.room import Held, Room
 
 MOST_MOVES = 300
 """Searches for one request, at one depth: a bound on what a tenant can cost."""
-MOST_WORK = 200_000
+MOST_WORK = 300_000
 """The same for a pass, in bins and placed requests that are looked at: tenths of a second, beside the event loop."""
-DEPTHS = (0, 1, 2)
+DEPTHS = (0, 1, 2, 3)
 """How often those that are moved may move others: the shallow searches, which are short, come first."""
 
 
