@@ -8,15 +8,18 @@ the API server's own write requests to the objects, and the deletions that the p
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import bare
 import kopf
-from counted import api_writes
+from counted import Row, api_writes, noted
 
 from weft.api.resources import LOGICAL_NODES, NAMESPACES
 from weft_dev import controlplane
@@ -123,6 +126,65 @@ def measure(plane: controlplane.ControlPlane, kube: Kube, count: int, *, handler
     print(f"  {missed} of {count} deletions not heard of")
     for obj in kube.list(LOGICAL_NODES, NAMESPACE):
         kube.patch(LOGICAL_NODES, obj["metadata"]["name"], {"metadata": {"finalizers": None}}, NAMESPACE)
+
+
+def burst(plane: controlplane.ControlPlane, namespace: str, nodes: Sequence[str], count: int) -> Row:
+    """Binds a second of a program of kopf's usual handlers that makes a bind's writes and calls no fabric."""
+    registry, done = kopf.OperatorRegistry(), threading.Event()
+    stop, ready = threading.Event(), threading.Event()
+    left, clients = [count], {}
+
+    @kopf.on.login(registry=registry)  # type: ignore[arg-type]
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return kopf.ConnectionInfo(
+            server=plane.url, ca_path=str(plane.ca_file), scheme="Bearer", token=plane.token
+        )
+
+    @kopf.on.create(*RESOURCE, registry=registry)
+    async def bind(name: str, **_: Any) -> None:
+        if "one" not in clients:
+            clients["one"] = await bare.connect(plane.kubeconfig)
+        node = nodes[int(name.removeprefix("k")) % len(nodes)]
+        await bare.writes_of_a_bind(clients["one"], name, namespace, node, 2)
+        left[0] -= 1
+        if left[0] == 0:
+            done.set()
+
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+
+    def serve() -> None:
+        kopf.run(
+            registry=registry,
+            settings=settings,
+            standalone=True,
+            namespaces=[namespace],
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    ready.wait(30)
+    time.sleep(SETTLE_SECONDS)
+    began = time.monotonic()
+
+    async def create() -> None:
+        client = await bare.connect(plane.kubeconfig)
+        await bare.create_all(client, [f"k{number}" for number in range(count)], namespace)
+        await client.close()
+
+    asyncio.run(create())
+    done.wait(600)
+    seconds = time.monotonic() - began
+    stop.set()
+    thread.join(30)
+    return noted(
+        f"kopf's usual handlers with the same writes, {count - left[0]}",
+        (count - left[0]) / seconds,
+        "binds/s",
+    )
 
 
 def main() -> int:

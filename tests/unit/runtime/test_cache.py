@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.api.resources import LOGICAL_NODES, NODES
+from weft.api.resources import LOGICAL_NODES, NODES, PODS
 from weft.runtime.cache import ObjectCache
 
 
@@ -82,12 +82,23 @@ def test_objects_are_found_by_what_they_say_now_not_by_what_they_said_before() -
     assert cache.select(LOGICAL_NODES, of_host, "x")[0] is cache.get(LOGICAL_NODES, "new", "a")
 
 
-def test_managed_fields_and_a_nodes_images_are_not_kept_and_the_rest_is() -> None:
+def test_of_pods_and_nodes_only_the_fields_that_are_used_are_kept() -> None:
     cache = ObjectCache()
     metadata = {"name": "n", "resourceVersion": "1", "managedFields": [{"manager": "kubelet"}]}
     status = {"images": [{"names": ["vllm:1"]}], "allocatable": {"cpu": "8"}}
-    cache.put(NODES, {"metadata": metadata, "status": status})
+    cache.put(NODES, {"metadata": metadata, "spec": {"podCIDR": "10.0.0.0/24"}, "status": status})
     assert cache.get(NODES, "n") == {
         "metadata": {"name": "n", "resourceVersion": "1"},
+        "spec": {},
         "status": {"allocatable": {"cpu": "8"}},
+    }
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "weft.dev/drain": "5"}
+    metadata = {"name": "p", "namespace": "a", "resourceVersion": "2", "annotations": applied}
+    spec = {"nodeName": "n", "containers": [{"name": "main"}], "tolerations": [{"operator": "Exists"}]}
+    status = {"phase": "Running", "containerStatuses": [{"ready": True}], "conditions": []}
+    cache.put(PODS, {"metadata": metadata, "spec": spec, "status": status})
+    assert cache.get(PODS, "p", "a") == {
+        "metadata": {**metadata, "annotations": {"weft.dev/drain": "5"}},
+        "spec": {"nodeName": "n", "tolerations": [{"operator": "Exists"}]},
+        "status": {"phase": "Running", "conditions": []},
     }

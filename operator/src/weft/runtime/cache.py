@@ -7,9 +7,9 @@ of arrival.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
-from weft.api.resources import NODES, ResourceType
+from weft.api.resources import NODES, PODS, ResourceType
 from weft.cluster import Index, Object
 
 Key = tuple[str, str]
@@ -68,10 +68,9 @@ class ObjectCache:
         known = self._objects.setdefault(resource, {}).get(key)
         if known is not None and version(known) >= new:
             return
-        lean = _lean(resource, obj)
-        self._objects[resource][key] = lean
-        self._index(resource, key, known, lean)
-        self._tell(resource, known, lean)
+        kept = self._objects[resource][key] = lean(resource, obj)
+        self._index(resource, key, known, kept)
+        self._tell(resource, known, kept)
 
     def remove(self, resource: ResourceType, obj: Object) -> None:
         """Take note of a deletion; `obj` is the last state, whose resourceVersion is that of the deletion."""
@@ -118,13 +117,30 @@ def _namespace(obj: Object) -> Hashable:
     return str(obj["metadata"].get("namespace", ""))
 
 
-def _lean(resource: ResourceType, obj: Object) -> Object:
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+USED: Mapping[ResourceType, Mapping[str, frozenset[str]]] = {
+    PODS: {"spec": frozenset({"nodeName", "tolerations"}), "status": frozenset({"phase", "conditions"})},
+    NODES: {
+        "spec": frozenset({"taints", "unschedulable"}),
+        "status": frozenset({"allocatable", "conditions", "nodeInfo"}),
+    },
+}
+"""The fields that are kept of Kubernetes' own objects, of which a cluster has many. Who reads another one adds it."""
+
+
+def lean(resource: ResourceType, obj: Object) -> Object:
     """An object without what nobody here reads and every object has much of.
 
     A status that is written without managed fields leaves those that are stored as they are.
     """
     metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
-    lean = {**obj, "metadata": metadata}
-    if resource == NODES and "images" in lean.get("status", {}):
-        lean["status"] = {key: value for key, value in lean["status"].items() if key != "images"}
-    return lean
+    if LAST_APPLIED in metadata.get("annotations", {}):
+        metadata["annotations"] = {
+            key: value for key, value in metadata["annotations"].items() if key != LAST_APPLIED
+        }
+    parts = {
+        part: {key: value for key, value in obj[part].items() if key in used}
+        for part, used in USED.get(resource, {}).items()
+        if obj.get(part)
+    }
+    return {**obj, "metadata": metadata, **parts}
