@@ -77,10 +77,10 @@ demo-kind: ## the demo in the same cluster, after removing all of Weft's; OFFSET
 	@$(IN_ROOMS) weft_playground.demo --kind $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
 
 .PHONY: bench
-bench: ## measure: writes and calls per bind, kopf as informer and as reconciler, placement while many wait
+bench: ## measure: what a bind costs, kopf as informer and as reconciler, placement while many wait
 	@$(PYTHON) hack/dev/weft_dev/preflight.py test
 	@$(MAKE) -s $(VENV)/.complete
-	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/bind_many.py
+	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/binding.py
 	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/kopf_handlers.py
 	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/placement.py
 
@@ -100,6 +100,12 @@ check-engine-model: $(VENV)/.complete ## the rehearsal's engines against dynamo.
 .PHONY: tune-opponents
 tune-opponents: $(VENV)/.complete ## twelve settings for each policy other than Weft, on stretches that nothing is reported on
 	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/tune.py
+
+.PHONY: bench-binding
+bench-binding: ## what binding costs, with its goals, as a table and build/bench/binding.json; SIZES=500,1000,5000
+	@$(PYTHON) hack/dev/weft_dev/preflight.py test
+	@$(MAKE) -s $(VENV)/.complete
+	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/binding.py $(if $(SIZES),--sizes $(SIZES))
 
 .PHONY: lint
 lint: $(VENV)/.complete ## ruff, mypy and the import contracts

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 import ssl
 import threading
 import time
-import urllib.request
 from typing import Self
+from urllib.parse import urlsplit
 
 from support.world import condition
 from weft.api.resources import LOGICAL_NODES
@@ -21,12 +23,11 @@ class Bound:
         context = ssl.create_default_context(cafile=str(plane.ca_file))
         listed = plane.client().request("GET", LOGICAL_NODES.path(namespace), query={"limit": "1"})
         version = listed["metadata"]["resourceVersion"]
-        url = f"{plane.url}{LOGICAL_NODES.path(namespace)}?watch=1&resourceVersion={version}"
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {plane.token}"})
-        direct = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
-        self._stream = direct.open(request, timeout=1000)
+        address = urlsplit(plane.url)
+        link = http.client.HTTPSConnection(address.hostname or "", address.port, context=context)
+        path = f"{LOGICAL_NODES.path(namespace)}?watch=1&resourceVersion={version}"
+        link.request("GET", path, headers={"Authorization": f"Bearer {plane.token}"})
+        self._socket, self._stream = link.sock, link.getresponse()
         self._times: dict[str, float] = {}
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -53,4 +54,6 @@ class Bound:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        # Closing the stream would wait for the thread that reads it.
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
