@@ -20,7 +20,7 @@ from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey
 from weft.binding.objects import (
     is_deleting,
     is_quarantined,
-    parse_node,
+    recent_node,
 )
 from weft.binding.observe import Attempt
 from weft.binding.observe import Place as At
@@ -180,7 +180,7 @@ class Actions:
 
     def _draft_unbound(self, run: Pass, facts: Iterable[Fact]) -> None:
         if (raw := self._raw(run)) is not None:
-            run.status = unbound_status(parse_node(raw), facts, run.now.wall)
+            run.status = unbound_status(recent_node(raw), facts, run.now.wall)
 
     def _event(self, run: Pass, reason: str, message: str) -> None:
         if (raw := self._raw(run)) is not None:
@@ -288,7 +288,7 @@ class Actions:
     def _publish(self, step: Publish, run: Pass) -> Ended:
         raw = self._raw(run)
         assert raw is not None
-        node = parse_node(raw)
+        node = recent_node(raw)
         run.status = bound_status(node, step.claims, step.node, step.facts, run.now.wall)
         if not is_true(node.status.conditions, "Bound"):
             names = ", ".join(sorted(claim.spec.device for claim in step.claims))

@@ -17,7 +17,7 @@ from weft.cluster import Cluster, Object
 
 T = TypeVar("T")
 
-KEPT = 4096
+KEPT = 512
 """Objects whose parsed form is kept: those that are worked on now, not all there are."""
 LONGEST_VALUE = 63
 """Of a taint. One of this length ends with a hash and cannot be read back."""
@@ -97,10 +97,6 @@ def by_place(
 
 def parse_node(raw: Object) -> LogicalNode:
     """A LogicalNode; a status that cannot be read (its owner may write it) counts as none and is written anew."""
-    return _RECENT_NODES(raw)
-
-
-def _parse_node(raw: Object) -> LogicalNode:
     try:
         return LogicalNode.model_validate(raw)
     except ValueError:
@@ -109,11 +105,11 @@ def _parse_node(raw: Object) -> LogicalNode:
 
 def claims_of(cluster: Cluster, namespace: str, name: str) -> list[DeviceAttachment]:
     """The attachments claimed for a logical node of that name, also for an earlier namesake."""
-    return [_RECENT_CLAIMS(raw) for raw in cluster.select(DEVICE_ATTACHMENTS, claimant, (namespace, name))]
+    return [_recent_claim(raw) for raw in cluster.select(DEVICE_ATTACHMENTS, claimant, (namespace, name))]
 
 
-_RECENT_NODES = Recent(_parse_node)
-_RECENT_CLAIMS = Recent(DeviceAttachment.model_validate)
+recent_node = Recent(parse_node)
+_recent_claim = Recent(DeviceAttachment.model_validate)
 
 
 def claimant(claim: Object) -> Hashable:

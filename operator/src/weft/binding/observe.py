@@ -19,8 +19,8 @@ from weft.binding.objects import (
     by_place,
     claims_of,
     is_published,
-    parse_node,
     place_of,
+    recent_node,
     taint_value,
     view_node,
 )
@@ -142,7 +142,7 @@ def observe(
     `attempts` is what this pass has done so far, `tainted` the names of the Nodes that carry the logical node.
     """
     raw = cluster.get(LOGICAL_NODES, key.name, key.namespace)
-    node = parse_node(raw) if raw is not None else None
+    node = recent_node(raw) if raw is not None else None
     claims = tuple(claims_of(cluster, key.namespace, key.name))
     hosts = {
         place: _host_view(cluster, node, sessions.get(place[0]), place, here, attempts.get(place), now)
