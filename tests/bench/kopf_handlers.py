@@ -150,6 +150,11 @@ def burst(plane: controlplane.ControlPlane, namespace: str, nodes: Sequence[str]
         if left[0] == 0:
             done.set()
 
+    @kopf.on.cleanup(registry=registry)
+    async def close(**_: Any) -> None:
+        for client in clients.values():
+            await client.close()
+
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
