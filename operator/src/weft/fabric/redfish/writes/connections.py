@@ -111,7 +111,6 @@ class Connections(OfEndpoints):
                 raise InvalidRequest(f"{connection.uri} also reaches {rest}: one cannot go without the other")
 
         carved = parts.carved_for(call, devices)
-
         unknown: list[OutcomeUnknown] = []
 
         async def one(uri: str) -> Reply:

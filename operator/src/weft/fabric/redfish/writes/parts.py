@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 from weft.fabric.driver import OperationPhase
-from weft.fabric.errors import Conflict, OutcomeUnknown
+from weft.fabric.errors import Conflict, NotFound, OutcomeUnknown
 from weft.fabric.redfish.carving import bytes_of, number_in, part_name, request_for
 from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.mapping import Json
@@ -43,9 +44,10 @@ async def carve(call: Call, device: str) -> str:
         if operation.phase is not OperationPhase.SUCCEEDED:
             raise OutcomeUnknown(f"{part_name(number)}: {operation.message}")
         if link := reply.location if reply.status == 201 else link_of(reply.body):
-            made = await call.read(link)
-            if (made.body.get("Name"), bytes_of(made.body)) == (part_name(number), carved.part_bytes):
-                return canonical(made.path)
+            with contextlib.suppress(NotFound):  # it is listed, then, or not there
+                made = await call.read(link)
+                if (made.body.get("Name"), bytes_of(made.body)) == (part_name(number), carved.part_bytes):
+                    return canonical(made.path)
     except (Conflict, OutcomeUnknown):
         await list_again(call, [endpoint])
         if number not in sources.carved[endpoint].ours:
