@@ -13,6 +13,7 @@ from support.inference import PROMPT_HEAVY
 from weft.api import InferenceGroup
 from weft.api.resources import INFERENCE_GROUPS
 from weft.balancing.conditions import metrics_fresh, objectives_met
+from weft.balancing.presets import Windows
 from weft.balancing.series import Buckets
 from weft.balancing.signals import Reading
 from weft.balancing.state import Hold
@@ -69,7 +70,7 @@ def test_without_requests_or_fresh_metrics_it_is_unknown() -> None:
     assert objectives_met(group(), reading((), ())).status is None
     held = Reading(None, {}, Hold("Stale", "pod a was not scraped"))
     assert objectives_met(group(), held).status is None
-    assert metrics_fresh(held).reason == "Stale"
+    assert metrics_fresh(held, Windows(15.0)).reason == "Stale"
 
 
 def test_no_message_holds_a_number_that_moves_by_itself() -> None:
@@ -78,3 +79,9 @@ def test_no_message_holds_a_number_that_moves_by_itself() -> None:
     second = objectives_met(group(), reading(within(0.41, 2.5), within(0.97, 0.095)))
     assert first == second
     assert re.findall(r"\d+", first.message) == ["95", "2500"]
+
+
+def test_scrapes_that_are_far_apart_are_said_with_what_they_cost() -> None:
+    fresh = Reading(None, {}, None)
+    assert "60 s" in metrics_fresh(fresh, Windows(15.0)).message
+    assert "scrape" not in metrics_fresh(fresh, Windows(5.0)).message

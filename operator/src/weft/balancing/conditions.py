@@ -13,6 +13,7 @@ from weft.api.conditions import is_true
 from weft.api.inference import MOST_ROLES
 from weft.balancing.demand import share_within
 from weft.balancing.observe import GroupPicture
+from weft.balancing.presets import Windows
 from weft.balancing.profile import Profile, Unusable
 from weft.balancing.refusals import Refusal
 from weft.balancing.replicas import Replica, serving_in
@@ -21,6 +22,8 @@ from weft.balancing.signals import Reading
 from weft.balancing.state import Finding, Split
 from weft.balancing.steps import Subject
 
+SCRAPE_SECONDS_MOST = 5.0
+"""Scrapes that are further apart than this are named in the condition."""
 NAMES_SHOWN = 4
 IN_PROGRESS = ("Moving", "Scaling", "Starting")
 """Reasons of Balanced=False that pass by themselves; any other is an obstacle."""
@@ -71,10 +74,16 @@ def too_many_roles(names: Collection[str]) -> Finding | None:
     return Finding(False, "TooManyRoles", text)
 
 
-def metrics_fresh(reading: Reading) -> Finding:
-    """MetricsFresh: what is read is recent and whole."""
+def metrics_fresh(reading: Reading, windows: Windows) -> Finding:
+    """MetricsFresh: what is read is recent and whole. Also what rare scrapes cost."""
     if reading.hold is None:
-        return Finding(True, "Fresh", "the metrics of all serving replicas and of the front end are recent")
+        text = "the metrics of all serving replicas and of the front end are recent"
+        if windows.scrape_seconds > SCRAPE_SECONDS_MOST:
+            text += (
+                f"; with scrapes every {windows.scrape_seconds:g} s a shift of the load is seen whole only after"
+                f" {windows.short_seconds:g} s: scrape every {SCRAPE_SECONDS_MOST:g} s or more often"
+            )
+        return Finding(True, "Fresh", text)
     return Finding(False, reading.hold.reason, f"{reading.hold.message}; the split holds meanwhile")
 
 

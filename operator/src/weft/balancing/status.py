@@ -49,7 +49,7 @@ def group_status(
         findings = {
             "Ready": conditions.ready(picture, refusals),
             "ObjectivesMet": conditions.objectives_met(group, picture.reading),
-            "MetricsFresh": conditions.metrics_fresh(picture.reading),
+            "MetricsFresh": conditions.metrics_fresh(picture.reading, picture.windows),
             "Balanced": balanced(decision, refusals),
         }
     found: Conditions = status.conditions
