@@ -216,3 +216,12 @@ def test_a_role_of_faster_replicas_counts_for_more() -> None:
     assert plan_split(observed).decision is None
     slow = replace(observed, roles=(*roles[:2], replace(roles[2], profile=LLAMA_70B)))
     assert dict(plan_split(slow).allocation.counts)["prefill"] == 3
+
+
+def test_where_scrapes_are_rare_a_stage_keeps_what_its_recent_peak_may_need_before_it_is_seen() -> None:
+    # Prefill would take four of decode's seven; decode needed all of them a while ago.
+    swinging = replace(steady(8.2, 1420, 60), peak_answer_tokens_per_second=2400.0)
+    rare = replace(swinging, short_seconds=60.0)
+    often = plan_split(replace(group(2, 7, swinging), flips_overlap=True)).allocation
+    seldom = plan_split(replace(group(2, 7, rare), flips_overlap=True)).allocation
+    assert often["prefill"] > seldom["prefill"] > 2

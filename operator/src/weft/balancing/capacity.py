@@ -45,7 +45,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from weft.api import Objectives
@@ -84,6 +84,12 @@ class Need:
     """Requests that one replica serves at a time."""
     limit: str = ""
     """Set when the objective cannot be met with any number of replicas: why."""
+
+    def at_least(self, tokens_per_second: float) -> Need:
+        """The same shape of requests at this rate, if it is higher."""
+        return replace(
+            self, saturated=max(self.saturated, tokens_per_second / self.replica_tokens_per_second)
+        )
 
 
 def prefill_need(profile: Profile, speed: float, demand: Demand, objectives: Objectives) -> Need:

@@ -40,12 +40,15 @@ from weft.balancing.splits import (
     stage_needs,
     worst_stage,
 )
-from weft.balancing.state import Finding, Split, SplitInputs
+from weft.balancing.state import Finding, Split, SplitInputs, Traffic
 
 MARGIN, MARGIN_LEAST, MARGIN_SECONDS = 0.10, 0.03, 90.0
 """Share of requests that a move has to save: just after a move, at last, and the time in which it falls to a third."""
 RETURN_PART, RETURN_DEVIATIONS = 0.5, 3.0
 """Probability that the load goes back to what it was, where both are alike, and how fast that falls as they differ."""
+SEEN_SECONDS, AGAIN_PART = 20.0, 1.5
+"""A short window of so many seconds shows a shift in time; for each part of the horizon that it is longer, the probability
+that the recent peak is back before it is seen."""
 ROOM = 0.2
 """Part of the first token's budget that a prompt may wait while there is no reason to move."""
 HORIZON_SECONDS = 240.0
@@ -151,7 +154,7 @@ def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
     terms = _terms(inputs, demand, needs)
     seen = recent(traffic, inputs.generated_tokens_per_second)
     assert seen is not None
-    cases = _cases(inputs, seen)
+    cases = _cases(inputs, traffic, seen)
 
     others = [split for split in reachable(start, roles) if not _turns(inputs, start, split)]
     if len(others) > JUDGED_MOST:
@@ -251,17 +254,28 @@ def _met_with_room(inputs: SplitInputs, start: Split, needs: Mapping[Stage, Stag
     return True
 
 
-def _cases(inputs: SplitInputs, seen: Recent) -> dict[Stage, list[tuple[float, Need]]]:
+def _cases(inputs: SplitInputs, traffic: Traffic, seen: Recent) -> dict[Stage, list[tuple[float, Need]]]:
     """What each stage may need over the horizon, with its probability: that of now, or what it was before.
 
-    A load that differs from the one before by what chance explains goes back to it as often as not.
+    A load that differs from the one before by what chance explains goes back to it as often as not. Where scrapes
+    are rare a shift is seen late, and what was at its peak a while ago may be back meanwhile.
     """
     now, before = needs_of(inputs, seen.now), needs_of(inputs, seen.before)
     deviations = {Stage.PREFILL: seen.prompts_deviate, Stage.DECODE: seen.answers_deviate}
+    peaks = {
+        Stage.PREFILL: traffic.peak_prompt_tokens_per_second,
+        Stage.DECODE: traffic.peak_answer_tokens_per_second,
+    }
+    unseen = max(0.0, traffic.short_seconds - SEEN_SECONDS)
+    again = min(0.5, AGAIN_PART * unseen / HORIZON_SECONDS)
     cases: dict[Stage, list[tuple[float, Need]]] = {}
     for stage, one in now.items():
         back = RETURN_PART * math.exp(-((deviations[stage] / RETURN_DEVIATIONS) ** 2))
-        cases[stage] = [(1 - back, one.need), (back, before[stage].need)]
+        cases[stage] = [
+            ((1 - back) * (1 - again), one.need),
+            (back * (1 - again), before[stage].need),
+            (again, one.need.at_least(peaks[stage])),
+        ]
     return cases
 
 
