@@ -47,8 +47,8 @@ MARGIN, MARGIN_LEAST, MARGIN_SECONDS = 0.10, 0.03, 90.0
 RETURN_PART, RETURN_DEVIATIONS = 0.5, 3.0
 """Probability that the load goes back to what it was, where both are alike, and how fast that falls as they differ."""
 SEEN_SECONDS, AGAIN_PART = 20.0, 1.5
-"""A short window of so many seconds shows a shift in time; for each part of the horizon that it is longer, the probability
-that the recent peak is back before it is seen."""
+"""A short window of so many seconds shows a shift in time; for each part of the horizon that it is longer, the
+probability that the recent peak is back before it is seen."""
 ROOM = 0.2
 """Part of the first token's budget that a prompt may wait while there is no reason to move."""
 HORIZON_SECONDS = 240.0
