@@ -299,3 +299,11 @@ async def test_what_carries_another_owners_mark_is_neither_detached_nor_taken_ov
     await rack.ask("n", gpus=1, adopt=named("gpu-0"))
     assert "carries the mark of another owner" in str(rack.node("n"))
     assert rack.claims() == []
+
+
+async def test_what_may_be_at_a_host_unclaimed_is_not_detached_as_an_orphan(rack: Rack) -> None:
+    await build(rack, "Detach")
+    await rack.cluster.patch(FABRICS, "rack", "", {"spec": {"hostsWithUnclaimedDevices": ["sled-0"]}})
+    await after(rack, 700)
+    await after(rack, 700)
+    assert rack.driver.pairs == ORPHANS

@@ -57,6 +57,9 @@ class Orphans:
         if fabric.spec.orphan_policy is not OrphanPolicy.DETACH or not session.managed:
             return ()
         wait = fabric.spec.limits.orphan_seconds or DEFAULT_SECONDS
+        # What an administrator says may be there is no leftover.
+        spared = fabric.spec.hosts_with_unclaimed_devices
+        found = tuple(pair for pair in found if pair[1] not in spared)
         due = [pair for pair in found if at - session.orphans.since[pair] >= wait]
         verdict = self._judge(fabric, session, due)
         nodes = self._nodes(fabric, session)
