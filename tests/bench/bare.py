@@ -124,7 +124,7 @@ async def connect(kubeconfig: Path) -> KubeClient:
     """Weft's own client, for the user of a kubeconfig."""
     configuration = k8s.Configuration()
     await k8s_config.load_kube_config(str(kubeconfig), client_configuration=configuration)
-    configuration.retries = False
+    configuration.retries = None
     return KubeClient(configuration)
 
 

@@ -13,5 +13,5 @@ async def kube_client(plane: ControlPlane) -> KubeClient:
     """With the administrator's rights, whatever KUBECONFIG says; to be closed."""
     configuration = k8s.Configuration()
     await k8s_config.load_kube_config(config_file=str(plane.kubeconfig), client_configuration=configuration)
-    configuration.retries = False
+    configuration.retries = None
     return KubeClient(configuration)

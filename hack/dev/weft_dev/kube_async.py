@@ -89,7 +89,7 @@ async def connected(kubeconfig: Path | None) -> AsyncIterator[AsyncKube]:
         # Such a cluster is this machine's: a proxy of the environment must not get these requests.
         configuration.proxy = None
         configuration.client_session_kwargs = {"trust_env": False}
-    configuration.retries = False
+    configuration.retries = None
     api = AsyncKube(configuration, timeout_seconds=30.0)
     try:
         yield api

@@ -1,19 +1,68 @@
+"""Requests to an API server that has trouble."""
+
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
+from aiohttp import web
 
-from weft.runtime.client import proxy_for
+from weft.api.resources import LOGICAL_NODES
+from weft.cluster import ClusterError
+from weft.runtime import client
+from weft.runtime.client import KubeClient
+
+NODE = {"metadata": {"name": "n", "namespace": "a", "resourceVersion": "1"}, "status": {}}
 
 
-def test_the_proxy_of_the_environment_is_used_except_where_it_says_not_to(
-    monkeypatch: pytest.MonkeyPatch,
+class Troubled:
+    """Answers every request with 500, as it does when an admission webhook is down."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+
+    async def refuse(self, request: web.Request) -> web.Response:
+        self.requests.append(request.method)
+        body = {"kind": "Status", "code": 500, "reason": "InternalError", "message": "failed calling webhook"}
+        return web.json_response(body, status=500)
+
+
+@pytest.fixture
+async def troubled() -> AsyncIterator[tuple[Troubled, str]]:
+    server, app = Troubled(), web.Application()
+    app.router.add_route("*", "/{path:.*}", server.refuse)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield server, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def test_what_the_api_server_refuses_is_told_at_once_and_not_tried_again_behind_our_back(
+    troubled: tuple[Troubled, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    assert proxy_for("https://10.0.0.1:443") is None
-    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
-    assert proxy_for("https://10.0.0.1:443") == "http://proxy.example:3128"
-    monkeypatch.setenv("no_proxy", "10.0.0.1,.svc")
-    assert proxy_for("https://10.0.0.1:443") is None
-    assert proxy_for("https://kubernetes.default.svc:443") is None
-    assert proxy_for("https://api.example:443") == "http://proxy.example:3128"
+    server, url = troubled
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        f"{{apiVersion: v1, kind: Config, current-context: c, clusters: [{{name: c, cluster: {{server: '{url}'}}}}],"
+        " contexts: [{name: c, context: {cluster: c, user: u}}], users: [{name: u, user: {token: t}}]}"
+    )
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+    kube = KubeClient(await client.load_configuration())
+    try:
+        for call in (
+            kube.get(LOGICAL_NODES, "n", "a"),
+            kube.list(LOGICAL_NODES),
+            kube.replace_status(LOGICAL_NODES, NODE),
+            kube.delete(LOGICAL_NODES, "n", "a"),
+            kube.patch(LOGICAL_NODES, "n", "a", {}),
+            kube.create(LOGICAL_NODES, NODE),
+        ):
+            with pytest.raises(ClusterError, match="failed calling webhook"):
+                async with asyncio.timeout(5):
+                    await call
+    finally:
+        await kube.close()
+    assert server.requests == ["GET", "GET", "PUT", "DELETE", "PATCH", "POST"]

@@ -47,7 +47,8 @@ async def load_configuration() -> k8s.Configuration:
             await k8s_config.load_kube_config(client_configuration=configuration)
         except k8s_config.ConfigException as error:
             raise StartError(f"no cluster to work with: not in a pod, and KUBECONFIG: {error}") from error
-    configuration.retries = False
+    # Not False: that is the number 0, after which the client's retries have no end.
+    configuration.retries = None
     return configuration
 
 
