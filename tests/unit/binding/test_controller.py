@@ -21,6 +21,7 @@ from weft.api.resources import (
     NODES,
     PODS,
 )
+from weft.binding.inventory import LivePicture
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
 from weft.cluster import ClusterError, InvalidError, Object
 from weft.fabric.driver import Operation, OperationPhase
@@ -792,3 +793,15 @@ async def test_a_clock_that_is_set_ahead_or_back_neither_ends_nor_lengthens_a_no
     rack.clock.forward(61)
     await rack.work("n")
     assert condition(rack.node("n"), "Expired")[0] == "True"
+
+
+async def test_a_pass_over_one_logical_node_does_not_look_at_what_the_whole_fabric_shows(
+    rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rack.build()
+    await rack.ask("n")
+    whole: list[object] = []
+    monkeypatch.setattr(LivePicture, "whole", whole.append)
+    await rack.reconcile(LogicalNodeKey("a", "n"))
+    assert whole == []
+    assert condition(rack.node("n"), "Ready")[0] == "True"

@@ -109,6 +109,8 @@ class LivePicture:
         for device, host in picture.inventory.attachments:
             self._hosts_of.setdefault(device, set()).add(host)
         self._is_behind = False
+        self.made = picture.made
+        """As in the picture: a reading of one host does not change it."""
 
     def read(self, host: str, devices: frozenset[str]) -> None:
         """A newer reading of one host's devices."""

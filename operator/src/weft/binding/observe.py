@@ -205,7 +205,7 @@ def _host_view(
         session.picture_of(host, devices),
         certainty=certainty,
         attached=frozenset(attached),
-        made=session.picture is not None and host in session.picture.made,
+        made=session.is_made(host),
         users=users,
         no_answer=frozenset(no_answer),
         at_fault=frozenset(

@@ -79,6 +79,10 @@ class FabricSession:
         """The whole picture, of the last inventory and what was read of single hosts since."""
         return self._live.whole() if self._live is not None else None
 
+    def is_made(self, host: str) -> bool:
+        """Whether the last inventory shows the host as one that is made of its devices."""
+        return self._live is not None and host in self._live.made
+
     def picture_of(self, host: str, devices: frozenset[str]) -> Picture | None:
         """What the picture shows of one host and of these devices."""
         return self._live.of(host, devices) if self._live is not None else None
