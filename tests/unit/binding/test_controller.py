@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -246,6 +247,7 @@ async def test_a_node_whose_claim_the_api_server_refuses_says_so_in_its_words_an
 
     rack.cluster.rules.append(Policy(DEVICE_ATTACHMENTS, not_the_last))
     for _ in range(2):
+        rack.clock.forward(60)
         with pytest.raises(InvalidError):
             await rack.ask("n", gpus=4) if not rack.cluster.list(LOGICAL_NODES) else await rack.work("n")
         assert condition(rack.node("n"), "Reserved") == ("False", "ClaimRefused")
@@ -254,6 +256,34 @@ async def test_a_node_whose_claim_the_api_server_refuses_says_so_in_its_words_an
         assert rack.driver.pairs == set()
     assert {event[1] for event in rack.cluster.events} == {"ClaimRefused"}
     rack.cluster.rules.clear()
+    rack.clock.forward(60)
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
+async def test_a_claim_that_the_api_server_refuses_is_made_again_at_growing_intervals_whoever_asks(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    tries: list[str] = []
+
+    def no(write: Write) -> ClusterError | None:
+        if write.resource != DEVICE_ATTACHMENTS:
+            return None
+        tries.append(write.name)
+        return ClusterError(500, "InternalError", "failed calling webhook")
+
+    rack.cluster.rules.append(no)
+    with pytest.raises(ClusterError):
+        await rack.ask("n", gpus=1)
+    for _ in range(100):
+        # Its Node changes, a place is found: a second passes in which it is asked for again and again.
+        rack.clock.forward(0.2)
+        with contextlib.suppress(ClusterError):
+            await rack.work("n")
+    assert 3 <= len(tries) <= 6
+    rack.cluster.rules.clear()
+    rack.clock.forward(60)
     await rack.work("n")
     assert condition(rack.node("n"), "Bound")[0] == "True"
 

@@ -227,6 +227,7 @@ class Actions:
             return
         refused = [item for item in failures if isinstance(item, ClusterError) and 400 <= item.status < 600]
         if refused:
+            self._assignments.refused(assignment.waiting.uid, run.now.boot)
             facts = claim_refused(refused[0].message or f"{refused[0].status} {refused[0].reason}")
             self._draft_unbound(run, facts)
             run.news.append(("Warning", *facts[0][2:]))

@@ -12,6 +12,7 @@ from weft.binding.plan import Assignment, Refusal
 from weft.controllers import Enqueue
 
 AGAIN_SECONDS = 15.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 
 Outcome = Assignment | Refusal
 
@@ -23,6 +24,8 @@ class Assignments:
         self._enqueue = enqueue
         self._outcomes: dict[LogicalNodeKey, Outcome] = {}
         self._avoided: dict[str, frozenset[str]] = {}
+        self._refused: dict[str, tuple[float, float]] = {}
+        """The last pause of a request whose claim the API server refused, and when it is over, by uid."""
         self.generation = 0
         """Grows when a place is wanted or is free that placement does not know of: an outcome or a host to avoid that
         was forgotten."""
@@ -77,9 +80,19 @@ class Assignments:
         """All of them, by uid."""
         return dict(self._avoided)
 
+    def refused(self, uid: str, boot: float) -> None:
+        """The API server refused its claim: for a pause that doubles no other is made, wherever there is a place."""
+        before, _ = self._refused.get(uid, (FIRST_PAUSE_SECONDS / 2, 0.0))
+        pause = min(before * 2, LONGEST_PAUSE_SECONDS)
+        self._refused[uid] = pause, boot + pause
+
+    def is_paused(self, uid: str, boot: float) -> bool:
+        return uid in self._refused and boot < self._refused[uid][1]
+
     def settled(self, uid: str) -> None:
         """The object is bound, or wants nothing any more: no host need be avoided for it."""
         self._avoided.pop(uid, None)
+        self._refused.pop(uid, None)
 
 
 def _words(outcome: Outcome) -> tuple[object, ...]:

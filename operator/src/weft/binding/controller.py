@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES
 from weft.binding.ages import BoundAges
@@ -87,6 +88,8 @@ class LogicalNodeController:
                 self._ages,
                 now,
             )
+            if outcome is not None and self._assignments.is_paused(outcome.waiting.uid, now.boot):
+                picture = replace(picture, unplaceable="the API server refused its claim a moment ago")
             if began_with is None:
                 began_with = picture
                 if left := self._backoff.left(picture, now.boot):
