@@ -224,13 +224,13 @@ async def test_a_value_that_is_not_a_number_or_a_target_that_is_gone_holds_the_g
     async with scraped(tool_paths["prometheus"]) as (world, _):
         await world.until(is_trusted)
         world.exporter.gone = {PODS[1]}
-        held = await world.until(is_held("Empty"))
+        held = await world.until(is_held("SeriesMissing"))
         assert held.hold is not None
         assert PODS[1] in held.hold.message
         world.exporter.gone = {"router"}
         held = await world.until(
             lambda reading: (
-                is_held("Empty")(reading) and MODEL in (reading.hold.message if reading.hold else "")
+                is_held("SeriesMissing")(reading) and MODEL in (reading.hold.message if reading.hold else "")
             )
         )
         assert held.traffic is None
@@ -246,7 +246,7 @@ async def test_a_pod_that_two_jobs_scrape_holds_the_group(tool_paths: dict[str, 
     async with scraped(tool_paths["prometheus"]) as (world, port):
         await world.until(is_trusted)
         await asyncio.to_thread(world.server.reload, config(port, twice=True))
-        held = await world.until(is_held("Duplicate"))
+        held = await world.until(is_held("ScrapedTwice"))
         assert held.hold is not None
         assert PODS[0] in held.hold.message
 
@@ -266,7 +266,7 @@ async def test_a_server_that_stops_scraping_or_answering_holds_the_group(tool_pa
         slow = config(port).replace("500ms", "60s")
         await asyncio.to_thread(world.server.reload, slow)
         await world.until(
-            lambda reading: reading.hold is not None and reading.hold.reason in ("Stale", "Empty")
+            lambda reading: reading.hold is not None and reading.hold.reason in ("Stale", "SeriesMissing")
         )
         await asyncio.to_thread(world.server.stop)
         await asyncio.sleep(TICK_SECONDS)  # the last answer is shared until then

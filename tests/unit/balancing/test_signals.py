@@ -54,12 +54,12 @@ def test_a_model_that_nobody_has_asked_for_yet_has_no_traffic() -> None:
 def test_where_no_model_has_series_the_group_holds() -> None:
     found = reading(("base", "adapter"), other=front(3))
     assert found.hold is not None
-    assert (found.hold.reason, "model base" in found.hold.message) == ("Empty", True)
+    assert (found.hold.reason, "model base" in found.hold.message) == ("SeriesMissing", True)
 
 
 @pytest.mark.parametrize(
     ("wrong", "reason"),
-    [({"age": 60.0}, "Stale"), ({"jobs": 2.0}, "Duplicate"), ({"resets": 1.0}, "CounterReset")],
+    [({"age": 60.0}, "Stale"), ({"jobs": 2.0}, "ScrapedTwice"), ({"resets": 1.0}, "CounterReset")],
 )
 def test_one_model_whose_series_cannot_be_trusted_is_enough_to_hold(
     wrong: dict[str, float], reason: str

@@ -152,7 +152,7 @@ async def test_nothing_is_placed_at_a_manager_that_offers_no_way_to_attach_and_i
     await rack.build()
     fabric = rack.cluster.get(FABRICS, "rack")
     assert fabric is not None
-    assert condition(fabric, "Writable") == ("False", "NoneOffered")
+    assert condition(fabric, "Writable") == ("False", "WritesNotOffered")
     assert fabric["status"]["writes"] == ["None"]
     await rack.ask("n")
     assert condition(rack.node("n"), "Bound") == ("False", "NoHost")

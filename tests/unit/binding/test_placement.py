@@ -202,7 +202,7 @@ async def test_a_node_that_reports_another_machines_uuid_gets_nothing_and_is_nam
     await rack.ask("n")
     assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
     await rack.poll()
-    assert condition(fabric(rack), "HostsMatched") == ("False", "Ambiguous")
+    assert condition(fabric(rack), "HostsMatched") == ("False", "HostsAmbiguous")
 
 
 @pytest.mark.shows("Fabric.spec.hosts[].host", "Fabric.spec.hosts[].nodeName")
@@ -210,7 +210,7 @@ async def test_a_node_at_two_hosts_of_the_list_is_used_at_neither(rack: Rack) ->
     await rack.build()
     hosts = [{"host": host, "nodeName": "node-sled-0"} for host in rack.hosts]
     await rack.edit_fabric(hosts=hosts)
-    assert condition(fabric(rack), "HostsMatched") == ("False", "Ambiguous")
+    assert condition(fabric(rack), "HostsMatched") == ("False", "HostsAmbiguous")
     await rack.ask("n")
     assert condition(rack.node("n"), "Bound") == ("False", "NoHost")
     await rack.edit_fabric(hosts=hosts[:1])
@@ -222,7 +222,7 @@ async def test_a_host_or_node_of_the_list_that_is_not_there_is_said(rack: Rack) 
     await rack.build()
     listed = [{"host": host, "nodeName": f"node-{host}"} for host in rack.hosts]
     await rack.edit_fabric(hosts=[*listed, {"host": "sled-O", "nodeName": "node-x"}])
-    assert condition(fabric(rack), "HostsMatched") == ("False", "NotFound")
+    assert condition(fabric(rack), "HostsMatched") == ("False", "HostNotFound")
     assert "the manager has no host sled-O; there is no Node node-x: correct spec.hosts" in str(
         fabric(rack)["status"]
     )

@@ -197,7 +197,7 @@ async def test_a_device_to_be_maintained_that_the_pool_does_not_have_is_said(rac
     assert condition(pool(), "MaintenanceMatched") == ("", "")
     for devices, said in (
         (["gpu-0", "gpu-O"], ("False", "DeviceNotFound")),
-        (["gpu-0"], ("True", "Matched")),
+        (["gpu-0"], ("True", "DevicesFound")),
     ):
         await rack.cluster.patch(GPU_POOLS, "gpus", "", {"spec": {"maintenance": {"devices": devices}}})
         await rack.poll()

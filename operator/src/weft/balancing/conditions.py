@@ -181,8 +181,8 @@ def profile_valid(profile: Profile | Unusable | None) -> Finding:
     if isinstance(profile, Unusable):
         return Finding(False, "ProfileUnusable", profile.why)
     if profile is None:
-        return Finding(None, "NotRead", "the role has no template to run")
-    return Finding(True, "Read", "the measured profile is usable")
+        return Finding(None, "TemplateMissing", "the role has no template to run")
+    return Finding(True, "ProfileRead", "the measured profile is usable")
 
 
 def replicas_ignored(group: InferenceGroup, role: InferenceRole, allocation: Split) -> Finding:
@@ -191,5 +191,5 @@ def replicas_ignored(group: InferenceGroup, role: InferenceRole, allocation: Spl
     given = allocation[name] if allocation.names(name) else asked
     if group.spec.rebalance.mode is RebalanceMode.AUTO and given != asked:
         text = f"Auto gives this role {given} replicas; spec.replicas ({asked}) was the starting point"
-        return Finding(True, "Auto", text)
+        return Finding(True, "DecidedByAuto", text)
     return Finding(False, "AsAsked", "the role has the replicas that spec.replicas asks for")

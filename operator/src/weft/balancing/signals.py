@@ -75,7 +75,7 @@ def _distrust_engine(series: EngineSeries, pod: str, stale_seconds: float) -> Ho
     who = f"pod {pod}"
     if missing := _missing(series, ENGINE_REQUIRED):
         text = f"{who} has no series for {missing}: is it scraped, with labels namespace and pod?"
-        return Hold("Empty", text)
+        return Hold("SeriesMissing", text)
     return _distrust(series, who, series.targets, series.age, series.resets, stale_seconds)
 
 
@@ -83,7 +83,7 @@ def _distrust_front_end(series: FrontEndSeries, model: str, stale_seconds: float
     who = f"the front end of model {model}"
     if missing := _missing(series, FRONT_REQUIRED):
         text = f"{who} has no series for {missing} in this namespace: has it had requests, is it scraped?"
-        return Hold("Empty", text)
+        return Hold("SeriesMissing", text)
     return _distrust(series, who, series.jobs, series.age, series.resets, stale_seconds)
 
 
@@ -109,7 +109,7 @@ def _distrust(
         if value is not None and not (_is_count(value) or (signal == "age" and math.isfinite(value))):
             return Hold("NotANumber", f"{who} reports {signal} that is not a number of zero or more")
     if series.repeated or (sources or 0) > 1:
-        return Hold("Duplicate", f"{who} is scraped more than once: its series would count twice")
+        return Hold("ScrapedTwice", f"{who} is scraped more than once: its series would count twice")
     if (age or 0.0) > stale_seconds:
         return Hold("Stale", f"{who} was not scraped for more than {SCRAPES_UNTIL_STALE} scrape intervals")
     if (resets or 0) > 0:

@@ -305,13 +305,13 @@ def _writable(capabilities: Capabilities, inventory: Inventory) -> Fact | None:
         return None
     said = [write.evidence for write in capabilities.writes]
     if capabilities.writes[0].idiom == WriteIdiom.NONE:
-        return "Writable", False, "NoneOffered", "; ".join(said)
+        return "Writable", False, "WritesNotOffered", "; ".join(said)
     closed: dict[str, list[str]] = {}
     for host in inventory.hosts:
         if host.closed:
             closed.setdefault(host.closed, []).append(host.id)
     said += [f"nothing can be attached to {_some(hosts)}: {why}" for why, hosts in closed.items()]
-    return "Writable", True, "Offered", "; ".join([*said, *capabilities.notes])
+    return "Writable", True, "WritesOffered", "; ".join([*said, *capabilities.notes])
 
 
 def _some(names: list[str]) -> str:
@@ -322,7 +322,7 @@ def _hosts_matched(matched: Matched, missing: tuple[str, ...]) -> Fact:
     if matched.problems:
         shown = "; ".join(matched.problems[:3])
         text = f"{shown}: nothing is placed there until one of them is removed"
-        return "HostsMatched", False, "Ambiguous", text
+        return "HostsMatched", False, "HostsAmbiguous", text
     if missing:
-        return "HostsMatched", False, "NotFound", f"{'; '.join(missing)}: correct spec.hosts"
+        return "HostsMatched", False, "HostNotFound", f"{'; '.join(missing)}: correct spec.hosts"
     return "HostsMatched", True, "HostsMatched", ""

@@ -167,7 +167,7 @@ def _is_referred_to(raw: Object, resource: ResourceType, claims: Iterable[Object
 
 def _reachable(fabric: str, raw: Object | None) -> Fact:
     if raw is None:
-        text = f"there is no Fabric {fabric}; create it or correct spec.fabricRef"
+        text = f"there is no Fabric {fabric}; create it, or make the pool anew with another fabricRef"
         return "Ready", False, "FabricNotFound", text
     conditions = {item["type"]: item for item in raw.get("status", {}).get("conditions", [])}
     connected = conditions.get("Connected", {})

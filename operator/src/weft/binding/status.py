@@ -160,7 +160,7 @@ def _maintenance(pool: Pool, unknown: Collection[str]) -> list[Fact]:
     if not pool.spec.maintenance.devices and find(pool.status.conditions, "MaintenanceMatched") is None:
         return []
     if not unknown:
-        return [("MaintenanceMatched", True, "Matched", "")]
+        return [("MaintenanceMatched", True, "DevicesFound", "")]
     named = sorted(unknown)
     more = " and others" if len(named) > 3 else ""
     text = f"the pool has no device {', no '.join(named[:3])}{more}: correct spec.maintenance.devices"
