@@ -115,10 +115,11 @@ lint: $(VENV)/.complete ## ruff, mypy and the import contracts
 	$(BIN)/lint-imports
 
 .PHONY: generate
-generate: $(VENV)/.complete ## write crds/ and the chart's copy from the models in operator/src/weft/api, docs/fields.md from the tests
+generate: $(VENV)/.complete ## write crds/ and the chart's copy from the models in operator/src/weft/api, docs/fields.md from the tests, docs/reasons.md from api/reasons
 	$(BIN)/weft crds --output crds
 	$(BIN)/weft crds --output charts/weft/files/crds
 	PYTHONPATH=tests $(BIN)/python -m support.fields
+	PYTHONPATH=tests $(BIN)/python -m support.reasons
 
 .PHONY: verify
 verify: $(VENV)/.complete ## check that generated files, examples, locks and versions agree

@@ -3,7 +3,8 @@
 resourceVersions grow with every write that changes something, and guard patches and statuses; a status is changed
 through its subresource only, a spec never through it; names are unique; deletion waits for finalizers, a scheduled
 pod's for the kubelet, and counts as a version of its own; bodies are decoded, defaulted and checked (`support.kinds`),
-patches applied as the API server applies them (`support.patches`), and `support.refusals` makes it say no.
+patches applied as the API server applies them (`support.patches`), and `support.refusals` makes it say no. Conditions
+and events that `weft.api.reasons` does not declare fail the test.
 tests/integration/test_stand_in_agrees.py holds it against a real API server. Not here: rules (CEL), controllers.
 """
 
@@ -16,7 +17,9 @@ from typing import Any, Literal
 
 from support import kinds
 from support.patches import merged, strategic
+from support.reasons import undeclared
 from support.refusals import AnswerLost, Rule, Write
+from weft.api.reasons import is_event
 from weft.api.resources import GROUP, NODES, PODS, ResourceType
 from weft.cluster import AlreadyExistsError, ConflictError, Index, NotFoundError, Object
 
@@ -172,6 +175,7 @@ class MemoryCluster:
             raise lost
 
     def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        assert is_event(about["kind"], kind, reason), f"not declared in weft.api.reasons: {kind} {reason}"
         self.events.append((kind, reason, message))
 
     def _grace(self, resource: ResourceType, current: Object, wanted: int | None) -> int:
@@ -201,6 +205,9 @@ class MemoryCluster:
                 generation = current["metadata"]["generation"] + 1
                 changed["metadata"] = {**changed["metadata"], "generation": generation}
         self._check(resource, changed, current)
+        if subresource == "status" and resource.group == GROUP:
+            said = undeclared(resource.kind, changed.get("status") or {}, current.get("status"))
+            assert not said, f"not declared in weft.api.reasons: {'; '.join(said)}"
         return changed
 
     def _taken_in(self, resource: ResourceType, obj: Object, *, strict: bool) -> Object:

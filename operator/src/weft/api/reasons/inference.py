@@ -1,0 +1,350 @@
+"""The conditions and events of inference groups and roles, and the one that Weft writes into their pods."""
+
+from __future__ import annotations
+
+from weft.api.names import GATE_SERVING
+from weft.api.reasons.declared import ConditionType, Event, Reason
+
+GROUP = ("InferenceGroup",)
+ROLE = ("InferenceRole",)
+POD = ("Pod",)
+
+_MEND_TEMPLATE = "Correct `spec.template`; an edit is tried at once."
+_MEND_POLICY = "Change the quota, policy or webhook that the message quotes; it is tried again by itself."
+
+_TEMPLATE_MISSING = Reason(
+    "False",
+    "TemplateMissing",
+    "A role has no pod template, nor has its group.",
+    "Set `spec.template` in one of them.",
+    event="Warning",
+)
+_TOO_MANY_ROLES = Reason(
+    "False",
+    "TooManyRoles",
+    "More roles refer to the group than one can have; the latest ones get no replicas.",
+    "Delete them, or others of the group.",
+    event="Warning",
+)
+# What the API server refuses of new replicas.
+_REFUSED = (
+    Reason(
+        "False",
+        "TemplateInvalid",
+        "The API server does not take the pod made from the template for valid.",
+        _MEND_TEMPLATE,
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "PodRefused",
+        "The API server refuses to create the pod, which is valid.",
+        _MEND_POLICY,
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "NodeRefused",
+        "The API server refuses to create the LogicalNode of a replica.",
+        "Correct the role's `spec.node`, or change the policy that the message quotes.",
+        event="Warning",
+    ),
+)
+_WRITE_REFUSED = Reason(
+    "False",
+    "WriteRefused",
+    "The API server refuses another write that Weft has to make.",
+    _MEND_POLICY,
+    event="Warning",
+)
+
+
+CONDITIONS = (
+    ConditionType(
+        GROUP,
+        "Ready",
+        "A request can pass: every stage that it needs has a serving replica.",
+        (
+            Reason("True", "Serving", "Prefill and Decode, or Aggregated, have serving replicas."),
+            Reason(
+                "False",
+                "NoRoles",
+                "No InferenceRole refers to the group.",
+                "Create its roles in the same namespace.",
+            ),
+            Reason(
+                "False",
+                "StageMissing",
+                "No role of a stage that a request needs refers to the group.",
+                "Create a role of the stage that the message names.",
+            ),
+            Reason(
+                "False",
+                "NoServingReplica",
+                "A stage has roles, but no replica that takes requests yet.",
+                "Wait; if it lasts, look at the group's pods and at the condition Bound of its LogicalNodes.",
+            ),
+            Reason(
+                "False",
+                "Removing",
+                "The group is being deleted and its replicas end their requests first.",
+                "Wait; without recent metrics a replica stays until its role's `spec.drain.timeoutSeconds` are over.",
+            ),
+            *(each.told("") for each in (_TEMPLATE_MISSING, *_REFUSED, _WRITE_REFUSED)),
+        ),
+    ),
+    ConditionType(
+        GROUP,
+        "ObjectivesMet",
+        "In the long window the promised share of requests was within `spec.objectives`.",
+        (
+            Reason("True", "Met", "The promised share is within the objectives."),
+            Reason(
+                "False",
+                "Missed",
+                "Fewer than promised are within the objectives that the message names.",
+                "See `status.decision`; raise replicas and `accelerators.maximum` if no split is enough.",
+            ),
+            Reason(
+                "Unknown",
+                "MetricsNotFresh",
+                "The metrics cannot be trusted now.",
+                "See the condition MetricsFresh.",
+            ),
+            Reason("Unknown", "NoRequests", "There was no request to judge an objective by."),
+        ),
+    ),
+    ConditionType(
+        GROUP,
+        "MetricsFresh",
+        "The metrics of all serving replicas and of the front end are recent and whole; while False the split holds.",
+        (
+            Reason("True", "Fresh", "The split follows the traffic; the message says if scrapes are rare."),
+            Reason(
+                "False",
+                "NoReplicas",
+                "No replica has served for several scrapes yet.",
+                "Wait; if it lasts, see the condition Ready.",
+            ),
+            Reason(
+                "False",
+                "SeriesMissing",
+                "A serving pod, or the front end, has no series of a signal that is needed.",
+                "Have it scraped, with the labels namespace and pod, under the names of the preset.",
+            ),
+            Reason(
+                "False",
+                "NotANumber",
+                "A value is not a number of zero or more.",
+                "Mend what the named target reports; it counts until it has left the long window.",
+            ),
+            Reason(
+                "False",
+                "ScrapedTwice",
+                "A target is scraped more than once, so that its series would count twice.",
+                "Remove one of the scrape jobs or monitors that select it.",
+            ),
+            Reason(
+                "False",
+                "Stale",
+                "A target was not scraped for several intervals.",
+                "Look at the target in Prometheus, and at the source's scrape interval in the operator's settings.",
+            ),
+            Reason(
+                "False",
+                "CounterReset",
+                "A target restarted its counters within the long window.",
+                "Wait until the long window is over; if it repeats, find out why the target restarts.",
+            ),
+            Reason(
+                "False",
+                "SourceUnavailable",
+                "Prometheus does not answer, or not usefully.",
+                "Mend what the message says of it.",
+            ),
+            Reason(
+                "False",
+                "SourceNotFound",
+                "The operator's settings have no source of the name in `spec.metrics.source`.",
+                "Correct the name, or have the administrator add the source.",
+            ),
+            Reason(
+                "False",
+                "PresetNotFound",
+                "The operator's settings have no preset of the name in `spec.metrics.preset`.",
+                "Correct the name, or have the administrator add the preset.",
+            ),
+        ),
+    ),
+    ConditionType(
+        GROUP,
+        "Balanced",
+        "The replicas are where the allocation wants them, and nothing keeps the split from following the traffic.",
+        (
+            Reason("True", "AsDecided", "Every role has the serving replicas that the allocation gives it."),
+            Reason(
+                "False",
+                "Moving",
+                "Replicas are on the way from one role to another.",
+                "Wait; `status.transfers` says how far they are.",
+            ),
+            Reason(
+                "False",
+                "Scaling",
+                "Replicas are being made, for which their logical nodes may wait for devices, or removed.",
+                "Wait; if it lasts, see the condition Bound of the group's LogicalNodes.",
+            ),
+            Reason(
+                "False",
+                "Starting",
+                "All replicas are there, and some do not take requests yet.",
+                "Wait; if it lasts, look at the pods of the roles that the message names.",
+            ),
+            Reason(
+                "False",
+                "BudgetTooSmall",
+                "Replicas that are asked for do not fit into `accelerators.maximum`.",
+                "Do one of what the message names: fewer replicas, or a higher maximum.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
+                "WaitingForBudget",
+                "`accelerators.maximum` is used: a new replica waits until another is wholly gone.",
+                "Wait for the other to release its devices, or raise the maximum.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
+                "NoSpareReplica",
+                "A role would be left without a serving replica, or below its minimum; the move waits.",
+                "Wait until it has another, or lower `spec.minReplicas`.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
+                "ProfileMissing",
+                "A role has no profile that can be used, so that no split can be predicted.",
+                "Give the role the EngineProfile that the message asks for.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
+                "FlipIncompatible",
+                "No two roles of different stages can exchange replicas.",
+                "Make templates equal but for labels, and nodes equal, or set `rebalance.flip` to None.",
+                event="Warning",
+            ),
+            _TEMPLATE_MISSING,
+            _TOO_MANY_ROLES,
+            *_REFUSED,
+            _WRITE_REFUSED,
+        ),
+    ),
+    ConditionType(
+        ROLE,
+        "Ready",
+        "The role has the replicas that it is to have, and they take requests.",
+        (
+            Reason("True", "Serving", "All of them take requests."),
+            Reason(
+                "False",
+                "Progressing",
+                "Not all of them take requests yet.",
+                "Wait; if it lasts, look at its pods and at the condition Bound of its LogicalNodes.",
+            ),
+            Reason(
+                "False",
+                "GroupNotFound",
+                "There is no InferenceGroup of the name in `spec.groupRef`.",
+                "Create it, or delete the role.",
+            ),
+            _TEMPLATE_MISSING.told(""),
+            _TOO_MANY_ROLES.told(""),
+            *_REFUSED,
+        ),
+    ),
+    ConditionType(
+        ROLE,
+        "ProfileValid",
+        "The measured speed of the role's replicas can be used.",
+        (
+            Reason("True", "ProfileRead", "The EngineProfile is read and consistent."),
+            Reason(
+                "False",
+                "ProfileUnusable",
+                "There is no EngineProfile, or it cannot be used.",
+                "Create or correct what the message names.",
+            ),
+            Reason(
+                "Unknown",
+                "TemplateMissing",
+                "The role has no template to run, so that its profile is not looked at.",
+                "Set `spec.template` in the role or its group.",
+            ),
+        ),
+    ),
+    ConditionType(
+        ROLE,
+        "ReplicasIgnored",
+        "True says that the group's mode Auto gives the role another number than `spec.replicas`.",
+        (
+            Reason(
+                "True",
+                "DecidedByAuto",
+                "`spec.replicas` was the starting point, and the traffic asks for another split.",
+                "Set `rebalance.mode` to Paused to have `spec.replicas` followed.",
+            ),
+            Reason("False", "AsAsked", "The role has the replicas that `spec.replicas` asks for."),
+        ),
+    ),
+    ConditionType(
+        POD,
+        GATE_SERVING,
+        "The replica may be sent requests: a readiness gate, without which its pod is not Ready.",
+        (
+            Reason("True", "Serving", "The replica takes requests."),
+            Reason(
+                "True",
+                "RolledBack",
+                "It takes requests in its old role again, as its transfer was rolled back.",
+            ),
+            Reason("False", "Transfer", "It finishes its requests before it changes its role."),
+            Reason("False", "Removing", "It finishes its requests before it is removed."),
+        ),
+    ),
+)
+
+EVENTS = (
+    Event(GROUP, "Normal", "Decided", "The allocation changed, for the reason in the message."),
+    Event(
+        GROUP,
+        "Normal",
+        "Recommended",
+        "In mode Recommend another split would be chosen.",
+        "Set the roles' `spec.replicas`, or `rebalance.mode` to Auto, to follow it.",
+    ),
+    Event(GROUP, "Normal", "TransferStarted", "A replica begins to change its role."),
+    Event(GROUP, "Normal", "TransferFinished", "A replica serves its new role."),
+    Event(
+        GROUP,
+        "Warning",
+        "TransferRolledBack",
+        "A replica stays with its old role.",
+        "See the message; raise `spec.drain.timeoutSeconds` of the role if it did not drain in time.",
+    ),
+    Event(
+        GROUP,
+        "Warning",
+        "TransferEnded",
+        "A replica was gone before it served its new role; another is made where one is lacking.",
+        "Look at why its pod ended.",
+    ),
+    Event(
+        ROLE,
+        "Warning",
+        _WRITE_REFUSED.word,
+        "The API server refuses to store the role's status.",
+        _MEND_POLICY,
+    ),
+)

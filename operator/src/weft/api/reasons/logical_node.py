@@ -1,0 +1,186 @@
+"""The conditions and events of logical nodes."""
+
+from __future__ import annotations
+
+from weft.api.reasons.declared import ConditionType, Event, Reason
+
+NODE = ("LogicalNode",)
+
+# Why a logical node has no place: said by Reserved and Bound alike.
+_NO_PLACE = (
+    Reason(
+        "False",
+        "NotEnoughDevices",
+        "Not enough devices that suit are free, together at one host, in pools open to the namespace.",
+        "Wait for a release, ask for less, or have a pool opened or enlarged; it is tried again by itself.",
+    ),
+    Reason(
+        "False",
+        "ConstraintUnmet",
+        "Enough devices are free, but not within one domain as `placement.constraints` require.",
+        "Wait for a release, or make the constraint Preferred.",
+    ),
+    Reason(
+        "False",
+        "NoHost",
+        "No free host has the labels, CPU and memory asked for.",
+        "Free or uncordon one of the Nodes that the message names, tolerate its taint, or ask for less of the host.",
+    ),
+    Reason(
+        "False",
+        "QuotaExceeded",
+        "A DeviceQuota of the namespace does not allow as much, however much is free.",
+        "Release what the namespace holds, or have the DeviceQuota raised.",
+    ),
+    Reason(
+        "False",
+        "CannotAdopt",
+        "What `spec.adopt` names cannot be taken over.",
+        "Correct what the message says of the device, or name others.",
+    ),
+    Reason(
+        "False",
+        "ClaimRefused",
+        "A place was found, but the API server refuses a DeviceAttachment.",
+        "Change the policy or webhook that the message quotes; it is tried again by itself.",
+        event="Warning",
+    ),
+)
+_RELEASING = Reason(
+    "False",
+    "Releasing",
+    "The devices are being given back.",
+    "End the pods that the message names, if it names any; else wait for the manager.",
+)
+_EXPIRED = Reason(
+    "False",
+    "Expired",
+    "The time that `ttlSecondsAfterBound` gave is up and the devices are free again.",
+    "Create a new LogicalNode to bind again.",
+)
+# What is the matter with a bound one.
+_TROUBLE = (
+    Reason(
+        "False",
+        "WaitingForNode",
+        "The machine was made with the devices, and its Node has not registered yet.",
+        "Wait for it to boot; if it does not, look at the machine's console.",
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "NodeNotReady",
+        "The Node is not ready; the devices stay attached.",
+        "Mend the Node.",
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "NodeTaken",
+        "The Node has lost this logical node's taint, or carries another's.",
+        "Wait where the taint was lost, as it is put back; else delete one of the two LogicalNodes.",
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "DeviceAtTwoHosts",
+        "The fabric shows a device at this host and at another one.",
+        "Have an administrator detach what does not belong there.",
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "DeviceMissing",
+        "The fabric no longer shows a device at the host.",
+        "Delete this LogicalNode and make it anew.",
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "DeviceUnhealthy",
+        "The fabric reports a fault of a device.",
+        "Have the device looked at; delete this LogicalNode to get another.",
+        event="Warning",
+    ),
+)
+
+
+CONDITIONS = (
+    ConditionType(
+        NODE,
+        "Reserved",
+        "All devices are claimed.",
+        (Reason("True", "Reserved", "A DeviceAttachment stands for each device."), *_NO_PLACE, _EXPIRED),
+    ),
+    ConditionType(
+        NODE,
+        "Bound",
+        "All devices are attached to one Node.",
+        (
+            Reason("True", "Bound", "Every device was seen at the host.", event="Normal"),
+            *_NO_PLACE,
+            Reason(
+                "False",
+                "FabricNotReady",
+                "The devices are claimed, but their fabric cannot be worked with now.",
+                "See the condition Connected of the Fabric that the message names; it goes on by itself.",
+            ),
+            Reason(
+                "False",
+                "Attaching",
+                "The devices are being attached, or the last try failed and is repeated.",
+                "Wait, or see the Fabric's condition CallsSucceed for the manager's words.",
+            ),
+            Reason(
+                "False",
+                "InvalidRequest",
+                "The manager refuses the request as it is; it is repeated ever more rarely.",
+                "See the Fabric's condition CallsSucceed for the manager's words; delete the LogicalNode to give up.",
+            ),
+            _RELEASING,
+            _EXPIRED,
+        ),
+    ),
+    ConditionType(
+        NODE,
+        "Ready",
+        "The devices are bound and healthy, and their Node is ready and reserved for this logical node.",
+        (
+            Reason("True", "Ready", "It can be worked with."),
+            Reason("False", "NotBound", "It has no devices yet.", "See the condition Bound."),
+            *_TROUBLE,
+            _RELEASING,
+            _EXPIRED,
+        ),
+    ),
+    ConditionType(
+        NODE,
+        "Expired",
+        "True warns: the time that `ttlSecondsAfterBound` gave is up.",
+        (
+            Reason(
+                "True",
+                "TimeIsUp",
+                "The devices are given back, or are free again.",
+                "Create a new LogicalNode to bind again.",
+            ),
+        ),
+    ),
+)
+
+EVENTS = (
+    Event(
+        NODE,
+        "Warning",
+        "DeviceFailed",
+        "Devices failed to attach and are quarantined; others are tried.",
+        "Have an administrator read the condition Quarantined of their DeviceAttachments.",
+    ),
+    Event(
+        NODE,
+        "Warning",
+        "PlaceLost",
+        "The Node or the host cannot take the devices after all; another place is tried.",
+        "Look at what the message names if it goes on.",
+    ),
+)
