@@ -99,7 +99,7 @@ def traffic(enough: threading.Event) -> Iterator[Request]:
 def logical_node(name: str) -> Object:
     accelerators = [{"name": "main", "count": 2, "selector": {"matchAttributes": {"model": "H200"}}}]
     metadata = {"name": name, "namespace": NAMESPACE}
-    spec = {"accelerators": accelerators}
+    spec = {"accelerators": accelerators, "memory": [{"name": "buffer", "size": "512Gi"}]}
     return {"apiVersion": "weft.dev/v1alpha2", "kind": "LogicalNode", "metadata": metadata, "spec": spec}
 
 
@@ -157,6 +157,7 @@ class Lived:
     pools: dict[str, int] = field(default_factory=dict)
     nodes_of: dict[str, str] = field(default_factory=dict)
     third: Object = field(default_factory=dict)
+    writes: dict[str, list[str]] = field(default_factory=dict)
     facts: GroupFacts = field(default_factory=lambda: GroupFacts(START.replicas * 2))
     sent: int = 0
     results: list[Result] = field(default_factory=list)
@@ -193,6 +194,7 @@ def bind_logical_nodes(site: KindSite, lived: Lived) -> None:
     for name in ("left", "right"):
         bound = until(partial(is_bound, site, name), f"{name} is Bound")
         lived.nodes_of[name] = bound["status"]["nodeName"]
+    lived.writes = {each["metadata"]["name"]: each["status"]["writes"] for each in site.kube.list(FABRICS)}
     site.kubectl.apply([logical_node("third")])
     lived.third = until(lambda: has_verdict(site, "third"), "the third logical node is told why it waits")
 
@@ -365,6 +367,10 @@ def test_the_pools_show_the_devices_of_the_fabric_manager(lived: Lived) -> None:
     assert lived.pools == {"h200": 16, "cxl": 8}
 
 
+def test_accelerators_and_memory_are_at_managers_that_are_written_to_in_two_idioms(lived: Lived) -> None:
+    assert lived.writes == {"rack-a": ["ComposeByPatch"], "rack-a-memory": ["Connections"]}
+
+
 def test_two_workers_carry_a_logical_node_each_and_a_third_waits(lived: Lived) -> None:
     assert set(lived.nodes_of.values()) == set(WORKERS)
     status, message = condition(lived.third, "Bound")
@@ -402,7 +408,8 @@ def test_an_upgrade_replaces_the_operator_and_leaves_what_is_bound_alone(lived: 
     assert lived.after_upgrade == lived.before_upgrade
     report = journal.check(lived.journal)
     assert not report.double_attached
-    assert sorted(host for _, host in report.left_attached) == sorted(list(WORKERS.values()) * 2)
+    kinds = sorted((host, block.partition("-")[0]) for block, host in report.left_attached)
+    assert kinds == [(host, kind) for host in WORKERS.values() for kind in ("cxl", "gpu", "gpu")]
 
 
 def test_a_freed_host_goes_to_the_logical_node_that_waits(site: KindSite, lived: Lived) -> None:

@@ -20,6 +20,7 @@ import yaml
 
 from weft.api.resources import ResourceType
 from weft.cluster import NotFoundError, Object
+from weft.emulator import journal
 from weft.runtime.checks import OWN
 from weft_dev import ROOT, containers, images, tools
 from weft_dev.commands import CommandError, Kubectl, Release
@@ -35,6 +36,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 VALUES = EXAMPLES / "kind" / "values.yaml"
 PROMETHEUS = EXAMPLES / "kind" / "10-prometheus.yaml"
 ROUTER = EXAMPLES / "kind" / "30-router.yaml"
+EMULATORS = ("emulator", "emulator-memory")
 DELETION_SECONDS = 40.0
 SERVICES = ResourceType("", "v1", "services", "Service", True)
 
@@ -74,12 +76,15 @@ class KindSite:
             self.kubectl("-n", namespace, "wait", *options)
 
     def journal_lines(self) -> list[str]:
-        """The fabric's journal, out of the emulator's pod."""
-        where = ("-n", self.release.namespace, "exec", f"deploy/{self.release.name}-emulator")
-        return self.kubectl(*where, "--", "cat", "/var/lib/weft-emulator/journal.jsonl").splitlines()
+        """The journals of both fabrics as one, out of the emulators' pods."""
+        read = ("cat", "/var/lib/weft-emulator/journal.jsonl")
+        pods = (f"deploy/{self.release.name}-{name}" for name in EMULATORS)
+        return journal.joined(
+            self.kubectl("-n", self.release.namespace, "exec", pod, "--", *read).splitlines() for pod in pods
+        )
 
     def collect(self, folder: Path) -> None:
-        """What it takes to find out what went wrong: objects, events, logs and the fabric's journal, as files."""
+        """What it takes to find out what went wrong: objects, events, logs and the fabrics' journal, as files."""
         folder.mkdir(parents=True, exist_ok=True)
         try:
             crds = [name.partition("/")[2] for name in self._crds()]
@@ -106,7 +111,7 @@ class KindSite:
             (folder / f"{node}.journal.txt").write_text(_journal(node))
         try:
             (folder / "fabric-journal.jsonl").write_text("\n".join(self.journal_lines()))
-        except CommandError as error:
+        except (CommandError, ValueError) as error:
             (folder / "fabric-journal.jsonl").write_text(str(error))
 
     def _or_error(self, *arguments: str) -> str:

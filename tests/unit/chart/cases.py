@@ -52,6 +52,13 @@ EVERYTHING: dict[str, Any] = {
         "enabled": True,
         "extraArgs": ["--latency-ms=200"],
         "existingClaim": "rack",
+        "more": [
+            {
+                "name": "memory",
+                "inventory": {"name": "memory", "hosts": [{"name": "sled"}], "devices": []},
+                "extraArgs": ["--dialect=connections"],
+            }
+        ],
         "tolerations": [{"operator": "Exists"}],
     },
 }

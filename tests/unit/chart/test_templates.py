@@ -97,6 +97,7 @@ def test_only_pods_that_speak_to_the_api_server_get_a_token(rendered: dict[str, 
     assert tokens == {
         "Deployment/weft-composer": True,
         "Deployment/weft-composer-emulator": False,
+        "Deployment/weft-composer-emulator-memory": False,
         "Pod/weft-composer-test": True,
         "Job/weft-composer-uninstall-check": True,
     }
@@ -267,7 +268,10 @@ def test_services_and_the_disruption_budget_select_the_pods_of_their_component(
     labels = {name: pod["metadata"]["labels"] for name, pod in pod_templates(objects)}
     selectors = {
         "weft-composer": find(objects, "Service", "weft-composer")["spec"]["selector"],
-        "weft-composer-emulator": find(objects, "Service", "weft-composer-emulator")["spec"]["selector"],
+        **{
+            name: find(objects, "Service", name)["spec"]["selector"]
+            for name in ("weft-composer-emulator", "weft-composer-emulator-memory")
+        },
     }
     budget = find(objects, "PodDisruptionBudget", "weft-composer")["spec"]
     assert budget["selector"]["matchLabels"] == selectors["weft-composer"]

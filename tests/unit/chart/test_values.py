@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from support.chart import CHART, Helm
+from support.chart import CHART, NAMESPACE, Helm, find
 from weft.api import Fabric, GPUPool, LogicalNode
 from weft.balancing.presets import ENGINE_REQUIRED, FRONT_REQUIRED
 from weft.balancing.series import EngineSeries, FrontEndSeries, histogram_names, signal_names
 from weft.balancing.settings import PresetSettings, SourceSettings
 from weft.emulator.inventory import load as load_inventory
 from weft.runtime.settings import Settings
+from weft_dev.kind_site import EMULATORS, VALUES
 
 CHARTS_OWN = {"namespace", "identity", "health_host", "health_port"}
 """Settings that follow from the pod: the chart sets them, a user cannot."""
@@ -55,6 +56,8 @@ def values() -> dict[str, Any]:
         ({"settings": {"sources": {"default": {"url": "prometheus:9090"}}}}, "does not match pattern"),
         ({"settings": {"log_level": "info"}}, "'DEBUG', 'INFO', 'WARNING', 'ERROR'"),
         ({"emulator": {"inventory": {"name": None}}}, "/emulator/inventory"),
+        ({"emulator": {"more": [{"name": "memory"}]}}, "/emulator/more/0': missing property 'inventory'"),
+        ({"emulator": {"more": [{"name": "memory-at-the-top"}]}}, "does not match pattern"),
         ({"settings": {"lease_seconds": 0.01}}, "/settings/lease_seconds': minimum: got 0.01, want 1"),
         (
             {"settings": {"sources": {"My": {"url": "http://a"}}}},
@@ -216,6 +219,29 @@ def test_the_default_rack_is_one_that_the_emulator_takes(values: dict[str, Any],
     assert len(world.hosts) == 4
 
 
+def test_the_fabrics_of_the_kind_example_are_at_the_emulators_that_its_values_install(
+    helm: Helm, tmp_path: Path
+) -> None:
+    objects = helm.render(yaml.safe_load(VALUES.read_text()))
+    bodies = list(yaml.safe_load_all((VALUES.parent / "20-fabric.yaml").read_text()))
+    served = {}
+    for fabric in (each["spec"] for each in bodies if each["kind"] == "Fabric"):
+        name = fabric["endpoint"].removeprefix("https://").removesuffix(f".{NAMESPACE}.svc")
+        (container,) = find(objects, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+        assert find(objects, "Service", name)
+        assert find(objects, "Secret", fabric["tls"]["caSecretRef"]["name"])
+        inventory = tmp_path / f"{name}.yaml"
+        inventory.write_text(find(objects, "ConfigMap", name)["data"]["inventory.yaml"])
+        world = load_inventory(inventory)
+        assert {each["host"] for each in fabric["hosts"]} <= world.hosts.keys()
+        served[name] = ({each.type for each in world.devices.values()}, container["args"][-1])
+    assert served == {
+        "weft-emulator": ({"GPU"}, "--journal=/var/lib/weft-emulator/journal.jsonl"),
+        "weft-emulator-memory": ({"CXL"}, "--dialect=connections"),
+    }
+    assert served.keys() == {f"weft-{name}" for name in EMULATORS}, "whose journals are read"
+
+
 def notes(helm: Helm, values: Mapping[str, Any]) -> str:
     """What `helm install` would print at its end."""
     done = helm.install_dry_run(values)
@@ -235,6 +261,13 @@ def test_the_notes_lead_to_a_logical_node_on_the_emulator(helm: Helm) -> None:
     assert fabric["metadata"]["name"] == "emulated"
     assert GPUPool.model_validate(pool).spec.fabric_ref.name == "emulated"
     assert LogicalNode.model_validate(node).metadata.name == "first"
+
+
+def test_the_notes_say_where_each_further_emulator_is(helm: Helm) -> None:
+    text = notes(helm, yaml.safe_load(VALUES.read_text()))
+    assert (
+        "https://weft-emulator-memory.weft-system, its CA is in the Secret weft-emulator-memory-tls." in text
+    )
 
 
 def test_the_notes_name_a_fabric_that_kubernetes_takes_whatever_the_rack_is_called(helm: Helm) -> None:

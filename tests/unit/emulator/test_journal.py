@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.emulator.journal import DoubleAttach, Report, check, main
+from weft.emulator.journal import DoubleAttach, Report, check, joined, main
 
 
 def lines(*acts: tuple[str, str, str] | tuple[str, str, str, str]) -> list[str]:
@@ -41,6 +41,12 @@ def test_refused_acts_do_not_count() -> None:
 def test_an_emulator_that_started_empty_has_forgotten(outcome: str, doubles: int) -> None:
     journal = lines(("attach", "gpu-0", "a"), ("start", "", "", outcome), ("attach", "gpu-0", "b"))
     assert len(check(journal).double_attached) == doubles
+
+
+def test_a_manager_that_starts_forgets_nothing_of_another_one() -> None:
+    start = ("start", "", "", "empty")
+    journals = [lines(start, ("attach", block, "a")) for block in ("gpu-0", "cxl-0")]
+    assert check(joined(journals)).left_attached == (("gpu-0", "a"), ("cxl-0", "a"))
 
 
 def test_a_last_line_cut_short_is_left_out_and_any_other_is_an_error() -> None:

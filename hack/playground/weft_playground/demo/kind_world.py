@@ -72,12 +72,13 @@ class KindWorld:
         return self.site.cluster.kubeconfig
 
     async def start_services(self, narrator: Narrator) -> None:
-        """Prometheus, the chart with the fabric manager, routers."""
+        """Prometheus, the chart with the fabric managers, routers."""
         with narrator.waiting("helm install, Prometheus and two routers", 30):
             await asyncio.to_thread(self._start_services)
         narrator.say(
-            "helm installed Weft (two replicas) and a fabric manager (Redfish over HTTPS) with 16 GPUs;"
-            " Prometheus (a scrape each second) and two routers run"
+            "helm installed Weft (two replicas) and two fabric managers (Redfish over HTTPS): one has 16 GPUs and"
+            " composes systems, the other has CXL memory and makes connections; Prometheus (a scrape each second)"
+            " and two routers run"
         )
 
     def _start_services(self) -> None:
@@ -113,7 +114,7 @@ class KindWorld:
         return [*self.load.lags(), *lags_behind(self.fronts.values())]
 
     def journal_lines(self) -> list[str]:
-        """The fabric's journal."""
+        """Both fabrics' journals as one."""
         return self.site.journal_lines()
 
     def operator_log(self) -> str:

@@ -20,6 +20,7 @@ from typing import Self
 import yaml
 
 from weft.api.resources import NAMESPACES, NODES
+from weft.emulator import journal
 from weft_dev import PYTHONPATH, ROOT, controlplane, prometheus
 from weft_dev.controlplane import ControlPlane, server_environment
 from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
@@ -114,10 +115,8 @@ class LoopbackWorld:
         """Nothing: all of it ends with this process."""
 
     def journal_lines(self) -> list[str]:
-        """Both fabrics' journals as one: their devices have different names."""
-        lines = [self._journal(name).read_text().splitlines() for name in MANAGERS]
-        # A start forgets what was attached before; the managers have started before either attached anything.
-        return [line for each in lines for line in each if json.loads(line)["act"] != "start"]
+        """Both fabrics' journals as one."""
+        return journal.joined(self._journal(name).read_text().splitlines() for name in MANAGERS)
 
     def to_look_at(self) -> str:
         """What a user may type while everything stays up."""

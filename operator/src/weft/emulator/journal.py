@@ -104,6 +104,14 @@ def entries(lines: Iterable[str]) -> list[dict[str, Any]]:
     return parsed
 
 
+def joined(journals: Iterable[Iterable[str]]) -> list[str]:
+    """Several managers' journals as one, for devices with different names.
+
+    Without the starts, each of which would forget what is attached at the other managers, too.
+    """
+    return [json.dumps(entry) for lines in journals for entry in entries(lines) if entry["act"] != "start"]
+
+
 def check(lines: Iterable[str]) -> Report:
     """Replay a journal. An emulator that started without its state has forgotten what was attached."""
     holders: dict[str, list[str]] = {}
