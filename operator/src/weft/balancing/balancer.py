@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from weft.api import FlipMethod, Objectives, RebalanceMode
-from weft.balancing.engines import generated_tokens_per_second, observed_speeds, queues
+from weft.balancing.engines import answers_in_time, generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.plan import plan_split
 from weft.balancing.presets import Windows
 from weft.balancing.state import Corrections, Engine, RoleState, Split, SplitInputs, Traffic
@@ -117,6 +117,7 @@ class Balancer:
             generated_tokens_per_second=generated_tokens_per_second(config.roles, seen.engines),
             flips_overlap=config.flips_overlap,
             queues=queues(config.roles, seen.engines),
+            answers_in_time=answers_in_time(seen.engines, config.objectives),
             corrections=speeds,
         )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 
 from weft.api import InferenceRole, RebalanceMode
-from weft.balancing.engines import generated_tokens_per_second, observed_speeds, queues
+from weft.balancing.engines import answers_in_time, generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.observe import GroupPicture
 from weft.balancing.profile import Profile, Unusable
+from weft.balancing.replicas import Replica
 from weft.balancing.state import NO_SPLIT, Engine, RoleState, Split, SplitInputs
+from weft.balancing.steps import GateReason
 
 
 def split_inputs(
@@ -50,6 +53,7 @@ def split_inputs(
         generated_tokens_per_second=generated_tokens_per_second(roles, engines),
         flips_overlap=not spec.rebalance.drain_first,
         queues=queues(roles, engines),
+        answers_in_time=answers_in_time(engines, spec.objectives),
         corrections=observed_speeds(roles, engines, reading.traffic, picture.windows.long_seconds),
         hold=reading.hold,
     )
@@ -78,7 +82,15 @@ def engines_of(picture: GroupPicture, now: datetime) -> tuple[Engine, ...]:
             one.role,
             picture.reading.loads[one.name],
             steady=one.serving and (one.role_since is None or one.role_since <= since),
+            serving_seconds=_serving_seconds(one, now),
         )
         for one in picture.replicas
         if one.name in picture.reading.loads
     )
+
+
+def _serving_seconds(one: Replica, now: datetime) -> float:
+    # A replica that came back from a move had worked before: its rates are whole.
+    if one.gate_changed_at is None or one.gate_reason == GateReason.ROLLED_BACK:
+        return math.inf
+    return (now - one.gate_changed_at).total_seconds()

@@ -223,23 +223,9 @@ def _without_stops(
 
 def _met_with_room(inputs: SplitInputs, start: Split, needs: Mapping[Stage, StageNeed]) -> bool:
     """Whether what was promised is being kept and no queue says that it will not be."""
-    traffic, promised = inputs.traffic, inputs.objectives.attainment_permille / 1000
-    assert traffic is not None
-    if inputs.queues is None:
+    shares, promised = _measured(inputs), inputs.objectives.attainment_permille / 1000
+    if inputs.queues is None or shares is None or min(shares) < promised:
         return False
-    ttft, itl = (
-        inputs.objectives.time_to_first_token_milliseconds,
-        inputs.objectives.inter_token_latency_microseconds,
-    )
-    for buckets, limit in (
-        (traffic.ttft_buckets, ttft and ttft / 1000),
-        (traffic.itl_buckets, itl and itl / 1e6),
-    ):
-        if limit is None:
-            continue
-        share = share_within(buckets, limit)
-        if share is None or share[0] < promised:
-            return False
     capacity = given(start, inputs.roles, needs)
     for stage, stage_need in needs.items():
         need = stage_need.need
@@ -252,6 +238,24 @@ def _met_with_room(inputs: SplitInputs, start: Split, needs: Mapping[Stage, Stag
             if present + math.sqrt(present) > capacity[stage] * need.places:
                 return False
     return True
+
+
+def _measured(inputs: SplitInputs) -> tuple[float, float] | None:
+    """Shares within both objectives in the long window; 1 where there is no objective, None where one is not known."""
+    traffic = inputs.traffic
+    assert traffic is not None
+    ttft, itl = (
+        inputs.objectives.time_to_first_token_milliseconds,
+        inputs.objectives.inter_token_latency_microseconds,
+    )
+    first = share_within(traffic.ttft_buckets, ttft / 1000) if ttft is not None else (1.0, 1.0)
+    between = share_within(traffic.itl_buckets, itl / 1e6) if itl is not None else (1.0, 1.0)
+    if first is None or between is None:
+        return None
+    # An objective within a bucket: what the histogram leaves open, the engines' means tell.
+    least, greatest = between
+    told = inputs.answers_in_time
+    return first[0], least if told is None else min(greatest, max(least, told))
 
 
 def _cases(inputs: SplitInputs, traffic: Traffic, seen: Recent) -> dict[Stage, list[tuple[float, Need]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -141,6 +142,8 @@ class Engine:
     load: EngineLoad
     steady: bool = True
     """It serves and has had this role during the whole long window: its speed may be compared with the profile."""
+    serving_seconds: float = math.inf
+    """How long it has served. Rates over a longer window are too low by the part before; means are not."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,8 @@ class SplitInputs:
     """A replica that flips takes new work at once, and ends the old beside it."""
     queues: Queues | None = None
     """None: not known; taken as what the offered work keeps busy."""
+    answers_in_time: float | None = None
+    """Share of answers within the objective between tokens by the engines' mean times, long window; None: not known."""
     corrections: Corrections = field(default_factory=Corrections)
     hold: Hold | None = None
     """Set when the metrics are not to be trusted; `traffic` is then None."""

@@ -74,7 +74,12 @@ class Weft:
         )
         since = now - scrapes.windows.long_seconds
         engines = tuple(
-            Engine(one.role, reading.loads[pod_name(number)], steady=one.serving and one.role_since <= since)
+            Engine(
+                one.role,
+                reading.loads[pod_name(number)],
+                steady=one.serving and one.role_since <= since,
+                serving_seconds=now - one.ready_at,
+            )
             for number, one in replicas.items()
             if pod_name(number) in reading.loads
         )
