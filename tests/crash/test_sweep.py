@@ -131,7 +131,8 @@ class Stage:
         trap.seen.append(str(message))
         if trap.struck or len(trap.seen) != trap.at:
             return PASS
-        trap.struck = str(message)
+        # The act may be done before the leader is killed.
+        trap.struck, trap.struck_at = str(message), time.monotonic()
         return Treatment(self._way)
 
     def go(self, act: Act, at: int, way: Way, usual_seconds: float) -> Trap:

@@ -98,10 +98,19 @@ def test_a_500_that_claims_a_conflict_still_leaves_the_outcome_open() -> None:
     assert type(error(500, extended("ResourceInUse"))) is OutcomeUnknown
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_requested_pause_is_kept(status: int) -> None:
-    limited = error(status, pause=7.0)
-    assert type(limited) is RateLimited
+@pytest.mark.parametrize(
+    ("status", "write", "kind"),
+    # Who is too busy to answer a write may have made it all the same.
+    [
+        (429, True, RateLimited),
+        (429, False, RateLimited),
+        (503, False, RateLimited),
+        (503, True, OutcomeUnknown),
+    ],
+)
+def test_a_requested_pause_is_kept(status: int, write: bool, kind: type[FabricError]) -> None:
+    limited = error(status, pause=7.0, write=write)
+    assert type(limited) is kind
     assert limited.retry_after_seconds == 7.0
 
 

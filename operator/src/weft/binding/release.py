@@ -12,7 +12,15 @@ from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.status import Fact
 from weft.binding.steps import Claims, Detach, GiveUp, LookForPods, Step, TurnBack, Verify, Wait, Withdraw
 from weft.binding.words import for_tenants
-from weft.fabric.errors import AuthFailed, Busy, FabricError, InvalidRequest, NotFound, RateLimited
+from weft.fabric.errors import (
+    AuthFailed,
+    Busy,
+    FabricError,
+    InvalidRequest,
+    NotFound,
+    OutcomeUnknown,
+    RateLimited,
+)
 
 RETRY_SECONDS = 1.0
 STUCK_SECONDS = 30.0
@@ -156,6 +164,8 @@ def delay(error: FabricError) -> float:
     """How long to wait before the next try, by what went wrong."""
     if isinstance(error, RateLimited):
         return error.retry_after_seconds
+    if isinstance(error, OutcomeUnknown):
+        return max(error.retry_after_seconds, RETRY_SECONDS)
     if isinstance(error, InvalidRequest | AuthFailed):
         return STUCK_SECONDS
     return 0.3 if isinstance(error, Busy) else RETRY_SECONDS

@@ -65,7 +65,12 @@ class PartialFailure(FabricError):
 
 
 class OutcomeUnknown(FabricError):
-    """The request may have taken effect (timeout, reset, unreadable answer): read until it is known."""
+    """The request may have taken effect (timeout, reset, 5xx, unreadable answer): read until it is known."""
+
+    def __init__(self, message: str, retry_after_seconds: float = 0.0) -> None:
+        """`retry_after_seconds`: how long the manager asks to be left alone, or 0."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Unsupported(FabricError):

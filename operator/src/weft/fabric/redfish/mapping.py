@@ -216,7 +216,7 @@ def _by_status(reply: Reply, messages: Sequence[Message], where: str, *, write: 
             return Busy(where)
         case 429:
             return RateLimited(where, DEFAULT_RETRY_AFTER_SECONDS if pause is None else pause)
-        case 503 if pause is not None:
+        case 503 if pause is not None and not write:
             return RateLimited(where, pause)
         case 507:
             return CapacityExhausted(where)
@@ -226,8 +226,8 @@ def _by_status(reply: Reply, messages: Sequence[Message], where: str, *, write: 
             )
         case status if 400 <= status < 500 and status != 408:
             return _by_message(messages, where) or InvalidRequest(where)
-    # The change may have been made before the failure.
-    return OutcomeUnknown(where) if write else Transient(where)
+    # The change may have been made before the failure, or behind who says that he is too busy for it.
+    return OutcomeUnknown(where, pause or 0.0) if write else Transient(where)
 
 
 def _is_bad(message: Message) -> bool:
