@@ -71,7 +71,7 @@ async def _in_the_real_one(client: KubeClient, operations: list[Operation]) -> l
 
 
 async def _in_memory(operations: list[Operation]) -> list[Outcome]:
-    cluster = MemoryCluster()
+    cluster = MemoryCluster(declared=False)
 
     async def read(operation: Operation) -> Object | None:
         return cluster.get(operation.resource, operation.name, operation.namespace)
