@@ -50,7 +50,10 @@ def _fetched(work: Path) -> Path:
     text = f'[package]\nname = "schemas"\nversion = "0.0.0"\n\n[dependencies]\n{_PACKAGE} = "={_VERSION}"\n'
     (work / "Cargo.toml").write_text(text)
     command = [cargo, "metadata", "--format-version", "1", "--manifest-path", str(work / "Cargo.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    except subprocess.TimeoutExpired:
+        raise NoSchemasError(f"cargo has not fetched {_PACKAGE} within two minutes") from None
     if done.returncode:
         raise NoSchemasError(f"cargo cannot fetch {_PACKAGE}: {done.stderr.strip()[-300:]}")
     packages = json.loads(done.stdout)["packages"]
