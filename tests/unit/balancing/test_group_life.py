@@ -105,6 +105,21 @@ async def test_a_replica_with_requests_keeps_its_role_until_they_are_done() -> N
     assert fleet.split() == {"prefill": 5, "decode": 4}
 
 
+@pytest.mark.parametrize(
+    ("drain_first", "words"),
+    [(True, "it ends its old requests first"), (False, "it ends its old requests beside the new")],
+)
+async def test_the_event_of_a_move_tells_whether_the_replica_drains_first(
+    drain_first: bool, words: str
+) -> None:
+    fleet = await started(drainFirst=drain_first)
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(60)
+    told = [text for _, reason, text in fleet.cluster.events if reason == "TransferStarted"]
+    assert told
+    assert all(text.endswith(words) for text in told)
+
+
 @pytest.mark.shows("InferenceGroup.spec.rebalance.drainFirst")
 async def test_a_flip_that_overlaps_gives_requests_of_the_new_stage_at_once_and_is_never_out_of_the_router() -> (
     None

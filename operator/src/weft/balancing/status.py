@@ -146,8 +146,11 @@ def notes(
         found.append((group, Note("Decided", plan.decision.reason)))
     if plan is not None and plan.recommendation is not None:
         found.append((group, Note("Recommended", plan.recommendation.reason)))
+    when = "first" if picture.group.spec.rebalance.drain_first else "beside the new"
     for transfer in decision.started:
-        text = f"{transfer.replica} leaves {transfer.from_} for {transfer.to}: it drains first"
+        text = (
+            f"{transfer.replica} leaves {transfer.from_} for {transfer.to}: it ends its old requests {when}"
+        )
         found.append((group, Note("TransferStarted", text)))
     for subject, refusal in refusals.items():
         before = picture.refusals.get(subject)
