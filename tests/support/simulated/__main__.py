@@ -8,16 +8,50 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import gc
 import logging
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from support.simulated.run import Run, play
 
-SEEDS_BETWEEN_COLLECTIONS = 25
+SEEDS_AT_ONCE = 25
+
+
+@dataclass
+class Tally:
+    """What some seeds gave."""
+
+    attaches: int = 0
+    struck: collections.Counter[str] = field(default_factory=collections.Counter)
+    wrong: list[str] = field(default_factory=list)
+    """A line for each seed that went wrong."""
+    seconds: float = 0.0
+    """Processor time."""
+
+
+def play_all(seeds: Sequence[int], leaders: bool, log: bool = False) -> Tally:
+    """Play some seeds one after the other."""
+    # Each seed leaves its tasks and their frames in cycles, and nothing else of any size.
+    gc.disable()
+    gc.collect()
+    began, tally = time.process_time(), Tally()
+    for seed in seeds:
+        run = Run(seed, leaders=leaders)
+        if log:
+            print(run)
+        verdict = play(run, print if log else None)
+        tally.attaches += verdict.attaches
+        tally.struck.update(verdict.struck)
+        if verdict.violations:
+            tally.wrong.append(f"seed {seed}: {'; '.join(verdict.violations)}")
+    tally.seconds = time.process_time() - began
+    return tally
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,32 +60,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--log", action="store_true", help="say everything that happens")
-    parser.add_argument("--until-found", action="store_true", help="end at the first seed that goes wrong")
+    parser.add_argument("--until-found", action="store_true", help="end soon after a seed that goes wrong")
     parser.add_argument("--leaders", action="store_true", help="stop leaders, and cut them off, more often")
     options = parser.parse_args(argv)
-    began, bad, attaches = time.process_time(), 0, 0
-    struck: collections.Counter[str] = collections.Counter()
-    # Each seed leaves its tasks and their frames in cycles, and nothing else of any size.
-    gc.disable()
-    for seed in range(options.start, options.start + options.seeds):
-        if seed % SEEDS_BETWEEN_COLLECTIONS == 0:
-            gc.collect()
-        run = Run(seed, leaders=options.leaders)
-        if options.log:
-            logging.basicConfig(level=logging.DEBUG, format="%(message)s")
-            print(run)
-        verdict = play(run, print if options.log else None)
-        attaches += verdict.attaches
-        struck.update(verdict.struck)
-        if verdict.violations:
-            bad += 1
-            print(f"seed {seed}: {'; '.join(verdict.violations)}", flush=True)
-            if options.until_found:
+    began, total, played = time.monotonic(), Tally(), 0
+    seeds = range(options.start, options.start + options.seeds)
+    some = [seeds[at : at + SEEDS_AT_ONCE] for at in range(0, len(seeds), SEEDS_AT_ONCE)]
+    play_some = functools.partial(play_all, leaders=options.leaders, log=options.log)
+    if options.log:
+        logging.basicConfig(level=logging.DEBUG, format="%(message)s")
+    with multiprocessing.Pool(1 if options.log else None) as pool:
+        for part, tally in zip(some, pool.imap(play_some, some), strict=True):
+            played += len(part)
+            total.attaches += tally.attaches
+            total.struck.update(tally.struck)
+            total.wrong += tally.wrong
+            total.seconds += tally.seconds
+            for line in tally.wrong:
+                print(line, flush=True)
+            if total.wrong and options.until_found:
                 break
-    spent = time.process_time() - began
-    print(f"{bad} of {options.seeds} seeds went wrong; {attaches} attaches; {spent:.1f} s of processor time")
-    print(", ".join(f"{what} {count}" for what, count in sorted(struck.items())))
-    return 1 if bad else 0
+    print(
+        f"{len(total.wrong)} of {played} seeds went wrong; {total.attaches} attaches;"
+        f" {time.monotonic() - began:.0f} s, {total.seconds:.0f} s of processor time"
+    )
+    print(", ".join(f"{what} {count}" for what, count in sorted(total.struck.items())))
+    return 1 if total.wrong else 0
 
 
 if __name__ == "__main__":
