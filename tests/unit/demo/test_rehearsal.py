@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from weft_playground.case import FIRST, REPLICAS, Case
+from weft_playground.demo.evidence import fixed_splits
 from weft_playground.demo.rehearsal import Objectives, rehearse, simulate
+from weft_playground.demo.report import share_within
 from weft_playground.profile import read_profile
 from weft_playground.trace import Request, between, play, read_trace
 
@@ -42,3 +44,13 @@ def test_the_best_split_comes_first_and_ties_go_to_the_one_with_more_room() -> N
     assert [each.share_within for each in tried] == [1.0, 1.0, 1.0]
     strains = [each.strain_p90 for each in tried]
     assert strains == sorted(strains)
+
+
+def test_what_every_fixed_split_would_have_done_is_there_for_each_request_of_the_load() -> None:
+    requests = [Request(2.0 * i, 500, 20) for i in range(20)]
+    every = fixed_splits(requests, seed=4, replicas=4)
+    assert [str(each.split) for each in every] == ["1:3", "2:2", "3:1"]
+    assert [[result.scheduled for result in each.results] for each in every] == [
+        [request.at_seconds for request in requests]
+    ] * 3
+    assert all(share_within(each.results, OBJECTIVES) == 1.0 for each in every)

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from weft_playground.case import Split
 from weft_playground.demo.facts import Census
 from weft_playground.demo.rehearsal import Objectives
 from weft_playground.demo.report import (
+    Computed,
     Evidence,
     GroupReport,
     LogicalNodeReport,
@@ -48,7 +50,12 @@ def group(name: str, mode: str) -> GroupReport:
     )
 
 
+def computed(split: Split, *, second_ttft: float) -> Computed:
+    return Computed(split, [result("computed"), result("computed", ttft=second_ttft, scheduled=60.0)])
+
+
 def evidence() -> Evidence:
+    """4:5 would have met both stretches; 3:6, with which both groups began, only the first."""
     return Evidence(
         objectives=Objectives(3.0, 0.1),
         shift_at=50.0,
@@ -56,6 +63,8 @@ def evidence() -> Evidence:
         paused=group("demo-paused", "Paused"),
         requests_sent=2,
         logical_node_bound=True,
+        split=Split(3, 6),
+        computed=[computed(Split(3, 6), second_ttft=9.0), computed(Split(4, 5), second_ttft=1.0)],
         lags=[Lag("load", 100, 0.001, 0.01, 0.02), Lag("engines", 100, 0.001, 0.012, 0.2, 0.002)],
     )
 
@@ -72,7 +81,8 @@ def test_all_well_is_success() -> None:
     ("spoil", "words"),
     [
         (lambda each: replace(each, logical_node_bound=False), "no logical node"),
-        (auto(transfers=[]), "no transfer"),
+        (auto(transfers=[]), "in the second stretch 4:5 would have met 100.0 %, 3:6 0.0 % (computed)"),
+        (auto(results=[result("demo-auto", ttft=9.0)] * 2), "balancing made it worse: 0.0 %"),
         (auto(most_accelerators=20), "budget"),
         (auto(results=[result("demo-auto"), result("demo-auto", ok=False)]), "failed"),
         (auto(results=[result("demo-auto")]), "2 requests sent, 1 answered"),
@@ -86,6 +96,28 @@ def test_each_of_these_is_a_failure_and_says_what_it_was(
     found = verdict(spoil(evidence()))
     assert found.status == 1
     assert words in " ".join(found.reasons)
+
+
+def test_no_move_is_well_where_the_first_split_keeps_what_was_promised() -> None:
+    met = [result("demo-auto"), result("demo-auto", scheduled=60.0)]
+    found = verdict(auto(transfers=[], results=met)(evidence()))
+    assert found.status == 0
+    assert "no move was needed: the first split, 3:6, met 100.0 % and 100.0 %" in found.reasons[0]
+
+
+def test_no_move_is_well_where_no_other_split_would_have_done_better() -> None:
+    nobody = [computed(Split(3, 6), second_ttft=9.0), computed(Split(4, 5), second_ttft=8.0)]
+    found = verdict(replace(auto(transfers=[])(evidence()), computed=nobody))
+    assert found.status == 0
+    assert "no move was needed: in neither stretch would another split of 9 replicas" in found.reasons[0]
+
+
+def test_a_promise_broken_in_one_stretch_is_not_made_good_by_the_other() -> None:
+    results = [result("demo-auto", scheduled=float(at % 50)) for at in range(199)]
+    results.append(result("demo-auto", ttft=9.0, scheduled=60.0))
+    spoiled = auto(transfers=[], results=results)(replace(evidence(), requests_sent=200))
+    paused = replace(spoiled.paused, results=[replace(each, group="demo-paused") for each in results])
+    assert verdict(replace(spoiled, paused=paused)).status == 1
 
 
 @pytest.mark.parametrize(
@@ -111,9 +143,16 @@ def test_a_failed_request_is_not_within_objectives() -> None:
 def test_the_table_shows_both_groups_before_and_after_the_shift() -> None:
     text = table(evidence())
     lines = {line.split("  ")[0]: line for line in text.splitlines()}
-    assert lines["within objectives, first stretch"].count("100.0 %") == 2
-    assert lines["within objectives, second stretch"].count("0.0 %") == 2
+    assert lines["within objectives, first stretch"].split()[-6:] == ["100.0", "%"] * 3
+    assert lines["within objectives, second stretch"].split()[-6:] == ["0.0", "%", "0.0", "%", "100.0", "%"]
     assert "20 s" in lines["from the shift to the first transfer's end"]
+
+
+def test_the_best_fixed_split_in_hindsight_is_marked_as_computed_and_has_no_hardware_of_its_own() -> None:
+    head, *rows = table(evidence()).splitlines()
+    assert head.endswith("fixed 4:5, in hindsight (computed)")
+    seconds = next(row for row in rows if row.startswith("GPU-seconds"))
+    assert seconds.split() == ["GPU-seconds", "1,800", "1,800"]
 
 
 def test_the_split_over_time_begins_with_the_one_the_load_met() -> None:

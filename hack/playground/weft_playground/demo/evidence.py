@@ -10,11 +10,13 @@ from weft.cluster import Object
 from weft.emulator import journal
 from weft_playground.case import AUTO, PAUSED, Case, Split
 from weft_playground.demo.facts import condition
-from weft_playground.demo.rehearsal import Objectives
-from weft_playground.demo.report import Evidence, GroupReport, LogicalNodeReport
+from weft_playground.demo.rehearsal import Objectives, simulate
+from weft_playground.demo.report import Computed, Evidence, GroupReport, LogicalNodeReport
 from weft_playground.demo.watching import Watching
 from weft_playground.lag import Lag
 from weft_playground.load import Result
+from weft_playground.profile import read_profile, speed_error
+from weft_playground.trace import Request
 
 
 def logical_nodes(
@@ -33,16 +35,46 @@ def logical_nodes(
     return reports
 
 
+def fixed_splits(requests: Sequence[Request], seed: int, replicas: int) -> list[Computed]:
+    """What each fixed split would have done on the whole load, with engines as fast as the seed makes them.
+
+    Replicas are numbered from prefill on, which is not quite how the operator numbers them.
+    """
+    profile, errors = read_profile(), [speed_error(seed, number) for number in range(replicas)]
+    return [
+        Computed(
+            Split(prefill, replicas - prefill),
+            [
+                Result(
+                    *("computed", index, request.at_seconds, request.prompt_tokens, request.answer_tokens),
+                    *(outcome.time_to_first_token, outcome.inter_token, outcome.inter_token),
+                    *(request.answer_tokens, 0.0, True),
+                )
+                for index, (request, outcome) in enumerate(
+                    zip(
+                        requests,
+                        simulate(requests, profile, prefill, replicas - prefill, errors),
+                        strict=True,
+                    )
+                )
+            ],
+        )
+        for prefill in range(1, replicas)
+    ]
+
+
 def gather(
     case: Case,
     watching: Watching,
     zero: float,
     results: Mapping[str, Sequence[Result]],
-    requests_sent: int,
+    requests: Sequence[Request],
+    split: Split,
     nodes: Sequence[LogicalNodeReport],
     objectives: Objectives,
 ) -> Evidence:
-    """Everything that is known when the last answer is in. `zero`: the load's start in monotonic time."""
+    """Everything that is known when the last answer is in. `zero`: the load's start in monotonic time; `split`: what
+    both groups started with."""
     end = time.monotonic()
     groups = []
     for name, mode in ((AUTO, "Auto"), (PAUSED, "Paused")):
@@ -69,9 +101,11 @@ def gather(
         shift_at=case.shift_seconds,
         auto=auto,
         paused=paused,
-        requests_sent=requests_sent,
+        requests_sent=len(requests),
         logical_node_bound=any(node.devices for node in nodes),
         logical_nodes=nodes,
+        split=split,
+        computed=fixed_splits(requests, case.seed, split.replicas),
     )
 
 

@@ -36,7 +36,9 @@ class Examples:
     def objectives(self) -> Objectives:
         spec = only(self.group, "InferenceGroup")["spec"]["objectives"]
         return Objectives(
-            spec["timeToFirstTokenMilliseconds"] / 1e3, spec["interTokenLatencyMicroseconds"] / 1e6
+            spec["timeToFirstTokenMilliseconds"] / 1e3,
+            spec["interTokenLatencyMicroseconds"] / 1e6,
+            spec["attainmentPermille"] / 1e3,
         )
 
     @property

@@ -22,10 +22,11 @@ from weft_playground.trace import Request, between, play, read_trace
 
 @dataclass(frozen=True)
 class Objectives:
-    """The group's objectives, as in its spec, in seconds."""
+    """The group's objectives, as in its spec, in seconds. `attainment`: share of requests that is to meet both."""
 
     time_to_first_token: float
     inter_token_latency: float
+    attainment: float = 0.99
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
-"""The end of the demo: the table of both groups, and what the exit status is. Pure."""
+"""The end of the demo: the table of both groups, and what the exit status is. Pure but for reading the results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from weft_playground.case import Split
 from weft_playground.demo.facts import Census
 from weft_playground.demo.rehearsal import Objectives
 from weft_playground.lag import Lag
@@ -15,6 +16,10 @@ from weft_playground.load import Result
 EXIT_OK, EXIT_FAILED, EXIT_TOO_SLOW = 0, 1, 3
 # "Machine too slow": lateness above this part of the objective it would disturb.
 LAG_SHARE = 0.1
+WORTH_A_MOVE = 0.05
+"""A split that meets this much more of a stretch is one that balancing has to find."""
+WORSE = 0.02
+"""Balancing must not cost a larger share of the requests than this."""
 LOAD = "load"
 
 
@@ -46,6 +51,14 @@ class LogicalNodeReport:
 
 
 @dataclass(frozen=True)
+class Computed:
+    """What a fixed split would have done with the same requests: computed by the rehearsal, not served."""
+
+    split: Split
+    results: Sequence[Result]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Everything the verdict rests on."""
 
@@ -55,6 +68,10 @@ class Evidence:
     paused: GroupReport
     requests_sent: int
     logical_node_bound: bool
+    split: Split
+    """What both groups started with."""
+    computed: Sequence[Computed]
+    """Every fixed split of as many replicas."""
     logical_nodes: Sequence[LogicalNodeReport] = ()
     attached_twice: Sequence[str] = ()
     left_attached: Sequence[tuple[str, str]] = ()
@@ -70,7 +87,10 @@ class Verdict:
 
 
 def verdict(evidence: Evidence) -> Verdict:
-    """1: something that must never happen did, or what should happen did not; 3: this machine cannot tell."""
+    """1: something that must never happen did, or what should happen did not; 3: this machine cannot tell.
+
+    A move should happen where the case has one to gain from; where it has none, that is said and all is well.
+    """
     broken = []
     for group in (evidence.auto, evidence.paused):
         if group.most_accelerators > group.budget_accelerators:
@@ -94,12 +114,68 @@ def verdict(evidence: Evidence) -> Verdict:
     slow = [text for lag in evidence.lags if (text := too_slow(lag, evidence.objectives))]
     if slow:
         return Verdict(EXIT_TOO_SLOW, [f"machine too slow: {text}" for text in slow])
-    missing = []
-    if not evidence.logical_node_bound:
-        missing.append("no logical node was bound")
-    if not evidence.auto.transfers:
-        missing.append("no transfer happened: the split did not follow the mix")
-    return Verdict(EXIT_FAILED if missing else EXIT_OK, missing)
+    missing = [] if evidence.logical_node_bound else ["no logical node was bound"]
+    auto, paused = (share_within(group.results, evidence.objectives) for group in groups(evidence))
+    if auto is not None and paused is not None and auto < paused - WORSE:
+        missing.append(
+            f"balancing made it worse: {_percent(auto)} of all requests within objectives, {_percent(paused)} without"
+        )
+    lacking, enough = ("", "") if evidence.auto.transfers else without_a_move(evidence)
+    if lacking:
+        missing.append(lacking)
+    if missing:
+        return Verdict(EXIT_FAILED, missing)
+    return Verdict(EXIT_OK, [enough] if enough else [])
+
+
+def without_a_move(evidence: Evidence) -> tuple[str, str]:
+    """What to say of a run in which nothing moved: (what should have, "") or ("", why nothing had to)."""
+    goal, shift = evidence.objectives, evidence.shift_at
+    served = [share_within(part, goal) for part in stretches(evidence.auto.results, shift)]
+    if all(share is None or share >= goal.attainment for share in served):
+        return "", (
+            f"no move was needed: the first split, {evidence.split}, met {' and '.join(map(_percent, served))} of the"
+            f" two stretches, {goal.attainment * 100:g} % were promised"
+        )
+    for number, name in enumerate(("first", "second")):
+        shares = {
+            each.split: share_within(stretches(each.results, shift)[number], goal) or 0.0
+            for each in evidence.computed
+        }
+        best = max(shares, key=lambda split: shares[split])
+        if shares[best] - shares[evidence.split] > WORTH_A_MOVE:
+            return (
+                f"no transfer happened: the split did not follow the mix: in the {name} stretch {best} would have met"
+                f" {_percent(shares[best])}, {evidence.split} {_percent(shares[evidence.split])} (computed)"
+            ), ""
+    return "", (
+        f"no move was needed: in neither stretch would another split of {evidence.split.replicas} replicas have met"
+        f" {WORTH_A_MOVE * 100:g} % more than the first one, {evidence.split} (computed)"
+    )
+
+
+def groups(evidence: Evidence) -> tuple[GroupReport, GroupReport]:
+    return evidence.auto, evidence.paused
+
+
+def stretches(results: Iterable[Result], shift_at: float) -> tuple[list[Result], list[Result]]:
+    """Those sent before the shift, and those after it."""
+    parts: tuple[list[Result], list[Result]] = ([], [])
+    for result in results:
+        parts[result.scheduled >= shift_at].append(result)
+    return parts
+
+
+def best_fixed(evidence: Evidence) -> Computed | None:
+    """The best fixed split on the whole load, which nobody knew beforehand; of equals the one nearer to the first."""
+    return max(
+        evidence.computed,
+        key=lambda each: (
+            share_within(each.results, evidence.objectives) or 0.0,
+            -abs(each.split.prefill - evidence.split.prefill),
+        ),
+        default=None,
+    )
 
 
 def too_slow(lag: Lag, objectives: Objectives) -> str:
@@ -123,48 +199,52 @@ def too_slow(lag: Lag, objectives: Objectives) -> str:
 
 
 def table(evidence: Evidence) -> str:
-    """Both groups side by side, whatever it shows."""
-    groups = (evidence.auto, evidence.paused)
-    rows: list[tuple[str, ...]] = [("", *(f"{group.name} ({group.mode})" for group in groups))]
-    before = [[r for r in group.results if r.scheduled < evidence.shift_at] for group in groups]
-    after = [[r for r in group.results if r.scheduled >= evidence.shift_at] for group in groups]
-    both = [list(group.results) for group in groups]
-    goal = evidence.objectives
-    rows.append(
-        ("within objectives, first stretch", *(_percent(share_within(part, goal)) for part in before))
-    )
-    rows.append(
-        ("within objectives, second stretch", *(_percent(share_within(part, goal)) for part in after))
-    )
-    rows.append(("within objectives, all requests", *(_percent(share_within(part, goal)) for part in both)))
-    for name, parts in (("first", before), ("second", after)):
+    """Both groups side by side, and the best fixed split in hindsight, whatever it shows."""
+    served, goal = groups(evidence), evidence.objectives
+    best = best_fixed(evidence)
+    columns = [(f"{group.name} ({group.mode})", group.results) for group in served]
+    if best is not None:
+        columns.append((f"fixed {best.split}, in hindsight (computed)", best.results))
+    parts = [stretches(results, evidence.shift_at) for _, results in columns]
+    before, after = zip(*parts, strict=True)
+    both = [list(results) for _, results in columns]
+    rows: list[tuple[str, ...]] = [("", *(head for head, _ in columns))]
+    for name, members in (
+        ("first stretch", before),
+        ("second stretch", after),
+        ("all requests", both),
+    ):
+        rows.append((f"within objectives, {name}", *(_percent(share_within(part, goal)) for part in members)))
+    for name, members in (("first", before), ("second", after)):
         for share in (0.5, 0.9):
-            cells = (f"{quantile([r.ttft for r in part], share):.2f} s" for part in parts)
+            cells = (f"{quantile([r.ttft for r in part], share):.2f} s" for part in members)
             rows.append((f"time to first token p{share * 100:.0f}, {name} stretch", *cells))
     cells = (f"{quantile([r.mean_inter_token for r in part], 0.9) * 1000:.0f} ms" for part in both)
     rows.append(("time between tokens p90 (mean of a request)", *cells))
     rows.append(("requests, failed", *(f"{len(p)}, {sum(not r.ok for r in p)}" for p in both)))
-    rows.append(("GPU-seconds", *(f"{group.accelerator_seconds:,.0f}" for group in groups)))
-    rows.append(
-        ("  of these while not serving", *(f"{group.idle_accelerator_seconds:,.0f}" for group in groups))
-    )
-    rows.append(
+    of_groups: list[tuple[str, Callable[[GroupReport], str]]] = [
+        ("GPU-seconds", lambda group: f"{group.accelerator_seconds:,.0f}"),
+        ("  of these while not serving", lambda group: f"{group.idle_accelerator_seconds:,.0f}"),
         (
             "most GPUs at any instant, budget",
-            *(f"{g.most_accelerators}, {g.budget_accelerators}" for g in groups),
-        )
-    )
-    rows.append(("transfers", *(str(len(group.transfers)) for group in groups)))
-    rows.append(
+            lambda group: f"{group.most_accelerators}, {group.budget_accelerators}",
+        ),
+        ("transfers", lambda group: str(len(group.transfers))),
         (
             "from the shift to the first transfer's end",
-            *(_first_transfer(g, evidence.shift_at) for g in groups),
-        )
+            lambda group: _first_transfer(group, evidence.shift_at),
+        ),
+        ("from the shift to the last split", lambda group: _settled(group, evidence.shift_at)),
+    ]
+    for name, cell in of_groups:
+        rows.append((name, *map(cell, served), *[""] * (len(columns) - len(served))))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            (f"{row[0]:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)))
+        ).rstrip()
+        for row in rows
     )
-    rows.append(("from the shift to the last split", *(_settled(g, evidence.shift_at) for g in groups)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]
-    return "\n".join(lines)
 
 
 def summary(evidence: Evidence) -> str:

@@ -111,12 +111,14 @@ class Story:
             attached = evidence.logical_nodes(
                 watching, self.world.journal_lines(), self.world.examples.fabric
             )
-            found = evidence.gather(
+            found = await asyncio.to_thread(
+                evidence.gather,
                 self.case,
                 watching,
                 zero,
                 read_results(self.world.load.results),
-                len(self.requests),
+                self.requests,
+                self.split,
                 attached,
                 self.objectives,
             )
