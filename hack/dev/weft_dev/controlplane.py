@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -34,6 +33,7 @@ START_SECONDS = 120.0
 """Long enough for two busy cores; when idle a start takes 3 to 8 seconds."""
 ATTEMPTS = 3
 POLL_SECONDS = 0.05
+HTTP_OK = 200
 DEFINITIONS = ResourceType(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False
 )
@@ -117,26 +117,27 @@ def start(
 
 
 def install_crds(kube: Kube, files: Iterable[Path], *, timeout_seconds: float = 60.0) -> list[str]:
-    """Apply CustomResourceDefinitions and wait until they are served; returns their names."""
-    names = []
+    """Apply CustomResourceDefinitions and wait until their objects can be listed; returns their names."""
+    names, paths = [], []
     for file in sorted(files):
         for body in filter(None, yaml.safe_load_all(file.read_text())):
             name = body["metadata"]["name"]
             kube.apply(DEFINITIONS, body)
             names.append(name)
+            spec = body["spec"]
+            paths += [
+                f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}"
+                for version in spec["versions"]
+                if version["served"]
+            ]
     deadline = time.monotonic() + timeout_seconds
-    for name in names:
-        while not _established(kube.get(DEFINITIONS, name) or {}):
+    # Established is said some time before: 404, then 429 for as long as the storage is made.
+    for path in paths:
+        while kube.raw("GET", path, query={"limit": "1"})[0] != HTTP_OK:
             if time.monotonic() > deadline:
-                raise ProcessError(f"the API server does not serve {name} after {timeout_seconds:g} s")
+                raise ProcessError(f"the API server does not serve {path} after {timeout_seconds:g} s")
             time.sleep(POLL_SECONDS)
     return names
-
-
-def _established(definition: dict[str, Any]) -> bool:
-    # null until the API server has looked at the definition for the first time.
-    conditions = definition.get("status", {}).get("conditions") or ()
-    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 
 def server_environment() -> dict[str, str]:

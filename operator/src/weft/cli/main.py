@@ -1,4 +1,4 @@
-"""`weft run | crds | check | fabric probe | emulator | rehearse`."""
+"""`weft run | crds | check | fabric probe | emulator | rehearse | status | tree | why | pause | resume | report`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weft import __version__
+from weft.cli.look.commands import VERBS as ASKED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `weft` command; returns the exit status."""
+    as_plugin = Path(sys.argv[0]).name.startswith("kubectl-")
     parser = argparse.ArgumentParser(
-        prog="weft", description="Compose pooled hardware, balance prefill and decode."
+        prog="kubectl weft" if as_plugin else "weft",
+        description="Compose pooled hardware, balance prefill and decode.",
     )
     parser.add_argument("--version", action="version", version=f"weft {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -51,7 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rehearse", help="replay recorded traffic: what would each policy have given?", add_help=False
     )
 
+    for verb, help_text in ASKED.items():
+        verbs.add_parser(verb, help=help_text, add_help=False)
+
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.verb in ASKED:
+        from weft.cli.look.commands import main as asked_main
+
+        return asked_main(arguments.verb, rest)
     if arguments.verb == "emulator":
         _end_at_sigterm()
         from weft.emulator.main import main as emulator_main

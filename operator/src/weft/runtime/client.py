@@ -34,22 +34,34 @@ class StartError(Exception):
     """The operator cannot start; the message says what the administrator has to change."""
 
 
-async def load_configuration() -> k8s.Configuration:
-    """Credentials of the pod's service account, else of the current kubeconfig (`KUBECONFIG`).
+async def load_configuration(kubeconfig: str | None = None, context: str | None = None) -> k8s.Configuration:
+    """Credentials of the pod's service account, else of the kubeconfig (by default `KUBECONFIG`, and its context).
 
     Raises StartError when there is neither.
     """
     configuration = k8s.Configuration()
     try:
+        if kubeconfig or context:
+            raise k8s_config.ConfigException
         k8s_config.load_incluster_config(client_configuration=configuration)
     except k8s_config.ConfigException:
         try:
-            await k8s_config.load_kube_config(client_configuration=configuration)
+            await k8s_config.load_kube_config(kubeconfig, context, client_configuration=configuration)
         except k8s_config.ConfigException as error:
             raise StartError(f"no cluster to work with: not in a pod, and KUBECONFIG: {error}") from error
     # Not False: that is the number 0, after which the client's retries have no end.
     configuration.retries = None
     return configuration
+
+
+def current_namespace(kubeconfig: str | None = None, context: str | None = None) -> str:
+    """The namespace of a context of the kubeconfig (by default the current one), else `default`."""
+    try:
+        contexts, current = k8s_config.list_kube_config_contexts(kubeconfig)
+    except k8s_config.ConfigException:
+        return "default"
+    chosen = next((one for one in contexts if one["name"] == context), current)
+    return str(chosen["context"].get("namespace") or "default")
 
 
 def proxy_for(url: str) -> str | None:
@@ -77,13 +89,16 @@ class KubeClient:
     async def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object:
         return await self._request("GET", resource.path(namespace, name))
 
-    async def list(self, resource: ResourceType) -> tuple[list[Object], int]:
-        """All objects of a resource in all namespaces, and the resourceVersion of the list."""
+    async def list(
+        self, resource: ResourceType, namespace: str = "", labels: str = ""
+    ) -> tuple[list[Object], int]:
+        """All objects of a resource, by default of all namespaces, and the resourceVersion of the list."""
         items: list[Object] = []
         token = ""
+        chosen = {"limit": str(PAGE), **({"labelSelector": labels} if labels else {})}
         while True:
-            query = {"limit": str(PAGE), **({"continue": token} if token else {})}
-            page = await self._request("GET", resource.path(), query)
+            query = {**chosen, **({"continue": token} if token else {})}
+            page = await self._request("GET", resource.path(namespace), query)
             for item in page["items"]:
                 # A list leaves these out of its members.
                 item["apiVersion"], item["kind"] = resource.api_version, resource.kind

@@ -1,0 +1,204 @@
+"""The options of `weft status | tree | why | pause | resume | report`, and what is done for each."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from weft.cli.look.reading import Asker, Ref
+
+# What is imported here is imported by `--help`.
+
+VERBS = {
+    "status": "what there is, what is well, and what waits",
+    "tree": "what an object consists of, down to devices and their fabric",
+    "why": "what an object waits for, why it is as it is, and what to do about it",
+    "pause": "keep an InferenceGroup's replicas, or a Fabric's devices, where they are",
+    "resume": "take a pause back",
+    "report": "one redacted archive for a bug report",
+}
+ANSWERED, NOT_ANSWERED = 0, 1
+"""Exit statuses; wrong usage is 2."""
+REFRESH_SECONDS = 2.0
+WIDE = 400
+"""Columns where nobody looks: lines in a file are not wrapped."""
+
+
+def parser(verb: str) -> argparse.ArgumentParser:
+    """The options of one verb."""
+    made = argparse.ArgumentParser(
+        prog=f"weft {verb}",
+        description=f"Say {VERBS[verb]}."
+        if verb in ("status", "tree", "why")
+        else VERBS[verb].capitalize() + ".",
+        epilog="Status 0: answered. 1: there is no such object, no right to see it, or no answer. 2: wrong usage.",
+    )
+    if verb in ("tree", "why", "pause", "resume"):
+        made.add_argument(
+            "object", nargs="+", metavar="KIND/NAME", help="for example lnode/trainer or infg/llama-70b"
+        )
+    if verb == "report":
+        made.add_argument(
+            "file", nargs="?", type=Path, help="default: weft-report-<time>.tar.gz; - for stdout"
+        )
+    made.add_argument("-n", "--namespace", default="", help="default: the current context's")
+    if verb in ("status", "report"):
+        made.add_argument(
+            "-A", "--all-namespaces", action="store_true", help="the default, where your rights allow it"
+        )
+    if verb in ("status", "tree", "why"):
+        made.add_argument("-o", "--output", choices=("text", "json", "yaml"), default="text")
+    if verb == "status":
+        made.add_argument(
+            "-w", "--watch", action="store_true", help="show it anew every two seconds, until Ctrl-C"
+        )
+    made.add_argument("--context", default=None, help="context of the kubeconfig (default: the current one)")
+    made.add_argument(
+        "--kubeconfig", default=None, metavar="FILE", help="default: $KUBECONFIG, ~/.kube/config"
+    )
+    return made
+
+
+def main(verb: str, argv: Sequence[str]) -> int:
+    """Ask and print; returns the exit status."""
+    options = parser(verb).parse_args(argv)
+    if getattr(options, "watch", False) and options.output != "text":
+        parser(verb).error("--watch goes with text only")
+    from weft.cli.look.reading import AskError
+    from weft.cluster import ClusterError
+    from weft.runtime.client import StartError
+
+    try:
+        return asyncio.run(_ask(verb, options))
+    except (AskError, StartError) as error:
+        print(f"weft {verb}: {error}", file=sys.stderr)
+    except ClusterError as error:
+        print(f"weft {verb}: the API server refuses it: {error}", file=sys.stderr)
+    except (KeyboardInterrupt, BrokenPipeError):
+        return ANSWERED
+    return NOT_ANSWERED
+
+
+async def _ask(verb: str, options: argparse.Namespace) -> int:
+    from weft.cli.look.reading import Asker, ref_of
+    from weft.runtime.client import KubeClient, current_namespace, load_configuration
+
+    configuration = await load_configuration(options.kubeconfig, options.context)
+    client = KubeClient(configuration)
+    try:
+        namespace = options.namespace or current_namespace(options.kubeconfig, options.context)
+        everywhere = verb in ("status", "report") and not options.namespace
+        asker = Asker(client, namespace, everywhere)
+        if verb == "status":
+            return await _status(asker, options)
+        if verb == "report":
+            return await _report(asker, options.file)
+        ref = ref_of(options.object, namespace)
+        if verb in ("pause", "resume"):
+            return await _change(verb, asker, ref)
+        return await _about(verb, asker, ref, options.output)
+    finally:
+        await client.close()
+
+
+async def _status(asker: Asker, options: argparse.Namespace) -> int:
+    from rich.live import Live
+
+    from weft.cli.look.status import shown, status_of
+
+    console = _console()
+    if not options.watch:
+        status = status_of(await asker.read())
+        _say(options.output, status, lambda: console.print(shown(status)))
+        return ANSWERED
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        while True:
+            live.update(shown(status_of(await asker.read())), refresh=True)
+            await asyncio.sleep(REFRESH_SECONDS)
+
+
+async def _about(verb: str, asker: Asker, ref: Ref, output: str) -> int:
+    from weft.cli.look import tree, why
+
+    reading = await asker.read(pods=True)
+    console = _console()
+    if verb == "tree":
+        branch = tree.tree_of(reading, ref)
+        _say(output, branch, lambda: console.print(tree.shown(branch)))
+    else:
+        answer = why.why_of(reading, ref, await asker.events(ref))
+        _say(output, answer, lambda: console.print(why.shown(answer, reading.now)))
+    return ANSWERED
+
+
+async def _change(verb: str, asker: Asker, ref: Ref) -> int:
+    from weft.cli.look.pause import pausing, resuming
+    from weft.cli.look.reading import AskError
+    from weft.cluster import NotFoundError
+
+    try:
+        found = await asker.client.get(ref.resource, ref.name, ref.namespace)
+    except NotFoundError as error:
+        raise AskError(f"there is no {ref}") from error
+    change = (pausing if verb == "pause" else resuming)(ref, found)
+    if change.patch is not None:
+        await asker.client.patch(ref.resource, ref.name, ref.namespace, change.patch)
+    print(change.said)
+    return ANSWERED
+
+
+async def _report(asker: Asker, file: Path | None) -> int:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from weft.cli.look.reading import AskError
+    from weft.cli.look.report import archive, file_name
+    from weft.cli.look.status import shown, status_of
+
+    reading = await asker.read(pods=True)
+    text = StringIO()
+    Console(file=text, width=WIDE).print(shown(status_of(reading)))
+    data = archive(reading, await asker.all_events(), text.getvalue())
+    if str(file) == "-":
+        sys.stdout.buffer.write(data)
+        return ANSWERED
+    path = file or Path(file_name(reading.now))
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise AskError(f"the report was not written: {error}") from error
+    print(f"{path}: names of objects, Nodes, hosts and models are in it: read it before you give it away")
+    return ANSWERED
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    # Where nobody looks, lines are not wrapped: they are searched.
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=WIDE)
+
+
+def _say(output: str, value: Any, print_text: Any) -> None:
+    """As text, or the same as data for programs."""
+    if output == "text":
+        print_text()
+        return
+    import json
+    from dataclasses import asdict
+
+    data = json.loads(json.dumps(asdict(value), default=str))
+    if output == "json":
+        print(json.dumps(data, indent=1, ensure_ascii=False))
+        return
+    import yaml
+
+    print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")

@@ -1,0 +1,68 @@
+"""`weft pause OBJECT` and `weft resume OBJECT`: the mode of one InferenceGroup or Fabric, there and back.
+
+These write the spec for the person who asks, as `kubectl edit` would; the operator itself writes no user's spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from weft.api import FabricMode, RebalanceMode
+from weft.api.resources import FABRICS, GROUP, INFERENCE_GROUPS
+from weft.cli.look.reading import AskError, Ref
+from weft.cluster import Object
+
+ANNOTATION_MODE = f"{GROUP}/mode-before-pause"
+"""On a paused object: the mode that it goes back to."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A merge patch, and what it comes to. None: there is nothing to change."""
+
+    patch: Mapping[str, Any] | None
+    said: str
+
+
+def pausing(ref: Ref, found: Object) -> Change:
+    """What pauses an object. Pure. Raises AskError for kinds that have no mode."""
+    mode, paused, effect = _mode(ref, found)
+    if mode == paused:
+        return Change(None, f"{ref} is {paused} already")
+    return Change(_patch(ref, found, paused, before=mode), f"{ref}: {mode} -> {paused}: {effect}")
+
+
+def resuming(ref: Ref, found: Object) -> Change:
+    """What takes a pause back. Pure. Raises AskError where it is not known what there was before."""
+    mode, paused, _ = _mode(ref, found)
+    if mode != paused:
+        return Change(None, f"{ref} is not paused: it is {mode}")
+    before = found["metadata"].get("annotations", {}).get(ANNOTATION_MODE)
+    if not before:
+        raise AskError(
+            f"{ref} was not paused by `weft pause`, so there is no mode to go back to: set it by hand"
+        )
+    return Change(_patch(ref, found, before, before=None), f"{ref}: {mode} -> {before}")
+
+
+def _mode(ref: Ref, found: Object) -> tuple[str, str, str]:
+    """The present mode, that of a pause, and what the pause does."""
+    if ref.resource == INFERENCE_GROUPS:
+        mode = found["spec"].get("rebalance", {}).get("mode", RebalanceMode.AUTO.value)
+        return mode, RebalanceMode.PAUSED.value, "the roles' replicas hold, nothing is moved"
+    if ref.resource == FABRICS:
+        mode = found["spec"].get("mode", FabricMode.OBSERVE.value)
+        return mode, FabricMode.OBSERVE.value, "it is read, and nothing is attached or detached there"
+    raise AskError(f"a {ref.resource.kind} cannot be paused: an InferenceGroup and a Fabric can")
+
+
+def _patch(ref: Ref, found: Object, mode: str, *, before: str | None) -> dict[str, Any]:
+    spec = {"rebalance": {"mode": mode}} if ref.resource == INFERENCE_GROUPS else {"mode": mode}
+    metadata = {
+        "annotations": {ANNOTATION_MODE: before},
+        # What somebody else changes meanwhile is not taken back.
+        "resourceVersion": found["metadata"]["resourceVersion"],
+    }
+    return {"metadata": metadata, "spec": spec}

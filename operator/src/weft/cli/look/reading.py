@@ -1,0 +1,242 @@
+"""What a user's rights let them read of Weft's objects, at one moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from weft.api import (
+    DeviceAttachment,
+    DeviceQuota,
+    Fabric,
+    GPUPool,
+    InferenceGroup,
+    InferenceRole,
+    LogicalNode,
+    MemoryPool,
+    Resource,
+    StoragePool,
+)
+from weft.api.names import LABEL_GROUP
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    DEVICE_QUOTAS,
+    ENGINE_PROFILES,
+    EVENTS,
+    FABRICS,
+    GPU_POOLS,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    LOGICAL_NODES,
+    MEMORY_POOLS,
+    PODS,
+    STORAGE_POOLS,
+    ResourceType,
+)
+from weft.cluster import ClusterError, Object
+from weft.runtime.client import KubeClient
+
+R = TypeVar("R", bound=Resource)
+
+KINDS: tuple[tuple[ResourceType, str], ...] = (
+    (FABRICS, "fab"),
+    (GPU_POOLS, "gpup"),
+    (MEMORY_POOLS, "memp"),
+    (STORAGE_POOLS, "stop"),
+    (DEVICE_ATTACHMENTS, "devatt"),
+    (DEVICE_QUOTAS, "devq"),
+    (LOGICAL_NODES, "lnode"),
+    (INFERENCE_GROUPS, "infg"),
+    (INFERENCE_ROLES, "infr"),
+    (ENGINE_PROFILES, "engp"),
+)
+"""All kinds with their short names, in the order in which they depend on each other."""
+FORBIDDEN, NO_SUCH_KIND = 403, 404
+CLUSTER_EVENTS = "default"
+"""Namespace of the events about objects that are in none."""
+
+
+class AskError(Exception):
+    """What was asked cannot be answered; the message says what to do next."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """One object as a person names it."""
+
+    resource: ResourceType
+    name: str
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.resource.kind} {f'{self.namespace}/' if self.namespace else ''}{self.name}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Objects by resource, read one after the other and so not of one instant."""
+
+    now: datetime
+    objects: Mapping[ResourceType, tuple[Object, ...]]
+    denied: tuple[str, ...] = ()
+    """Plural names of what whoever asks has no right to list."""
+
+    def of(self, resource: ResourceType, model: type[R]) -> list[R]:
+        """The objects as models, by namespace and name; those that this version cannot read are left out."""
+        read = []
+        for each in self.objects.get(resource, ()):
+            try:
+                read.append(model.model_validate(each))
+            except ValidationError:
+                continue
+        return sorted(read, key=lambda one: (one.metadata.namespace, one.metadata.name))
+
+    @property
+    def fabrics(self) -> list[Fabric]:
+        return self.of(FABRICS, Fabric)
+
+    @property
+    def pools(self) -> list[GPUPool | MemoryPool | StoragePool]:
+        return [
+            *self.of(GPU_POOLS, GPUPool),
+            *self.of(MEMORY_POOLS, MemoryPool),
+            *self.of(STORAGE_POOLS, StoragePool),
+        ]
+
+    @property
+    def nodes(self) -> list[LogicalNode]:
+        return self.of(LOGICAL_NODES, LogicalNode)
+
+    @property
+    def attachments(self) -> list[DeviceAttachment]:
+        return self.of(DEVICE_ATTACHMENTS, DeviceAttachment)
+
+    @property
+    def quotas(self) -> list[DeviceQuota]:
+        return self.of(DEVICE_QUOTAS, DeviceQuota)
+
+    @property
+    def groups(self) -> list[InferenceGroup]:
+        return self.of(INFERENCE_GROUPS, InferenceGroup)
+
+    @property
+    def roles(self) -> list[InferenceRole]:
+        return self.of(INFERENCE_ROLES, InferenceRole)
+
+    @property
+    def pods(self) -> tuple[Object, ...]:
+        """Pods of replicas."""
+        return self.objects.get(PODS, ())
+
+    def find(self, ref: Ref) -> Object | None:
+        """The object of that name, or None."""
+        return next(
+            (
+                each
+                for each in self.objects.get(ref.resource, ())
+                if (each["metadata"].get("namespace", ""), each["metadata"]["name"])
+                == (ref.namespace, ref.name)
+            ),
+            None,
+        )
+
+
+@dataclass
+class Asker:
+    """Reads with the rights of the current user of one cluster."""
+
+    client: KubeClient
+    namespace: str
+    """The namespace that is meant where none is named."""
+    everywhere: bool = False
+    _denied: set[str] = field(default_factory=set)
+
+    async def read(self, resources: Iterable[ResourceType] | None = None, *, pods: bool = False) -> Reading:
+        """All objects of these resources (all of Weft's by default). Raises AskError when none can be read."""
+        wanted = [resource for resource, _ in KINDS] if resources is None else list(resources)
+        lists = await asyncio.gather(*(self._list(resource) for resource in wanted))
+        objects = dict(zip(wanted, lists, strict=True))
+        if pods:
+            objects[PODS] = await self._list(PODS, LABEL_GROUP)
+        if len(self._denied) == len(objects):
+            raise AskError(
+                f"no right to list {', '.join(sorted(self._denied))}: Kubernetes' role view of the namespace has it,"
+                " where Weft's chart is installed"
+            )
+        return Reading(datetime.now(UTC), objects, tuple(sorted(self._denied)))
+
+    async def _list(self, resource: ResourceType, labels: str = "") -> tuple[Object, ...]:
+        namespace = "" if self.everywhere or not resource.namespaced else self.namespace
+        try:
+            items, _ = await self.client.list(resource, namespace, labels)
+        except ClusterError as error:
+            if error.status == FORBIDDEN and resource.namespaced and self.everywhere:
+                # A tenant's rights end at their namespace: so does the answer.
+                self.everywhere = False
+                return await self._list(resource, labels)
+            if error.status == FORBIDDEN:
+                self._denied.add(resource.plural)
+                return ()
+            if error.status == NO_SUCH_KIND:
+                raise AskError(
+                    f"this cluster has no {resource.plural}.{resource.group}: is Weft installed there?"
+                    " See docs/install.md"
+                ) from error
+            raise AskError(f"the API server does not answer: {error}") from error
+        return tuple(items)
+
+    async def events(self, ref: Ref) -> list[Object]:
+        """The events about an object, the latest last; empty where they may not be read."""
+        selector = f"regarding.kind={ref.resource.kind},regarding.name={ref.name}"
+        try:
+            found = await self.client.find(EVENTS, ref.namespace or CLUSTER_EVENTS, selector)
+        except ClusterError as error:
+            if error.status == FORBIDDEN:
+                self._denied.add(EVENTS.plural)
+                return []
+            raise AskError(f"the API server does not answer: {error}") from error
+        return sorted(found, key=moment_of)
+
+    async def all_events(self) -> list[Object]:
+        """The events about objects of Weft's kinds, the latest last."""
+        kinds = {resource.kind for resource, _ in KINDS}
+        found = await self._list(EVENTS)
+        if not self.everywhere:
+            with contextlib.suppress(ClusterError):
+                found += tuple((await self.client.list(EVENTS, CLUSTER_EVENTS))[0])
+        return sorted((one for one in found if one.get("regarding", {}).get("kind") in kinds), key=moment_of)
+
+
+def moment_of(event: Object) -> str:
+    """When an event was last seen, as the API writes moments: they sort as text."""
+    series = (event.get("series") or {}).get("lastObservedTime")
+    return str(
+        series
+        or event.get("eventTime")
+        or event.get("deprecatedLastTimestamp")
+        or event["metadata"].get("creationTimestamp", "")
+    )
+
+
+def ref_of(words: list[str], namespace: str) -> Ref:
+    """`KIND/NAME` or `KIND NAME`, kinds by singular, plural or short name. Raises AskError."""
+    text = "/".join(words)
+    kind, slash, name = text.partition("/")
+    for resource, short in KINDS:
+        if kind.lower() in (
+            resource.kind.lower(),
+            resource.plural,
+            short,
+            f"{resource.plural}.{resource.group}",
+        ):
+            if not slash or not name or "/" in name:
+                raise AskError(f"name one {resource.kind}: {resource.kind.lower()}/NAME")
+            return Ref(resource, name, namespace if resource.namespaced else "")
+    known = ", ".join(f"{resource.kind.lower()} ({short})" for resource, short in KINDS)
+    raise AskError(f"{kind!r} is no kind of Weft's. There are: {known}")

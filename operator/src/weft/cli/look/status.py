@@ -1,0 +1,230 @@
+"""`weft status`: what there is, what is well, and what waits, on one screen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from weft.api import Condition, Fabric, GPUPool, InferenceGroup, LogicalNode, MemoryPool, StoragePool
+from weft.api.conditions import find
+from weft.cli.look.reading import Reading
+from weft.cli.look.words import age, as_hoped
+
+BAR = 20
+"""Characters of a pool's bar."""
+STYLES = {"bound": "green", "reserved": "cyan", "quarantined": "red", "unavailable": "yellow", "free": "dim"}
+MARKS = {"bound": "#", "reserved": "+", "quarantined": "!", "unavailable": "x", "free": "."}
+"""What a device's state looks like in a bar, also without colours."""
+
+
+@dataclass(frozen=True)
+class FabricLine:
+    name: str
+    mode: str
+    state: str
+    devices: int
+    hosts: int
+    nodes: int
+    trouble: tuple[str, ...]
+    """A sentence for each condition that is not as hoped."""
+
+
+@dataclass(frozen=True)
+class PoolLine:
+    name: str
+    kind: str
+    fabric: str
+    counts: dict[str, int]
+    """Devices by state, and `total`; empty before the first reading."""
+    trouble: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GroupLine:
+    namespace: str
+    name: str
+    mode: str
+    split: str
+    desired: int
+    serving: int
+    objectives: str
+    """met, missed, or why it is not known."""
+    trouble: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NodeLine:
+    """A logical node that is not bound and ready."""
+
+    namespace: str
+    name: str
+    age: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """All of it."""
+
+    fabrics: tuple[FabricLine, ...]
+    pools: tuple[PoolLine, ...]
+    groups: tuple[GroupLine, ...]
+    nodes: int
+    """Logical nodes in all."""
+    waiting: tuple[NodeLine, ...]
+    """Those that are not bound and ready, the oldest first."""
+    denied: tuple[str, ...]
+    """What the user has no right to list."""
+
+
+def status_of(reading: Reading) -> Status:
+    """The status of what was read. Pure."""
+    nodes = reading.nodes
+    waiting = sorted(
+        (node for node in nodes if not _ready(node)),
+        key=lambda node: (node.metadata.creation_timestamp or reading.now, node.metadata.name),
+    )
+    return Status(
+        fabrics=tuple(_fabric(fabric) for fabric in reading.fabrics),
+        pools=tuple(_pool(pool) for pool in reading.pools),
+        groups=tuple(_group(group) for group in reading.groups),
+        nodes=len(nodes),
+        waiting=tuple(_node(node, reading) for node in waiting),
+        denied=reading.denied,
+    )
+
+
+def _ready(node: LogicalNode) -> bool:
+    condition = find(node.status.conditions, "Ready")
+    return condition is not None and condition.status == "True"
+
+
+def _trouble(conditions: tuple[Condition, ...]) -> tuple[str, ...]:
+    return tuple(
+        f"{one.type}={one.status} {one.reason}: {one.message}" for one in conditions if not as_hoped(one)
+    )
+
+
+def _fabric(fabric: Fabric) -> FabricLine:
+    connected = find(fabric.status.conditions, "Connected")
+    return FabricLine(
+        fabric.metadata.name,
+        fabric.spec.mode.value,
+        connected.reason if connected else "not read yet",
+        fabric.status.devices or 0,
+        fabric.status.hosts or 0,
+        fabric.status.nodes or 0,
+        _trouble(fabric.status.conditions),
+    )
+
+
+def _pool(pool: GPUPool | MemoryPool | StoragePool) -> PoolLine:
+    counts = pool.status.devices
+    return PoolLine(
+        pool.metadata.name,
+        pool.kind,
+        pool.spec.fabric_ref.name,
+        {name: getattr(counts, name) for name in ("total", *MARKS)} if counts else {},
+        _trouble(pool.status.conditions),
+    )
+
+
+def _group(group: InferenceGroup) -> GroupLine:
+    met = find(group.status.conditions, "ObjectivesMet")
+    words = {"True": "met", "False": "missed"}
+    return GroupLine(
+        group.metadata.namespace,
+        group.metadata.name,
+        group.spec.rebalance.mode.value,
+        group.status.split,
+        group.status.desired_replicas,
+        group.status.ready_replicas,
+        (words.get(met.status) or met.reason) if met else "not judged yet",
+        _trouble(group.status.conditions),
+    )
+
+
+def _node(node: LogicalNode, reading: Reading) -> NodeLine:
+    # Once it is bound, what Ready says is what is left to wait for.
+    bound, ready = (find(node.status.conditions, type) for type in ("Bound", "Ready"))
+    told = ready if bound is not None and bound.status == "True" else bound
+    return NodeLine(
+        node.metadata.namespace,
+        node.metadata.name,
+        age(node.metadata.creation_timestamp, reading.now),
+        told.reason if told else "not seen yet",
+        told.message if told else "the operator has not written a status: does it run?",
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.upper(), overflow="fold")
+    return table
+
+
+def bar(counts: dict[str, int], width: int = BAR) -> Text:
+    """A pool's devices as marks, in proportion; a state that has any has at least one mark."""
+    total = counts.get("total", 0)
+    if not total:
+        return Text("no devices" if counts else "not read yet", style="dim")
+    text = Text()
+    left = width
+    for state, mark in MARKS.items():
+        if state == "free":
+            break
+        count = counts.get(state, 0)
+        marks = min(left, max(1, round(count / total * width))) if count else 0
+        text.append(mark * marks, style=STYLES[state])
+        left -= marks
+    return text.append(MARKS["free"] * left, style=STYLES["free"])
+
+
+def shown(status: Status) -> RenderableType:
+    """The status for a terminal."""
+    parts: list[RenderableType] = []
+    trouble: list[Text] = []
+
+    def note(kind: str, name: str, lines: tuple[str, ...]) -> None:
+        trouble.extend(Text(f"{kind} {name}: {line}") for line in lines)
+
+    if status.fabrics:
+        table = _table("fabric", "mode", "state", "devices", "hosts", "nodes")
+        for one in status.fabrics:
+            table.add_row(one.name, one.mode, one.state, str(one.devices), str(one.hosts), str(one.nodes))
+            note("Fabric", one.name, one.trouble)
+        parts += [table, Text()]
+    if status.pools:
+        table = _table("pool", "kind", "fabric", "", "bound", "free", "total")
+        for pool in status.pools:
+            counts = (str(pool.counts.get(name, "")) for name in ("bound", "free", "total"))
+            table.add_row(pool.name, pool.kind, pool.fabric, bar(pool.counts), *counts)
+            note(pool.kind, pool.name, pool.trouble)
+        legend = ", ".join(f"{mark} {state}" for state, mark in MARKS.items())
+        parts += [table, Text(legend, style="dim"), Text()]
+    if status.groups:
+        table = _table("inference group", "mode", "split", "serving", "objectives")
+        for group in status.groups:
+            name = f"{group.namespace}/{group.name}"
+            style = {"met": "green", "missed": "red"}.get(group.objectives, "")
+            serving = f"{group.serving} of {group.desired}"
+            table.add_row(name, group.mode, group.split, serving, Text(group.objectives, style=style))
+            note("InferenceGroup", name, group.trouble)
+        parts += [table, Text()]
+    bound = status.nodes - len(status.waiting)
+    parts.append(Text(f"logical nodes: {bound} of {status.nodes} bound and ready"))
+    if status.waiting:
+        table = _table("waits", "age", "reason", "what it waits for")
+        for node in status.waiting:
+            table.add_row(f"{node.namespace}/{node.name}", node.age, node.reason, node.message)
+        parts.append(table)
+    if trouble:
+        parts += [Text(), Text("to be looked at", style="bold"), *trouble]
+    if status.denied:
+        parts += [Text(), Text(f"not shown, for want of the right to list them: {', '.join(status.denied)}")]
+    return Group(*parts)

@@ -1,0 +1,211 @@
+"""`weft why OBJECT`: what it is waiting for or why it is as it is, what that means, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from weft.api import Condition, Decision, InferenceGroup, RoleAllocation
+from weft.api.reasons.declared import NOTHING
+from weft.api.resources import INFERENCE_GROUPS
+from weft.cli.look.reading import AskError, Reading, Ref, moment_of
+from weft.cli.look.tree import tree_of
+from weft.cli.look.words import age, as_hoped, declared
+from weft.cluster import Object
+
+LAST_EVENTS = 10
+
+
+@dataclass(frozen=True)
+class Said:
+    """One condition, with what its declaration says."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    since: datetime
+    as_hoped: bool
+    outdated: bool
+    """It was said about an earlier spec."""
+    means: str
+    do: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A decision about a split."""
+
+    at: datetime
+    before: str
+    after: str
+    because: tuple[str, ...]
+    instead: tuple[str, ...]
+    """The next best, and what each would have cost or missed."""
+    recommended: bool
+    """In the mode Recommend: nothing was moved."""
+
+
+@dataclass(frozen=True)
+class Happened:
+    """One event."""
+
+    at: str
+    type: str
+    reason: str
+    message: str
+    times: int
+
+
+@dataclass(frozen=True)
+class Why:
+    """The whole answer."""
+
+    what: str
+    created: str
+    conditions: tuple[Said, ...]
+    """Those that are not as hoped first."""
+    decisions: tuple[Chosen, ...]
+    below: tuple[str, ...]
+    """What below it is not as hoped, with the reason."""
+    events: tuple[Happened, ...]
+    denied: tuple[str, ...]
+
+
+def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
+    """The answer about one object. Pure. Raises AskError where there is no such object."""
+    found = reading.find(ref)
+    if found is None:
+        raise AskError(f"there is no {ref}, or no right to see it")
+    generation = found["metadata"].get("generation", 0)
+    conditions = tuple(Condition.model_validate(one) for one in found.get("status", {}).get("conditions", ()))
+    said = sorted(
+        (_said(ref.resource.kind, one, generation) for one in conditions), key=lambda one: one.as_hoped
+    )
+    return Why(
+        what=str(ref),
+        created=found["metadata"].get("creationTimestamp", ""),
+        conditions=tuple(said),
+        decisions=_decisions(found) if ref.resource == INFERENCE_GROUPS else (),
+        below=_below(reading, ref),
+        events=tuple(_happened(one) for one in events[-LAST_EVENTS:]),
+        denied=reading.denied,
+    )
+
+
+def _said(kind: str, condition: Condition, generation: int) -> Said:
+    _, reason = declared(kind, condition)
+    do = reason.action if reason is not None and reason.action != NOTHING else ""
+    return Said(
+        condition.type,
+        condition.status,
+        condition.reason,
+        condition.message,
+        condition.last_transition_time,
+        as_hoped(condition),
+        condition.observed_generation < generation,
+        reason.meaning if reason is not None else "",
+        do,
+    )
+
+
+def _decisions(found: Object) -> tuple[Chosen, ...]:
+    status = InferenceGroup.model_validate(found).status
+    chosen = []
+    if status.recommendation is not None:
+        chosen.append(
+            _chosen(status.recommendation, _words(status.recommendation.allocation), recommended=True)
+        )
+    if status.decision is not None:
+        chosen.append(_chosen(status.decision, _words(status.allocation), recommended=False))
+    return tuple(chosen)
+
+
+def _words(allocation: Iterable[RoleAllocation]) -> str:
+    return ", ".join(f"{one.role} {one.replicas}" for one in allocation)
+
+
+def _chosen(decision: Decision, after: str, *, recommended: bool) -> Chosen:
+    return Chosen(
+        decision.decision_time,
+        _words(decision.previous or ()),
+        after,
+        tuple(decision.reason.split("; ")),
+        tuple(f"{_words(one.allocation)}: {one.reason}" for one in decision.alternatives),
+        recommended,
+    )
+
+
+def _below(reading: Reading, ref: Ref) -> tuple[str, ...]:
+    """Where the trouble sits that the object itself only counts."""
+    try:
+        root = tree_of(reading, ref)
+    except AskError:
+        return ()
+    lines = []
+    waiting = list(root.children)
+    while waiting:
+        branch = waiting.pop(0)
+        if branch.state:
+            lines.append(f"{branch.text}: {branch.state}")
+        waiting = [*branch.children, *waiting]
+    return tuple(lines)
+
+
+def _happened(event: Object) -> Happened:
+    series = event.get("series") or {}
+    return Happened(
+        moment_of(event),
+        event.get("type", ""),
+        event.get("reason", ""),
+        event.get("note", ""),
+        series.get("count") or event.get("deprecatedCount") or 1,
+    )
+
+
+def shown(why: Why, now: datetime) -> RenderableType:
+    """The answer for a terminal."""
+    created = _ago(why.created, now)
+    parts: list[RenderableType] = [Text(f"{why.what}{f', made {created}' if created else ''}", style="bold")]
+    if not why.conditions:
+        parts.append(
+            Text("no condition yet: either nothing is to be said of it, or the operator does not run")
+        )
+    for one in why.conditions:
+        style = "green" if one.as_hoped else "yellow"
+        line = Text.assemble((f"{one.type}={one.status} {one.reason}", style), f", for {age(one.since, now)}")
+        parts.append(Padding(line, (0, 0, 0, 2)))
+        details = [one.message]
+        if not one.as_hoped:
+            details += [f"means: {one.means}" if one.means else "", f"do: {one.do}" if one.do else ""]
+        if one.outdated:
+            details.append("said before the last change of the spec: wait for the operator to look again")
+        parts += [Padding(Text(detail), (0, 0, 0, 6)) for detail in details if detail]
+    for decision in why.decisions:
+        title = "recommended" if decision.recommended else "decided"
+        way = f"from {decision.before} to {decision.after}" if decision.before else decision.after
+        parts += [Text(), Text(f"{title} {age(decision.at, now)} ago: {way}", style="bold")]
+        parts += [Padding(Text(f"because {decision.because[0]}"), (0, 0, 0, 2))]
+        parts += [Padding(Text(one), (0, 0, 0, 10)) for one in decision.because[1:]]
+        parts += [Padding(Text(f"instead of {one}"), (0, 0, 0, 2)) for one in decision.instead]
+    if why.below:
+        parts += [Text(), Text("below it", style="bold")]
+        parts += [Padding(Text(one, style="yellow"), (0, 0, 0, 2)) for one in why.below]
+    if why.events:
+        parts += [Text(), Text("events", style="bold")]
+        for event in why.events:
+            times = f" ({event.times} times)" if event.times > 1 else ""
+            text = f"{_ago(event.at, now):>16}  {event.type} {event.reason}: {event.message}{times}"
+            parts.append(Padding(Text(text, style="yellow" if event.type == "Warning" else ""), (0, 0, 0, 2)))
+    if why.denied:
+        parts += [Text(), Text(f"not looked at, for want of the right: {', '.join(why.denied)}")]
+    return Group(*parts)
+
+
+def _ago(moment: str, now: datetime) -> str:
+    return f"{age(datetime.fromisoformat(moment), now)} ago" if moment else ""

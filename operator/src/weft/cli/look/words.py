@@ -1,0 +1,49 @@
+"""How moments, conditions and counts are put for people."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from weft.api import Condition
+from weft.api.reasons import CONDITIONS
+from weft.api.reasons.declared import ConditionType, Reason
+
+UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+HOPED_FALSE = frozenset({"Quarantined", "Overlapping", "ReplicasIgnored", "Expired", "UnclaimedOffered"})
+"""Condition types of which False is the usual: all others are as hoped while True."""
+
+
+def age(since: datetime | None, now: datetime) -> str:
+    """The time since a moment in its two largest units: `3 h 20 min`; empty where it is not known."""
+    if since is None:
+        return ""
+    seconds = max(0, int((now - since).total_seconds()))
+    parts: list[str] = []
+    for unit, size in UNITS:
+        if seconds >= size and len(parts) < 2:
+            parts.append(f"{seconds // size} {unit}")
+            seconds %= size
+        elif parts:
+            break
+    return " ".join(parts) or "0 s"
+
+
+def as_hoped(condition: Condition) -> bool:
+    """Whether a condition says nothing that somebody has to look at."""
+    return condition.status == ("False" if condition.type in HOPED_FALSE else "True")
+
+
+def declared(kind: str, condition: Condition) -> tuple[ConditionType | None, Reason | None]:
+    """What a condition and its reason mean, where Weft declares them."""
+    for each in CONDITIONS:
+        if kind in each.kinds and each.type == condition.type:
+            reason = next(
+                (
+                    one
+                    for one in each.reasons
+                    if (one.status, one.word) == (condition.status, condition.reason)
+                ),
+                None,
+            )
+            return each, reason
+    return None, None

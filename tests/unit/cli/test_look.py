@@ -1,0 +1,397 @@
+"""`weft status`, `tree`, `why`, `pause` and `report`: what they say of objects as the API server gives them."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    FABRICS,
+    GPU_POOLS,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    LOGICAL_NODES,
+    PODS,
+    ResourceType,
+)
+from weft.cli.look import status, tree, why
+from weft.cli.look.pause import ANNOTATION_MODE, pausing, resuming
+from weft.cli.look.reading import Asker, AskError, Reading, Ref, ref_of
+from weft.cli.look.report import archive
+from weft.cluster import ClusterError, NotFoundError
+
+Object = dict[str, Any]
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+EARLIER = "2026-01-01T11:55:00Z"
+
+
+def made(
+    resource: ResourceType, name: str, spec: Object, state: Object | None = None, **metadata: Any
+) -> Object:
+    where = {"namespace": "team-a"} if resource.namespaced else {}
+    return {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {
+            "name": name, "resourceVersion": "7", "generation": 1, "creationTimestamp": EARLIER, **where, **metadata
+        },
+        "spec": spec,
+        "status": state or {},
+    }  # fmt: skip
+
+
+def said(type: str, word: str, reason: str, message: str = "") -> Object:
+    return {
+        "type": type, "status": word, "reason": reason, "message": message,
+        "observedGeneration": 1, "lastTransitionTime": EARLIER,
+    }  # fmt: skip
+
+
+FABRIC = made(
+    FABRICS,
+    "rack",
+    {"mode": "Manage", "endpoint": "https://fm"},
+    {"devices": 8, "hosts": 2, "nodes": 2, "conditions": [said("Connected", "True", "Connected")]},
+)
+POOL = made(
+    GPU_POOLS,
+    "a100",
+    {"fabricRef": {"name": "rack"}},
+    {
+        "devices": {"total": 8, "free": 3, "bound": 4, "reserved": 0, "quarantined": 1, "unavailable": 0},
+        "conditions": [said("Ready", "True", "FabricRead")],
+    },
+)
+ASKED = {"accelerators": [{"name": "main", "count": 4}]}
+BOUND = made(
+    LOGICAL_NODES,
+    "trainer",
+    ASKED,
+    {
+        "nodeName": "worker-1",
+        "devices": [
+            {
+                "request": "main",
+                "poolRef": {"kind": "GPUPool", "name": "a100"},
+                "device": "gpu-1",
+                "attachment": "rack.gpu-1",
+            }
+        ],
+        "conditions": [said("Bound", "True", "Attached"), said("Ready", "True", "Attached")],
+    },
+)
+WAITS = made(
+    LOGICAL_NODES,
+    "greedy",
+    ASKED,
+    {"conditions": [said("Bound", "False", "NotEnoughDevices", "main: 4 asked for, too few are free")]},
+)
+CLAIM = made(
+    DEVICE_ATTACHMENTS,
+    "rack.gpu-1",
+    {
+        "fabric": "rack",
+        "device": "gpu-1",
+        "poolRef": {"kind": "GPUPool", "name": "a100"},
+        "host": "sled-1",
+        "nodeName": "worker-1",
+        "operation": "op",
+        "request": "main",
+        "claimSize": 1,
+        "claimRef": {"namespace": "team-a", "name": "trainer", "uid": "1"},
+    },
+)
+DECISION = {
+    "reason": "decode 1, prefill 2 is better than decode 2, prefill 1; prefill needs 1.6 replicas",
+    "decisionTime": EARLIER,
+    "previous": [{"role": "decode", "replicas": 2}, {"role": "prefill", "replicas": 1}],
+    "alternatives": [
+        {
+            "allocation": [{"role": "decode", "replicas": 2}, {"role": "prefill", "replicas": 1}],
+            "score": "0.200",
+            "reason": "stay; expected violations 0.20",
+        }
+    ],
+}
+GROUP = made(
+    INFERENCE_GROUPS,
+    "llama",
+    {
+        "objectives": {"timeToFirstTokenMilliseconds": 1000},
+        "metrics": {"models": ["llama"]},
+        "accelerators": {"maximum": 8},
+        "rebalance": {"mode": "Recommend"},
+        "template": {
+            "spec": {"containers": [{"name": "e", "env": [{"name": "TOKEN", "value": "canary-1"}]}]}
+        },
+    },
+    {
+        "split": "decode 1, prefill 2",
+        "desiredReplicas": 3,
+        "readyReplicas": 2,
+        "allocation": [{"role": "decode", "replicas": 1}, {"role": "prefill", "replicas": 2}],
+        "decision": DECISION,
+        "conditions": [said("ObjectivesMet", "False", "ObjectivesMissed", "too late")],
+    },
+    annotations={"kubectl.kubernetes.io/last-applied-configuration": "canary-2", "weft.dev/kept": "kept"},
+)
+ROLE = made(
+    INFERENCE_ROLES,
+    "prefill",
+    {"groupRef": {"name": "llama"}, "stage": "Prefill", "maxReplicas": 4, "profileRef": {"name": "p"}},
+    {
+        "desiredReplicas": 2,
+        "readyReplicas": 1,
+        "conditions": [said("Ready", "False", "WaitingForReplicas", "one")],
+    },
+)
+LABELS = {"weft.dev/group": "llama", "weft.dev/role": "prefill", "weft.dev/replica": "llama-1"}
+POD = made(
+    PODS,
+    "llama-1",
+    {
+        "nodeName": "worker-1",
+        "containers": [{"name": "e", "args": ["--key=canary-3"], "image": "canary-4/e"}],
+    },
+    {
+        "phase": "Pending",
+        "containerStatuses": [
+            {"name": "e", "image": "canary-4/e", "lastState": {"terminated": {"message": "canary-5"}}}
+        ],
+    },
+    labels=LABELS,
+)
+
+
+def reading(*objects: Object, denied: tuple[str, ...] = ()) -> Reading:
+    resources = (
+        FABRICS,
+        GPU_POOLS,
+        LOGICAL_NODES,
+        DEVICE_ATTACHMENTS,
+        INFERENCE_GROUPS,
+        INFERENCE_ROLES,
+        PODS,
+    )
+    by_resource = {
+        resource: tuple(one for one in objects if one["kind"] == resource.kind) for resource in resources
+    }
+    return Reading(NOW, by_resource, denied)
+
+
+EVERYTHING = (FABRIC, POOL, BOUND, WAITS, CLAIM, GROUP, ROLE, POD)
+
+
+def text_of(view: Any) -> str:
+    out = io.StringIO()
+    Console(file=out, width=200, highlight=False, markup=False).print(view)
+    return out.getvalue()
+
+
+def test_status_shows_fabrics_pools_groups_and_what_each_waiting_node_waits_for() -> None:
+    text = text_of(status.shown(status.status_of(reading(*EVERYTHING))))
+
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    assert lines["rack"] == ["rack", "Manage", "Connected", "8", "2", "2"]
+    assert lines["a100"] == ["a100", "GPUPool", "rack", "##########!!........", "4", "3", "8"]
+    assert lines["team-a/llama"][1:] == [
+        "Recommend",
+        "decode",
+        "1,",
+        "prefill",
+        "2",
+        "2",
+        "of",
+        "3",
+        "missed",
+    ]
+    assert "logical nodes: 1 of 2 bound and ready" in text
+    assert lines["team-a/greedy"][1:5] == ["5", "min", "NotEnoughDevices", "main:"]
+    assert "InferenceGroup team-a/llama: ObjectivesMet=False ObjectivesMissed: too late" in text
+
+
+def test_status_says_what_the_rights_of_whoever_asks_hide() -> None:
+    text = text_of(status.shown(status.status_of(reading(WAITS, denied=("fabrics", "gpupools")))))
+
+    assert "not shown, for want of the right to list them: fabrics, gpupools" in text
+
+
+def test_an_object_that_this_version_cannot_read_costs_no_more_than_itself() -> None:
+    odd = made(LOGICAL_NODES, "odd", {"accelerators": "four"})
+
+    assert [node.metadata.name for node in reading(odd, WAITS).nodes] == ["greedy"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "bar"),
+    [
+        ({}, "not read yet"),
+        ({"total": 0}, "no devices"),
+        ({"total": 1000, "bound": 1, "quarantined": 1}, "#!.................."),
+        ({"total": 3, "bound": 1, "reserved": 1, "unavailable": 1}, "#######+++++++xxxxxx"),
+    ],
+)
+def test_a_bar_shows_every_state_that_a_device_is_in_and_is_never_longer(
+    counts: dict[str, int], bar: str
+) -> None:
+    assert status.bar(counts).plain == bar
+
+
+def test_a_tree_leads_from_the_group_to_the_replica_that_is_not_ready() -> None:
+    text = text_of(tree.shown(tree.tree_of(reading(*EVERYTHING), Ref(INFERENCE_GROUPS, "llama", "team-a"))))
+
+    assert "Prefill role prefill: 1 of 2 replicas serve  WaitingForReplicas: one" in text
+    assert "Pod llama-1  Pending, not ready" in text
+
+
+def test_a_tree_of_a_fabric_leads_to_who_has_each_device() -> None:
+    text = text_of(tree.shown(tree.tree_of(reading(*EVERYTHING), Ref(FABRICS, "rack"))))
+
+    assert "GPUPool a100: 4 of 8 devices bound, 3 free" in text
+    assert "gpu-1 at host sled-1 (Node worker-1) for LogicalNode team-a/trainer" in text
+
+
+def test_a_tree_of_a_logical_node_names_device_pool_and_fabric() -> None:
+    text = text_of(tree.shown(tree.tree_of(reading(*EVERYTHING), Ref(LOGICAL_NODES, "trainer", "team-a"))))
+
+    assert "LogicalNode team-a/trainer on Node worker-1" in text
+    assert "main: gpu-1 of GPUPool a100 at Fabric rack" in text
+
+
+def test_why_says_what_a_waiting_node_waits_for_what_it_means_and_what_to_do() -> None:
+    events = [
+        {
+            "metadata": {"creationTimestamp": EARLIER},
+            "type": "Warning",
+            "reason": "NotEnoughDevices",
+            "note": "too few",
+            "series": {"count": 3, "lastObservedTime": "2026-01-01T11:59:00Z"},
+        }
+    ]
+    answer = why.why_of(reading(*EVERYTHING), Ref(LOGICAL_NODES, "greedy", "team-a"), events)
+    text = text_of(why.shown(answer, NOW))
+
+    assert "LogicalNode team-a/greedy, made 5 min ago" in text
+    assert "Bound=False NotEnoughDevices, for 5 min" in text
+    assert "main: 4 asked for, too few are free" in text
+    assert "do: Wait for a release, ask for less" in text
+    assert "1 min ago  Warning NotEnoughDevices: too few (3 times)" in text
+
+
+def test_why_tells_a_groups_last_decision_with_what_else_was_looked_at() -> None:
+    answer = why.why_of(reading(*EVERYTHING), Ref(INFERENCE_GROUPS, "llama", "team-a"), [])
+    text = text_of(why.shown(answer, NOW))
+
+    assert "decided 5 min ago: from decode 2, prefill 1 to decode 1, prefill 2" in text
+    assert "because decode 1, prefill 2 is better than decode 2, prefill 1" in text
+    assert "instead of decode 2, prefill 1: stay; expected violations 0.20" in text
+    assert "Pod llama-1: Pending, not ready" in text
+
+
+def test_why_says_that_a_condition_is_older_than_the_spec() -> None:
+    changed = {**WAITS, "metadata": {**WAITS["metadata"], "generation": 2}}
+    answer = why.why_of(reading(changed), Ref(LOGICAL_NODES, "greedy", "team-a"), [])
+
+    assert "said before the last change of the spec" in text_of(why.shown(answer, NOW))
+
+
+@pytest.mark.parametrize(
+    ("words", "ref"),
+    [
+        (["lnode/trainer"], Ref(LOGICAL_NODES, "trainer", "team-a")),
+        (["LogicalNode", "trainer"], Ref(LOGICAL_NODES, "trainer", "team-a")),
+        (["gpupools.weft.dev/a100"], Ref(GPU_POOLS, "a100")),
+        (["deviceattachment/rack.gpu-1"], Ref(DEVICE_ATTACHMENTS, "rack.gpu-1")),
+    ],
+)
+def test_objects_are_named_as_kubectl_names_them(words: list[str], ref: Ref) -> None:
+    assert ref_of(words, "team-a") == ref
+
+
+@pytest.mark.parametrize("words", [["trainer"], ["pod/x"], ["lnode"], ["lnode/"], ["lnode/a", "b"]])
+def test_what_names_no_object_is_answered_by_what_would(words: list[str]) -> None:
+    with pytest.raises(AskError, match=r"There are: fabric \(fab\)|name one LogicalNode: logicalnode/NAME"):
+        ref_of(words, "team-a")
+
+
+def test_an_object_that_is_not_there_is_said_not_to_be_there() -> None:
+    with pytest.raises(AskError, match=r"there is no LogicalNode team-a/nobody, or no right to see it"):
+        tree.tree_of(reading(), Ref(LOGICAL_NODES, "nobody", "team-a"))
+
+
+def test_a_pause_remembers_the_mode_and_resume_brings_it_back() -> None:
+    ref = Ref(INFERENCE_GROUPS, "llama", "team-a")
+
+    paused = pausing(ref, GROUP)
+    assert paused.patch is not None
+    assert paused.patch["spec"] == {"rebalance": {"mode": "Paused"}}
+    assert paused.patch["metadata"]["resourceVersion"] == "7"
+    after = {**GROUP, "spec": {**GROUP["spec"], "rebalance": {"mode": "Paused"}}}
+    after = {
+        **after,
+        "metadata": {**GROUP["metadata"], "annotations": paused.patch["metadata"]["annotations"]},
+    }
+    resumed = resuming(ref, after)
+    assert resumed.patch is not None
+    assert resumed.patch["spec"] == {"rebalance": {"mode": "Recommend"}}
+    assert resumed.patch["metadata"]["annotations"] == {ANNOTATION_MODE: None}
+
+
+def test_what_is_paused_already_is_not_written_again_and_keeps_the_mode_that_it_goes_back_to() -> None:
+    observed = {**FABRIC, "spec": {**FABRIC["spec"], "mode": "Observe"}}
+
+    assert pausing(Ref(FABRICS, "rack"), observed).patch is None
+    with pytest.raises(AskError, match="was not paused by `weft pause`"):
+        resuming(Ref(FABRICS, "rack"), observed)
+
+
+def test_a_report_holds_the_objects_and_nothing_that_may_be_secret() -> None:
+    packed = archive(reading(*EVERYTHING), [], "overview")
+
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        files = {member.name: tar.extractfile(member).read().decode() for member in tar}  # type: ignore[union-attr]
+    assert files["weft-report/status.txt"] == "overview"
+    whole = "\n".join(files.values())
+    assert "canary" not in whole
+    assert "weft.dev/kept: kept" in whole
+    assert "NotEnoughDevices" in files["weft-report/logicalnodes.yaml"]
+    assert "removed; equal templates have equal hashes" in files["weft-report/inferencegroups.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (
+            NotFoundError(404, "NotFound", ""),
+            r"this cluster has no fabrics\.weft\.dev: is Weft installed there\?",
+        ),
+        (ClusterError(403, "Forbidden", ""), r"no right to list deviceattachments,.*: Kubernetes' role view"),
+        (ClusterError(0, "NoAnswer", "GET"), r"the API server does not answer"),
+    ],
+)
+async def test_a_cluster_that_shows_nothing_is_answered_by_why(refusal: ClusterError, words: str) -> None:
+    class Refusing:
+        async def list(self, *_: object) -> tuple[list[Object], int]:
+            raise refusal
+
+    with pytest.raises(AskError, match=words):
+        await Asker(Refusing(), "team-a", everywhere=True).read()  # type: ignore[arg-type]
+
+
+def test_help_imports_none_of_the_heavy_libraries() -> None:
+    code = (
+        "import sys; from weft.cli.main import main\n"
+        "try: main(['why', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*({name.split('.')[0] for name in sys.modules} & {'kopf', 'kubernetes', 'pydantic', 'rich', 'aiohttp'}))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[-1] == ""
