@@ -66,6 +66,50 @@ async def test_a_worker_that_waits_is_woken_by_a_new_key() -> None:
     assert await asyncio.wait_for(waiting, 1) == KEY
 
 
+async def test_one_key_wakes_one_of_the_workers_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = WorkQueue(32)
+    queue.add(LogicalNodeKey("a", "later"), 60)
+    looks = 0
+    look = queue._next_lane
+
+    def counted() -> str | None:
+        nonlocal looks
+        looks += 1
+        return look()
+
+    workers = [asyncio.create_task(queue.take()) for _ in range(32)]
+    await asyncio.sleep(0)
+    monkeypatch.setattr(queue, "_next_lane", counted)
+    queue.add(KEY)
+    done, waiting = await asyncio.wait(workers, return_when=asyncio.FIRST_COMPLETED)
+    assert (len(done), len(waiting)) == (1, 31)
+    assert looks <= 4
+    for worker in waiting:
+        worker.cancel()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_key_is_not_lost_with_the_worker_that_it_would_have_gone_to(when: str) -> None:
+    queue = WorkQueue(4)
+    first, second = (asyncio.create_task(queue.take()) for _ in range(2))
+    await asyncio.sleep(0)
+    if when == "before":
+        first.cancel()
+    queue.add(KEY)
+    first.cancel()
+    assert await asyncio.wait_for(second, 1) == KEY
+
+
+async def test_keys_that_come_at_once_are_taken_by_as_many_workers() -> None:
+    queue = WorkQueue(8)
+    workers = [asyncio.create_task(queue.take()) for _ in range(8)]
+    await asyncio.sleep(0)
+    keys = {LogicalNodeKey(f"team-{number}", "n") for number in range(8)}
+    for key in keys:
+        queue.add(key, 0.01)
+    assert set(await asyncio.wait_for(asyncio.gather(*workers), 1)) == keys
+
+
 async def test_a_worker_that_is_told_to_end_ends_though_a_key_arrives_at_the_same_moment() -> None:
     queue = WorkQueue(4)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import heapq
 import itertools
 from collections.abc import Hashable
@@ -18,6 +17,8 @@ from typing import NamedTuple
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 60.0
 HURRIED_DELAY_SECONDS = 6.4
+EARLY_SECONDS = 0.001
+"""An appointment may come so much too early: event loops round, and a timer that goes off early would do so many times."""
 SHARE = 3
 """A lane is given one more worker while it has fewer than this many times the idle ones: at most 3/4 of all."""
 
@@ -49,7 +50,10 @@ class WorkQueue:
         self._timers: list[tuple[float, int, Hashable]] = []
         self._due: dict[Hashable, Appointment] = {}
         self._order = itertools.count()
-        self._wake = asyncio.Event()
+        self._idle: collections.deque[asyncio.Future[None]] = collections.deque()
+        """Workers that wait for a key. One key wakes one of them: all of them would cost more than its work."""
+        self._alarm: tuple[float, asyncio.TimerHandle] | None = None
+        """For the first of the timers."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -96,20 +100,17 @@ class WorkQueue:
 
     async def take(self) -> Hashable:
         """Wait for a key and mark it as being worked on; give it back with `done`."""
-        while True:
-            now = asyncio.get_running_loop().time()
-            while self._timers and self._timers[0][0] <= now:
-                at, _, key = heapq.heappop(self._timers)
-                if (due := self._due.get(key)) is not None and due.at == at:
-                    self._reach(key, due.changed)
-            if (lane := self._next_lane()) is not None:
-                return self._give(lane)
-            self._wake.clear()
-            timeout = self._timers[0][0] - now if self._timers else None
-            # Not wait_for: before Python 3.12 it loses a cancellation that arrives together with the event.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._wake.wait()
+        while (lane := self._next_lane()) is None:
+            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._idle.append(woken)
+            try:
+                await woken
+            except asyncio.CancelledError:
+                if not woken.cancelled():
+                    # It was this one's to take: another one has to.
+                    self._wake()
+                raise
+        return self._give(lane)
 
     def done(self, key: Hashable) -> None:
         """The work on a key has ended."""
@@ -120,7 +121,7 @@ class WorkQueue:
             del self._busy[lane]
         if key in self._again:
             self.add(key, changed=self._again.pop(key))
-        self._wake.set()
+        self._wake()
 
     def _appoint(self, key: Hashable, wanted: Appointment) -> None:
         if not wanted.changed:
@@ -138,7 +139,38 @@ class WorkQueue:
                 if (due := self._due.get(timer[2])) is not None and due.at == timer[0]
             ]
             heapq.heapify(self._timers)
-        self._wake.set()
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        if not self._timers:
+            return
+        at = self._timers[0][0]
+        if self._alarm is not None:
+            if self._alarm[0] <= at:
+                return
+            self._alarm[1].cancel()
+        self._alarm = at, asyncio.get_running_loop().call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        """The first appointment has come, and perhaps others."""
+        self._alarm = None
+        now = asyncio.get_running_loop().time() + EARLY_SECONDS
+        while self._timers and self._timers[0][0] <= now:
+            at, _, key = heapq.heappop(self._timers)
+            if (due := self._due.get(key)) is not None and due.at == at:
+                self._reach(key, due.changed)
+        self._set_alarm()
+
+    def _wake(self) -> None:
+        """Wake a worker, if one waits and there is something that may be given to it."""
+        if self._next_lane() is None:
+            return
+        while self._idle:
+            woken = self._idle.popleft()
+            # Those that were told to end meanwhile are cancelled.
+            if not woken.done():
+                woken.set_result(None)
+                return
 
     def _reach(self, key: Hashable, changed: bool) -> None:
         """An appointment has come."""
@@ -150,11 +182,11 @@ class WorkQueue:
 
     def _make_ready(self, key: Hashable) -> None:
         self._due.pop(key, None)
-        if self._not_before.pop(key, 0.0) > asyncio.get_running_loop().time():
+        if self._not_before.pop(key, 0.0) > asyncio.get_running_loop().time() + EARLY_SECONDS:
             self._hurried.add(key)
         self._waiting.add(key)
         self._lanes.setdefault(_lane(key), collections.deque()).append(key)
-        self._wake.set()
+        self._wake()
 
     def _next_lane(self) -> str | None:
         idle = self._workers - len(self._working)
@@ -169,8 +201,7 @@ class WorkQueue:
         self._waiting.discard(key)
         self._working.add(key)
         self._busy[lane] += 1
-        if self._lanes:
-            self._wake.set()
+        self._wake()
         return key
 
 
