@@ -42,10 +42,6 @@ RUN touch README.md \
     && find /package -exec touch -h -d @0 {} +
 
 FROM dependencies AS demo-package
-COPY requirements-dev.lock ./
-RUN sed -n '/^uvloop==/,/[^\\]$/p' requirements-dev.lock >demo.lock \
-    && /pip/bin/pip --python /opt/weft/bin/python install --no-compile --require-hashes --root /package -r demo.lock \
-    && find /package -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.c' \) -delete
 COPY hack /package/opt/weft/hack
 RUN chmod -R a+rX /package \
     && /pip/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /package -p / /package \

@@ -1,4 +1,5 @@
-"""The yardstick of `binding.py`: a loop without any thought that makes a bind's writes with Weft's own client."""
+"""The yardstick of `binding.py`: a loop without any thought that makes a bind's writes with Weft's own client, on its
+event loop."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import uvloop
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
 
@@ -160,7 +162,7 @@ def burst(
     kubeconfig: Path, names: Sequence[str], namespace: str, nodes: Sequence[str], devices: int = 2
 ) -> float:
     """Seconds in which a process creates these logical nodes and makes the writes of their binds."""
-    return asyncio.run(_burst(kubeconfig, names, namespace, nodes, devices))
+    return uvloop.run(_burst(kubeconfig, names, namespace, nodes, devices))
 
 
 async def _status_writes(kubeconfig: Path, namespace: str, node: str, count: int) -> list[float]:
@@ -176,4 +178,4 @@ async def _status_writes(kubeconfig: Path, namespace: str, node: str, count: int
 
 def status_writes(kubeconfig: Path, namespace: str, node: str, count: int) -> list[float]:
     """Seconds of single status writes, on a control plane that does nothing else."""
-    return asyncio.run(_status_writes(kubeconfig, namespace, node, count))
+    return uvloop.run(_status_writes(kubeconfig, namespace, node, count))

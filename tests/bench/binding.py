@@ -8,7 +8,6 @@ writes. The yardstick (`bare.py`) makes the same writes with the same client on 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import signal
 import statistics
@@ -22,6 +21,7 @@ from pathlib import Path
 import bare
 import kopf_handlers
 import per_event
+import uvloop
 from counted import (
     OURS,
     WRITES,
@@ -140,7 +140,7 @@ def create(here: Site, names: Sequence[str], namespace: str = "bench") -> None:
         await bare.create_all(client, names, namespace)
         await client.close()
 
-    asyncio.run(all_of_them())
+    uvloop.run(all_of_them())
 
 
 def lone_binds(here: Site, prefix: str) -> list[float]:

@@ -19,8 +19,8 @@ from weft_dev.containers import ContainerError
 from weft_dev.images.inputs import input_hash
 from weft_dev.tools.cache import cache_directory
 
-FROM_DEV_LOCK = ("hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers", "uvloop")
-"""What the Dockerfile takes out of requirements-dev.lock: the build backend and the demo's event loop."""
+FROM_DEV_LOCK = ("hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers")
+"""What the Dockerfile takes out of requirements-dev.lock: the build backend."""
 
 ERROR_CHARACTERS = 1500
 

@@ -130,6 +130,8 @@ def _end_at_sigterm() -> None:
 
 def _run(config: Path | None) -> int:
     _end_at_sigterm()
+    import uvloop
+
     from weft.runtime.client import StartError
     from weft.runtime.logs import configure
     from weft.runtime.memory import collect_everything_rarely
@@ -144,7 +146,7 @@ def _run(config: Path | None) -> int:
     configure(settings.log_format, settings.log_level)
     collect_everything_rarely()
     try:
-        return asyncio.run(run(settings))
+        return uvloop.run(run(settings))
     except StartError as error:
         print(f"weft run: {error}", file=sys.stderr)
         return 2

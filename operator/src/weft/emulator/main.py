@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from aiohttp import web
 
 from weft.emulator import metadata, redfish
@@ -222,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.load_cert_chain(options.tls_cert, options.tls_key)
         application = build(load(options.inventory), settings)
-        asyncio.run(serve(application, options.host, options.port, tls, ready))
+        uvloop.run(serve(application, options.host, options.port, tls, ready))
     except (StartError, InventoryError, OSError) as error:
         sys.stderr.write(f"weft emulator: {error}\n")
         return 2

@@ -14,6 +14,7 @@ import threading
 from typing import Any, cast
 
 import kopf
+import uvloop
 from kubernetes.aio import client as k8s
 
 from weft.api.resources import ResourceType
@@ -101,10 +102,12 @@ class Informer:
         settings.process.ultimate_exiting_timeout = None
         # Custom resources are named above; scanning the cluster for others would need more permissions.
         settings.scanning.disabled = True
+        settings.persistence.diffbase_storage = _NoDifferences()
+        settings.persistence.progress_storage = _NoProgress()
 
         def run() -> None:
             try:
-                asyncio.run(watch())
+                uvloop.run(watch())
             finally:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                     loop.call_soon_threadsafe(self.ended.set)
@@ -136,6 +139,38 @@ class Informer:
         self._stop.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, 5.0)
+
+
+class _NoDifferences(kopf.DiffBaseStorage):
+    """Nothing of an object is compared with what it was: to find out what changed, kopf copies it whole, twice."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Nothing is kept of the progress of handlers: there are none."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
 
 
 async def _connection(configuration: k8s.Configuration) -> kopf.ConnectionInfo:

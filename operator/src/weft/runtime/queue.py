@@ -18,7 +18,7 @@ FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 60.0
 HURRIED_DELAY_SECONDS = 6.4
 EARLY_SECONDS = 0.001
-"""An appointment may come so much too early: event loops round, and a timer that goes off early would do so many times."""
+"""So much too early an appointment may come: a timer of a loop that rounds down would go off again and again."""
 SHARE = 3
 """A lane is given one more worker while it has fewer than this many times the idle ones: at most 3/4 of all."""
 
