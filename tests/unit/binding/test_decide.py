@@ -23,6 +23,7 @@ from weft.binding.steps import (
     MarkAttached,
     Place,
     Publish,
+    Reserve,
     Step,
     TurnBack,
     Verify,
@@ -36,9 +37,16 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def node(
-    *, uid: str = "u1", deleting: bool = False, ttl: int | None = None, bound_ago: int | None = None
+    *,
+    uid: str = "u1",
+    deleting: bool = False,
+    ttl: int | None = None,
+    bound_ago: int | None = None,
+    held: bool = True,
 ) -> LogicalNode:
     metadata: dict[str, Any] = {"name": "n", "namespace": "a", "uid": uid}
+    if held:
+        metadata["finalizers"] = ["weft.dev/fabric"]
     if deleting:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     conditions = []
@@ -115,6 +123,11 @@ def test_a_node_without_claims_waits_for_a_place() -> None:
 
 def test_a_node_with_all_its_claims_goes_forward() -> None:
     assert isinstance(step(node(), [claim("a"), claim("b")]), Verify)
+
+
+def test_a_node_that_nothing_keeps_from_going_is_held_before_anything_is_asked_of_a_manager() -> None:
+    assert isinstance(step(node(held=False), [claim("a"), claim("b")]), Reserve)
+    assert isinstance(step(node(held=False), [claim("a"), claim("b")], called=True), Reserve)
 
 
 @pytest.mark.shows("DeviceAttachment.spec.claimSize")

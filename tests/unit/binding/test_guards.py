@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 
 from support.rack import DONE, FixedLeader, MemoryDriver, Rack, condition
+from support.refusals import Write
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES
 from weft.binding.blame import Blame
 from weft.binding.evidence import Certainty, Evidence
 from weft.binding.session import FabricSession
+from weft.cluster import ClusterError, ConflictError, InvalidError
 from weft.fabric.errors import Busy, Transient
 
 HOST = "sled-0"
@@ -67,8 +69,59 @@ async def test_a_node_that_is_deleted_while_it_is_bound_stays_until_its_devices_
     await rack.cluster.delete(LOGICAL_NODES, "n", "a")
     await rack.work("n")
     assert rack.node("n")["metadata"]["deletionTimestamp"]
-    first = [write[:2] for write in rack.cluster.writes].index(("create", "deviceattachments"))
-    assert ("patch", "logicalnodes", "n") in rack.cluster.writes[:first]
+
+
+def kept_at_calls(rack: Rack) -> list[bool]:
+    """Whether a finalizer kept the logical node `n` at each call of attach, as they come."""
+    kept: list[bool] = []
+
+    async def look() -> None:
+        kept.append("weft.dev/fabric" in rack.node("n")["metadata"].get("finalizers", []))
+
+    rack.driver.before_attach = look
+    return kept
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ConflictError(409, "Conflict", "the object has been modified"),
+        ClusterError(0, "NoAnswer", "timed out"),
+        ClusterError(503, "ServiceUnavailable", "no"),
+    ],
+)
+async def test_no_call_goes_out_for_a_logical_node_that_could_go_at_any_moment(
+    rack: Rack, refusal: ClusterError
+) -> None:
+    kept = kept_at_calls(rack)
+    refusals = [refusal, refusal]
+
+    def no(write: Write) -> ClusterError | None:
+        return refusals.pop() if refusals and (write.verb, write.name) == ("patch", "n") else None
+
+    rack.cluster.rules.append(no)
+    with pytest.raises(type(refusal)):
+        await rack.ask("n")
+    with pytest.raises(type(refusal)):
+        await rack.work("n")
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert kept == [True]
+
+
+async def test_a_logical_node_that_may_not_be_kept_keeps_no_devices_from_others(rack: Rack) -> None:
+    def never(write: Write) -> ClusterError | None:
+        if (write.verb, write.name) != ("patch", "n"):
+            return None
+        return InvalidError(422, "Invalid", "finalizers are forbidden here")
+
+    rack.cluster.rules.append(never)
+    with pytest.raises(InvalidError):
+        await rack.ask("n")
+    with pytest.raises(InvalidError):
+        await rack.work("n")
+    assert all("deletionTimestamp" in claim["metadata"] for claim in rack.claims())
+    assert "attach" not in rack.driver.calls
 
 
 async def test_no_call_goes_out_before_the_earlier_leader_is_fenced() -> None:

@@ -118,7 +118,7 @@ def condition(kind: str, reason: str = "Because") -> dict[str, str]:
 
 @cache
 def node(deleting: bool, bound: bool, expired: bool, time_is_up: bool) -> LogicalNode:
-    metadata = {"name": "n", "namespace": "ns", "uid": "u"}
+    metadata: dict[str, Any] = {"name": "n", "namespace": "ns", "uid": "u", "finalizers": ["weft.dev/fabric"]}
     if deleting:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     conditions = [condition(kind) for kind, holds in (("Bound", bound), ("Expired", expired)) if holds]

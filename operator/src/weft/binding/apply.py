@@ -203,16 +203,15 @@ class Actions:
         sessions = {fabric: self._session(fabric) for fabric in assignment.fabrics}
         operation = uuid.uuid4().hex[:20]
         try:
-            await add_finalizer(self._cluster, LOGICAL_NODES, raw)
-            created, _ = await asyncio.gather(
-                asyncio.gather(
-                    *(
-                        self._cluster.create(DEVICE_ATTACHMENTS, body)
-                        for body in attachments(assignment, operation)
-                    ),
-                    return_exceptions=True,
-                ),
+            # All at once: no call is made before everything stands, and what is missing then is written by `Reserve`.
+            kept, reserved, *created = await asyncio.gather(
+                add_finalizer(self._cluster, LOGICAL_NODES, raw),
                 self._reserve_early(assignment.host.node_name, run),
+                *(
+                    self._cluster.create(DEVICE_ATTACHMENTS, body)
+                    for body in attachments(assignment, operation)
+                ),
+                return_exceptions=True,
             )
         finally:
             # Created or lost: what exists is known by its attachments from now on.
@@ -220,7 +219,7 @@ class Actions:
         made = [DeviceAttachment.model_validate(item) for item in created if isinstance(item, dict)]
         for claim in made:
             sessions[claim.spec.fabric].evidence.claimed((claim.metadata.uid,))
-        failures = [item for item in created if isinstance(item, BaseException)]
+        failures = [item for item in (*created, reserved) if isinstance(item, BaseException)]
         if any(isinstance(failure, AlreadyExistsError) for failure in failures):
             log.info("claim lost, looking for another place: %s", failures[0])
             await self._turn_back(made)
@@ -232,12 +231,17 @@ class Actions:
             self._draft_unbound(run, facts)
             run.news.append(("Warning", *facts[0][2:]))
             await self.write(run)
+        if isinstance(kept, BaseException):
+            if isinstance(kept, ClusterError) and kept.status >= 400 and not isinstance(kept, ConflictError):
+                # A logical node that cannot be held holds no devices.
+                await self._turn_back(made)
+            raise kept
         for failure in failures:
             # Whatever was created is found incomplete and released.
             raise failure
 
     async def _reserve_early(self, node: str, run: Pass) -> None:
-        """Taint the Node while the attachments are created: both are claims, and no call is made before both stand."""
+        """Taint the Node while the attachments are created."""
         if run.tainted:
             return
         run.tainted = None
@@ -249,6 +253,8 @@ class Actions:
 
     async def _reserve(self, step: Reserve, run: Pass) -> None:
         run.tainted = None
+        if (raw := self._raw(run)) is not None:
+            await add_finalizer(self._cluster, LOGICAL_NODES, raw)
         await taints.clear(self._cluster, step.stale, run.key.namespace, run.key.name)
         await taints.reserve(self._cluster, step.node, run.key.namespace, run.key.name)
 

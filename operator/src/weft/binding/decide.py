@@ -12,6 +12,7 @@ from datetime import datetime
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
+from weft.api.names import FINALIZER
 from weft.binding.evidence import Certainty
 from weft.binding.objects import by_place, is_deleting, is_given_up, is_quarantined, keeps_owner, taint_value
 from weft.binding.observe import HostView, LogicalNodePicture
@@ -189,6 +190,8 @@ def _bind(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now: N
             return TurnBack(claims, "PlaceLost", f"Node {view.node.name} carries another logical node")
         # An earlier attempt may have reserved another Node.
         return Reserve(view.node.name, tuple(name for name in picture.tainted if name != view.node.name))
+    if FINALIZER not in node.metadata.finalizers:
+        return Reserve(view.node.name, ())
     waits: list[Wait] = []
     for place, here in places:
         if not (left := tuple(claim for claim in here if not _is_attached(picture, claim))):

@@ -37,7 +37,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Reserve:
-    """Taint the Node: a claim as exclusive as an attachment's name."""
+    """Hold the logical node by the finalizer, and taint the Node: a claim as exclusive as an attachment's name."""
 
     node: str
     stale: tuple[str, ...]
