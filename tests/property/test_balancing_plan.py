@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import replace
 from datetime import timedelta
@@ -9,10 +10,20 @@ from datetime import timedelta
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from support.inference import OBJECTIVES, group, role, steady
+from support.inference import group, role, steady
 from weft.api import Objectives, RebalanceMode, Stage
-from weft.balancing.plan import SplitPlan, plan_split
-from weft.balancing.state import NO_SPLIT, Corrections, Hold, RoleState, Split, SplitInputs, Traffic
+from weft.balancing.demand import offered
+from weft.balancing.plan import SplitPlan, needs_of, plan_split
+from weft.balancing.state import (
+    NO_SPLIT,
+    Corrections,
+    Hold,
+    Queues,
+    RoleState,
+    Split,
+    SplitInputs,
+    Traffic,
+)
 
 rates = st.floats(0, 12)
 prompts = st.floats(100, 4000)
@@ -126,35 +137,104 @@ def test_a_decision_holds_for_the_whole_cooldown(
     assert plan_split(later).allocation == plan.allocation
 
 
-@given(
-    st.tuples(st.integers(1, 3), st.integers(8, 12)),
-    st.tuples(st.floats(4, 12), st.floats(1500, 4000), st.floats(20, 200)),
-    st.floats(0.5, 2),
-    st.floats(0.5, 2),
-)
-@settings(max_examples=60, deadline=None)
+@given(splits, loads(), st.floats(0.5, 2), st.floats(0.5, 2), st.booleans(), st.floats(0, 200))
+@settings(max_examples=200, deadline=None)
 def test_a_move_is_never_worse_than_staying_by_its_own_account(
-    counts: tuple[int, int], load: tuple[float, float, float], prefill: float, decode: float
+    counts: tuple[int, int],
+    traffic: Traffic,
+    prefill: float,
+    decode: float,
+    overlap: bool,
+    waiting: float,
 ) -> None:
-    observed = group(
-        *counts, steady(*load), budget=1000, corrections=Corrections(prefill, decode), objectives=OBJECTIVES
-    )
-    plan = plan_split(observed)
+    observed = group(*counts, traffic, budget=1000, corrections=Corrections(prefill, decode))
+    plan = plan_split(replace(observed, flips_overlap=overlap, queues=Queues(waiting, 4.0 * counts[1])))
     assume(plan.decision is not None)
     assert plan.decision is not None
     stays, moves = re.findall(r"expected violations ([0-9.]+) -> ([0-9.]+)", plan.decision.reason)[0]
     assert float(moves) < float(stays)
 
 
-@given(splits, st.floats(1, 20), st.floats(100, 400), st.floats(20, 300), st.floats(1.05, 2))
-@settings(max_examples=100, deadline=None)
-def test_more_prompts_never_take_replicas_from_prefill(
-    counts: tuple[int, int], rate: float, prompt: float, answer: float, more: float
+@given(splits, st.floats(0.5, 8), prompts, answers, st.floats(1.0, 3), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_more_prompts_never_give_prefill_less(
+    counts: tuple[int, int], rate: float, prompt: float, answer: float, more: float, overlap: bool
 ) -> None:
-    # Longer prompts, not so long that fewer answers fit into the KV cache: prefill's work grows, decode's stays.
-    less = plan_split(group(*counts, steady(rate, prompt, answer), budget=1000))
-    base = steady(rate, prompt, answer)
-    longer = replace(base.short, prompt_tokens=base.short.prompt_tokens * more)
-    grown = plan_split(group(*counts, replace(base, short=longer, long=longer), budget=1000))
-    if less.allocation["prefill"] >= counts[0]:
-        assert grown.allocation["prefill"] >= counts[0]
+    # More requests with as many tokens of answers between them: only prefill's work grows.
+    longer = steady(rate * more, prompt, answer / more)
+    less = replace(group(*counts, steady(rate, prompt, answer), budget=1000), flips_overlap=overlap)
+    grown = replace(less, traffic=longer)
+    demand = offered(longer, 0.0)
+    assert demand is not None
+    busy = sum(one.need.saturated for one in needs_of(grown, demand).values())
+    # Where nothing carries the work any more, no split is better than another.
+    assume(busy < 0.8 * sum(counts))
+    assert plan_split(grown).allocation["prefill"] >= plan_split(less).allocation["prefill"]
+
+
+@given(loads(), st.floats(1, 3))
+@settings(max_examples=100, deadline=None)
+def test_needs_grow_with_the_work_and_only_those_of_the_stage_that_does_it(
+    traffic: Traffic, more: float
+) -> None:
+    observed = group(3, 5, traffic, budget=1000)
+    demand = offered(traffic, 0.0)
+    assume(demand is not None)
+    assert demand is not None
+    grown = replace(demand, prompt_tokens_per_second=demand.prompt_tokens_per_second * more)
+    needs, others = needs_of(observed, demand), needs_of(observed, grown)
+    for stage in (Stage.PREFILL, Stage.DECODE):
+        assert others[stage].need.required >= needs[stage].need.required
+    assert others[Stage.DECODE] == needs[Stage.DECODE]
+
+
+@given(role_lists(), loads(), st.integers(2, 60), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_the_order_in_which_roles_are_listed_decides_nothing(
+    roles: tuple[RoleState, ...], traffic: Traffic, budget: int, chance: random.Random
+) -> None:
+    observed = replace(group(1, 1, traffic, budget=budget, roles=roles), allocation=NO_SPLIT)
+    started = after(observed, plan_split(observed))
+    shuffled = replace(started, roles=tuple(chance.sample(roles, len(roles))))
+    assert plan_split(shuffled) == plan_split(started)
+
+
+@given(splits, loads(), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_what_roles_are_called_decides_nothing(
+    counts: tuple[int, int], traffic: Traffic, overlap: bool
+) -> None:
+    prefill, decode = counts
+    first = replace(group(prefill, decode, traffic, budget=1000), flips_overlap=overlap)
+    # In the order of names prefill comes first now.
+    renamed = (role("zz", Stage.DECODE, decode), role("aa", Stage.PREFILL, prefill))
+    second = replace(first, roles=renamed, allocation=Split.of({"aa": prefill, "zz": decode}))
+    assert plan_split(first).allocation["prefill"] == plan_split(second).allocation["aa"]
+
+
+@given(role_lists(), st.lists(st.tuples(loads(), st.floats(1, 600)), max_size=5), st.integers(0, 40))
+@settings(max_examples=100, deadline=None)
+def test_the_budget_holds_after_every_decision_of_any_history(
+    roles: tuple[RoleState, ...], history: list[tuple[Traffic, float]], budget: int
+) -> None:
+    observed = replace(group(1, 1, None, budget=budget, roles=roles), allocation=NO_SPLIT)
+    cost = {one.name: one.accelerators_per_replica for one in roles}
+    for traffic, seconds in history:
+        plan = plan_split(replace(observed, traffic=traffic))
+        counts = dict(plan.allocation.counts)
+        assert sum(counts[name] * cost[name] for name in counts) <= budget
+        if observed.allocation:
+            # What moves between roles is paid for by what it leaves: nothing is made, nothing removed.
+            assert plan.allocation.total == observed.allocation.total
+        observed = after(observed, plan, seconds)
+
+
+@given(role_lists(), st.integers(0, 40), st.sampled_from(RebalanceMode), st.floats(0, 600))
+@settings(max_examples=60, deadline=None)
+def test_without_metrics_what_was_decided_stays(
+    roles: tuple[RoleState, ...], budget: int, mode: RebalanceMode, seconds: float
+) -> None:
+    observed = replace(group(1, 1, None, budget=budget, mode=mode, roles=roles), allocation=NO_SPLIT)
+    started = after(observed, plan_split(observed), seconds)
+    plan = plan_split(started)
+    assert (plan.allocation, plan.decision, plan.recommendation) == (started.allocation, None, None)

@@ -1,8 +1,10 @@
-"""Weft's planner in NVIDIA Dynamo's own replay: `python tests/bench/balancing/bench.py` (`make bench-balancing`).
+"""Every policy in NVIDIA Dynamo's own replay: `python tests/bench/balancing/bench.py` (`make bench-balancing`).
 
-Fetches the wheel ai-dynamo-runtime into a virtual environment of its own in Weft's cache, plays each case of each seed
-on every static split and under Weft, and writes build/bench/balancing.json. Where the wheel is not to be had it says
-so and exits with 0. `--seeds 101 --cases scarce --scrapes 1` plays some of it.
+Fetches the wheels ai-dynamo-runtime (the replay) and ai-dynamo (NVIDIA's planner) into a virtual environment of their
+own in Weft's cache, plays each case of each seed on every static split and under each policy, prints the tables of
+docs/evaluation.md and writes build/bench/balancing.json. Where the replay is not to be had it says so and exits with
+0; where only the planner is not, it is left out. `--seeds 1 --cases scarce --scrapes 1,5,15` plays some of it; with
+`--add` what an earlier run played beside it stays in the tables, under the commit that it was played with.
 """
 
 from __future__ import annotations
@@ -12,24 +14,31 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import constants
-
 ROOT = Path(__file__).resolve().parents[3]
 WHEEL = "ai-dynamo-runtime==1.4.2"
+PLANNER = (
+    "ai-dynamo==1.4.2",
+    *("filterpy==2.0.0", "kubernetes==32.0.1", "msgspec==0.22.0", "numpy==2.4.6", "pandas==3.1.1"),
+    *("plotly==7.1.0", "pmdarima==2.1.1", "prometheus-api-client==0.7.2", "prometheus-client==0.26.0"),
+    *("prophet==1.5.0", "scikit-learn==1.9.1"),
+)
+"""The planner's wheel, without what it asks for beside it, and what its replay adapter imports."""
 RESULTS = ROOT / "build" / "bench" / "balancing.json"
 INSIDE = "WEFT_BENCH_BALANCING_INSIDE"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    numbers = constants.REPORTED
-    parser.add_argument("--seeds", default=",".join(map(str, numbers)), help="those of constants.py")
+    parser.add_argument("--seeds", default="1,2,3,4,5", help="those of constants.py")
     parser.add_argument("--cases", default="", help="names; default all")
+    parser.add_argument("--policies", default="", help="names; default all")
     parser.add_argument("--scrapes", default="1", help="seconds; the report has 1, 5 and 15")
+    parser.add_argument("--add", action="store_true", help="to the results of an earlier run")
     arguments = parser.parse_args()
     if INSIDE in os.environ:
         compare(arguments)
@@ -43,64 +52,60 @@ def main() -> int:
 
 
 def installed() -> Path | None:
-    """The python of the virtual environment with the wheel; None, and a sentence, where there is none."""
+    """The python of the virtual environment with the wheels; None, and a sentence, where there is no replay."""
     from weft_dev.tools.cache import cache_directory
 
-    folder = cache_directory() / "bench" / WHEEL.replace("==", "-")
+    folder = cache_directory() / "bench" / PLANNER[0].replace("==", "-")
     python = folder / "bin" / "python"
-    marker = folder / ".complete"
-    if marker.exists():
-        return python
-    print(f"installing {WHEEL} into {folder}", file=sys.stderr)
-    for command in (
-        [sys.executable, "-m", "venv", "--clear", str(folder)],
-        [str(python), "-m", "pip", "install", "--quiet", "--only-binary", ":all:", WHEEL],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            print(f"skipped: {WHEEL} cannot be installed here ({last})")
-            return None
-    marker.touch()
+    install = [str(python), "-m", "pip", "install", "--quiet"]
+    steps = {
+        "replay": [
+            [sys.executable, "-m", "venv", "--clear", str(folder)],
+            [*install, "--only-binary", ":all:", WHEEL],
+        ],
+        "planner": [[*install, "--no-deps", PLANNER[0]], [*install, *PLANNER[1:]]],
+    }
+    for what, commands in steps.items():
+        marker = folder / f".{what}"
+        if marker.exists():
+            continue
+        print(f"installing NVIDIA Dynamo's {what} into {folder}", file=sys.stderr)
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                print(f"skipped: NVIDIA Dynamo's {what} cannot be installed here ({last})")
+                return None if what == "replay" else python
+        marker.touch()
     return python
 
 
 def compare(arguments: argparse.Namespace) -> None:
     import cases
+    import constants
     import policies
-    import referee
+    import tables
 
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = json.loads(RESULTS.read_text())["rows"] if arguments.add else []
     chosen = set(filter(None, arguments.cases.split(",")))
+    named = set(filter(None, arguments.policies.split(",")))
+    scrapes = [float(each) for each in arguments.scrapes.split(",")]
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     for seed in map(int, arguments.seeds.split(",")):
         for case in cases.all_cases(seed, tuning=seed in constants.TUNING):
             if chosen and case.name not in chosen:
                 continue
-
-            def note(
-                policy: str, outcome: referee.Outcome, case: cases.Case = case, seed: int = seed
-            ) -> None:
-                row = {"case": case.name, "seed": seed, "policy": policy}
-                row |= {key: value for key, value in asdict(outcome).items() if key != "spans"}
-                rows.append(row)
-                print(
-                    f"{case.name} seed {seed} {policy}: {outcome.within * 100:.1f} % within,"
-                    f" {outcome.moves} moves of {outcome.replicas_moved} replicas,"
-                    f" {outcome.worker_seconds / 3600:.2f} replica-hours",
-                    flush=True,
-                )
-
-            for prefill in cases.static_splits(case):
-                split = (prefill, case.replicas - prefill)
-                note(f"static {split[0]}:{split[1]}", referee.play(case, split))
-            first = (case.first_prefill, case.replicas - case.first_prefill)
-            for scrape in map(float, arguments.scrapes.split(",")):
-                for drain in (True, False):
-                    name = f"weft, scrapes of {scrape:g} s, {'drains first' if drain else 'no drain'}"
-                    note(name, referee.play(case, first, policies.weft(case, scrape, drain), scrape, drain))
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"commit": commit(), "rows": rows}, indent=1) + "\n")
-    print(f"written to {RESULTS}")
+            for played in policies.every(case, seed, scrapes, named):
+                row = {"case": case.name, "seed": seed, **asdict(played), **tables.figures(played)}
+                same = {
+                    key: row[key] for key in ("case", "seed", "policy", "split", "drains", "scrape_seconds")
+                }
+                rows = [each for each in rows if not same.items() <= each.items()]
+                rows.append({**row, "commit": commit()})
+                RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+                print(f"{time.strftime('%T')} {tables.line(row)}", file=sys.stderr, flush=True)
+    print(tables.tables(rows))
+    print(f"\nwritten to {RESULTS}")
 
 
 def commit() -> str:

@@ -1,71 +1,66 @@
-"""The policies that are compared."""
+"""Who is compared in the replay, on equal replicas."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cases
 import constants
-from cases import Case
-from prometheus_view import PrometheusView
-from referee import Moves, Policy
+import referee
+import shipped
+from stretches import rehearsed
 
-from weft.api import DecodePoint, EngineProfile, Objectives, PrefillPoint, Stage
-from weft.balancing.balancer import Balancer, Config, Observation
-from weft.balancing.profile import Profile
-from weft.balancing.state import RoleState
-from weft_playground.profile import KV_CAPACITY_TOKENS, MAX_BATCH, read_profile
+from weft.rehearse.dynamo import Dynamo
+from weft.rehearse.hpa import Hpa
+from weft.rehearse.ratio import Ratio
+from weft.rehearse.weft_policy import Weft
 
-OBJECTIVES = Objectives(
-    time_to_first_token_milliseconds=constants.TTFT_MILLISECONDS,
-    inter_token_latency_microseconds=constants.ITL_MICROSECONDS,
-    attainment_permille=constants.ATTAINMENT_PERMILLE,
-)
+STATIC, AGGREGATED, SHIPPED = "static", "aggregated", "dynamo, shipped"
+REHEARSED = {"hpa": Hpa, "dynamo": Dynamo, "ratio": Ratio, "weft": Weft}
 
 
-def weft_profile() -> Profile:
-    """The profile as an EngineProfile says it."""
-    measured = read_profile()
-    spec = {
-        "prefill": [
-            PrefillPoint(prompt_tokens=int(x), microseconds=round(y * 1e6))
-            for x, y in zip(measured.prefill.xs, measured.prefill.ys, strict=True)
-        ],
-        "decode": [
-            DecodePoint(batch=int(x), microseconds=round(y * 1e6))
-            for x, y in zip(measured.decode.xs, measured.decode.ys, strict=True)
-        ],
-        "kvCapacityTokens": KV_CAPACITY_TOKENS,
-        "maxBatch": MAX_BATCH,
-    }
-    return Profile.of(EngineProfile.model_validate({"metadata": {"name": "measured"}, "spec": spec}))
+@dataclass(frozen=True)
+class Played:
+    """One policy on one case. `scrape_seconds` None: it looks at no metrics."""
+
+    policy: str
+    split: str
+    """To begin with; of fixed ones the split itself."""
+    outcome: referee.Outcome
+    drains: bool = True
+    """Hardware is free when the work on it has ended; else at once, as in engines that serve both stages."""
+    scrape_seconds: float | None = None
 
 
-def weft(case: Case, scrape: float, drain: bool) -> Policy:
-    """The decision function that runs in the cluster."""
-    profile = weft_profile()
-    roles = tuple(
-        RoleState(name, stage, 1, case.replicas, 1, 1, "same", profile)
-        for name, stage in (("decode", Stage.DECODE), ("prefill", Stage.PREFILL))
-    )
-    balancer = Balancer(
-        Config(roles, OBJECTIVES, case.replicas, scrape, constants.COOLDOWN_SECONDS, flips_overlap=not drain)
-    )
+def every(case: cases.Case, seed: int, scrapes: Sequence[float], chosen: set[str]) -> Iterator[Played]:
+    """All policies, or those that are chosen by name."""
+    if not chosen or STATIC in chosen:
+        for prefill in cases.static_splits(case):
+            split = (prefill, case.replicas - prefill)
+            yield Played(STATIC, _text(split), referee.play(case, split))
+        yield Played(AGGREGATED, f"0:{case.replicas}:0", referee.play_aggregated(case))
+    first = (case.first_prefill, case.replicas - case.first_prefill)
+    missing = shipped.available()
+    for drains in (True, False):
+        for scrape in scrapes:
+            # A replica of a policy that makes and removes them starts as fast as one that flips.
+            made = rehearsed(case, seed, scrape, constants.FLIP_SECONDS, overlap=not drains)
+            for name, policy in REHEARSED.items():
+                if not chosen or name in chosen:
+                    asked = policy(made)
+                    decide, interval = referee.rehearsed_policy(asked), asked.interval_seconds
+                    callback = referee.Callback(case, made, decide, interval, drains)
+                    yield Played(name, _text(first), referee.play(case, first, callback), drains, scrape)
+        if missing or (chosen and SHIPPED.partition(",")[0] not in chosen):
+            continue
+        made = rehearsed(case, seed, scrapes[0], constants.FLIP_SECONDS, overlap=not drains)
+        decide, interval = shipped.shipped_planner(case), constants.SAMPLE_SECONDS
+        callback = referee.Callback(case, made, decide, interval, drains)
+        yield Played(SHIPPED, _text(first), referee.play(case, first, callback), drains)
+    if missing:
+        print(f"left out: NVIDIA Dynamo's own planner ({missing})", flush=True)
 
-    def policy(
-        now: float, view: PrometheusView, decided: tuple[int, int], moves: Moves
-    ) -> tuple[int, int] | None:
-        if now < 3 * scrape:
-            return None
-        decision = balancer.step(
-            Observation(
-                at_seconds=now,
-                replicas={"prefill": decided[0], "decode": decided[1]},
-                traffic=view.traffic(),
-                engines=view.engines(),
-                decided_at_seconds=moves.decided_at,
-                decided_from=dict(zip(("prefill", "decode"), moves.decided_from or (), strict=False)),
-                moved_at_seconds=moves.moved_at,
-                moving=moves.under_way,
-            )
-        )
-        return (decision.replicas["prefill"], decision.replicas["decode"]) if decision.changed else None
 
-    return policy
+def _text(split: tuple[int, int]) -> str:
+    return f"{split[0]}:{split[1]}"

@@ -15,36 +15,25 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import constants
 from cases import Case
-from prometheus_view import PrometheusView, Worker
+from seen import ROLES, Moves, Seen
 
+from weft.balancing.pace import LOOK_SECONDS, MOVING_SECONDS
+from weft.rehearse import play as rehearsal
+from weft.rehearse.world import DECODES, PREFILLS
 from weft_playground.profile import Profile, read_profile
-from weft_playground.trace import Request
 
 os.environ.setdefault("DYN_LOG", "error")
 BLOCK = 16
 TRACE_BLOCK = 512
 
-Policy = Callable[[float, PrometheusView, tuple[int, int], "Moves"], tuple[int, int] | None]
-"""(seconds, what is seen, prefill and decode as decided, what is under way) -> prefill and decode; None: as before."""
-
-
-@dataclass
-class Moves:
-    """What has been decided and what is under way."""
-
-    count: int = 0
-    replicas: int = 0
-    decided_at: float | None = None
-    decided_from: tuple[int, int] | None = None
-    moved_at: float | None = None
-    under_way: tuple[tuple[str, str], ...] = ()
-    log: list[tuple[float, int, int]] = field(default_factory=list)
+Decide = Callable[[float, Seen, dict[str, Any]], dict[str, int] | None]
+"""(seconds, what is seen, the replay's own snapshot) -> replicas per role; None: as before."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +41,12 @@ class Outcome:
     """How a case went. `within`: share of requests within both objectives."""
 
     within: float
-    ttft_within: float
-    itl_within: float
     requests: int
+    answer_tokens: int
     moves: int
     replicas_moved: int
     worker_seconds: float
-    log: tuple[tuple[float, int, int], ...]
-    spans: tuple[tuple[float, bool], ...] = ()
-    """Arrival in seconds of each request, and whether it was within."""
+    log: tuple[tuple[float, int, int], ...] = ()
 
 
 def npz(folder: Path, prefill_factor: float, decode_factor: float) -> Path:
@@ -101,150 +87,99 @@ def _npy(shape: tuple[int, ...], values: Sequence[float]) -> bytes:
 
 
 class Callback:
-    """The replay's scaling policy: keeps Prometheus's view, asks the policy after each scrape, carries moves out."""
+    """The replay's scaling policy: asks a policy of ours and gives it hardware.
+
+    `interval`: seconds between two decisions; 0: as often as the operator looks. With `drain` a replica's hardware is
+    free when its worker has ended; without, as soon as it is told to leave.
+    """
 
     def __init__(
-        self, requests: Sequence[Request], split: tuple[int, int], policy: Policy, scrape: float, drain: bool
+        self, case: Case, made: rehearsal.Case, decide: Decide, interval: float, drain: bool
     ) -> None:
-        self.policy, self.scrape, self.drain = policy, scrape, drain
-        self.decided = self.target = split
-        self.view = PrometheusView(scrape)
-        self.moves = Moves()
-        self.next_scrape = scrape
-        self.end = requests[-1].at_seconds
+        self.drain, self.most, self.end = drain, case.replicas, case.requests[-1].at_seconds
+        self.decide, self.interval = decide, interval
+        self.seen = Seen(made.scrape_seconds, made.first_counts, made.planned.kv_capacity_tokens)
+        self.moves = self.seen.moves
+        self.target = dict(made.first_counts)
+        self.next_scrape = made.scrape_seconds
+        self.next_look = 0.0
 
     def initial_tick_ms(self) -> float:
         return constants.SAMPLE_SECONDS * 1000
 
-    def on_tick(self, seen: dict[str, Any]) -> dict[str, float | int]:
-        now = seen["now_ms"] / 1000
-        self._count(seen, now)
-        self._carry_out(seen, now)
-        if now >= self.next_scrape - 1e-6 and now <= self.end:
-            self.next_scrape += self.scrape
-            self.view.scrape(now)
-            wanted = self.policy(now, self.view, self.decided, self.moves)
-            if wanted is not None and wanted != self.decided:
-                self.moves.count += 1
-                self.moves.replicas += abs(wanted[0] - self.decided[0])
-                self.moves.decided_at, self.moves.decided_from = now, self.decided
-                self.moves.log.append((now, *wanted))
-                self.decided = wanted
-                self._carry_out(seen, now)
+    def on_tick(self, snapshot: dict[str, Any]) -> dict[str, float | int]:
+        now = snapshot["now_ms"] / 1000
+        self.seen.look(snapshot, now)
+        self._note_moves(snapshot, now)
+        if now >= self.next_scrape - 1e-6:
+            self.next_scrape += self.seen.scrapes.scrape_seconds
+            self.seen.scrape(now)
+        if self.next_look <= now <= self.end:
+            self.next_look = now + (self.interval or (MOVING_SECONDS if self.moves.busy else LOOK_SECONDS))
+            self._ask(snapshot, now)
+        self._carry_out(snapshot)
         return {
-            "target_prefill": self.target[0],
-            "target_decode": self.target[1],
-            "next_tick_ms": seen["now_ms"] + constants.SAMPLE_SECONDS * 1000,
+            "target_prefill": self.target[PREFILLS],
+            "target_decode": self.target[DECODES],
+            "next_tick_ms": snapshot["now_ms"] + constants.SAMPLE_SECONDS * 1000,
         }
 
-    def _count(self, seen: dict[str, Any], now: float) -> None:
-        view, traffic = self.view, seen["traffic"]
-        view.requests += traffic["num_req"]
-        ended = traffic["shape_count"]
-        if ended:
-            view.answers += ended
-            view.prompt_tokens += ended * traffic["avg_isl"]
-            view.answer_tokens += ended * traffic["avg_osl"]
-            view.prompts_hist.observe(traffic["avg_isl"], ended)
-            view.answers_hist.observe(traffic["avg_osl"], ended)
-            view.ttft.observe(traffic["avg_ttft_ms"] / 1000, traffic["ttft_count"])
-        alive: set[tuple[str, int]] = set()
-        for role in ("prefill", "decode"):
-            for worker_id in (*seen[f"active_{role}_ids"], *seen[f"draining_{role}_ids"]):
-                alive.add((role, worker_id))
-                view.workers.setdefault((role, worker_id), Worker(role, now if now > 1 else -1e6))
-        for key in [key for key in view.workers if key not in alive]:
-            del view.workers[key]
-        for worker in view.workers.values():
-            if worker.role == "prefill" and not worker.waiting:
-                worker.running = 0.0
-        for one in seen["prefill_fpm_snapshots"]:
-            if worker := view.workers.get(("prefill", one["worker_id"])):
-                worker.running, worker.waiting = 1.0, one["num_queued_prefill"]
-        for one in seen["decode_fpm_snapshots"]:
-            if worker := view.workers.get(("decode", one["worker_id"])):
-                worker.running = one["num_decode_requests"]
-                worker.waiting = one["num_queued_decode"] + one["num_queued_prefill"]
-                if one["wall_time"] > 0:
-                    tokens = one["num_decode_requests"] * constants.SAMPLE_SECONDS / one["wall_time"]
-                    worker.tokens += tokens
-                    worker.itl_tokens += tokens
-                    worker.itl_seconds += tokens * one["wall_time"]
-                    view.itl.observe(one["wall_time"], tokens)
+    def _ask(self, snapshot: dict[str, Any], now: float) -> None:
+        wanted, moves = self.decide(now, self.seen, snapshot), self.moves
+        if wanted is None or wanted == moves.target:
+            return
+        moves.count += 1
+        moves.replicas_moved += sum(max(0, wanted[role] - moves.target[role]) for role in ROLES)
+        moves.log.append((now, wanted[PREFILLS], wanted[DECODES]))
+        moves.target = wanted
+        self._note_moves(snapshot, now)
 
-    def _carry_out(self, seen: dict[str, Any], now: float) -> None:
-        """Towards what was decided; with a drain the taker gets its replica when the giver is rid of it."""
-        prefill, decode = self.decided
-        total = prefill + decode
-        draining = (seen["draining_prefill_count"], seen["draining_decode_count"])
-        if self.drain:
-            down = (min(self.target[0], prefill), min(self.target[1], decode))
-            room = total - sum(down) - sum(draining)
-            held = self.target[0] + self.target[1] > sum(down)
-            if held:  # begin the drain; what it frees is given in a later tick
-                self.target = down
-            elif room > 0:
-                up_prefill = min(room, prefill - down[0])
-                self.target = (down[0] + up_prefill, down[1] + min(room - up_prefill, decode - down[1]))
-        else:
-            self.target = self.decided
-        starting = (seen["starting_prefill_count"], seen["starting_decode_count"])
-        before = bool(self.moves.under_way)
-        lacking = (
-            self.decided[0] - seen["active_prefill_count"],
-            self.decided[1] - seen["active_decode_count"],
-        )
-        ways: list[tuple[str, str]] = []
-        ways += [("decode", "prefill")] * max(0, lacking[0])
-        ways += [("prefill", "decode")] * max(0, lacking[1])
-        self.moves.under_way = tuple(ways) if self.target != self.decided or sum(starting) or ways else ()
-        if before and not self.moves.under_way:
+    def _note_moves(self, snapshot: dict[str, Any], now: float) -> None:
+        before, lacking = bool(self.moves.moving), self.moves.target.copy()
+        for role in ROLES:
+            lacking[role] -= snapshot[f"active_{role}_count"]
+        self.moves.moving = ((DECODES, PREFILLS),) * max(0, lacking[PREFILLS])
+        self.moves.moving += ((PREFILLS, DECODES),) * max(0, lacking[DECODES])
+        if before and not self.moves.moving:
             self.moves.moved_at = now
 
+    def _carry_out(self, snapshot: dict[str, Any]) -> None:
+        """Towards what was decided, within the hardware."""
+        wanted, target = self.moves.target, self.target
+        fewer = {role: min(target[role], wanted[role]) for role in ROLES}
+        if self.drain and fewer != target:
+            self.target = fewer  # What it frees is given once the replay shows who drains.
+            return
+        draining = sum(snapshot[f"draining_{role}_count"] for role in ROLES) if self.drain else 0
+        room = self.most - sum(fewer.values()) - draining
+        for role in ROLES:
+            more = max(0, min(room, wanted[role] - fewer[role]))
+            fewer[role] += more
+            room -= more
+        self.target = fewer
 
-def play(
-    case: Case,
-    split: tuple[int, int],
-    policy: Policy | None = None,
-    scrape: float = 1.0,
-    drain: bool = True,
-    factors: tuple[float, float] = (1.0, 1.0),
-) -> Outcome:
+
+def rehearsed_policy(policy: rehearsal.Policy) -> Decide:
+    """A policy of `weft rehearse`, asked here as there."""
+
+    def decide(now: float, seen: Seen, _: dict[str, Any]) -> dict[str, int] | None:
+        target = policy.look(rehearsal.View(now, seen.scrapes, cast(Any, seen.moves)))
+        return None if target is None else {role: target.counts.get(role, 0) for role in ROLES}
+
+    return decide
+
+
+def play(case: Case, split: tuple[int, int], callback: Callback | None = None) -> Outcome:
     """Replay a case from this split on; without a policy it stays."""
     import dynamo._core as dynamo  # type: ignore[import-not-found]
 
-    profile = read_profile()
-    callback = Callback(case.requests, split, policy, scrape, drain) if policy else None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        trace, report = folder / "trace.jsonl", folder / "report.jsonl"
-        with trace.open("w") as out:
-            for number, request in enumerate(case.requests):
-                blocks = -(-request.prompt_tokens // TRACE_BLOCK)
-                row = {
-                    "timestamp": round(request.at_seconds * 1000),
-                    "input_length": request.prompt_tokens,
-                    "output_length": request.answer_tokens,
-                    "hash_ids": list(range(number * 64, number * 64 + blocks)),
-                }
-                out.write(json.dumps(row) + "\n")
-
-        def engine(stage: str, most: int) -> Any:
-            return dynamo.MockEngineArgs(
-                worker_type=stage,
-                num_gpu_blocks=profile.kv_capacity_tokens // BLOCK,
-                block_size=BLOCK,
-                max_num_seqs=most,
-                max_num_batched_tokens=65_536,
-                enable_prefix_caching=False,
-                startup_time=constants.FLIP_SECONDS,
-                planner_profile_data=str(npz(folder, *factors)),
-            )
-
+        report = folder / "report.jsonl"
         result = dynamo.run_mocker_trace_replay(
-            [str(trace)],
-            prefill_engine_args=engine("prefill", 1),
-            decode_engine_args=engine("decode", profile.max_batch),
+            [str(written(case, folder))],
+            prefill_engine_args=engine(folder, "prefill"),
+            decode_engine_args=engine(folder, "decode"),
             num_prefill_workers=split[0],
             num_decode_workers=split[1],
             router_mode="kv_router",
@@ -253,20 +188,75 @@ def play(
             scaling_policy=callback,
         )
         rows = [json.loads(line) for line in report.open()]
-    moves = callback.moves if callback else Moves()
     ttft = [row["ttft_ms"] is not None and row["ttft_ms"] <= constants.TTFT_MILLISECONDS for row in rows]
     itl = [(row["itl_ms"] or 0.0) * 1000 <= constants.ITL_MICROSECONDS for row in rows]
     count = len(case.requests)
+    moves = callback.moves if callback is not None else Moves({})
     return Outcome(
         within=sum(a and b for a, b in zip(ttft, itl, strict=True)) / count,
-        ttft_within=sum(ttft) / count,
-        itl_within=sum(itl) / count,
         requests=count,
+        answer_tokens=sum(each.answer_tokens for each in case.requests),
         moves=moves.count,
-        replicas_moved=moves.replicas,
+        replicas_moved=moves.replicas_moved,
         worker_seconds=result["prefill_worker_seconds"] + result["decode_worker_seconds"],
         log=tuple(moves.log),
-        spans=tuple(
-            (row["arrival_time_ms"] / 1000, a and b) for row, a, b in zip(rows, ttft, itl, strict=True)
-        ),
+    )
+
+
+def play_aggregated(case: Case) -> Outcome:
+    """Replay a case on replicas that all serve both stages: the replay has no mixture of these with others."""
+    import dynamo._core as dynamo
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        result = dynamo.run_mocker_trace_replay(
+            [str(written(case, folder))],
+            extra_engine_args=engine(folder, "aggregated"),
+            num_workers=case.replicas,
+            router_mode="kv_router",
+            trace_block_size=TRACE_BLOCK,
+            sla_ttft_ms=float(constants.TTFT_MILLISECONDS),
+            sla_itl_ms=constants.ITL_MICROSECONDS / 1000,
+        )
+    count = len(case.requests)
+    return Outcome(
+        within=result["goodput_completed_requests"] / count,
+        requests=count,
+        answer_tokens=sum(each.answer_tokens for each in case.requests),
+        moves=0,
+        replicas_moved=0,
+        worker_seconds=result["prefill_worker_seconds"] + result["decode_worker_seconds"],
+    )
+
+
+def written(case: Case, folder: Path) -> Path:
+    """The case as the replay reads it. No two prompts begin alike."""
+    trace = folder / "trace.jsonl"
+    with trace.open("w") as out:
+        for number, request in enumerate(case.requests):
+            blocks = -(-request.prompt_tokens // TRACE_BLOCK)
+            row = {
+                "timestamp": round(request.at_seconds * 1000),
+                "input_length": request.prompt_tokens,
+                "output_length": request.answer_tokens,
+                "hash_ids": list(range(number * 64, number * 64 + blocks)),
+            }
+            out.write(json.dumps(row) + "\n")
+    return trace
+
+
+def engine(folder: Path, stage: str) -> Any:
+    """One worker of the replay. Prefill takes one prompt at a time."""
+    import dynamo._core as dynamo
+
+    profile = read_profile()
+    return dynamo.MockEngineArgs(
+        worker_type=stage,
+        num_gpu_blocks=profile.kv_capacity_tokens // BLOCK,
+        block_size=BLOCK,
+        max_num_seqs=1 if stage == "prefill" else profile.max_batch,
+        max_num_batched_tokens=constants.AGGREGATED_CHUNK_TOKENS if stage == "aggregated" else 65_536,
+        enable_prefix_caching=False,
+        startup_time=constants.FLIP_SECONDS,
+        planner_profile_data=str(npz(folder, 1.0, 1.0)),
     )

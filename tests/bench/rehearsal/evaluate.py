@@ -126,7 +126,7 @@ def whole_day(name: str, copies: int, least: int, most: int) -> list[Run]:
 
 def note(rows: list[dict[str, Any]], name: str, seed: int, runs: list[Run]) -> None:
     for run in runs:
-        rows.append({"case": name, "seed": seed, **figures(run)})
+        rows.append({"case": name, "seed": seed, **figures(run, constants.WATTS, constants.PRICE)})
         print(
             f"{time.strftime('%T')} {name} seed {seed} {run.policy} {rows[-1]['first']}:"
             f" {run.attainment * 100:.1f} %, {run.accelerator_hours:.2f} accelerator-hours",
@@ -136,26 +136,41 @@ def note(rows: list[dict[str, Any]], name: str, seed: int, runs: list[Run]) -> N
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Mean share within objectives over the seeds (least), and accelerator-hours."""
+    """Mean share within objectives over the seeds (least) and accelerator-hours; then what those gave and cost."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    names: list[str] = []
     for row in rows:
         found[row["policy"]][row["case"]].append(row)
-        if row["case"] not in names:
-            names.append(row["case"])
-    lines = ["| policy | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for policy, by_case in found.items():
-        cells = []
-        for name in names:
-            shares = [100 * row["attainment"] for row in by_case[name]]
-            hours = [row["acceleratorHours"] for row in by_case[name]]
-            if not shares:
-                cells.append("")
-                continue
-            spread = f" ({min(shares):.0f})" if len(shares) > 1 else ""
-            cells.append(f"{sum(shares) / len(shares):.1f} %{spread}, {sum(hours) / len(hours):.1f} h")
-        lines.append(f"| {policy} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    names = list(dict.fromkeys(row["case"] for row in rows))
+    parts = []
+    for title, cell in (
+        ("Share of requests within both objectives, accelerator-hours", _share),
+        ("Goodput per accelerator-hour; energy per request; cost per million answer tokens", _cost),
+    ):
+        lines = [title, "", "| policy | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+        for policy, by_case in found.items():
+            cells = [cell(by_case[name]) if by_case[name] else "" for name in names]
+            lines.append(f"| {policy} | " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _share(rows: list[dict[str, Any]]) -> str:
+    shares = [100 * row["attainment"] for row in rows]
+    spread = f" ({min(shares):.0f})" if len(shares) > 1 else ""
+    split = f" ({rows[0]['first']})" if "static" in rows[0]["policy"] and len(rows) == 1 else ""
+    return f"{_mean(shares):.1f} %{spread}{split}, {_mean([row['acceleratorHours'] for row in rows]):.1f} h"
+
+
+def _cost(rows: list[dict[str, Any]]) -> str:
+    goodput, energy, cost = (
+        _mean([row[key] for row in rows])
+        for key in ("goodputPerAcceleratorHour", "wattHoursPerRequest", "costPerMillionAnswerTokens")
+    )
+    return f"{goodput:,.0f}; {energy:.2f} Wh; ${cost:.2f}"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _quiet(_: float) -> None:

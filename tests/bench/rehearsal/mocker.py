@@ -44,14 +44,14 @@ def main() -> int:
 
 
 def compare() -> int:
-    import policies
+    import stretches
 
     from weft.rehearse.engine import Speeds
     from weft.rehearse.trace import Trace
     from weft.rehearse.world import DECODES, PREFILLS, World
     from weft_playground.trace import read_trace
 
-    profile = policies.weft_profile()
+    profile = stretches.weft_profile()
     worst = 0.0
     print("| split | from | | TTFT p50 | TTFT p90 | ITL p50 | ITL p90 |\n|---|---|---|---|---|---|---|")
     for prefill, decode, start in PLACES:

@@ -54,6 +54,12 @@ def test_the_figures_are_in_it_for_programs_too() -> None:
     assert [row["policy"] for row in json.loads(found[1])["policies"]] == ["static", "other"]
 
 
+def test_the_report_says_what_a_request_drew_and_what_that_rests_on() -> None:
+    run = play(CASE, Static(CASE))
+    text = page("A trace", CASE, [figures(run, 400.0, 2.0)], {run.policy: course(run)})
+    assert "<th>Wh/request at 400 W</th><th>cost/1M tokens at 2/h</th>" in text
+
+
 def row(policy: str, attainment: float, first: str = "3:5", hours: float = 8.0) -> dict[str, Any]:
     return {"policy": policy, "attainment": attainment, "first": first, "acceleratorHours": hours}
 

@@ -156,6 +156,15 @@ def test_the_course_has_every_request_once_and_the_table_every_policy() -> None:
     assert not math.isnan(figures(run)["attainment"])
 
 
+def test_energy_and_cost_stand_beside_attainment_with_what_was_assumed_for_them() -> None:
+    run = play(CASE, Static(CASE))
+    hours, tokens = run.accelerator_hours, sum(SHIFT.answer_tokens)
+    head, line = table([figures(run, watts=400.0, price=2.0)]).splitlines()
+    assert head.endswith("Wh/request at 400 W  cost/1M tokens at 2/h")
+    assert line.split()[-2:] == [f"{400 * hours / len(SHIFT):.2f}", f"{2e6 * hours / tokens:.2f}"]
+    assert "Wh" not in table([figures(run)])
+
+
 def test_a_policy_is_told_only_what_was_scraped() -> None:
     """With one scrape per minute nothing is known, and nothing moves, before two of them."""
     case = replace(CASE, scrape_seconds=60.0)

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from weft.rehearse.play import Case
-from weft.rehearse.summary import verdict
+from weft.rehearse.summary import paid_columns, verdict
 from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 960, 130, 56, 18
@@ -150,12 +150,7 @@ def _table(rows: Sequence[dict[str, Any]], colours: Mapping[str, str]) -> str:
         ("good per acc.-hour", lambda row: _known(row["goodputPerAcceleratorHour"], "{:,.0f}")),
         ("moves", lambda row: str(row["flips"] + row["made"] + row["removed"])),
     ]
-    for field, head in (
-        ("wattHoursPerRequest", "Wh per request"),
-        ("costPerMillionAnswerTokens", "cost per 1M tokens"),
-    ):
-        if any(row[field] is not None for row in rows):
-            columns.append((head, partial(_figure, field)))
+    columns += [(head, partial(_figure, field)) for head, field in paid_columns(rows)]
     head = "".join(f"<th>{escape(name)}</th>" for name, _ in (("policy", None), *columns))
     body = "".join(
         f'<tr><td><span class="key" style="background:{colours[row["policy"]]}"></span>{escape(row["policy"])}</td>'

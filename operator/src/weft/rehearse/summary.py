@@ -51,6 +51,8 @@ def figures(run: Run, watts: float | None = None, price: float | None = None) ->
         "flips": run.flips,
         "made": run.made,
         "removed": run.removed,
+        "watts": watts,
+        "price": price,
         "wattHoursPerRequest": None if watts is None else watts * hours / max(1, len(world.trace)),
         "costPerMillionAnswerTokens": None if price is None else price * hours * 1e6 / max(1, tokens),
     }
@@ -104,13 +106,14 @@ def _known(value: float) -> float | None:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for a terminal."""
-    head = ("policy", "first", "attained", "TTFT p50/p99", "ITL p50/p99", "acc-hours", "good/acc-h", "moves")
-    lines = [head]
+    head = ["policy", "first", "attained", "TTFT p50/p99", "ITL p50/p99", "acc-hours", "good/acc-h", "moves"]
+    paid = paid_columns(rows)
+    lines = [[*head, *(title for title, _ in paid)]]
     for row in rows:
         ttft, itl = row["ttftSeconds"], row["itlSeconds"]
         moves = row["flips"] + row["made"] + row["removed"]
         lines.append(
-            (
+            [
                 row["policy"],
                 row["first"],
                 f"{row['attainment'] * 100:.1f} %",
@@ -121,9 +124,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 if row["goodputPerAcceleratorHour"] is None
                 else f"{row['goodputPerAcceleratorHour']:.0f}",
                 str(moves),
-            )
+                *(f"{row[field]:.2f}" for _, field in paid),
+            ]
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
             text.ljust(width) if i < 2 else text.rjust(width)
@@ -131,6 +135,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def paid_columns(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(title, field) of energy and cost, as far as what an accelerator draws and costs was said."""
+    watts, price = rows[0]["watts"], rows[0]["price"]
+    columns = []
+    if watts is not None:
+        columns.append((f"Wh/request at {watts:g} W", "wattHoursPerRequest"))
+    if price is not None:
+        columns.append((f"cost/1M tokens at {price:g}/h", "costPerMillionAnswerTokens"))
+    return columns
 
 
 def _text(value: float | None, factor: int) -> str:
