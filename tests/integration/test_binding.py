@@ -61,7 +61,7 @@ def test_a_request_that_does_not_fit_attaches_nothing_and_says_what_is_missing(w
     world.create()
     world.start_operator()
     world.logical_node("greedy", gpus=8, memory="4Ti")
-    eventually(lambda: reason(world.get("greedy"), "Reserved") == "NotEnoughDevices", what="refusal")
+    eventually(lambda: reason(world.get("greedy"), "Reserved") == "NoSuchDevices", what="refusal")
     message = next(
         c["message"] for c in world.get("greedy")["status"]["conditions"] if c["type"] == "Reserved"
     )  # type: ignore[index]

@@ -23,6 +23,8 @@ NOT_SAID = {
         "NoSchedule",
         "Node",
     ),
+    # Of a pool's stranded devices, not of a condition.
+    "NotAskedFor",
     *("Nodes", "Normal", "Pod", "Running", "Succeeded", "True", "Warning", "Domain"),
     # Why a step of a logical node is taken, and the stages of a removal: for logs and diagrams.
     *(

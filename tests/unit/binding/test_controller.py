@@ -423,7 +423,7 @@ async def test_a_node_whose_status_cannot_be_written_does_not_keep_others_from_t
     with pytest.raises(InvalidError):
         await rack.reconcile(LogicalNodeKey("a", "bad"))
     await rack.reconcile(LogicalNodeKey("a", "good"))
-    assert condition(rack.node("good"), "Reserved") == ("False", "NotEnoughDevices")
+    assert condition(rack.node("good"), "Reserved") == ("False", "NoSuchDevices")
 
 
 @pytest.mark.parametrize("count", [1, 16], ids=["one-that-cannot-be-read", "as-many-as-there-may-be"])

@@ -160,7 +160,7 @@ def test_a_constraint_is_about_its_requests_or_all_accelerators(site: Site) -> N
     two = {"accelerators": [entry("accelerators", count=2)], "memory": []}
     required = {"constraints": [{"attribute": "linkDomain"}]}
     preferred = {"constraints": [{"attribute": "linkDomain", "policy": "Preferred"}]}
-    assert site.gets(**two, placement=required) == ["ConstraintUnmet"]
+    assert site.gets(**two, placement=required) == ["NoSuchDevices"]
     assert site.gets(**two, placement=preferred) == ["accelerators-a", "accelerators-b"]
 
 

@@ -50,7 +50,7 @@ async def test_what_another_binds_writes_nothing_to_those_who_wait(rack: Rack) -
     await rack.cluster.delete(LOGICAL_NODES, "other", "a")
     await rack.work("other")
     await rack.poll()
-    assert condition(rack.node("waits"), "Bound") == ("False", "NotEnoughDevices")
+    assert condition(rack.node("waits"), "Bound") == ("False", "NoSuchDevices")
     assert [write for write in rack.cluster.writes if write[2] == "waits"] == []
 
 

@@ -43,12 +43,16 @@ def test_gpus_and_memory_are_assigned_together_on_one_host() -> None:
 
 
 def test_a_request_that_lacks_one_device_gets_none_and_is_told_which() -> None:
-    offers = [gpu("gpu-0"), gpu("gpu-1"), memory("mem-0", 512)]
+    taken = replace(memory("mem-1", 512), free=False)
+    offers = [gpu("gpu-0"), gpu("gpu-1"), memory("mem-0", 512), taken]
     placement = place([request("r", gpus(2), bytes_(1024))], offers, [host("h")])
     assert placement.assignments == ()
     (refusal,) = placement.refusals
     assert refusal.reason == "NotEnoughDevices"
-    assert refusal.message == ("kv: 1024 GiB asked for; not enough are free in pools open to this namespace")
+    assert refusal.message == (
+        "kv: 1024 GiB asked for; not enough are free in pools open to this namespace and not kept for a request whose"
+        " turn is earlier"
+    )
 
 
 def test_the_older_request_wins_the_last_devices() -> None:
@@ -79,6 +83,10 @@ def test_a_required_domain_that_no_domain_satisfies_is_refused_though_enough_dev
     offers = [gpu("a0", domain="x"), gpu("a1", domain="y")]
     wish = request("r", gpus(2), constraints=tied("nvlinkDomain"))
     placement = place([wish], offers, [host("h")])
+    assert placement.refusals[0].reason == "NoSuchDevices"
+    assert "one nvlinkDomain" in placement.refusals[0].message
+    in_use = [*offers, replace(gpu("a2", domain="x"), free=False)]
+    placement = place([wish], in_use, [host("h")])
     assert placement.refusals[0].reason == "ConstraintUnmet"
     assert "one nvlinkDomain for main" in placement.refusals[0].message
     relaxed = request("r", gpus(2), constraints=tied("nvlinkDomain", required=False))
@@ -138,7 +146,7 @@ def test_quota_of_bytes_counts_whole_devices() -> None:
 
 def test_pools_closed_to_the_namespace_offer_nothing() -> None:
     wish = request("r", gpus(1), allowed_pools=frozenset({CXL}))
-    assert place([wish], [gpu("g")], [host("h")]).refusals[0].reason == "NotEnoughDevices"
+    assert place([wish], [gpu("g")], [host("h")]).refusals[0].reason == "NotGranted"
 
 
 def test_a_size_is_covered_with_the_smallest_device_that_holds_it() -> None:
@@ -163,7 +171,7 @@ def test_a_required_domain_for_some_requests_does_not_bind_the_others() -> None:
     result = only(place([request("r", *needs, constraints=tied("nvlinkDomain"))], offers, [host("h")]))
     assert chosen(result) == {"h0", "h1", "h2", "h3", "a"}
     both = request("r", *needs, constraints=tied("nvlinkDomain", "main", "aux"))
-    assert refused(place([both], offers, [host("h")])).reason == "ConstraintUnmet"
+    assert refused(place([both], offers, [host("h")])).reason == "NoSuchDevices"
 
 
 def test_a_constraint_over_accelerators_and_memory_takes_both_from_one_domain() -> None:
@@ -213,7 +221,7 @@ def test_a_refusal_names_all_alternatives_and_no_number_that_moves() -> None:
     assert few.message == none.message
     assert few.message == (
         "main: 4 accelerators with model=H200, else model=H100 asked for;"
-        " not enough are free in pools open to this namespace"
+        " no pool has so many such devices together, in use or not"
     )
 
 
@@ -281,14 +289,12 @@ def test_what_was_refused_to_one_namespace_is_not_looked_for_again_for_another_u
     None
 ):
     waiting = [
-        request(f"r{n}", gpus(64), namespace=space, created=str(n)) for n in range(3) for space in "abc"
+        request(f"{space}{n}", gpus(64), namespace=space, created=str(n)) for n in range(3) for space in "abc"
     ]
     placement = place(waiting, [gpu("g")], [host("h")], {("c", GPUS): 1})
     assert placement.effort.searches == 2
     assert {item.reason for item in placement.refusals if item.waiting.namespace == "c"} == {"QuotaExceeded"}
-    assert {item.reason for item in placement.refusals if item.waiting.namespace != "c"} == {
-        "NotEnoughDevices"
-    }
+    assert {item.reason for item in placement.refusals if item.waiting.namespace != "c"} == {"NoSuchDevices"}
 
 
 def test_who_waited_before_there_was_a_device_gets_one_that_came_while_somebody_else_had_it() -> None:
@@ -329,7 +335,7 @@ def test_a_release_elsewhere_causes_no_search_for_what_could_not_be_met_though_a
     taken = [replace(offers[0], free=False), *offers[1:]]
     first = place_on([never, later], Stock(tuple(taken), tuple(hosts)))
     assert {each.waiting.name: each.reason for each in first.refusals} == {
-        "never": "ConstraintUnmet",
+        "never": "NoSuchDevices",
         "later": "NotEnoughDevices",
     }
     second = place_on([never, later], Stock(tuple(offers), tuple(hosts)), first.remembered)
@@ -347,7 +353,7 @@ def test_requests_that_differ_in_the_host_alone_share_the_search_for_devices() -
         ]
         offers = [gpu(f"g{n}", domain=f"nvl-{n // 8}") for n in range(64)]
         placement = place(waiting, offers, [host("h")])
-        assert {each.reason for each in placement.refusals} == {"ConstraintUnmet"}
+        assert {each.reason for each in placement.refusals} == {"NoSuchDevices"}
         return placement.effort.choices
 
     assert taken_time(50) == taken_time(1)

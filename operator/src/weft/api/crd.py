@@ -153,6 +153,7 @@ DEFINITIONS = (
             _status_of("Bound"),
             Column("Node", ".status.nodeName", "Node that the devices are attached to."),
             Column("Devices", ".status.deviceCount", "Devices that are attached.", "integer"),
+            Column("Place", ".status.queuePlace", "Its place in the queue."),
             _why("Bound")[0],
             _status_of("Ready"),
             # Where it is not bound, the same as of Bound; where it is, what is wrong with it.

@@ -52,6 +52,20 @@ class DeviceQuotaSpec(Model):
         description="Hosts that the namespace's logical nodes may have at one time. Absent: no limit here; of"
         " several DeviceQuotas the lowest holds.",
     )
+    weight: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="The namespace's part of what is there, beside those of others that wait: one of weight 3 has its"
+        " turn until it holds three times what one of weight 1 does. Absent: 1; of several DeviceQuotas the lowest"
+        " holds.",
+    )
+    priority_classes: Annotated[tuple[DnsSubdomain, ...], Field(max_length=_MOST_POOLS)] | None = Field(
+        default=None,
+        description="PriorityClasses that the namespace's logical nodes may name. Absent: any. Empty: none; of"
+        " several DeviceQuotas what all of them allow.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
     limits: Annotated[tuple[PoolAmount, ...], Field(max_length=_MOST_POOLS)] = Field(
         default=(),
         description="Limits by pool. A pool that no DeviceQuota of the namespace names has no limit here; of"

@@ -283,7 +283,15 @@ class LogicalNodeSpec(NodeShape):
         *NodeShape.cel,
         *(
             immutable_optional(field, _NEW_ONE)
-            for field in ("host", "accelerators", "memory", "storage", "placement", "adopt")
+            for field in (
+                "host",
+                "accelerators",
+                "memory",
+                "storage",
+                "placement",
+                "adopt",
+                "priorityClassName",
+            )
         ),
     )
 
@@ -296,6 +304,13 @@ class LogicalNodeSpec(NodeShape):
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["fabric", "device"],
         },
+    )
+
+    priority_class_name: DnsSubdomain | None = Field(
+        default=None,
+        description="PriorityClass (scheduling.k8s.io) by which it has its turn among those of its namespace: the"
+        " greater value first, then the older. A DeviceQuota may allow some only. Absent: the cluster's default"
+        " class, else 0.",
     )
 
     ttl_seconds_after_bound: int | None = Field(
@@ -319,6 +334,27 @@ class BoundDevice(Model):
     attachment: DnsSubdomain = Field(description="DeviceAttachment that claims it.")
 
 
+class PlannedDevice(Model):
+    """One device that a logical node would get."""
+
+    request: DnsLabel = Field(description="Name of the request that it would serve.")
+    alternative: DnsLabel | None = Field(
+        default=None, description="Name of the entry of firstAvailable that would be taken."
+    )
+    pool_ref: PoolRef = Field(description="Pool that offers it.")
+    fabric: DnsLabel = Field(description="Fabric that would attach it.")
+    device: Identifier = Field(description="The fabric's name for it.")
+
+
+class Plan(Model):
+    """What would be attached where, if the fabrics in Observe mode were managed."""
+
+    node_name: DnsSubdomain = Field(description="Node that the devices would be attached to.")
+    devices: Annotated[tuple[PlannedDevice, ...], Field(max_length=1024)] = Field(
+        description="The devices.", json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+
+
 class LogicalNodeStatus(Model):
     """What was found for the request."""
 
@@ -336,9 +372,18 @@ class LogicalNodeStatus(Model):
         description="Devices chosen or attached. A view: the DeviceAttachments are what counts.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["attachment"]},
     )
+    queue_place: Annotated[str, Field(max_length=32, pattern=r"^[1-9][0-9]*(-[1-9][0-9]*)?$")] | None = Field(
+        default=None,
+        description="Its place among all that wait for a release, coarser the farther: 1, 2, 3-4, 5-8 and so on, so"
+        " that who leaves does not change the status of all that are behind. Absent: a release would not help.",
+    )
+    plan: Plan | None = Field(
+        default=None, description="What would be attached where, if the fabrics in Observe mode were managed."
+    )
     conditions: Conditions = Field(
         default=(),
-        description="Reserved: its devices are claimed."
+        description="Accepted: it can be met some day, as pools, grants and devices are."
+        " Reserved: its devices are claimed."
         " Bound: all are attached and were seen there. Ready: bound, and its Node is ready. Expired:"
         " released after ttlSecondsAfterBound.",
         json_schema_extra=CONDITION_LIST,

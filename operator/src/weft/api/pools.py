@@ -109,6 +109,22 @@ class DeviceCounts(Model):
     )
 
 
+class Stranded(Model):
+    """Free devices that nobody who waits can use, for one reason."""
+
+    reason: Annotated[
+        str,
+        Field(
+            description="NotAskedFor: nobody who waits asks for such devices. NotGranted: only namespaces that the pool"
+            " is not open to. QuotaExceeded: a DeviceQuota is in the way. ConstraintUnmet: they are not together in one"
+            " domain. NoHost: no host is free for them. NotEnoughDevices: too few, or not together at one host.",
+            max_length=63,
+            pattern="^[A-Z][A-Za-z]*$",
+        ),
+    ]
+    devices: Counter = Field(description="How many devices.")
+
+
 class PoolStatus(Model):
     """What became of the pool's devices."""
 
@@ -116,6 +132,15 @@ class PoolStatus(Model):
         default=None, description="Generation of the spec that this status is about."
     )
     devices: DeviceCounts | None = Field(default=None, description="Devices by what is being done with them.")
+    kept: Counter | None = Field(
+        default=None,
+        description="Of the free ones, devices that are kept for the head of the queue; absent: none.",
+    )
+    stranded: Annotated[tuple[Stranded, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="Of the free ones, devices that nobody who waits can use, while somebody waits.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["reason"]},
+    )
     conditions: Conditions = Field(
         default=(),
         description="Ready: the counts follow the fabric; while it is unreachable they stay as last known."

@@ -44,6 +44,7 @@ ENGINE_PROFILES = ResourceType(GROUP, VERSION, "engineprofiles", "EngineProfile"
 NODES = ResourceType("", "v1", "nodes", "Node", False)
 NAMESPACES = ResourceType("", "v1", "namespaces", "Namespace", False)
 PODS = ResourceType("", "v1", "pods", "Pod", True)
+PRIORITY_CLASSES = ResourceType("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", False)
 SECRETS = ResourceType("", "v1", "secrets", "Secret", True)
 EVENTS = ResourceType("events.k8s.io", "v1", "events", "Event", True)
 LEASES = ResourceType("coordination.k8s.io", "v1", "leases", "Lease", True)

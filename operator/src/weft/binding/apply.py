@@ -189,8 +189,9 @@ class Actions:
     # Forward
 
     def _place(self, step: Place, run: Pass) -> Ended:
-        if step.facts:
-            self._draft_unbound(run, step.facts)
+        if step.facts and (raw := self._raw(run)) is not None:
+            node = recent_node(raw)
+            run.status = unbound_status(node, step.facts, run.now.wall, step.queue_place, step.plan)
         if step.ask_after is not None:
             self._assignments.forget(run.key)
             self._enqueue(PlacementKey(), step.ask_after)

@@ -7,11 +7,16 @@ devices and its host from the next placement pass (`Snapshot.outstanding`).
 
 from __future__ import annotations
 
-from weft.binding.keys import LogicalNodeKey, PlacementKey
-from weft.binding.plan import Assignment, Refusal
+from collections.abc import Mapping
+
+from weft.binding.keys import LogicalNodeKey, PlacementKey, PoolsKey
+from weft.binding.membership import PoolKey
+from weft.binding.plan import Assignment, Refusal, Unused
 from weft.controllers import Enqueue
 
 AGAIN_SECONDS = 15.0
+POOLS_SECONDS = 0.5
+"""How long what stays free is gathered before the pools say so: a bind changes it several times."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 
 Outcome = Assignment | Refusal
@@ -26,6 +31,7 @@ class Assignments:
         self._avoided: dict[str, frozenset[str]] = {}
         self._refused: dict[str, tuple[float, float]] = {}
         """The last pause of a request whose claim the API server refused, and when it is over, by uid."""
+        self._unused: Mapping[PoolKey, Unused] = {}
         self.generation = 0
         """Grows when a place is wanted or is free that placement does not know of: an outcome or a host to avoid that
         was forgotten."""
@@ -43,6 +49,17 @@ class Assignments:
         before, self._outcomes[key] = self._outcomes.get(key), outcome
         if before is None or _words(before) != _words(outcome):
             self._enqueue(key, 0.0)
+
+    @property
+    def unused(self) -> Mapping[PoolKey, Unused]:
+        """What the last placement left free, by pool."""
+        return self._unused
+
+    def left(self, unused: Mapping[PoolKey, Unused]) -> None:
+        """What a placement leaves free; asks for the pools' key only where that changed."""
+        if unused != self._unused:
+            self._unused = unused
+            self._enqueue(PoolsKey(), POOLS_SECONDS)
 
     def of(self, key: LogicalNodeKey, uid: str) -> Outcome | None:
         """What was decided for the object with this uid; what was decided for an earlier namesake is forgotten."""
@@ -98,4 +115,5 @@ class Assignments:
 def _words(outcome: Outcome) -> tuple[object, ...]:
     if isinstance(outcome, Assignment):
         return outcome.waiting.uid, outcome.host, outcome.devices
-    return outcome.waiting.uid, outcome.reason, outcome.message
+    plan = outcome.plan and (outcome.plan.host, outcome.plan.devices)
+    return outcome.waiting.uid, outcome.reason, outcome.message, outcome.accepted, outcome.place, plan

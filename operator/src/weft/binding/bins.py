@@ -11,7 +11,7 @@ from weft.binding.plan import Offer, domains, natural
 class Bin:
     """Devices that no request can tell apart, and how many of them are free now."""
 
-    __slots__ = ("fabric", "free", "free_offers", "number", "offer", "size_bytes", "total", "units")
+    __slots__ = ("fabric", "free", "free_offers", "number", "offer", "size_bytes", "total", "units", "usable")
 
     def __init__(self, offers: Sequence[Offer]) -> None:
         self.offer = offers[0]
@@ -26,6 +26,8 @@ class Bin:
             self.free_offers.sort(key=lambda offer: natural(offer.device.id))
         self.free = len(self.free_offers)
         self.total = len(offers)
+        self.usable = self.free + sum(offer.held for offer in offers)
+        """Those that are free, or will be when somebody releases them."""
         self.number = 0
         """Its place in the order in which devices are taken."""
 

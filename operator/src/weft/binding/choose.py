@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from weft.binding.bins import Bin, bins_of, by_size
@@ -50,7 +51,7 @@ Parts = tuple[Part, ...]
 
 
 @dataclass
-class _Try:
+class Try:
     """What one request has taken so far, on one host."""
 
     taken: dict[int, int] = field(default_factory=dict)
@@ -59,8 +60,8 @@ class _Try:
     chosen: list[tuple[int, Bin, int]] = field(default_factory=list)
     """Need, bin, devices."""
 
-    def copy(self) -> _Try:
-        return _Try(dict(self.taken), dict(self.budget), list(self.chosen))
+    def copy(self) -> Try:
+        return Try(dict(self.taken), dict(self.budget), list(self.chosen))
 
     def left(self, bin_: Bin) -> int:
         """Devices of a bin that may still be taken: free ones, as far as the quota goes."""
@@ -129,6 +130,8 @@ class Devices:
         self._touched: list[int] = []
         """Numbers of bins of which something was taken or given back, in that order."""
         self._tries = 0
+        self.gave_up = False
+        """Whether `could_be_met` said no without having tried everything."""
         self.choices = 0
         """Times that devices were looked for."""
 
@@ -165,16 +168,25 @@ class Devices:
 
     def could_be_met(self, shape: Shape) -> bool:
         """Whether the devices would suffice if all were free and reached one host, whatever quotas say."""
-        free = [each.free for each in self.bins]
         unmet, self._unmet = self._unmet, self._unmet_of_all
-        for each in self.bins:
-            each.free = each.total
+        self.gave_up = False
         try:
-            return not isinstance(self.choose(shape, None, {}), Unmet)
+            with self.as_if_free(each.total for each in self.bins):
+                return not isinstance(self.choose(shape, None, {}), Unmet)
         finally:
             self._unmet = unmet
-            for each, before in zip(self.bins, free, strict=True):
-                each.free = before
+
+    @contextmanager
+    def as_if_free(self, counts: Iterable[int]) -> Iterator[Mapping[int, int]]:
+        """So many of each bin count as free meanwhile; yields what is free in truth, by the number of the bin."""
+        before = {each.number: each.free for each in self.bins}
+        for each, count in zip(self.bins, counts, strict=True):
+            each.free = count
+        try:
+            yield before
+        finally:
+            for each in self.bins:
+                each.free = before[each.number]
 
     def pools_of(self, kind: DeviceKind, choice: Choice) -> set[PoolKey]:
         """The pools that have devices that a choice means, free or not."""
@@ -251,24 +263,28 @@ class Devices:
             self._unmet[key] = first
         return first
 
-    def _meet_all(self, shape: Shape, lists: Lists, budget: Budget, key: object) -> _Try | Unmet:
+    def _meet_all(self, shape: Shape, lists: Lists, budget: Budget, key: object) -> Try | Unmet:
         """Every need, group by group: needs that constraints tie together are met together, accelerators first."""
-        done = _Try(budget=dict(budget))
+        done = Try(budget=dict(budget))
         self._tries = 0
-        groups = self._groups.get(shape.asked)
-        if groups is None:
-            groups = self._groups[shape.asked] = _groups(shape.needs, shape.constraints)
-        for needs, ties in groups:
+        for needs, ties in self.groups(shape):
             tied = {need: lists[need] for need in needs}
-            found = self._meet_tied(shape.needs, tied, ties, done, (key, needs))
+            found = self.meet_tied(shape.needs, tied, ties, done, (key, needs))
             if isinstance(found, Unmet):
                 return found
             done = found
         return done
 
-    def _meet_tied(
-        self, needs: Sequence[Need], lists: Lists, ties: Sequence[Constraint], before: _Try, key: object
-    ) -> _Try | Unmet:
+    def groups(self, shape: Shape) -> Groups:
+        """The needs that constraints tie together."""
+        groups = self._groups.get(shape.asked)
+        if groups is None:
+            groups = self._groups[shape.asked] = _groups(shape.needs, shape.constraints)
+        return groups
+
+    def meet_tied(
+        self, needs: Sequence[Need], lists: Lists, ties: Sequence[Constraint], before: Try, key: object
+    ) -> Try | Unmet:
         """Needs that share domains: the fullest domain that suffices first, so that whole ones stay free.
 
         `key`: equal where the lists and the first tie are; None: not known.
@@ -287,14 +303,15 @@ class Devices:
             if any(not is_enough(needs[number], inside.get(number, ())) for number in tied):
                 continue
             if self._tries >= MOST_TRIES:
+                self.gave_up = True
                 break
             self._tries += 1
-            found = self._meet_tied(needs, {**lists, **inside}, rest, before, None)
+            found = self.meet_tied(needs, {**lists, **inside}, rest, before, None)
             if not isinstance(found, Unmet):
                 return found
-        return unmet if tie.required else self._meet_tied(needs, lists, rest, before, None)
+        return unmet if tie.required else self.meet_tied(needs, lists, rest, before, None)
 
-    def _meet(self, needs: Sequence[Need], lists: Lists, before: _Try) -> _Try | Unmet:
+    def _meet(self, needs: Sequence[Need], lists: Lists, before: Try) -> Try | Unmet:
         """Each need in turn, from its list."""
         now = before.copy()
         for number, bins in lists.items():
@@ -302,7 +319,7 @@ class Devices:
             met = (
                 _first(number, need.count, bins, now)
                 if need.count
-                else _cover(number, need.size_bytes, bins, now)
+                else cover(number, need.size_bytes, bins, now)
             )
             if not met:
                 return Unmet(need)
@@ -316,7 +333,7 @@ def is_enough(need: Need, bins: Iterable[Bin]) -> bool:
     return sum(each.free * each.size_bytes for each in bins) >= need.size_bytes
 
 
-def _first(need: int, count: int, bins: Iterable[Bin], now: _Try) -> bool:
+def _first(need: int, count: int, bins: Iterable[Bin], now: Try) -> bool:
     """Take the first `count` that the quota allows."""
     for each in bins:
         if each.free and (left := now.left(each)) > 0:
@@ -328,7 +345,7 @@ def _first(need: int, count: int, bins: Iterable[Bin], now: _Try) -> bool:
     return False
 
 
-def _cover(need: int, size_bytes: int, bins: Iterable[Bin], now: _Try) -> bool:
+def cover(need: int, size_bytes: int, bins: Iterable[Bin], now: Try) -> bool:
     """Take devices that hold `size_bytes` together: the largest ones until the smallest that covers the rest."""
     left = [each for each in bins if each.free]
     missing = size_bytes

@@ -23,7 +23,7 @@ def controllers(
     assignments = Assignments(enqueue)
     return {
         FabricKey: FabricController(cluster, fabrics, poll_seconds, enqueue),
-        PoolsKey: PoolsController(cluster, fabrics),
+        PoolsKey: PoolsController(cluster, fabrics, assignments),
         PlacementKey: PlacementController(cluster, fabrics, assignments),
         LogicalNodeKey: LogicalNodeController(cluster, fabrics, assignments, enqueue),
     }

@@ -52,6 +52,7 @@ from weft.fabric.errors import (
 )
 
 Claims = tuple[DeviceAttachment, ...]
+ACCEPTED: Fact = ("Accepted", True, "Accepted", "")
 
 
 def decide(picture: LogicalNodePicture, now: Now) -> Step:
@@ -154,13 +155,14 @@ def _place(picture: LogicalNodePicture) -> Step:
         # A place that was given up: its Node is free for others, and for another try.
         return ClearTaint(picture.tainted)
     if isinstance(outcome, Refusal):
-        return Place(outcome.reason, _refused(outcome), ask_after=None)
+        return Place(outcome.reason, _refused(outcome), queue_place=outcome.place, plan=outcome.plan)
     return Place("Waiting", ask_after=0.0)
 
 
 def _refused(refusal: Refusal) -> tuple[Fact, ...]:
     reason, message = refusal.reason, refusal.message
     return (
+        ACCEPTED if refusal.accepted else ("Accepted", False, reason, message),
         ("Reserved", False, reason, message),
         ("Bound", False, reason, message),
         ("Ready", False, "NotBound", message),
@@ -293,6 +295,7 @@ def _quarantine(claims: Claims, failed: dict[str, str]) -> Quarantine:
 
 def _not_bound(reason: str, message: str, again: float) -> Wait:
     facts: tuple[Fact, ...] = (
+        ACCEPTED,
         ("Reserved", True, "Reserved", "all devices are claimed"),
         ("Bound", False, reason, message),
         ("Ready", False, "NotBound", message),
@@ -305,6 +308,7 @@ def _publish(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now
     views = [(here, picture.hosts[place]) for place, here in by_place(claims)]
     at = views[0][1].node
     facts: tuple[Fact, ...] = (
+        ACCEPTED,
         ("Reserved", True, "Reserved", ""),
         ("Bound", True, "Bound", "every device was seen at the host"),
         readiness(

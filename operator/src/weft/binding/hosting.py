@@ -27,23 +27,23 @@ class _Node:
 
     raw: Object
     name: str
-    usable: bool
-    """Ready, and without Weft's taint."""
+    ready: bool
+    carries: bool
+    """Whether it has Weft's taint."""
 
     @classmethod
     def of(cls, raw: Object) -> _Node:
-        usable = is_ready(raw) and not logical_node_taint(raw)
-        return cls(raw, raw["metadata"]["name"], usable)
+        return cls(raw, raw["metadata"]["name"], is_ready(raw), bool(logical_node_taint(raw)))
 
 
 def _before_it_is_made(name: str, node: _Node | None) -> _Node:
     """A Node whose machine is there only while devices are attached: it need be neither ready nor there."""
     if node is None:
-        return _Node({"metadata": {"name": name}}, name, usable=True)
+        return _Node({"metadata": {"name": name}}, name, ready=True, carries=False)
     spec = node.raw["spec"]
     taints = [taint for taint in spec.get("taints", []) if taint["key"] not in _LIFE_CYCLE]
     raw = {**node.raw, "spec": {**spec, "taints": taints}}
-    return _Node(raw, name, usable=not logical_node_taint(raw))
+    return _Node(raw, name, ready=True, carries=bool(logical_node_taint(raw)))
 
 
 class Hosting:
@@ -52,6 +52,8 @@ class Hosting:
     def __init__(self) -> None:
         self._nodes = Parsed(_Node.of)
         self._offers: dict[tuple[str, str], tuple[_Node, bool, HostOffer]] = {}
+        self.busy: tuple[HostOffer, ...] = ()
+        """Those that the last call found to carry a logical node, and that are places again when it is released."""
 
     def hosts(
         self,
@@ -67,12 +69,16 @@ class Hosting:
         node_of = {node.name: node for node in self._nodes.all(nodes)}
         known, self._offers = self._offers, {}
         found: list[HostOffer] = []
-        not_alone: set[str] = set()
+        carrying = {node.name for node in node_of.values() if node.carries} | set(promised)
+        foreign: set[str] = set()
         for raw, picture in fabrics:
-            hosts, shared = self._of_fabric(raw, picture, holdings, node_of, known)
-            found += [host for host in hosts if host.node_name not in promised]
-            not_alone |= shared
-        return _machines(found, not_alone)
+            hosts, claimed, shared = self._of_fabric(raw, picture, holdings, node_of, known)
+            found += hosts
+            carrying |= claimed
+            foreign |= shared
+        machines = _machines(found, foreign)
+        self.busy = tuple(host for host in machines if host.node_name in carrying)
+        return tuple(host for host in machines if host.node_name not in carrying)
 
     def _of_fabric(
         self,
@@ -81,30 +87,30 @@ class Hosting:
         holdings: Holdings,
         node_of: Mapping[str, _Node],
         known: Mapping[tuple[str, str], tuple[_Node, bool, HostOffer]],
-    ) -> tuple[list[HostOffer], set[str]]:
-        """Hosts that are healthy, have a ready Node, and carry no logical node; also those that take no pods.
+    ) -> tuple[list[HostOffer], set[str], set[str]]:
+        """Hosts that are healthy and have a ready Node; also those that take no pods.
 
-        And the Nodes at whose host there is somebody else's device, or one that is not given back yet.
+        And of them the Nodes that claims name, and those at whose host there is a device that is no logical node's.
         """
         name = fabric["metadata"]["name"]
         attached = set(picture.inventory.attachments)
-        taken = set(holdings.hosts.get(name, ()))
+        claimed = set(holdings.hosts.get(name, ()))
         # A quarantined device that is not at its host withholds itself alone, not the whole host.
-        taken |= {host for device, host in attached & holdings.quarantined.get(name, {}).keys()}
+        foreign = {host for device, host in attached & holdings.quarantined.get(name, {}).keys()}
         # A device that nobody here claims would come to the next tenant with the host: an administrator sees to it
         # first.
         unclaimed = {host for device, host in attached - holdings.pairs.get(name, {}).keys()}
-        taken |= unclaimed - set(fabric["spec"].get("hostsWithUnclaimedDevices", ()))
+        foreign |= unclaimed - set(fabric["spec"].get("hostsWithUnclaimedDevices", ()))
         healthy = {host.id: host for host in picture.inventory.hosts if host.healthy}
         nodes = match(fabric, picture.inventory.hosts, (node.raw for node in node_of.values())).nodes
         offers: list[HostOffer] = []
         for host, node_name in nodes.items():
-            if host not in healthy or host in taken:
+            if host not in healthy:
                 continue
             node = node_of.get(node_name)
             if healthy[host].made:
                 node = _before_it_is_made(node_name, node)
-            if node is None or not node.usable:
+            if node is None or not node.ready:
                 continue
             closed = bool(healthy[host].closed)
             before = known.get((name, host))
@@ -115,7 +121,11 @@ class Hosting:
                 before = node, closed, offer
             self._offers[name, host] = before
             offers.append(before[2])
-        return offers, {nodes[host] for host in taken if host in nodes}
+        return offers, _nodes(claimed, nodes), _nodes(foreign, nodes)
+
+
+def _nodes(hosts: Iterable[str], nodes: Mapping[str, str]) -> set[str]:
+    return {nodes[host] for host in hosts if host in nodes}
 
 
 def host_offer(fabric: str, host: str, node: Object) -> HostOffer:
@@ -133,14 +143,14 @@ def host_offer(fabric: str, host: str, node: Object) -> HostOffer:
     )
 
 
-def _machines(hosts: Iterable[HostOffer], not_alone: set[str]) -> tuple[HostOffer, ...]:
+def _machines(hosts: Iterable[HostOffer], foreign: set[str]) -> tuple[HostOffer, ...]:
     """One offer for each Node, whatever number of fabrics it is at.
 
     A device that one of them has there keeps the Node from being offered at all: pods would get it, too.
     """
     by_node: dict[str, HostOffer] = {}
     for host in sorted(hosts, key=lambda host: host.fabric):
-        if host.node_name in not_alone:
+        if host.node_name in foreign:
             continue
         known = by_node.get(host.node_name)
         if known is None or known.closed == NOT_WRITABLE:

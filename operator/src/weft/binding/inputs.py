@@ -12,6 +12,7 @@ from weft.api.resources import (
     LOGICAL_NODES,
     NAMESPACES,
     NODES,
+    PRIORITY_CLASSES,
     ResourceType,
 )
 from weft.binding.hosts import system_uuid
@@ -89,6 +90,10 @@ def _labels(obj: Object) -> Hashable:
     return _items(obj["metadata"].get("labels", {}))
 
 
+def _priority_class(obj: Object) -> Hashable:
+    return obj.get("value"), bool(obj.get("globalDefault"))
+
+
 def _items(mapping: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
     return frozenset((key, str(value)) for key, value in mapping.items())
 
@@ -98,4 +103,5 @@ _MEANING: Mapping[ResourceType, Callable[[Object], Hashable]] = {
     DEVICE_ATTACHMENTS: _claim,
     NODES: _node,
     NAMESPACES: _labels,
+    PRIORITY_CLASSES: _priority_class,
 }

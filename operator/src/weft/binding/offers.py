@@ -23,18 +23,20 @@ from weft.api.resources import (
     MEMORY_POOLS,
     NAMESPACES,
     NODES,
+    PRIORITY_CLASSES,
     STORAGE_POOLS,
 )
 from weft.binding import requests
 from weft.binding.assignments import Assignments, Outcome
 from weft.binding.decide import wants_place
+from weft.binding.grants import Grants
 from weft.binding.holdings import Holdings
 from weft.binding.hosting import Hosting
 from weft.binding.inventory import Picture
 from weft.binding.membership import Membership, Pool, PoolKey, key_of, members, pool_key
 from weft.binding.parsed import Parsed, Same
-from weft.binding.plan import Assignment, Offer, Shape, Stock, Waiting
-from weft.binding.requests import Request
+from weft.binding.plan import Assignment, HostOffer, Offer, Shape, Stock, Waiting
+from weft.binding.requests import Request, Turn
 from weft.cluster import Cluster, Object
 from weft.fabric.driver import DeviceKind
 
@@ -60,6 +62,7 @@ class Snapshot:
     nodes: Objects
     pictures: Mapping[str, Picture]
     """The last picture of each fabric."""
+    priority_classes: Objects = ()
     outcomes: tuple[Outcome, ...] = ()
     """What placement has said and is still known."""
     avoided: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -80,6 +83,7 @@ class Snapshot:
             namespaces=tuple(cluster.list(NAMESPACES)),
             nodes=tuple(cluster.list(NODES)),
             pictures=pictures,
+            priority_classes=tuple(cluster.list(PRIORITY_CLASSES)) if assignments else (),
             outcomes=assignments.outcomes() if assignments else (),
             avoided=assignments.avoided_hosts() if assignments else {},
         )
@@ -105,7 +109,8 @@ class Reader:
         self._fabrics = Parsed(Fabric.model_validate)
         self._holdings = Holdings()
         self._hosting = Hosting()
-        self._known: dict[str, tuple[Request, frozenset[PoolKey], frozenset[str], Waiting]] = {}
+        self._known: dict[str, tuple[Request, frozenset[PoolKey], frozenset[str], Turn, Waiting]] = {}
+        self._if_managed = Hosting()
         self._members: dict[str, tuple[object, Mapping[PoolKey, Membership]]] = {}
         self._offers: dict[str, tuple[object, _FabricOffers]] = {}
         self._open: dict[str, tuple[object, frozenset[PoolKey]]] = {}
@@ -141,6 +146,7 @@ class Reader:
         assigned = {item.waiting.uid for item in snapshot.outstanding}
         open_pools = self._open_pools(snapshot)
         waiting: list[Waiting] = []
+        grants = self._grants(snapshot)
         known, self._known = self._known, {}
         shapes: dict[Shape, Shape] = {}
         for request in self._requests.all(snapshot.logical_nodes):
@@ -151,24 +157,40 @@ class Reader:
                 continue
             pools_here = open_pools.get(namespace, NO_POOLS)
             avoid = snapshot.avoided.get(uid, NO_HOSTS)
+            turn = grants.turn(namespace, request.node.spec.priority_class_name)
             before = known.get(uid)
             if (
                 before is None
                 or before[0] is not request
                 or before[1] is not pools_here
                 or before[2] is not avoid
+                or before[3] != turn
             ):
-                item = requests.waiting(request, pools_here, avoid)
+                item = requests.waiting(request, pools_here, avoid, turn)
                 # One object for all equal shapes: they are compared in every pass.
                 item = replace(item, shape=shapes.setdefault(item.shape, item.shape))
-                if before is not None and before[3] == item:
-                    item = before[3]
-                before = request, pools_here, avoid, item
+                if before is not None and before[4] == item:
+                    item = before[4]
+                before = request, pools_here, avoid, turn, item
             else:
-                shapes.setdefault(before[3].shape, before[3].shape)
+                shapes.setdefault(before[4].shape, before[4].shape)
             self._known[uid] = before
-            waiting.append(before[3])
+            waiting.append(before[4])
         return waiting
+
+    def _grants(self, snapshot: Snapshot) -> Grants:
+        return Grants(self.quotas(snapshot), snapshot.priority_classes)
+
+    def _next_release(self, snapshot: Snapshot) -> dict[tuple[str, PoolKey], str]:
+        """The logical node of each namespace that is known to release devices of a pool first."""
+        first: dict[tuple[str, PoolKey], tuple[str, str]] = {}
+        for request in self._requests.all(snapshot.logical_nodes):
+            if request is not None and request.ends is not None:
+                namespace, name = request.owner
+                for pool in request.pools:
+                    ends = request.ends, name
+                    first[namespace, pool] = min(ends, first.get((namespace, pool), ends))
+        return {key: name for key, (_, name) in first.items()}
 
     def _open_pools(self, snapshot: Snapshot) -> Mapping[str, frozenset[PoolKey]]:
         """The pools that are open to each namespace: the same object while neither changes."""
@@ -198,6 +220,7 @@ class Reader:
                     used[item.waiting.namespace, each.offer.pool] += each.offer.quota_units
                 here.add(device)
         offers: list[Offer] = []
+        readable: list[tuple[Object, Picture]] = []
         managed: list[tuple[Object, Picture]] = []
         observed_only: list[str] = []
         for raw, parsed in zip(snapshot.fabrics, self._fabrics.all(snapshot.fabrics), strict=True):
@@ -208,12 +231,20 @@ class Reader:
             if picture is None or parsed.metadata.deletion_timestamp is not None:
                 continue
             claimed = holdings.devices.get(name, {}).keys() | promised.get(name, set())
-            offers += self._offers_of(name, pools, picture).without(claimed, picture)
+            out = {device for device, _ in holdings.quarantined.get(name, ())}
+            offers += self._offers_of(name, pools, picture).without(claimed, out, picture)
+            readable.append((raw, picture))
             if parsed.spec.mode == "Manage":
                 managed.append((raw, picture))
-        hosts = self._hosting.hosts(
-            managed, snapshot.nodes, holdings, {item.host.node_name for item in snapshot.outstanding}
-        )
+        promised_nodes = {item.host.node_name for item in snapshot.outstanding}
+        hosts = self._hosting.hosts(managed, snapshot.nodes, holdings, promised_nodes)
+        if_managed: tuple[HostOffer, ...] = ()
+        if observed_only:
+            if_managed = self._if_managed.hosts(readable, snapshot.nodes, holdings, promised_nodes)
+        held: Counter[tuple[str, DeviceKind]] = Counter()
+        for (namespace, (kind, _)), units in used.items():
+            held[namespace, kind] += units
+        fabrics = {raw["metadata"]["name"] for raw, _ in readable}
         quotas = self.quotas(snapshot)
         nodes: dict[str, set[str]] = {}
         for item in snapshot.outstanding:
@@ -224,6 +255,12 @@ class Reader:
             quota_left(quotas, used),
             hosts_left(quotas, lambda namespace: holdings.nodes_of(namespace) | nodes.get(namespace, set())),
             tuple(observed_only),
+            self._hosting.busy,
+            held,
+            self._grants(snapshot).weights,
+            tuple(sorted({pool.spec.fabric_ref.name for pool in pools} - fabrics)),
+            self._next_release(snapshot),
+            if_managed,
         )
 
     def _offers_of(self, fabric: str, pools: Sequence[Pool], picture: Picture) -> _FabricOffers:
@@ -245,8 +282,8 @@ class _FabricOffers:
         by_key = {pool_key(pool): pool for pool in pools}
         self._pools = tuple(by_key.values())
         """Held, so that their identities are not given to others."""
-        self._offers: list[tuple[str, Offer, Offer]] = []
-        """Name, as it is while nobody has the device, and as it is while somebody has."""
+        self._offers: list[tuple[str, Offer, Offer, Offer]] = []
+        """Name, as it is while nobody has the device, while a logical node has it, and while it is out of service."""
         for key, membership in membership_of.items():
             pool = by_key[key]
             withheld = set(pool.spec.maintenance.devices)
@@ -256,13 +293,21 @@ class _FabricOffers:
                 cost = price if key[0] is DeviceKind.ACCELERATOR else price * device.capacity_bytes / GIBIBYTE
                 offer = Offer(fabric, key, device, cost, pool.spec.jurisdiction or "", False)
                 usable = open_ and device.healthy and device.id not in withheld
-                self._offers.append((device.id, replace(offer, free=usable), offer))
+                free, held = (
+                    (replace(offer, free=True), replace(offer, held=True)) if usable else (offer, offer)
+                )
+                self._offers.append((device.id, free, held, offer))
 
-    def without(self, claimed: Collection[str], picture: Picture) -> list[Offer]:
-        """All offers; those of devices that are claimed or attached are not free."""
+    def without(self, claimed: Collection[str], out: Collection[str], picture: Picture) -> list[Offer]:
+        """All offers; those of devices that are claimed or attached are not free, and those of devices that are
+        quarantined (`out`) or attached without a claim are not when others release theirs."""
         taken = set(claimed)
-        taken |= {device for device, _ in picture.inventory.attachments}
-        return [not_free if device in taken else free for device, free, not_free in self._offers]
+        foreign = {device for device, _ in picture.inventory.attachments} - taken
+        out = foreign.union(out)
+        return [
+            not_free if device in out else held if device in taken else free
+            for device, free, held, not_free in self._offers
+        ]
 
 
 def _open(pools: Iterable[Pool], labels: Mapping[str, str]) -> frozenset[PoolKey]:

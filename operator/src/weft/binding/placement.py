@@ -15,6 +15,7 @@ from weft.api.resources import (
     NAMESPACES,
     NODES,
     POOLS,
+    PRIORITY_CLASSES,
     ResourceType,
 )
 from weft.binding.adoption import adopt
@@ -23,9 +24,11 @@ from weft.binding.fabrics import Fabrics
 from weft.binding.inputs import Inputs
 from weft.binding.inventory import Picture
 from weft.binding.keys import PlacementKey
+from weft.binding.membership import PoolKey
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.parsed import Same
-from weft.binding.plan import Remembered
+from weft.binding.plan import Remembered, Unused
+from weft.binding.rehearsal import Rehearsal
 from weft.binding.search import place
 from weft.cluster import Cluster, Object
 from weft.controllers import Now, Watch
@@ -33,7 +36,16 @@ from weft.controllers import Now, Watch
 RETRY_SECONDS = 1.0
 RECORDS_AT_ONCE = 100
 """Outcomes that are recorded before the event loop may turn to something else."""
-DEPENDS_ON = (LOGICAL_NODES, NODES, NAMESPACES, FABRICS, *POOLS, DEVICE_QUOTAS, DEVICE_ATTACHMENTS)
+DEPENDS_ON = (
+    LOGICAL_NODES,
+    NODES,
+    NAMESPACES,
+    FABRICS,
+    *POOLS,
+    DEVICE_QUOTAS,
+    DEVICE_ATTACHMENTS,
+    PRIORITY_CLASSES,
+)
 GATHER_SECONDS = 0.2
 """How long changes of what there is are gathered: one bind changes several objects."""
 
@@ -48,6 +60,7 @@ class PlacementController:
         self._inputs = Inputs()
         self._reader = Reader()
         self._remembered = Remembered()
+        self._rehearsal = Rehearsal()
         self._placed: tuple[object, ...] = ()
         self.passes = 0
         """Passes that looked for places."""
@@ -70,7 +83,8 @@ class PlacementController:
         if inputs == self._placed:
             return None
         snapshot = Snapshot.take(self._cluster, pictures, self._assignments)
-        outcomes = await asyncio.to_thread(self._place, snapshot, now.wall)
+        outcomes, unused = await asyncio.to_thread(self._place, snapshot, now.wall)
+        self._assignments.left(unused)
         self.passes += 1
         for number, outcome in enumerate(outcomes):
             if number % RECORDS_AT_ONCE == 0:
@@ -83,17 +97,18 @@ class PlacementController:
         self._placed = inputs
         return None
 
-    def _place(self, snapshot: Snapshot, now: datetime) -> list[Outcome]:
+    def _place(self, snapshot: Snapshot, now: datetime) -> tuple[list[Outcome], Mapping[PoolKey, Unused]]:
         """What is new to say: who waits for the same reason as before is told nothing, and costs nothing."""
         waiting = self._reader.waiting(snapshot, now)
         if not waiting:
-            return []
+            return [], {}
         adopted, stock = adopt(waiting, snapshot, self._reader.stock(snapshot))
         placement = place([each for each in waiting if not each.adopt], stock, self._remembered)
         self._remembered = placement.remembered
+        told = self._rehearsal.add_plans(placement, stock)
         said = set(map(id, snapshot.outcomes))
-        refusals = [refusal for refusal in placement.refusals if id(refusal) not in said]
-        return [*adopted, *placement.assignments, *refusals]
+        refusals = [refusal for refusal in told if id(refusal) not in said]
+        return [*adopted, *placement.assignments, *refusals], placement.unused
 
     def _depends_on(self, pictures: Mapping[str, Picture]) -> tuple[object, ...]:
         """Equal for two moments between which nothing changed that placement depends on."""

@@ -16,7 +16,8 @@ Place = tuple[str, str]
 class Hosts:
     """All hosts, the smallest first."""
 
-    def __init__(self, offers: Iterable[HostOffer], devices: Devices) -> None:
+    def __init__(self, offers: Iterable[HostOffer], devices: Devices, busy: Iterable[HostOffer] = ()) -> None:
+        self._busy = busy
         self.offers: dict[Place, HostOffer] = {
             (host.fabric, host.host): host for host in sorted(offers, key=attrgetter("size"))
         }
@@ -57,6 +58,24 @@ class Hosts:
         if known.kinds is None:
             known.kinds = dict.fromkeys(map(self.reach, self.suited(shape)))
         return known.kinds
+
+    def kinds_in_time(self, shape: Shape) -> Iterable[frozenset[int]]:
+        """The reaches of the hosts that a shape may have now, or when they are released."""
+        return dict.fromkeys((*self.kinds(shape), *self._busy_kinds(shape)))
+
+    def has_any(self, shape: Shape) -> bool:
+        """Whether a host suits the shape and is not closed, whatever it carries."""
+        return bool(self.suited(shape)) or bool(self._busy_kinds(shape))
+
+    def _busy_kinds(self, shape: Shape) -> Iterable[frozenset[int]]:
+        known = self._known(shape)
+        if known.busy_kinds is None:
+            known.busy_kinds = dict.fromkeys(
+                self._devices.reach(host.places)
+                for host in self._busy
+                if suits(shape, host) and not host.why_closed(shape.tolerations)
+            )
+        return known.busy_kinds
 
     def open(self, shape: Shape) -> Iterator[Place]:
         """Those of them that carry nothing. Hosts after the one that is taken are not looked at."""
@@ -99,6 +118,7 @@ class _Suited:
     first: int = 0
     """The ones before it are taken."""
     kinds: dict[frozenset[int], None] | None = None
+    busy_kinds: dict[frozenset[int], None] | None = None
 
 
 def suits(shape: Shape, host: HostOffer) -> bool:

@@ -138,6 +138,12 @@ class Waiting:
     shape: Shape
     adopt: frozenset[tuple[str, str]] = frozenset()
     """Fabric and device of what it takes over as it is; empty: what it gets is free."""
+    priority: int = 0
+    """Of its PriorityClass: the greater goes first in its namespace."""
+    not_accepted: tuple[str, str] | None = None
+    """Reason and message why it has no turn, whatever is free; None: it has one."""
+    was_head: bool = False
+    """Whether its status says that it was the head of the queue: a new leader goes on where the last one was."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,8 @@ class Offer:
     jurisdiction: str = ""
     free: bool = True
     """Whether it can be had now. What cannot tells apart a quota that is used up from a lack of devices."""
+    held: bool = False
+    """Whether a logical node has it, so that its release makes it free. Neither free nor held: out of service."""
 
     @property
     def quota_units(self) -> int:
@@ -242,6 +250,18 @@ class Stock:
     """Hosts that a namespace may still take; absent: no limit."""
     observed_only: tuple[str, ...] = ()
     """Fabrics on which Weft may not bind, because their mode is Observe."""
+    busy_hosts: tuple[HostOffer, ...] = ()
+    """Hosts that carry a logical node and are places again when it is released."""
+    used: Mapping[tuple[str, DeviceKind], int] = field(default_factory=dict)
+    """What a namespace holds (accelerators, or bytes)."""
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """Of namespaces whose share is not that of the others; absent: 1."""
+    unread: tuple[str, ...] = ()
+    """Fabrics that have pools and of whose devices nothing is known."""
+    next_release: Mapping[tuple[str, PoolKey], str] = field(default_factory=dict)
+    """The logical node of a namespace that is known to release devices of a pool first."""
+    hosts_if_managed: tuple[HostOffer, ...] = ()
+    """What `hosts` were if all fabrics were managed; empty where they are."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +295,12 @@ class Refusal:
     waiting: Waiting
     reason: str
     message: str
+    accepted: bool = True
+    """Whether it can be met one day, as pools, grants and devices are."""
+    place: str = ""
+    """Its place in the queue, the coarser the farther; empty: a release of others would not help it."""
+    plan: Assignment | None = None
+    """What it would get if the fabrics in Observe mode were managed."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +320,22 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class Why:
+    """Why requests of one key have to wait."""
+
+    reason: str
+    message: str
+    accepted: bool = True
+    in_queue: bool = False
+    """Whether a release of others would help."""
+
+
+RefusalKey = tuple[Shape, str, Hashable]
+"""A shape, the namespace where a DeviceQuota makes a difference, and what was kept for the head of the queue (None:
+the answer is the same if nothing is)."""
+
+
+@dataclass(frozen=True)
 class Remembered:
     """What was refused, and on what stock: on less it is refused again, for the same reason."""
 
@@ -303,14 +345,15 @@ class Remembered:
     """Devices that the pass gave away, by fabric and name."""
     taken_nodes: frozenset[str] = frozenset()
     """Nodes that it gave away."""
-    refused: Mapping[tuple[Shape, str], tuple[str, str]] = field(default_factory=dict)
-    """Reason and message by shape, and by namespace where a DeviceQuota makes a difference."""
-    hopeless: frozenset[tuple[Shape, str]] = frozenset()
+    refused: Mapping[RefusalKey, Why] = field(default_factory=dict)
+    hopeless: frozenset[RefusalKey] = frozenset()
     """Those of them that could not be met though every device were free: binds and releases change nothing for them."""
     passed_over: frozenset[str] = frozenset()
     """Uids of requests that lost a place to others that ask for more: they do not lose another."""
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
     """By the uid of the request: who is refused again for the same reason has the same object."""
+    head: str = ""
+    """Uid of the head of the queue: what it needs is kept for it."""
 
     def for_stock(self, stock: Stock) -> Remembered:
         """What need not be looked for again on a later stock."""
@@ -331,13 +374,24 @@ class Remembered:
             if before.jurisdiction != offer.jurisdiction:
                 return False
         # What is said of a quota that is used up or was lifted may differ.
-        return _limited(stock) == _limited(self.stock)
+        return _limited(stock) == _limited(self.stock) and stock.unread == self.stock.unread
+
+    def _has_hosts(self, stock: Stock) -> bool:
+        """Whether a later stock has the same hosts, free or busy: with others another text would be true."""
+        if stock.busy_hosts == self.stock.busy_hosts:
+            return True
+        now, before = (
+            {host.node_name: host for host in (*each.busy_hosts, *each.hosts)} for each in (stock, self.stock)
+        )
+        return now == before
 
     def _holds_for(self, stock: Stock, other: Iterable[tuple[Offer | None, Offer]]) -> bool:
         """Whether a later stock has nothing that this one had not."""
         hosts = {(host.fabric, host.host): host for host in self.stock.hosts}
         return (
             stock.observed_only == self.stock.observed_only
+            and stock.unread == self.stock.unread
+            and self._has_hosts(stock)
             and _limited(stock) == _limited(self.stock)
             and all(left <= self.stock.quota_left[key] for key, left in stock.quota_left.items())
             and all(left <= self.stock.hosts_left[key] for key, left in stock.hosts_left.items())
@@ -376,6 +430,15 @@ def _other_offers(before: tuple[Offer, ...], after: tuple[Offer, ...]) -> list[t
 
 
 @dataclass(frozen=True)
+class Unused:
+    """Free devices of a pool that nobody who waits can use, and those kept for the head of the queue."""
+
+    kept: int = 0
+    stranded: tuple[tuple[str, int], ...] = ()
+    """Devices by the reason why nobody who waits can use them."""
+
+
+@dataclass(frozen=True)
 class Placement:
     """The result of one pass."""
 
@@ -384,6 +447,8 @@ class Placement:
     effort: Effort = Effort()
     remembered: Remembered = Remembered()
     """For the next pass."""
+    unused: Mapping[PoolKey, Unused] = field(default_factory=dict)
+    """Empty while nobody waits."""
 
 
 @lru_cache(maxsize=100_000)

@@ -16,10 +16,12 @@ from weft.api.resources import (
     POOLS,
     ResourceType,
 )
+from weft.binding.assignments import Assignments
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import PoolsKey
 from weft.binding.membership import DEVICES_OF, Membership, Pool, PoolKey, key_of, pool_key
 from weft.binding.offers import Reader, Snapshot
+from weft.binding.plan import Unused
 from weft.binding.status import Fact, Status, pool_status, quota_status
 from weft.cluster import Cluster, ClusterError, ConflictError, Object, add_finalizer, drop_finalizer
 from weft.controllers import Now, Watch
@@ -52,9 +54,10 @@ class Write:
 class PoolsController:
     """Counts the devices of all pools, beside the event loop."""
 
-    def __init__(self, cluster: Cluster, fabrics: Fabrics) -> None:
+    def __init__(self, cluster: Cluster, fabrics: Fabrics, assignments: Assignments) -> None:
         self._cluster = cluster
         self._fabrics = fabrics
+        self._assignments = assignments
         self._reader = Reader()
         self.watches: tuple[Watch[Any], ...] = (
             *(Watch(resource, _pools) for resource in (*POOLS, DEVICE_QUOTAS)),
@@ -64,7 +67,7 @@ class PoolsController:
     async def reconcile(self, key: PoolsKey, now: Now) -> float | None:
         """Bring all pools and quotas up to date. Raises the last error; one does not keep the others from theirs."""
         snapshot = Snapshot.take(self._cluster, self._fabrics.last_pictures())
-        steps = await asyncio.to_thread(count, self._reader, snapshot, now.wall)
+        steps = await asyncio.to_thread(count, self._reader, snapshot, now.wall, self._assignments.unused)
         failure: ClusterError | None = None
         for step in steps:
             try:
@@ -106,7 +109,9 @@ class PoolsController:
                 await self._cluster.write_status(resource, raw, status)
 
 
-def count(reader: Reader, snapshot: Snapshot, now: datetime) -> list[Release | Write]:
+def count(
+    reader: Reader, snapshot: Snapshot, now: datetime, unused: Mapping[PoolKey, Unused]
+) -> list[Release | Write]:
     """What has to be written about the pools and quotas of a snapshot. Pure but for what the reader remembers."""
     pools, claims = reader.pools(snapshot), reader.claims(snapshot)
     resources = zip(POOLS, (snapshot.gpu_pools, snapshot.memory_pools, snapshot.storage_pools), strict=True)
@@ -134,7 +139,9 @@ def count(reader: Reader, snapshot: Snapshot, now: datetime) -> list[Release | W
         here = claims_of.get(fabric, {})
         attached = frozenset(picture.inventory.attachments if picture else ())
         membership = memberships.get(fabric, {}).get(pool_key(pool))
-        status = pool_status(pool, membership, here, attached, ready, now)
+        status = pool_status(
+            pool, membership, here, attached, ready, now, unused.get(pool_key(pool), Unused())
+        )
         steps.append(Write(resource, raw, status, hold=in_use and not leaving))
     return [*steps, *_quotas(reader, snapshot, pools, now)]
 

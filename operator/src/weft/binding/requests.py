@@ -6,18 +6,21 @@ import logging
 from dataclasses import dataclass, replace
 
 from weft.api import LogicalNode
-from weft.api.conditions import is_true
+from weft.api.conditions import find, is_true
 from weft.api.devices import DeviceSelector
 from weft.api.logical_node import AcceleratorRequest, ByteRequest, ConstraintPolicy
 from weft.api.quantity import parse_bytes, parse_decimal
 from weft.binding.holdings import Owner
-from weft.binding.membership import PoolKey
+from weft.binding.membership import PoolKey, key_of
 from weft.binding.objects import is_deleting, parse_node
 from weft.binding.plan import Choice, Constraint, Need, Selector, Shape, Waiting
 from weft.cluster import Object
 from weft.fabric.driver import DeviceKind
 
 log = logging.getLogger(__name__)
+
+Turn = tuple[int, tuple[str, str] | None]
+"""Priority, and the reason and message of what has no turn at all."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Request:
     """Whether it wants a place while it has no claims, whatever the time is."""
     shape: Shape
     """Without the pools that are open to its namespace."""
+    ends: str | None = None
+    """When it gives back the devices of `pools`, for comparison; empty: it is about to. None: not known."""
+    pools: frozenset[PoolKey] = frozenset()
 
 
 def read(raw: Object) -> Request | None:
@@ -66,7 +72,18 @@ def read(raw: Object) -> Request | None:
     meta, status = node.metadata, node.status
     # Whether the time of one that was bound is up, only the present moment tells.
     lasting = spec.ttl_seconds_after_bound is None and not is_true(status.conditions, "Expired")
-    return Request(node, meta.uid, (meta.namespace, meta.name), lasting and not is_deleting(node), shape)
+    owner, wanting = (meta.namespace, meta.name), lasting and not is_deleting(node)
+    pools = frozenset(key_of(device.pool_ref) for device in status.devices)
+    return Request(node, meta.uid, owner, wanting, shape, _ends(node) if pools else None, pools)
+
+
+def _ends(node: LogicalNode) -> str | None:
+    if is_deleting(node):
+        return ""
+    ttl, bound = node.spec.ttl_seconds_after_bound, find(node.status.conditions, "Bound")
+    if ttl is None or bound is None or bound.status != "True":
+        return None
+    return f"{int(bound.last_transition_time.timestamp()) + ttl:020}"
 
 
 def _need(
@@ -81,8 +98,11 @@ def _choice(selector: DeviceSelector, name: str = "") -> Choice:
     return Choice(Selector(equal, selector.match_expressions), selector.least_bytes, name)
 
 
-def waiting(request: Request, pools: frozenset[PoolKey], avoid: frozenset[str]) -> Waiting:
+def waiting(request: Request, pools: frozenset[PoolKey], avoid: frozenset[str], turn: Turn) -> Waiting:
     meta = request.node.metadata
     shape = replace(request.shape, allowed_pools=pools, avoid_hosts=avoid)
     adopt = frozenset((each.fabric, each.device) for each in request.node.spec.adopt)
-    return Waiting(meta.uid, meta.namespace, meta.name, str(meta.creation_timestamp), shape, adopt)
+    was_head = request.node.status.queue_place == "1"
+    return Waiting(
+        meta.uid, meta.namespace, meta.name, str(meta.creation_timestamp), shape, adopt, *turn, was_head
+    )

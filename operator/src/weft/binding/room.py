@@ -23,7 +23,7 @@ class Room:
 
     def __init__(self, stock: Stock) -> None:
         self.devices = Devices(stock)
-        self.hosts = Hosts(stock.hosts, self.devices)
+        self.hosts = Hosts(stock.hosts, self.devices, stock.busy_hosts)
         self.quota: dict[str, Budget] = {}
         """What is left of pools, by the namespaces that have limits."""
         for (namespace, pool), left in stock.quota_left.items():

@@ -1,10 +1,11 @@
 """The placement algorithm: one pass over all that waits. Pure.
 
-Requests are placed in the order in which they were created. For each one the hosts that suit it are tried, the
-smallest first; on a host, every need is met from the devices that reach it, or the host is passed over: all or
-nothing. Among devices that fit, the cheapest come first, then those from the interconnect domain with the
-fewest free devices, so that whole domains stay free for requests that need one. Who finds no place this way gets one if
-those that the pass placed before can be moved out of the way and all keep a place (`repack.py`).
+Requests are placed in their turn (`turns.py`); what the head of the queue needs is kept for it (`keeping.py`). For each
+one the hosts that suit it are tried, the smallest first; on a host, every need is met from the devices that reach it,
+or the host is passed over: all or nothing. Among devices that fit, the cheapest come first, then those from the
+interconnect domain with the fewest free devices, so that whole domains stay free for requests that need one. Who finds
+no place this way gets one if those that the pass placed before can be moved out of the way and all keep a place
+(`repack.py`).
 
 All devices are sorted once and each selector is held against them once, however many requests there are. Within a pass
 free devices only become fewer, so requests of a shape that was refused are refused without another look. What a
@@ -13,54 +14,61 @@ refused request is told has no number that moves by itself: while the reason sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from weft.binding.choose import Budget, Unmet, asked
+from weft.binding.keeping import Kept, nearest
 from weft.binding.membership import PoolKey
-from weft.binding.places import suits
 from weft.binding.plan import (
     Assignment,
     Chosen,
     Effort,
-    Need,
     Offer,
     Placement,
     Refusal,
+    RefusalKey,
     Remembered,
     Shape,
     Stock,
+    Unused,
     Waiting,
-    pool_words,
+    Why,
 )
 from weft.binding.repack import Repack
 from weft.binding.room import Held, Room
-
-DEVICE_REASONS = ("NotEnoughDevices", "ConstraintUnmet")
-MOVABLE_REASONS = (*DEVICE_REASONS, "NoHost")
-"""Refusals that may end when others are moved."""
-
+from weft.binding.stranded import unused
+from weft.binding.turns import Turns, place_words
+from weft.binding.why import DEVICE_REASONS, MOVABLE_REASONS, Words
+from weft.fabric.driver import DeviceKind
 
 MOST_ROUNDS = 3
 """How often it is tried to exchange those that were placed for those that were not."""
+MOST_HEADS = 20
+"""Requests that are looked at as the head of the queue: a bound on what those cost that nobody's release helps."""
 
 
 def place(waiting: Iterable[Waiting], stock: Stock, remembered: Remembered | None = None) -> Placement:
-    """Place requests, oldest first. `remembered` is what the pass before left."""
-    pass_ = _Pass(stock, remembered or Remembered())
-    in_order = sorted(waiting, key=lambda item: (item.created, item.namespace, item.name))
-    ordered = [(request, pass_.key(request)) for request in in_order]
-    for request, key in ordered:
-        pass_.place(request, key)
+    """Place requests, each in its turn. `remembered` is what the pass before left."""
+    waiting, remembered = tuple(waiting), remembered or Remembered()
+    pass_ = _Pass(stock, remembered)
+    head = remembered.head or next((each.uid for each in waiting if each.was_head), "")
+    turns = pass_.turns(waiting, head)
+    ordered: list[Waiting] = []
+    for request in turns:
+        ordered.append(request)
+        if pass_.place(request):
+            turns.took(request)
+        elif request in turns.first:
+            pass_.keep(request)
+    first = {request.uid for request in turns.first}
     for _ in range(MOST_ROUNDS):
-        if not pass_.exchange(ordered):
+        if not pass_.exchange(ordered, first):
             break
     return pass_.placement(ordered)
 
 
-Key = tuple[Shape, str]
-"""A shape, and the namespace where a DeviceQuota makes a difference."""
-Ordered = Sequence[tuple[Waiting, Key]]
+Ordered = Sequence[Waiting]
 """Requests in their turn."""
 
 
@@ -70,12 +78,20 @@ class _Pass:
     def __init__(self, stock: Stock, remembered: Remembered) -> None:
         self._stock = stock
         self._room = Room(stock)
+        self._words = Words(stock, self._room)
         remembered = remembered.for_stock(stock)
         self._refused = dict(remembered.refused)
         self._refusals = remembered.refusals
         self._remembered_keys = frozenset(self._refused)
         self._hopeless = set(remembered.hopeless)
-        self._said: dict[object, tuple[str, str]] = {}
+        self._key_of: dict[str, RefusalKey] = {}
+        """What a refused request was refused under, by its uid."""
+        self._kept: Kept | None = None
+        self._behind: Hashable = None
+        """What is kept for the head of the queue; None while nothing is."""
+        self._totals: Counter[DeviceKind] = Counter()
+        for each in self._room.devices.bins:
+            self._totals[each.offer.device.kind] += each.total * each.units
         self._searches = 0
         self._repack = Repack(self._room)
         self._moved = False
@@ -86,20 +102,15 @@ class _Pass:
     # --- what the pass comes to ---
 
     def placement(self, ordered: Ordered) -> Placement:
-        """The devices themselves are handed out last: the oldest request gets the first ones of each bin."""
+        """The devices themselves are handed out last: who is first in turn gets the first ones of each bin."""
         handed: dict[int, Iterator[Offer]] = {
             each.number: iter(each.free_offers) for each in self._room.devices.bins
         }
         assignments: list[Assignment] = []
-        refusals: list[Refusal] = []
-        keys: set[Key] = set()
-        for request, key in ordered:
+        left: list[Waiting] = []
+        for request in ordered:
             if (held := self._room.held.get(request.uid)) is None:
-                keys.add(key)
-                why, before = self._refused[key], self._refusals.get(request.uid)
-                if before is None or before.waiting is not request or (before.reason, before.message) != why:
-                    before = Refusal(request, *why)
-                refusals.append(before)
+                left.append(request)
                 continue
             devices = tuple(
                 Chosen(part.need, next(handed[part.bin.number]), part.alternative)
@@ -107,24 +118,63 @@ class _Pass:
                 for _ in range(part.count)
             )
             assignments.append(Assignment(request, self._room.hosts.offers[held.place], devices))
+        queue = list(self.turns([each for each in left if self._why(each).in_queue], self._head()))
+        if self._kept is None:
+            self._kept = next(filter(None, map(self._nearest, self._candidates(queue))), None)
+            if self._kept is not None:
+                queue.remove(self._kept.request)
+                queue.insert(0, self._kept.request)
+        refusals = [*self._told(left, queue)]
         effort = Effort(
             1, self._room.devices.matchings, self._searches, self._room.devices.choices, self._repack.moves
         )
-        return Placement(
-            tuple(assignments), tuple(refusals), effort, self._remembered(assignments, refusals, keys)
-        )
+        remembered = self._remembered(assignments, refusals)
+        return Placement(tuple(assignments), tuple(refusals), effort, remembered, self._unused(refusals))
 
-    def _remembered(
-        self, assignments: Iterable[Assignment], refusals: Iterable[Refusal], keys: set[Key]
-    ) -> Remembered:
+    def _unused(self, refusals: Iterable[Refusal]) -> Mapping[PoolKey, Unused]:
+        devices, kept = self._room.devices, self._kept.parts if self._kept is not None else ()
+        if self._behind is None:
+            # It was chosen after the pass, and nothing is withheld for it yet.
+            devices.take(kept)
+        return unused(devices.bins, kept, [(each.waiting.shape, each.reason) for each in refusals])
+
+    def _told(self, left: Ordered, queue: Ordered) -> Iterator[Refusal]:
+        """What those that wait are told: the same object as before where nothing of it changed."""
+        places = {request.uid: place_words(rank) for rank, request in enumerate(queue)}
+        firsts: set[str] = set()
+        """Namespaces of which the first in the queue was met: it alone is told who releases next."""
+        next_release = {}
+        for request in queue:
+            if request.namespace not in firsts:
+                firsts.add(request.namespace)
+                next_release[request.uid] = self._next_release(request)
+        for request in left:
+            why = self._why(request)
+            message = why.message + next_release.get(request.uid, "")
+            told = Refusal(request, why.reason, message, why.accepted, places.get(request.uid, ""))
+            before = self._refusals.get(request.uid)
+            yield before if before is not None and before.waiting is request and before == told else told
+
+    def _next_release(self, request: Waiting) -> str:
+        """Which logical node of the same namespace releases such devices first, as far as that is known."""
+        for need in request.shape.needs:
+            for choice in need.choices:
+                pools = self._room.devices.pools_of(need.kind, choice) & request.shape.allowed_pools
+                for pool in sorted(pools):
+                    if name := self._stock.next_release.get((request.namespace, pool)):
+                        return f"; of this namespace {name} is the next that releases such devices"
+        return ""
+
+    def _remembered(self, assignments: Iterable[Assignment], refusals: Iterable[Refusal]) -> Remembered:
         """What was refused, by shape; shapes for which nobody waits any more are forgotten."""
+        by_uid = {refusal.waiting.uid: refusal for refusal in refusals}
+        keys = {self._key_of[uid] for uid in by_uid if uid in self._key_of}
         refused = {key: why for key, why in self._refused.items() if key in keys}
         left = {
             (namespace, pool): units
             for namespace, budget in self._room.quota.items()
             for pool, units in budget.items()
         }
-        by_uid = {refusal.waiting.uid: refusal for refusal in refusals}
         taken = ((each.offer.fabric, each.offer.device.id) for item in assignments for each in item.devices)
         return Remembered(
             replace(self._stock, quota_left=left, hosts_left=dict(self._room.hosts_left)),
@@ -134,52 +184,103 @@ class _Pass:
             frozenset(self._hopeless & keys),
             frozenset(self._passed_over & by_uid.keys()),
             by_uid,
+            self._head(),
         )
 
-    def key(self, request: Waiting) -> Key:
-        """Requests with one key have one answer."""
-        # Without a limit of its own a namespace has the answer of all others that ask for the same.
-        return request.shape, request.namespace if self._room.is_limited(request.namespace) else ""
+    # --- the queue ---
+
+    def turns(self, waiting: Iterable[Waiting], head: str) -> Turns:
+        """Whose turn it is, with what the pass has given away so far."""
+        turns = Turns(waiting, self._stock.used, self._totals, self._stock.weights, head)
+        for held in self._room.held.values():
+            turns.took(held.request)
+        return turns
+
+    def _head(self) -> str:
+        return self._kept.request.uid if self._kept is not None else ""
+
+    def _candidates(self, queue: Ordered) -> Iterator[Waiting]:
+        """Who may be the head of the queue, one of each shape."""
+        seen: set[RefusalKey] = set()
+        for request in queue:
+            key = self._key_of[request.uid]
+            if len(seen) < MOST_HEADS and key not in seen:
+                seen.add(key)
+                yield request
+
+    def _nearest(self, request: Waiting) -> Kept | None:
+        return nearest(self._room, request)
+
+    def keep(self, request: Waiting) -> None:
+        """Withhold what the request needs from all that have their turn after it."""
+        if self._kept is None and self._why(request).in_queue:
+            kept = self._nearest(request)
+            if kept is not None:
+                self._kept, self._behind = kept, kept.identity
+                self._room.devices.take(kept.parts)
+                if kept.place is not None:
+                    self._room.hosts.take(kept.place)
 
     # --- one request ---
 
-    def place(self, request: Waiting, key: Key) -> None:
+    def _key(self, request: Waiting) -> RefusalKey:
+        """Requests with one key have one answer."""
+        # Without a limit of its own a namespace has the answer of all others that ask for the same.
+        namespace = request.namespace if self._room.is_limited(request.namespace) else ""
+        on_all: RefusalKey = request.shape, namespace, None
+        # What is not there at all, is not there beside what is kept.
+        if self._behind is None or on_all in self._refused:
+            return on_all
+        return request.shape, namespace, self._behind
+
+    def _why(self, request: Waiting) -> Why:
+        if request.not_accepted is not None:
+            return Why(*request.not_accepted, accepted=False)
+        return self._refused[self._key_of[request.uid]]
+
+    def place(self, request: Waiting) -> bool:
         """Find a place, or the reason why there is none."""
+        if request.not_accepted is not None:
+            return False
+        key = self._key_of[request.uid] = self._key(request)
         if key in self._refused:
-            return
+            return False
         found = self._search(request)
         if isinstance(found, Held):
             self._room.take(found)
-            return
-        if found[0] in MOVABLE_REASONS:
-            if found[0] in DEVICE_REASONS and not self._room.devices.could_be_met(request.shape):
+            return True
+        if found.reason in MOVABLE_REASONS:
+            if found.reason in DEVICE_REASONS and not self._room.devices.could_be_met(request.shape):
+                found = self._words.hopeless(request.shape, found)
+                key = self._key_of[request.uid] = (*key[:2], None)
                 self._hopeless.add(key)
             elif self._repack.make_room(request):
                 self._room.devices.look_again()
                 self._moved = True
-                return
+                return True
         self._refused[key] = found
+        return False
 
-    def exchange(self, ordered: Ordered) -> bool:
+    def exchange(self, ordered: Ordered, never: Collection[str]) -> bool:
         """Give places to refused requests that ask for more accelerators than those that lose theirs; whether somebody
         was moved since the last time.
 
         Only a tenant's own lose theirs, and who has lost one does not lose another: nobody waits for ever because
-        others fit better.
+        others fit better. Those of `never` (uids) lose none: the queue had come to them.
         """
         if self._refused.keys() == self._remembered_keys and not self._moved:
             return False
         may_lose: dict[str, set[str]] = {}
-        for each, _ in ordered:
-            if each.uid not in self._passed_over:
+        for each in ordered:
+            if each.uid not in self._passed_over and each.uid not in never:
                 may_lose.setdefault(each.namespace, set()).add(each.uid)
         before = frozenset(self._room.held)
         # What was refused on all that this pass began with, is refused whoever is moved.
         useless = self._remembered_keys | self._hopeless
-        tried: set[Key] = set()
-        for request, key in [each for each in ordered if each[0].uid not in self._room.held]:
-            asked = request.shape, request.namespace
-            if key in useless or asked in tried or self._refused[key][0] not in MOVABLE_REASONS:
+        tried: set[tuple[Shape, str]] = set()
+        for request in self._left(ordered):
+            key, asked = self._key_of[request.uid], (request.shape, request.namespace)
+            if key in useless or asked in tried or self._refused[key].reason not in MOVABLE_REASONS:
                 continue
             if self._repack.make_room(request, may_lose.get(request.namespace)):
                 self._moved = True
@@ -191,14 +292,21 @@ class _Pass:
             self._look_again(ordered)
         return moved
 
+    def _left(self, ordered: Ordered) -> Ordered:
+        """Those that have a turn and no place."""
+        return [each for each in ordered if each.uid not in self._room.held and each.not_accepted is None]
+
     def _look_again(self, ordered: Ordered) -> None:
         """What was refused on the way may fit now that others were moved, and who lost a place is told why."""
         self._room.devices.look_again()
-        left = [each for each in ordered if each[0].uid not in self._room.held]
-        for _, key in left:
+        left = self._left(ordered)
+        for request in left:
+            key = self._key_of[request.uid]
             if key not in self._remembered_keys and key not in self._hopeless:
                 self._refused.pop(key, None)
-        for request, key in left:
+        for request in left:
+            # What is withheld now was not, perhaps, when it was looked for first.
+            key = self._key_of[request.uid] = self._key(request)
             if key not in self._refused:
                 found = self._search(request)
                 if isinstance(found, Held):
@@ -206,87 +314,11 @@ class _Pass:
                 else:
                     self._refused[key] = found
 
-    def _search(self, request: Waiting) -> Held | tuple[str, str]:
+    def _search(self, request: Waiting) -> Held | Why:
         self._searches += 1
-        shape = request.shape
         budget = self._room.budget(request.namespace)
-        # What another's bind does not change is said first, so that it stays said.
-        if self._room.hosts_left.get(request.namespace, 1) <= 0:
-            return "QuotaExceeded", "a DeviceQuota of the namespace does not allow another host"
-        for need in shape.needs:
-            if pools := self._used_up(shape, need, budget):
-                text = f"a DeviceQuota of the namespace does not allow so much of {pool_words(pools)}"
-                return "QuotaExceeded", f"{need.words()}; {text}"
-        for need in shape.needs:
-            if not self._room.devices.has_enough(shape, need):
-                return (
-                    "NotEnoughDevices",
-                    f"{need.words()}; not enough are free in pools open to this namespace",
-                )
+        why = self._words.before_search(request.shape, request.namespace, budget)
+        if why is not None:
+            return why
         found, failures = self._room.first_place(request)
-        if found is not None:
-            return found
-        if not failures:
-            return "NoHost", self._no_host(shape)
-        return self._words(shape, budget, *next(iter(failures.items())))
-
-    def _words(self, shape: Shape, budget: Budget, reach: frozenset[int], unmet: Unmet) -> tuple[str, str]:
-        """Why the first suitable host could not be used: by leaving out, one by one, what may have been in the way."""
-        key = asked(shape, reach, budget)
-        if key not in self._said:
-            self._said[key] = self._find_words(shape, budget, reach, unmet)
-        return self._said[key]
-
-    def _find_words(
-        self, shape: Shape, budget: Budget, reach: frozenset[int], unmet: Unmet
-    ) -> tuple[str, str]:
-        if budget and not isinstance(self._room.devices.choose(shape, reach, {}), Unmet):
-            limited = pool_words(pool for pool in budget if pool in shape.allowed_pools)
-            return (
-                "QuotaExceeded",
-                f"a DeviceQuota of the namespace does not allow so much of {limited} together",
-            )
-        required = [constraint for constraint in shape.constraints if constraint.required]
-        if required:
-            relaxed = Shape(shape.needs, shape.allowed_pools, jurisdictions=shape.jurisdictions)
-            if not isinstance(self._room.devices.choose(relaxed, reach, budget), Unmet):
-                asked = " and ".join(
-                    f"one {each.attribute} for {', '.join(sorted(each.needs))}" for each in required
-                )
-                return (
-                    "ConstraintUnmet",
-                    f"placement.constraints require {asked}, and none has enough free devices",
-                )
-        text = "not enough are free together, at one host, in pools open to this namespace"
-        return unmet.reason, f"{unmet.need.words()}; {text}"
-
-    def _used_up(self, shape: Shape, need: Need, budget: Budget) -> set[PoolKey]:
-        """The limited pools, where none of the choices can be met for want of quota, however much is free."""
-        if not budget:
-            return set()
-        limited: set[PoolKey] = set()
-        for choice in need.choices:
-            pools = self._room.devices.pools_of(need.kind, choice) & shape.allowed_pools
-            if not pools or any(pool not in budget for pool in pools):
-                return set()
-            if sum(max(0, budget[pool]) for pool in pools) >= (need.count or need.size_bytes):
-                return set()
-            limited |= pools
-        return limited
-
-    def _no_host(self, shape: Shape) -> str:
-        text = (
-            "no host is free that has the node labels, CPU and memory asked for and carries no logical node"
-        )
-        closed = {
-            host.node_name: why
-            for host in self._room.hosts.free()
-            if suits(shape, host) and (why := host.why_closed(shape.tolerations))
-        }
-        if closed:
-            named = [f"{name} ({why})" for name, why in sorted(closed.items())]
-            text += f"; Nodes that would do are closed: {', '.join(named[:3])}"
-        if self._stock.observed_only:
-            fabrics = ", ".join(f"Fabric {name}" for name in sorted(self._stock.observed_only))
-            text += f"; {fabrics} is only observed: set spec.mode to Manage to let Weft bind there"
-        return text
+        return found if found is not None else self._words.no_place(request.shape, budget, failures)

@@ -11,8 +11,9 @@ from weft.api.conditions import MAX_CONDITIONS, find, with_condition
 from weft.api.quantity import format_bytes
 from weft.binding.hosts import Matched
 from weft.binding.inventory import Picture
-from weft.binding.membership import Membership, Pool, PoolKey, key_of
+from weft.binding.membership import POOL_KIND, Membership, Pool, PoolKey, key_of
 from weft.binding.objects import is_quarantined
+from weft.binding.plan import Assignment, Chosen, Unused
 from weft.fabric.driver import not_used
 
 Status = dict[str, Any]
@@ -87,7 +88,8 @@ def bound_status(
     status = node.status.dump()
     hosts = {claim.spec.host for claim in claims}
     # The fabrics of one machine may call it differently; its Node has one name.
-    status.pop("host", None)
+    for key in ("host", "queuePlace", "plan"):
+        status.pop(key, None)
     if len(hosts) == 1:
         status["host"] = hosts.pop()
     status.update(
@@ -100,13 +102,37 @@ def bound_status(
     return with_facts(node, status, facts, now)
 
 
-def unbound_status(node: LogicalNode, facts: Iterable[Fact], now: datetime) -> Status:
+def unbound_status(
+    node: LogicalNode,
+    facts: Iterable[Fact],
+    now: datetime,
+    queue_place: str = "",
+    plan: Assignment | None = None,
+) -> Status:
     """A logical node that has no devices, or not all of them yet."""
     status = node.status.dump()
-    for key in ("nodeName", "host", "devices", "deviceCount"):
+    for key in ("nodeName", "host", "devices", "deviceCount", "queuePlace", "plan"):
         status.pop(key, None)
+    if queue_place:
+        status["queuePlace"] = queue_place
+    if plan is not None:
+        status["plan"] = {
+            "nodeName": plan.host.node_name,
+            "devices": [_planned(each) for each in plan.devices],
+        }
     status["observedGeneration"] = node.metadata.generation
     return with_facts(node, status, facts, now)
+
+
+def _planned(chosen: Chosen) -> dict[str, Any]:
+    kind, name = chosen.offer.pool
+    return {
+        "request": chosen.need,
+        **({"alternative": chosen.alternative} if chosen.alternative else {}),
+        "poolRef": {"kind": POOL_KIND[kind].value, "name": name},
+        "fabric": chosen.offer.fabric,
+        "device": chosen.offer.device.id,
+    }
 
 
 def pool_status(
@@ -116,12 +142,19 @@ def pool_status(
     attached: frozenset[tuple[str, str]],
     reachable: Fact,
     now: datetime,
+    unused: Unused,
 ) -> Status:
     """Counts of a pool's devices; `membership` None: the fabric was never read, the last counts stay.
 
     `claims` are the claims by device, `attached` the pairs of device and host that the fabric shows.
     """
     status = {**pool.status.dump(), "observedGeneration": pool.metadata.generation}
+    for key in ("kept", "stranded"):
+        status.pop(key, None)
+    if unused.kept:
+        status["kept"] = unused.kept
+    if unused.stranded:
+        status["stranded"] = [{"reason": reason, "devices": count} for reason, count in unused.stranded]
     facts: list[Fact] = [reachable]
     if membership is not None:
         excluded = set(pool.spec.maintenance.devices)

@@ -25,6 +25,9 @@ class Place:
     facts: Facts = ()
     ask_after: float | None = None
     """Ask for a placement pass in so many seconds; None: there was one, its answer stands."""
+    queue_place: str = ""
+    plan: Assignment | None = None
+    """What it would get if the fabrics in Observe mode were managed."""
     again: float | None = None
 
 

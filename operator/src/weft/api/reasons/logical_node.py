@@ -7,11 +7,45 @@ from weft.api.reasons.declared import ConditionType, Event, Reason
 NODE = ("LogicalNode",)
 
 # Why a logical node has no place: said by Reserved and Bound alike.
+# What cannot be met as things are: said by Accepted, too.
+_NOT_ACCEPTED = (
+    Reason(
+        "False",
+        "NoSuchDevices",
+        "No pool has so many such devices, together as `placement.constraints` require, in use or not.",
+        "Create a new LogicalNode that asks for what there is, or have devices added to a pool.",
+    ),
+    Reason(
+        "False",
+        "NotGranted",
+        "There are such devices, but not so many in pools that are open to the namespace.",
+        "Have `spec.allowedNamespaces` of a pool changed; its administrator sees the pools.",
+    ),
+    Reason(
+        "False",
+        "PriorityClassNotFound",
+        "There is no PriorityClass of the name in `spec.priorityClassName`.",
+        "Have it created, or create a new LogicalNode with another.",
+    ),
+    Reason(
+        "False",
+        "PriorityClassNotAllowed",
+        "A DeviceQuota of the namespace does not allow the PriorityClass in `spec.priorityClassName`.",
+        "Create a new LogicalNode with another, or have the DeviceQuota changed.",
+    ),
+)
 _NO_PLACE = (
+    *_NOT_ACCEPTED,
+    Reason(
+        "False",
+        "OnlyPlanned",
+        "A place was found, but a Fabric there is in Observe mode: `status.plan` says what would be attached.",
+        "Look at the plan; it is carried out when `spec.mode` of the Fabric is Manage.",
+    ),
     Reason(
         "False",
         "NotEnoughDevices",
-        "Not enough devices that suit are free, together at one host, in pools open to the namespace.",
+        "Not enough devices that suit are free, together at one host, or they are kept for a request before it.",
         "Wait for a release, ask for less, or have a pool opened or enlarged; it is tried again by itself.",
     ),
     Reason(
@@ -23,7 +57,7 @@ _NO_PLACE = (
     Reason(
         "False",
         "NoHost",
-        "No free host has the labels, CPU and memory asked for.",
+        "No host has the labels, CPU and memory asked for, or every one that has them carries a logical node.",
         "Free or uncordon one of the Nodes that the message names, tolerate its taint, or ask for less of the host.",
     ),
     Reason(
@@ -106,6 +140,15 @@ _TROUBLE = (
 
 
 CONDITIONS = (
+    ConditionType(
+        NODE,
+        "Accepted",
+        "It can be met some day, as pools, grants and devices are.",
+        (
+            Reason("True", "Accepted", "It has a place in the queue, or its devices."),
+            *_NOT_ACCEPTED,
+        ),
+    ),
     ConditionType(
         NODE,
         "Reserved",

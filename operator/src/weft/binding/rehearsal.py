@@ -1,0 +1,62 @@
+"""What would be attached where, for whom, if the fabrics in Observe mode were managed. Pure, and calls nothing.
+
+The same search that finds places does it, over the same queue, after what can be placed in truth has its place. So a
+Fabric that leaves Observe begins with what its plan said, as long as nothing else changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from weft.binding.plan import Placement, Refusal, Remembered, Stock
+from weft.binding.search import place
+
+
+class Rehearsal:
+    """Remembers what it refused, like placement itself."""
+
+    def __init__(self) -> None:
+        self._remembered = Remembered()
+        self._said: dict[str, Refusal] = {}
+
+    def add_plans(self, placement: Placement, stock: Stock) -> tuple[Refusal, ...]:
+        """The refusals of a pass, those with the plan of a request that would have a place."""
+        said, self._said = self._said, {}
+        if not stock.observed_only:
+            return placement.refusals
+        taken = {
+            (each.offer.fabric, each.offer.device.id)
+            for item in placement.assignments
+            for each in item.devices
+        }
+        nodes = {item.host.node_name for item in placement.assignments}
+        offers = tuple(
+            replace(offer, free=False, held=True) if (offer.fabric, offer.device.id) in taken else offer
+            for offer in stock.offers
+        )
+        left = placement.remembered.stock
+        rest = replace(
+            left,
+            offers=offers,
+            hosts=tuple(host for host in stock.hosts_if_managed if host.node_name not in nodes),
+            observed_only=(),
+        )
+        rehearsed = place([each.waiting for each in placement.refusals], rest, self._remembered)
+        self._remembered = rehearsed.remembered
+        plans = {
+            item.waiting.uid: item
+            for item in rehearsed.assignments
+            if not item.fabrics.isdisjoint(stock.observed_only)
+        }
+        for refusal in placement.refusals:
+            uid = refusal.waiting.uid
+            plan = plans.get(uid)
+            if plan is None:
+                self._said[uid] = refusal
+                continue
+            fabrics = ", ".join(f"Fabric {name}" for name in sorted(plan.fabrics & set(stock.observed_only)))
+            text = f"{fabrics} is only observed: set spec.mode to Manage to have status.plan carried out"
+            now = replace(refusal, reason="OnlyPlanned", message=text, place="", plan=plan)
+            before = said.get(uid)
+            self._said[uid] = before if before == now and before.waiting is refusal.waiting else now
+        return tuple(self._said.values())
