@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -164,15 +165,49 @@ async def test_a_drain_that_times_out_is_rolled_back_and_not_tried_again_at_once
     }
 
 
+BAD_ENGINES = [
+    ("age", 60.0, "Stale"),
+    ("running", None, "SeriesMissing"),
+    ("running", float("nan"), "NotANumber"),
+    ("busy_share", float("inf"), "NotANumber"),
+    ("targets", 2.0, "ScrapedTwice"),
+    ("copies", 2.0, "ScrapedTwice"),
+    ("resets", 1.0, "CounterReset"),
+]
+
+
+@pytest.mark.parametrize(("signal", "value", "reason"), BAD_ENGINES)
+async def test_one_replica_whose_metrics_cannot_be_trusted_is_left_out_and_named(
+    signal: str, value: float | None, reason: str
+) -> None:
+    fleet = await started()
+    fleet.traffic = PROMPT_HEAVY
+    fleet.changed_values = {(f"engine:{signal}", f"{GROUP}-4"): value}
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 5, "decode": 4}
+    assert fleet.condition("MetricsFresh") == ("True", "PartlyFresh")
+    assert f"pod {GROUP}-4" in fleet.message("MetricsFresh")
+    assert reason in fleet.message("MetricsFresh")
+
+
+@pytest.mark.parametrize(("signal", "value", "reason"), BAD_ENGINES)
+async def test_more_than_half_of_a_stage_that_cannot_be_trusted_hold_the_split(
+    signal: str, value: float | None, reason: str
+) -> None:
+    fleet = await started()
+    fleet.traffic = PROMPT_HEAVY
+    prefill = [
+        pod["metadata"]["name"] for pod in fleet.pods() if pod["metadata"]["labels"][LABEL_ROLE] == "prefill"
+    ]
+    fleet.changed_values = {(f"engine:{signal}", pod): value for pod in prefill[:2]}
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    assert fleet.condition("MetricsFresh") == ("False", reason)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({("engine:age", f"{GROUP}-4"): 60.0}, "Stale"),
-        ({("engine:running", f"{GROUP}-4"): None}, "SeriesMissing"),
-        ({("engine:running", f"{GROUP}-4"): float("nan")}, "NotANumber"),
-        ({("engine:busy_share", f"{GROUP}-4"): float("inf")}, "NotANumber"),
-        ({("engine:targets", f"{GROUP}-4"): 2.0}, "ScrapedTwice"),
-        ({("engine:resets", f"{GROUP}-4"): 1.0}, "CounterReset"),
         ({("front:requests_long", MODEL): float("nan")}, "NotANumber"),
         ({("front:requests_short", MODEL): None}, "SeriesMissing"),
         ({("front:age", MODEL): 60.0}, "Stale"),
@@ -190,9 +225,22 @@ async def test_metrics_that_cannot_be_trusted_hold_the_split_and_say_why(
     assert fleet.split() == {"prefill": 3, "decode": 6}
     assert fleet.condition("MetricsFresh") == ("False", reason)
     assert fleet.condition("ObjectivesMet")[0] == "Unknown"
+    assert fleet.condition("DemandEstimated") == ("Unknown", "MetricsNotFresh")
     fleet.changed_values = {}
-    await fleet.run(30)
+    await fleet.run(45)
     assert fleet.split() == {"prefill": 5, "decode": 4}
+
+
+async def test_metrics_that_come_and_go_every_second_do_not_make_the_condition_flicker() -> None:
+    fleet = await started()
+    seen = []
+    for second in range(60):
+        age = 60.0 if second % 2 else 0.0
+        fleet.changed_values = {("front:age", MODEL): age, ("engine:age", f"{GROUP}-4"): age}
+        await fleet.run(1)
+        seen.append((fleet.condition("MetricsFresh"), fleet.message("MetricsFresh")))
+    changes = sum(before != after for before, after in pairwise(seen))
+    assert changes <= 1
 
 
 async def test_a_metrics_server_that_is_down_holds_the_split_but_not_the_replicas() -> None:

@@ -49,7 +49,7 @@ def test_a_comment_at_the_end_of_an_expression_hides_nothing_that_follows() -> N
 @pytest.mark.parametrize(
     ("preset", "message"),
     [
-        ({"inherits": "vlm"}, "presets.mine.inherits: no built-in preset 'vlm'; there are vllm"),
+        ({"inherits": "vlm"}, "presets.mine.inherits: no built-in preset 'vlm'; there are vllm, vllm-router"),
         ({"inherits": "vllm", "engine": {"waitng": "x"}}, "presets.mine.engine.waitng: unknown signal"),
         ({"inherits": "vllm", "engine": {"waiting": " "}}, "presets.mine.engine.waiting: is empty"),
         ({"inherits": "vllm", "front_end": {"jobs": "x[$lng]"}}, "front_end.jobs: unknown range $lng"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from weft.balancing.presets import VLLM, Windows
+from weft.balancing.presets import PRESETS, VLLM, Windows
 from weft.balancing.prometheus import PrometheusSource, SourceError, parse
 from weft.balancing.series import EngineSeries
 from weft.balancing.settings import SourceSettings
@@ -175,7 +176,10 @@ def test_windows_grow_with_the_scrape_interval_so_that_rates_have_enough_samples
 
 
 def test_no_query_names_a_tenant_a_pod_or_a_model() -> None:
-    assert "{" not in VLLM.query(Windows(1)).replace("{}", "")
+    for preset in PRESETS.values():
+        # Only what the exporters themselves write, alike for everybody.
+        labels = re.findall(r'(\w+)(?:=~?|!=)"', preset.query(Windows(1)))
+        assert {*labels} <= {"source", "priority", "__name__", "mode", "dynamo_endpoint", "dynamo_component"}
 
 
 @pytest.mark.parametrize(

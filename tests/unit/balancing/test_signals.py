@@ -9,7 +9,7 @@ import pytest
 
 from support.inference import T0
 from weft.balancing.series import EngineSeries, FrontEndSeries, Snapshot
-from weft.balancing.signals import Reading, read
+from weft.balancing.signals import Group, Reading, read
 
 NAMESPACE, POD = "team-a", "llama-0"
 ENGINE = EngineSeries(running=1.0, waiting=0.0, age=0.0, targets=1.0)
@@ -31,7 +31,7 @@ def reading(models: tuple[str, ...], **fronts: FrontEndSeries) -> Reading:
     """What a group of one pod reads that serves `models`, where the front end counts these."""
     front_ends = {(NAMESPACE, model): series for model, series in fronts.items()}
     snapshot = Snapshot(T0, {(NAMESPACE, POD): ENGINE}, front_ends)
-    return read(snapshot, NAMESPACE, models, {POD}, {POD}, 15.0)
+    return read(snapshot, Group(NAMESPACE, models, {POD}, {POD}), 15.0)
 
 
 @pytest.mark.shows("InferenceGroup.spec.metrics.models")

@@ -31,10 +31,10 @@ async def test_plain_pods_count_for_as_many_accelerators_as_their_role_says() ->
 @pytest.mark.shows("InferenceGroup.spec.metrics.preset")
 async def test_a_preset_that_the_operator_does_not_have_is_a_condition_that_names_it() -> None:
     fleet = Fleet()
-    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["metrics"].update(preset="sglang"))
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["metrics"].update(preset="vlm"))
     await fleet.run(5)
     assert fleet.condition("MetricsFresh") == ("False", "PresetNotFound")
-    assert "'sglang'" in fleet.message("MetricsFresh")
+    assert "'vlm'" in fleet.message("MetricsFresh")
 
 
 @pytest.mark.shows("InferenceGroup.spec.rebalance.cooldownSeconds")

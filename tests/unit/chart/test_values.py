@@ -100,7 +100,10 @@ def test_the_schema_has_every_setting_of_the_operator_but_those_of_the_chart(sch
 @pytest.mark.parametrize(
     ("preset", "message"),
     [
-        ({"inherits": "vlm"}, "/mine/inherits': value must be one of '', 'vllm'"),
+        (
+            {"inherits": "vlm"},
+            "/mine/inherits': value must be one of '', 'vllm', 'vllm-router', 'vllm-smg', 'sglang',",
+        ),
         (
             {"inherits": "vllm", "engine": {"waitng": "x"}},
             "/engine': additional properties 'waitng' not allowed",

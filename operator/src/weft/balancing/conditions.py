@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from weft.api import InferenceGroup, InferenceRole, RebalanceMode, Stage, Transfer
 from weft.api.conditions import is_true
 from weft.api.inference import MOST_ROLES
-from weft.balancing.demand import share_within
+from weft.balancing.demand import only_begun, share_within
 from weft.balancing.observe import GroupPicture
 from weft.balancing.presets import Windows
 from weft.balancing.profile import Profile, Unusable
@@ -83,8 +83,35 @@ def metrics_fresh(reading: Reading, windows: Windows) -> Finding:
                 f"; with scrapes every {windows.scrape_seconds:g} s a shift of the load is seen whole only after"
                 f" {windows.short_seconds:g} s: scrape every {SCRAPE_SECONDS_MOST:g} s or more often"
             )
+        if reading.left_out:
+            names = sorted(reading.left_out)
+            why = reading.left_out[names[0]]
+            some = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+            return Finding(
+                True,
+                "PartlyFresh",
+                f"left out: {some} ({why.reason}: {why.message}); the others speak for them",
+            )
         return Finding(True, "Fresh", text)
     return Finding(False, reading.hold.reason, f"{reading.hold.message}; the split holds meanwhile")
+
+
+def demand_estimated(reading: Reading) -> Finding:
+    """DemandEstimated: whether the offered work is told by the front end, or concluded, or not known yet."""
+    if reading.traffic is None:
+        return Finding(None, "MetricsNotFresh", "unknown while the metrics are not fresh: nothing is decided")
+    if reading.demand is not None:
+        return reading.demand
+    traffic = reading.traffic
+    if max(traffic.short.requests, traffic.long.requests) <= 0:
+        return Finding(None, "NoRequests", "no request arrived: nothing is decided")
+    if only_begun(traffic):
+        text = (
+            "the load has begun or more than doubled just now: only the shortest answers have ended, and nothing is"
+            " decided until the long window shows it too"
+        )
+        return Finding(None, "LoadBegan", text)
+    return Finding(False, "Counted", "the front end counts the requests and their lengths")
 
 
 def removing(replicas: Sequence[Replica], reading: Reading) -> Finding:
@@ -120,11 +147,13 @@ def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
         latencies.append(("time to first token", first, reading.traffic.ttft_buckets))
     if between is not None:
         latencies.append(("time between tokens", between / 1000, reading.traffic.itl_buckets))
-    missed, coarse, unknown = [], [], []
+    missed, coarse = [], []
+    unknown: list[str] = []
+    absent: list[str] = []
     for what, milliseconds, buckets in latencies:
         shares = share_within(buckets, milliseconds / 1000)
         if shares is None:
-            unknown.append(what)
+            (unknown if buckets else absent).append(what)
             continue
         if shares[0] < promised:
             missed.append(f"{what} {milliseconds:g} ms")
@@ -135,9 +164,14 @@ def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
         if coarse
         else ""
     )
+    if reading.first_token_of_engines and first is not None:
+        note += " (time to first token as prefill's engines count it: the front end does not tell it)"
     if missed:
         share = objectives.attainment_permille / 10
         return Finding(False, "Missed", f"fewer than {share:g} % are within {' and '.join(missed)}{note}")
+    if absent:
+        text = f"nothing tells {' and '.join(absent)}: the preset's histogram has no series here"
+        return Finding(None, "HistogramMissing", text)
     if unknown:
         return Finding(None, "NoRequests", f"no request to judge {' and '.join(unknown)} by")
     return Finding(True, "Met", f"the promised share is within the objectives{note}")

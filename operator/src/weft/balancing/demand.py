@@ -73,6 +73,11 @@ class Recent:
     answers_deviate: float
 
 
+def only_begun(traffic: Traffic) -> bool:
+    """Whether the load began, or more than doubled, too short a while ago to conclude anything about decode."""
+    return traffic.long.requests < STARTED * traffic.short.requests
+
+
 def recent(traffic: Traffic, generated_tokens_per_second: float) -> Recent | None:
     """The offered work; None while nothing arrives, no answer has ended or the load has only begun."""
     short, long = traffic.short, traffic.long
@@ -84,7 +89,7 @@ def recent(traffic: Traffic, generated_tokens_per_second: float) -> Recent | Non
         ended is None
         or prompt_length is None
         or max(short.requests, long.requests) <= 0
-        or long.requests < STARTED * short.requests
+        or only_begun(traffic)
     ):
         return None
     length = _present_answer(traffic, ended, generated_tokens_per_second)

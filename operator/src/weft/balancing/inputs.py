@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from weft.api import InferenceRole, RebalanceMode
@@ -10,7 +11,7 @@ from weft.balancing.engines import answers_in_time, generated_tokens_per_second,
 from weft.balancing.observe import GroupPicture
 from weft.balancing.profile import Profile, Unusable
 from weft.balancing.replicas import Replica
-from weft.balancing.state import NO_SPLIT, Engine, RoleState, Split, SplitInputs
+from weft.balancing.state import NO_SPLIT, Engine, EngineLoad, RoleState, Split, SplitInputs
 from weft.balancing.steps import GateReason
 
 
@@ -75,8 +76,32 @@ def _role_state(picture: GroupPicture, role: InferenceRole) -> RoleState:
 
 
 def engines_of(picture: GroupPicture, now: datetime) -> tuple[Engine, ...]:
-    """The replicas whose series can be trusted; those that had one role during the whole long window are steady."""
+    """The replicas whose series can be trusted; those that had one role during the whole long window are steady.
+
+    One that serves and was left out counts as the mean of its role's others: it has its part of the work.
+    """
     since = now - timedelta(seconds=picture.windows.long_seconds)
+    known = _known_engines(picture, now, since)
+    alike = (
+        Engine(one.role, _mean([other.load for other in known if other.role == one.role]), steady=False)
+        for one in picture.replicas
+        if one.name in picture.reading.left_out and any(other.role == one.role for other in known)
+    )
+    return (*known, *alike)
+
+
+def _mean(loads: Sequence[EngineLoad]) -> EngineLoad:
+    def of(values: Iterable[float]) -> float:
+        return sum(values) / len(loads)
+
+    return EngineLoad(
+        running=of(one.running for one in loads),
+        waiting=of(one.waiting for one in loads),
+        generated_tokens_per_second=of(one.generated_tokens_per_second or 0.0 for one in loads),
+    )
+
+
+def _known_engines(picture: GroupPicture, now: datetime, since: datetime) -> tuple[Engine, ...]:
     return tuple(
         Engine(
             one.role,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from weft.balancing.memory import Memory
 from weft.controllers import Now
 
 WHOLE_SECONDS = timedelta(seconds=1)
@@ -22,6 +23,8 @@ class Moments:
         """By subject and what happened to it: the moment, how long ago it was when it was first seen, the boot time
         then, and the boot time when it was last asked about."""
         self._asked: set[tuple[str, str]] = set()
+        self.metrics = Memory()
+        """What was wrong with the group's metrics until just now."""
 
     def told(self, subject: str, what: str, moment: datetime | None, now: Now) -> datetime | None:
         """The moment as it would have been written had the wall clock always gone as it goes now."""

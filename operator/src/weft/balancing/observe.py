@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from weft.api import InferenceGroup, InferenceRole
 from weft.api.inference import MOST_ROLES
 from weft.api.names import LABEL_GROUP
-from weft.api.resources import ENGINE_PROFILES, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.bodies import with_template
 from weft.balancing.moments import Moments
 from weft.balancing.presets import Preset, Windows
@@ -17,7 +17,7 @@ from weft.balancing.profile import Profile, Unusable, profile_of
 from weft.balancing.prometheus import PrometheusSource, SourceError
 from weft.balancing.refusals import Refusal, Version
 from weft.balancing.replicas import Replica, kind_of, replica, revision_of, serving_in
-from weft.balancing.signals import SCRAPES_UNTIL_STALE, Reading, read
+from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, Reading, read
 from weft.balancing.state import Hold
 from weft.balancing.steps import Subject
 from weft.cluster import Cluster, Object
@@ -91,7 +91,8 @@ async def observe(
             f"the operator's settings have no metrics {missing}: ask its administrator",
         )
         return replace(picture, reading=Reading(None, {}, hold))
-    reading = await _read(picture, source, preset, now.wall)
+    alone = len(cluster.list(INFERENCE_GROUPS, picture.group.metadata.namespace)) == 1
+    reading = await _read(picture, source, preset, moments, alone, now)
     return replace(picture, reading=reading, windows=source.windows, kv_hold_seconds=preset.kv_hold_seconds)
 
 
@@ -173,26 +174,41 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
     return told
 
 
-async def _read(picture: GroupPicture, source: PrometheusSource, preset: Preset, now: datetime) -> Reading:
+async def _read(
+    picture: GroupPicture,
+    source: PrometheusSource,
+    preset: Preset,
+    moments: Moments,
+    alone: bool,
+    now: Now,
+) -> Reading:
+    scrape_seconds = source.windows.scrape_seconds
+
+    def remember(subject: str, wrong: Hold | None) -> Hold | None:
+        return moments.metrics.of(subject, wrong, now.boot, scrape_seconds)
+
     try:
         snapshot = await source.read(preset)
     except SourceError as error:
-        return Reading(None, {}, Hold("SourceUnavailable", str(error)))
+        return Reading(None, {}, remember("", Hold("SourceUnavailable", str(error))))
     # A replica that entered service just now may not have been scraped yet: nothing is wrong with that.
-    settled = now - timedelta(seconds=SCRAPES_UNTIL_STALE * source.windows.scrape_seconds)
-    expected = {
-        one.name
-        for one in picture.replicas
-        if one.serving and one.ready_changed_at is not None and one.ready_changed_at <= settled
-    }
-    return read(
-        snapshot,
-        picture.group.metadata.namespace,
-        picture.group.spec.metrics.models,
-        {one.name for one in picture.replicas if one.has_pod},
-        expected,
-        source.windows.scrape_seconds,
+    settled = now.wall - timedelta(seconds=SCRAPES_UNTIL_STALE * scrape_seconds)
+    steady = now.wall - timedelta(seconds=source.windows.long_seconds)
+    serving = [one for one in picture.replicas if one.serving]
+    group = Group(
+        namespace=picture.group.metadata.namespace,
+        models=picture.group.spec.metrics.models,
+        pods={one.name for one in picture.replicas if one.has_pod},
+        expected={
+            one.name
+            for one in serving
+            if one.ready_changed_at is not None and one.ready_changed_at <= settled
+        },
+        stages={one.name: one.stage for one in serving},
+        steady={one.name for one in serving if one.role_since is None or one.role_since <= steady},
+        alone=alone,
     )
+    return read(snapshot, group, scrape_seconds, preset, remember)
 
 
 def _owned(obj: Object, group_name: str, group_uid: str) -> bool:

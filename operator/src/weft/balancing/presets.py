@@ -14,6 +14,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from weft.balancing.exporters import (
+    DYNAMO_FRONTEND,
+    DYNAMO_WORKERS,
+    ENDPOINT_PICKER,
+    SGLANG_ENGINES,
+    SMG,
+    VLLM_ENGINES,
+    VLLM_ROUTER,
+)
 from weft.balancing.series import EngineSeries, FrontEndSeries, Series, histogram_names, signal_names
 from weft.balancing.settings import PresetSettings
 
@@ -22,6 +31,7 @@ SIGNAL_LABEL = "weft_signal"
 ENGINE_REQUIRED = ("running", "waiting", "age", "targets")
 FRONT_REQUIRED = ("requests_short", "requests_long", "age", "jobs")
 
+_LABELS = ("namespace", "pod", "model_name", "model", "le", "job", "instance", "dp_rank", "__name__", "mode")
 WINDOWS = ("$scrape", "$short", "$long", "$recent", "$step")
 
 
@@ -64,6 +74,8 @@ class Preset:
     """Expression by signal: the fields of FrontEndSeries, all of FRONT_REQUIRED among them."""
     kv_hold_seconds: float
     """How long after a prefill replica's last request its KV caches may still be read by decode replicas."""
+    counts_after_prefill: bool = False
+    """Whether the front end counts a request only when it has passed prefill: what waits there is then not counted."""
 
     def query(self, windows: Windows) -> str:
         """One query for everything: the signals' expressions, told apart by a label, at one instant."""
@@ -75,74 +87,30 @@ class Preset:
         ]
         return "\nor ".join(parts)
 
-
-def _pod(expression: str) -> str:
-    return f"sum by (namespace, pod) ({expression})"
-
-
-def _model(expression: str) -> str:
-    return f"sum by (namespace, model_name) ({expression})"
-
-
-def _buckets(metric: str, subject: str) -> str:
-    return f"sum by (namespace, {subject}, le) (rate({metric}_bucket[$long]))"
+    def series_of(self, part: str, signal: str) -> str:
+        """The name of a series that a signal is out of, for people: the newest of several. Empty where it has none."""
+        expression = (self.engine if part == "engine" else self.front_end).get(signal, "")
+        # Names of metrics, unlike labels and functions, stand before braces, ranges, or the end of an aggregation.
+        found = re.findall(r"([a-zA-Z_][\w:]*)(?:\{[^}]*\})?(?:\[|\))", expression)
+        return next((one for one in found if one not in _LABELS), "")
 
 
-def _peak(metric: str) -> str:
-    return f"max_over_time(({_model(f'rate({metric}[$short])')})[$recent:$step])"
+_NIXL_HOLD_SECONDS = 30.0
+"""vLLM's NIXL connector leases blocks for 30 s in new versions."""
 
+VLLM = Preset("vllm", VLLM_ENGINES, ENDPOINT_PICKER, _NIXL_HOLD_SECONDS)
 
-_RUNNING = "vllm:num_requests_running"
-_WAITING = "vllm:num_requests_waiting"
-_ITL = "vllm:inter_token_latency_seconds"
-_ARRIVED = "inference_objective_request_total"
-_PROMPT = "inference_objective_input_tokens"
-_ANSWER = "inference_objective_output_tokens"
-
-VLLM = Preset(
-    name="vllm",
-    engine={
-        "running": _pod(_RUNNING),
-        "waiting": _pod(_WAITING),
-        "age": f"max by (namespace, pod) (time() - timestamp({_RUNNING}))",
-        # Data parallel ranks are several series of one target and add up; a pod scraped twice does not.
-        "targets": f"count by (namespace, pod) (count by (namespace, pod, job, instance) ({_RUNNING}))",
-        "resets": "max by (namespace, pod) (resets(vllm:generation_tokens_total[$long]))",
-        "prompt_tokens_per_second": _pod("rate(vllm:prompt_tokens_total[$long])"),
-        "generated_tokens_per_second": _pod("rate(vllm:generation_tokens_total[$short])"),
-        "busy_share": f"avg_over_time(clamp_max({_pod(_RUNNING)}, 1)[$long:$scrape])",
-        "mean_running": _pod(f"avg_over_time({_RUNNING}[$long])"),
-        "itl_seconds_per_second": _pod(f"rate({_ITL}_sum[$long])"),
-        "itl_count_per_second": _pod(f"rate({_ITL}_count[$long])"),
-        "itl_buckets": _buckets(_ITL, "pod"),
-    },
-    # The names of the Gateway API inference extension's endpoint picker.
-    front_end={
-        "requests_short": _model(f"rate({_ARRIVED}[$short])"),
-        "requests_long": _model(f"rate({_ARRIVED}[$long])"),
-        "age": f"max by (namespace, model_name) (time() - timestamp({_ARRIVED}))",
-        # Several front ends add up; one that two scrape jobs report would count twice.
-        "jobs": f"count by (namespace, model_name) (count by (namespace, model_name, job) ({_ARRIVED}))",
-        "resets": f"max by (namespace, model_name) (resets({_ARRIVED}[$long]))",
-        "prompts_short": _model(f"rate({_PROMPT}_count[$short])"),
-        "prompts_long": _model(f"rate({_PROMPT}_count[$long])"),
-        "prompt_tokens_short": _model(f"rate({_PROMPT}_sum[$short])"),
-        "prompt_tokens_long": _model(f"rate({_PROMPT}_sum[$long])"),
-        "prompt_tokens_peak": _peak(f"{_PROMPT}_sum"),
-        "answers_short": _model(f"rate({_ANSWER}_count[$short])"),
-        "answers_long": _model(f"rate({_ANSWER}_count[$long])"),
-        "answer_tokens_short": _model(f"rate({_ANSWER}_sum[$short])"),
-        "answer_tokens_long": _model(f"rate({_ANSWER}_sum[$long])"),
-        "answer_tokens_peak": _peak(f"{_ANSWER}_sum"),
-        "prompt_buckets": _buckets(_PROMPT, "model_name"),
-        "answer_buckets": _buckets(_ANSWER, "model_name"),
-        "ttft_buckets": _buckets("inference_objective_request_ttft_seconds", "model_name"),
-    },
-    # vLLM's NIXL connector leases blocks for 30 s in new versions.
-    kv_hold_seconds=30.0,
-)
-
-PRESETS: Mapping[str, Preset] = {VLLM.name: VLLM}
+PRESETS: Mapping[str, Preset] = {
+    one.name: one
+    for one in (
+        VLLM,
+        Preset("vllm-router", VLLM_ENGINES, VLLM_ROUTER, _NIXL_HOLD_SECONDS, counts_after_prefill=True),
+        Preset("vllm-smg", VLLM_ENGINES, SMG, _NIXL_HOLD_SECONDS),
+        Preset("sglang", SGLANG_ENGINES, SMG, _NIXL_HOLD_SECONDS),
+        Preset("sglang-epp", SGLANG_ENGINES, ENDPOINT_PICKER, _NIXL_HOLD_SECONDS),
+        Preset("dynamo", DYNAMO_WORKERS, DYNAMO_FRONTEND, _NIXL_HOLD_SECONDS),
+    )
+}
 
 
 def with_configured(settings: Mapping[str, PresetSettings]) -> Mapping[str, Preset]:
@@ -175,6 +143,7 @@ def _configured(name: str, settings: PresetSettings) -> Preset:
         engine=engine,
         front_end=front_end,
         kv_hold_seconds=base.kv_hold_seconds if hold is None and base else hold or 0.0,
+        counts_after_prefill=base is not None and base.counts_after_prefill,
     )
 
 

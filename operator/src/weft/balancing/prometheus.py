@@ -100,19 +100,23 @@ def parse(status: int, body: bytes, taken_at: datetime) -> Snapshot:
         data = answer["data"]
         if data["resultType"] != "vector":
             raise SourceError(f"the Prometheus server answered with a {str(data['resultType'])[:20]}")
-        return _snapshot(data["result"], taken_at)
+        # What a query language's warning says of one series is in its values; the others say that some are missing.
+        warnings = tuple(
+            str(one)[:200] for one in answer.get("warnings") or () if not str(one).startswith("PromQL ")
+        )
+        return _snapshot(data["result"], taken_at, warnings)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise SourceError("the Prometheus server's answer has not the form of its query API") from error
 
 
-def _snapshot(result: list[dict[str, Any]], taken_at: datetime) -> Snapshot:
+def _snapshot(result: list[dict[str, Any]], taken_at: datetime, warnings: tuple[str, ...]) -> Snapshot:
     engines, front_ends = _Gathered(EngineSeries), _Gathered(FrontEndSeries)
     for series in result:
         labels, value = series["metric"], float(series["value"][1])
         kind, _, signal = labels[SIGNAL_LABEL].partition(":")
         gathered, subject = (engines, "pod") if kind == "engine" else (front_ends, "model_name")
         gathered.add(labels.get("namespace", ""), labels.get(subject, ""), signal, labels.get("le"), value)
-    return Snapshot(taken_at, engines.series(), front_ends.series())
+    return Snapshot(taken_at, engines.series(), front_ends.series(), warnings)
 
 
 class _Gathered(Generic[S]):
@@ -127,8 +131,8 @@ class _Gathered(Generic[S]):
 
     def add(self, namespace: str, subject: str, signal: str, bound: str | None, value: float) -> None:
         """One series: a number, or the point of a histogram at a bound."""
-        if not namespace or not subject:
-            return  # without both labels it belongs to nobody here
+        if not namespace or (not subject and self._kind is EngineSeries):
+            return  # it belongs to nobody here
         if (bound is None) == (signal in self._histograms):
             return  # an expression that lost its `le`, or has one too many
         key = (namespace, subject)

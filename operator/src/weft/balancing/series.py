@@ -40,8 +40,15 @@ class EngineSeries(Series):
     """Seconds since the oldest series was scraped."""
     targets: float | None = None
     """Scrape targets that report the pod."""
+    copies: float | None = None
+    """How often one series of one target is there: more than once where replicas of Prometheus are asked together."""
     resets: float | None = None
     """Of its counters, in the long window."""
+    kv_usage: float | None = None
+    """Part of the KV cache that is used, 0 to 1."""
+    waiting_growth_short: float | None = None
+    """Requests per second by which `waiting` grows; below zero while it shrinks. The next one over the long window."""
+    waiting_growth_long: float | None = None
     prompt_tokens_per_second: float | None = None
     generated_tokens_per_second: float | None = None
     busy_share: float | None = None
@@ -52,18 +59,37 @@ class EngineSeries(Series):
     itl_count_per_second: float | None = None
     itl_buckets: Buckets = ()
     """Times between tokens in seconds. Front ends offer only the whole time over the number of tokens."""
+    ended_short: float | None = None
+    """Requests per second that ended here; with them their prompt and answer tokens. A request that prefill and decode
+    serve ends in both: at the first token, and with its answer."""
+    ended_long: float | None = None
+    ended_prompt_tokens_short: float | None = None
+    ended_prompt_tokens_long: float | None = None
+    ended_answer_tokens_short: float | None = None
+    ended_answer_tokens_long: float | None = None
+    prompt_buckets: Buckets = ()
+    answer_buckets: Buckets = ()
+    ttft_buckets: Buckets = ()
+    """Times in seconds from the arrival at this engine to the first token of its own."""
 
 
 @dataclass(frozen=True)
 class FrontEndSeries(Series):
-    """Of what stands before the engines, for one model. All but age, jobs and resets are per second."""
+    """Of what stands before the engines, for one model. All but age, jobs, copies, resets and queued are per second."""
 
     requests_short: float | None = None
     requests_long: float | None = None
     age: float | None = None
     jobs: float | None = None
     """Scrape jobs that report the model."""
+    copies: float | None = None
+    """As an engine's."""
     resets: float | None = None
+    """Of its request counter, in the short window: what it counted just before is lost."""
+    queued: float | None = None
+    """Most requests that it held back at a time in the long window, where it counts only those it let through."""
+    queue_growth_short: float | None = None
+    queue_growth_long: float | None = None
     prompts_short: float | None = None
     prompts_long: float | None = None
     prompt_tokens_short: float | None = None
@@ -88,7 +114,9 @@ class Snapshot:
     engines: Mapping[tuple[str, str], EngineSeries]
     """By namespace and pod."""
     front_ends: Mapping[tuple[str, str], FrontEndSeries]
-    """By namespace and model name."""
+    """By namespace and model name; without a name where the front end does not tell its models apart."""
+    warnings: tuple[str, ...] = ()
+    """Why the answer may lack something, in the server's words."""
 
 
 def signal_names(kind: type[Series]) -> tuple[str, ...]:

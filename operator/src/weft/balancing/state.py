@@ -78,13 +78,14 @@ class Rates:
     """Answers that ended: only then their length is known."""
     answer_tokens: float
 
+    def row(self) -> tuple[float, ...]:
+        """All of them in the order of the fields."""
+        return (self.requests, self.prompts, self.prompt_tokens, self.answers, self.answer_tokens)
+
     @staticmethod
     def added(parts: Iterable[Rates]) -> Rates:
         """The rates of several models together."""
-        rows = [
-            (one.requests, one.prompts, one.prompt_tokens, one.answers, one.answer_tokens) for one in parts
-        ]
-        return Rates(*(sum(column) for column in zip(*rows, strict=True)))
+        return Rates(*(sum(column) for column in zip(*(one.row() for one in parts), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ class PodLoad(EngineLoad):
 
     sampled_at: datetime
     """When its oldest series was scraped, by the operator's clock."""
+    kv_usage: float | None = None
+    """Part of its KV cache that is used, 0 to 1."""
 
 
 @dataclass(frozen=True)

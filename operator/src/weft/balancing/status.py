@@ -50,6 +50,7 @@ def group_status(
             "Ready": conditions.ready(picture, refusals),
             "ObjectivesMet": conditions.objectives_met(group, picture.reading),
             "MetricsFresh": conditions.metrics_fresh(picture.reading, picture.windows),
+            "DemandEstimated": conditions.demand_estimated(picture.reading),
             "Balanced": balanced(decision, refusals),
         }
     found: Conditions = status.conditions

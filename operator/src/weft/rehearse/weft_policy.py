@@ -5,7 +5,7 @@ from __future__ import annotations
 from weft.api import Objectives as ApiObjectives
 from weft.api import Stage
 from weft.balancing.balancer import Balancer, Config, Observation
-from weft.balancing.signals import SCRAPES_UNTIL_STALE, read
+from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, read
 from weft.balancing.state import Engine, RoleState
 from weft.rehearse.moves import Ways
 from weft.rehearse.play import Case, Target, View
@@ -66,10 +66,16 @@ class Weft:
         settled = now - SCRAPES_UNTIL_STALE * scrapes.scrape_seconds
         reading = read(
             scrapes.snapshot(now),
-            NAMESPACE,
-            (MODEL,),
-            [pod_name(number) for number in replicas],
-            [pod_name(number) for number, one in replicas.items() if one.serving and one.in_since <= settled],
+            Group(
+                NAMESPACE,
+                (MODEL,),
+                [pod_name(number) for number in replicas],
+                [
+                    pod_name(number)
+                    for number, one in replicas.items()
+                    if one.serving and one.in_since <= settled
+                ],
+            ),
             scrapes.scrape_seconds,
         )
         since = now - scrapes.windows.long_seconds
