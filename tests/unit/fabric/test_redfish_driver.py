@@ -407,6 +407,28 @@ async def test_sessions_cannot_be_revoked_without_credentials(driver: RedfishDri
         await driver.revoke_other_sessions()
 
 
+async def test_the_host_and_the_devices_are_read_at_once_before_they_are_attached(manager: Manager) -> None:
+    driver = RedfishDriver(manager.connection())
+    await driver.inventory()
+    paths = {f"{SYSTEMS}/sled-0", f"{BLOCKS}/gpu-0", f"{BLOCKS}/gpu-1"}
+    arrived: set[str] = set()
+    together = asyncio.Event()
+
+    async def hold(request: web.Request) -> web.StreamResponse:
+        arrived.add(request.path)
+        if arrived == paths:
+            together.set()
+        async with asyncio.timeout(1.0):
+            await together.wait()
+        return await manager.act(request)
+
+    for path in paths:
+        manager.answers["GET", path] = hold
+    await driver.attach("a", "sled-0", gpus(0, 1))
+    assert await driver.attached("sled-0") == gpus(0, 1)
+    await driver.close()
+
+
 # --- limits
 
 

@@ -116,10 +116,19 @@ class RedfishDriver:
         """Attach the devices to the host. Those already there are success; one elsewhere is `Conflict`."""
         async with self._turn(operation, host) as (call, path):
             wanted = {self._block_path(call.service, d): d for d in sorted(devices)}
-            idiom, present = await self._look(call, path)
+            looked, ahead = await asyncio.gather(
+                self._look(call, path), self._elsewhere_ahead(call, path, [*wanted]), return_exceptions=True
+            )
+            if isinstance(looked, BaseException):
+                raise looked
+            idiom, present = looked
             self._refuse_others(wanted)
             absent = [uri for uri in wanted if uri not in present.devices]
-            owners = await idiom.elsewhere(call, path, absent)
+            if absent and isinstance(ahead, BaseException):
+                raise ahead
+            owners = ahead if isinstance(ahead, dict) else {}
+            if left := [uri for uri in absent if uri not in owners]:
+                owners |= await idiom.elsewhere(call, path, left)
             for uri, systems in owners.items():
                 if others := ", ".join(sorted(last_segment(s) for s in systems - {path})):
                     raise Conflict(f"{wanted[uri]} is attached to {others}, not to {host}")
@@ -157,6 +166,16 @@ class RedfishDriver:
                 return looked
             # Reading may show that something else is offered now.
             looked = idiom, await idiom.present(call, path)
+
+    async def _elsewhere_ahead(self, call: Call, path: str, devices: list[str]) -> dict[str, set[str]]:
+        """Where blocks are, read beside the host: a round trip less. Nothing where that depends on what it says."""
+        host = self._poller.systems.get(path)
+        if host is None or host.compute or set(devices) & set(host.blocks or ()):
+            return {}
+        ways = self._choice.ways(host)
+        if not ways or ways[0][0].of_endpoints:
+            return {}
+        return await ways[0][0].elsewhere(call, path, devices)
 
     @contextlib.contextmanager
     def _refusals(self, idiom: Idiom, path: str) -> Iterator[None]:
@@ -252,18 +271,15 @@ class RedfishDriver:
             raise Unsupported("the manager has no systems")
         if not is_name(host):
             raise InvalidRequest(f"{host!r} cannot be a host's id")
-        known = (uri for uri, s in self._poller.systems.items() if s.host.id == host)
-        return next(known, "") or self._expected(service.systems, host)
+        return self._poller.system_named(host) or self._expected(service.systems, host)
 
     def _block_path(self, service: Service, device: str) -> str:
         if reason := self._no_devices(service):
             raise Unsupported(reason)
         if not is_name(device):
             raise InvalidRequest(f"{device!r} cannot be a device's id")
-        known = [b for b in self._poller.blocks.values() if b.id == device]
-        if known:
-            # A host's own endpoint, or another way to the device, may have its name.
-            return min(known, key=lambda b: b.unused is not None).uri
+        if known := self._poller.block_named(device):
+            return known
         if not service.blocks:
             raise NotFound(f"the manager shows no endpoint of {device}")
         return self._expected(service.blocks, device)

@@ -20,7 +20,7 @@ from weft.fabric.redfish.inventory import Composing, Problems, Topology, assembl
 from weft.fabric.redfish.mapping import Json
 from weft.fabric.redfish.members import Members, failure_of
 from weft.fabric.redfish.names import is_name, name_of_uri
-from weft.fabric.redfish.owners import owner_in
+from weft.fabric.redfish.owners import OURS, owner_in
 from weft.fabric.redfish.reader import Collections, Expansion, Listing, together
 from weft.fabric.redfish.resources import Block, System, block_of, system_of
 from weft.fabric.redfish.session import Session
@@ -51,6 +51,8 @@ class Poller:
         self.blocks: dict[str, Block] = {}
         """The last reading, by URI, with the ids that Weft uses."""
         self.systems: dict[str, System] = {}
+        self._block_named: dict[str, str] = {}
+        self._system_named: dict[str, str] = {}
         self.attaching = Attaching(session, part_bytes)
         """What is known of fabrics, where there are no resource blocks and devices are endpoints."""
         self.offers: tuple[Composing, ...] = ()
@@ -100,10 +102,18 @@ class Poller:
             self.systems[uri] = replace(system, host=replace(system.host, id=known.host.id))
         self.systems_tell |= any(self.is_device(each) for each in system.blocks or ())
 
+    def block_named(self, device: str) -> str:
+        """The URI of the block with this id; empty: none was read."""
+        return self._block_named.get(device, "")
+
+    def system_named(self, host: str) -> str:
+        """The URI of the host with this id; empty: none was read."""
+        return self._system_named.get(host, "")
+
     def owners(self) -> dict[str, str]:
         """The owners' marks on what is attached, by the URI of the device."""
-        systems = [each.value for each in self._systems.entries.values() if each.value is not None]
-        named = [(system.name, system.blocks or ()) for system in systems]
+        systems = self._systems.values()
+        named = [(each.name, each.blocks) for each in systems if each.blocks and each.name.startswith(OURS)]
         named += [(each.name, self.attaching.reached(each)) for each in self.attaching.connections.values()]
         marked = [(owner, uris) for name, uris in named if (owner := owner_in(name))]
         return {uri: owner for owner, uris in marked for uri in uris if self.is_device(uri)}
@@ -352,6 +362,9 @@ class Poller:
         systems = named_systems(systems, {uri: s.host.id for uri, s in self.systems.items()})
         self.blocks = {b.uri: b for b in blocks}
         self.systems = {s.uri: s for s in systems}
+        # A host's own endpoint, or another way to a device, may have the device's name: the device goes before it.
+        self._block_named = {b.id: b.uri for b in sorted(blocks, key=lambda b: b.unused is not None)[::-1]}
+        self._system_named = {s.host.id: s.uri for s in reversed(systems)}
         self.systems_tell |= any(self.is_device(uri) for s in systems for uri in s.blocks or ())
 
     def _unread(self, facts: Mapping[str, object], *, topology: bool) -> Unread:

@@ -15,6 +15,8 @@ from weft.fabric.errors import InvalidRequest, Transient
 SERVICE_ROOT = "/redfish/v1/"
 _MAX_LINK_CHARACTERS = 2048
 _PLAIN = re.compile(r"[!-\[\]-~]+")  # printable ASCII without space and backslash
+_USUAL = re.compile(r"/redfish(?:/[-A-Za-z0-9_~][-A-Za-z0-9._~]*)+/?")
+"""Links in which there is nothing to judge or to encode: no origin, no query, no segment that begins with a dot."""
 _NOTHING_TO_QUOTE = re.compile(r"[-A-Za-z0-9._~/]*")
 _SAFE = "!$&'()*+,;=:@"
 """What RFC 3986 lets stand in a segment of a path beside letters, digits and `-._~`."""
@@ -60,6 +62,8 @@ def local_path(origin: Origin, link: object, base: str = "") -> str:
     """
     if not isinstance(link, str) or not 0 < len(link) <= _MAX_LINK_CHARACTERS:
         raise Transient(f"the manager gave an unusable link: {str(link)[:80]!r}")
+    if _USUAL.fullmatch(link):
+        return link
     try:
         parts = urlsplit(urljoin(base, link) if base else link)
         port = parts.port

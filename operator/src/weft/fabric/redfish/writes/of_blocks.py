@@ -58,17 +58,18 @@ class OfBlocks:
         poller = call.poller
         shown = {s.uri for s in poller.systems.values() if uri in (s.blocks or ())}
         shown |= {poller.asked.get(uri, path)}
+        owners = set(block.systems or ())
+        if not (elsewhere := shown - {path}):
+            return owners
         # A host that is a compute block lists nothing itself, but the system that was made of it.
-        others = sorted(
-            {poller.system_of.get(host, host) for host in shown - {path}} - poller.compute_hosts()
-        )
+        others = sorted({poller.system_of.get(host, host) for host in elsewhere} - poller.compute_hosts())
         systems = await together([call.read_system_if_there(other) for other in others])
         still = {
             other
             for other, system in zip(others, systems, strict=True)
             if system is not None and uri in listed(system.body, call.session.local)
         }
-        return self._systems(call, uri, reply) | still
+        return owners | still
 
     def _systems(self, call: Call, uri: str, reply: Reply) -> set[str]:
         return set(block_of(reply.body, uri, call.session.local).systems or ())
