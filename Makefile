@@ -120,6 +120,7 @@ generate: $(VENV)/.complete ## write crds/ and the chart's copy from the models 
 	$(BIN)/weft crds --output charts/weft/files/crds
 	PYTHONPATH=tests $(BIN)/python -m support.fields
 	PYTHONPATH=tests $(BIN)/python -m support.reasons
+	$(IN_ROOMS) weft_dev.dashboards charts/weft/files/dashboards
 
 .PHONY: verify
 verify: $(VENV)/.complete ## check that generated files, examples, locks and versions agree

@@ -23,6 +23,7 @@ from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 from weft.runtime.clock import now
 from weft.runtime.cluster import LiveCluster
+from weft.runtime.metrics import OperatorMetrics
 from weft.runtime.queue import WorkQueue
 from weft.runtime.watches import Watches
 
@@ -47,7 +48,9 @@ class NoServer:
 async def microseconds(devices: int) -> float:
     """Median over events of logical nodes that change nothing."""
     versions, cache, queue = itertools.count(1), ObjectCache(), WorkQueue(32)
-    cluster = LiveCluster(cast(KubeClient, NoServer(versions)), cache, "bench", lambda: True)
+    cluster = LiveCluster(
+        cast(KubeClient, NoServer(versions)), cache, "bench", lambda: True, OperatorMetrics()
+    )
     leader, count = FixedLeader(), devices // 2
     fabrics = Fabrics(cluster, cluster.read, "weft-system", leader)
 

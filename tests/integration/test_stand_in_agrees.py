@@ -26,6 +26,7 @@ from weft.cluster import Cluster, ClusterError, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 from weft.runtime.cluster import LiveCluster
+from weft.runtime.metrics import OperatorMetrics
 from weft_dev import controlplane
 from weft_dev.controlplane import ControlPlane
 from weft_dev.kube import Kube
@@ -59,7 +60,7 @@ def _without_rules(schema: Any) -> Any:
 
 
 async def _in_the_real_one(client: KubeClient, operations: list[Operation]) -> list[Outcome]:
-    cluster = LiveCluster(client, ObjectCache(), "replay", lambda: True)
+    cluster = LiveCluster(client, ObjectCache(), "replay", lambda: True, OperatorMetrics())
 
     async def read(operation: Operation) -> Object | None:
         try:
@@ -210,7 +211,7 @@ async def test_a_refused_pod_is_refused_in_the_same_words(
     memory.rules.append(rule(memory))
     wanted = await _refusal(memory, pod)
     client = await kube_client(plane)
-    cluster = LiveCluster(client, ObjectCache(), "replay", lambda: True)
+    cluster = LiveCluster(client, ObjectCache(), "replay", lambda: True, OperatorMetrics())
     try:
         # A policy or a webhook is in force some moments after it was made.
         for _ in range(300):

@@ -58,7 +58,7 @@ class Replica:
             client = Client(self._server, self.process)
             cache, queue, history = ObjectCache(), WorkQueue(WORKERS), History()
             leadership = Leadership(client, NAMESPACE, self.name, LEASE_SECONDS, history)  # type: ignore[arg-type]
-            cluster = LiveCluster(client, cache, self.name, lambda: leadership.remaining_seconds() > 0)  # type: ignore[arg-type]
+            cluster = LiveCluster(client, cache, self.name, leadership.leads, METRICS)  # type: ignore[arg-type]
             fabrics = Fabrics(cluster, cluster.read, NAMESPACE, leadership)
             sessions.push_async_callback(fabrics.close)
             by_key = {

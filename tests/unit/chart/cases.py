@@ -48,6 +48,12 @@ EVERYTHING: dict[str, Any] = {
     ],
     "priorityClassName": "system-cluster-critical",
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "runbookUrl": "https://docs.example/metrics",
+    },
+    "dashboards": {"enabled": True, "labels": {"grafana_dashboard": "weft"}},
     "emulator": {
         "enabled": True,
         "extraArgs": ["--latency-ms=200"],

@@ -12,6 +12,7 @@ from weft.runtime.client import KubeClient
 from weft.runtime.cluster import LiveCluster
 from weft.runtime.history import History
 from weft.runtime.leadership import Leadership
+from weft.runtime.metrics import OperatorMetrics
 
 
 class Server:
@@ -72,7 +73,7 @@ async def test_a_lease_that_changed_unseen_is_given_up_only_by_its_holder(holder
 
 async def test_a_replica_that_does_not_lead_writes_nothing() -> None:
     server, leads = Server(), False
-    cluster = LiveCluster(client(server), ObjectCache(), "me", lambda: leads)
+    cluster = LiveCluster(client(server), ObjectCache(), "me", lambda: leads, OperatorMetrics())
     body: dict[str, Any] = {"metadata": {"name": "n"}}
     stored = {"metadata": {"name": "n", "resourceVersion": "1"}}
     for attempt in (
@@ -92,7 +93,7 @@ async def test_a_replica_that_does_not_lead_writes_nothing() -> None:
 async def test_a_name_found_taken_is_known_afterwards() -> None:
     server = Server(AlreadyExistsError(409, "AlreadyExists", "n"))
     server.stored = {"metadata": {"name": "n", "resourceVersion": "7"}}
-    cluster = LiveCluster(client(server), ObjectCache(), "me", lambda: True)
+    cluster = LiveCluster(client(server), ObjectCache(), "me", lambda: True, OperatorMetrics())
     with pytest.raises(AlreadyExistsError):
         await cluster.create(NODES, {"metadata": {"name": "n"}})
     assert cluster.get(NODES, "n") == server.stored

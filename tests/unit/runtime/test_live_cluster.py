@@ -11,6 +11,7 @@ from weft.cluster import NotFoundError
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 from weft.runtime.cluster import LiveCluster
+from weft.runtime.metrics import OperatorMetrics
 
 CLAIM = {"metadata": {"name": "rack.gpu-0", "uid": "u", "resourceVersion": "7"}}
 
@@ -28,7 +29,7 @@ class Empty:
 def cluster() -> LiveCluster:
     cache = ObjectCache()
     cache.put(DEVICE_ATTACHMENTS, CLAIM)
-    return LiveCluster(cast(KubeClient, Empty()), cache, "test", lambda: True)
+    return LiveCluster(cast(KubeClient, Empty()), cache, "test", lambda: True, OperatorMetrics())
 
 
 async def test_what_a_patch_does_not_find_is_not_decided_on_again(cluster: LiveCluster) -> None:

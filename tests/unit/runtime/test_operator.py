@@ -18,6 +18,9 @@ class _Nothing:
     def remaining_seconds(self) -> float:
         return 0.0
 
+    def leads(self) -> bool:
+        return False
+
     def watching(self) -> bool:
         return not self.ended.is_set()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -13,23 +15,42 @@ from weft.api.resources import EVENTS, ResourceType
 from weft.cluster import AlreadyExistsError, ClusterError, Index, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
+from weft.runtime.metrics import OperatorMetrics
 
 log = logging.getLogger(__name__)
+
+
+SERIES_SECONDS = 60.0
+MOST_SERIES = 1000
+
+
+@dataclass
+class _Series:
+    """An Event that was told more than once."""
+
+    count: int = 1
+    quiet_until: float = 0.0
 
 
 class LiveCluster:
     """Implements `weft.cluster.Cluster`."""
 
     def __init__(
-        self, client: KubeClient, cache: ObjectCache, reporter: str, leads: Callable[[], bool]
+        self,
+        client: KubeClient,
+        cache: ObjectCache,
+        reporter: str,
+        leads: Callable[[], bool],
+        metrics: OperatorMetrics,
     ) -> None:
         self._client = client
         self._leads = leads
         self._cache = cache
         self._reporter = reporter
         self._background: set[asyncio.Task[None]] = set()
-        self.writes = 0
-        """Requests that may change something, for the operator's own metrics."""
+        self._metrics = metrics
+        self._series: dict[str, _Series] = {}
+        """Of Events that were told again, by name."""
 
     def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
         return self._cache.get(resource, name, namespace)
@@ -44,7 +65,7 @@ class LiveCluster:
         """Before every write: a leader that was stopped beyond its lease acts no more on what it knew then."""
         if not self._leads():
             raise ClusterError(0, "NotLeader", "the lease ran out: another replica may be at work")
-        self.writes += 1
+        self._metrics.api_writes.inc()
 
     async def read(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
         """Read an object that is not watched (a Secret) from the API server."""
@@ -143,6 +164,7 @@ class LiveCluster:
             self._cache.put(resource, answer)
 
     def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        self._metrics.events.labels(about.get("kind", ""), kind, reason).inc()
         task = asyncio.get_running_loop().create_task(self._record(about, kind, reason, message))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -175,6 +197,22 @@ class LiveCluster:
         try:
             await self._client.create(EVENTS, body)
         except AlreadyExistsError:
-            return
+            await self._repeat(body["metadata"]["name"], namespace, now)
         except ClusterError as error:
             log.warning("event not recorded: %s", error)
+
+    async def _repeat(self, name: str, namespace: str, now: str) -> None:
+        """Count an Event that was told before. What comes again and again is written once a minute."""
+        if name not in self._series and len(self._series) >= MOST_SERIES:
+            self._series.clear()
+        series = self._series.setdefault(name, _Series())
+        series.count += 1
+        if time.monotonic() < series.quiet_until:
+            return
+        series.quiet_until = time.monotonic() + SERIES_SECONDS
+        try:
+            await self._client.patch(
+                EVENTS, name, namespace, {"series": {"count": series.count, "lastObservedTime": now}}
+            )
+        except ClusterError as error:
+            log.warning("event not counted: %s", error)

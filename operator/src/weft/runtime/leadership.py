@@ -42,6 +42,10 @@ class Leadership:
         """How long this replica is certainly still the leader; 0 when it is not."""
         return max(0.0, self._expires - boottime())
 
+    def leads(self) -> bool:
+        """Whether this replica is certainly still the leader."""
+        return self.remaining_seconds() > 0
+
     async def acquire(self) -> None:
         """Wait until this replica is the leader."""
         seen, since = "", boottime()
@@ -73,7 +77,7 @@ class Leadership:
     async def keep(self) -> None:
         """Renew until the lease is lost; returns then. A leader that cannot renew in time has to stop working."""
         pause = self.lease_seconds / 4
-        while self.remaining_seconds() > 0:
+        while self.leads():
             await asyncio.sleep(pause)
             pause = self.lease_seconds / 4
             try:

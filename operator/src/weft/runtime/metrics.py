@@ -16,9 +16,15 @@ class OperatorMetrics:
         self.registry = CollectorRegistry()
         self.leader = Gauge("weft_leader", "1 while this replica is the leader.", registry=self.registry)
         self.queue_depth = Gauge("weft_queue_depth", "Keys that wait for a worker.", registry=self.registry)
-        self.api_writes = Gauge(
+        self.api_writes = Counter(
             "weft_api_writes",
             "Requests of this process to the API server that may change something.",
+            registry=self.registry,
+        )
+        self.events = Counter(
+            "weft_events",
+            "Events that this process told; docs/reasons.md says what each reason means.",
+            ["kind", "type", "reason"],
             registry=self.registry,
         )
         self.reconcile_seconds = Histogram(
@@ -41,10 +47,7 @@ class OperatorMetrics:
             registry=self.registry,
         )
 
-    def follow(
-        self, lease_seconds: Callable[[], float], depth: Callable[[], int], writes: Callable[[], int]
-    ) -> None:
+    def follow(self, lease_seconds: Callable[[], float], depth: Callable[[], int]) -> None:
         """Show what these answer, whenever the metrics are read."""
         self.leader.set_function(lambda: float(lease_seconds() > 0))
         self.queue_depth.set_function(depth)
-        self.api_writes.set_function(writes)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -20,11 +21,13 @@ from weft.runtime import clock
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient, StartError, load_configuration
 from weft.runtime.cluster import LiveCluster
+from weft.runtime.exposed import Exposed
 from weft.runtime.health import HealthServer
 from weft.runtime.heartbeat import Heartbeat
 from weft.runtime.history import History
 from weft.runtime.informer import Informer
 from weft.runtime.leadership import Leadership
+from weft.runtime.metering import Meter
 from weft.runtime.metrics import OperatorMetrics
 from weft.runtime.queue import WorkQueue
 from weft.runtime.settings import Settings
@@ -50,14 +53,17 @@ async def run(settings: Settings) -> int:
         leadership = Leadership(
             client, settings.namespace, settings.identity, settings.lease_seconds, history
         )
-        cluster = LiveCluster(client, cache, settings.identity, lambda: leadership.remaining_seconds() > 0)
+        meter = Meter(clock.boottime)
+        cache.listen(meter.hear)
+        cluster = LiveCluster(client, cache, settings.identity, leadership.leads, metrics)
         controllers = _controllers(settings, cluster, leadership, queue, sessions)
         watches = Watches(controllers.values(), cluster, queue)
         workers = Workers(controllers, queue, metrics, clock.now)
         informer = Informer(client, cache, watches.resources, history)
         heartbeat = Heartbeat()
         health = HealthServer(metrics.registry, heartbeat.live, informer.watching, workers.failures)
-        metrics.follow(leadership.remaining_seconds, queue.__len__, lambda: cluster.writes)
+        metrics.follow(leadership.remaining_seconds, queue.__len__)
+        metrics.registry.register(Exposed(cache, meter, leadership.leads, time.time))
         closing.push_async_callback(health.stop)
         await _serve(health, settings)
         closing.push_async_callback(informer.stop)

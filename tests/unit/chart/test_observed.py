@@ -1,0 +1,68 @@
+"""Alerts and dashboards: that they are whole, say what to do, and ask for metrics that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from support.chart import CHART, Helm, find
+from weft.runtime.cache import ObjectCache
+from weft.runtime.exposed import Exposed
+from weft.runtime.metering import Meter
+from weft.runtime.metrics import OperatorMetrics
+from weft_dev import ROOT, dashboards
+
+from .cases import EVERYTHING
+
+DOCS = (ROOT / "docs" / "metrics.md").read_text()
+METRIC = re.compile(r"\bweft_[a-z_]+")
+
+
+def served() -> set[str]:
+    """The names of all samples that the operator can show."""
+    metrics = OperatorMetrics()
+    exposed = Exposed(ObjectCache(), Meter(lambda: 0.0), lambda: True, lambda: 0.0)
+    names = set()
+    for family in (*metrics.registry.collect(), *exposed.collect()):
+        ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        names |= {family.name + end for end in ends}
+    return names
+
+
+def test_every_metric_is_described_and_every_described_one_is_served() -> None:
+    described = set(METRIC.findall(DOCS))
+    plain = {re.sub("_(bucket|sum|count)$", "", name) for name in served()}
+    assert plain - described == set()
+    assert {name for name in described if name not in plain} == set()
+
+
+def test_every_alert_asks_for_a_metric_that_is_served_and_links_to_what_to_do(helm: Helm) -> None:
+    rule = find(helm.render(EVERYTHING), "PrometheusRule", "weft-composer")
+    alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
+
+    assert len(alerts) >= 10
+    for alert in alerts:
+        assert set(METRIC.findall(alert["expr"])) <= served(), alert["alert"]
+        assert alert["annotations"]["runbook_url"] == f"https://docs.example/metrics#{alert['alert'].lower()}"
+        assert f"### {alert['alert']}\n" in DOCS
+    assert re.findall(r"^### (\w+)$", DOCS, re.MULTILINE) == [alert["alert"] for alert in alerts]
+
+
+def test_without_a_place_for_the_docs_alerts_have_no_link(helm: Helm) -> None:
+    rendered = helm.render({"prometheusRule": {"enabled": True}})
+    text = json.dumps(find(rendered, "PrometheusRule", "weft"))
+    assert "WeftNoLeader" in text
+    assert "runbook_url" not in text
+
+
+def test_the_dashboards_are_what_is_generated_and_reach_grafana_whole(helm: Helm, tmp_path: Path) -> None:
+    dashboards.write(tmp_path)
+    committed = CHART / "files" / "dashboards"
+    found = find(helm.render(EVERYTHING), "ConfigMap", "weft-composer-dashboards")
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "weft"
+    assert sorted(found["data"]) == sorted(path.name for path in committed.iterdir())
+    for path in tmp_path.iterdir():
+        assert (committed / path.name).read_text() == path.read_text(), "make generate"
+        assert json.loads(found["data"][path.name]) == json.loads(path.read_text())
+        assert set(METRIC.findall(path.read_text())) - {"weft_"} <= served()

@@ -1,0 +1,107 @@
+"""What a Prometheus server sees of Weft's objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from weft.api.resources import (
+    FABRICS,
+    GPU_POOLS,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    LOGICAL_NODES,
+    ResourceType,
+)
+from weft.runtime.cache import ObjectCache
+from weft.runtime.exposed import Exposed
+from weft.runtime.metering import Meter
+
+Object = dict[str, Any]
+NOW = 1_767_268_800.0  # 2026-01-01T12:00:00Z
+EARLIER = "2026-01-01T11:00:00Z"
+
+
+def said(type: str, status: str, reason: str = "Reason") -> Object:
+    return {"type": type, "status": status, "reason": reason}
+
+
+def put(
+    cache: ObjectCache, resource: ResourceType, name: str, spec: Object, status: Object | None = None
+) -> None:
+    metadata: Object = {"name": name, "resourceVersion": "1", "creationTimestamp": EARLIER}
+    if resource.namespaced:
+        metadata["namespace"] = "team-a"
+    body: Object = {"kind": resource.kind, "metadata": metadata, "spec": spec}
+    cache.put(resource, body if status is None else {**body, "status": status})
+
+
+def seen(cache: ObjectCache, leads: bool = True) -> dict[tuple[str, frozenset[str]], float]:
+    """Value by metric and labels' values, whatever their order."""
+    registry = CollectorRegistry()
+    registry.register(Exposed(cache, Meter(lambda: 0.0), lambda: leads, lambda: NOW))
+    return {
+        (sample.name, frozenset(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+    }
+
+
+def test_pools_fabrics_and_conditions_are_numbers() -> None:
+    cache = ObjectCache()
+    conditions = [said("Connected", "True"), said("NoOrphans", "False"), said("Writable", "Unknown")]
+    put(cache, FABRICS, "rack", {}, {"devices": 8, "hosts": 2, "nodes": 1, "conditions": conditions})
+    put(
+        cache,
+        GPU_POOLS,
+        "a100",
+        {"fabricRef": {"name": "rack"}},
+        {"devices": {"total": 8, "free": 3, "bound": 5}},
+    )
+    put(cache, GPU_POOLS, "unread", {"fabricRef": {"name": "rack"}})
+
+    metrics = seen(cache)
+    assert metrics["weft_fabric_devices", frozenset({"rack"})] == 8
+    assert metrics["weft_condition", frozenset({"Fabric", "", "rack", "Connected"})] == 1
+    assert metrics["weft_condition", frozenset({"Fabric", "", "rack", "NoOrphans"})] == 0
+    assert metrics["weft_condition", frozenset({"Fabric", "", "rack", "Writable"})] == -1
+    assert metrics["weft_pool_devices", frozenset({"GPUPool", "a100", "free"})] == 3
+    assert metrics["weft_pool_devices", frozenset({"GPUPool", "a100", "quarantined"})] == 0
+    assert not any("unread" in labels for _, labels in metrics)
+
+
+def test_logical_nodes_are_counted_by_reason_and_never_named() -> None:
+    cache = ObjectCache()
+    put(cache, LOGICAL_NODES, "bound", {}, {"conditions": [said("Bound", "True", "Attached")]})
+    for name in ("waits-1", "waits-2"):
+        put(cache, LOGICAL_NODES, name, {}, {"conditions": [said("Bound", "False", "NoHost")]})
+    put(cache, LOGICAL_NODES, "new", {})
+
+    metrics = seen(cache)
+    assert metrics["weft_logical_nodes", frozenset({"team-a", "True", "Attached"})] == 1
+    assert metrics["weft_logical_nodes", frozenset({"team-a", "False", "NoHost"})] == 2
+    assert metrics["weft_logical_nodes", frozenset({"team-a", "Unknown", ""})] == 1
+    assert metrics["weft_logical_node_oldest_waiting_seconds", frozenset({"NoHost"})] == 3600
+    assert not any("waits-1" in labels for _, labels in metrics)
+
+
+def test_a_groups_replicas_transfers_and_last_decision_are_shown() -> None:
+    cache = ObjectCache()
+    spec = {"groupRef": {"name": "llama"}, "stage": "Decode"}
+    put(cache, INFERENCE_ROLES, "decode", spec, {"desiredReplicas": 3, "replicas": 3, "readyReplicas": 2})
+    status = {"decision": {"decisionTime": EARLIER}, "transfers": [{"step": "Draining"}]}
+    put(cache, INFERENCE_GROUPS, "llama", {}, status)
+
+    metrics = seen(cache)
+    assert metrics["weft_role_replicas", frozenset({"team-a", "llama", "decode", "Decode", "serving"})] == 2
+    assert metrics["weft_group_decision_timestamp_seconds", frozenset({"team-a", "llama"})] == NOW - 3600
+    assert metrics["weft_group_transfers", frozenset({"team-a", "llama", "Draining"})] == 1
+
+
+def test_a_replica_that_does_not_lead_shows_no_objects() -> None:
+    cache = ObjectCache()
+    put(cache, FABRICS, "rack", {}, {"devices": 8})
+
+    assert seen(cache, leads=False) == {}
