@@ -11,6 +11,7 @@ import pytest
 from support.inference import ANSWER_HEAVY, LLAMA_70B, PROMPT_HEAVY, T0, group, role, steady
 from weft.api import RebalanceMode, Stage
 from weft.balancing.plan import plan_split
+from weft.balancing.splits import reachable
 from weft.balancing.state import Corrections, Hold, Queues, Split
 
 IDLE = steady(0, 0, 0)
@@ -57,7 +58,7 @@ def test_a_slower_prefill_than_measured_gets_another_replica() -> None:
 
 
 def test_metrics_on_hold_change_nothing() -> None:
-    plan = plan_split(group(3, 6, None, hold=Hold("Stale", "no scrape")))
+    plan = plan_split(group(3, 6, PROMPT_HEAVY, hold=Hold("Stale", "no scrape")))
     assert plan.allocation == split(3, 6)
     assert plan.decision is None
 
@@ -112,6 +113,16 @@ def test_minimum_and_maximum_of_a_role_bound_the_split() -> None:
     assert plan_split(group(3, 6, PROMPT_HEAVY, roles=roles)).allocation == split(4, 5)
 
 
+def test_what_was_decided_before_follows_a_role_whose_bounds_were_changed() -> None:
+    roles = (role("decode", Stage.DECODE, 6, maximum=4), role("prefill", Stage.PREFILL, 3, minimum=5))
+    assert plan_split(group(3, 6, IDLE, roles=roles)).allocation == split(5, 4)
+
+
+def test_no_stage_is_left_without_a_replica_even_if_its_role_may_have_none() -> None:
+    roles = (role("decode", Stage.DECODE, 3, minimum=0), role("prefill", Stage.PREFILL, 1, minimum=0))
+    assert set(reachable(split(1, 3), roles)) == {split(2, 2), split(3, 1)}
+
+
 def test_replicas_beyond_the_budget_are_left_out_and_said() -> None:
     plan = plan_split(group(3, 6, IDLE, budget=16))  # 9 replicas of 2 accelerators are 18
     assert plan.allocation.total == 8
@@ -158,6 +169,14 @@ def test_a_queue_that_eats_the_time_to_the_first_token_is_a_reason_to_move_while
     met = replace(PROMPT_HEAVY, ttft_buckets=ON_TIME, itl_buckets=FAST)
     observed = replace(group(3, 6, met), queues=Queues(prompts_waiting=12, answers_present=70))
     assert plan_split(observed).allocation["prefill"] > 3
+
+
+def test_decode_without_a_free_place_is_a_reason_to_move_while_objectives_are_still_met() -> None:
+    met = replace(steady(2.0, 300, 700), ttft_buckets=ON_TIME, itl_buckets=FAST)
+    observed = replace(group(6, 3, met), queues=Queues(prompts_waiting=0, answers_present=96))
+    assert plan_split(observed).allocation["decode"] > 3
+    free = replace(observed, queues=Queues(prompts_waiting=0, answers_present=60))
+    assert plan_split(free).decision is None
 
 
 def test_a_backlog_of_prompts_counts_as_work() -> None:
