@@ -123,6 +123,11 @@ def test_no_stage_is_left_without_a_replica_even_if_its_role_may_have_none() -> 
     assert set(reachable(split(1, 3), roles)) == {split(2, 2), split(3, 1)}
 
 
+def test_no_role_takes_beyond_its_maximum() -> None:
+    roles = (role("decode", Stage.DECODE, 3), role("prefill", Stage.PREFILL, 1, maximum=2))
+    assert set(reachable(split(1, 3), roles)) == {split(2, 2)}
+
+
 def test_replicas_beyond_the_budget_are_left_out_and_said() -> None:
     plan = plan_split(group(3, 6, IDLE, budget=16))  # 9 replicas of 2 accelerators are 18
     assert plan.allocation.total == 8
