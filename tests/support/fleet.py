@@ -30,6 +30,7 @@ from weft.balancing.prometheus import PrometheusSource, SourceError
 from weft.balancing.series import EngineSeries, FrontEndSeries, Snapshot
 from weft.balancing.settings import SourceSettings
 from weft.balancing.state import Traffic
+from weft.balancing.targets import ScaleTargetKind
 from weft.cluster import Object
 from weft.controllers import Now
 
@@ -59,6 +60,8 @@ class Fleet:
         self.set_ahead = timedelta(0)
         self.cluster = MemoryCluster(lambda: self.now)
         self.source = StubSource(self.snapshot)
+        self.scale_kinds: tuple[ScaleTargetKind, ...] = ()
+        """What the administrator listed; `restart` takes it over."""
         self.restart()
         self.traffic: Traffic | None = None
         self.requests: dict[str, float] = {}
@@ -159,7 +162,8 @@ class Fleet:
                 self.requests.pop(name, None)
                 continue
             conditions = {one["type"]: one for one in status.get("conditions") or ()}
-            gate = conditions.get(GATE_SERVING, {}).get("status") == "True"
+            gated = GATE_SERVING in {one["conditionType"] for one in pod["spec"].get("readinessGates") or ()}
+            gate = not gated or conditions.get(GATE_SERVING, {}).get("status") == "True"
             stamp = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
             ready = conditions.get("Ready", {})
             if ready.get("status") != str(gate):
@@ -188,7 +192,7 @@ class Fleet:
 
     def restart(self) -> None:
         """Another operator takes over: it knows what is in the cluster and nothing else."""
-        self.controller = GroupController(self.cluster, {"default": self.source}, PRESETS)
+        self.controller = GroupController(self.cluster, {"default": self.source}, PRESETS, self.scale_kinds)
 
     def moment(self) -> Now:
         """The present moment on both clocks; the machine was started at T0."""

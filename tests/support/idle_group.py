@@ -6,7 +6,7 @@ import contextlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, PODS, ResourceType
@@ -18,8 +18,13 @@ GROUP = "llama"
 
 
 @contextlib.contextmanager
-def idle_engines(kube: Kube, namespace: str) -> Iterator[dict[str, Any]]:
-    """Every pod of the namespace is scraped and idle; yields the operator's settings for it."""
+def idle_engines(
+    kube: Kube, namespace: str, front_end: Mapping[str, float] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Every pod of the namespace is scraped and idle; yields the operator's settings for it.
+
+    `front_end`: its signals, of the model `llama`; looked at with each query. None: there is none.
+    """
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -33,6 +38,17 @@ def idle_engines(kube: Kube, namespace: str) -> Iterator[dict[str, Any]]:
                 }
                 for name in names
                 for signal, number in signals
+            ]
+            series += [
+                {
+                    "metric": {
+                        "weft_signal": f"front:{signal}",
+                        "namespace": namespace,
+                        "model_name": GROUP,
+                    },
+                    "value": [0, str(number)],
+                }
+                for signal, number in (front_end or {}).items()
             ]
             data = {"resultType": "vector", "result": series}
             self.send_response(200)

@@ -20,7 +20,7 @@ from support.patches import merged, strategic
 from support.reasons import undeclared
 from support.refusals import AnswerLost, Rule, Write
 from weft.api.reasons import is_event
-from weft.api.resources import GROUP, NODES, PODS, ResourceType
+from weft.api.resources import GROUP, NODES, PODS, SCALE, ResourceType
 from weft.cluster import AlreadyExistsError, ConflictError, Index, NotFoundError, Object
 
 Key = tuple[ResourceType, str, str]
@@ -80,6 +80,19 @@ class MemoryCluster:
             if self.objects[key]["spec"].get("nodeName") == value:
                 self.unheard_of.discard(key)
 
+    async def read(
+        self, resource: ResourceType, name: str, namespace: str = "", *, subresource: str = ""
+    ) -> Object | None:
+        found = self.objects.get((resource, namespace, name))
+        if found is None or subresource != SCALE:
+            return found
+        status = found.get("status") or {}
+        return {
+            "metadata": found["metadata"],
+            "spec": {"replicas": found["spec"]["replicas"]},
+            "status": {"replicas": status.get("replicas", 0), "selector": status.get("selector", "")},
+        }
+
     async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")
         key = (resource, namespace, name)
@@ -116,7 +129,9 @@ class MemoryCluster:
         subresource: str = "",
     ) -> Object:
         current = self._current(resource, name, namespace, body.get("metadata") or {})
-        apply = merged if resource.group == GROUP else strategic
+        if subresource == SCALE:
+            body = {"spec": {"replicas": body["spec"]["replicas"]}}
+        apply = merged if resource.group == GROUP or subresource == SCALE else strategic
         patched = self._taken_in(resource, apply(current, body), strict=False)
         patched["metadata"] = _without_nothing({**patched["metadata"], **_kept(current)})
         uid = (body.get("metadata") or {}).get("uid", current["metadata"]["uid"])

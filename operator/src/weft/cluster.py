@@ -67,6 +67,11 @@ class Cluster(Protocol):
         Afterwards the cache has them. Raises ClusterError.
         """
 
+    async def read(
+        self, resource: ResourceType, name: str, namespace: str = "", *, subresource: str = ""
+    ) -> Object | None:
+        """Ask the API server for an object that is not watched, or its `subresource`; None where there is none."""
+
     async def create(self, resource: ResourceType, body: Object, *, dry_run: bool = False) -> Object:
         """Create `body` (name and namespace are in its metadata).
 
@@ -86,7 +91,7 @@ class Cluster(Protocol):
 
         (Strategic merge joins a pod's conditions by type; a Node's taints it replaces as a whole.) A
         `metadata.resourceVersion` in the patch guards the write (ConflictError). `subresource="status"` writes
-        a pod's status, for its conditions.
+        a pod's status, for its conditions, `"scale"` a workload's number of replicas (always as a merge patch).
         """
 
     async def write_status(

@@ -16,6 +16,7 @@ MODELS = {definition.resource.kind: definition.model for definition in DEFINITIO
 
 SHOWN_ELSEWHERE = (
     "spec.acceleratorsPerReplica",  # excludes node
+    "spec.scaleTargetRef",  # excludes template
     "spec.node.",  # the LogicalNode shows this shape in full
     "spec.allowedNamespaces.",  # the MemoryPool's is empty, which means something; the other pools' is full
 )

@@ -28,6 +28,9 @@ EVERYTHING: dict[str, Any] = {
                 "kv_hold_seconds": 0,
             }
         },
+        "scale_targets": [
+            {"group": "apps", "version": "v1", "kind": "Deployment", "resource": "deployments"}
+        ],
         "workers": 64,
         "lease_seconds": 30,
         "relist_seconds": 600,

@@ -115,6 +115,15 @@ def test_no_permission_is_a_wildcard(rendered: dict[str, list[Object]], case: st
             assert not any("*" in word for word in words), (role["metadata"]["name"], rule)
 
 
+def test_the_operator_may_scale_the_kinds_that_are_listed_and_change_nothing_else_of_them(
+    helm: Helm,
+) -> None:
+    listed = {"group": "apps", "version": "v1", "kind": "Deployment", "resource": "deployments"}
+    objects = helm.render({"settings": {"scale_targets": [listed]}, "crds": {"keep": False}})
+    rules = [one for one in find(objects, "ClusterRole", "weft")["rules"] if "apps" in one["apiGroups"]]
+    assert rules == [{"apiGroups": ["apps"], "resources": ["deployments/scale"], "verbs": ["get", "patch"]}]
+
+
 def test_cluster_scoped_names_differ_between_releases(helm: Helm) -> None:
     cluster_scoped = ("ClusterRole", "ClusterRoleBinding")
     names = [

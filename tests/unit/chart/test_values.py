@@ -16,6 +16,7 @@ from weft.api import Fabric, GPUPool, LogicalNode
 from weft.balancing.presets import ENGINE_REQUIRED, FRONT_REQUIRED
 from weft.balancing.series import EngineSeries, FrontEndSeries, histogram_names, signal_names
 from weft.balancing.settings import PresetSettings, SourceSettings
+from weft.balancing.targets import ScaleTargetKind
 from weft.emulator.inventory import load as load_inventory
 from weft.runtime.settings import Settings
 from weft_dev.kind_site import EMULATORS, VALUES
@@ -51,6 +52,10 @@ def values() -> dict[str, Any]:
         ({"crds": {"keeep": True}}, "/crds': additional properties 'keeep' not allowed"),
         ({"crds": {"keep": "no"}}, "/crds/keep': got string, want boolean"),
         ({"settings": {"lease_secs": 3}}, "additional properties 'lease_secs' not allowed"),
+        (
+            {"settings": {"scale_targets": [{"kind": "Deployment"}]}},
+            "/settings/scale_targets/0': missing prop",
+        ),
         ({"settings": {"namespace": "a"}}, "additional properties 'namespace' not allowed"),
         ({"settings": {"sources": {"default": {}}}}, "missing property 'url'"),
         ({"settings": {"sources": {"default": {"url": "prometheus:9090"}}}}, "does not match pattern"),
@@ -92,6 +97,7 @@ def test_the_schema_has_every_setting_of_the_operator_but_those_of_the_chart(sch
     for name, model in (("sources", SourceSettings), ("presets", PresetSettings)):
         (one,) = settings[name]["patternProperties"].values()
         assert set(one["properties"]) == set(model.model_fields)
+    assert set(settings["scale_targets"]["items"]["properties"]) == set(ScaleTargetKind.model_fields)
     for part, kind in (("engine", EngineSeries), ("front_end", FrontEndSeries)):
         signals = {*signal_names(kind), *histogram_names(kind)}
         assert set(one["properties"][part]["properties"]) == signals
@@ -148,7 +154,7 @@ def test_a_preset_that_the_operator_takes_is_taken_by_the_chart(
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("settings", [None, {"sources": None}, {"presets": None}])
+@pytest.mark.parametrize("settings", [None, {"sources": None}, {"presets": None}, {"scale_targets": None}])
 def test_settings_of_which_all_is_a_comment_are_the_built_in_ones(helm: Helm, settings: object) -> None:
     """`settings:` with nothing below it is null in YAML."""
     assert "WARNING: no Prometheus server is set" in notes(helm, {"settings": settings})
@@ -163,7 +169,7 @@ def test_the_defaults_in_the_comments_are_those_of_the_operator() -> None:
     built_in = {
         name: field.default
         for name, field in Settings.model_fields.items()
-        if name not in CHARTS_OWN | {"sources", "presets"}
+        if name not in CHARTS_OWN | {"sources", "presets", "scale_targets"}
     }
     assert {**shown, "log_level": "INFO"} == built_in
     assert "# log_level: INFO" in text
@@ -191,7 +197,11 @@ def test_the_readme_names_every_value_with_its_default(
     )
     wanted = {}
     for path, value in paths(values, schema):
-        if path.startswith("settings.") and path not in ("settings.sources", "settings.presets"):
+        if path.startswith("settings.") and path not in (
+            "settings.sources",
+            "settings.presets",
+            "settings.scale_targets",
+        ):
             continue  # docs/api.md has those
         long = path.endswith("resources") or path == "emulator.inventory"
         wanted[path] = "see values.yaml" if long else json.dumps(value)

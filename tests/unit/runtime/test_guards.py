@@ -34,7 +34,9 @@ class Lease:
 
         patch.setattr(leadership.asyncio, "sleep", sleep)
 
-    async def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object:
+    async def get(
+        self, resource: ResourceType, name: str, namespace: str = "", subresource: str = ""
+    ) -> Object:
         self.reads += 1
         self.on_read()
         if self.stored is None:

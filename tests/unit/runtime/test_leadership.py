@@ -23,7 +23,9 @@ class Server:
         self.failures = list(failures)
         self.writes = 0
 
-    async def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object:
+    async def get(
+        self, resource: ResourceType, name: str, namespace: str = "", subresource: str = ""
+    ) -> Object:
         if self.stored is None:
             raise NotFoundError(404, "NotFound", name)
         return self.stored

@@ -43,6 +43,8 @@ from weft.api.inference_role import (
     InferenceRole,
     InferenceRoleSpec,
     InferenceRoleStatus,
+    ScaleTargetRef,
+    ScaleTargetStatus,
     Stage,
 )
 from weft.api.logical_node import (
@@ -152,6 +154,8 @@ __all__ = [
     "Recommendation",
     "Resource",
     "RoleAllocation",
+    "ScaleTargetRef",
+    "ScaleTargetStatus",
     "Stage",
     "StoragePool",
     "Transfer",

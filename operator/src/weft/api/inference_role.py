@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from weft.api.cel import Rule, immutable, rules
+from weft.api.cel import Rule, immutable, immutable_optional, rules
 from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.logical_node import NodeShape
 from weft.api.meta import Model, NameRef, Resource
 from weft.api.pod_template import POD_TEMPLATE
-from weft.api.values import Counter, LabelValue, Version
+from weft.api.values import Counter, DnsSubdomain, LabelValue, Version
 
 
 class Stage(enum.StrEnum):
@@ -40,6 +40,20 @@ class Drain(Model):
     )
 
 
+ApiVersion = Annotated[
+    str, StringConstraints(min_length=1, max_length=317, pattern=r"^([a-z0-9][-a-z0-9.]*/)?v[0-9][a-z0-9]*$")
+]
+KindName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Z][A-Za-z0-9]*$")]
+
+
+class ScaleTargetRef(Model):
+    """An existing workload in the role's namespace whose replicas are the role's."""
+
+    api_version: ApiVersion = Field(description="API version of the workload: apps/v1.")
+    kind: KindName = Field(description="Its kind; one of those that the operator's settings list.")
+    name: DnsSubdomain = Field(description="Its name.")
+
+
 class InferenceRoleSpec(Model):
     """What the role does, with what, and how many times."""
 
@@ -59,6 +73,13 @@ class InferenceRoleSpec(Model):
             "with a node its accelerators are counted: remove acceleratorsPerReplica",
             ".acceleratorsPerReplica",
         ),
+        immutable_optional("scaleTargetRef", "create another role and delete this one"),
+        Rule(
+            "!has(self.scaleTargetRef) || !(has(self.template) || has(self.node)"
+            " || (has(self.labels) && size(self.labels) > 0))",
+            "the workload makes its own pods: remove template, node and labels, or scaleTargetRef",
+            ".scaleTargetRef",
+        ),
     )
 
     group_ref: NameRef = Field(
@@ -75,7 +96,8 @@ class InferenceRoleSpec(Model):
         ge=0,
         le=1000,
         description="Replicas that the role has while the group's rebalance mode is Recommend or Paused, and"
-        " starts with in Auto. Left at 1, minReplicas is meant where that is more. Also set through /scale.",
+        " starts with in Auto. Left at 1, minReplicas is meant where that is more. Also set through /scale. With a"
+        " scaleTargetRef the workload's own number is meant instead.",
     )
     min_replicas: int = Field(
         default=1,
@@ -97,6 +119,11 @@ class InferenceRoleSpec(Model):
         description="Pod that each replica is made from, instead of the group's template as a whole. Checked"
         " by a dry-run of a Pod; what the API server says about it is in the role's conditions.",
         json_schema_extra=POD_TEMPLATE,
+    )
+    scale_target_ref: ScaleTargetRef | None = Field(
+        default=None,
+        description="Existing workload whose replicas are the role's, instead of a template: Weft changes its number"
+        " through /scale and nothing else of it. Cannot be changed.",
     )
     labels: Annotated[Mapping[str, LabelValue], Field(max_length=16)] = Field(
         default={},
@@ -130,6 +157,19 @@ class InferenceRoleSpec(Model):
         return max(self.replicas, self.min_replicas)
 
 
+class ScaleTargetStatus(Model):
+    """What Weft knows of the number of replicas of the role's workload, so that it notices who else changes it."""
+
+    replicas: Counter = Field(description="Replicas that it has, or that Weft is about to give it.")
+    previous: Counter | None = Field(
+        default=None, description="Those that it has until Weft's write: absent where none is to come."
+    )
+    other_replicas: Counter | None = Field(
+        default=None,
+        description="Replicas that something other than Weft gave it; Weft writes nothing there since.",
+    )
+
+
 class InferenceRoleStatus(Model):
     """What is there."""
 
@@ -147,11 +187,15 @@ class InferenceRoleStatus(Model):
     selector: Annotated[str, StringConstraints(max_length=1024)] = Field(
         default="", description="Label selector of the replicas as text, for /scale: one pod of each."
     )
+    scale_target: ScaleTargetStatus | None = Field(
+        default=None, description="With a scaleTargetRef: the number of replicas that Weft knows or writes."
+    )
     conditions: Conditions = Field(
         default=(),
         description="Ready: the role has the replicas it is to have and they take requests; the reason says what is"
         " wrong with its template, its pods or its logical nodes. ProfileValid: its EngineProfile can be used."
-        " ReplicasIgnored: in Auto the group's allocation differs from spec.replicas.",
+        " ReplicasIgnored: in Auto the group's allocation differs from spec.replicas. AbleToScale: the workload of"
+        " spec.scaleTargetRef can be read and scaled.",
         json_schema_extra=CONDITION_LIST,
     )
 

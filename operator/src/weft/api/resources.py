@@ -51,3 +51,6 @@ LEASES = ResourceType("coordination.k8s.io", "v1", "leases", "Lease", True)
 
 POOLS = (GPU_POOLS, MEMORY_POOLS, STORAGE_POOLS)
 """The three pool resources, in the order in which requests name them."""
+
+SCALE = "scale"
+"""The subresource that says how many replicas a workload has, and is to have."""

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, assert_never
 
 from weft.api.names import GATE_SERVING, LABEL_ROLE
-from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES, PODS, ResourceType
+from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES, PODS, SCALE, ResourceType
 from weft.balancing.bodies import node_body, pod_body, role_annotations, role_labels, timestamp
 from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica
@@ -24,12 +24,15 @@ from weft.balancing.steps import (
     DropFinalizer,
     EnterRouter,
     LeaveRouter,
+    MarkVictim,
     Relabel,
     ReturnToRouter,
+    ScaleTarget,
     Step,
     Subject,
     Switch,
 )
+from weft.balancing.targets import DELETION_COST
 from weft.cluster import (
     AlreadyExistsError,
     Cluster,
@@ -50,6 +53,8 @@ class Outcome:
 
     refused: dict[Subject, tuple[Step, ClusterError]] = field(default_factory=dict)
     """The first refused step of each subject; its further steps were not tried."""
+    scaled: set[str] = field(default_factory=set)
+    """Roles whose workload got another number of replicas."""
     conflict: bool = False
     """An object had changed since it was read: look again at once."""
 
@@ -72,6 +77,8 @@ async def apply(cluster: Cluster, picture: GroupPicture, steps: Sequence[Step], 
                 raise
             outcome.refused[step.subject] = (step, error)
         else:
+            if isinstance(step, ScaleTarget):
+                outcome.scaled.add(step.role)
             group = picture.group.metadata
             log.debug("group %s/%s: %s", group.namespace, group.name, step)
     return outcome
@@ -111,6 +118,15 @@ async def _take(cluster: Cluster, picture: GroupPicture, step: Step, now: dateti
                 namespace,
                 {"metadata": {"labels": {LABEL_ROLE: step.role}}},
             )
+        case MarkVictim():
+            pod = next(one for one in picture.targets[step.role].pods if one.name == step.pod)
+            marks = {"uid": pod.pod_uid, "annotations": {DELETION_COST: step.cost}}
+            await _patch(cluster, PODS, step.pod, namespace, {"metadata": marks})
+        case ScaleTarget():
+            target = picture.targets[step.role]
+            guard = {"resourceVersion": target.version}
+            body = {"metadata": guard, "spec": {"replicas": step.replicas}}
+            await cluster.patch(target.resource, target.name, namespace, body, subresource=SCALE)
         case _:
             assert_never(step)
 

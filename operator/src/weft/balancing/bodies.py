@@ -31,8 +31,10 @@ from weft.cluster import Object
 def with_template(group: InferenceGroup, role: InferenceRole) -> InferenceRole | None:
     """The role with the whole template that its pods are made from; None where neither has one.
 
-    That is its own or the group's, under the role's labels.
+    That is its own or the group's, under the role's labels. One with a scaleTargetRef needs none: it is as it is.
     """
+    if role.spec.scale_target_ref is not None:
+        return role
     template = group.spec.template if role.spec.template is None else role.spec.template
     if template is None:
         return None

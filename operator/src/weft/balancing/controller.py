@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from weft.balancing.prometheus import PrometheusSource
 from weft.balancing.refusals import Refusal, refusal
 from weft.balancing.status import group_status, notes, orphaned_role_status, role_statuses
 from weft.balancing.steps import AddFinalizer, DropFinalizer, Subject
+from weft.balancing.targets import ScaleTargetKind
 from weft.cluster import Cluster, ClusterError, ConflictError, Object
 from weft.controllers import Now, Watch
 
@@ -38,9 +40,15 @@ class GroupController:
     """Brings InferenceGroups nearer to what they should be."""
 
     def __init__(
-        self, cluster: Cluster, sources: Mapping[str, PrometheusSource], presets: Mapping[str, Preset]
+        self,
+        cluster: Cluster,
+        sources: Mapping[str, PrometheusSource],
+        presets: Mapping[str, Preset],
+        scale_kinds: Iterable[ScaleTargetKind] = (),
     ) -> None:
+        """`scale_kinds`: those that a role's scaleTargetRef may name."""
         self._cluster = cluster
+        self._scale_kinds = {(one.group, one.kind): one.type for one in scale_kinds}
         self._sources = sources
         self._presets = presets
         self._refusals: dict[GroupKey, dict[Subject, Refusal]] = {}
@@ -70,9 +78,13 @@ class GroupController:
             return await self._disown(key, now.wall)
         known = self._refusals.get(key, {})
         moments = self._moments.setdefault(key, Moments())
-        picture = await observe(self._cluster, self._sources, self._presets, raw, known, moments, now)
+        picture = await observe(
+            self._cluster, self._sources, self._presets, raw, known, moments, now, self._scale_kinds
+        )
         decision = decide(picture, now)
         outcome = await apply(self._cluster, picture, decision.steps, now.wall)
+        records = decision.scaling.written(outcome.scaled)
+        decision = replace(decision, scaling=replace(decision.scaling, records=records))
         refusals = _refusals(picture, decision, outcome, now)
         self._refusals[key] = refusals
         if any(isinstance(step, DropFinalizer) for step in decision.steps) and not outcome.refused:

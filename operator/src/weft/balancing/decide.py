@@ -7,7 +7,7 @@ restart at any point finds the intention in etcd: replicas follow `status.alloca
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from weft.api import Decision, RebalanceMode, Transfer, TransferStep
 from weft.api.names import FINALIZER
@@ -17,6 +17,7 @@ from weft.balancing.observe import GroupPicture
 from weft.balancing.plan import SplitPlan, plan_split
 from weft.balancing.replicas import Replica
 from weft.balancing.roster import Roster, plan_roster
+from weft.balancing.scaling import Scaling, plan_targets
 from weft.balancing.state import Finding, Note, Split
 from weft.balancing.steps import AddFinalizer, DropFinalizer, EnterRouter, GateReason, Step
 from weft.balancing.transfers import Carried, carry_on, choose
@@ -37,8 +38,10 @@ class GroupDecision:
     """Those to record: the open ones, then those that start."""
     started: tuple[Transfer, ...] = ()
     balanced: Finding | None = None
+    scaling: Scaling = field(default_factory=Scaling)
+    """What is recorded of existing workloads."""
     notes: tuple[Note, ...] = ()
-    """What happened to transfers."""
+    """What happened to transfers, and to existing workloads."""
     busy: bool = False
     """Something is being made, moved or removed: look again soon."""
 
@@ -64,18 +67,22 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         # The end of a replica goes before what its transfer would do with it.
         steps = [step for step in of_transfers if step.replica not in roster.ending]
         steps += _follow(picture, roster, still, now)
+    scaling = plan_targets(picture, recorded, creating=bool(roster.create))
+    steps += scaling.steps
     plan = _split(picture, carried, recorded, now)
     started, obstacle = choose(plan.allocation, picture, still, now.wall)
     transfers = (*still, *started)
-    obstacles = (plan.obstacle, roster.obstacle, obstacle, conditions.too_many_roles(picture.too_many))
+    own = (roster.obstacle, obstacle, scaling.obstacle)
+    obstacles = (plan.obstacle, *own, conditions.too_many_roles(picture.too_many))
     decision = GroupDecision(
         steps=tuple(steps),
         plan=plan,
         transfers=transfers,
         started=started,
-        balanced=conditions.balanced(transfers, plan.allocation, picture.roles, picture.replicas, obstacles),
-        notes=tuple(one.note for one in carried if one.note is not None),
-        busy=bool(transfers or roster.remove),
+        balanced=conditions.balanced(transfers, plan.allocation, picture.roles, picture.running, obstacles),
+        scaling=scaling,
+        notes=(*(one.note for one in carried if one.note is not None), *scaling.notes),
+        busy=bool(transfers or roster.remove or scaling.busy),
     )
     return _after_refusals(decision, picture, now)
 
@@ -134,6 +141,8 @@ def _split(picture: GroupPicture, carried: list[Carried], recorded: Split, now: 
     counts = {
         name: sum(one.role == name and one.has_pod for one in picture.replicas) for name in picture.roles
     }
+    # What a workload was told is done: how long its pods take to end is no reason to decide nothing.
+    counts |= {name: target.replicas for name, target in picture.targets.items()}
     settled = not still and all(counts[name] <= allocation[name] for name in counts)
     forward = [one for one in still if one.step is not TransferStep.ROLLING_BACK]
     moving = tuple((one.from_, one.to) for one in forward) if len(forward) == len(still) else ()
@@ -141,6 +150,11 @@ def _split(picture: GroupPicture, carried: list[Carried], recorded: Split, now: 
     if without and allocation:
         # Nothing is decided without some of the roles: what the others have would be divided anew.
         plan = SplitPlan(allocation, obstacle=conditions.template_missing(without[0]))
+    elif picture.target_problems:
+        name = min(picture.target_problems)
+        problem = picture.target_problems[name]
+        text = f"role {name}: {problem.message}"
+        plan = SplitPlan(allocation, obstacle=replace(problem, message=text))
     else:
         plan = plan_split(split_inputs(picture, allocation, decided_at, settled, moving, now.wall))
     return replace(plan, decision=back) if plan.decision is None and back is not None else plan

@@ -25,13 +25,15 @@ def split_inputs(
 ) -> SplitInputs:
     """All that the planner may know."""
     spec, status = picture.group.spec, picture.group.status
+    budget = spec.accelerators.maximum
+    if picture.others_scale:
+        # What others let workloads hold is no reason to take replicas from anybody.
+        budget = max(budget, picture.accelerators_held)
     reading = picture.reading
     roles = tuple(_role_state(picture, role) for role in picture.roles.values())
     engines = engines_of(picture, now)
     entered = [
-        one.gate_changed_at
-        for one in picture.replicas
-        if one.gate is True and one.gate_changed_at is not None
+        one.gate_changed_at for one in picture.running if one.gate is True and one.gate_changed_at is not None
     ]
     recommendation = status.recommendation if spec.rebalance.mode is RebalanceMode.RECOMMEND else None
     recommended_at = picture.recommended_at if recommendation is not None else None
@@ -39,7 +41,7 @@ def split_inputs(
         mode=spec.rebalance.mode,
         flip=spec.rebalance.flip,
         objectives=spec.objectives,
-        budget_accelerators=spec.accelerators.maximum,
+        budget_accelerators=budget,
         cooldown_seconds=spec.rebalance.cooldown_seconds,
         roles=roles,
         now=now,
@@ -62,14 +64,24 @@ def split_inputs(
 
 def _role_state(picture: GroupPicture, role: InferenceRole) -> RoleState:
     profile = picture.profiles[role.metadata.name]
+    least, most, asked = role.spec.min_replicas, role.spec.max_replicas, role.spec.replicas_asked
+    target = picture.targets.get(role.metadata.name)
+    if target is not None:
+        asked = target.replicas
+        if picture.others_scale:
+            least = most = asked
+        elif picture.group.spec.rebalance.mode is not RebalanceMode.AUTO:
+            # Nobody brings it within its bounds.
+            least, most = min(least, asked), max(most, asked)
     return RoleState(
         name=role.metadata.name,
         stage=role.spec.stage,
-        minimum=role.spec.min_replicas,
-        maximum=role.spec.max_replicas,
-        spec_replicas=role.spec.replicas_asked,
+        minimum=least,
+        maximum=most,
+        spec_replicas=asked,
         accelerators_per_replica=role.spec.accelerators_counted,
         kind=picture.kinds[role.metadata.name],
+        start_seconds=target.start_seconds if target is not None else 0.0,
         profile=profile if isinstance(profile, Profile) else None,
         profile_error=profile.why if isinstance(profile, Unusable) else "",
     )
@@ -84,7 +96,7 @@ def engines_of(picture: GroupPicture, now: datetime) -> tuple[Engine, ...]:
     known = _known_engines(picture, now, since)
     alike = (
         Engine(one.role, _mean([other.load for other in known if other.role == one.role]), steady=False)
-        for one in picture.replicas
+        for one in picture.running
         if one.name in picture.reading.left_out and any(other.role == one.role for other in known)
     )
     return (*known, *alike)
@@ -109,7 +121,7 @@ def _known_engines(picture: GroupPicture, now: datetime, since: datetime) -> tup
             steady=one.serving and (one.role_since is None or one.role_since <= since),
             serving_seconds=_serving_seconds(one, now),
         )
-        for one in picture.replicas
+        for one in picture.running
         if one.name in picture.reading.loads
     )
 

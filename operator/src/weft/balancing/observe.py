@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from weft.api import InferenceGroup, InferenceRole
@@ -18,8 +18,9 @@ from weft.balancing.prometheus import PrometheusSource, SourceError
 from weft.balancing.refusals import Refusal, Version
 from weft.balancing.replicas import Replica, kind_of, replica, revision_of, serving_in
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, Reading, read
-from weft.balancing.state import Hold
+from weft.balancing.state import Finding, Hold
 from weft.balancing.steps import Subject
+from weft.balancing.targets import Kinds, Target, read_target
 from weft.cluster import Cluster, Object
 from weft.controllers import Now
 
@@ -51,6 +52,10 @@ class GroupPicture:
     kv_hold_seconds: float
     refusals: Mapping[Subject, Refusal]
     """What the API server refused at the last try."""
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    """By role: the workload that its scaleTargetRef names, where it can be scaled."""
+    target_problems: Mapping[str, Finding] = field(default_factory=dict)
+    """By role: why that workload cannot be."""
     decided_at: datetime | None = None
     recommended_at: datetime | None = None
 
@@ -58,9 +63,32 @@ class GroupPicture:
         """The replica of this name, or None."""
         return next((one for one in self.replicas if one.name == name), None)
 
+    @property
+    def running(self) -> tuple[Replica, ...]:
+        """The replicas that Weft makes, and those of existing workloads."""
+        return (*self.replicas, *(one for target in self.targets.values() for one in target.pods))
+
+    @property
+    def accelerators_held(self) -> int:
+        """Accelerators of all replicas, also of those that an existing workload is about to get."""
+        return sum(one.accelerators for one in self.replicas) + sum(
+            self.roles[name].spec.accelerators_counted * self.held_by(name) for name in self.targets
+        )
+
+    @property
+    def others_scale(self) -> bool:
+        """Whether something other than Weft was seen to scale one of the existing workloads."""
+        records = [self.roles[name].status.scale_target for name in self.targets]
+        return any(one is not None and one.other_replicas is not None for one in records)
+
+    def held_by(self, name: str) -> int:
+        """Replicas of a role's workload that hold hardware, also those that Weft is about to ask for."""
+        record = self.roles[name].status.scale_target
+        return max(self.targets[name].held, record.replicas if record is not None else 0)
+
     def serving(self, role: str) -> int:
         """How many replicas of a role take requests."""
-        return len(serving_in(self.replicas, role))
+        return len(serving_in(self.running, role))
 
     def version(self, subject: Subject) -> Version:
         """The generations that steps about this subject are made from."""
@@ -76,12 +104,15 @@ async def observe(
     refusals: Mapping[Subject, Refusal],
     moments: Moments,
     now: Now,
+    scale_kinds: Kinds,
 ) -> GroupPicture:
     """The picture of the group `raw`, from the cache and from Prometheus. Times in it are as `moments` tells them.
 
-    Whatever is wrong with the metrics is a hold with its reason, never an exception.
+    Whatever is wrong with the metrics is a hold with its reason, never an exception. Raises ClusterError where the API
+    server does not answer for the workloads of roles that have one.
     """
-    picture = _told(_objects(cluster, raw, refusals), moments, now)
+    picture = await _with_targets(cluster, _objects(cluster, raw, refusals), scale_kinds)
+    picture = _told(picture, moments, now)
     wanted = picture.group.spec.metrics
     source, preset = sources.get(wanted.source), presets.get(wanted.preset)
     if source is None or preset is None:
@@ -151,6 +182,23 @@ def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal])
     )
 
 
+async def _with_targets(cluster: Cluster, picture: GroupPicture, kinds: Kinds) -> GroupPicture:
+    """The picture with the workloads of roles that have a scaleTargetRef; read each time, as nothing watches them."""
+    targets: dict[str, Target] = {}
+    problems: dict[str, Finding] = {}
+    if picture.group.metadata.deletion_timestamp is not None:
+        return picture
+    for name, role in picture.roles.items():
+        if role.spec.scale_target_ref is None:
+            continue
+        found = await read_target(cluster, role, kinds)
+        if isinstance(found, Finding):
+            problems[name] = found
+        else:
+            targets[name] = found
+    return replace(picture, targets=targets, target_problems=problems)
+
+
 def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
     def of(one: Replica) -> Replica:
         return replace(
@@ -165,6 +213,10 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
     told = replace(
         picture,
         replicas=tuple(map(of, picture.replicas)),
+        targets={
+            name: replace(target, pods=tuple(map(of, target.pods)))
+            for name, target in picture.targets.items()
+        },
         decided_at=moments.told("", "decided", decision.decision_time if decision else None, now),
         recommended_at=moments.told(
             "", "recommended", recommendation.decision_time if recommendation else None, now
@@ -194,11 +246,11 @@ async def _read(
     # A replica that entered service just now may not have been scraped yet: nothing is wrong with that.
     settled = now.wall - timedelta(seconds=SCRAPES_UNTIL_STALE * scrape_seconds)
     steady = now.wall - timedelta(seconds=source.windows.long_seconds)
-    serving = [one for one in picture.replicas if one.serving]
+    serving = [one for one in picture.running if one.serving]
     group = Group(
         namespace=picture.group.metadata.namespace,
         models=picture.group.spec.metrics.models,
-        pods={one.name for one in picture.replicas if one.has_pod},
+        pods={one.name for one in picture.running if one.has_pod},
         expected={
             one.name
             for one in serving

@@ -49,7 +49,7 @@ def next_step(replica: Replica, picture: GroupPicture, now: datetime) -> Step | 
     if stage in (RemovalStage.ENDING, RemovalStage.RELEASING):
         return None
     loads = picture.reading.loads
-    others = [loads.get(one.name) for one in picture.replicas if one.name != replica.name and one.pod_running]
+    others = [loads.get(one.name) for one in picture.running if one.name != replica.name and one.pod_running]
     if may_stop(
         replica,
         loads.get(replica.name),

@@ -143,9 +143,14 @@ def shape_of(role: InferenceRole) -> str:
 
 
 def kind_of(role: InferenceRole, flip: FlipMethod) -> str:
-    """Roles of one kind can exchange replicas. Without flips by label each role is its own."""
+    """Roles of one kind can exchange replicas. Without flips by label each role is its own.
+
+    Two existing workloads do so by one having fewer and the other more.
+    """
     if flip is not FlipMethod.LABEL:
         return role.metadata.name
+    if role.spec.scale_target_ref is not None:
+        return f"scale-{role.spec.accelerators_counted}"
     return f"{revision_of(role)}-{role.spec.accelerators_counted}"
 
 

@@ -61,9 +61,10 @@ def plan_roster(
     obstacle: Finding | None = None
     pods: list[CreatePod] = []
     nodes: list[CreateNode] = []
-    used = sum(one.accelerators for one in replicas)
+    used = picture.accelerators_held
     names = {*picture.taken, *(one.name for one in replicas)}
-    for kind in sorted(set(kinds.values())):
+    made = {kinds[name] for name, role in roles.items() if role.spec.scale_target_ref is None}
+    for kind in sorted(made):
         members = [one for one in staying if kinds.get(effective[one.name]) == kind]
         wanted = {name: allocation[name] for name in roles if kinds[name] == kind}
         lacking = Counter(wanted)
@@ -83,7 +84,7 @@ def plan_roster(
             role = _most_lacking(lacking, "")
             cost = roles[role].spec.accelerators_counted
             if used + cost > budget_accelerators:
-                obstacle = obstacle or _waits_for_budget(budget_accelerators)
+                obstacle = obstacle or waits_for_budget(budget_accelerators)
                 break
             lacking[role] -= 1
             used += cost
@@ -186,7 +187,8 @@ def no_spare(role: str) -> Finding:
     )
 
 
-def _waits_for_budget(budget_accelerators: int) -> Finding:
+def waits_for_budget(budget_accelerators: int) -> Finding:
+    """Said while a new replica does not fit."""
     return Finding(
         False,
         "WaitingForBudget",

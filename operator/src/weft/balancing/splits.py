@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weft.api import Objectives, Stage
 from weft.balancing.capacity import Need, decode_need, prefill_need
@@ -92,6 +92,9 @@ def judge(
     `cases`: per stage what may be needed, with its probability.
     """
     before, after = given(start, roles, needs), given(split, roles, needs)
+    made = max((role.start_seconds for role in roles if split[role.name] > start[role.name]), default=0.0)
+    if made:
+        terms = replace(terms, flip_seconds=terms.flip_seconds + made, overlaps=False)
     drain = _longest_drain(start, split, roles, terms)
     on_time = 1.0
     for stage in needs:

@@ -187,6 +187,8 @@ class RoleState:
     accelerators_per_replica: int
     kind: str
     """Roles of one kind can exchange replicas: equal templates but for labels, equal hardware."""
+    start_seconds: float = 0.0
+    """What a replica takes until it serves, where one of another role does not become it but ends, and it is made."""
     profile: Profile | None = None
     profile_error: str = ""
 

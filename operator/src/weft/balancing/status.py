@@ -12,7 +12,7 @@ from typing import Any
 from weft.api import InferenceRole, RebalanceMode, Recommendation
 from weft.api.conditions import Conditions, find, with_condition
 from weft.api.inference_role import InferenceRoleStatus
-from weft.balancing import conditions
+from weft.balancing import conditions, scaling
 from weft.balancing.bodies import selector
 from weft.balancing.decide import GroupDecision
 from weft.balancing.observe import GroupPicture
@@ -60,7 +60,7 @@ def group_status(
         observed_generation=group.metadata.generation,
         desired_replicas=plan.allocation.total if plan is not None else 0,
         conditions=found,
-        **_counts(picture, picture.replicas),
+        **_counts(picture, picture.running),
     ).dump()
 
 
@@ -99,20 +99,28 @@ def role_statuses(
     statuses: dict[str, dict[str, Any]] = {}
     for name, role in picture.all_roles.items():
         refusal = refusals.get(Subject("role", name))
-        ready = conditions.role_ready(name, name in picture.roles, wanted, picture.replicas)
+        ready = conditions.role_ready(name, name in picture.roles, wanted, picture.running)
         findings = {
             "Ready": ready if refusal is None else refusal.finding,
             "ProfileValid": conditions.profile_valid(picture.profiles.get(name)),
             "ReplicasIgnored": conditions.replicas_ignored(picture.group, role, wanted),
         }
+        target, record = picture.targets.get(name), decision.scaling.records.get(name)
+        if role.spec.scale_target_ref is not None:
+            refused = refusals.get(Subject("target of role", name))
+            able = scaling.able_to_scale(picture, name, record)
+            findings["AbleToScale"] = able if refused is None else refused.finding
+            record = record or role.status.scale_target
+            del findings["ReplicasIgnored"]  # spec.replicas means nothing there
         found = role.status.conditions
         for kind, finding in findings.items():
             found = _with(found, kind, finding, role.metadata.generation, now)
         statuses[name] = InferenceRoleStatus(
             observed_generation=role.metadata.generation,
             desired_replicas=wanted[name],
-            **_counts(picture, (one for one in picture.replicas if one.role == name)),
-            selector=selector(picture.group.metadata.name, name),
+            **_counts(picture, (one for one in picture.running if one.role == name)),
+            selector=target.selector if target is not None else selector(picture.group.metadata.name, name),
+            scale_target=record,
             conditions=found,
         ).dump()
     for name, role in picture.too_many.items():

@@ -24,8 +24,8 @@ class GateReason(enum.StrEnum):
 class Subject:
     """What the API server's refusal of a step is about; until the next try no step with this subject is taken."""
 
-    kind: Literal["role", "replica", "group", "status of role", "status of group"]
-    """role: its new replicas."""
+    kind: Literal["role", "replica", "group", "target of role", "status of role", "status of group"]
+    """role: its new replicas; target of role: the workload that a role's scaleTargetRef names."""
     name: str
 
     def __str__(self) -> str:
@@ -137,6 +137,32 @@ class CreatePod(_OfNewReplica):
     node_name: str = ""
 
 
+@dataclass(frozen=True)
+class _OfTarget:
+    role: str
+    """The role whose workload it is about."""
+    reason: str
+
+    @property
+    def subject(self) -> Subject:
+        return Subject("target of role", self.role)
+
+
+@dataclass(frozen=True)
+class MarkVictim(_OfTarget):
+    """Let a pod of a workload be the first to go, or (`cost` None) no longer: its deletion cost."""
+
+    pod: str
+    cost: str | None
+
+
+@dataclass(frozen=True)
+class ScaleTarget(_OfTarget):
+    """Give a workload this many replicas through /scale, guarded by what was read of it."""
+
+    replicas: int
+
+
 Step = (
     AddFinalizer
     | DropFinalizer
@@ -150,4 +176,6 @@ Step = (
     | DeletePod
     | DeleteNode
     | Relabel
+    | MarkVictim
+    | ScaleTarget
 )

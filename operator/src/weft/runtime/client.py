@@ -16,7 +16,7 @@ import aiohttp
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
 
-from weft.api.resources import GROUP, ResourceType
+from weft.api.resources import GROUP, SCALE, ResourceType
 from weft.cluster import (
     AlreadyExistsError,
     ClusterError,
@@ -86,8 +86,10 @@ class KubeClient:
     async def close(self) -> None:
         await self._api.close()
 
-    async def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object:
-        return await self._request("GET", resource.path(namespace, name))
+    async def get(
+        self, resource: ResourceType, name: str, namespace: str = "", subresource: str = ""
+    ) -> Object:
+        return await self._request("GET", resource.path(namespace, name, subresource))
 
     async def list(
         self, resource: ResourceType, namespace: str = "", labels: str = ""
@@ -138,8 +140,9 @@ class KubeClient:
         subresource: str = "",
     ) -> Object:
         # Of built-in resources the API server merges some lists (a pod's conditions by type) and replaces others (a
-        # Node's taints); of custom ones it replaces all.
-        strategy = "merge" if resource.group == GROUP else "strategic-merge"
+        # Node's taints); of custom ones, and of any workload's scale, it replaces all.
+        merge = resource.group == GROUP or subresource == SCALE
+        strategy = "merge" if merge else "strategic-merge"
         content_type = f"application/{strategy}-patch+json"
         return await self._request(
             "PATCH", resource.path(namespace, name, subresource), {}, dict(body), content_type

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from weft.api.resources import EVENTS, ResourceType
+from weft.api.resources import EVENTS, SCALE, ResourceType
 from weft.cluster import AlreadyExistsError, ClusterError, Index, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
@@ -67,10 +67,12 @@ class LiveCluster:
             raise ClusterError(0, "NotLeader", "the lease ran out: another replica may be at work")
         self._metrics.api_writes.inc()
 
-    async def read(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
-        """Read an object that is not watched (a Secret) from the API server."""
+    async def read(
+        self, resource: ResourceType, name: str, namespace: str = "", *, subresource: str = ""
+    ) -> Object | None:
+        """Read what is not watched (a Secret, a scale) from the API server."""
         try:
-            return await self._client.get(resource, name, namespace)
+            return await self._client.get(resource, name, namespace, subresource)
         except NotFoundError:
             return None
 
@@ -110,7 +112,8 @@ class LiveCluster:
         except NotFoundError:
             self._is_gone(resource, known)
             raise
-        self._take(resource, answer)
+        if subresource != SCALE:
+            self._take(resource, answer)
         return answer
 
     async def write_status(

@@ -108,7 +108,9 @@ def _controllers(
         sessions.push_async_callback(source.close)
     return {
         **binding_controllers.controllers(cluster, fabrics, settings.inventory_seconds, queue.add),
-        GroupKey: GroupController(cluster, sources, with_configured(settings.presets)),
+        GroupKey: GroupController(
+            cluster, sources, with_configured(settings.presets), settings.scale_targets
+        ),
     }
 
 

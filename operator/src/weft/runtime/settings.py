@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from weft.balancing.presets import with_configured
 from weft.balancing.settings import PresetSettings, SourceSettings
+from weft.balancing.targets import ScaleTargetKind
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -47,6 +48,9 @@ class Settings(BaseSettings):
     """Prometheus servers, by the name that `spec.metrics.source` uses."""
     presets: dict[str, PresetSettings] = Field(default_factory=dict)
     """Sets of metric names, by the name that `spec.metrics.preset` uses, beside those that are built in."""
+
+    scale_targets: tuple[ScaleTargetKind, ...] = ()
+    """Kinds of workloads that roles may name in `spec.scaleTargetRef`."""
 
     @model_validator(mode="after")
     def _presets_are_complete(self) -> Self:

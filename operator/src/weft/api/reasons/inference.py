@@ -57,6 +57,51 @@ _WRITE_REFUSED = Reason(
     _MEND_POLICY,
     event="Warning",
 )
+# What keeps Weft from scaling the workload of a role.
+_TARGET = (
+    Reason(
+        "False",
+        "KindNotListed",
+        "The kind in `spec.scaleTargetRef` is not one that the administrator lets Weft scale.",
+        "Have it added to the operator's setting `scale_targets`, which also makes the permissions.",
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "TargetNotFound",
+        "There is no such workload, or its kind is not installed.",
+        "Create it, or delete the role.",
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "TargetForbidden",
+        "The API server does not let Weft read the workload's scale.",
+        "Grant the operator get and patch of what the message names; the chart does it for listed kinds.",
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "TargetShared",
+        "An older role has the same workload.",
+        "Delete one of the two roles.",
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "SelectorMissing",
+        "The workload's scale does not say by which labels its pods are found.",
+        "Wait for its controller to write `status.selector`; a kind that never has one cannot be balanced.",
+        event="Warning",
+    ),
+    Reason(
+        "False",
+        "OtherScaler",
+        "Something other than Weft changed the number of replicas; Weft writes nothing there since.",
+        "Remove the other, or let it ignore `spec.replicas`; then set `rebalance.mode` to Recommend and back to Auto.",
+        event="Warning",
+    ),
+)
 
 
 CONDITIONS = (
@@ -311,6 +356,7 @@ CONDITIONS = (
             ),
             _TEMPLATE_MISSING,
             _TOO_MANY_ROLES,
+            *_TARGET,
             *_REFUSED,
             _WRITE_REFUSED,
         ),
@@ -373,6 +419,17 @@ CONDITIONS = (
         ),
     ),
     ConditionType(
+        ROLE,
+        "AbleToScale",
+        "The workload that `spec.scaleTargetRef` names can be read and scaled.",
+        (
+            Reason("True", "Followed", "It gets the replicas that the allocation gives the role."),
+            Reason("True", "ReadOnly", "The group's mode is not Auto: Weft reads it and writes nothing."),
+            *(each.told("") for each in _TARGET),
+            _WRITE_REFUSED,
+        ),
+    ),
+    ConditionType(
         POD,
         GATE_SERVING,
         "The replica may be sent requests: a readiness gate, without which its pod is not Ready.",
@@ -398,6 +455,7 @@ EVENTS = (
         "In mode Recommend another split would be chosen.",
         "Set the roles' `spec.replicas`, or `rebalance.mode` to Auto, to follow it.",
     ),
+    Event(GROUP, "Normal", "TargetScaled", "The workload of a role gets another number of replicas."),
     Event(GROUP, "Normal", "TransferStarted", "A replica begins to change its role."),
     Event(GROUP, "Normal", "TransferFinished", "A replica serves its new role."),
     Event(
