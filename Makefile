@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # The rooms of hack/: each is a folder on the path with one package.
 ROOMS := hack/dev:hack/playground:hack/offline
 IN_ROOMS := PYTHONPATH=$(ROOMS) $(BIN)/python -m
-TESTS := tests/unit tests/property tests/integration tests/faults
+TESTS := tests/unit tests/property tests/integration tests/faults tests/fuzz
 
 .PHONY: help
 help: ## list these verbs
@@ -38,7 +38,7 @@ test-unit: $(VENV)/.complete ## tests that need no cluster; of the tools they ta
 test-integration: ## tests against a real control plane
 	@$(PYTHON) hack/dev/weft_dev/preflight.py test
 	@$(MAKE) -s $(VENV)/.complete
-	$(BIN)/pytest tests/integration tests/faults $(ARGS)
+	$(BIN)/pytest tests/integration tests/faults tests/fuzz $(ARGS)
 
 .PHONY: faults
 faults: ## seeded faults between operator, API server and fabric manager; SEEDS=n SEED_START=k choose the runs
@@ -55,6 +55,12 @@ crash-sweep: ## kill -9 of the leader before and after every message of each act
 	@$(PYTHON) hack/dev/weft_dev/preflight.py test
 	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest tests/crash $(ARGS)
+
+.PHONY: fuzz
+fuzz: ## odd specs against the API server and the running operator; SEEDS=n SEED_START=k choose them, 2,000 by default
+	@$(PYTHON) hack/dev/weft_dev/preflight.py test
+	@$(MAKE) -s $(VENV)/.complete
+	FUZZ_SEEDS=$(or $(SEEDS),2000) FUZZ_SEED_START=$(SEED_START) $(BIN)/pytest tests/fuzz -s $(ARGS)
 
 .PHONY: validate-emulator
 validate-emulator: $(VENV)/.complete ## DMTF's validators against the emulator in every dialect; takes some minutes, and cargo once
