@@ -44,6 +44,8 @@ the best, and their queues take the referee minutes."""
 ACCELERATORS_PER_REPLICA = 2
 AGGREGATED_CHUNK_TOKENS = 2048
 """Of an aggregated replica's prompts; 8,192 and more meet the same within two points."""
+MIXED_SHARES = (0.8, 1.0, 1.2)
+"""Of a mixture's requests go to the aggregated replicas: these times their part of the replicas, whatever is best."""
 
 SHIPPED = DynamoSettings(interval_seconds=30.0, load_interval_seconds=5.0, sensitivity=0.8)
 """NVIDIA Dynamo's planner as the wheel has it: the best of 30 and 60 s, each with and without its loop by load, on two

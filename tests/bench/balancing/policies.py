@@ -14,7 +14,9 @@ from stretches import rehearsed
 from weft.rehearse.dynamo import Dynamo
 from weft.rehearse.hpa import Hpa
 from weft.rehearse.ratio import Ratio
+from weft.rehearse.static import best_static
 from weft.rehearse.weft_policy import Weft
+from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS
 
 STATIC, AGGREGATED, SHIPPED = "static", "aggregated", "dynamo, shipped"
 REHEARSED = {"hpa": Hpa, "dynamo": Dynamo, "ratio": Ratio, "weft": Weft}
@@ -40,6 +42,7 @@ def every(case: cases.Case, seed: int, scrapes: Sequence[float], chosen: set[str
             split = (prefill, case.replicas - prefill)
             yield Played(STATIC, _text(split), referee.play(case, split))
         yield Played(AGGREGATED, f"0:{case.replicas}:0", referee.play_aggregated(case))
+        yield from mixed(case, seed)
     first = (case.first_prefill, case.replicas - case.first_prefill)
     missing = shipped.available()
     for drains in (True, False):
@@ -60,6 +63,19 @@ def every(case: cases.Case, seed: int, scrapes: Sequence[float], chosen: set[str
         yield Played(SHIPPED, _text(first), referee.play(case, first, callback), drains)
     if missing:
         print(f"left out: NVIDIA Dynamo's own planner ({missing})", flush=True)
+
+
+def mixed(case: cases.Case, seed: int) -> Iterator[Played]:
+    """The mixture with aggregated replicas that is the best in a rehearsal of the same requests, in the replay."""
+    made = rehearsed(case, seed, scrape_seconds=1.0, cold_start_seconds=constants.FLIP_SECONDS, overlap=False)
+    first = best_static(made, True, lambda _: None).first
+    split = first.get(PREFILLS, 0), first.get(AGGREGATES, 0), first.get(DECODES, 0)
+    if 0 in split:
+        return  # It is among the others.
+    shares = [split[1] / case.replicas * factor for factor in constants.MIXED_SHARES]
+    outcomes = [referee.play_mixed(case, split, share) for share in shares]
+    best = max(outcomes, key=lambda outcome: outcome.within)
+    yield Played(AGGREGATED, ":".join(map(str, split)), best)
 
 
 def _text(split: tuple[int, int]) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from weft.balancing.pace import LOOK_SECONDS, MOVING_SECONDS
 from weft.rehearse import play as rehearsal
 from weft.rehearse.world import DECODES, PREFILLS
 from weft_playground.profile import Profile, read_profile
+from weft_playground.trace import Request
 
 os.environ.setdefault("DYN_LOG", "error")
 BLOCK = 16
@@ -226,6 +228,27 @@ def play_aggregated(case: Case) -> Outcome:
         moves=0,
         replicas_moved=0,
         worker_seconds=result["prefill_worker_seconds"] + result["decode_worker_seconds"],
+    )
+
+
+def play_mixed(case: Case, split: tuple[int, int, int], share: float) -> Outcome:
+    """Replay a case on prefill, aggregated and decode replicas, of which the aggregated ones get this share of the
+    requests by chance. The replay has no router for such a mixture: one that looks at queues would do better."""
+    prefill, both, decode = split
+    chance = random.Random(f"mixed {case.name}")
+    parts: tuple[list[Request], list[Request]] = ([], [])
+    for request in case.requests:
+        parts[chance.random() < share].append(request)
+    apart = play(replace(case, requests=tuple(parts[0])), (prefill, decode))
+    whole = play_aggregated(replace(case, requests=tuple(parts[1]), replicas=both))
+    count = apart.requests + whole.requests
+    return Outcome(
+        within=(apart.within * apart.requests + whole.within * whole.requests) / count,
+        requests=count,
+        answer_tokens=apart.answer_tokens + whole.answer_tokens,
+        moves=0,
+        replicas_moved=0,
+        worker_seconds=apart.worker_seconds + whole.worker_seconds,
     )
 
 

@@ -10,7 +10,7 @@ import constants
 from policies import AGGREGATED, STATIC, Played
 
 BEST = "best static split in hindsight"
-BEST_WHOLE = "the same, or all replicas aggregated"
+BEST_WHOLE = "the same, also aggregated"
 Cell = tuple[str, int]
 """Case and seed."""
 
