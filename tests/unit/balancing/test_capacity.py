@@ -141,12 +141,14 @@ def test_decode_speed_compares_at_the_batch_that_was_observed() -> None:
 
 
 def test_an_engine_that_idles_in_between_decodes_larger_batches_than_its_mean() -> None:
-    # Half of the time sixteen, else nothing: eight on average.
-    load = replace(
-        EngineLoad(16, 0, mean_running=8.0, busy_share=0.5, tokens_per_second_timed=100.0),
+    # Half of the time sixteen, else nothing: eight on average, each token as slow as sixteen make it.
+    engine = load(
         inter_token_seconds=LLAMA_70B.inter_token_seconds(16),
+        mean_running=8,
+        busy_share=0.5,
+        tokens_per_second_timed=100,
     )
-    assert decode_speed(LLAMA_70B, [load], 60.0) == pytest.approx(1.0)
+    assert decode_speed(LLAMA_70B, [engine], 60) == pytest.approx(1.0)
 
 
 def test_engines_without_work_say_nothing_about_speed() -> None:
