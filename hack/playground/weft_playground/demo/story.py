@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from weft.api import resources
 from weft.api.resources import (
@@ -26,6 +27,7 @@ from weft_playground.demo import evidence, manifests
 from weft_playground.demo.facts import GroupFacts, condition
 from weft_playground.demo.kind_world import KindWorld
 from weft_playground.demo.narrator import Narrator
+from weft_playground.demo.picture import picture
 from weft_playground.demo.rehearsal import Rehearsed, rehearse
 from weft_playground.demo.report import (
     Evidence,
@@ -46,6 +48,7 @@ KINDS = {each.kind: each for each in vars(resources).values() if isinstance(each
 WAIT_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
 RECENT_SECONDS = 10.0
+PICTURE = Path("build", "demo.html")
 
 
 class StoryError(Exception):
@@ -123,6 +126,7 @@ class Story:
                 self.objectives,
             )
             self.narrator.show(summary(found))
+            self._draw(found, [(at - zero, text) for at, text in watching.decisions if at >= zero])
             if self.keep:
                 await self._stay()
             else:
@@ -132,6 +136,15 @@ class Story:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
+
+    def _draw(self, found: Evidence, decisions: Sequence[tuple[float, str]]) -> None:
+        try:
+            PICTURE.parent.mkdir(parents=True, exist_ok=True)
+            PICTURE.write_text(picture(found, decisions), encoding="utf-8")
+        except OSError as error:
+            self.narrator.say(f"the charts were not written: {error}")
+            return
+        self.narrator.say(f"the same as charts, each decision with its reason: {PICTURE}")
 
     async def _bind_logical_node(self, api: AsyncKube, watching: Watching) -> None:
         objects = self.world.examples.common

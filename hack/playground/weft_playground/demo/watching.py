@@ -35,6 +35,8 @@ class Watching:
     logical_nodes: dict[tuple[str, str], Object] = field(default_factory=dict)
     groups: dict[str, Object] = field(default_factory=dict)
     transfers: list[float] = field(default_factory=list)
+    decisions: list[tuple[float, str]] = field(default_factory=list)
+    """When the Auto group's split was decided anew, in monotonic time, and what was said about it."""
     _under_way: dict[str, Object] = field(default_factory=dict)
     _begun: dict[str, float] = field(default_factory=dict)
     _reason: str = ""
@@ -79,7 +81,9 @@ class Watching:
         if reason and reason != self._reason:
             self._reason = reason
             wanted = ", ".join(f"{each['role']} {each['replicas']}" for each in status.get("allocation", ()))
-            self.narrator.say(f"{AUTO}: Weft decides: {wanted}\n" + reason.replace("; ", "\n"))
+            text = f"Weft decides: {wanted}\n" + reason.replace("; ", "\n")
+            self.decisions.append((time.monotonic(), text))
+            self.narrator.say(f"{AUTO}: {text}")
         now = time.monotonic()
         current = {each["name"]: each for each in status.get("transfers", ())}
         for name, transfer in current.items():

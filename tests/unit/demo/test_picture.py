@@ -1,0 +1,54 @@
+"""The charts at the end of the demo: what they are made of, and that they stand alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+from weft_playground.demo.picture import picture
+
+from .test_report import evidence
+
+DECIDED = [(62.0, "Weft decides: decode 5, prefill 4\nprefill <needs> 3.6 replicas")]
+
+
+def figures(page: str) -> dict[str, object]:
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page)
+    assert found is not None
+    return dict(json.loads(found[1]))
+
+
+def test_the_charts_show_the_share_in_time_of_both_groups_and_of_the_best_fixed_split() -> None:
+    page = picture(evidence(), DECIDED)
+
+    within = figures(page)["within"]
+    assert isinstance(within, dict)
+    # One request of each in time in the first five seconds, one too late, of the best split in time, at 60 s.
+    assert within["demo-auto"] == [[2.5, 100.0], *([at, None] for at in _middles(1, 12)), [62.5, 0.0]]
+    (best,) = (line for name, line in within.items() if "4:5 (computed)" in name)
+    assert best[-1] == [62.5, 100.0]
+
+
+def test_each_decision_is_marked_with_its_reason_and_cannot_break_the_page() -> None:
+    page = picture(evidence(), DECIDED)
+
+    assert page.count('class="decision"') == 1
+    assert "prefill &lt;needs&gt; 3.6 replicas" in page
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def test_the_page_refers_to_nothing_outside_itself() -> None:
+    assert re.findall(r"(?:src|href)=|url\(|https?://", picture(evidence(), DECIDED)) == []
+
+
+def test_a_load_without_answers_is_drawn_empty() -> None:
+    found = evidence()
+    empty = replace(found, auto=replace(found.auto, results=[]), paused=replace(found.paused, results=[]))
+    assert "demo-auto: replicas that serve" in picture(replace(empty, computed=[]), [])
+
+
+def _middles(first: int, last: int) -> list[float]:
+    return [(number + 0.5) * 5.0 for number in range(first, last)]
