@@ -27,7 +27,7 @@ from weft.balancing.controller import GroupController
 from weft.balancing.keys import GroupKey
 from weft.balancing.presets import PRESETS, Preset
 from weft.balancing.prometheus import PrometheusSource, SourceError
-from weft.balancing.series import EngineSeries, FrontEndSeries, Snapshot
+from weft.balancing.series import Buckets, EngineSeries, FrontEndSeries, Snapshot
 from weft.balancing.settings import SourceSettings
 from weft.balancing.state import Traffic
 from weft.balancing.targets import ScaleTargetKind
@@ -76,6 +76,8 @@ class Fleet:
         """Which deleted pods never end: their host is gone, or an engine hangs."""
         self.pending: set[str] = set()
         """Pods that no host has room for: they stay Pending."""
+        self.devices_free = True
+        """Whether logical nodes that are made get devices."""
         self.nodes = nodes
         self._put(ENGINE_PROFILES, "speed", spec=LLAMA_70B_SPEC)
         self._put(
@@ -177,13 +179,13 @@ class Fleet:
         for node in self.cluster.list(LOGICAL_NODES, NAMESPACE):
             name = node["metadata"]["name"]
             if not (node.get("status") or {}).get("nodeName"):
-                bound = {
-                    "type": "Bound",
-                    "status": "True",
-                    "reason": "Attached",
-                    "lastTransitionTime": self.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                }
-                status = {"nodeName": f"worker-{name}", "conditions": [bound]}
+                at = {"lastTransitionTime": self.now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+                if self.devices_free:
+                    bound = {"type": "Bound", "status": "True", "reason": "Bound", **at}
+                    status = {"nodeName": f"worker-{name}", "conditions": [bound]}
+                else:
+                    waits = {"type": "Reserved", "status": "False", "reason": "NotEnoughDevices", **at}
+                    status = {"conditions": [waits]}
                 self.cluster._store((LOGICAL_NODES, NAMESPACE, name), {**node, "status": status})
 
     async def look(self) -> float | None:
@@ -275,6 +277,13 @@ class Fleet:
             }
         front["prompt_tokens_peak"] = traffic.peak_prompt_tokens_per_second
         front["answer_tokens_peak"] = traffic.peak_answer_tokens_per_second
+        buckets: dict[str, Buckets] = {"ttft_buckets": traffic.ttft_buckets}
+        between: dict[str, Buckets] = {"itl_buckets": traffic.itl_buckets}
+        if traffic.past is not None:
+            front["past_windows"] = 100.0
+            front["requests_past"] = traffic.past.requests_per_second
+            front["prompt_tokens_past"] = traffic.past.prompt_tokens_per_second
+            front["answer_tokens_past"] = traffic.past.answer_tokens_per_second
         for (signal, subject), value in self.changed_values.items():
             kind, _, name = signal.partition(":")
             signals = front if kind == "front" else engines.setdefault(subject, {})
@@ -283,8 +292,8 @@ class Fleet:
                 signals[name] = value
         return Snapshot(
             self.now,
-            {(NAMESPACE, pod): EngineSeries(**signals) for pod, signals in engines.items()},
-            {(NAMESPACE, MODEL): FrontEndSeries(**front)},
+            {(NAMESPACE, pod): EngineSeries(**signals, **between) for pod, signals in engines.items()},
+            {(NAMESPACE, MODEL): FrontEndSeries(**front, **buckets)},
         )
 
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from weft.api import EngineProfile, FlipMethod, Objectives, RebalanceMode, Stage
 from weft.balancing.profile import Profile
-from weft.balancing.state import NO_SPLIT, Corrections, Hold, Rates, RoleState, Split, SplitInputs, Traffic
+from weft.balancing.state import (
+    NO_SPLIT,
+    Corrections,
+    Hold,
+    Past,
+    Rates,
+    RoleState,
+    Split,
+    SplitInputs,
+    Traffic,
+)
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -56,6 +68,14 @@ def steady(requests_per_second: float, prompt_tokens: float, answer_tokens: floa
         peak_prompt_tokens_per_second=rates.prompt_tokens,
         peak_answer_tokens_per_second=rates.answer_tokens,
     )
+
+
+def known(traffic: Traffic, times: float = 1.0) -> Traffic:
+    """The same for the last minutes, or at most so many times as much; all requests were in time."""
+    long = traffic.long
+    past = Past(times * long.requests, times * long.prompt_tokens, times * long.answer_tokens)
+    ttft, itl = ((2.5, 1.0), (math.inf, 1.0)), ((0.095, 1.0), (math.inf, 1.0))
+    return replace(traffic, past=past, ttft_buckets=ttft, itl_buckets=itl)
 
 
 ANSWER_HEAVY = steady(4.1, 940, 281)

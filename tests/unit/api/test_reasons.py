@@ -18,10 +18,13 @@ NOT_SAID = {
         "Failed",
         "False",
         "In",
+        "LogicalNode",
         "Manage",
         "NoExecute",
         "NoSchedule",
         "Node",
+        "PodScheduled",
+        "Unschedulable",
     ),
     # Of a pool's stranded devices, not of a condition.
     "NotAskedFor",

@@ -10,6 +10,7 @@ import pytest
 from support.inference import T0
 from weft.balancing.series import EngineSeries, FrontEndSeries, Snapshot
 from weft.balancing.signals import Group, Reading, read
+from weft.balancing.state import Past
 
 NAMESPACE, POD = "team-a", "llama-0"
 ENGINE = EngineSeries(running=1.0, waiting=0.0, age=0.0, targets=1.0)
@@ -42,6 +43,16 @@ def test_the_traffic_of_all_models_of_a_group_is_added_up_and_that_of_others_is_
     assert (found.traffic.short.requests, found.traffic.short.prompt_tokens) == (5, 500)
     assert found.traffic.peak_prompt_tokens_per_second == 1000
     assert found.traffic.ttft_buckets == ((0.5, 5), (math.inf, 10))
+
+
+def test_the_last_minutes_are_known_only_where_prometheus_has_all_of_them() -> None:
+    # Of 20 minutes in windows of 240 s.
+    young = reading(("base",), base=front(3, past_windows=4, requests_past=9))
+    assert young.traffic is not None
+    assert young.traffic.past is None
+    old = reading(("base",), base=front(3, past_windows=5, requests_past=9, prompt_tokens_past=900))
+    assert old.traffic is not None
+    assert old.traffic.past == Past(9, 900, 0)
 
 
 def test_a_model_that_nobody_has_asked_for_yet_has_no_traffic() -> None:

@@ -48,6 +48,12 @@ def is_true(conditions: tuple[Condition, ...], type: str) -> bool:
     return condition is not None and condition.status == "True"
 
 
+def is_false(conditions: tuple[Condition, ...], type: str) -> bool:
+    """Whether there is such a condition and it is False."""
+    condition = find(conditions, type)
+    return condition is not None and condition.status == "False"
+
+
 def with_condition(
     conditions: tuple[Condition, ...],
     type: str,

@@ -82,6 +82,22 @@ class GroupMetrics(Model):
 class AcceleratorLimits(Model):
     """How many accelerators the group may hold."""
 
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.minimum) || self.minimum <= self.maximum",
+            "minimum must not exceed maximum: lower minimum or raise maximum",
+            ".minimum",
+        ),
+    )
+
+    minimum: int | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        description="Accelerators that the group holds at least. With it the number of replicas follows the traffic,"
+        " between minimum and maximum and within each role's minReplicas and maxReplicas. Absent: the number of"
+        " replicas stays what the roles ask for, and only the split follows.",
+    )
     maximum: int = Field(
         ge=0,
         le=100_000,
@@ -239,6 +255,9 @@ class InferenceGroupStatus(Model):
         default=0, description="Replicas whose pod is made from the present template and node."
     )
     ready_replicas: Counter = Field(default=0, description="Replicas that take requests.")
+    last_scale_time: Timestamp | None = Field(
+        default=None, description="When Weft last decided on another number of replicas."
+    )
     split: Annotated[str, StringConstraints(max_length=2048)] = Field(
         default="", description="The allocation in words, for `kubectl get`."
     )

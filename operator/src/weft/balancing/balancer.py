@@ -14,7 +14,15 @@ from weft.api import FlipMethod, Objectives, RebalanceMode
 from weft.balancing.engines import answers_in_time, generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.plan import plan_split
 from weft.balancing.presets import Windows
-from weft.balancing.state import Corrections, Engine, RoleState, Split, SplitInputs, Traffic
+from weft.balancing.state import (
+    COLD_START_SECONDS,
+    Corrections,
+    Engine,
+    RoleState,
+    Split,
+    SplitInputs,
+    Traffic,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,10 @@ class Config:
     objectives: Objectives
     accelerators: int
     """That all replicas may hold together."""
+    minimum_accelerators: int | None = None
+    """That all replicas hold at least; with it their number follows the load. None: it stays."""
+    cold_start_seconds: float = COLD_START_SECONDS
+    """From the decision on a new replica to its first request."""
     scrape_seconds: float = 5.0
     """Of the source that the observations come from."""
     cooldown_seconds: float = 30.0
@@ -53,6 +65,11 @@ class Observation:
     """When the last move ended."""
     moving: tuple[tuple[str, str], ...] = ()
     """(giver, taker) of each replica that is on its way."""
+    starting: tuple[tuple[str, float], ...] = ()
+    """(role, seconds until it serves) of each replica that was decided and does not serve yet; infinite where nothing
+    says that it will."""
+    scaled_at_seconds: float | None = None
+    """Of the last decision that changed the number of replicas."""
     corrections: Corrections | None = None
     """Speeds over the profiles', where the caller knows better than `engines` tell."""
 
@@ -119,6 +136,10 @@ class Balancer:
             queues=queues(config.roles, seen.engines),
             answers_in_time=answers_in_time(seen.engines, config.objectives),
             corrections=speeds,
+            minimum_accelerators=config.minimum_accelerators,
+            starting=seen.starting,
+            cold_start_seconds=config.cold_start_seconds,
+            scaled_at=None if seen.scaled_at_seconds is None else _moment(seen.scaled_at_seconds),
         )
 
 

@@ -201,6 +201,26 @@ def balanced(
     return Finding(True, "AsDecided", "every role has the serving replicas that the allocation gives it")
 
 
+def waiting_for_hardware(replicas: Sequence[Replica]) -> Finding | None:
+    """Said while a new replica has no devices or no Node; None where none waits."""
+    waiting = [one for one in replicas if one.waits_for_hardware and not one.serving and not one.removing]
+    if not waiting:
+        return None
+    names = ", ".join(one.name for one in waiting[:NAMES_SHOWN]) + (
+        ", ..." if len(waiting) > NAMES_SHOWN else ""
+    )
+    kinds = " and ".join(
+        kind
+        for kind, there in (
+            ("LogicalNode", any(not one.has_pod for one in waiting)),
+            ("pod", any(one.has_pod for one in waiting)),
+        )
+        if there
+    )
+    text = f"no free hardware yet for {names}: see the {kinds} of that name; until then it is not counted on"
+    return Finding(False, "WaitingForHardware", text)
+
+
 def role_ready(name: str, has_template: bool, allocation: Split, replicas: Sequence[Replica]) -> Finding:
     """Ready of a role: it has the replicas it is to have and they take requests."""
     if not has_template:

@@ -73,7 +73,8 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
     started, obstacle = choose(plan.allocation, picture, still, now.wall)
     transfers = (*still, *started)
     own = (roster.obstacle, obstacle, scaling.obstacle)
-    obstacles = (plan.obstacle, *own, conditions.too_many_roles(picture.too_many))
+    waiting = conditions.waiting_for_hardware(picture.replicas)
+    obstacles = (plan.obstacle, *own, conditions.too_many_roles(picture.too_many), waiting)
     decision = GroupDecision(
         steps=tuple(steps),
         plan=plan,

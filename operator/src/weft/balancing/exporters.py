@@ -203,6 +203,12 @@ def _front_end(
     for name, metrics in (("prompt", prompts), ("answer", answers), ("ttft", first_token)):
         if metrics:
             found[f"{name}_buckets"] = any_of(metrics, "rate(METRIC_bucket[$long])", ", le")
+    arrived = any_of(requests, "rate(METRIC[$long])")
+    found["past_windows"] = f"count_over_time(({arrived})[$past:$long])"
+    found["requests_past"] = f"max_over_time(({arrived})[$past:$long])"
+    for name, metrics in (("prompt_tokens_past", prompts), ("answer_tokens_past", answers)):
+        if metrics:
+            found[name] = f"max_over_time(({any_of(metrics, 'rate(METRIC_sum[$long])')})[$past:$long])"
     for name, metrics in (("prompt_tokens_peak", prompts), ("answer_tokens_peak", answers)):
         if metrics:
             found[name] = f"max_over_time(({any_of(metrics, 'rate(METRIC_sum[$short])')})[$recent:$step])"

@@ -5,14 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from statistics import median
 
 from weft.api import InferenceRole, RebalanceMode
 from weft.balancing.engines import answers_in_time, generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.observe import GroupPicture
 from weft.balancing.profile import Profile, Unusable
 from weft.balancing.replicas import Replica
-from weft.balancing.state import NO_SPLIT, Engine, EngineLoad, RoleState, Split, SplitInputs
-from weft.balancing.steps import GateReason
+from weft.balancing.state import (
+    COLD_START_SECONDS,
+    NO_SPLIT,
+    Engine,
+    EngineLoad,
+    RoleState,
+    Split,
+    SplitInputs,
+)
+from weft.balancing.steps import GateReason, Subject
+
+OVERDUE_COLD_STARTS, OVERDUE_SECONDS = 2.0, 30.0
+"""A replica that takes longer than so many cold starts and seconds is not counted on any more."""
 
 
 def split_inputs(
@@ -32,6 +44,7 @@ def split_inputs(
     reading = picture.reading
     roles = tuple(_role_state(picture, role) for role in picture.roles.values())
     engines = engines_of(picture, now)
+    cold_start = _cold_start_seconds(picture)
     entered = [
         one.gate_changed_at for one in picture.running if one.gate is True and one.gate_changed_at is not None
     ]
@@ -59,7 +72,44 @@ def split_inputs(
         answers_in_time=answers_in_time(engines, spec.objectives),
         corrections=observed_speeds(roles, engines, reading.traffic, picture.windows.long_seconds),
         hold=reading.hold,
+        minimum_accelerators=spec.accelerators.minimum,
+        starting=_starting(picture, allocation, cold_start, now),
+        cold_start_seconds=cold_start,
+        scaled_at=picture.scaled_at,
     )
+
+
+def _cold_start_seconds(picture: GroupPicture) -> float:
+    """As long as the group's replicas took: the middle one, since one may have had to fetch images."""
+    seen = [one.start_seconds for one in picture.replicas if one.start_seconds is not None]
+    return max(1.0, median(seen)) if seen else COLD_START_SECONDS
+
+
+def _starting(
+    picture: GroupPicture, allocation: Split, cold_start: float, now: datetime
+) -> tuple[tuple[str, float], ...]:
+    """Per replica of the allocation that does not serve yet, its role and when it will."""
+    moving = {one.replica: one.to for one in picture.group.status.transfers}
+    found: list[tuple[str, float]] = []
+    for role in sorted(picture.roles.keys() - picture.targets.keys()):
+        members = [
+            one for one in picture.replicas if moving.get(one.name, one.role) == role and not one.removing
+        ]
+        coming = [one for one in members if not one.serving and one.name not in moving]
+        lacking = max(0, allocation[role] - (len(members) - len(coming)))
+        seconds = sorted(_seconds_left(one, cold_start, now) for one in coming)[:lacking]
+        refused = Subject("role", role) in picture.refusals
+        seconds += [math.inf if refused else cold_start] * (lacking - len(seconds))
+        found += [(role, each) for each in seconds]
+    return tuple(found)
+
+
+def _seconds_left(one: Replica, cold_start: float, now: datetime) -> float:
+    made_at = one.node_created_at or one.created_at
+    age = (now - made_at).total_seconds() if made_at is not None else 0.0
+    if one.waits_for_hardware or age > OVERDUE_COLD_STARTS * cold_start + OVERDUE_SECONDS:
+        return math.inf
+    return max(0.0, cold_start - age)
 
 
 def _role_state(picture: GroupPicture, role: InferenceRole) -> RoleState:

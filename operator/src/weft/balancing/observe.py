@@ -58,6 +58,7 @@ class GroupPicture:
     """By role: why that workload cannot be."""
     decided_at: datetime | None = None
     recommended_at: datetime | None = None
+    scaled_at: datetime | None = None
 
     def replica(self, name: str) -> Replica | None:
         """The replica of this name, or None."""
@@ -207,6 +208,7 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
             ready_changed_at=moments.told(one.pod_uid, "ready", one.ready_changed_at, now),
             role_since=moments.told(one.pod_uid, "role", one.role_since, now),
             created_at=moments.told(one.pod_uid, "created", one.created_at, now),
+            node_created_at=moments.told(one.node_uid, "created", one.node_created_at, now),
         )
 
     decision, recommendation = picture.group.status.decision, picture.group.status.recommendation
@@ -221,6 +223,7 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
         recommended_at=moments.told(
             "", "recommended", recommendation.decision_time if recommendation else None, now
         ),
+        scaled_at=moments.told("", "scaled", picture.group.status.last_scale_time, now),
     )
     moments.forget_others()
     return told

@@ -15,7 +15,10 @@ The algorithm
 6. *Choice.* The best is taken, however far away, if it saves more than a margin over staying; the margin falls with
    the time since the last move. Ties: the better worst stage, fewer moves, the order of names.
 
-Limits of this version: the total number of replicas is fixed where it started; present load, no forecast.
+7. *Size.* Where `accelerators.minimum` sets it free, `size` chooses size and split together, and the above only what
+   no replica can be added to.
+
+Limits of this version: present load, no forecast.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from datetime import timedelta
 from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Recommendation, Stage
 from weft.balancing.capacity import Need
 from weft.balancing.demand import Demand, Recent, offered, recent, share_within
+from weft.balancing.size import accelerators, at_least, choose_size, is_full, without_load
 from weft.balancing.splits import (
     STAGES,
     Judgement,
@@ -79,6 +83,17 @@ def plan_split(inputs: SplitInputs) -> SplitPlan:
     mode = inputs.mode
     if start != inputs.allocation:
         return SplitPlan(start, _starting_decision(inputs, start), obstacle=obstacle)
+    if inputs.minimum_accelerators is None or mode is RebalanceMode.PAUSED:
+        return _follow_load(inputs, start, obstacle)
+    sized = _resized(inputs, start, obstacle)
+    if sized is None and mode is RebalanceMode.AUTO and is_full(inputs, start):
+        return _follow_load(inputs, start, obstacle)
+    return sized or SplitPlan(start, obstacle=obstacle)
+
+
+def _follow_load(inputs: SplitInputs, start: Split, obstacle: Finding | None) -> SplitPlan:
+    """The split of as many replicas that is to hold."""
+    mode = inputs.mode
     if mode is RebalanceMode.PAUSED or inputs.flip is FlipMethod.NONE:
         return SplitPlan(start, obstacle=obstacle)
     if not {role.stage for role in inputs.roles} & set(STAGES) or len(inputs.roles) < 2:
@@ -93,6 +108,46 @@ def plan_split(inputs: SplitInputs) -> SplitPlan:
     return replace(_choose(inputs, start, demand), obstacle=obstacle)
 
 
+def _resized(inputs: SplitInputs, start: Split, obstacle: Finding | None) -> SplitPlan | None:
+    """The size and split that the load asks for; None: as it is. Recommend goes on from what it recommended."""
+    is_advice = inputs.mode is RebalanceMode.RECOMMEND
+    here = (inputs.recommended or start) if is_advice else start
+    unmeasured = next((role for role in inputs.roles if role.profile is None), None)
+    if unmeasured is not None:
+        text = f"role {unmeasured.name}: {unmeasured.profile_error}"
+        return SplitPlan(start, obstacle=obstacle or Finding(False, "ProfileMissing", text))
+    if inputs.hold is not None or inputs.traffic is None:
+        return None
+    seen = recent(inputs.traffic, inputs.generated_tokens_per_second)
+    if seen is not None:
+        needs = needs_of(inputs, seen.before)
+        terms = _terms(inputs, seen.before, needs)
+        sized = choose_size(inputs, here, seen, terms, _met_with_room(inputs, inputs.serving, needs))
+    else:
+        sized = without_load(inputs, here)
+    if sized is None:
+        return None
+    alternatives = tuple(
+        Alternative(allocation=split.written(), score=f"{score:.3f}", reason=reason)
+        for split, score, reason in sized.others[:ALTERNATIVES]
+    )
+    if is_advice:
+        recommendation = Recommendation(
+            reason=sized.reason,
+            decision_time=inputs.now,
+            alternatives=alternatives,
+            allocation=sized.split.written(),
+        )
+        return SplitPlan(start, recommendation=recommendation, obstacle=obstacle)
+    decision = Decision(
+        reason=sized.reason,
+        decision_time=inputs.now,
+        previous=here.written(),
+        alternatives=alternatives,
+    )
+    return SplitPlan(sized.split, decision, obstacle=obstacle)
+
+
 def starting_split(inputs: SplitInputs) -> tuple[Split, Finding | None]:
     """What holds before any balancing: the last decision or the roles' own numbers, within bounds and budget.
 
@@ -100,8 +155,10 @@ def starting_split(inputs: SplitInputs) -> tuple[Split, Finding | None]:
     """
     decided = dict(inputs.allocation.counts) if inputs.mode is RebalanceMode.AUTO else {}
     split, left_out = _within_budget(inputs, decided)
+    if inputs.minimum_accelerators is not None and inputs.mode is RebalanceMode.AUTO:
+        split = at_least(inputs, split)
     how = "raise spec.accelerators.maximum or lower the roles' replicas"
-    if decided and not left_out:
+    if decided and not left_out and inputs.minimum_accelerators is None:
         # What was left out at the start is not in the decision any more.
         fitting, left_out = _within_budget(inputs, {})
         if split.total > fitting.total:
@@ -111,13 +168,24 @@ def starting_split(inputs: SplitInputs) -> tuple[Split, Finding | None]:
             " they are made"
         )
     if not left_out:
-        return split, None
+        return split, _out_of_reach(inputs, split)
     return split, Finding(
         False,
         "BudgetTooSmall",
         f"{left_out} of the replicas asked for do not fit into accelerators.maximum, {inputs.budget_accelerators}:"
         f" {how}",
     )
+
+
+def _out_of_reach(inputs: SplitInputs, split: Split) -> Finding | None:
+    least = inputs.minimum_accelerators
+    if least is None or inputs.mode is not RebalanceMode.AUTO or accelerators(split, inputs.roles) >= least:
+        return None
+    text = (
+        "the roles' maxReplicas and accelerators.maximum allow fewer than accelerators.minimum,"
+        f" {least}: raise them, or lower it"
+    )
+    return Finding(False, "MinimumOutOfReach", text)
 
 
 def _within_budget(inputs: SplitInputs, decided: Mapping[str, int]) -> tuple[Split, int]:
@@ -149,7 +217,7 @@ def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
     roles, traffic = inputs.roles, inputs.traffic
     assert traffic is not None
     needs = needs_of(inputs, demand)
-    if _met_with_room(inputs, start, needs):
+    if _met_with_room(inputs, inputs.serving, needs):
         return SplitPlan(start)
     terms = _terms(inputs, demand, needs)
     seen = recent(traffic, inputs.generated_tokens_per_second)
@@ -301,7 +369,7 @@ def _terms(inputs: SplitInputs, demand: Demand, needs: Mapping[Stage, StageNeed]
         # The last of a replica's answers to end is a long one.
         drain[Stage.DECODE] = decode.need.service_seconds * (1 + 1.5 * math.sqrt(demand.answer_cv2))
         drain[Stage.AGGREGATED] = drain[Stage.DECODE]
-    return Terms(HORIZON_SECONDS, FLIP_SECONDS, drain, inputs.flips_overlap, inputs.queues)
+    return Terms(HORIZON_SECONDS, FLIP_SECONDS, drain, inputs.flips_overlap, inputs.queues, inputs.starting)
 
 
 def _may_decide(inputs: SplitInputs) -> bool:

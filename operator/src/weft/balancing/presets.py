@@ -1,6 +1,6 @@
 """Sets of metric names, as data: which PromQL answers which question about an engine or a front end.
 
-An expression may use `$short`, `$long`, `$recent`, `$step` and `$scrape` for the source's windows, and has to
+An expression may use `$short`, `$long`, `$recent`, `$past`, `$step` and `$scrape` for the source's windows, and has to
 aggregate `by (namespace, pod)` for engines or `by (namespace, model_name)` for the front end (histograms: also
 `le`). No expression names a tenant, a pod or a model: one query answers for all groups, and what belongs to
 whom is sorted out from the labels afterwards. So no text of a user ever becomes part of a query.
@@ -32,7 +32,9 @@ ENGINE_REQUIRED = ("running", "waiting", "age", "targets")
 FRONT_REQUIRED = ("requests_short", "requests_long", "age", "jobs")
 
 _LABELS = ("namespace", "pod", "model_name", "model", "le", "job", "instance", "dp_rank", "__name__", "mode")
-WINDOWS = ("$scrape", "$short", "$long", "$recent", "$step")
+WINDOWS = ("$scrape", "$short", "$long", "$recent", "$step", "$past")
+PAST_SECONDS = 1200.0
+"""What a fleet must have carried before it may get smaller."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Windows:
     def long_seconds(self) -> float:
         return 4 * self.short_seconds
 
+    @property
+    def past_windows(self) -> int:
+        """Long windows in the past, at least: they begin at absolute multiples."""
+        return int(PAST_SECONDS // self.long_seconds)
+
     def fill(self, expression: str) -> str:
         """The expression with its ranges put in. `$recent` plus one short range is the long one."""
         values = {
@@ -57,6 +64,7 @@ class Windows:
             "$long": self.long_seconds,
             "$recent": self.long_seconds - self.short_seconds,
             "$step": self.short_seconds / 3,
+            "$past": PAST_SECONDS,
         }
         for name, seconds in values.items():
             expression = expression.replace(name, f"{round(seconds * 1000)}ms")

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from weft.api import FlipMethod, InferenceRole, LogicalNode
-from weft.api.conditions import is_true
+from weft.api.conditions import is_false, is_true
 from weft.api.names import GATE_SERVING, LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import GROUP
 from weft.balancing.steps import GateReason
@@ -57,6 +57,11 @@ class Replica:
     node_deleting: bool = False
     node_bound: bool = False
     node_name: str = ""
+    node_created_at: datetime | None = None
+    waits_for_hardware: bool = False
+    """No device is reserved for its logical node, or no Node takes its pod."""
+    start_seconds: float | None = None
+    """From its making, of its logical node first where it has one, to its containers being ready."""
     node_role: str = ""
     """The role on its logical node's label: follows the pod's."""
     shape: str = ""
@@ -97,10 +102,23 @@ def replica(name: str, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | 
             "node_name": logical.status.node_name or "",
             "node_role": logical.metadata.labels.get(LABEL_ROLE, ""),
             "shape": logical.metadata.annotations.get(ANNOTATION_SHAPE, ""),
+            "node_created_at": logical.metadata.creation_timestamp,
+            "waits_for_hardware": is_false(logical.status.conditions, "Reserved"),
         }
     if pod is not None:
         values |= _of_pod(pod)
+        values["start_seconds"] = _start_seconds(pod, values.get("node_created_at") or values["created_at"])
     return Replica(**values)
+
+
+def _start_seconds(pod: Mapping[str, Any], made_at: datetime | None) -> float | None:
+    """Both times are the cluster's: the operator's clock has no part in it."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    ready: Mapping[str, Any] = next((one for one in conditions if one["type"] == "ContainersReady"), {})
+    ready_at = _time(ready.get("lastTransitionTime"))
+    if ready.get("status") != "True" or ready_at is None or made_at is None:
+        return None
+    return max(0.0, (ready_at - made_at).total_seconds())
 
 
 def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +134,7 @@ def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
         "pod_deleting": "deletionTimestamp" in metadata,
         "pod_finished": status.get("phase") in ("Failed", "Succeeded"),
         "pod_running": status.get("phase") == "Running",
+        "waits_for_hardware": conditions.get("PodScheduled", {}).get("reason") == "Unschedulable",
         "containers_ready": conditions.get("ContainersReady", {}).get("status") == "True",
         "ready": ready.get("status") == "True",
         "ready_changed_at": _time(ready.get("lastTransitionTime")),

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from weft.api import InferenceRole
 from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, revision_of, serving_in, shape_of
-from weft.balancing.state import Finding, Split
+from weft.balancing.state import Finding, PodLoad, Split
 from weft.balancing.steps import CheckTemplate, CreateNode, CreatePod, DeletePod, Relabel, Step
 
 REPLACE_AFTER = timedelta(seconds=10)
@@ -70,7 +70,7 @@ def plan_roster(
         lacking = Counter(wanted)
         lacking.subtract(Counter(effective[one.name] for one in members if one.has_pod))
         surplus = len(members) - sum(wanted.values())
-        gone, held = _victims(members, effective, lacking, surplus, transfers, replicas)
+        gone, held = _victims(members, effective, lacking, surplus, transfers, picture)
         remove += gone
         obstacle = obstacle or held
         for one in members:
@@ -136,9 +136,11 @@ def _victims(
     lacking: Mapping[str, int],
     surplus: int,
     transfers: Mapping[str, str],
-    replicas: Sequence[Replica],
+    picture: GroupPicture,
 ) -> tuple[list[str], Finding | None]:
-    """The replicas of a kind that are too many: first those that serve nobody, then of the role with most."""
+    """The replicas of a kind that are too many: first those that serve nobody, then the least loaded of the role with
+    most."""
+    loads, replicas = picture.reading.loads, picture.replicas
     candidates = [one for one in members if one.name not in transfers]
     over = {role: -count for role, count in lacking.items()}
     gone: list[str] = []
@@ -152,6 +154,7 @@ def _victims(
                 one.has_pod and not one.pod_deleting,
                 one.serving,
                 -over.get(effective[one.name], 0),
+                work(loads.get(one.name)),
                 -one.number,
             ),
         )
@@ -178,6 +181,11 @@ def _outdated(
         if len(serving_in(staying, one.role)) > 1:
             return [one.name], None
     return [], no_spare(old[0].role) if old else None
+
+
+def work(load: PodLoad | None) -> float:
+    """Requests that a replica has; none where nothing is known of it."""
+    return load.running + load.waiting if load is not None else 0.0
 
 
 def no_spare(role: str) -> Finding:

@@ -100,6 +100,11 @@ class FrontEndSeries(Series):
     answer_tokens_short: float | None = None
     answer_tokens_long: float | None = None
     answer_tokens_peak: float | None = None
+    past_windows: float | None = None
+    """Long windows of the past of which the rates are known."""
+    requests_past: float | None = None
+    prompt_tokens_past: float | None = None
+    answer_tokens_past: float | None = None
     prompt_buckets: Buckets = ()
     answer_buckets: Buckets = ()
     ttft_buckets: Buckets = ()

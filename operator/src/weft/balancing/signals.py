@@ -26,7 +26,7 @@ from weft.balancing.estimate import (
 )
 from weft.balancing.presets import ENGINE_REQUIRED, FRONT_REQUIRED, VLLM, Preset, Windows
 from weft.balancing.series import EngineSeries, FrontEndSeries, Series, Snapshot
-from weft.balancing.state import Finding, Hold, PodLoad, Rates, Traffic
+from weft.balancing.state import Finding, Hold, Past, PodLoad, Rates, Traffic
 
 SCRAPES_UNTIL_STALE = 3
 _AGE_TOLERANCE_SECONDS = 0.5
@@ -389,8 +389,20 @@ def _traffic(
         # Peaks that were not at the same time add up to more than there was: the careful side.
         peak_prompt_tokens_per_second=sum(one.prompt_tokens_peak or 0.0 for one in front_ends),
         peak_answer_tokens_per_second=sum(one.answer_tokens_peak or 0.0 for one in front_ends),
+        past=_past(front_ends, Windows(scrape_seconds)),
         prompt_buckets=added([one.prompt_buckets for one in front_ends]),
         answer_buckets=added([one.answer_buckets for one in front_ends]),
         ttft_buckets=added([one.ttft_buckets for one in front_ends]),
         itl_buckets=itl_buckets,
+    )
+
+
+def _past(front_ends: Sequence[FrontEndSeries], windows: Windows) -> Past | None:
+    """The largest loads of the last minutes; None where a front end, or Prometheus, is younger than that."""
+    if max((one.past_windows or 0.0 for one in front_ends), default=0.0) < windows.past_windows:
+        return None
+    return Past(
+        sum(one.requests_past or 0.0 for one in front_ends),
+        sum(one.prompt_tokens_past or 0.0 for one in front_ends),
+        sum(one.answer_tokens_past or 0.0 for one in front_ends),
     )

@@ -51,6 +51,8 @@ class Terms:
     overlaps: bool
     """The old work ends beside the new instead of before it."""
     queues: Queues | None = None
+    starting: tuple[tuple[str, float], ...] = ()
+    """(role, seconds until it serves) of each replica that does not serve yet."""
 
 
 def stage_needs(
@@ -99,15 +101,25 @@ def judge(
     on_time = 1.0
     for stage in needs:
         spans = _spans(before[stage], after[stage], drain, terms)
+        for role, seconds in terms.starting:
+            spans = _without(spans, needs[stage].worth.get(role, 0.0), seconds)
         late = sum(weight * _late(stage, one, spans, terms.queues) for weight, one in cases[stage])
         on_time *= 1 - late
     return Judgement(1 - on_time, worst_stage(split, roles, needs))
 
 
-def worst_stage(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> float:
-    """Required over given replicas of the stage that stands worst."""
+def worst_stage(
+    split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed], saturated: bool = False
+) -> float:
+    """Required over given replicas of the stage that stands worst; or of those that just keep up."""
     capacity = given(split, roles, needs)
-    return max((one.need.required / max(capacity[stage], 1e-9) for stage, one in needs.items()), default=0.0)
+    return max(
+        (
+            (one.need.saturated if saturated else one.need.required) / max(capacity[stage], 1e-9)
+            for stage, one in needs.items()
+        ),
+        default=0.0,
+    )
 
 
 def _spans(before: float, after: float, drain: float, terms: Terms) -> tuple[Span, ...]:
@@ -121,6 +133,17 @@ def _spans(before: float, after: float, drain: float, terms: Terms) -> tuple[Spa
     beside = min(rest, drain)
     slowed = after - INTERFERENCE * (after - before)
     return Span(way, before), Span(beside, slowed), Span(rest - beside, after)
+
+
+def _without(spans: Sequence[Span], capacity: float, seconds: float) -> tuple[Span, ...]:
+    """The same course with less capacity for the first seconds."""
+    found: list[Span] = []
+    for span in spans:
+        lacking = min(span.seconds, max(0.0, seconds))
+        found.append(Span(lacking, max(0.0, span.capacity - capacity)))
+        found.append(Span(span.seconds - lacking, span.capacity))
+        seconds -= lacking
+    return tuple(found)
 
 
 def _late(stage: Stage, need: Need, spans: Sequence[Span], queues: Queues | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +12,9 @@ from functools import cached_property
 from weft.api import FlipMethod, Objectives, RebalanceMode, RoleAllocation, Stage
 from weft.balancing.profile import Profile
 from weft.balancing.series import Buckets
+
+COLD_START_SECONDS = 60.0
+"""Of a new replica, where none has been seen to start."""
 
 
 @dataclass(frozen=True, order=True)
@@ -89,6 +93,16 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Past:
+    """The largest long-window rates of the last minutes (`presets.PAST_SECONDS`)."""
+
+    requests_per_second: float
+    prompt_tokens_per_second: float = 0.0
+    """Zero where the front end does not count them; and the next."""
+    answer_tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
 class Traffic:
     """The offered load of one model, as its front end sees it."""
 
@@ -99,6 +113,8 @@ class Traffic:
     peak_prompt_tokens_per_second: float = 0.0
     """Largest short-window rate in the recent past (about one long window)."""
     peak_answer_tokens_per_second: float = 0.0
+    past: Past | None = None
+    """The last minutes as a whole; None where they are not known from beginning to end."""
     prompt_buckets: Buckets = ()
     """Prompt lengths in tokens over the long window."""
     answer_buckets: Buckets = ()
@@ -229,6 +245,21 @@ class SplitInputs:
     corrections: Corrections = field(default_factory=Corrections)
     hold: Hold | None = None
     """Set when the metrics are not to be trusted; `traffic` is then None."""
+    minimum_accelerators: int | None = None
+    """None: the number of replicas is fixed."""
+    starting: tuple[tuple[str, float], ...] = ()
+    """(role, seconds until it serves) of each replica of the allocation that does not serve yet; infinite where nothing
+    says that it will, since it waits for hardware."""
+    cold_start_seconds: float = COLD_START_SECONDS
+    """From the decision on a new replica to its first request."""
+    scaled_at: datetime | None = None
+    """When another number of replicas was last decided."""
+
+    @property
+    def serving(self) -> Split:
+        """What of the allocation serves now."""
+        absent = Counter(role for role, _ in self.starting)
+        return Split.of({role: max(0, count - absent[role]) for role, count in self.allocation.counts})
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def group_status(
             transfers=decision.transfers,
             decision=plan.decision or group.status.decision,
             recommendation=_recommendation(picture, plan),
+            last_scale_time=now if _scaled(picture, plan) else group.status.last_scale_time,
             split=str(plan.allocation),
         )
         findings = {
@@ -62,6 +63,12 @@ def group_status(
         conditions=found,
         **_counts(picture, picture.running),
     ).dump()
+
+
+def _scaled(picture: GroupPicture, plan: SplitPlan) -> bool:
+    """Whether another number of replicas is decided; the first one is none."""
+    before = sum(one.replicas for one in picture.group.status.allocation)
+    return bool(before) and before != plan.allocation.total
 
 
 def _recommendation(picture: GroupPicture, plan: SplitPlan) -> Recommendation | None:
@@ -152,7 +159,7 @@ def notes(
     found = [(group, note) for note in decision.notes]
     plan = decision.plan
     if plan is not None and plan.decision is not None:
-        found.append((group, Note("Decided", plan.decision.reason)))
+        found.append((group, Note(_word(picture, plan), plan.decision.reason)))
     if plan is not None and plan.recommendation is not None:
         found.append((group, Note("Recommended", plan.recommendation.reason)))
     when = "first" if picture.group.spec.rebalance.drain_first else "beside the new"
@@ -177,6 +184,13 @@ def notes(
     if stuck and obstacle is not None and (known is None or known.reason != obstacle.reason):
         found.append((group, Note(obstacle.reason, obstacle.message, warning=True)))
     return found
+
+
+def _word(picture: GroupPicture, plan: SplitPlan) -> str:
+    if not _scaled(picture, plan):
+        return "Decided"
+    before = sum(one.replicas for one in picture.group.status.allocation)
+    return "ScaledUp" if plan.allocation.total > before else "ScaledDown"
 
 
 def _with(found: Conditions, kind: str, finding: Finding, generation: int, now: datetime) -> Conditions:

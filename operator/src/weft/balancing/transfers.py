@@ -27,8 +27,8 @@ from weft.api import Transfer, TransferStep
 from weft.balancing.drain import idle, timed_out
 from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, serving_in
-from weft.balancing.roster import effective_roles, no_spare
-from weft.balancing.state import Finding, Note, PodLoad, Split
+from weft.balancing.roster import effective_roles, no_spare, work
+from weft.balancing.state import Finding, Note, Split
 from weft.balancing.steps import EnterRouter, GateReason, LeaveRouter, ReturnToRouter, Switch
 
 TransferAct = LeaveRouter | Switch | EnterRouter | ReturnToRouter
@@ -160,7 +160,7 @@ def choose(
                 break
             if not free:
                 break
-            replica = min(free, key=lambda one: (_work(loads.get(one.name)), one.number))
+            replica = min(free, key=lambda one: (work(loads.get(one.name)), one.number))
             started.append(
                 Transfer(
                     name=f"{replica.name}-to-{taker}",
@@ -181,7 +181,3 @@ def _rolled_back_lately(replica: Replica, cooldown_seconds: int, now: datetime) 
     if replica.gate_reason != GateReason.ROLLED_BACK or since is None:
         return False
     return now - since < timedelta(seconds=max(30, cooldown_seconds))
-
-
-def _work(load: PodLoad | None) -> float:
-    return load.running + load.waiting if load is not None else 0.0

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from weft.balancing.presets import Windows
+from weft.balancing.presets import PAST_SECONDS, Windows
 from weft.balancing.series import Buckets, EngineSeries, FrontEndSeries, Snapshot
 from weft.rehearse.engine import ITL_BOUNDS
 
@@ -104,6 +104,8 @@ class Scrapes:
 
     scrape_seconds: float
     front: Samples = field(default_factory=Samples)
+    _rates: dict[int, Row | None] = field(default_factory=dict)
+    """Long-window rates of the front end, by multiple of the long window."""
     engines: dict[int, Samples] = field(default_factory=dict)
     """By replica number: running, waiting, KV usage, prompt and generated tokens, ITL sum, count, and buckets."""
 
@@ -157,7 +159,7 @@ class Scrapes:
         if short is None or long is None:
             return FrontEndSeries(age=now - samples.times[-1], jobs=1.0, resets=0.0)
         prompts, answers, ttft = 5, 5 + len(TOKEN_BOUNDS) + 1, 5 + 2 * (len(TOKEN_BOUNDS) + 1)
-        peaks = self._peaks(now)
+        peaks, past = self._peaks(now), self._past(now)
         return FrontEndSeries(
             requests_short=short[0],
             requests_long=long[0],
@@ -174,6 +176,10 @@ class Scrapes:
             answer_tokens_short=short[4],
             answer_tokens_long=long[4],
             answer_tokens_peak=peaks[1],
+            past_windows=float(len(past)),
+            requests_past=max((rates[0] for rates in past), default=None),
+            prompt_tokens_past=max((rates[2] for rates in past), default=None),
+            answer_tokens_past=max((rates[4] for rates in past), default=None),
             prompt_buckets=cumulated(TOKEN_BOUNDS, long[prompts:answers]),
             answer_buckets=cumulated(TOKEN_BOUNDS, long[answers:ttft]),
             ttft_buckets=cumulated(TTFT_BOUNDS, long[ttft:]),
@@ -188,6 +194,17 @@ class Scrapes:
             if rates := self.front.rate(k * step, windows.short_seconds, slice(2, 5)):
                 prompt, answer = max(prompt, rates[0]), max(answer, rates[2])
         return prompt, answer
+
+    def _past(self, now: float) -> list[Row]:
+        """The rates in each long window of the past; what was once computed does not change."""
+        long = self.windows.long_seconds
+        first, last = math.floor((now - PAST_SECONDS) / long) + 1, math.floor(now / long)
+        for k in self._rates.keys() - range(first, last + 1):
+            del self._rates[k]
+        for k in range(max(0, first), last + 1):
+            if k not in self._rates:
+                self._rates[k] = self.front.rate(k * long, long, slice(0, 5))
+        return [rates for _, rates in sorted(self._rates.items()) if rates is not None]
 
 
 def cumulated(bounds: Sequence[float], rates: Sequence[float]) -> Buckets:

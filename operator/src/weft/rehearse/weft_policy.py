@@ -42,6 +42,10 @@ class Weft:
             roles=roles,
             objectives=api_objectives(case),
             accelerators=case.most_replicas * case.accelerators_per_replica,
+            minimum_accelerators=case.least_replicas * case.accelerators_per_replica
+            if case.least_replicas < case.most_replicas
+            else None,
+            cold_start_seconds=case.cold_start_seconds,
             scrape_seconds=case.scrape_seconds,
             flips_overlap=case.overlap,
         )
@@ -49,6 +53,7 @@ class Weft:
         self._balancer = Balancer(config)
         self._decided_at: float | None = None
         self._decided_from: dict[str, int] = {}
+        self._scaled_at: float | None = None
 
     def ways(self, case: Case) -> Ways:
         return Ways(
@@ -98,11 +103,19 @@ class Weft:
             decided_from=self._decided_from,
             moved_at_seconds=mover.moved_at,
             moving=mover.moving,
+            starting=tuple(
+                (one.role, max(0.0, one.ready_at - now))
+                for one in replicas.values()
+                if not (one.serving or one.leaving or one.moving_to)
+            ),
+            scaled_at_seconds=self._scaled_at,
         )
         decision = self._balancer.step(seen)
         if not decision.changed:
             return None
         self._decided_at, self._decided_from = now, dict(mover.target)
+        if sum(decision.replicas.values()) != sum(mover.target.values()):
+            self._scaled_at = now
         alternatives = tuple(
             f"{', '.join(f'{role} {count}' for role, count in counts.items())}: {why}"
             for counts, why in decision.alternatives

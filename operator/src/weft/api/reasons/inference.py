@@ -335,6 +335,20 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "WaitingForHardware",
+                "No devices, or no Node, are free for a new replica: it is not counted on, and no more are made.",
+                "Wait for a release, or see the condition Reserved of its LogicalNode, or its pod's events.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
+                "MinimumOutOfReach",
+                "The roles' `maxReplicas` do not allow as many replicas as `accelerators.minimum` asks for.",
+                "Raise `spec.maxReplicas` of the roles, or lower the minimum.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
                 "NoSpareReplica",
                 "A role would be left without a serving replica, or below its minimum; the move waits.",
                 "Wait until it has another, or lower `spec.minReplicas`.",
@@ -447,7 +461,9 @@ CONDITIONS = (
 )
 
 EVENTS = (
-    Event(GROUP, "Normal", "Decided", "The allocation changed, for the reason in the message."),
+    Event(GROUP, "Normal", "Decided", "The split changed, for the reason in the message."),
+    Event(GROUP, "Normal", "ScaledUp", "The group gets more replicas, for the reason in the message."),
+    Event(GROUP, "Normal", "ScaledDown", "The group gets fewer replicas, for the reason in the message."),
     Event(
         GROUP,
         "Normal",

@@ -1,0 +1,164 @@
+"""How many replicas a group has, where `accelerators.minimum` sets the size free."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, T0, group, known, role, steady
+from weft.api import FlipMethod, RebalanceMode, Stage
+from weft.balancing.plan import SplitPlan, plan_split
+from weft.balancing.state import Hold, Past, Queues, Split, SplitInputs, Traffic
+
+EMPTY = Queues(0, 0)
+
+
+def split(prefill: int, decode: int) -> Split:
+    return Split.of({"decode": decode, "prefill": prefill})
+
+
+def elastic(prefill: int, decode: int, traffic: Traffic | None, **changes: object) -> SplitInputs:
+    """Between 4 and 24 accelerators, two per replica."""
+    return replace(
+        group(prefill, decode, traffic, budget=24),
+        **{"minimum_accelerators": 4, "queues": EMPTY, **changes},  # type: ignore[arg-type]  # tests name any field
+    )
+
+
+def reason(plan: SplitPlan) -> str:
+    assert plan.decision is not None
+    return plan.decision.reason
+
+
+def test_without_a_minimum_the_number_of_replicas_stays() -> None:
+    inputs = elastic(2, 2, PROMPT_HEAVY, minimum_accelerators=None)
+    assert plan_split(inputs).allocation.total == 4
+
+
+@pytest.mark.parametrize("start", [(2, 2), (3, 3), (1, 4), (4, 2)])
+def test_a_group_that_is_too_small_grows_to_what_the_load_needs_and_says_so(start: tuple[int, int]) -> None:
+    plan = plan_split(elastic(*start, PROMPT_HEAVY))
+    assert plan.allocation == split(5, 4)
+    assert reason(plan).startswith("grows by ")
+    assert "prefill needs 4.1 replicas and has" in reason(plan)
+    assert "a new replica serves after 60 s" in reason(plan)
+
+
+def test_growth_stops_at_the_maximum_and_at_what_the_roles_allow() -> None:
+    assert plan_split(replace(elastic(2, 2, PROMPT_HEAVY), budget_accelerators=14)).allocation.total <= 7
+    roles = (role("decode", Stage.DECODE, 2, maximum=3), role("prefill", Stage.PREFILL, 2, maximum=3))
+    assert plan_split(elastic(2, 2, PROMPT_HEAVY, roles=roles)).allocation == split(3, 3)
+
+
+def test_what_a_flip_can_give_is_not_asked_for_as_a_new_replica() -> None:
+    plan = plan_split(elastic(3, 6, PROMPT_HEAVY))
+    assert plan.allocation == split(5, 4)
+    assert reason(plan).startswith("moves 2 decode to 2 prefill")
+
+
+def test_a_replica_that_starts_is_counted_from_when_it_serves_and_not_asked_for_twice() -> None:
+    plan = plan_split(elastic(2, 2, PROMPT_HEAVY))
+    starting = tuple(
+        (name, 55.0) for name, count in plan.allocation.counts for _ in range(count - split(2, 2)[name])
+    )
+    again = elastic(2, 2, PROMPT_HEAVY, allocation=plan.allocation, starting=starting, scaled_at=T0)
+    assert plan_split(again).decision is None
+
+
+def test_while_a_replica_waits_for_hardware_no_more_are_asked_for() -> None:
+    waits = (("prefill", math.inf), ("prefill", math.inf))
+    plan = plan_split(elastic(5, 4, steady(10, 1420, 145), starting=waits))
+    assert plan.allocation.total == 9
+
+
+def test_a_replica_that_waits_for_hardware_is_no_capacity_so_that_those_that_serve_flip() -> None:
+    # 5 + 5 would carry it; the two prefill replicas never came, and decode can spare one.
+    plan = plan_split(elastic(5, 5, PROMPT_HEAVY, starting=(("prefill", math.inf), ("prefill", math.inf))))
+    assert plan.allocation["prefill"] > 5
+    assert plan.allocation.total == 10
+
+
+def test_a_group_that_is_larger_than_the_last_minutes_needed_shrinks_and_says_by_what() -> None:
+    plan = plan_split(elastic(6, 5, known(ANSWER_HEAVY)))
+    assert plan.allocation.total < 11
+    assert plan.allocation["prefill"] >= 2
+    assert plan.allocation["decode"] >= 4  # it needs 3.1
+    assert reason(plan).startswith("shrinks by ")
+    assert "minutes needed at most prefill 1.6, decode 3.1 replicas" in reason(plan)
+
+
+def test_a_shrunk_group_is_not_grown_again_by_the_same_load() -> None:
+    inputs = elastic(6, 5, known(ANSWER_HEAVY))
+    shrunk = plan_split(inputs).allocation
+    later = replace(inputs, allocation=shrunk, now=T0 + timedelta(hours=1))
+    assert plan_split(later).decision is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"traffic": replace(known(ANSWER_HEAVY), past=None)},
+        {"traffic": known(ANSWER_HEAVY, 2.5)},
+        {"scaled_at": T0 - timedelta(seconds=200)},
+        {"starting": (("decode", 30.0),)},
+        {"settled": False},
+        {"queues": Queues(50, 0)},
+        {"traffic": None, "hold": Hold("Stale", "no scrape")},
+        {"minimum_accelerators": 22},
+    ],
+    ids=["unknown past", "peak", "scaled lately", "starting", "removing", "queue", "metrics held", "minimum"],
+)
+def test_a_group_does_not_shrink_without_evidence(changes: dict[str, object]) -> None:
+    inputs = replace(elastic(6, 5, known(ANSWER_HEAVY)), **changes)  # type: ignore[arg-type]  # any field
+    assert plan_split(inputs).allocation.total == 11
+
+
+def test_a_group_that_nobody_asks_shrinks_to_its_minimum() -> None:
+    plan = plan_split(elastic(4, 5, replace(steady(0, 0, 0), past=Past(0))))
+    assert plan.allocation == split(1, 1)
+    assert reason(plan) == "shrinks by 4 decode, 3 prefill: no request came in the last minutes"
+    assert plan_split(elastic(4, 5, steady(0, 0, 0))).decision is None  # nothing is known of the last minutes
+
+
+def test_a_minimum_that_is_raised_is_followed_without_metrics() -> None:
+    plan = plan_split(elastic(2, 2, None, minimum_accelerators=12))
+    assert plan.allocation == split(3, 3)
+    assert plan.decision is not None
+
+
+def test_a_minimum_that_the_roles_do_not_allow_is_said() -> None:
+    roles = (role("decode", Stage.DECODE, 2, maximum=2), role("prefill", Stage.PREFILL, 2, maximum=2))
+    plan = plan_split(elastic(2, 2, None, minimum_accelerators=12, roles=roles))
+    assert plan.obstacle is not None
+    assert plan.obstacle.reason == "MinimumOutOfReach"
+
+
+def test_without_flips_each_role_grows_for_itself() -> None:
+    roles = (role("decode", Stage.DECODE, 6, kind="a"), role("prefill", Stage.PREFILL, 3, kind="b"))
+    plan = plan_split(elastic(3, 6, PROMPT_HEAVY, flip=FlipMethod.NONE, roles=roles))
+    assert plan.allocation == split(5, 6)
+
+
+def test_replicas_that_serve_both_stages_grow_too() -> None:
+    roles = (role("both", Stage.AGGREGATED, 2),)
+    plan = plan_split(elastic(0, 0, PROMPT_HEAVY, allocation=Split.of({"both": 2}), roles=roles))
+    assert 7 <= plan.allocation["both"] <= 8  # 4.07 and 3.38
+
+
+def test_recommend_says_the_size_and_keeps_what_the_roles_ask_for() -> None:
+    inputs = elastic(2, 2, PROMPT_HEAVY, mode=RebalanceMode.RECOMMEND)
+    plan = plan_split(inputs)
+    assert plan.allocation == split(2, 2)
+    assert plan.recommendation is not None
+    assert Split.read(plan.recommendation.allocation) == split(5, 4)
+    assert plan_split(replace(inputs, recommended=split(5, 4))).recommendation is None
+
+
+def test_after_shrinking_a_group_grows_again_only_after_the_cooldown() -> None:
+    before = {"decided_from": split(3, 3), "decided_at": T0, "scaled_at": T0}
+    early = elastic(2, 2, PROMPT_HEAVY, now=T0 + timedelta(seconds=20), **before)
+    assert plan_split(early).decision is None
+    assert plan_split(replace(early, now=T0 + timedelta(seconds=40))).allocation.total > 4

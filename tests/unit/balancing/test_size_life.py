@@ -1,0 +1,109 @@
+"""A group whose size is free, through the reconciler, in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.fleet import GROUP, NAMESPACE, Fleet
+from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, known
+from weft.api.names import LABEL_ROLE
+from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES
+from weft.balancing.presets import PAST_SECONDS
+
+
+async def elastic(prefill: int, decode: int, *, nodes: bool = False) -> Fleet:
+    """Between 4 and 18 accelerators, two per replica; the load is that of ANSWER_HEAVY."""
+    fleet = Fleet(prefill, decode, nodes=nodes)
+    fleet.group()["spec"]["accelerators"]["minimum"] = 4
+    fleet.traffic = known(ANSWER_HEAVY, 3)
+    await fleet.run(10)
+    return fleet
+
+
+def held(fleet: Fleet) -> int:
+    """Accelerators of everything that is there."""
+    names = {
+        one["metadata"]["name"] for one in (*fleet.pods(), *fleet.cluster.list(LOGICAL_NODES, NAMESPACE))
+    }
+    return 2 * len(names)
+
+
+@pytest.mark.shows("InferenceGroup.spec.accelerators.minimum")
+async def test_a_group_that_is_too_small_gets_replicas_and_logical_nodes_and_says_why() -> None:
+    fleet = await elastic(2, 3, nodes=True)
+    most: list[int] = []
+    fleet.cluster.after_write = lambda: most.append(held(fleet))
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(40)
+    assert fleet.split() == fleet.serving() == {"prefill": 5, "decode": 4}
+    assert len(fleet.cluster.list(LOGICAL_NODES, NAMESPACE)) == 9
+    assert max(most) <= 18
+    told = [text for _, reason, text in fleet.cluster.events if reason == "ScaledUp"]
+    assert told
+    assert told[0].startswith("grows by ")
+    assert fleet.status()["decision"]["reason"] == told[-1]
+    assert fleet.status()["lastScaleTime"]
+
+
+async def test_a_group_that_is_too_large_drains_the_least_loaded_and_gives_its_hardware_back() -> None:
+    fleet = await elastic(3, 6, nodes=True)
+    busy = {
+        pod["metadata"]["name"]: 1.0
+        for pod in fleet.pods()
+        if pod["metadata"]["labels"][LABEL_ROLE] == "decode"
+    }
+    idle = sorted(busy)[0]
+    fleet.requests = {**busy, idle: 0.0}
+    fleet.traffic = known(ANSWER_HEAVY)
+    await fleet.run(30)
+    assert fleet.status()["allocation"] == [
+        {"role": "decode", "replicas": 4},
+        {"role": "prefill", "replicas": 2},
+    ]
+    names = {pod["metadata"]["name"] for pod in fleet.pods()}
+    assert idle not in names
+    # The other one has requests: it stays until they are done.
+    assert fleet.split()["decode"] == 5
+    fleet.requests = {}
+    await fleet.run(40)
+    assert fleet.split() == fleet.serving() == {"prefill": 2, "decode": 4}
+    assert len(fleet.cluster.list(LOGICAL_NODES, NAMESPACE)) == 6
+    (told,) = [text for _, reason, text in fleet.cluster.events if reason == "ScaledDown"]
+    assert f"the last {PAST_SECONDS / 60:.0f} minutes needed at most" in told
+
+
+async def test_a_replica_without_devices_is_said_and_not_counted_on() -> None:
+    fleet = await elastic(2, 3, nodes=True)
+    fleet.devices_free = False
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(40)
+    assert fleet.condition("Balanced") == ("False", "WaitingForHardware")
+    assert f"no free hardware yet for {GROUP}-5" in fleet.message("Balanced")
+    ordered = len(fleet.cluster.list(LOGICAL_NODES, NAMESPACE))
+    await fleet.run(30)
+    assert len(fleet.cluster.list(LOGICAL_NODES, NAMESPACE)) == ordered
+    assert fleet.serving() == {"prefill": 2, "decode": 3}
+    fleet.devices_free = True
+    await fleet.run(40)
+    assert fleet.condition("Balanced") == ("True", "AsDecided")
+
+
+async def test_the_size_stays_where_it_is_while_the_operator_is_replaced() -> None:
+    fleet = await elastic(2, 3)
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(40)
+    before = fleet.status()
+    for _ in range(5):
+        fleet.restart()
+        await fleet.run(5)
+    assert fleet.status() == before
+
+
+async def test_paused_gives_the_roles_back_the_replicas_that_they_ask_for() -> None:
+    fleet = await elastic(2, 3)
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(40)
+    assert fleet.split() != {"prefill": 2, "decode": 3}
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["rebalance"].update(mode="Paused"))
+    await fleet.run(90)
+    assert fleet.split() == {"prefill": 2, "decode": 3}
