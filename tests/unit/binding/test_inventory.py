@@ -17,6 +17,16 @@ def test_a_complete_reading_replaces_the_picture() -> None:
     assert len(picture.inventory.devices) == 9
 
 
+def test_what_a_reading_does_not_change_is_not_kept_twice() -> None:
+    known = reading(10)
+    assert accept(known, 10, reading(10)).inventory.devices is known.devices
+    broken = replace(known.devices[3], healthy=False)
+    changed = replace(reading(10), devices=(*reading(10).devices[:3], broken, *reading(10).devices[4:]))
+    devices = accept(known, 10, changed).inventory.devices
+    assert devices == changed.devices
+    assert all(new is old for new, old in zip(devices, known.devices, strict=True) if new != broken)
+
+
 def test_an_incomplete_reading_removes_nothing() -> None:
     known = reading(10, attached=(("gpu-9", "h"),))
     picture = accept(known, 10, reading(3, complete=False))

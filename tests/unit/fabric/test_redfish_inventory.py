@@ -217,6 +217,17 @@ def test_a_device_reaches_the_hosts_that_share_a_zone_with_it() -> None:
     assert read.attachments == ()
 
 
+def test_the_devices_of_a_zone_hold_one_list_of_its_hosts() -> None:
+    """A thousand devices that each held five hundred names took 32 KiB each."""
+    names = ("gpu-0", "gpu-1", "host-sled-0", "host-sled-1")
+    both, one = (frozenset(f"{BLOCKS}/{name}" for name in some) for some in (names, names[:3]))
+    blocks = [block("gpu-0"), block("gpu-1"), host_block("sled-0"), host_block("sled-1")]
+    read = inventory(blocks, [system("sled-0"), system("sled-1")], Topology((both, one)))
+    first, second = read.devices
+    assert first.reachable_hosts == {"sled-0", "sled-1"}
+    assert first.reachable_hosts is second.reachable_hosts
+
+
 def test_zones_without_hosts_restrict_nothing() -> None:
     read = inventory([block("gpu-0")], [system()], Topology((frozenset({f"{BLOCKS}/gpu-0"}),)))
     assert read.devices[0].reachable_hosts is None

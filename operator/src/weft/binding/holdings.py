@@ -54,6 +54,12 @@ class Holding:
         )
 
 
+def owner_of(logical_node: Object) -> Owner:
+    """The name by which a logical node's claims know it."""
+    metadata = logical_node["metadata"]
+    return metadata["namespace"], metadata["name"]
+
+
 class Holdings:
     """All claims, by what is asked of them."""
 
@@ -87,6 +93,10 @@ class Holdings:
             self._count(holding, 1)
         self._raws = now
         return self
+
+    def all(self) -> Iterable[Holding]:
+        """What each claim holds."""
+        return self._known.values()
 
     def nodes_of(self, namespace: str) -> set[str]:
         """The Nodes that a namespace holds."""

@@ -10,8 +10,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
-from weft.fabric.driver import Inventory
+from weft.fabric.driver import Device, Host, Inventory
+
+Part = TypeVar("Part", Device, Host)
 
 LARGEST_CREDIBLE_LOSS = 0.2
 """Share of the known devices that may be gone between two readings before the reading is not believed."""
@@ -63,6 +66,10 @@ def accept(
     `accepted_count` is the number of devices that an administrator declared right.
     """
     before = max(known_count, len(known.devices) if known else 0)
+    if known is not None:
+        reading = replace(
+            reading, devices=_kept(known.devices, reading.devices), hosts=_kept(known.hosts, reading.hosts)
+        )
     if not reading.complete:
         message = "; ".join(reading.problems[:3]) or "the manager did not answer for every member"
         return Picture(_union(known, reading), "InventoryIncomplete", message)
@@ -73,6 +80,14 @@ def accept(
         )
         return Picture(_union(known, reading), "InventoryShrank", message)
     return Picture(reading, "", "; ".join(reading.problems[:3]))
+
+
+def _kept(before: tuple[Part, ...], now: tuple[Part, ...]) -> tuple[Part, ...]:
+    """What was read now; what is the same as before is the same object, so that what was made of it stays good."""
+    if before == now:
+        return before
+    known = {each.id: each for each in before}
+    return tuple(old if (old := known.get(each.id)) == each else each for each in now)
 
 
 def _union(known: Inventory | None, reading: Inventory) -> Inventory:

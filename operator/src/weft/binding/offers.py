@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 
-from weft.api import DeviceAttachment, DeviceQuota, Fabric, GPUPool, MemoryPool, StoragePool
+from weft.api import DeviceQuota, Fabric, GPUPool, MemoryPool, StoragePool
 from weft.api.quantity import parse_decimal
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
@@ -30,7 +30,7 @@ from weft.binding import requests
 from weft.binding.assignments import Assignments, Outcome
 from weft.binding.decide import wants_place
 from weft.binding.grants import Grants
-from weft.binding.holdings import Holdings
+from weft.binding.holdings import Holdings, owner_of
 from weft.binding.hosting import Hosting
 from weft.binding.inventory import Picture
 from weft.binding.membership import Membership, Pool, PoolKey, key_of, members, pool_key
@@ -99,7 +99,6 @@ class Reader:
 
     def __init__(self) -> None:
         self._requests = Parsed(requests.read)
-        self._claims = Parsed(DeviceAttachment.model_validate)
         self._pools: tuple[Parsed[Pool], ...] = (
             Parsed(GPUPool.model_validate),
             Parsed(MemoryPool.model_validate),
@@ -114,9 +113,6 @@ class Reader:
         self._members: dict[str, tuple[object, Mapping[PoolKey, Membership]]] = {}
         self._offers: dict[str, tuple[object, _FabricOffers]] = {}
         self._open: dict[str, tuple[object, frozenset[PoolKey]]] = {}
-
-    def claims(self, snapshot: Snapshot) -> list[DeviceAttachment]:
-        return self._claims.all(snapshot.claims)
 
     def holdings(self, snapshot: Snapshot) -> Holdings:
         """What the claims hold; of those that did not change nothing is read."""
@@ -149,8 +145,11 @@ class Reader:
         grants = self._grants(snapshot)
         known, self._known = self._known, {}
         shapes: dict[Shape, Shape] = {}
-        for request in self._requests.all(snapshot.logical_nodes):
-            if request is None or request.owner in owners:
+        # Those that have claims want no other place, and are most of what there is: they are not parsed.
+        for request in self._requests.all(
+            raw for raw in snapshot.logical_nodes if owner_of(raw) not in owners
+        ):
+            if request is None:
                 continue
             uid, namespace = request.uid, request.owner[0]
             if uid in assigned or not (request.wanting or wants_place(request.node, (), now)):

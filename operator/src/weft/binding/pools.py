@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from weft.api import DeviceAttachment
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     DEVICE_QUOTAS,
@@ -18,8 +17,9 @@ from weft.api.resources import (
 )
 from weft.binding.assignments import Assignments
 from weft.binding.fabrics import Fabrics
+from weft.binding.holdings import Holding
 from weft.binding.keys import PoolsKey
-from weft.binding.membership import DEVICES_OF, Membership, Pool, PoolKey, key_of, pool_key
+from weft.binding.membership import DEVICES_OF, Membership, Pool, PoolKey, pool_key
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.plan import Unused
 from weft.binding.status import Fact, Status, pool_status, quota_status
@@ -113,14 +113,14 @@ def count(
     reader: Reader, snapshot: Snapshot, now: datetime, unused: Mapping[PoolKey, Unused]
 ) -> list[Release | Write]:
     """What has to be written about the pools and quotas of a snapshot. Pure but for what the reader remembers."""
-    pools, claims = reader.pools(snapshot), reader.claims(snapshot)
+    pools, claims = reader.pools(snapshot), tuple(reader.holdings(snapshot).all())
     resources = zip(POOLS, (snapshot.gpu_pools, snapshot.memory_pools, snapshot.storage_pools), strict=True)
     objects = [(resource, raw) for resource, raws in resources for raw in raws]
     fabrics = {raw["metadata"]["name"]: raw for raw in snapshot.fabrics}
-    referred_to = {key_of(claim.spec.pool_ref) for claim in claims}
-    claims_of: dict[str, dict[str, DeviceAttachment]] = {}
+    referred_to = {claim.pool for claim in claims}
+    claims_of: dict[str, dict[str, Holding]] = {}
     for claim in claims:
-        claims_of.setdefault(claim.spec.fabric, {})[claim.spec.device] = claim
+        claims_of.setdefault(claim.fabric, {})[claim.device] = claim
     memberships: dict[str, Mapping[PoolKey, Membership]] = {}
     steps: list[Release | Write] = []
     for (resource, raw), pool in zip(objects, pools, strict=True):

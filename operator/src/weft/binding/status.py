@@ -9,10 +9,10 @@ from typing import Any
 from weft.api import DeviceAttachment, DeviceQuota, Fabric, LogicalNode
 from weft.api.conditions import MAX_CONDITIONS, find, with_condition
 from weft.api.quantity import format_bytes
+from weft.binding.holdings import Holding
 from weft.binding.hosts import Matched
 from weft.binding.inventory import Picture
 from weft.binding.membership import POOL_KIND, Membership, Pool, PoolKey, key_of
-from weft.binding.objects import is_quarantined
 from weft.binding.plan import Assignment, Chosen, Unused
 from weft.fabric.driver import not_used
 
@@ -138,7 +138,7 @@ def _planned(chosen: Chosen) -> dict[str, Any]:
 def pool_status(
     pool: Pool,
     membership: Membership | None,
-    claims: Mapping[str, DeviceAttachment],
+    claims: Mapping[str, Holding],
     attached: frozenset[tuple[str, str]],
     reachable: Fact,
     now: datetime,
@@ -163,10 +163,10 @@ def pool_status(
         for device in membership.devices:
             counts["total"] += 1
             claim = claims.get(device.id)
-            if claim is not None and is_quarantined(claim):
+            if claim is not None and claim.quarantined:
                 counts["quarantined"] += 1
             elif claim is not None:
-                counts["bound" if (device.id, claim.spec.host) in attached else "reserved"] += 1
+                counts["bound" if (device.id, claim.host) in attached else "reserved"] += 1
             elif device.id in excluded or device.id in foreign or not device.healthy:
                 counts["unavailable"] += 1
             else:

@@ -190,12 +190,20 @@ def _reach(
 ) -> dict[str, frozenset[str]] | None:
     """Hosts by URI of the blocks in a zone with them; None when the zones say nothing about hosts."""
     hosts_of = {b.uri: {hosts[s] for s in b.own_systems if s in hosts} for b in blocks if b.own_systems}
-    reach: dict[str, set[str]] = defaultdict(set)
-    for zone in topology.zones:
-        members = set().union(*(hosts_of.get(uri, ()) for uri in zone))
-        for uri in zone if members else ():
-            reach[uri] |= members
-    return {uri: frozenset(names) for uri, names in reach.items()} if reach else None
+    members = [frozenset[str]().union(*(hosts_of.get(uri, ()) for uri in zone)) for zone in topology.zones]
+    zones_of: dict[str, list[int]] = defaultdict(list)
+    for number, zone in enumerate(topology.zones):
+        for uri in zone if members[number] else ():
+            zones_of[uri].append(number)
+    # One set for all blocks of the same zones: a rack's devices all reach its hundreds of hosts.
+    shared: dict[tuple[int, ...], frozenset[str]] = {}
+    reach: dict[str, frozenset[str]] = {}
+    for uri, numbers in zones_of.items():
+        zones = tuple(numbers)
+        if zones not in shared:
+            shared[zones] = frozenset[str]().union(*(members[number] for number in zones))
+        reach[uri] = shared[zones]
+    return reach or None
 
 
 def _places(topology: Topology) -> dict[str, list[Domain]]:
