@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from weft.api.resources import LOGICAL_NODES, NODES, PODS
+from weft.api.resources import INFERENCE_ROLES, LOGICAL_NODES, NODES, PODS
 from weft.runtime.cache import ObjectCache
+from weft.runtime.lean import MOST_TEXTS, Texts
 
 
 def obj(name: str, version: int) -> dict[str, Any]:
@@ -92,7 +94,11 @@ def test_of_pods_and_nodes_only_the_fields_that_are_used_are_kept() -> None:
         "spec": {},
         "status": {"allocatable": {"cpu": "8"}},
     }
-    applied = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "weft.dev/drain": "5"}
+    applied = {
+        "kubectl.kubernetes.io/last-applied-configuration": "{}",
+        "cni/status": "[]",
+        "weft.dev/drain": "5",
+    }
     metadata = {"name": "p", "namespace": "a", "resourceVersion": "2", "annotations": applied}
     spec = {"nodeName": "n", "containers": [{"name": "main"}], "tolerations": [{"operator": "Exists"}]}
     status = {"phase": "Running", "containerStatuses": [{"ready": True}], "conditions": []}
@@ -102,3 +108,44 @@ def test_of_pods_and_nodes_only_the_fields_that_are_used_are_kept() -> None:
         "spec": {"nodeName": "n", "tolerations": [{"operator": "Exists"}]},
         "status": {"phase": "Running", "conditions": []},
     }
+
+
+def decoded(name: str, version: int) -> dict[str, Any]:
+    """An object with field names and texts of its own, as they come from a watch."""
+    conditions = [{"type": "Bound", "message": "every device was seen at the host"}]
+    found: dict[str, Any] = json.loads(
+        json.dumps({**obj(name, version), "status": {"conditions": conditions}})
+    )
+    return found
+
+
+def test_what_many_objects_say_is_kept_once() -> None:
+    cache = ObjectCache()
+    for version, name in enumerate(("one", "two"), 1):
+        cache.put(LOGICAL_NODES, decoded(name, version))
+    one, two = cache.list(LOGICAL_NODES)
+    assert one == decoded("one", 1)
+    first, second = one["status"]["conditions"][0], two["status"]["conditions"][0]
+    assert first["message"] is second["message"]
+    assert all(left is right for left, right in zip(first, second, strict=True))
+
+
+def test_texts_that_are_used_once_are_not_remembered_for_ever() -> None:
+    texts = Texts()
+    for number in range(3 * MOST_TEXTS):
+        texts.share({"metadata": {"name": f"pod-{number}"}})
+    assert len(texts._known) <= MOST_TEXTS + 10
+
+
+def test_an_object_as_deep_as_a_tenant_can_make_it_is_taken_as_it_is() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(900):
+        deep = {"nested": [deep]}
+    cache = ObjectCache()
+    cache.put(INFERENCE_ROLES, {**obj("n", 1), "spec": {"template": deep}})
+    kept = cache.get(INFERENCE_ROLES, "n", "a")
+    assert kept is not None
+    for _ in range(900):
+        (deep,), (kept_here,) = deep["nested"], kept["spec"]["template"]["nested"]
+        kept = {"spec": {"template": kept_here}}
+    assert (deep, kept_here) == ({}, {})

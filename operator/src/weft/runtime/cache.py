@@ -7,10 +7,11 @@ of arrival.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 
-from weft.api.resources import NODES, PODS, ResourceType
+from weft.api.resources import ResourceType
 from weft.cluster import Index, Object
+from weft.runtime.lean import Texts, lean
 
 Key = tuple[str, str]
 """Namespace (empty for cluster-scoped objects) and name."""
@@ -37,6 +38,7 @@ class ObjectCache:
         self._deleted: dict[ResourceType, dict[Key, int]] = {}
         """The versions at which objects were deleted: an older event of one must not bring it back."""
         self._listeners: list[Listener] = []
+        self._texts = Texts()
         self._indexes: dict[ResourceType, dict[Index, dict[Hashable, dict[Key, Object]]]] = {}
 
     def listen(self, listener: Listener) -> None:
@@ -68,7 +70,7 @@ class ObjectCache:
         known = self._objects.setdefault(resource, {}).get(key)
         if known is not None and version(known) >= new:
             return
-        kept = self._objects[resource][key] = lean(resource, obj)
+        kept = self._objects[resource][key] = self._texts.share(lean(resource, obj))
         self._index(resource, key, known, kept)
         self._tell(resource, known, kept)
 
@@ -115,32 +117,3 @@ class ObjectCache:
 
 def _namespace(obj: Object) -> Hashable:
     return str(obj["metadata"].get("namespace", ""))
-
-
-LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-USED: Mapping[ResourceType, Mapping[str, frozenset[str]]] = {
-    PODS: {"spec": frozenset({"nodeName", "tolerations"}), "status": frozenset({"phase", "conditions"})},
-    NODES: {
-        "spec": frozenset({"taints", "unschedulable"}),
-        "status": frozenset({"allocatable", "conditions", "nodeInfo"}),
-    },
-}
-"""The fields that are kept of Kubernetes' own objects, of which a cluster has many. Who reads another one adds it."""
-
-
-def lean(resource: ResourceType, obj: Object) -> Object:
-    """An object without what nobody here reads and every object has much of.
-
-    A status that is written without managed fields leaves those that are stored as they are.
-    """
-    metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
-    if LAST_APPLIED in metadata.get("annotations", {}):
-        metadata["annotations"] = {
-            key: value for key, value in metadata["annotations"].items() if key != LAST_APPLIED
-        }
-    parts = {
-        part: {key: value for key, value in obj[part].items() if key in used}
-        for part, used in USED.get(resource, {}).items()
-        if obj.get(part)
-    }
-    return {**obj, "metadata": metadata, **parts}

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import kopf
 import uvloop
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 from kubernetes.aio import client as k8s
 
 from weft.api.resources import ResourceType
@@ -24,6 +25,8 @@ from weft.runtime.client import KubeClient
 from weft.runtime.history import History
 
 log = logging.getLogger(__name__)
+
+WORKER_SECONDS = 0.2
 
 
 class Informer:
@@ -102,6 +105,8 @@ class Informer:
         settings.process.ultimate_exiting_timeout = None
         # Custom resources are named above; scanning the cluster for others would need more permissions.
         settings.scanning.disabled = True
+        # A task waits for each object's next event for so long: of those that a list brings all at once there are many.
+        settings.queueing.idle_timeout = WORKER_SECONDS
         settings.persistence.diffbase_storage = _NoDifferences()
         settings.persistence.progress_storage = _NoProgress()
 
@@ -117,6 +122,7 @@ class Informer:
                 await kopf.operator(
                     registry=registry,
                     settings=settings,
+                    memories=_NoMemories(),
                     standalone=True,
                     # Or kopf makes one of the user's name, and a pod's user may have none.
                     identity=cast(Any, "weft"),
@@ -139,6 +145,13 @@ class Informer:
         self._stop.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, 5.0)
+
+
+class _NoMemories(ResourceMemories):
+    """Nothing is kept of an object: kopf has a record of each that it ever heard of, for handlers that may fail."""
+
+    async def recall(self, raw_body: Any, *, ephemeral: bool = False, **more: Any) -> ResourceMemory:
+        return await super().recall(raw_body, ephemeral=True, **more)
 
 
 class _NoDifferences(kopf.DiffBaseStorage):

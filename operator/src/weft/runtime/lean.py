@@ -1,0 +1,70 @@
+"""What is kept of a cached object: the fields that somebody reads, and each text once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from weft.api.resources import GROUP, NODES, PODS, ResourceType
+from weft.cluster import Object
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+USED: Mapping[ResourceType, Mapping[str, frozenset[str]]] = {
+    PODS: {"spec": frozenset({"nodeName", "tolerations"}), "status": frozenset({"phase", "conditions"})},
+    NODES: {
+        "spec": frozenset({"taints", "unschedulable"}),
+        "status": frozenset({"allocatable", "conditions", "nodeInfo"}),
+    },
+}
+"""The fields that are kept of Kubernetes' own objects, of which a cluster has many; of their annotations only Weft's
+are. Who reads another one adds it."""
+MOST_TEXTS = 20_000
+"""Texts that are known at a time: a few MiB."""
+DEEPEST = 12
+"""Levels of an object in which texts are shared: Weft's own fields are within, a tenant's pod template may go on."""
+
+
+def lean(resource: ResourceType, obj: Object) -> Object:
+    """An object without what nobody here reads and every object has much of.
+
+    A status that is written without managed fields leaves those that are stored as they are.
+    """
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
+    used = USED.get(resource, {})
+    if annotations := metadata.get("annotations"):
+        metadata["annotations"] = {
+            key: value
+            for key, value in annotations.items()
+            if key != LAST_APPLIED and (not used or key.startswith(f"{GROUP}/"))
+        }
+    parts = {
+        part: {key: value for key, value in obj[part].items() if key in fields}
+        for part, fields in used.items()
+        if obj.get(part)
+    }
+    return {**obj, "metadata": metadata, **parts}
+
+
+class Texts:
+    """Gives equal texts of different objects one memory: each is decoded with field names and reasons of its own."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def share(self, obj: Object) -> Object:
+        """An equal object whose texts are those that are known already, where they are."""
+        if len(self._known) > MOST_TEXTS:
+            # Names come and go. What all objects have is known again with the next one.
+            self._known.clear()
+        shared: Object = self._share(obj, DEEPEST)
+        return shared
+
+    def _share(self, value: Any, levels: int) -> Any:
+        if type(value) is str:
+            return self._known.setdefault(value, value)
+        if type(value) is dict and levels:
+            text, share = self._known.setdefault, self._share
+            return {text(key, key): share(each, levels - 1) for key, each in value.items()}
+        if type(value) is list and levels:
+            return [self._share(each, levels - 1) for each in value]
+        return value
