@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from support.rack import MemoryDriver, Rack, condition
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
-from weft.binding import placement
+from weft.binding import placement, requests
 from weft.binding.assignments import Assignments
 from weft.binding.holdings import Holding
 from weft.binding.keys import FabricKey, PlacementKey
+from weft.binding.offers import Reader, Snapshot
+from weft.binding.parsed import Parsed
 from weft.binding.placement import PlacementController
 from weft.binding.plan import Assignment, Placement, Refusal
 from weft.cluster import Object
@@ -77,6 +80,31 @@ async def test_a_bind_costs_one_look_for_places_and_what_it_takes_no_other(rack:
     await rack.cluster.delete(LOGICAL_NODES, "other", "a")
     await rack.work("other")
     assert controller(rack).passes > before + 1
+
+
+async def test_what_is_bound_and_stays_is_not_parsed_to_place_others(
+    rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rack.build()
+    await rack.ask("bound")
+    await rack.ask("ends", ttlSecondsAfterBound=3600)
+    read: list[str] = []
+
+    def note(raw: Object) -> requests.Request | None:
+        read.append(raw["metadata"]["name"])
+        return reading(raw)
+
+    reading = requests.read
+    reader = Reader()
+    monkeypatch.setattr(reader, "_requests", Parsed(note))
+    await rack.ask("waits", gpus=16)
+    for _ in range(2):
+        snapshot = Snapshot.take(
+            rack.cluster, rack.fabrics.pictures(), Assignments(lambda key, seconds: None)
+        )
+        assert [each.name for each in reader.waiting(snapshot, datetime.now(UTC))] == ["waits"]
+        assert set(reader.stock(snapshot).next_release.values()) == {"ends"}
+    assert sorted(read) == ["ends", "waits"]
 
 
 async def test_places_are_looked_for_beside_the_event_loop(

@@ -145,11 +145,8 @@ class Reader:
         grants = self._grants(snapshot)
         known, self._known = self._known, {}
         shapes: dict[Shape, Shape] = {}
-        # Those that have claims want no other place, and are most of what there is: they are not parsed.
-        for request in self._requests.all(
-            raw for raw in snapshot.logical_nodes if owner_of(raw) not in owners
-        ):
-            if request is None:
+        for request in self._read(snapshot):
+            if request.owner in owners:
                 continue
             uid, namespace = request.uid, request.owner[0]
             if uid in assigned or not (request.wanting or wants_place(request.node, (), now)):
@@ -180,11 +177,17 @@ class Reader:
     def _grants(self, snapshot: Snapshot) -> Grants:
         return Grants(self.quotas(snapshot), snapshot.priority_classes)
 
+    def _read(self, snapshot: Snapshot) -> list[Request]:
+        """What matters of the logical nodes. Most have claims, want no other place and stay: they are not parsed."""
+        owners = self.holdings(snapshot).owners
+        raws = (raw for raw in snapshot.logical_nodes if owner_of(raw) not in owners or requests.may_end(raw))
+        return [request for request in self._requests.all(raws) if request is not None]
+
     def _next_release(self, snapshot: Snapshot) -> dict[tuple[str, PoolKey], str]:
         """The logical node of each namespace that is known to release devices of a pool first."""
         first: dict[tuple[str, PoolKey], tuple[str, str]] = {}
-        for request in self._requests.all(snapshot.logical_nodes):
-            if request is not None and request.ends is not None:
+        for request in self._read(snapshot):
+            if request.ends is not None:
                 namespace, name = request.owner
                 for pool in request.pools:
                     ends = request.ends, name

@@ -77,6 +77,11 @@ def read(raw: Object) -> Request | None:
     return Request(node, meta.uid, owner, wanting, shape, _ends(node) if pools else None, pools)
 
 
+def may_end(raw: Object) -> bool:
+    """Whether a LogicalNode may be known to give its devices back, without having parsed it."""
+    return "deletionTimestamp" in raw["metadata"] or "ttlSecondsAfterBound" in raw["spec"]
+
+
 def _ends(node: LogicalNode) -> str | None:
     if is_deleting(node):
         return ""
