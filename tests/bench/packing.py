@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from decimal import Decimal
 
+from counted import Row, at_least, at_most, noted
+
 from support.packing import GIB, GPUS, bound, faults, first_fit, instance, optimum
 from weft.binding.plan import Constraint, HostOffer, Need, Offer, Shape, Stock, Waiting
 from weft.binding.search import place
@@ -24,9 +26,6 @@ GOAL_PERCENT = 99.0
 FIRST_FIT_PERCENT = 95.0
 ACCELERATORS, HOSTS = 1600, 200
 GOAL_MS = 5.0
-
-Row = tuple[str, float, str, str, bool]
-"""Name, value, unit, goal, whether it is met."""
 
 
 def rows(seeds: int = SEEDS) -> list[Row]:
@@ -57,17 +56,14 @@ def packing(seeds: int) -> Iterator[Row]:
         shared = instance(seed, TENANTS)
         four += bound(place(shared.waiting, shared.stock))
         print(f"seed {seed:3}: {got:3} of at most {most:3}, first fit {fit:3}", file=sys.stderr, flush=True)
-    share = 100 * ours / best
-    yield "packing, all instances", share, "% of optimum", f">= {GOAL_PERCENT:g}", share >= GOAL_PERCENT
-    yield "packing, worst instance", worst, "% of optimum", f">= {GOAL_PERCENT:g}", worst >= GOAL_PERCENT
-    share = 100 * four / best
+    yield at_least("packing, all instances", 100 * ours / best, "% of optimum", GOAL_PERCENT)
+    yield at_least("packing, worst instance", worst, "% of optimum", GOAL_PERCENT)
     name = f"packing, {TENANTS} tenants that take no place from each other"
-    yield name, share, "% of optimum", f">= {GOAL_PERCENT:g}", share >= GOAL_PERCENT
-    yield "first fit, all instances", 100 * first / best, "% of optimum", "", True
-    half = seeds / 2
-    yield "instances that leave first fit below 95 %", poor, "instances", f">= {half:g}", poor >= half
-    yield "instances without a proven optimum (held against the bound)", unproven, "instances", "", True
-    yield "longest pass", 1000 * longest, "ms of CPU", "", True
+    yield at_least(name, 100 * four / best, "% of optimum", GOAL_PERCENT)
+    yield noted("first fit, all instances", 100 * first / best, "% of optimum")
+    yield at_least("instances that leave first fit below 95 %", poor, "instances", seeds / 2)
+    yield noted("instances without a proven optimum (held against the bound)", unproven, "instances")
+    yield noted("longest pass", 1000 * longest, "ms of CPU")
 
 
 def speed() -> Iterator[Row]:
@@ -80,8 +76,7 @@ def speed() -> Iterator[Row]:
             assert place([waiting], stock).assignments
             times.append(1000 * (time.thread_time() - began))
         name = f"a placement over {ACCELERATORS} accelerators{', in one domain' if tied else ''}"
-        took = statistics.median(times)
-        yield name, took, "ms", f"<= {GOAL_MS:g}", took <= GOAL_MS
+        yield at_most(name, statistics.median(times), "ms of CPU", GOAL_MS)
 
 
 def crowded(tied: bool) -> tuple[Waiting, Stock]:
@@ -117,9 +112,8 @@ def crowded(tied: bool) -> tuple[Waiting, Stock]:
 
 
 def main() -> int:
-    for name, value, unit, goal, met in rows(int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS):
-        verdict = "      " if not goal else "met   " if met else "MISSED"
-        print(f"{verdict} {name:60} {value:8.2f} {unit}{f' (goal: {goal})' if goal else ''}")
+    for row in rows(int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS):
+        print(row.line())
     return 0
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from counted import Row, at_most, noted
+
 from weft.binding.inventory import Picture
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.plan import Assignment, Placement, Remembered
@@ -27,9 +29,6 @@ BURSTS, BATCH = (500, 5000), 25
 FABRICS, HOSTS, DEVICES = 5, 1000, 2000
 """Hosts and devices of each fabric."""
 GROWTH_GOAL = 1.2
-
-Row = tuple[str, float, str, str, bool]
-"""Name, value, unit, goal, whether it is met."""
 
 
 class Site:
@@ -178,23 +177,20 @@ def burst(count: int) -> float:
 def rows() -> list[Row]:
     """All that was promised of passes, as measured."""
     alone, crowded = beside(0), beside(WAITING)
-    extra = crowded - alone
     few, many = (burst(count) for count in BURSTS)
-    growth = many / few
     return [
-        ("a pass for one request", alone, "ms of CPU", "", True),
-        (f"the same beside {WAITING} that wait", crowded, "ms of CPU", "", True),
-        ("what those who wait add", extra, "ms of CPU", f"<= {EXTRA_GOAL_MS:g}", extra <= EXTRA_GOAL_MS),
-        (f"placement of one of {BURSTS[0]} in batches of {BATCH}", few, "ms of CPU", "", True),
-        (f"placement of one of {BURSTS[1]}", many, "ms of CPU", "", True),
-        ("growth", growth, "times", f"<= {GROWTH_GOAL:g}", growth <= GROWTH_GOAL),
+        noted("a pass of placement for one request", alone, "ms of CPU"),
+        noted(f"the same beside {WAITING} that wait", crowded, "ms of CPU"),
+        at_most(f"what {WAITING} who wait add to a pass", crowded - alone, "ms of CPU", EXTRA_GOAL_MS),
+        noted(f"placement of one of {BURSTS[0]} in batches of {BATCH}", few, "ms of CPU"),
+        noted(f"placement of one of {BURSTS[1]}", many, "ms of CPU"),
+        at_most(f"placement of one of {BURSTS[1]}, of one of {BURSTS[0]}", many / few, "ratio", GROWTH_GOAL),
     ]
 
 
 def main() -> int:
-    for name, value, unit, goal, met in rows():
-        verdict = "      " if not goal else "met   " if met else "MISSED"
-        print(f"{verdict} {name:50} {value:8.2f} {unit}{f' (goal: {goal})' if goal else ''}")
+    for row in rows():
+        print(row.line())
     return 0
 
 

@@ -17,7 +17,7 @@ from weft.cluster import Cluster, Object
 
 T = TypeVar("T")
 
-KEPT = 512
+KEPT = 128
 """Objects whose parsed form is kept: those that are worked on now, not all there are."""
 LONGEST_VALUE = 63
 """Of a taint. One of this length ends with a hash and cannot be read back."""

@@ -134,7 +134,7 @@ def _run(config: Path | None) -> int:
 
     from weft.runtime.client import StartError
     from weft.runtime.logs import configure
-    from weft.runtime.memory import collect_everything_rarely
+    from weft.runtime.memory import collect_everything_rarely, give_freed_memory_back
     from weft.runtime.operator import run
     from weft.runtime.settings import load
 
@@ -145,6 +145,7 @@ def _run(config: Path | None) -> int:
         return 2
     configure(settings.log_format, settings.log_level)
     collect_everything_rarely()
+    give_freed_memory_back()
     try:
         return uvloop.run(run(settings))
     except StartError as error:
