@@ -110,7 +110,11 @@ class Client:
     def __init__(self, server: Server, process: Process) -> None:
         self._server, self._process = server, process
 
-    async def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object:
+    async def get(
+        self, resource: ResourceType, name: str, namespace: str = "", subresource: str = ""
+    ) -> Object:
+        assert not subresource, "nobody here reads one"
+
         async def read() -> Object:
             return self._server.cluster._current(resource, name, namespace, {})
 
