@@ -194,7 +194,7 @@ class FabricSpec(Model):
         " whoever gets the host gets those devices, too. Absent: none.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
-    hosts: Annotated[tuple[FabricHost, ...], Field(max_length=1024)] = Field(
+    hosts: Annotated[tuple[FabricHost, ...], Field(max_length=8192)] = Field(
         default=(),
         description="Which Node runs on which host. A host without a Node is inventoried and never bound; a"
         " Node at two hosts is used at neither.",

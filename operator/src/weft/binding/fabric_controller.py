@@ -18,6 +18,7 @@ from weft.binding.inventory import Picture, accept
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
 from weft.binding.objects import fabric_of
 from weft.binding.orphan_policy import Orphans
+from weft.binding.parsed import Parsed
 from weft.binding.session import FabricSession
 from weft.binding.status import Fact, fabric_status
 from weft.binding.words import for_administrators
@@ -45,6 +46,7 @@ class FabricController:
         self._poll_seconds = poll_seconds
         self._enqueue = enqueue
         self._orphans = Orphans(cluster)
+        self._others = Parsed(Fabric.model_validate)
         self._meanings: dict[str, tuple[Any, ...]] = {}
         self.watches = (Watch(FABRICS, self._changed),)
 
@@ -86,7 +88,12 @@ class FabricController:
             self._fabrics.looked.discard(name)
             await self._fabrics.forget(name)
             return None
-        fabric = Fabric.model_validate(raw)
+        try:
+            fabric = Fabric.model_validate(raw)
+        except ValueError:
+            # Another version stored it: it is not worked with, and the others need not wait for it.
+            self._fabrics.looked.add(name)
+            raise
         leaving = fabric.metadata.deletion_timestamp is not None
         if leaving and not self._in_use(name):
             # Without a session no more claims are made; one may have been made until now.
@@ -242,8 +249,8 @@ class FabricController:
     def _not_its_own(self, fabric: Fabric, service: str) -> Fact | None:
         """Why the manager that answers may not be worked with under this Fabric."""
         others = []
-        for raw in self._cluster.list(FABRICS):
-            other = Fabric.model_validate(raw)
+        # One that cannot be read is worked with by nobody: its own pass says so.
+        for other in self._others.all(self._cluster.list(FABRICS)):
             session = self._fabrics.session(other.metadata.name)
             if session is not None and session.service is not None:
                 # It was read, and its status may not be written yet.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from typing import TypeVar
 
 from weft.api import DeviceAttachment
 from weft.api.quantity import parse_bytes
-from weft.binding.membership import PoolKey, key_of
+from weft.binding.membership import DEVICES_OF, PoolKey, key_of
 from weft.binding.objects import is_quarantined, keeps_owner
 from weft.cluster import Object
 from weft.fabric.driver import DeviceKind
+
+log = logging.getLogger(__name__)
 
 K = TypeVar("K")
 
@@ -38,7 +41,14 @@ class Holding:
 
     @classmethod
     def of(cls, raw: Object) -> Holding:
-        claim = DeviceAttachment.model_validate(raw)
+        try:
+            claim = DeviceAttachment.model_validate(raw)
+        except ValueError as error:
+            name = raw["metadata"]["name"]
+            log.warning(
+                "DeviceAttachment %s cannot be read, and withholds its device and host: %s", name, error
+            )
+            return cls._of_unreadable(raw)
         spec = claim.spec
         pool = key_of(spec.pool_ref)
         return cls(
@@ -52,6 +62,18 @@ class Holding:
             is_quarantined(claim),
             keeps_owner(claim),
         )
+
+    @classmethod
+    def _of_unreadable(cls, raw: Object) -> Holding:
+        """What another version stored holds what its texts name."""
+        spec = raw["spec"]
+        fabric, device, host, node = (
+            str(spec.get(key, "")) for key in ("fabric", "device", "host", "nodeName")
+        )
+        pool, ref = spec.get("poolRef", {}), spec["claimRef"]
+        kind = DEVICES_OF.get(pool.get("kind"), DeviceKind.ACCELERATOR)
+        owner = ref["namespace"], ref["name"]
+        return cls(fabric, device, host, node, owner, (kind, pool.get("name", "")), 0, False, True)
 
 
 def owner_of(logical_node: Object) -> Owner:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from weft.fabric.driver import Device, Host, Inventory
 
-Part = TypeVar("Part", Device, Host)
+P = TypeVar("P", Device, Host)
 
 LARGEST_CREDIBLE_LOSS = 0.2
 """Share of the known devices that may be gone between two readings before the reading is not believed."""
@@ -82,7 +82,7 @@ def accept(
     return Picture(reading, "", "; ".join(reading.problems[:3]))
 
 
-def _kept(before: tuple[Part, ...], now: tuple[Part, ...]) -> tuple[Part, ...]:
+def _kept(before: tuple[P, ...], now: tuple[P, ...]) -> tuple[P, ...]:
     """What was read now; what is the same as before is the same object, so that what was made of it stays good."""
     if before == now:
         return before

@@ -23,8 +23,10 @@ from weft.api.resources import (
     MEMORY_POOLS,
     NAMESPACES,
     NODES,
+    POOLS,
     PRIORITY_CLASSES,
     STORAGE_POOLS,
+    ResourceType,
 )
 from weft.binding import requests
 from weft.binding.assignments import Assignments, Outcome
@@ -120,11 +122,17 @@ class Reader:
 
     def pools(self, snapshot: Snapshot) -> list[Pool]:
         """All pools, in the order GPU, memory, storage."""
-        raws = (snapshot.gpu_pools, snapshot.memory_pools, snapshot.storage_pools)
-        return [pool for parsed, these in zip(self._pools, raws, strict=True) for pool in parsed.all(these)]
+        return [pool for _, _, pool in self.pool_objects(snapshot)]
 
-    def quotas(self, snapshot: Snapshot) -> list[DeviceQuota]:
-        return self._quotas.all(snapshot.quotas)
+    def pool_objects(self, snapshot: Snapshot) -> list[tuple[ResourceType, Object, Pool]]:
+        """The same with the objects."""
+        raws = (snapshot.gpu_pools, snapshot.memory_pools, snapshot.storage_pools)
+        kinds = zip(POOLS, self._pools, raws, strict=True)
+        return [(kind, *pair) for kind, parsed, these in kinds for pair in parsed.pairs(these)]
+
+    def quotas(self, snapshot: Snapshot) -> list[tuple[Object, DeviceQuota]]:
+        """All DeviceQuotas, with the objects."""
+        return self._quotas.pairs(snapshot.quotas)
 
     def members(self, fabric: str, pools: Sequence[Pool], picture: Picture) -> Mapping[PoolKey, Membership]:
         """The membership of a fabric's pools; found anew where its devices or a pool changed."""
@@ -175,13 +183,13 @@ class Reader:
         return waiting
 
     def _grants(self, snapshot: Snapshot) -> Grants:
-        return Grants(self.quotas(snapshot), snapshot.priority_classes)
+        return Grants([quota for _, quota in self.quotas(snapshot)], snapshot.priority_classes)
 
     def _read(self, snapshot: Snapshot) -> list[Request]:
         """What matters of the logical nodes. Most have claims, want no other place and stay: they are not parsed."""
         owners = self.holdings(snapshot).owners
         raws = (raw for raw in snapshot.logical_nodes if owner_of(raw) not in owners or requests.may_end(raw))
-        return [request for request in self._requests.all(raws) if request is not None]
+        return self._requests.all(raws)
 
     def _next_release(self, snapshot: Snapshot) -> dict[tuple[str, PoolKey], str]:
         """The logical node of each namespace that is known to release devices of a pool first."""
@@ -225,7 +233,7 @@ class Reader:
         readable: list[tuple[Object, Picture]] = []
         managed: list[tuple[Object, Picture]] = []
         observed_only: list[str] = []
-        for raw, parsed in zip(snapshot.fabrics, self._fabrics.all(snapshot.fabrics), strict=True):
+        for raw, parsed in self._fabrics.pairs(snapshot.fabrics):
             name = parsed.metadata.name
             if parsed.spec.mode != "Manage":
                 observed_only.append(name)
@@ -247,15 +255,21 @@ class Reader:
         for (namespace, (kind, _)), units in used.items():
             held[namespace, kind] += units
         fabrics = {raw["metadata"]["name"] for raw, _ in readable}
-        quotas = self.quotas(snapshot)
+        quotas = [quota for _, quota in self.quotas(snapshot)]
         nodes: dict[str, set[str]] = {}
         for item in snapshot.outstanding:
             nodes.setdefault(item.waiting.namespace, set()).add(item.host.node_name)
+        left = hosts_left(
+            quotas, lambda namespace: holdings.nodes_of(namespace) | nodes.get(namespace, set())
+        )
+        # A limit that cannot be read is not known to be kept.
+        read = {id(raw) for raw, _ in self.quotas(snapshot)}
+        left |= {raw["metadata"]["namespace"]: 0 for raw in snapshot.quotas if id(raw) not in read}
         return Stock(
             tuple(offers),
             hosts,
             quota_left(quotas, used),
-            hosts_left(quotas, lambda namespace: holdings.nodes_of(namespace) | nodes.get(namespace, set())),
+            left,
             tuple(observed_only),
             self._hosting.busy,
             held,

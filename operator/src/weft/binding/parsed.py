@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from weft.cluster import Object
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -15,14 +18,26 @@ class Parsed(Generic[T]):
 
     def __init__(self, read: Callable[[Object], T]) -> None:
         self._read = read
-        self._known: dict[int, tuple[Object, T]] = {}
+        self._known: dict[int, tuple[Object, T | None]] = {}
         """By identity: cached objects are never changed in place. Holding them keeps their identities."""
 
     def all(self, objects: Iterable[Object]) -> list[T]:
-        """What the objects say, in their order; what is no longer among them is forgotten."""
+        """What the objects say that can be read, in their order; what is no longer among them is forgotten."""
+        return [value for _, value in self.pairs(objects)]
+
+    def pairs(self, objects: Iterable[Object]) -> list[tuple[Object, T]]:
+        """The same with the objects."""
         before = self._known
-        self._known = {id(raw): before.get(id(raw)) or (raw, self._read(raw)) for raw in objects}
-        return [value for _, value in self._known.values()]
+        self._known = {id(raw): before.get(id(raw)) or (raw, self._try(raw)) for raw in objects}
+        return [(raw, value) for raw, value in self._known.values() if value is not None]
+
+    def _try(self, raw: Object) -> T | None:
+        try:
+            return self._read(raw)
+        except ValueError as error:
+            # One object that another version stored must not stop all others.
+            log.warning("%s %s cannot be read: %s", raw.get("kind"), raw["metadata"]["name"], error)
+            return None
 
 
 class Same:

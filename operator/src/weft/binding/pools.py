@@ -113,9 +113,8 @@ def count(
     reader: Reader, snapshot: Snapshot, now: datetime, unused: Mapping[PoolKey, Unused]
 ) -> list[Release | Write]:
     """What has to be written about the pools and quotas of a snapshot. Pure but for what the reader remembers."""
-    pools, claims = reader.pools(snapshot), tuple(reader.holdings(snapshot).all())
-    resources = zip(POOLS, (snapshot.gpu_pools, snapshot.memory_pools, snapshot.storage_pools), strict=True)
-    objects = [(resource, raw) for resource, raws in resources for raw in raws]
+    objects, claims = reader.pool_objects(snapshot), tuple(reader.holdings(snapshot).all())
+    pools = [pool for _, _, pool in objects]
     fabrics = {raw["metadata"]["name"]: raw for raw in snapshot.fabrics}
     referred_to = {claim.pool for claim in claims}
     claims_of: dict[str, dict[str, Holding]] = {}
@@ -123,7 +122,7 @@ def count(
         claims_of.setdefault(claim.fabric, {})[claim.device] = claim
     memberships: dict[str, Mapping[PoolKey, Membership]] = {}
     steps: list[Release | Write] = []
-    for (resource, raw), pool in zip(objects, pools, strict=True):
+    for resource, raw, pool in objects:
         fabric, in_use = pool.spec.fabric_ref.name, pool_key(pool) in referred_to
         ready = _reachable(fabric, fabrics.get(fabric))
         leaving = pool.metadata.deletion_timestamp is not None
@@ -158,7 +157,7 @@ def _quotas(
         used_by.setdefault(namespace, {})[key] = units
     known = {pool_key(pool) for pool in pools}
     steps = []
-    for raw, quota in zip(snapshot.quotas, reader.quotas(snapshot), strict=True):
+    for raw, quota in reader.quotas(snapshot):
         namespace = quota.metadata.namespace
         hosts = len(holdings.nodes_of(namespace))
         status = quota_status(quota, used_by.get(namespace, {}), hosts, known, now)

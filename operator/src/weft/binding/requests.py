@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 
 from weft.api import LogicalNode
@@ -16,8 +15,6 @@ from weft.binding.objects import is_deleting, parse_node
 from weft.binding.plan import Choice, Constraint, Need, Selector, Shape, Waiting
 from weft.cluster import Object
 from weft.fabric.driver import DeviceKind
-
-log = logging.getLogger(__name__)
 
 Turn = tuple[int, tuple[str, str] | None]
 """Priority, and the reason and message of what has no turn at all."""
@@ -39,13 +36,9 @@ class Request:
     pools: frozenset[PoolKey] = frozenset()
 
 
-def read(raw: Object) -> Request | None:
-    try:
-        node = parse_node(raw)
-    except ValueError as error:
-        # One object that cannot be read must not stop the others.
-        log.warning("LogicalNode %s cannot be read: %s", raw["metadata"]["name"], error)
-        return None
+def read(raw: Object) -> Request:
+    """What a LogicalNode asks for. Raises ValueError where it cannot be read."""
+    node = parse_node(raw)
     spec = node.spec
     needs = [_need(item, DeviceKind.ACCELERATOR, count=item.count) for item in spec.accelerators]
     for kind, requests in ((DeviceKind.MEMORY, spec.memory), (DeviceKind.STORAGE, spec.storage)):
