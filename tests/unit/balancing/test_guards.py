@@ -97,9 +97,8 @@ def group(*replicas: Replica) -> Any:
         kinds={"prefill": "same", "decode": "same"},
         replicas=replicas,
         reading=SimpleNamespace(loads={}),
-        group=SimpleNamespace(
-            spec=SimpleNamespace(rebalance=SimpleNamespace(cooldown_seconds=30, drain_first=True))
-        ),
+        drains_first=True,
+        group=SimpleNamespace(spec=SimpleNamespace(rebalance=SimpleNamespace(cooldown_seconds=30))),
     )
 
 

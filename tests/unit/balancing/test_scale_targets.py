@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,14 @@ import pytest
 from support.fleet import GROUP, NAMESPACE, Fleet, condition
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, steady
 from support.refusals import Write, forbidden
+from weft.api import RebalanceMode, ScaleTargetStatus
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, PODS, ResourceType
+from weft.balancing.moments import Moments
+from weft.balancing.observe import observe
+from weft.balancing.presets import PRESETS
+from weft.balancing.scaling import plan_targets
+from weft.balancing.state import Split
+from weft.balancing.steps import ScaleTarget
 from weft.balancing.targets import DELETION_COST, ScaleTargetKind, selector_of
 from weft.cluster import ClusterError, Object
 
@@ -146,6 +157,7 @@ async def test_two_deployments_start_as_they_are_and_follow_the_load() -> None:
 
 async def test_what_takes_gets_a_replica_only_when_the_givers_pods_are_really_gone() -> None:
     fleet = await adopted()
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(maximum=40))
     fleet.stays_terminating = lambda pod: pod["metadata"]["name"].startswith("vllm-decode")
     fleet.traffic = PROMPT_HEAVY
     await fleet.run(40)
@@ -322,6 +334,93 @@ async def test_the_budget_keeps_a_workload_from_growing() -> None:
     await fleet.run(40)
     assert fleet.most_held == 9
     assert fleet.counts() == {"prefill": 5, "decode": 4}
+
+
+async def test_a_number_that_was_recorded_is_not_written_where_the_budget_has_become_smaller() -> None:
+    fleet = await adopted()
+    refused = [True]
+
+    def refuse(write: Write) -> ClusterError | None:
+        grows = write.verb == "patch scale" and write.name == "vllm-prefill"
+        return forbidden(write, "no") if refused[0] and grows else None
+
+    fleet.cluster.rules.append(refuse)
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.until(lambda: fleet.wanted("decode") == 4)
+    assert len(fleet.pods()) == 7
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(maximum=14))
+    refused[0] = False
+    fleet.most_held = 0
+    await fleet.run(20)
+    assert fleet.most_held == 7
+
+
+def number(record: ScaleTargetStatus | None) -> str:
+    """The state in docs/design.md."""
+    if record is None:
+        return "[*]"
+    if record.other_replicas is not None:
+        return "LeftAlone"
+    return "Known" if record.previous is None else "Ordered"
+
+
+async def test_a_workloads_number_lives_as_the_diagram_says() -> None:
+    fleet = await adopted()
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(maximum=30))
+    raw = fleet.group()
+    seen = await observe(
+        fleet.cluster,
+        {"default": fleet.source},
+        PRESETS,
+        raw,
+        {},
+        Moments(),
+        fleet.moment(),
+        {("apps", "Deployment"): DEPLOYMENTS},
+    )
+    edges: set[tuple[str, str, str]] = set()
+    known: set[tuple[ScaleTargetStatus | None, int]] = set()
+    todo: list[tuple[ScaleTargetStatus | None, int]] = [(None, 6)]
+    while todo:
+        life = todo.pop()
+        if life in known:
+            continue
+        known.add(life)
+        record, replicas = life
+        for auto, wanted in itertools.product((True, False), (5, 6, 7)):
+            role = seen.roles["decode"]
+            roles = {
+                **seen.roles,
+                "decode": role.with_changes(status=role.status.with_changes(scale_target=record)),
+            }
+            target = replace(seen.targets["decode"], replicas=replicas)
+            mode = RebalanceMode.AUTO if auto else RebalanceMode.RECOMMEND
+            rebalance = seen.group.spec.rebalance.with_changes(mode=mode)
+            group = seen.group.with_changes(spec=seen.group.spec.with_changes(rebalance=rebalance))
+            picture = replace(seen, group=group, roles=roles, targets={**seen.targets, "decode": target})
+            decision = plan_targets(picture, Split.of({"decode": wanted, "prefill": 3}), creating=False)
+            after = decision.records["decode"]
+            scaled = [step for step in decision.steps if isinstance(step, ScaleTarget)]
+            lost = [(after, replicas)]
+            done = [(decision.written({"decode"})["decode"], step.replicas) for step in scaled]
+            for nxt, count in (*lost, *done):
+                if number(record) != number(nxt):
+                    why = "(read)" if record is None else "(mode is not Auto)" if not auto else ""
+                    if not why:
+                        named = [one.reason for one in decision.notes]
+                        named += ["OtherScaler"] if nxt.other_replicas is not None else []
+                        named += ["ScaleTarget"] if (nxt, count) in done else []
+                        why = named[0] if named else "(written, or not wanted any more)"
+                    edges.add((number(record), number(nxt), why))
+                todo += [(nxt, count), (nxt, 8)]
+    text = (Path(__file__).parents[3] / "docs" / "design.md").read_text()
+    diagram = (
+        text.split("### The life of a workload's number\n", 1)[1]
+        .split("```mermaid\n", 1)[1]
+        .split("```", 1)[0]
+    )
+    drawn = re.findall(r"^ *(\S+) --> (\S+): (.+)$", diagram, re.MULTILINE)
+    assert edges == set(drawn), edges ^ set(drawn)
 
 
 @pytest.mark.parametrize(

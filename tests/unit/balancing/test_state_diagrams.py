@@ -26,11 +26,13 @@ from weft.balancing.decide import GroupDecision, decide
 from weft.balancing.observe import GroupPicture
 from weft.balancing.presets import Windows
 from weft.balancing.removal import stage_of
-from weft.balancing.replicas import Replica, kind_of, revision_of
+from weft.balancing.replicas import Replica, kind_of, revision_of, shape_of
 from weft.balancing.signals import Reading
 from weft.balancing.state import Hold, PodLoad
 from weft.balancing.status import group_status
 from weft.balancing.steps import (
+    CheckTemplate,
+    CreatePod,
     DeleteNode,
     DeletePod,
     EnterRouter,
@@ -46,6 +48,7 @@ SUBJECT = f"{GROUP}-0"
 DRAIN = timedelta(seconds=60)
 """drain.timeoutSeconds of the fleet's roles."""
 FLEET = Fleet(2, 2, mode="Paused")
+ON_NODES = Fleet(2, 2, nodes=True, mode="Paused")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Life:
     """Its role has another serving replica."""
     drain_first: bool = True
     """It finishes its requests before it changes its role."""
+    restarts: bool = False
+    """Its pod is replaced instead of relabelled."""
 
 
 def subject(life: Life) -> Replica:
@@ -94,9 +99,12 @@ def subject(life: Life) -> Replica:
         gate=life.gate,
         gate_reason=life.gate_reason,
         gate_changed_at=since,
-        revision=revision_of(roles()["decode"]),
+        revision=revision_of(roles(life.restarts)["decode"]),
         created_at=T0,
         has_node=life.node,
+        node_bound=life.node,
+        node_name="worker",
+        shape=shape_of(roles(life.restarts)["decode"]),
         node_role=life.role,
         node_deleting=life.node_deleting,
         pod={"metadata": {}} if life.pod else None,
@@ -108,11 +116,12 @@ def other(number: int, role: str) -> Replica:
 
 
 @cache
-def roles() -> dict[str, InferenceRole]:
-    group = InferenceGroup.model_validate(FLEET.group())
+def roles(on_nodes: bool = False) -> dict[str, InferenceRole]:
+    fleet = ON_NODES if on_nodes else FLEET
+    group = InferenceGroup.model_validate(fleet.group())
     found = {
         name: with_template(
-            group, InferenceRole.model_validate(FLEET.cluster.get(INFERENCE_ROLES, name, NAMESPACE))
+            group, InferenceRole.model_validate(fleet.cluster.get(INFERENCE_ROLES, name, NAMESPACE))
         )
         for name in ("decode", "prefill")
     }
@@ -120,7 +129,7 @@ def roles() -> dict[str, InferenceRole]:
 
 
 @cache
-def group(stored: str, deleting: bool, drain_first: bool) -> InferenceGroup:
+def group(stored: str, deleting: bool, drain_first: bool, restarts: bool) -> InferenceGroup:
     raw = FLEET.cluster.objects[(INFERENCE_GROUPS, NAMESPACE, GROUP)]
     metadata = {**raw["metadata"], "finalizers": [FINALIZER]}
     if deleting:
@@ -131,14 +140,15 @@ def group(stored: str, deleting: bool, drain_first: bool) -> InferenceGroup:
     if stored:
         transfer = {"name": "t", "from": "decode", "to": "prefill", "replica": SUBJECT, "step": stored}
         status["transfers"] = [{**transfer, "startTime": "2026-01-01T00:00:00Z"}]
-    rebalance = {**raw["spec"]["rebalance"], "drainFirst": drain_first}
+    flip = "Restart" if restarts else "Label"
+    rebalance = {**raw["spec"]["rebalance"], "drainFirst": drain_first, "flip": flip}
     spec = {**raw["spec"], "rebalance": rebalance}
     return InferenceGroup.model_validate({**raw, "metadata": metadata, "spec": spec, "status": status})
 
 
 def picture(life: Life, *, deleting: bool) -> GroupPicture:
-    found = group(life.stored, deleting, life.drain_first)
-    here = {name: role for name, role in roles().items() if life.taker or name != "prefill"}
+    found = group(life.stored, deleting, life.drain_first, life.restarts)
+    here = {name: role for name, role in roles(life.restarts).items() if life.taker or name != "prefill"}
     replicas = [subject(life)] if life.pod or life.node else []
     if not deleting:
         replicas += [other(1, "prefill"), *(other(n, "decode") for n in ((2, 3) if life.spare else ()))]
@@ -175,12 +185,18 @@ def after(life: Life, step: Step | None) -> Life:
             return replace(life, deleting=True)
         case DeleteNode():
             return replace(life, node_deleting=True)
+        case CreatePod():
+            return replace(life, pod=True, role=step.role, finished=False, requests=0)
         case _:
             return life
 
 
 def step_of(decision: GroupDecision) -> Step | None:
-    found = [step for step in decision.steps if getattr(step, "replica", "") == SUBJECT]
+    found = [
+        step
+        for step in decision.steps
+        if getattr(step, "replica", "") == SUBJECT and not isinstance(step, CheckTemplate)
+    ]
     assert len(found) <= 1, f"one step for a replica in one pass: {found}"
     return found[0] if found else None
 
@@ -243,6 +259,17 @@ def walk(
 
 @pytest.fixture(scope="module")
 def transfers() -> Walk:
+    return walk_transfers([Life(), Life(drain_first=False)], Switch | EnterRouter)
+
+
+@pytest.fixture(scope="module")
+def restarts() -> Walk:
+    return walk_transfers([Life(node=True, restarts=True)], DeletePod | CreatePod | EnterRouter)
+
+
+def walk_transfers(starts: list[Life], told: Any) -> Walk:
+    """`told`: the steps that an arrow is named after."""
+
     def carried_out(life: Life, decision: GroupDecision) -> Iterator[tuple[str, Life]]:
         stored = next((one.step.value for one in decision.transfers if one.replica == SUBJECT), "")
         step = step_of(decision)
@@ -254,8 +281,7 @@ def transfers() -> Walk:
         elif not stored:
             label = "(back in the router)"
         else:
-            own = isinstance(step, Switch | EnterRouter)
-            label = type(step).__name__ if own else "(waits)"
+            label = type(step).__name__ if isinstance(step, told) else "(waits)"
         recorded = replace(life, stored=stored, over=bool(life.stored) and not stored)
         yield label, recorded  # the step's write lost to another one
         if not recorded.over:
@@ -274,7 +300,7 @@ def transfers() -> Walk:
     def state(life: Life) -> str:
         return "[*]" if life.over or not life.stored else life.stored
 
-    return walk([Life(), Life(drain_first=False)], False, state, carried_out, events, says)
+    return walk(starts, False, state, carried_out, events, says)
 
 
 @pytest.fixture(scope="module")
@@ -315,18 +341,25 @@ def test_a_transfer_lives_as_the_diagram_says(transfers: Walk) -> None:
     assert transfers.edges == drawn("The life of a transfer")[0]
 
 
+def test_a_restart_lives_as_the_diagram_says(restarts: Walk) -> None:
+    assert restarts.seen > 300
+    assert restarts.edges == drawn("The life of a restart")[0]
+
+
 def test_a_removal_lives_as_the_diagram_says(removals: Walk) -> None:
     assert removals.seen > 100
     edges = drawn("The life of a removal")[0]
     assert removals.edges == {edge for edge in edges if edge[0] != "[*]"}
 
 
-@pytest.mark.parametrize("title", ["The life of a transfer", "The life of a removal"])
+@pytest.mark.parametrize(
+    "title", ["The life of a transfer", "The life of a restart", "The life of a removal"]
+)
 def test_each_state_has_the_condition_that_the_diagram_names(
-    title: str, transfers: Walk, removals: Walk
+    title: str, transfers: Walk, restarts: Walk, removals: Walk
 ) -> None:
     edges, states = drawn(title)
     assert set(states) == {end for _, end, _ in edges} - {"[*]"}
-    walked = transfers if "transfer" in title else removals
+    walked = transfers if "transfer" in title else restarts if "restart" in title else removals
     for state, condition in states.items():
         assert {said for where, said in walked.says if where == state} == {condition.split(", ")[0]}, state

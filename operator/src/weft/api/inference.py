@@ -118,6 +118,7 @@ class FlipMethod(enum.StrEnum):
 
     NONE = "None"
     LABEL = "Label"
+    RESTART = "Restart"
 
 
 class Rebalance(Model):
@@ -132,7 +133,8 @@ class Rebalance(Model):
     flip: FlipMethod = Field(
         default=FlipMethod.LABEL,
         description="How a running replica changes its stage. None: never. Label: only its labels change,"
-        " the engine serves both stages.",
+        " the engine serves both stages. Restart: it finishes its requests, and its pod is replaced by one of the other"
+        " role's template on the same logical node, whose devices stay attached.",
     )
     drain_first: bool | None = Field(
         default=None,

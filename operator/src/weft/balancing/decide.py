@@ -19,8 +19,9 @@ from weft.balancing.replicas import Replica
 from weft.balancing.roster import Roster, plan_roster
 from weft.balancing.scaling import Scaling, plan_targets
 from weft.balancing.state import Finding, Note, Split
-from weft.balancing.steps import AddFinalizer, DropFinalizer, EnterRouter, GateReason, Step
-from weft.balancing.transfers import Carried, carry_on, choose
+from weft.balancing.steps import AddFinalizer, DropFinalizer, EnterRouter, GateReason, LeaveRouter, Step
+from weft.balancing.stuck import stuck
+from weft.balancing.transfers import Carried, carry_on, choose, hangs
 from weft.controllers import Now
 
 
@@ -57,7 +58,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         return _after_refusals(GroupDecision(steps=(step,)), picture, now)
     carried = [carry_on(transfer, picture, now.wall) for transfer in group.status.transfers]
     still = tuple(one.transfer for one in carried if not one.over)
-    of_transfers = [one.step for one in carried if one.step is not None]
+    of_transfers = [step for one in carried for step in (one.check, one.step) if step is not None]
     recorded = Split.read(group.status.allocation)
     roster = Roster()
     steps: list[Step] = [*of_transfers]
@@ -69,12 +70,18 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         steps += _follow(picture, roster, still, now)
     scaling = plan_targets(picture, recorded, creating=bool(roster.create))
     steps += scaling.steps
-    plan = _split(picture, carried, recorded, now)
+    plan = _split(picture, carried, recorded, bool(roster.remove), now)
     started, obstacle = choose(plan.allocation, picture, still, now.wall)
     transfers = (*still, *started)
-    own = (roster.obstacle, obstacle, scaling.obstacle)
-    waiting = conditions.waiting_for_hardware(picture.replicas)
-    obstacles = (plan.obstacle, *own, conditions.too_many_roles(picture.too_many), waiting)
+    obstacles = (
+        plan.obstacle,
+        roster.obstacle,
+        obstacle,
+        scaling.obstacle,
+        conditions.too_many_roles(picture.too_many),
+        conditions.waiting_for_hardware(picture.replicas),
+        stuck(picture.running, now.wall),
+    )
     decision = GroupDecision(
         steps=tuple(steps),
         plan=plan,
@@ -109,6 +116,8 @@ def _follow(picture: GroupPicture, roster: Roster, transfers: Iterable[Transfer]
     for name in roster.remove:
         leaving = picture.replica(name)
         step = removal.next_step(leaving, picture, now.wall) if leaving is not None else None
+        if isinstance(step, LeaveRouter):
+            step = replace(step, checked_for=roster.rolled.get(name, ""))
         if step is not None:
             steps.append(step)
     return steps
@@ -125,8 +134,14 @@ def _belongs_in(replica: Replica) -> bool:
     )
 
 
-def _split(picture: GroupPicture, carried: list[Carried], recorded: Split, now: Now) -> SplitPlan:
-    """The split that holds from now on. A transfer that was rolled back takes its part of the decision with it."""
+def _split(
+    picture: GroupPicture, carried: list[Carried], recorded: Split, removing: bool, now: Now
+) -> SplitPlan:
+    """The split that holds from now on. A transfer that was rolled back takes its part of the decision with it.
+
+    What cannot be finished holds no other decision: a replica that has changed its role and does not become ready, or a
+    role that has none to spare for what was decided.
+    """
     group = picture.group
     allocation = recorded
     decided_at = picture.decided_at
@@ -138,13 +153,14 @@ def _split(picture: GroupPicture, carried: list[Carried], recorded: Split, now: 
         names = ", ".join(transfer.replica for transfer in returned)
         text = f"{names} could not change its role: {allocation} holds"
         back, decided_at = Decision(reason=text, decision_time=now.wall), now.wall
-    still = [one.transfer for one in carried if not one.over]
+    still = [one.transfer for one in carried if not one.over and not hangs(one.transfer, picture, now.wall)]
     counts = {
         name: sum(one.role == name and one.has_pod for one in picture.replicas) for name in picture.roles
     }
     # What a workload was told is done: how long its pods take to end is no reason to decide nothing.
     counts |= {name: target.replicas for name, target in picture.targets.items()}
-    settled = not still and all(counts[name] <= allocation[name] for name in counts)
+    under_way = removing and any(counts[name] > allocation[name] for name in counts)
+    settled = not still and not under_way
     forward = [one for one in still if one.step is not TransferStep.ROLLING_BACK]
     moving = tuple((one.from_, one.to) for one in forward) if len(forward) == len(still) else ()
     without = sorted(picture.all_roles.keys() - picture.roles.keys())

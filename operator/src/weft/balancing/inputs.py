@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from statistics import median
 
 from weft.api import InferenceRole, RebalanceMode
 from weft.balancing.engines import answers_in_time, generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.observe import GroupPicture
 from weft.balancing.profile import Profile, Unusable
-from weft.balancing.replicas import Replica
+from weft.balancing.replicas import Replica, cold_start_seconds
 from weft.balancing.state import (
-    COLD_START_SECONDS,
     NO_SPLIT,
     Engine,
     EngineLoad,
@@ -44,7 +42,7 @@ def split_inputs(
     reading = picture.reading
     roles = tuple(_role_state(picture, role) for role in picture.roles.values())
     engines = engines_of(picture, now)
-    cold_start = _cold_start_seconds(picture)
+    cold_start = cold_start_seconds(picture.replicas)
     entered = [
         one.gate_changed_at for one in picture.running if one.gate is True and one.gate_changed_at is not None
     ]
@@ -67,7 +65,7 @@ def split_inputs(
         moving=moving,
         traffic=reading.traffic,
         generated_tokens_per_second=generated_tokens_per_second(roles, engines),
-        flips_overlap=not spec.rebalance.drain_first,
+        flips_overlap=not picture.drains_first,
         queues=queues(roles, engines),
         answers_in_time=answers_in_time(engines, spec.objectives),
         corrections=observed_speeds(roles, engines, reading.traffic, picture.windows.long_seconds),
@@ -77,12 +75,6 @@ def split_inputs(
         cold_start_seconds=cold_start,
         scaled_at=picture.scaled_at,
     )
-
-
-def _cold_start_seconds(picture: GroupPicture) -> float:
-    """As long as the group's replicas took: the middle one, since one may have had to fetch images."""
-    seen = [one.start_seconds for one in picture.replicas if one.start_seconds is not None]
-    return max(1.0, median(seen)) if seen else COLD_START_SECONDS
 
 
 def _starting(
@@ -131,10 +123,18 @@ def _role_state(picture: GroupPicture, role: InferenceRole) -> RoleState:
         spec_replicas=asked,
         accelerators_per_replica=role.spec.accelerators_counted,
         kind=picture.kinds[role.metadata.name],
-        start_seconds=target.start_seconds if target is not None else 0.0,
+        start_seconds=_start_seconds(picture, role),
         profile=profile if isinstance(profile, Profile) else None,
         profile_error=profile.why if isinstance(profile, Unusable) else "",
     )
+
+
+def _start_seconds(picture: GroupPicture, role: InferenceRole) -> float:
+    """What a replica that changes to the role takes until it serves; zero where its engine goes on running."""
+    target = picture.targets.get(role.metadata.name)
+    if target is not None:
+        return cold_start_seconds(target.pods)
+    return cold_start_seconds(picture.replicas) if picture.restarts else 0.0
 
 
 def engines_of(picture: GroupPicture, now: datetime) -> tuple[Engine, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from weft.api import InferenceGroup, InferenceRole
+from weft.api import FlipMethod, InferenceGroup, InferenceRole
 from weft.api.inference import MOST_ROLES
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
@@ -68,6 +68,16 @@ class GroupPicture:
     def running(self) -> tuple[Replica, ...]:
         """The replicas that Weft makes, and those of existing workloads."""
         return (*self.replicas, *(one for target in self.targets.values() for one in target.pods))
+
+    @property
+    def restarts(self) -> bool:
+        """Whether a replica changes its role by a new pod on its logical node."""
+        return self.group.spec.rebalance.flip is FlipMethod.RESTART
+
+    @property
+    def drains_first(self) -> bool:
+        """Whether a replica finishes its requests before it changes its role."""
+        return self.restarts or bool(self.group.spec.rebalance.drain_first)
 
     @property
     def accelerators_held(self) -> int:
@@ -209,6 +219,7 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
             role_since=moments.told(one.pod_uid, "role", one.role_since, now),
             created_at=moments.told(one.pod_uid, "created", one.created_at, now),
             node_created_at=moments.told(one.node_uid, "created", one.node_created_at, now),
+            pod_ends_at=moments.told(one.pod_uid, "ends", one.pod_ends_at, now),
         )
 
     decision, recommendation = picture.group.status.decision, picture.group.status.recommendation

@@ -48,9 +48,19 @@ def next_step(replica: Replica, picture: GroupPicture, now: datetime) -> Step | 
         return DeleteNode(replica.name, "its pod is gone")
     if stage in (RemovalStage.ENDING, RemovalStage.RELEASING):
         return None
+    if may_end(replica, picture, now):
+        return DeletePod(replica.name, "nothing needs it any more, or its drain timed out")
+    if stage is RemovalStage.SERVING:
+        reason = "finishes its requests before it is removed"
+        return LeaveRouter(replica.name, reason, GateReason.REMOVING)
+    return None
+
+
+def may_end(replica: Replica, picture: GroupPicture, now: datetime) -> bool:
+    """Whether its engine may be ended now."""
     loads = picture.reading.loads
     others = [loads.get(one.name) for one in picture.running if one.name != replica.name and one.pod_running]
-    if may_stop(
+    return may_stop(
         replica,
         loads.get(replica.name),
         others,
@@ -58,12 +68,7 @@ def next_step(replica: Replica, picture: GroupPicture, now: datetime) -> Step | 
         picture.kv_hold_seconds,
         drain_seconds(replica, picture),
         now,
-    ):
-        return DeletePod(replica.name, "nothing needs it any more, or its drain timed out")
-    if stage is RemovalStage.SERVING:
-        reason = "finishes its requests before it is removed"
-        return LeaveRouter(replica.name, reason, GateReason.REMOVING)
-    return None
+    )
 
 
 def drain_seconds(replica: Replica, picture: GroupPicture) -> int:

@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from statistics import median
 from typing import Any
 
 from weft.api import FlipMethod, InferenceRole, LogicalNode
 from weft.api.conditions import is_false, is_true
 from weft.api.names import GATE_SERVING, LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import GROUP
+from weft.balancing.state import COLD_START_SECONDS
 from weft.balancing.steps import GateReason
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
@@ -36,6 +38,10 @@ class Replica:
     has_pod: bool = False
     pod_uid: str = ""
     pod_deleting: bool = False
+    pod_ends_at: datetime | None = None
+    """When its grace is over, if it is being deleted."""
+    waits_for: str = ""
+    """Why it does not run or is not ready, in the kubelet's word: ImagePullBackOff."""
     pod_finished: bool = False
     """Failed or Succeeded: it will not serve again."""
     pod_running: bool = False
@@ -132,6 +138,8 @@ def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
         "has_pod": True,
         "pod_uid": metadata.get("uid", ""),
         "pod_deleting": "deletionTimestamp" in metadata,
+        "pod_ends_at": _time(metadata.get("deletionTimestamp")),
+        "waits_for": _waits_for(status),
         "pod_finished": status.get("phase") in ("Failed", "Succeeded"),
         "pod_running": status.get("phase") == "Running",
         "waits_for_hardware": conditions.get("PodScheduled", {}).get("reason") == "Unschedulable",
@@ -162,15 +170,24 @@ def shape_of(role: InferenceRole) -> str:
 
 
 def kind_of(role: InferenceRole, flip: FlipMethod) -> str:
-    """Roles of one kind can exchange replicas. Without flips by label each role is its own.
+    """Roles of one kind can exchange replicas. Without flips each role is its own.
 
-    Two existing workloads do so by one having fewer and the other more.
+    By label: equal but for labels. By a restart: on equal logical nodes. Two existing workloads: by one having
+    fewer and the other more.
     """
-    if flip is not FlipMethod.LABEL:
+    if flip is FlipMethod.NONE:
         return role.metadata.name
     if role.spec.scale_target_ref is not None:
         return f"scale-{role.spec.accelerators_counted}"
+    if flip is FlipMethod.RESTART:
+        return f"restart-{shape_of(role)}" if role.spec.node is not None else role.metadata.name
     return f"{revision_of(role)}-{role.spec.accelerators_counted}"
+
+
+def cold_start_seconds(replicas: Iterable[Replica]) -> float:
+    """As long as these replicas took: the middle one, since one may have had to fetch images."""
+    seen = [one.start_seconds for one in replicas if one.start_seconds is not None]
+    return max(1.0, median(seen)) if seen else COLD_START_SECONDS
 
 
 def digest(value: Any) -> str:
@@ -182,6 +199,13 @@ def digest(value: Any) -> str:
 def serving_in(replicas: Iterable[Replica], role: str) -> list[Replica]:
     """The replicas of a role that take requests."""
     return [one for one in replicas if one.role == role and one.serving]
+
+
+def _waits_for(status: Mapping[str, Any]) -> str:
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        if word := ((container.get("state") or {}).get("waiting") or {}).get("reason"):
+            return str(word)
+    return ""
 
 
 def _seconds(text: str | None) -> int | None:

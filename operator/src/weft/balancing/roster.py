@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from weft.api import InferenceRole
@@ -19,6 +19,7 @@ from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, revision_of, serving_in, shape_of
 from weft.balancing.state import Finding, PodLoad, Split
 from weft.balancing.steps import CheckTemplate, CreateNode, CreatePod, DeletePod, Relabel, Step
+from weft.balancing.stuck import lost
 
 REPLACE_AFTER = timedelta(seconds=10)
 """A pod that failed younger than this is not replaced yet: one that fails at once must not be made in a loop."""
@@ -32,6 +33,8 @@ class Roster:
     """CreatePod; CheckTemplate, then CreateNode."""
     remove: tuple[str, ...] = ()
     """Replicas to take out of the router, drain and delete; those under way included."""
+    rolled: Mapping[str, str] = field(default_factory=dict)
+    """Of those: the ones that serve and go for their role's newer template, by name their role."""
     repair: tuple[Step, ...] = ()
     """DeletePod for pods that ended and are to be made again; Relabel for logical nodes behind their pods."""
     obstacle: Finding | None = None
@@ -56,7 +59,8 @@ def plan_roster(
     budget_accelerators = picture.group.spec.accelerators.maximum
     effective = effective_roles(replicas, transfers)
     leaving = [one for one in replicas if _must_leave(one, effective[one.name], picture)]
-    staying = [one for one in replicas if one not in leaving]
+    # In the place of one whose machine is gone another is made; the budget counts both.
+    staying = [one for one in replicas if one not in leaving and not lost(one, now)]
     remove = [one.name for one in leaving]
     obstacle: Finding | None = None
     pods: list[CreatePod] = []
@@ -95,11 +99,19 @@ def plan_roster(
                 pods.append(CreatePod(role, name, reason))
             else:
                 nodes.append(CreateNode(role, name, reason))
+    old: list[str] = []
     if not (remove or nodes or pods or transfers or obstacle):
         old, obstacle = _outdated(staying, effective, roles)
         remove += old
+        surge = _surge(staying, effective, picture, used, names) if obstacle is not None else None
+        if isinstance(surge, CreatePod):
+            pods.append(surge)
+        elif surge is not None:
+            nodes.append(surge)
     first = {one.role: one for one in reversed(nodes)}
     checks = [CheckTemplate(role, first[role].replica, "before hardware is bound") for role in sorted(first)]
+    rolled = {one.name: effective[one.name] for one in staying if one.serving and one.name in old}
+    checks += [CheckTemplate(role, name, "before a replica goes for it") for name, role in rolled.items()]
     ended = [
         DeletePod(one.name, "its pod ended and is made again")
         for one in staying
@@ -113,7 +125,7 @@ def plan_roster(
         for one in staying
         if one.has_pod and one.has_node and not one.node_deleting and one.node_role != one.role
     ]
-    return Roster((*pods, *checks, *nodes), tuple(remove), (*ended, *behind), obstacle)
+    return Roster((*pods, *checks, *nodes), tuple(remove), rolled, (*ended, *behind), obstacle)
 
 
 def _must_leave(one: Replica, role: str, picture: GroupPicture) -> bool:
@@ -140,7 +152,7 @@ def _victims(
 ) -> tuple[list[str], Finding | None]:
     """The replicas of a kind that are too many: first those that serve nobody, then the least loaded of the role with
     most."""
-    loads, replicas = picture.reading.loads, picture.replicas
+    loads, replicas, roles = picture.reading.loads, picture.replicas, picture.roles
     candidates = [one for one in members if one.name not in transfers]
     over = {role: -count for role, count in lacking.items()}
     gone: list[str] = []
@@ -151,9 +163,11 @@ def _victims(
         victim = min(
             rest,
             key=lambda one: (
+                not _sole_of_old(one, members, roles),
                 one.has_pod and not one.pod_deleting,
                 one.serving,
                 -over.get(effective[one.name], 0),
+                not _is_old(one, roles.get(effective[one.name])),
                 work(loads.get(one.name)),
                 -one.number,
             ),
@@ -169,15 +183,18 @@ def _victims(
 def _outdated(
     staying: Sequence[Replica], effective: Mapping[str, str], roles: Mapping[str, InferenceRole]
 ) -> tuple[list[str], Finding | None]:
-    """One replica made from an older template, once all others serve: templates roll one by one."""
-    if not all(one.serving for one in staying):
-        return [], None
-    old = [
-        one
-        for one in staying
-        if (role := roles.get(effective[one.name])) is not None and one.revision != revision_of(role)
-    ]
-    for one in sorted(old, key=lambda one: one.number):
+    """Replicas made from an older template that are to go now.
+
+    Those that serve nobody at once, also those of a template that never ran. Of the others one, when all serve: of the
+    role that is furthest behind, so that no stage is long without a partner of its revision.
+    """
+    old = [one for one in staying if _is_old(one, roles.get(effective[one.name]))]
+    idle = [one.name for one in old if not one.serving and not one.pod_deleting]
+    if idle or not all(one.serving for one in staying):
+        return idle, None
+    behind = Counter(effective[one.name] for one in old)
+    of_role = Counter(effective[one.name] for one in staying)
+    for one in sorted(old, key=lambda one: (-behind[one.role] / of_role[one.role], one.number)):
         if len(serving_in(staying, one.role)) > 1:
             return [one.name], None
     return [], no_spare(old[0].role) if old else None
@@ -186,6 +203,38 @@ def _outdated(
 def work(load: PodLoad | None) -> float:
     """Requests that a replica has; none where nothing is known of it."""
     return load.running + load.waiting if load is not None else 0.0
+
+
+def _is_old(one: Replica, role: InferenceRole | None) -> bool:
+    return role is not None and one.has_pod and one.revision != revision_of(role)
+
+
+def _sole_of_old(one: Replica, members: Sequence[Replica], roles: Mapping[str, InferenceRole]) -> bool:
+    """Whether it is its role's only serving replica, of an older template: it goes when the new one serves."""
+    return one.serving and _is_old(one, roles.get(one.role)) and len(serving_in(members, one.role)) == 1
+
+
+def _surge(
+    staying: Sequence[Replica],
+    effective: Mapping[str, str],
+    picture: GroupPicture,
+    used: int,
+    names: Collection[str],
+) -> CreatePod | CreateNode | None:
+    """One replica more for a role whose only one is of an older template, where the budget has room for it."""
+    for one in staying:
+        role = picture.roles.get(effective[one.name])
+        if role is None or not _sole_of_old(one, staying, picture.roles):
+            continue
+        if used + role.spec.accelerators_counted > picture.group.spec.accelerators.maximum:
+            continue
+        name, reason = (
+            _free_name(picture.group.metadata.name, names),
+            "takes the place of one of an older template",
+        )
+        make = CreatePod if role.spec.node is None else CreateNode
+        return make(role.metadata.name, name, reason)
+    return None
 
 
 def no_spare(role: str) -> Finding:

@@ -75,7 +75,7 @@ def plan_targets(picture: GroupPicture, allocation: Split, creating: bool) -> Sc
                 notes.append(Note("TargetScaled", text))
             else:
                 steps += _unmark(name, target)
-        elif not _still_wanted(picture, name, allocation, record):
+        elif not _still_wanted(picture, name, allocation, records):
             records[name] = ScaleTargetStatus(replicas=target.replicas)
         else:
             steps += _carry_out(picture, name, target, record)
@@ -176,15 +176,18 @@ def _free_accelerators(picture: GroupPicture, records: Mapping[str, ScaleTargetS
     return picture.group.spec.accelerators.maximum - used
 
 
-def _still_wanted(picture: GroupPicture, name: str, allocation: Split, record: ScaleTargetStatus) -> bool:
+def _still_wanted(
+    picture: GroupPicture, name: str, allocation: Split, records: Mapping[str, ScaleTargetStatus]
+) -> bool:
     """Whether a number that was recorded and not written yet still leads where the allocation is."""
+    record = records[name]
     assert record.previous is not None
     if record.replicas < record.previous:
         return record.replicas >= allocation[name] and _can_spare(
             picture, name, record.previous - record.replicas
         )
     # What is recorded counts as held.
-    return record.replicas <= allocation[name] and _free_accelerators(picture, {name: record}) >= 0
+    return record.replicas <= allocation[name] and _free_accelerators(picture, records) >= 0
 
 
 def _can_spare(picture: GroupPicture, name: str, fewer: int) -> bool:

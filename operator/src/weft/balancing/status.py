@@ -162,7 +162,7 @@ def notes(
         found.append((group, Note(_word(picture, plan), plan.decision.reason)))
     if plan is not None and plan.recommendation is not None:
         found.append((group, Note("Recommended", plan.recommendation.reason)))
-    when = "first" if picture.group.spec.rebalance.drain_first else "beside the new"
+    when = "first" if picture.drains_first else "beside the new"
     for transfer in decision.started:
         text = (
             f"{transfer.replica} leaves {transfer.from_} for {transfer.to}: it ends its old requests {when}"

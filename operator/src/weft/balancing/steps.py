@@ -67,6 +67,12 @@ class LeaveRouter(_OfReplica):
     """Take a replica out of the router: its pod is not Ready any more. `gate`: for what."""
 
     gate: GateReason
+    checked_for: str = ""
+    """The role whose template takes its place and is checked just before: where that is refused, the replica stays."""
+
+    @property
+    def subject(self) -> Subject:
+        return Subject("role", self.checked_for) if self.checked_for else super().subject
 
 
 @dataclass(frozen=True)

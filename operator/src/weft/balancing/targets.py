@@ -21,8 +21,6 @@ DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 """Annotation by which a ReplicaSet takes the pods with the lowest cost first; those that are not Ready go before."""
 VICTIM_COST = "-1000000"
 """Weft's value of it."""
-START_SECONDS = 60.0
-"""What a new replica takes until it serves, where none has been seen yet."""
 VICTIM_RESOURCES = (("apps", "deployments"), ("apps", "replicasets"))
 """Those that heed the deletion cost."""
 
@@ -81,16 +79,6 @@ class Target:
     def takes_victims(self) -> bool:
         """Whether the pods with the lowest deletion cost go first when it has fewer."""
         return (self.resource.group, self.resource.plural) in VICTIM_RESOURCES
-
-    @property
-    def start_seconds(self) -> float:
-        """What a new replica takes until it serves, as the quickest of those that serve has shown."""
-        took = [
-            (one.ready_changed_at - one.created_at).total_seconds()
-            for one in self.pods
-            if one.serving and one.ready_changed_at is not None and one.created_at is not None
-        ]
-        return max(0.0, min(took)) if took else START_SECONDS
 
 
 def marked(one: Replica) -> bool:

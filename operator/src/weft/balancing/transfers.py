@@ -9,12 +9,16 @@ and with `drainFirst`
 
     out of the router -> idle -> labels, one guarded patch -> seen with them -> into the router
 
+and with `flip: Restart`, on a logical node that keeps its devices
+
+    out of the router -> idle, KV caches read -> pod deleted -> made from the other template -> into the router
+
 Without a drain the router sends it the new stage's requests as soon as it sees the labels, and the engine, which
 serves both stages, ends the old ones beside them.
 
 Until the labels have changed it can turn back: when the drain times out, a role disappears, or the role that
-gives would be left without enough serving replicas. Afterwards it only goes forward. The engine keeps running
-throughout, so KV caches that decode replicas still read stay where they are.
+gives would be left without enough serving replicas. Afterwards it only goes forward. But for a restart the engine keeps
+running throughout, so KV caches that decode replicas still read stay where they are.
 """
 
 from __future__ import annotations
@@ -24,17 +28,29 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from weft.api import Transfer, TransferStep
+from weft.balancing import removal
 from weft.balancing.drain import idle, timed_out
 from weft.balancing.observe import GroupPicture
-from weft.balancing.replicas import Replica, serving_in
+from weft.balancing.replicas import Replica, cold_start_seconds, serving_in
 from weft.balancing.roster import effective_roles, no_spare, work
 from weft.balancing.state import Finding, Note, Split
-from weft.balancing.steps import EnterRouter, GateReason, LeaveRouter, ReturnToRouter, Switch
+from weft.balancing.steps import (
+    CheckTemplate,
+    DeletePod,
+    EnterRouter,
+    GateReason,
+    LeaveRouter,
+    ReturnToRouter,
+    Subject,
+    Switch,
+)
 
-TransferAct = LeaveRouter | Switch | EnterRouter | ReturnToRouter
+TransferAct = LeaveRouter | Switch | EnterRouter | ReturnToRouter | DeletePod
 
 OPEN_MOST = 16
 """As many as the status holds."""
+HANGS_SECONDS = 15.0
+"""An engine that is not ready so long after its labels changed."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +64,17 @@ class Carried:
     """Its replica is back with the role that it was to leave."""
     step: TransferAct | None = None
     """What to do for it now; None: wait."""
+    check: CheckTemplate | None = None
+    """What to ask before that."""
     note: Note | None = None
 
 
 def carry_on(transfer: Transfer, picture: GroupPicture, now: datetime) -> Carried:
     """Where a recorded transfer stands and what its next step is."""
     replica = picture.replica(transfer.replica)
+    if replica is not None and _between_pods(transfer, replica, picture):
+        # Its new pod is made as any that a logical node lacks: for the role that it goes to.
+        return Carried(_at(transfer, TransferStep.SWITCHING))
     if replica is None or not replica.has_pod or replica.removing:
         text = f"{transfer.replica} is gone before it served {transfer.to}"
         return Carried(transfer, over=True, note=Note("TransferEnded", text, warning=True))
@@ -69,9 +90,18 @@ def carry_on(transfer: Transfer, picture: GroupPicture, now: datetime) -> Carrie
     return _forward(transfer, replica, picture, now)
 
 
+def _between_pods(transfer: Transfer, replica: Replica, picture: GroupPicture) -> bool:
+    """Whether a restart has ended its pod, or is about to have, and its new one is not there yet."""
+    if not picture.restarts or not replica.has_node or replica.node_deleting or switched(transfer, replica):
+        return False
+    if transfer.step is TransferStep.ROLLING_BACK or transfer.to not in picture.roles:
+        return False
+    return replica.pod_deleting or not replica.has_pod
+
+
 def _forward(transfer: Transfer, replica: Replica, picture: GroupPicture, now: datetime) -> Carried:
     if not switched(transfer, replica):
-        if not picture.group.spec.rebalance.drain_first:
+        if not picture.drains_first:
             reason = "gets its new role and ends its old requests beside it"
             return Carried(
                 _at(transfer, TransferStep.SWITCHING),
@@ -80,7 +110,18 @@ def _forward(transfer: Transfer, replica: Replica, picture: GroupPicture, now: d
         draining = _at(transfer, TransferStep.DRAINING)
         if replica.gate is not False or replica.gate_reason != GateReason.TRANSFER:
             reason = "finishes its requests before it changes its role"
-            return Carried(draining, step=LeaveRouter(replica.name, reason, GateReason.TRANSFER))
+            if not picture.restarts:
+                return Carried(draining, step=LeaveRouter(replica.name, reason, GateReason.TRANSFER))
+            return Carried(
+                draining,
+                step=LeaveRouter(replica.name, reason, GateReason.TRANSFER, checked_for=transfer.to),
+                check=CheckTemplate(transfer.to, replica.name, "before an engine is ended for it"),
+            )
+        if picture.restarts:
+            if not removal.may_end(replica, picture, now):
+                return Carried(draining)
+            delete = DeletePod(replica.name, "has finished its requests and restarts in its new role")
+            return Carried(_at(transfer, TransferStep.SWITCHING), step=delete)
         load = picture.reading.loads.get(replica.name)
         if not idle(replica, load, picture.windows.scrape_seconds):
             return Carried(draining)
@@ -106,6 +147,21 @@ def _at(transfer: Transfer, step: TransferStep) -> Transfer:
 def switched(transfer: Transfer, replica: Replica) -> bool:
     """Whether the labels have changed: from here on there is no way back."""
     return replica.role == transfer.to
+
+
+def hangs(transfer: Transfer, picture: GroupPicture, now: datetime) -> bool:
+    """Whether a replica gets no further in its transfer: other decisions do not wait for it.
+
+    It has changed its role and does not become ready, or the API server refuses the pod that it would get.
+    """
+    replica = picture.replica(transfer.replica)
+    if picture.restarts and Subject("role", transfer.to) in picture.refusals:
+        return True
+    if replica is None or not switched(transfer, replica) or replica.containers_ready:
+        return False
+    limit = HANGS_SECONDS + (2 * cold_start_seconds(picture.replicas) if picture.restarts else 0.0)
+    since = replica.role_since
+    return since is not None and now - since > timedelta(seconds=limit)
 
 
 def reason_to_turn_back(transfer: Transfer, replica: Replica, picture: GroupPicture, now: datetime) -> str:
@@ -143,7 +199,7 @@ def choose(
     lacking = Counter({name: allocation[name] for name in roles})
     lacking.subtract(Counter(effective[one.name] for one in replicas if one.has_pod and not one.removing))
     started: list[Transfer] = []
-    drains = picture.group.spec.rebalance.drain_first
+    drains = picture.drains_first
     room = (min(OPEN_MOST, max(1, len(replicas) // 4)) if drains else OPEN_MOST) - len(open_transfers)
     obstacle: Finding | None = None
     for giver in sorted(roles, key=lambda name: (lacking[name], name)):

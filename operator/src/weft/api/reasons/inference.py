@@ -356,6 +356,13 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "ReplicaStuck",
+                "A pod does not start, or does not end, in the time that it may take.",
+                "Do what the message says of the pod that it names; a changed template replaces one that never served.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
                 "ProfileMissing",
                 "A role has no profile that can be used, so that no split can be predicted.",
                 "Give the role the EngineProfile that the message asks for.",

@@ -1,0 +1,52 @@
+"""Replicas that get no further by themselves. Pure.
+
+One of them costs no more than itself: it is named with what keeps it, and nothing else waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from weft.balancing.replicas import Replica
+from weft.balancing.state import Finding
+
+OVERDUE = timedelta(seconds=60)
+"""A pod that is there so long after its grace: the kubelet that would end it does not answer."""
+PENDING = timedelta(seconds=120)
+"""A pod that does not run by then has no room, or no image."""
+STARTING = timedelta(seconds=600)
+"""An engine that runs and is not ready by then will not be: as for Deployments (progressDeadlineSeconds)."""
+
+
+def lost(one: Replica, now: datetime) -> bool:
+    """Whether a pod that was to end is still there long after its grace: another one may take its place."""
+    return one.pod_deleting and one.pod_ends_at is not None and now - one.pod_ends_at > OVERDUE
+
+
+def failing(one: Replica, now: datetime) -> bool:
+    """Whether a pod has not become ready in the time that it may take."""
+    if not one.has_pod or one.pod_deleting or one.containers_ready or one.created_at is None:
+        return False
+    if one.waits_for_hardware:
+        return False
+    since = max(one.created_at, one.ready_changed_at or one.created_at)
+    limit = PENDING if not one.pod_running or one.waits_for else STARTING
+    return now - since > limit
+
+
+def stuck(replicas: Iterable[Replica], now: datetime) -> Finding | None:
+    """Which replica gets no further, and what to do; None where all do."""
+    for one in sorted(replicas, key=lambda one: (one.number, one.name)):
+        who = f"pod {one.name} of role {one.role}"
+        if lost(one, now):
+            text = f"{who} was to end and is still there (Terminating): where its machine is surely off, delete it"
+            rest = "with --force; another takes its place where accelerators.maximum has room"
+            return Finding(False, "ReplicaStuck", f"{text} {rest}")
+        if failing(one, now):
+            why = f" ({one.waits_for})" if one.waits_for else ""
+            state = "ready" if one.pod_running else "running"
+            text = f"{who} is not {state} in time{why}: kubectl describe pod {one.name} says more"
+            rest = "a template that is rolled goes no further until it serves, and one that is set back replaces it"
+            return Finding(False, "ReplicaStuck", f"{text}; {rest}")
+    return None
