@@ -94,6 +94,7 @@ def test_of_pods_and_nodes_only_the_fields_that_are_used_are_kept() -> None:
         "spec": {},
         "status": {"allocatable": {"cpu": "8"}},
     }
+    kept = {"weft.dev/drain": "5", "controller.kubernetes.io/pod-deletion-cost": "-1"}
     applied = {
         "kubectl.kubernetes.io/last-applied-configuration": "{}",
         "cni/status": "[]",
@@ -104,7 +105,7 @@ def test_of_pods_and_nodes_only_the_fields_that_are_used_are_kept() -> None:
     status = {"phase": "Running", "containerStatuses": [{"ready": True}], "conditions": []}
     cache.put(PODS, {"metadata": metadata, "spec": spec, "status": status})
     assert cache.get(PODS, "p", "a") == {
-        "metadata": {**metadata, "annotations": {"weft.dev/drain": "5"}},
+        "metadata": {**metadata, "annotations": kept},
         "spec": {"nodeName": "n", "tolerations": [{"operator": "Exists"}]},
         "status": {"phase": "Running", "conditions": []},
     }

@@ -16,8 +16,9 @@ USED: Mapping[ResourceType, Mapping[str, frozenset[str]]] = {
         "status": frozenset({"allocatable", "conditions", "nodeInfo"}),
     },
 }
-"""The fields that are kept of Kubernetes' own objects, of which a cluster has many; of their annotations only Weft's
-are. Who reads another one adds it."""
+"""The fields that are kept of Kubernetes' own objects, of which a cluster has many. Who reads another one adds it."""
+ANNOTATIONS = frozenset({"controller.kubernetes.io/pod-deletion-cost"})
+"""What is kept of their annotations beside Weft's own."""
 MOST_TEXTS = 20_000
 """Texts that are known at a time: a few MiB."""
 DEEPEST = 12
@@ -35,7 +36,7 @@ def lean(resource: ResourceType, obj: Object) -> Object:
         metadata["annotations"] = {
             key: value
             for key, value in annotations.items()
-            if key != LAST_APPLIED and (not used or key.startswith(f"{GROUP}/"))
+            if key != LAST_APPLIED and (not used or key in ANNOTATIONS or key.startswith(f"{GROUP}/"))
         }
     parts = {
         part: {key: value for key, value in obj[part].items() if key in fields}
