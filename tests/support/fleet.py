@@ -216,7 +216,7 @@ class Fleet:
     # What can be seen
 
     def pods(self) -> list[Object]:
-        return self.cluster.list(PODS, NAMESPACE)
+        return self.cluster.whole(PODS, NAMESPACE)
 
     def split(self) -> dict[str, int]:
         """Pods per role, by their labels."""

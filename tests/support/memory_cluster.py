@@ -22,6 +22,7 @@ from support.refusals import AnswerLost, Rule, Write
 from weft.api.reasons import is_event
 from weft.api.resources import GROUP, NODES, PODS, SCALE, ResourceType
 from weft.cluster import AlreadyExistsError, ConflictError, Index, NotFoundError, Object
+from weft.runtime.lean import USED, lean
 
 Key = tuple[ResourceType, str, str]
 
@@ -43,6 +44,7 @@ class MemoryCluster:
         self._schemas = schemas
         self._declared = declared
         self.objects: dict[Key, Object] = {}
+        self._lean: dict[Key, tuple[Object, Object]] = {}
         self.events: list[tuple[str, str, str]] = []
         """(kind, reason, message)"""
         self.writes: list[tuple[str, str, str]] = []
@@ -60,15 +62,31 @@ class MemoryCluster:
         self._clock = clock
 
     def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
-        return self.objects.get((resource, namespace, name))
+        key = (resource, namespace, name)
+        return self._cached(key) if key in self.objects else None
+
+    def whole(self, resource: ResourceType, namespace: str) -> list[Object]:
+        """A namespace's objects as the API server has them: for what stands for kubelets, schedulers and users."""
+        found = [key for key in self.objects if key[:2] == (resource, namespace)]
+        return [self.objects[key] for key in sorted(found, key=lambda key: key[1:])]
+
+    def _cached(self, key: Key) -> Object:
+        """An object as the operator's cache has it: of pods and Nodes the fields that are used. Whole in `objects`."""
+        whole = self.objects[key]
+        if key[0] not in USED:
+            return whole
+        known = self._lean.get(key)
+        if known is None or known[0] is not whole:
+            known = self._lean[key] = whole, lean(key[0], whole)
+        return known[1]
 
     def select(self, resource: ResourceType, index: Index, value: Hashable) -> list[Object]:
         return [obj for obj in self.list(resource) if index(obj) == value]
 
     def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
         return [
-            obj
-            for (kind, space, name), obj in sorted(self.objects.items(), key=lambda item: item[0][1:])
+            self._cached((kind, space, name))
+            for kind, space, name in sorted(self.objects, key=lambda key: key[1:])
             if kind == resource and namespace in (None, space) and (kind, space, name) not in self.unheard_of
         ]
 

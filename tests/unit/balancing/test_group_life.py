@@ -57,7 +57,7 @@ async def test_a_pod_waits_for_its_logical_node_and_is_tied_to_its_host() -> Non
     assert fleet.pods() == []
     fleet.play()  # binds
     await fleet.run(3)
-    pod = fleet.cluster.get(PODS, f"{GROUP}-0", NAMESPACE)
+    pod = fleet.cluster.objects.get((PODS, NAMESPACE, f"{GROUP}-0"))
     assert pod is not None
     affinity = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert affinity["nodeSelectorTerms"] == [
