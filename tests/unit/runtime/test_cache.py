@@ -95,11 +95,7 @@ def test_of_pods_and_nodes_only_the_fields_that_are_used_are_kept() -> None:
         "status": {"allocatable": {"cpu": "8"}},
     }
     kept = {"weft.dev/drain": "5", "controller.kubernetes.io/pod-deletion-cost": "-1"}
-    applied = {
-        "kubectl.kubernetes.io/last-applied-configuration": "{}",
-        "cni/status": "[]",
-        "weft.dev/drain": "5",
-    }
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "cni/status": "[]", **kept}
     metadata = {"name": "p", "namespace": "a", "resourceVersion": "2", "annotations": applied}
     spec = {"nodeName": "n", "containers": [{"name": "main"}], "tolerations": [{"operator": "Exists"}]}
     status = {"phase": "Running", "containerStatuses": [{"ready": True}], "conditions": []}
