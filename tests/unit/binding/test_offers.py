@@ -63,10 +63,9 @@ class Site:
         whole = {"fabricRef": {"name": "rack"}, "allowedNamespaces": {}, **spec}
         return obj(KINDS[list_], name, whole)
 
-    def place(self, **spec: Any) -> Placement:
-        request = obj("LogicalNode", "r", spec, metadata={"namespace": "a"})
-        snapshot = Snapshot(
-            logical_nodes=(request,),
+    def snapshot(self, *requests: Object) -> Snapshot:
+        return Snapshot(
+            logical_nodes=requests,
             claims=tuple(self.claims),
             gpu_pools=tuple(self.pools["accelerators"]),
             memory_pools=tuple(self.pools["memory"]),
@@ -77,6 +76,9 @@ class Site:
             nodes=tuple(self.nodes),
             pictures={"rack": Picture(self.inventory)},
         )
+
+    def place(self, **spec: Any) -> Placement:
+        snapshot = self.snapshot(obj("LogicalNode", "r", spec, metadata={"namespace": "a"}))
         reader = Reader()
         return place(reader.waiting(snapshot, NOW), reader.stock(snapshot))
 
@@ -201,3 +203,19 @@ def test_a_node_that_takes_no_pods_is_no_place_and_is_named(site: Site, spec: Ob
         assert why in placement.refusals[0].message
     else:
         assert len(placement.assignments) == 1
+
+
+def test_what_pools_offer_is_made_anew_when_a_pool_is_edited_and_not_when_its_devices_are_counted(
+    site: Site,
+) -> None:
+    reader = Reader()
+    before = reader.stock(site.snapshot()).offers
+    (pool,) = site.pools["accelerators"]
+    site.pools["accelerators"] = [{**pool, "status": {"devices": {"total": 2, "free": 1}}}]
+    counted = reader.stock(site.snapshot()).offers
+    assert [id(each) for each in counted] == [id(each) for each in before]
+    metadata = {**pool["metadata"], "generation": 2}
+    spec = {**pool["spec"], "maintenance": {"devices": ["accelerators-a"]}}
+    site.pools["accelerators"] = [{**pool, "metadata": metadata, "spec": spec}]
+    edited = reader.stock(site.snapshot()).offers
+    assert [each.device.id for each in edited if not each.free] == ["accelerators-a"]

@@ -8,6 +8,7 @@ import pytest
 
 from support.rack import Rack, condition
 from weft.api.resources import DEVICE_ATTACHMENTS, DEVICE_QUOTAS, GPU_POOLS, LOGICAL_NODES, MEMORY_POOLS
+from weft.binding.keys import PoolsKey
 from weft.cluster import Object
 from weft.fabric.errors import DeviceFault
 
@@ -63,6 +64,25 @@ async def test_a_pool_goes_although_a_pool_of_another_kind_with_its_name_is_in_u
     await rack.poll()
     assert rack.cluster.get(MEMORY_POOLS, "gpus") is None
     assert condition(rack.cluster.get(GPU_POOLS, "gpus") or {}, "Ready") == ("False", "InUse")
+
+
+async def test_devices_are_counted_when_a_pool_is_edited_and_not_because_they_were_counted(
+    rack: Rack,
+) -> None:
+    await rack.build()
+
+    def pool() -> Object:
+        found = rack.cluster.get(GPU_POOLS, "gpus")
+        assert found is not None
+        return found
+
+    rack.keys_of(GPU_POOLS, pool())
+    await rack.cluster.write_status(GPU_POOLS, pool(), {**pool()["status"], "devices": {"total": 9}})
+    assert PoolsKey() not in rack.keys_of(GPU_POOLS, pool())
+    await rack.cluster.patch(GPU_POOLS, "gpus", "", {"spec": {"maintenance": {"devices": ["gpu-0"]}}})
+    assert PoolsKey() in rack.keys_of(GPU_POOLS, pool())
+    await rack.cluster.delete(GPU_POOLS, "gpus")
+    assert PoolsKey() in rack.keys_of(GPU_POOLS, {"metadata": {"name": "gpus"}})
 
 
 async def test_a_pool_is_held_only_while_something_refers_to_it(rack: Rack) -> None:

@@ -281,7 +281,13 @@ class Reader:
 
     def _offers_of(self, fabric: str, pools: Sequence[Pool], picture: Picture) -> _FabricOffers:
         membership = self.members(fabric, pools, picture)
-        key = Same(membership), tuple(map(id, pools))
+        # Not the objects: what is counted of a pool is written into its status again and again.
+        specs = tuple(
+            (each.kind, each.metadata.uid, each.metadata.generation, each.metadata.deletion_timestamp is None)
+            for each in pools
+            if each.spec.fabric_ref.name == fabric
+        )
+        key = Same(membership), specs
         before = self._offers.get(fabric)
         if before is None or before[0] != key:
             before = key, _FabricOffers(fabric, pools, membership)
@@ -296,8 +302,6 @@ class _FabricOffers:
         self, fabric: str, pools: Iterable[Pool], membership_of: Mapping[PoolKey, Membership]
     ) -> None:
         by_key = {pool_key(pool): pool for pool in pools}
-        self._pools = tuple(by_key.values())
-        """Held, so that their identities are not given to others."""
         self._offers: list[tuple[str, Offer, Offer, Offer]] = []
         """Name, as it is while nobody has the device, while a logical node has it, and while it is out of service."""
         for key, membership in membership_of.items():
@@ -307,11 +311,11 @@ class _FabricOffers:
             price = cost_per_hour(pool)
             for device in membership.devices:
                 cost = price if key[0] is DeviceKind.ACCELERATOR else price * device.capacity_bytes / GIBIBYTE
-                offer = Offer(fabric, key, device, cost, pool.spec.jurisdiction or "", False)
+                facts = fabric, key, device, cost, pool.spec.jurisdiction or ""
+                offer = free = held = Offer(*facts, free=False)
                 usable = open_ and device.healthy and device.id not in withheld
-                free, held = (
-                    (replace(offer, free=True), replace(offer, held=True)) if usable else (offer, offer)
-                )
+                if usable:
+                    free, held = Offer(*facts), Offer(*facts, free=False, held=True)
                 self._offers.append((device.id, free, held, offer))
 
     def without(self, claimed: Collection[str], out: Collection[str], picture: Picture) -> list[Offer]:

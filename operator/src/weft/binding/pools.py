@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from weft.api.resources import (
 from weft.binding.assignments import Assignments
 from weft.binding.fabrics import Fabrics
 from weft.binding.holdings import Holding
+from weft.binding.inputs import Inputs
 from weft.binding.keys import PoolsKey
 from weft.binding.membership import DEVICES_OF, Membership, Pool, PoolKey, pool_key
 from weft.binding.offers import Reader, Snapshot
@@ -26,8 +27,8 @@ from weft.binding.status import Fact, Status, pool_status, quota_status
 from weft.cluster import Cluster, ClusterError, ConflictError, Object, add_finalizer, drop_finalizer
 from weft.controllers import Now, Watch
 
-GATHER_SECONDS = 0.5
-"""How long changes of claims are gathered: a bind makes several."""
+GATHER_SECONDS = 2.0
+"""How long changes of claims are gathered: all claims are counted, and a burst of binds makes many."""
 LEAVING_SECONDS = 5.0
 """How often it is looked whether a deleted pool may go: somebody waits for that, and a watch may be silent."""
 
@@ -59,10 +60,19 @@ class PoolsController:
         self._fabrics = fabrics
         self._assignments = assignments
         self._reader = Reader()
+        self._inputs = Inputs()
         self.watches: tuple[Watch[Any], ...] = (
-            *(Watch(resource, _pools) for resource in (*POOLS, DEVICE_QUOTAS)),
+            *(Watch(resource, self._if_changed(resource)) for resource in (*POOLS, DEVICE_QUOTAS)),
             Watch(DEVICE_ATTACHMENTS, _pools, after_seconds=GATHER_SECONDS),
         )
+
+    def _if_changed(self, resource: ResourceType) -> Callable[[Cluster, Object], Iterable[PoolsKey]]:
+        """Otherwise than by what is counted here, which would be counted again for it."""
+
+        def keys(cluster: Cluster, changed: Object) -> Iterable[PoolsKey]:
+            return (PoolsKey(),) if self._inputs.changed(cluster, resource, changed) else ()
+
+        return keys
 
     async def reconcile(self, key: PoolsKey, now: Now) -> float | None:
         """Bring all pools and quotas up to date. Raises the last error; one does not keep the others from theirs."""
@@ -95,18 +105,20 @@ class PoolsController:
         match step:
             case Release(resource, raw):
                 # A claim may have been made meanwhile; it brings the key back.
-                if not _is_referred_to(raw, resource, self._cluster.list(DEVICE_ATTACHMENTS)):
+                if not self._is_referred_to(resource, raw):
                     await drop_finalizer(self._cluster, resource, raw)
             case Write(resource, raw, status, hold):
                 if hold:
                     raw = await add_finalizer(self._cluster, resource, raw)
-                elif resource in POOLS and not _is_referred_to(
-                    raw, resource, self._cluster.list(DEVICE_ATTACHMENTS)
-                ):
+                elif resource in POOLS and not self._is_referred_to(resource, raw):
                     # Held only while something refers to it: its deletion then needs nobody to hear of it.
                     await drop_finalizer(self._cluster, resource, raw)
                     raw = self._cluster.get(resource, raw["metadata"]["name"]) or raw
                 await self._cluster.write_status(resource, raw, status)
+
+    def _is_referred_to(self, resource: ResourceType, raw: Object) -> bool:
+        pool = DEVICES_OF[resource.kind], raw["metadata"]["name"]
+        return bool(self._cluster.select(DEVICE_ATTACHMENTS, _pool_of, pool))
 
 
 def count(
@@ -165,10 +177,10 @@ def _quotas(
     return steps
 
 
-def _is_referred_to(raw: Object, resource: ResourceType, claims: Iterable[Object]) -> bool:
-    key = (DEVICES_OF[resource.kind], raw["metadata"]["name"])
-    references = (claim["spec"]["poolRef"] for claim in claims)
-    return any((DEVICES_OF[each["kind"]], each["name"]) == key for each in references)
+def _pool_of(claim: Object) -> Hashable:
+    """Index of DeviceAttachments: kind of device and name of their pool."""
+    ref = claim["spec"]["poolRef"]
+    return DEVICES_OF[ref["kind"]], ref["name"]
 
 
 def _reachable(fabric: str, raw: Object | None) -> Fact:
