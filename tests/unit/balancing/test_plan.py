@@ -12,7 +12,7 @@ from support.inference import ANSWER_HEAVY, LLAMA_70B, PROMPT_HEAVY, T0, group, 
 from weft.api import RebalanceMode, Stage
 from weft.balancing.plan import plan_split
 from weft.balancing.splits import reachable
-from weft.balancing.state import Corrections, Hold, Queues, Split
+from weft.balancing.state import Corrections, Hold, Queues, Split, Traffic
 
 IDLE = steady(0, 0, 0)
 
@@ -178,7 +178,7 @@ def test_a_queue_that_eats_the_time_to_the_first_token_is_a_reason_to_move_while
 
 def test_decode_without_a_free_place_is_a_reason_to_move_while_objectives_are_still_met() -> None:
     met = replace(steady(2.0, 300, 700), ttft_buckets=ON_TIME, itl_buckets=FAST)
-    observed = replace(group(6, 3, met), queues=Queues(prompts_waiting=0, answers_present=96))
+    observed = replace(group(6, 3, met), queues=Queues(prompts_waiting=0, answers_present=110))
     assert plan_split(observed).allocation["decode"] > 3
     free = replace(observed, queues=Queues(prompts_waiting=0, answers_present=60))
     assert plan_split(free).decision is None
@@ -242,10 +242,67 @@ def test_a_role_of_faster_replicas_counts_for_more() -> None:
     assert dict(plan_split(slow).allocation.counts)["prefill"] == 3
 
 
-def test_where_scrapes_are_rare_a_stage_keeps_what_its_recent_peak_may_need_before_it_is_seen() -> None:
-    # Prefill would take four of decode's seven; decode needed all of them a while ago.
-    swinging = replace(steady(8.2, 1420, 60), peak_answer_tokens_per_second=2400.0)
-    rare = replace(swinging, short_seconds=60.0)
-    often = plan_split(replace(group(2, 7, swinging), flips_overlap=True)).allocation
-    seldom = plan_split(replace(group(2, 7, rare), flips_overlap=True)).allocation
-    assert often["prefill"] > seldom["prefill"] > 2
+def alternating(now: Traffic, before: Traffic, scrape_seconds: float = 5.0) -> Traffic:
+    """Five minutes of each mix in turn, the present one for three."""
+    past = (*[now.long] * 3, *[before.long] * 5, *[now.long] * 2)
+    return replace(now, history=past, history_seconds=60.0, short_seconds=4 * scrape_seconds)
+
+
+LONG_PROMPTS, LONG_ANSWERS = steady(5.0, 2000, 80), steady(4.2, 450, 400)
+
+
+def test_of_mixes_that_alternate_the_split_that_carries_both_is_gone_to() -> None:
+    # Long answers alone would have six of nine decode, which leaves too few for the long prompts that come back.
+    answers = steady(4.2, 450, 460)
+    from_prompts = replace(group(6, 3, alternating(answers, LONG_PROMPTS)), flips_overlap=True)
+    assert plan_split(from_prompts).allocation == split(4, 5)
+    always = replace(group(6, 3, alternating(answers, answers)), flips_overlap=True)
+    assert plan_split(always).allocation == split(3, 6)
+
+
+def test_a_split_that_carries_the_present_load_is_not_left_for_one_that_may_come_back() -> None:
+    met = replace(alternating(LONG_ANSWERS, LONG_PROMPTS), ttft_buckets=LATE, itl_buckets=FAST)
+    # Objectives were missed when the mix changed; two prefill replicas are too few for what was before.
+    observed = replace(group(2, 7, met), queues=Queues(0, 120))
+    assert plan_split(observed).decision is None
+
+
+def test_a_split_that_was_measured_to_do_is_kept_whatever_the_profile_says() -> None:
+    # By the profile nearly all would be late; 94.5 % had their first token in time, and nothing waits.
+    nearly = ((2.5, 9.45), (math.inf, 10.0))
+    load = replace(PROMPT_HEAVY, ttft_buckets=nearly, itl_buckets=FAST)
+    observed = replace(group(4, 5, replace(load, history=(load.long,) * 5)), queues=Queues(0, 70))
+    slow = replace(observed, corrections=Corrections(prefill=0.85))
+    assert plan_split(slow).decision is None
+    # Not so where it was measured on another split,
+    moved = replace(slow, moved_at=T0 - timedelta(seconds=40))
+    assert plan_split(moved).decision is not None
+    # or where what waits now is late already.
+    behind = replace(slow, queues=Queues(20, 70))
+    assert plan_split(behind).decision is not None
+
+
+def test_what_would_save_little_is_done_only_if_it_lasts() -> None:
+    # 7 % are late as measured; right after a move that is no reason for another.
+    nearly = ((2.5, 9.3), (math.inf, 10.0))
+    load = replace(PROMPT_HEAVY, ttft_buckets=nearly, itl_buckets=FAST)
+    observed = replace(group(4, 5, replace(load, history=(load.long,) * 5)), queues=Queues(0, 70))
+    slow = replace(observed, corrections=Corrections(prefill=0.85))
+    assert plan_split(replace(slow, moved_at=T0 - timedelta(seconds=61))).decision is None
+    assert plan_split(replace(slow, moved_at=T0 - timedelta(seconds=600))).decision is not None
+
+
+def test_soon_after_a_move_too_nothing_moves_while_objectives_are_met_and_nothing_waits() -> None:
+    met = replace(PROMPT_HEAVY, ttft_buckets=ON_TIME, itl_buckets=FAST)
+    observed = replace(group(3, 6, met), queues=Queues(prompts_waiting=0, answers_present=70))
+    assert plan_split(replace(observed, moved_at=T0 - timedelta(seconds=40))).decision is None
+
+
+def test_old_work_that_ends_beside_the_new_has_its_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    def expected(part: float) -> float:
+        monkeypatch.setattr("weft.balancing.splits.INTERFERENCE", part)
+        decision = plan_split(replace(group(3, 6, steady(4.6, 2000, 280)), flips_overlap=True)).decision
+        assert decision is not None
+        return float(decision.reason.split("->")[1].split(";")[0])
+
+    assert expected(1.0) > expected(0.0)

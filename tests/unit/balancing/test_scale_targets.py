@@ -321,7 +321,7 @@ async def test_a_pod_that_never_starts_does_not_keep_its_role_from_giving_it_bac
     assert fleet.wanted("prefill") > 3
     serving = sum(condition(pod, "Ready") == "True" for pod in fleet.pods())
     assert serving >= 7, "a quarter at a time"
-    fleet.traffic = steady(6.0, 940, 281)
+    fleet.traffic = steady(8.0, 300, 281)
     await fleet.until(lambda: fleet.wanted("decode") >= 6)
     assert fleet.wanted("prefill") <= 3
     assert fleet.wanted("decode") == len(fleet.pods_of("vllm-decode")) >= 6

@@ -50,10 +50,9 @@ class Demand:
         return self.prompt_tokens + self.answer_tokens * (1 + self.answer_cv2) / 2
 
 
-STARTED = 0.5
-"""Part of the short window's arrivals that the long one has to show. Below it the load has begun, or more than
-doubled, within the last half of the long window: the answers that ended are only its shortest, and whatever is
-concluded about decode is too low."""
+STARTED_SECONDS = 40.0
+"""A load that began, or more than doubled, less than so long ago (at most half of the long window, at least the short
+one) is not judged: the answers that ended are only its shortest, and whatever is concluded about decode is too low."""
 CHANGE_DEVIATIONS = 1.5
 """Standard deviations by which the short window has to differ from the long one to be believed."""
 ENDED_WEIGHT = 30.0
@@ -75,7 +74,9 @@ class Recent:
 
 def only_begun(traffic: Traffic) -> bool:
     """Whether the load began, or more than doubled, too short a while ago to conclude anything about decode."""
-    return traffic.long.requests < STARTED * traffic.short.requests
+    # The long window is four short ones.
+    part = min(0.5, max(0.25, STARTED_SECONDS / (4 * traffic.short_seconds)))
+    return traffic.long.requests < part * traffic.short.requests
 
 
 def recent(traffic: Traffic, generated_tokens_per_second: float) -> Recent | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from weft.balancing.history import History
 from weft.balancing.memory import Memory
 from weft.controllers import Now
 
@@ -25,6 +26,8 @@ class Moments:
         self._asked: set[tuple[str, str]] = set()
         self.metrics = Memory()
         """What was wrong with the group's metrics until just now."""
+        self.load = History()
+        """Its load of the last minutes; a new leader knows none."""
 
     def told(self, subject: str, what: str, moment: datetime | None, now: Now) -> datetime | None:
         """The moment as it would have been written had the wall clock always gone as it goes now."""

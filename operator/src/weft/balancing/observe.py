@@ -274,7 +274,10 @@ async def _read(
         steady={one.name for one in serving if one.role_since is None or one.role_since <= steady},
         alone=alone,
     )
-    return read(snapshot, group, scrape_seconds, preset, remember)
+    reading = read(snapshot, group, scrape_seconds, preset, remember)
+    if reading.traffic is None:
+        return reading
+    return replace(reading, traffic=moments.load.with_history(reading.traffic, now.boot, scrape_seconds))
 
 
 def _owned(obj: Object, group_name: str, group_uid: str) -> bool:

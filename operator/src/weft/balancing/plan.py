@@ -7,11 +7,11 @@ The algorithm
 2. *Hold.* Nothing else happens while the metrics are not to be trusted, or while what was promised is kept and no
    queue says that it will not be. Within the cooldown of a decision or of the end of a move, and while a move is under
    way, it may go further, but not back.
-3. *Work.* `demand` gives the offered prompt and answer tokens per second, now and before.
-4. *Need.* `capacity` turns both into replicas per stage, with profiles corrected by the speed that was observed.
+3. *Load.* `regimes` tells the offered work of now from chance, and what it was at other times of the last minutes.
+4. *Need.* `capacity` turns each into replicas per stage, with profiles corrected by the speed that was observed.
 5. *Splits.* Every split that flips can reach with the same total (`splits.reachable`) is judged by the share of
    requests that would be late within the horizon (`outlook`), from the queues of now, with the capacity that the way
-   there leaves, and with the probability that the load goes back to what it was.
+   there leaves. What was measured counts more than what is computed; and a load that was there before comes back.
 6. *Choice.* The best is taken, however far away, if it saves more than a margin over staying; the margin falls with
    the time since the last move. Ties: the better worst stage, fewer moves, the order of names.
 
@@ -29,12 +29,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Recommendation, Stage
-from weft.balancing.capacity import Need
-from weft.balancing.demand import Demand, Recent, offered, recent, share_within
+from weft.balancing.demand import Demand, recent, share_within
+from weft.balancing.regimes import Regimes, regimes
 from weft.balancing.size import accelerators, at_least, choose_size, is_full, without_load
 from weft.balancing.splits import (
     STAGES,
     Judgement,
+    Load,
     StageNeed,
     Terms,
     given,
@@ -44,15 +45,14 @@ from weft.balancing.splits import (
     stage_needs,
     worst_stage,
 )
-from weft.balancing.state import Finding, Split, SplitInputs, Traffic
+from weft.balancing.state import Finding, Split, SplitInputs
 
 MARGIN, MARGIN_LEAST, MARGIN_SECONDS = 0.10, 0.03, 90.0
 """Share of requests that a move has to save: just after a move, at last, and the time in which it falls to a third."""
-RETURN_PART, RETURN_DEVIATIONS = 0.5, 3.0
-"""Probability that the load goes back to what it was, where both are alike, and how fast that falls as they differ."""
-SEEN_SECONDS, AGAIN_PART = 20.0, 1.5
-"""A short window of so many seconds shows a shift in time; for each part of the horizon that it is longer, the
-probability that the recent peak is back before it is seen."""
+LEAST_WEIGHT = 0.02
+"""What is less probable is not looked at."""
+WAIT_PART = 0.5
+"""Where prompts wait for more than this part of the first token's budget, what was measured before says too little."""
 ROOM = 0.2
 """Part of the first token's budget that a prompt may wait while there is no reason to move."""
 HORIZON_SECONDS = 240.0
@@ -102,10 +102,10 @@ def _follow_load(inputs: SplitInputs, start: Split, obstacle: Finding | None) ->
     obstacle = obstacle or no_flips
     if no_flips is not None or inputs.traffic is None or inputs.hold is not None or not _may_decide(inputs):
         return SplitPlan(start, obstacle=obstacle)
-    demand = offered(inputs.traffic, inputs.generated_tokens_per_second)
-    if demand is None:
+    seen = regimes(inputs.traffic, inputs.generated_tokens_per_second)
+    if seen is None:
         return SplitPlan(start, obstacle=obstacle)
-    return replace(_choose(inputs, start, demand), obstacle=obstacle)
+    return replace(_choose(inputs, start, seen), obstacle=obstacle)
 
 
 def _resized(inputs: SplitInputs, start: Split, obstacle: Finding | None) -> SplitPlan | None:
@@ -213,27 +213,29 @@ def needs_of(inputs: SplitInputs, demand: Demand) -> dict[Stage, StageNeed]:
     return stage_needs(inputs.roles, demand, inputs.corrections, inputs.objectives)
 
 
-def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
+def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     roles, traffic = inputs.roles, inputs.traffic
     assert traffic is not None
+    demand = seen.likely
     needs = needs_of(inputs, demand)
     if _met_with_room(inputs, inputs.serving, needs):
         return SplitPlan(start)
     terms = _terms(inputs, demand, needs)
-    seen = recent(traffic, inputs.generated_tokens_per_second)
-    assert seen is not None
-    cases = _cases(inputs, traffic, seen)
+    load = _load(inputs, seen, terms)
 
     others = [split for split in reachable(start, roles) if not _turns(inputs, start, split)]
     if len(others) > JUDGED_MOST:
         others = sorted(others, key=lambda split: (worst_stage(split, roles, needs), split))[:JUDGED_MOST]
 
     def judged_from(here: Split) -> dict[Split, Judgement]:
-        return {split: judge(here, split, roles, needs, terms, cases) for split in (start, *others)}
+        known = load if here == start else replace(load, measured_late=None)
+        return {split: judge(here, split, roles, needs, terms, known) for split in (start, *others)}
 
     def order(here: Split, found: Mapping[Split, Judgement]) -> list[Split]:
+        # What the load may become again keeps from moves; it is no reason for one.
+        enough = found[here].now - MARGIN_LEAST
         return sorted(
-            found,
+            (split for split, one in found.items() if split == here or one.now < enough),
             key=lambda split: (
                 round(found[split].late, 2),
                 round(found[split].worst, 3),
@@ -247,7 +249,8 @@ def _choose(inputs: SplitInputs, start: Split, demand: Demand) -> SplitPlan:
     ranked = order(start, found)
     best = ranked[0]
     if stay.late - found[best].late > MARGIN_LEAST:
-        best = _without_stops(best, judged_from, order)
+        further = _without_stops(best, judged_from, order)
+        best = further if further in ranked else best
     if stay.late - found[best].late <= _margin(inputs):
         best = start
     recommends = inputs.mode is RebalanceMode.RECOMMEND
@@ -292,18 +295,28 @@ def _without_stops(
 def _met_with_room(inputs: SplitInputs, start: Split, needs: Mapping[Stage, StageNeed]) -> bool:
     """Whether what was promised is being kept and no queue says that it will not be."""
     shares, promised = _measured(inputs), inputs.objectives.attainment_permille / 1000
-    if inputs.queues is None or shares is None or min(shares) < promised:
+    if shares is None or min(shares) < promised:
+        return False
+    return _has_room(inputs, start, needs, wait_part=ROOM, deviations=1.0)
+
+
+def _has_room(
+    inputs: SplitInputs, start: Split, needs: Mapping[Stage, StageNeed], wait_part: float, deviations: float
+) -> bool:
+    """Whether what waits takes less than this part of the first token's budget, and decode has a place for what is
+    there and so many standard deviations more."""
+    if inputs.queues is None:
         return False
     capacity = given(start, inputs.roles, needs)
     for stage, stage_need in needs.items():
         need = stage_need.need
         if stage is Stage.PREFILL:
             wait = inputs.queues.prompts_waiting * need.service_seconds / max(capacity[stage], 1e-9)
-            if wait > ROOM * need.budget_seconds:
+            if wait > wait_part * need.budget_seconds:
                 return False
         else:
             present = inputs.queues.answers_present
-            if present + math.sqrt(present) > capacity[stage] * need.places:
+            if present + deviations * math.sqrt(present) >= capacity[stage] * need.places:
                 return False
     return True
 
@@ -326,29 +339,38 @@ def _measured(inputs: SplitInputs) -> tuple[float, float] | None:
     return first[0], least if told is None else min(greatest, max(least, told))
 
 
-def _cases(inputs: SplitInputs, traffic: Traffic, seen: Recent) -> dict[Stage, list[tuple[float, Need]]]:
-    """What each stage may need over the horizon, with its probability: that of now, or what it was before.
+def _load(inputs: SplitInputs, seen: Regimes, terms: Terms) -> Load:
+    """What may be needed over the horizon. A load that was there before comes back as often as it did so far, and then
+    has the split as it is now until a move has answered it."""
+    traffic = inputs.traffic
+    assert traffic is not None
+    drain = 0.0 if terms.overlaps else max(terms.drain_seconds.values(), default=0.0)
+    answered = traffic.short_seconds + terms.flip_seconds + drain
+    loads = terms.horizon_seconds / seen.lasts_seconds
+    away = 1 - (1 - math.exp(-loads)) / loads if loads > 0 else 0.0
+    likely = [(weight, one) for weight, one in seen.now if weight > LEAST_WEIGHT]
+    total = sum(weight for weight, _ in likely)
+    return Load(
+        now=[(weight / total, needs_of(inputs, one)) for weight, one in likely],
+        others=[(weight, needs_of(inputs, one)) for weight, one in seen.others],
+        others_part=min(away, answered / seen.lasts_seconds) if seen.others else 0.0,
+        measured_late=_measured_late(inputs, seen),
+    )
 
-    A load that differs from the one before by what chance explains goes back to it as often as not. Where scrapes
-    are rare a shift is seen late, and what was at its peak a while ago may be back meanwhile.
-    """
-    now, before = needs_of(inputs, seen.now), needs_of(inputs, seen.before)
-    deviations = {Stage.PREFILL: seen.prompts_deviate, Stage.DECODE: seen.answers_deviate}
-    peaks = {
-        Stage.PREFILL: traffic.peak_prompt_tokens_per_second,
-        Stage.DECODE: traffic.peak_answer_tokens_per_second,
-    }
-    unseen = max(0.0, traffic.short_seconds - SEEN_SECONDS)
-    again = min(0.5, AGAIN_PART * unseen / HORIZON_SECONDS)
-    cases: dict[Stage, list[tuple[float, Need]]] = {}
-    for stage, one in now.items():
-        back = RETURN_PART * math.exp(-((deviations[stage] / RETURN_DEVIATIONS) ** 2))
-        cases[stage] = [
-            ((1 - back) * (1 - again), one.need),
-            (back * (1 - again), before[stage].need),
-            (again, one.need.at_least(peaks[stage])),
-        ]
-    return cases
+
+def _measured_late(inputs: SplitInputs, seen: Regimes) -> float | None:
+    """Share late in the long window, where all of that was this load on this split and no queue says otherwise."""
+    traffic, shares = inputs.traffic, _measured(inputs)
+    assert traffic is not None
+    if shares is None or not (inputs.settled and seen.unchanged):
+        return None
+    since = [moment for moment in (inputs.decided_at, inputs.moved_at) if moment is not None]
+    if since and (inputs.now - max(since)).total_seconds() < 4 * traffic.short_seconds:
+        return None
+    needs = needs_of(inputs, seen.likely)
+    if not _has_room(inputs, inputs.allocation, needs, wait_part=WAIT_PART, deviations=-1.0):
+        return None
+    return 1 - shares[0] * shares[1]
 
 
 def _margin(inputs: SplitInputs) -> float:

@@ -34,6 +34,8 @@ class Judgement:
 
     late: float
     """Expected share of requests that miss an objective within the horizon, the way there included."""
+    now: float
+    """The same under the present load alone."""
     worst: float
     """Required over given replicas of the worst stage; above 1 some headroom is missing."""
 
@@ -53,6 +55,24 @@ class Terms:
     queues: Queues | None = None
     starting: tuple[tuple[str, float], ...] = ()
     """(role, seconds until it serves) of each replica that does not serve yet."""
+
+
+AWAY_PART = 0.01
+"""Share of requests that each replica moved is taken to cost: for the loads that have not been seen yet."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the stages may need over the horizon."""
+
+    now: Sequence[tuple[float, Mapping[Stage, StageNeed]]]
+    """With its probability."""
+    others: Sequence[tuple[float, Mapping[Stage, StageNeed]]] = ()
+    """What else was needed in the last minutes, with its part of them."""
+    others_part: float = 0.0
+    """Part of the horizon in which that meets the split as it is now."""
+    measured_late: float | None = None
+    """Share late of the present load on the present split, where it was measured."""
 
 
 def stage_needs(
@@ -87,25 +107,29 @@ def judge(
     roles: Sequence[RoleState],
     needs: Mapping[Stage, StageNeed],
     terms: Terms,
-    cases: Mapping[Stage, Sequence[tuple[float, Need]]],
+    load: Load,
 ) -> Judgement:
-    """How a split would fare that flips lead to from `start`. A stage with work that nobody serves is wholly late.
-
-    `cases`: per stage what may be needed, with its probability.
-    """
+    """How a split would fare that flips lead to from `start`. A stage with work that nobody serves is wholly late."""
     before, after = given(start, roles, needs), given(split, roles, needs)
     made = max((role.start_seconds for role in roles if split[role.name] > start[role.name]), default=0.0)
     if made:
         terms = replace(terms, flip_seconds=terms.flip_seconds + made, overlaps=False)
     drain = _longest_drain(start, split, roles, terms)
-    on_time = 1.0
+    spans: dict[Stage, tuple[Span, ...]] = {}
     for stage in needs:
-        spans = _spans(before[stage], after[stage], drain, terms)
+        spans[stage] = _spans(before[stage], after[stage], drain, terms)
         for role, seconds in terms.starting:
-            spans = _without(spans, needs[stage].worth.get(role, 0.0), seconds)
-        late = sum(weight * _late(stage, one, spans, terms.queues) for weight, one in cases[stage])
-        on_time *= 1 - late
-    return Judgement(1 - on_time, worst_stage(split, roles, needs))
+            spans[stage] = _without(spans[stage], needs[stage].worth.get(role, 0.0), seconds)
+    away = AWAY_PART * moves_between(start, split)
+    now = away + sum(weight * _late(one, spans, terms.queues) for weight, one in load.now)
+    if start == split and load.measured_late is not None:
+        now = min(now, load.measured_late)
+    late = now
+    if load.others_part > 0:
+        steady = {stage: (Span(terms.horizon_seconds, after[stage]),) for stage in needs}
+        other = sum(weight * _late(one, steady, None) for weight, one in load.others)
+        late += load.others_part * (other - now)
+    return Judgement(late, now, worst_stage(split, roles, needs))
 
 
 def worst_stage(
@@ -146,11 +170,19 @@ def _without(spans: Sequence[Span], capacity: float, seconds: float) -> tuple[Sp
     return tuple(found)
 
 
-def _late(stage: Stage, need: Need, spans: Sequence[Span], queues: Queues | None) -> float:
-    if stage is Stage.PREFILL:
-        return prefill_late(need, spans, queues.prompts_waiting if queues is not None else 0.0)
-    present = queues.answers_present if queues is not None else need.saturated * need.places
-    return decode_late(need, spans, present)
+def _late(
+    needs: Mapping[Stage, StageNeed], spans: Mapping[Stage, Sequence[Span]], queues: Queues | None
+) -> float:
+    on_time = 1.0
+    for stage, one in needs.items():
+        need = one.need
+        if stage is Stage.PREFILL:
+            late = prefill_late(need, spans[stage], queues.prompts_waiting if queues is not None else 0.0)
+        else:
+            present = queues.answers_present if queues is not None else need.saturated * need.places
+            late = decode_late(need, spans[stage], present)
+        on_time *= 1 - late
+    return 1 - on_time
 
 
 def _longest_drain(start: Split, split: Split, roles: Sequence[RoleState], terms: Terms) -> float:

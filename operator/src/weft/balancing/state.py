@@ -122,6 +122,10 @@ class Traffic:
     """Time to first token in seconds over the long window, per request."""
     itl_buckets: Buckets = ()
     """Time between tokens in seconds over the long window, per token, of all serving engines."""
+    history: tuple[Rates, ...] = ()
+    """One window after the other, back from now; may be empty: what the load was before is then not known."""
+    history_seconds: float = 60.0
+    """Length of each of these."""
 
 
 @dataclass(frozen=True)

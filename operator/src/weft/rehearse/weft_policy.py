@@ -5,6 +5,7 @@ from __future__ import annotations
 from weft.api import Objectives as ApiObjectives
 from weft.api import Stage
 from weft.balancing.balancer import Balancer, Config, Observation
+from weft.balancing.history import History
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, read
 from weft.balancing.state import Engine, RoleState
 from weft.rehearse.moves import Ways
@@ -51,6 +52,7 @@ class Weft:
         )
         self._roles = roles
         self._balancer = Balancer(config)
+        self._history = History()
         self._decided_at: float | None = None
         self._decided_from: dict[str, int] = {}
         self._scaled_at: float | None = None
@@ -83,6 +85,9 @@ class Weft:
             ),
             scrapes.scrape_seconds,
         )
+        traffic = reading.traffic
+        if traffic is not None:
+            traffic = self._history.with_history(traffic, now, scrapes.scrape_seconds)
         since = now - scrapes.windows.long_seconds
         engines = tuple(
             Engine(
@@ -97,7 +102,7 @@ class Weft:
         seen = Observation(
             at_seconds=now,
             replicas=mover.target,
-            traffic=reading.traffic,
+            traffic=traffic,
             engines=engines,
             decided_at_seconds=self._decided_at,
             decided_from=self._decided_from,

@@ -1,0 +1,94 @@
+"""What the load of the last minutes was made of."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+from support.inference import steady
+from weft.balancing.regimes import LASTS_SECONDS, regimes
+from weft.balancing.state import Rates, Traffic
+
+LONG_PROMPTS, LONG_ANSWERS = steady(5.0, 2000, 80), steady(4.2, 450, 400)
+
+
+def seen(now: Traffic, *before: Traffic) -> Traffic:
+    """One minute of each load, back from now."""
+    return replace(now, history=tuple(one.long for one in (now, *before)), history_seconds=60.0)
+
+
+def test_a_load_that_varies_by_chance_is_one_load_and_known_from_all_of_its_minutes() -> None:
+    chance = random.Random(1)
+
+    def minute() -> Rates:
+        count = chance.normalvariate(300, 17)
+        prompt, answer = chance.normalvariate(2000, 70), chance.normalvariate(80, 3)
+        rate = count / 60
+        return Rates(rate, rate, rate * prompt, rate, rate * answer)
+
+    short = steady(5.9, 2150, 85)  # a third more than usual for 15 s
+    found = regimes(replace(short, history=tuple(minute() for _ in range(10)), history_seconds=60.0), 0.0)
+    assert found is not None
+    assert found.unchanged
+    assert not found.others
+    assert math.isclose(found.likely.prompt_tokens_per_second, 10_000, rel_tol=0.05)
+    assert found.lasts_seconds == LASTS_SECONDS + 600
+
+
+def test_a_shift_of_the_mix_is_seen_in_the_short_window_and_what_was_before_is_remembered() -> None:
+    found = regimes(replace(seen(LONG_PROMPTS, *[LONG_PROMPTS] * 5), short=LONG_ANSWERS.short), 0.0)
+    assert found is not None
+    assert not found.unchanged
+    assert math.isclose(found.likely.answer_tokens_per_second, 4.2 * 400)
+    ((share, before),) = found.others
+    assert share == 1
+    assert math.isclose(before.prompt_tokens_per_second, 10_000)
+
+
+def test_a_load_that_comes_back_is_known_from_the_minutes_in_which_it_was_there_before() -> None:
+    # The first answers since it is back say that it is larger by a quarter than it is.
+    back = steady(4.6, 470, 440)
+    found = regimes(
+        replace(seen(LONG_PROMPTS, *[LONG_PROMPTS] * 4, *[LONG_ANSWERS] * 5), short=back.short), 0.0
+    )
+    assert found is not None
+    assert not found.unchanged
+    assert math.isclose(found.likely.answer_tokens_per_second, 4.2 * 400, rel_tol=0.03)
+    assert len(found.others) == 1
+
+
+def test_a_mix_that_alternates_lasts_as_long_as_it_did() -> None:
+    alternating = seen(
+        LONG_ANSWERS, LONG_ANSWERS, *[LONG_PROMPTS] * 2, *[LONG_ANSWERS] * 2, *[LONG_PROMPTS] * 2
+    )
+    found = regimes(alternating, 0.0)
+    steadily = regimes(seen(*[LONG_ANSWERS] * 8), 0.0)
+    assert found is not None
+    assert steadily is not None
+    assert found.lasts_seconds == (LASTS_SECONDS + 480) / 4
+    assert steadily.lasts_seconds == LASTS_SECONDS + 480
+    assert [round(share, 3) for share, _ in found.others] == [1]
+
+
+def test_a_minute_in_which_hardly_anybody_asked_is_no_other_load() -> None:
+    found = regimes(seen(LONG_PROMPTS, LONG_PROMPTS, steady(0.5, 100, 900), LONG_PROMPTS), 0.0)
+    assert found is not None
+    assert not found.others
+
+
+def test_without_a_past_the_load_before_is_that_of_the_long_window_and_its_peaks() -> None:
+    found = regimes(replace(LONG_PROMPTS, peak_answer_tokens_per_second=1680.0), 0.0)
+    assert found is not None
+    assert found.unchanged
+    ((_, peak),) = found.others
+    assert peak.answer_tokens_per_second == 1680.0
+    unknown = regimes(replace(LONG_PROMPTS, short=LONG_ANSWERS.short, peak_answer_tokens_per_second=0.0), 0.0)
+    assert unknown is not None
+    assert not unknown.unchanged
+    assert len(unknown.others) == 1
+
+
+def test_a_load_of_one_request_in_ten_minutes_is_not_divided_by() -> None:
+    rare = steady(0.0017, 500, 50)
+    assert regimes(seen(rare, rare, steady(0, 0, 0)), 0.0) is not None
