@@ -113,6 +113,10 @@ bench-binding: ## what binding costs, with its goals, as a table and build/bench
 	@$(MAKE) -s $(VENV)/.complete
 	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/binding.py $(if $(SIZES),--sizes $(SIZES))
 
+.PHONY: bench-queue
+bench-queue: $(VENV)/.complete ## the queue: decisions, utilisation, waiting times, shares; TRACES="a.csv b.csv" replays those too
+	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/queueing.py $(TRACES)
+
 .PHONY: lint
 lint: $(VENV)/.complete ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

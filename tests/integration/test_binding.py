@@ -65,7 +65,10 @@ def test_a_request_that_does_not_fit_attaches_nothing_and_says_what_is_missing(w
     message = next(
         c["message"] for c in world.get("greedy")["status"]["conditions"] if c["type"] == "Reserved"
     )  # type: ignore[index]
-    assert message == "kv: 4096 GiB asked for; not enough are free in pools open to this namespace"
+    assert message == (
+        "main: 8 accelerators asked for; kv: 4096 GiB asked for;"
+        " no pool has so many such devices together, in use or not"
+    )
     assert world.acts() == []
     assert world.claims() == []
 
@@ -166,7 +169,8 @@ def test_an_observed_fabric_is_read_and_never_written_to(world: World) -> None:
     world.create(mode="Observe")
     world.start_operator()
     world.logical_node("trainer")
-    eventually(lambda: reason(world.get("trainer"), "Reserved") == "NoHost", what="refusal")
+    eventually(lambda: reason(world.get("trainer"), "Reserved") == "OnlyPlanned", what="a plan")
+    assert len(world.get("trainer")["status"]["plan"]["devices"]) == 3  # type: ignore[index]
     pool = eventually(
         lambda: (world.kube.get(GPU_POOLS, world.name) or {}).get("status", {}).get("devices"), what="counts"
     )

@@ -175,7 +175,7 @@ def test_get_shows_all_of_weft_by_its_category(
     header = next(line for line in shown if "BOUND" in line and "NODE" in line)
     row = next(line for line in shown if "stored-trainer" in line)
 
-    assert header.split()[1:] == ["BOUND", "NODE", "DEVICES", "REASON", "READY", "AGE"]
+    assert header.split()[1:] == ["BOUND", "NODE", "DEVICES", "PLACE", "REASON", "READY", "AGE"]
     assert row.split()[1:6] == ["True", "worker-3", "2", "Verified", "False"]
 
 

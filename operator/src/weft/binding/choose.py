@@ -120,6 +120,8 @@ class Devices:
             self._zone_of.setdefault((each.fabric, each.offer.device.reachable_hosts), len(self._zone_of))
             for each in self.bins
         ]
+        self.reach_all = all(hosts is None for _, hosts in self._zone_of)
+        """Whether each device reaches all hosts of its fabric."""
         self._reaches: dict[tuple[int, ...], frozenset[int]] = {}
         self._matches: dict[tuple[DeviceKind, Selector, int], list[Bin]] = {}
         self._eligible: dict[object, list[Bin]] = {}

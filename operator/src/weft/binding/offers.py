@@ -254,7 +254,9 @@ class Reader:
         held: Counter[tuple[str, DeviceKind]] = Counter()
         for (namespace, (kind, _)), units in used.items():
             held[namespace, kind] += units
-        fabrics = {raw["metadata"]["name"] for raw, _ in readable}
+        # What a pool without a Fabric would offer is nothing that could come to be known.
+        unread = {raw["metadata"]["name"] for raw in snapshot.fabrics}
+        unread -= {raw["metadata"]["name"] for raw, _ in readable}
         quotas = [quota for _, quota in self.quotas(snapshot)]
         nodes: dict[str, set[str]] = {}
         for item in snapshot.outstanding:
@@ -274,7 +276,7 @@ class Reader:
             self._hosting.busy,
             held,
             self._grants(snapshot).weights,
-            tuple(sorted({pool.spec.fabric_ref.name for pool in pools} - fabrics)),
+            tuple(sorted(unread & {pool.spec.fabric_ref.name for pool in pools})),
             self._next_release(snapshot),
             if_managed,
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -17,11 +18,15 @@ class Hosts:
     """All hosts, the smallest first."""
 
     def __init__(self, offers: Iterable[HostOffer], devices: Devices, busy: Iterable[HostOffer] = ()) -> None:
-        self._busy = busy
+        self._busy = tuple(busy)
         self.offers: dict[Place, HostOffer] = {
             (host.fabric, host.host): host for host in sorted(offers, key=attrgetter("size"))
         }
         self._devices = devices
+        hosts = (*self.offers.values(), *self._busy)
+        one_fabric = len({host.fabric for host in hosts}) <= 1 and not any(host.also for host in hosts)
+        self._alike = devices.reach_all and one_fabric
+        """Whether all hosts are reached by the same devices."""
         self._reach: dict[Place, frozenset[int]] = {}
         self._taken: set[str] = set()
         """Nodes that carry a logical node now."""
@@ -52,29 +57,30 @@ class Hosts:
         known.found += known.rest
         return known.found
 
-    def kinds(self, shape: Shape) -> Iterable[frozenset[int]]:
+    def kinds(self, shape: Shape) -> Collection[frozenset[int]]:
         """The reaches of the hosts that a shape may have."""
         known = self._known(shape)
         if known.kinds is None:
-            known.kinds = dict.fromkeys(map(self.reach, self.suited(shape)))
+            if self._alike:
+                known.found += () if known.found else itertools.islice(known.rest, 1)
+                known.kinds = dict.fromkeys(map(self.reach, known.found[:1]))
+            else:
+                known.kinds = dict.fromkeys(map(self.reach, self.suited(shape)))
         return known.kinds
 
     def kinds_in_time(self, shape: Shape) -> Iterable[frozenset[int]]:
         """The reaches of the hosts that a shape may have now, or when they are released."""
         return dict.fromkeys((*self.kinds(shape), *self._busy_kinds(shape)))
 
-    def has_any(self, shape: Shape) -> bool:
-        """Whether a host suits the shape and is not closed, whatever it carries."""
-        return bool(self.suited(shape)) or bool(self._busy_kinds(shape))
-
-    def _busy_kinds(self, shape: Shape) -> Iterable[frozenset[int]]:
+    def _busy_kinds(self, shape: Shape) -> Collection[frozenset[int]]:
         known = self._known(shape)
         if known.busy_kinds is None:
-            known.busy_kinds = dict.fromkeys(
-                self._devices.reach(host.places)
-                for host in self._busy
-                if suits(shape, host) and not host.why_closed(shape.tolerations)
+            hosts: Iterator[HostOffer] = (
+                host for host in self._busy if suits(shape, host) and not host.why_closed(shape.tolerations)
             )
+            if self._alike:
+                hosts = itertools.islice(hosts, 1)
+            known.busy_kinds = dict.fromkeys(self._devices.reach(host.places) for host in hosts)
         return known.busy_kinds
 
     def open(self, shape: Shape) -> Iterator[Place]:

@@ -352,19 +352,25 @@ class Remembered:
     """Uids of requests that lost a place to others that ask for more: they do not lose another."""
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
     """By the uid of the request: who is refused again for the same reason has the same object."""
+    possible: frozenset[Shape] = frozenset()
+    """Shapes that could be met if every device were free."""
     head: str = ""
     """Uid of the head of the queue: what it needs is kept for it."""
 
     def for_stock(self, stock: Stock) -> Remembered:
         """What need not be looked for again on a later stock."""
         if not self.refused:
-            return replace(self, hopeless=frozenset())
+            return replace(self, hopeless=frozenset(), possible=frozenset())
         other = _other_offers(self.stock.offers, stock.offers)
         # A device that came is none for whom it could have been hopeless to wait, free or not.
-        hopeless = self.hopeless if self.hopeless and self._has_all(stock, other) else frozenset()
+        has_all = self._has_all(stock, other)
+        hopeless = self.hopeless if has_all else frozenset()
+        is_whole = has_all and len(stock.offers) == len(self.stock.offers)
+        possible = self.possible if is_whole else frozenset()
         if self._holds_for(stock, other):
-            return replace(self, hopeless=hopeless)
-        return replace(self, refused={key: self.refused[key] for key in hopeless}, hopeless=hopeless)
+            return replace(self, hopeless=hopeless, possible=possible)
+        refused = {key: self.refused[key] for key in hopeless}
+        return replace(self, refused=refused, hopeless=hopeless, possible=possible)
 
     def _has_all(self, stock: Stock, other: Iterable[tuple[Offer | None, Offer]]) -> bool:
         """Whether a later stock has no device that this one had not, free or not."""

@@ -22,6 +22,8 @@ MOST_MOVES = 300
 """Searches for one request, at one depth: a bound on what a tenant can cost."""
 MOST_WORK = 300_000
 """The same for a pass, in bins and placed requests that are looked at: tenths of a second, beside the event loop."""
+LEAST_WORK = 15_000
+"""The same while a queue waits that was looked at before: milliseconds, because a decision comes with each release."""
 DEPTHS = (0, 1, 2, 3)
 """How often those that are moved may move others: the shallow searches, which are short, come first."""
 
@@ -29,8 +31,9 @@ DEPTHS = (0, 1, 2, 3)
 class Repack:
     """Moves within one pass."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, most_work: int = MOST_WORK) -> None:
         self._room = room
+        self._most_work = most_work
         self._done: list[tuple[bool, Held]] = []
         """What was taken (True) and given back since the outermost request asked for room."""
         self._may_lose: Collection[str] = ()
@@ -44,7 +47,7 @@ class Repack:
 
         Those of `may_lose` (uids) lose their place where that lets more accelerators be placed; None: nobody.
         """
-        if not self._room.held or self._work > MOST_WORK:
+        if not self._room.held or self._work > self._most_work or self._is_vain(request, may_lose or ()):
             return False
         self._done = []
         self._may_lose = may_lose or ()
@@ -55,11 +58,41 @@ class Repack:
                 return True
         return False
 
+    def _is_vain(self, request: Waiting, may_lose: Collection[str]) -> bool:
+        """Whether more is asked for than all moves together could set free.
+
+        Who moves within what the request could have sets nothing free; outside of it there is room for as many as are
+        free there, whoever changes places; and those of `may_lose` need no other place.
+        """
+        shape, devices = request.shape, self._room.devices
+        for number, need in enumerate(shape.needs):
+            if not need.count:
+                continue
+            eligible = {
+                each.number
+                for choice in range(len(need.choices))
+                for each in devices.eligible(shape, number, choice, None)
+            }
+            self._work += len(devices.bins)
+            free = sum(each.free for each in devices.bins if each.offer.device.kind is need.kind)
+            if free >= need.count:
+                continue
+            free += sum(
+                part.count
+                for uid in may_lose
+                if (held := self._room.held.get(uid)) is not None
+                for part in held.parts
+                if part.bin.number in eligible
+            )
+            if free < need.count:
+                return True
+        return False
+
     def _make_room(self, request: Waiting, settled: frozenset[str], depth: int, gain: int) -> int | None:
         """Place the request; what is left of `gain`, or None. `gain` is how many accelerators more will be placed if
         nobody loses a place; `settled` may not be moved: the request itself, and those that have moved for it."""
         for movers in self._who_could_move(request.shape, settled):
-            if self.moves >= self._limit or self._work > MOST_WORK:
+            if self.moves >= self._limit or self._work > self._most_work:
                 return None
             mark = len(self._done)
             left = self._exchange(request, movers, settled, depth, gain)

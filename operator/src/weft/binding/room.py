@@ -85,4 +85,7 @@ class Room:
             if not isinstance(parts, Unmet):
                 return Held(request, place, parts), failures
             failures[reach] = parts
+            if len(failures) == len(self.hosts.kinds(request.shape)):
+                # All others are like one of these.
+                break
         return None, failures

@@ -35,7 +35,7 @@ from weft.binding.plan import (
     Waiting,
     Why,
 )
-from weft.binding.repack import Repack
+from weft.binding.repack import LEAST_WORK, MOST_WORK, Repack
 from weft.binding.room import Held, Room
 from weft.binding.stranded import unused
 from weft.binding.turns import Turns, place_words
@@ -51,8 +51,8 @@ MOST_HEADS = 20
 def place(waiting: Iterable[Waiting], stock: Stock, remembered: Remembered | None = None) -> Placement:
     """Place requests, each in its turn. `remembered` is what the pass before left."""
     waiting, remembered = tuple(waiting), remembered or Remembered()
-    pass_ = _Pass(stock, remembered)
     head = remembered.head or next((each.uid for each in waiting if each.was_head), "")
+    pass_ = _Pass(stock, remembered, LEAST_WORK if head else MOST_WORK)
     turns = pass_.turns(waiting, head)
     ordered: list[Waiting] = []
     for request in turns:
@@ -75,7 +75,7 @@ Ordered = Sequence[Waiting]
 class _Pass:
     """The state of one pass."""
 
-    def __init__(self, stock: Stock, remembered: Remembered) -> None:
+    def __init__(self, stock: Stock, remembered: Remembered, most_work: int) -> None:
         self._stock = stock
         self._room = Room(stock)
         self._words = Words(stock, self._room)
@@ -84,6 +84,7 @@ class _Pass:
         self._refusals = remembered.refusals
         self._remembered_keys = frozenset(self._refused)
         self._hopeless = set(remembered.hopeless)
+        self._possible = set(remembered.possible)
         self._key_of: dict[str, RefusalKey] = {}
         """What a refused request was refused under, by its uid."""
         self._kept: Kept | None = None
@@ -93,7 +94,7 @@ class _Pass:
         for each in self._room.devices.bins:
             self._totals[each.offer.device.kind] += each.total * each.units
         self._searches = 0
-        self._repack = Repack(self._room)
+        self._repack = Repack(self._room, most_work)
         self._moved = False
         """Whether somebody was moved since the last look at who was refused."""
         self._passed_over = set(remembered.passed_over)
@@ -118,13 +119,14 @@ class _Pass:
                 for _ in range(part.count)
             )
             assignments.append(Assignment(request, self._room.hosts.offers[held.place], devices))
-        queue = list(self.turns([each for each in left if self._why(each).in_queue], self._head()))
+        whys = {each.uid: self._why(each) for each in left}
+        queue = list(self.turns([each for each in left if whys[each.uid].in_queue], self._head()))
         if self._kept is None:
             self._kept = next(filter(None, map(self._nearest, self._candidates(queue))), None)
             if self._kept is not None:
                 queue.remove(self._kept.request)
                 queue.insert(0, self._kept.request)
-        refusals = [*self._told(left, queue)]
+        refusals = [*self._told(left, whys, queue)]
         effort = Effort(
             1, self._room.devices.matchings, self._searches, self._room.devices.choices, self._repack.moves
         )
@@ -138,7 +140,7 @@ class _Pass:
             devices.take(kept)
         return unused(devices.bins, kept, [(each.waiting.shape, each.reason) for each in refusals])
 
-    def _told(self, left: Ordered, queue: Ordered) -> Iterator[Refusal]:
+    def _told(self, left: Ordered, whys: Mapping[str, Why], queue: Ordered) -> Iterator[Refusal]:
         """What those that wait are told: the same object as before where nothing of it changed."""
         places = {request.uid: place_words(rank) for rank, request in enumerate(queue)}
         firsts: set[str] = set()
@@ -149,11 +151,20 @@ class _Pass:
                 firsts.add(request.namespace)
                 next_release[request.uid] = self._next_release(request)
         for request in left:
-            why = self._why(request)
-            message = why.message + next_release.get(request.uid, "")
-            told = Refusal(request, why.reason, message, why.accepted, places.get(request.uid, ""))
+            why, place = whys[request.uid], places.get(request.uid, "")
+            message = why.message
+            if request.uid in next_release:
+                message += next_release[request.uid]
             before = self._refusals.get(request.uid)
-            yield before if before is not None and before.waiting is request and before == told else told
+            if (
+                before is not None
+                and before.waiting is request
+                and (before.reason, before.message, before.accepted, before.place)
+                == (why.reason, message, why.accepted, place)
+            ):
+                yield before
+            else:
+                yield Refusal(request, why.reason, message, why.accepted, place)
 
     def _next_release(self, request: Waiting) -> str:
         """Which logical node of the same namespace releases such devices first, as far as that is known."""
@@ -184,6 +195,7 @@ class _Pass:
             frozenset(self._hopeless & keys),
             frozenset(self._passed_over & by_uid.keys()),
             by_uid,
+            frozenset(key[0] for key in keys if key[0] in self._possible),
             self._head(),
         )
 
@@ -250,7 +262,7 @@ class _Pass:
             self._room.take(found)
             return True
         if found.reason in MOVABLE_REASONS:
-            if found.reason in DEVICE_REASONS and not self._room.devices.could_be_met(request.shape):
+            if found.reason in DEVICE_REASONS and not self._is_possible(request.shape):
                 found = self._words.hopeless(request.shape, found)
                 key = self._key_of[request.uid] = (*key[:2], None)
                 self._hopeless.add(key)
@@ -260,6 +272,11 @@ class _Pass:
                 return True
         self._refused[key] = found
         return False
+
+    def _is_possible(self, shape: Shape) -> bool:
+        if shape not in self._possible and self._room.devices.could_be_met(shape):
+            self._possible.add(shape)
+        return shape in self._possible
 
     def exchange(self, ordered: Ordered, never: Collection[str]) -> bool:
         """Give places to refused requests that ask for more accelerators than those that lose theirs; whether somebody
@@ -271,9 +288,9 @@ class _Pass:
         if self._refused.keys() == self._remembered_keys and not self._moved:
             return False
         may_lose: dict[str, set[str]] = {}
-        for each in ordered:
-            if each.uid not in self._passed_over and each.uid not in never:
-                may_lose.setdefault(each.namespace, set()).add(each.uid)
+        for uid, held in self._room.held.items():
+            if uid not in self._passed_over and uid not in never:
+                may_lose.setdefault(held.request.namespace, set()).add(uid)
         before = frozenset(self._room.held)
         # What was refused on all that this pass began with, is refused whoever is moved.
         useless = self._remembered_keys | self._hopeless
@@ -282,7 +299,9 @@ class _Pass:
             key, asked = self._key_of[request.uid], (request.shape, request.namespace)
             if key in useless or asked in tried or self._refused[key].reason not in MOVABLE_REASONS:
                 continue
-            if self._repack.make_room(request, may_lose.get(request.namespace)):
+            losers = may_lose.get(request.namespace)
+            # With nobody to lose a place it was tried in its turn.
+            if losers and self._repack.make_room(request, losers):
                 self._moved = True
             else:
                 tried.add(asked)

@@ -31,6 +31,7 @@ class Turns:
         self._totals = totals
         self._weights = weights
         self._used: dict[str, dict[DeviceKind, int]] = {}
+        self._shares: dict[str, float] = {}
         for (namespace, kind), units in used.items():
             self._used.setdefault(namespace, {})[kind] = units
         self._queues: dict[str, list[Waiting]] = {}
@@ -50,12 +51,19 @@ class Turns:
 
     def took(self, request: Waiting) -> None:
         """The request got what it asks for."""
+        self._shares.pop(request.namespace, None)
         used = self._used.setdefault(request.namespace, {})
         for need in request.shape.needs:
             used[need.kind] = used.get(need.kind, 0) + (need.count or need.size_bytes)
 
     def share(self, namespace: str) -> float:
         """What the namespace holds, as a part of all there is, by its weight."""
+        known = self._shares.get(namespace)
+        if known is None:
+            known = self._shares[namespace] = self._share(namespace)
+        return known
+
+    def _share(self, namespace: str) -> float:
         weight = self._weights.get(namespace, 1)
         return max(
             (
