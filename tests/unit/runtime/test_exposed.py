@@ -58,11 +58,17 @@ def test_pools_fabrics_and_conditions_are_numbers() -> None:
         GPU_POOLS,
         "a100",
         {"fabricRef": {"name": "rack"}},
-        {"devices": {"total": 8, "free": 3, "bound": 5}},
+        {
+            "devices": {"total": 8, "free": 3, "bound": 5},
+            "kept": 1,
+            "stranded": [{"reason": "NoHost", "devices": 2}],
+        },
     )
     put(cache, GPU_POOLS, "unread", {"fabricRef": {"name": "rack"}})
 
     metrics = seen(cache)
+    assert metrics["weft_pool_kept_devices", frozenset({"GPUPool", "a100"})] == 1
+    assert metrics["weft_pool_stranded_devices", frozenset({"GPUPool", "a100", "NoHost"})] == 2
     assert metrics["weft_fabric_devices", frozenset({"rack"})] == 8
     assert metrics["weft_condition", frozenset({"Fabric", "", "rack", "Connected"})] == 1
     assert metrics["weft_condition", frozenset({"Fabric", "", "rack", "NoOrphans"})] == 0
@@ -70,6 +76,13 @@ def test_pools_fabrics_and_conditions_are_numbers() -> None:
     assert metrics["weft_pool_devices", frozenset({"GPUPool", "a100", "free"})] == 3
     assert metrics["weft_pool_devices", frozenset({"GPUPool", "a100", "quarantined"})] == 0
     assert not any("unread" in labels for _, labels in metrics)
+
+
+def test_what_is_planned_at_observed_fabrics_is_counted_by_namespace() -> None:
+    cache = ObjectCache()
+    plan = {"nodeName": "n", "devices": [{"fabric": "rack"}, {"fabric": "rack"}]}
+    put(cache, LOGICAL_NODES, "n", {}, {"plan": plan, "conditions": [said("Bound", "False", "OnlyPlanned")]})
+    assert seen(cache)["weft_planned_devices", frozenset({"team-a", "rack"})] == 2
 
 
 def test_logical_nodes_are_counted_by_reason_and_never_named() -> None:

@@ -92,14 +92,36 @@ class Exposed(Collector):
                     labels = [resource.kind, each["metadata"]["name"], state]
                     family.add_metric(labels, counts.get(state, 0))
         yield family
+        kept = GaugeMetricFamily(
+            "weft_pool_kept_devices",
+            "Free devices that are kept for the head of the queue.",
+            labels=["kind", "pool"],
+        )
+        stranded = GaugeMetricFamily(
+            "weft_pool_stranded_devices",
+            "Free devices that nobody who waits can use, by the reason.",
+            labels=["kind", "pool", "reason"],
+        )
+        for resource in POOLS:
+            for each in self._cache.list(resource):
+                labels, status = [resource.kind, each["metadata"]["name"]], each.get("status", {})
+                if "devices" in status:
+                    kept.add_metric(labels, status.get("kept", 0))
+                for one in status.get("stranded", ()):
+                    stranded.add_metric([*labels, one["reason"]], one["devices"])
+        yield kept
+        yield stranded
 
     def _logical_nodes(self) -> Iterator[Metric]:
         counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
         oldest: dict[str, float] = {}
+        planned: collections.Counter[tuple[str, str]] = collections.Counter()
         for each in self._cache.list(LOGICAL_NODES):
             bound = _condition(each, "Bound")
             state, reason = (bound["status"], bound["reason"]) if bound else ("Unknown", "")
             counts[_name(each)[0], state, reason] += 1
+            for device in each.get("status", {}).get("plan", {}).get("devices", ()):
+                planned[_name(each)[0], device["fabric"]] += 1
             if state != "True":
                 age = self._wall() - _seconds(each["metadata"]["creationTimestamp"])
                 oldest[reason] = max(oldest.get(reason, 0.0), age)
@@ -119,6 +141,14 @@ class Exposed(Collector):
         for reason, age in sorted(oldest.items()):
             waiting.add_metric([reason], age)
         yield waiting
+        plan = GaugeMetricFamily(
+            "weft_planned_devices",
+            "Devices that would be attached for a namespace if the fabrics in Observe mode were managed.",
+            labels=["namespace", "fabric"],
+        )
+        for place, count in sorted(planned.items()):
+            plan.add_metric(place, count)
+        yield plan
 
     def _groups(self) -> Iterator[Metric]:
         replicas = GaugeMetricFamily(
