@@ -189,7 +189,7 @@ def shares() -> Iterator[Row]:
     weights = {"one": 1, "two": 2, "four": 4}
     small = Size(accelerators=140, hosts=140, memories=1, storages=1)
     made = traces.generated(
-        5, 1500, 1.8, small.accelerators, tuple(weights), ((1, 50), (2, 30), (4, 20)), bytes_too=False
+        5, 1200, 2.6, small.accelerators, tuple(weights), ((1, 50), (2, 30), (4, 20)), bytes_too=False
     )
     came = replay(made, small, weights)
     end = made[-1].created
