@@ -220,6 +220,9 @@ def test_a_pair_of_deployments_is_adopted_balanced_and_given_back_by_the_command
             program, *arguments = shlex.split(command)
             assert program == "kubectl"
             kubectl(*(str(ROOT / one) if one.startswith("docs/") else one for one in arguments))
+            if arguments[0] == "apply":  # the documentation has the time
+                quick = {"spec": {"rebalance": {"cooldownSeconds": 1}}}
+                site.kube.patch(INFERENCE_GROUPS, "llama-70b", quick, "serving")
 
     kubectl("apply", "-f", str(ROOT / "docs/examples/adopt/10-deployments.yaml"))
     site.workloads = dict.fromkeys(("prefill", "decode"), DEPLOYMENTS)
@@ -227,8 +230,6 @@ def test_a_pair_of_deployments_is_adopted_balanced_and_given_back_by_the_command
     before = {one["metadata"]["name"]: one["spec"] for one in site.kube.list(DEPLOYMENTS, "serving")}
     site.front_end |= signals(PROMPTS)
     run("Watch first")
-    quick = {"spec": {"rebalance": {"cooldownSeconds": 1}}}  # the documentation has the time
-    site.kube.patch(INFERENCE_GROUPS, "llama-70b", quick, "serving")
     assert site.counts() == {"prefill": 2, "decode": 3}
     assert {reason(site.role(name), "AbleToScale") for name in site.workloads} == {"ReadOnly"}
 

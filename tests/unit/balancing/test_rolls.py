@@ -54,12 +54,16 @@ async def test_a_template_that_never_runs_takes_one_replica_and_is_named_and_the
     assert sum(fleet.serving().values()) == 8
     assert images(fleet) == {"vllm:1": 8, "vllm:bad": 1}
     assert fleet.condition("Balanced") == ("False", "Starting")
+    (bad,) = [pod for pod in fleet.pods() if pod["spec"]["containers"][0]["image"] == "vllm:bad"]
+    name = bad["metadata"]["name"]
+    waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
+    status = {**bad["status"], "containerStatuses": [{"name": "engine", "state": {"waiting": waiting}}]}
+    fleet.cluster._store((PODS, NAMESPACE, name), {**bad, "status": status})
     fleet.now += timedelta(seconds=150)
     await fleet.run(5)
     assert sum(fleet.serving().values()) == 8
     assert fleet.condition("Balanced") == ("False", "ReplicaStuck")
-    (bad,) = [pod for pod in fleet.pods() if pod["spec"]["containers"][0]["image"] == "vllm:bad"]
-    assert bad["metadata"]["name"] in fleet.message("Balanced")
+    assert f"{name} of role decode is not running in time (ImagePullBackOff)" in fleet.message("Balanced")
     roll(fleet, "decode", "vllm:1")
     await fleet.run(60)
     assert images(fleet) == {"vllm:1": 9}

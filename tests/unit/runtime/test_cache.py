@@ -98,13 +98,26 @@ def test_of_pods_and_nodes_only_the_fields_that_are_used_are_kept() -> None:
     applied = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "cni/status": "[]", **kept}
     metadata = {"name": "p", "namespace": "a", "resourceVersion": "2", "annotations": applied}
     spec = {"nodeName": "n", "containers": [{"name": "main"}], "tolerations": [{"operator": "Exists"}]}
-    status = {"phase": "Running", "containerStatuses": [{"ready": True}], "conditions": []}
+    running = {"ready": True, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}
+    status = {"phase": "Running", "containerStatuses": [running], "conditions": []}
     cache.put(PODS, {"metadata": metadata, "spec": spec, "status": status})
     assert cache.get(PODS, "p", "a") == {
         "metadata": {**metadata, "annotations": kept},
         "spec": {"nodeName": "n", "tolerations": [{"operator": "Exists"}]},
         "status": {"phase": "Running", "conditions": []},
     }
+
+
+def test_of_a_container_that_waits_the_word_why_is_kept() -> None:
+    cache = ObjectCache()
+    metadata = {"name": "p", "namespace": "a", "resourceVersion": "1"}
+    waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image vllm:1"}
+    container = {"name": "main", "ready": False, "state": {"waiting": waiting}}
+    status = {"phase": "Pending", "containerStatuses": [container, {"state": {"running": {}}}]}
+    cache.put(PODS, {"metadata": metadata, "spec": {}, "status": status})
+    found = cache.get(PODS, "p", "a")
+    assert found is not None
+    assert found["status"]["containerStatuses"] == [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]
 
 
 def decoded(name: str, version: int) -> dict[str, Any]:

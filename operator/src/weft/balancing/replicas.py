@@ -202,7 +202,7 @@ def serving_in(replicas: Iterable[Replica], role: str) -> list[Replica]:
 
 
 def _waits_for(status: Mapping[str, Any]) -> str:
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+    for container in status.get("containerStatuses") or ():
         if word := ((container.get("state") or {}).get("waiting") or {}).get("reason"):
             return str(word)
     return ""

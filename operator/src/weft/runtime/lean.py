@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from weft.api.resources import GROUP, NODES, PODS, ResourceType
@@ -43,7 +43,16 @@ def lean(resource: ResourceType, obj: Object) -> Object:
         for part, fields in used.items()
         if obj.get(part)
     }
+    if resource == PODS and (waiting := list(_waiting(obj.get("status") or {}))):
+        parts["status"]["containerStatuses"] = waiting
     return {**obj, "metadata": metadata, **parts}
+
+
+def _waiting(status: Mapping[str, Any]) -> Iterator[Object]:
+    """Why containers of a pod wait, in a word; nothing of those that run, as nearly all do."""
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        if reason := ((container.get("state") or {}).get("waiting") or {}).get("reason"):
+            yield {"state": {"waiting": {"reason": reason}}}
 
 
 class Texts:
