@@ -109,6 +109,20 @@ async def test_a_manager_that_asks_for_a_pause_gets_it_and_keeps_what_was_read()
         assert len((await driver.inventory()).devices) == 50
 
 
+async def test_documents_that_come_along_are_read_and_not_kept() -> None:
+    tree = big(5, 2)
+    tree[ROOT] |= EXPAND
+    served = Replay(tree)
+    served.expand = True
+    async with reading(served) as (_, driver):
+        for _ in range(2):
+            read = await driver.inventory()
+            assert {each.attributes["model"] for each in read.devices} == {"H200"}
+            kept = [entry.value for entry in driver._poller._blocks.entries.values()]
+            assert [block.expanded for block in kept if block is not None and block.expanded] == []
+        assert [path for path in served.asked("Processors") if "?" not in path] == []
+
+
 @pytest.mark.parametrize("status", [400, 404, 500, 501, 503])
 @pytest.mark.parametrize("failing", [(DEEP,), (DEEP, SHALLOW)])
 async def test_an_expand_that_fails_is_done_without_and_left_out_for_a_while(

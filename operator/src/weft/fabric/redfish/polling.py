@@ -304,9 +304,11 @@ class Poller:
                 await self._look_into(await self._blocks.read(uri, collections, self._readings), collections)
 
         entries = self._blocks.entries
-        for block in self._blocks.values():
-            if block.expanded:
-                self._learn(block, block.expanded)
+        for entry in entries.values():
+            if entry.value is not None and entry.value.expanded:
+                self._learn(entry.value, entry.value.expanded)
+                # Two KiB of a device's documents, of which the facts are all that anybody wants.
+                entry.value = replace(entry.value, expanded=())
         order = self._blocks.in_order(claimed, self._facts)
         await collections.work([uri for uri in order if self._lacks(uri)], look)
         # Without an ETag nobody says that a device was exchanged: look now and then, when all the rest is read.
