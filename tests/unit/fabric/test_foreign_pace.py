@@ -112,14 +112,17 @@ async def test_a_manager_that_asks_for_a_pause_gets_it_and_keeps_what_was_read()
 async def test_documents_that_come_along_are_read_and_not_kept() -> None:
     tree = big(5, 2)
     tree[ROOT] |= EXPAND
+    for number in range(5):
+        body = tree[f"{BLOCKS}/gpu-{number:03}"]
+        body["Processors"] = [tree[each["@odata.id"]] for each in body["Processors"]]
     served = Replay(tree)
     served.expand = True
     async with reading(served) as (_, driver):
         for _ in range(2):
             read = await driver.inventory()
             assert {each.attributes["model"] for each in read.devices} == {"H200"}
-            kept = [entry.value for entry in driver._poller._blocks.entries.values()]
-            assert [block.expanded for block in kept if block is not None and block.expanded] == []
+            entries = driver._poller._blocks.entries.values()
+            assert [entry.value.expanded for entry in entries if entry.value is not None] == [()] * 5
         assert [path for path in served.asked("Processors") if "?" not in path] == []
 
 
