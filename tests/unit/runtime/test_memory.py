@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES
 from weft.runtime import memory
+from weft.runtime.cache import ObjectCache
 from weft.runtime.memory import collect_everything_rarely, give_freed_memory_back
 
 
@@ -93,3 +98,86 @@ def test_what_lists_took_is_given_back_to_the_system() -> None:
 def test_an_allocator_that_is_not_glibc_s_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace())
     give_freed_memory_back()
+
+
+def metadata(name: str, number: int, **more: Any) -> dict[str, Any]:
+    managed = [{"manager": "weft", "operation": "Update", "fieldsV1": {f"f:field{n}": {} for n in range(30)}}]
+    return {
+        "name": name,
+        "uid": f"0b9c6f0e-1234-4abc-9def-{number:012x}",
+        "resourceVersion": str(number),
+        "generation": 1,
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "finalizers": ["weft.dev/fabric"],
+        "managedFields": managed,
+        **more,
+    }
+
+
+def bound(number: int) -> tuple[str, list[str]]:
+    """A logical node with two devices and its claims, as a watch brings them: each a text of its own."""
+    names = [f"rack-12345678.gpu-{2 * number + each}" for each in range(2)]
+    pool = {"kind": "GPUPool", "name": "rack-12345678"}
+    conditions = [
+        {
+            "type": kind,
+            "status": "True",
+            "reason": kind,
+            "message": "every device was seen at the host",
+            "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        for kind in ("Accepted", "Reserved", "Bound", "Ready")
+    ]
+    node = {
+        "apiVersion": LOGICAL_NODES.api_version,
+        "kind": LOGICAL_NODES.kind,
+        "metadata": metadata(f"burst{number}", 3 * number, namespace="bench"),
+        "spec": {"accelerators": [{"name": "main", "count": 2}], "host": {}, "placement": {}},
+        "status": {
+            "observedGeneration": 1,
+            "host": f"sled-{number}",
+            "nodeName": f"rack-12345678-sled-{number}",
+            "deviceCount": 2,
+            "devices": [
+                {"request": "main", "poolRef": pool, "device": name.partition(".")[2], "attachment": name}
+                for name in names
+            ],
+            "conditions": conditions,
+        },
+    }
+    claims = [
+        {
+            "apiVersion": DEVICE_ATTACHMENTS.api_version,
+            "kind": DEVICE_ATTACHMENTS.kind,
+            "metadata": metadata(name, 3 * number + 1 + place),
+            "spec": {
+                "fabric": "rack-12345678",
+                "device": name.partition(".")[2],
+                "poolRef": pool,
+                "host": f"sled-{number}",
+                "nodeName": f"rack-12345678-sled-{number}",
+                "operation": f"{number:020}",
+                "request": "main",
+                "claimSize": 2,
+                "claimRef": {"namespace": "bench", "name": f"burst{number}", "uid": f"u-{number}"},
+            },
+        }
+        for place, name in enumerate(names)
+    ]
+    return json.dumps(node), [json.dumps(claim) for claim in claims]
+
+
+def test_a_bound_logical_node_and_its_two_claims_take_nine_kibibytes_of_the_cache() -> None:
+    """Beside what is kept of texts that objects share, which does not grow with their number."""
+    texts = [bound(number) for number in range(1, 401)]
+    cache, count = ObjectCache(), len(texts) - 100
+    for done, (node, claims) in enumerate(texts):
+        if done == len(texts) - count:
+            tracemalloc.start()
+        cache.put(LOGICAL_NODES, json.loads(node))
+        for claim in claims:
+            cache.put(DEVICE_ATTACHMENTS, json.loads(claim))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken / count / 1024 < 9
