@@ -62,6 +62,12 @@ fuzz: ## odd specs against the API server and the running operator; SEEDS=n SEED
 	@$(MAKE) -s $(VENV)/.complete
 	FUZZ_SEEDS=$(or $(SEEDS),2000) FUZZ_SEED_START=$(SEED_START) $(BIN)/pytest tests/fuzz -s $(ARGS)
 
+.PHONY: test-live
+test-live: ## a group that shrinks and grows under real requests; takes four minutes
+	@$(PYTHON) hack/dev/weft_dev/preflight.py test
+	@$(MAKE) -s $(VENV)/.complete
+	$(BIN)/pytest tests/live $(ARGS)
+
 .PHONY: validate-emulator
 validate-emulator: $(VENV)/.complete ## DMTF's validators against the emulator in every dialect; takes some minutes, and cargo once
 	$(BIN)/pytest tests/validators -rA $(ARGS)
@@ -97,6 +103,10 @@ bench-balancing: $(VENV)/.complete ## the planner in NVIDIA Dynamo's own replay,
 .PHONY: bench-rehearsal
 bench-rehearsal: $(VENV)/.complete ## every policy of weft rehearse on the same cases; ARGS="--seeds 1 --cases scarce", --days
 	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/evaluate.py $(ARGS)
+
+.PHONY: bench-size
+bench-size: $(VENV)/.complete ## whole days with a free size against the best fixed fleet; ARGS="--days m-mid-day2 --cold-starts 60"
+	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/days.py $(ARGS)
 
 .PHONY: check-engine-model
 check-engine-model: $(VENV)/.complete ## the rehearsal's engines against dynamo.mocker and against measured hardware

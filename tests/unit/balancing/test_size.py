@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, T0, group, known, role, steady
 from weft.api import FlipMethod, RebalanceMode, Stage
@@ -45,6 +47,11 @@ def test_a_group_that_is_too_small_grows_to_what_the_load_needs_and_says_so(star
     assert reason(plan).startswith("grows by ")
     assert "prefill needs 4.1 replicas and has" in reason(plan)
     assert "a new replica serves after 60 s" in reason(plan)
+
+
+def test_a_clear_rise_is_followed_before_the_long_window_shows_it() -> None:
+    risen = replace(steady(4, 1420, 145), short=PROMPT_HEAVY.short)
+    assert plan_split(elastic(2, 2, risen)).allocation == split(5, 4)
 
 
 def test_growth_stops_at_the_maximum_and_at_what_the_roles_allow() -> None:
@@ -162,3 +169,41 @@ def test_after_shrinking_a_group_grows_again_only_after_the_cooldown() -> None:
     early = elastic(2, 2, PROMPT_HEAVY, now=T0 + timedelta(seconds=20), **before)
     assert plan_split(early).decision is None
     assert plan_split(replace(early, now=T0 + timedelta(seconds=40))).allocation.total > 4
+
+
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.floats(0.05, 12),
+    st.floats(100, 4000),
+    st.floats(20, 600),
+    st.floats(1, 3),
+    st.integers(0, 24),
+    st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_decision_is_within_the_limits_and_the_next_look_takes_nothing_back(
+    counts: tuple[int, int], rate: float, prompt: float, answer: float, peak: float, least: int, kept: bool
+) -> None:
+    traffic = known(steady(rate, prompt, answer), peak)
+    if not kept:
+        traffic = replace(traffic, ttft_buckets=((2.5, 0.5), (math.inf, 1.0)))
+    inputs = elastic(*counts, traffic, minimum_accelerators=least)
+    first = plan_split(inputs)
+    for name, count in first.allocation.counts:
+        assert 1 <= count <= 32, name
+    assert min(least, 24) <= 2 * first.allocation.total + 1  # replicas have two each
+    assert 2 * first.allocation.total <= 24
+    later = T0 + timedelta(seconds=2)
+    again = replace(
+        inputs,
+        allocation=first.allocation,
+        now=later,
+        decided_at=T0 if first.decision else inputs.decided_at,
+        decided_from=inputs.allocation if first.decision else inputs.decided_from,
+        scaled_at=T0 if first.allocation.total != inputs.allocation.total else None,
+    )
+    turned = plan_split(again).allocation
+    if first.allocation.total >= inputs.allocation.total:
+        assert turned.total >= first.allocation.total
+    else:
+        assert turned.total <= first.allocation.total

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import yaml
 
@@ -217,22 +217,27 @@ class LoopbackWorld:
         """`weft run`; the kubeconfig is in its environment alone."""
         assert self.plane is not None
         assert self.prometheus is not None
-        (port,) = free_ports(1)
-        source = {"url": self.prometheus.url, "scrape_interval_seconds": SCRAPE_SECONDS}
-        settings = {
-            "namespace": OPERATOR_NAMESPACE,
-            "identity": "demo",
-            "health_host": "127.0.0.1",
-            "health_port": port,
-            "log_format": "text",
-            "sources": {"default": source},
-        }
+        settings = self.operator_settings()
+        port = settings["health_port"]
         config = self.directory / "operator.yaml"
         config.write_text(json.dumps(settings))
         self._python(
             "operator", "weft.cli.main", "run", f"--config={config}", KUBECONFIG=str(self.plane.kubeconfig)
         )
         self._wait("operator", lambda: answers(f"http://127.0.0.1:{port}/readyz"))
+
+    def operator_settings(self) -> dict[str, Any]:
+        """What `weft run` is told."""
+        assert self.prometheus is not None
+        (port,) = free_ports(1)
+        return {
+            "namespace": OPERATOR_NAMESPACE,
+            "identity": "demo",
+            "health_host": "127.0.0.1",
+            "health_port": port,
+            "log_format": "text",
+            "sources": {"default": {"url": self.prometheus.url, "scrape_interval_seconds": SCRAPE_SECONDS}},
+        }
 
     def check(self) -> None:
         """Raise ProcessError when a server has ended by itself."""

@@ -260,6 +260,9 @@ class InferenceGroupStatus(Model):
     last_scale_time: Timestamp | None = Field(
         default=None, description="When Weft last decided on another number of replicas."
     )
+    last_scale_up_time: Timestamp | None = Field(
+        default=None, description="When Weft last decided on more replicas."
+    )
     split: Annotated[str, StringConstraints(max_length=2048)] = Field(
         default="", description="The allocation in words, for `kubectl get`."
     )

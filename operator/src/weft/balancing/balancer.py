@@ -70,6 +70,8 @@ class Observation:
     says that it will."""
     scaled_at_seconds: float | None = None
     """Of the last decision that changed the number of replicas."""
+    grown_at_seconds: float | None = None
+    """Of the last one that made it larger."""
     corrections: Corrections | None = None
     """Speeds over the profiles', where the caller knows better than `engines` tell."""
 
@@ -140,6 +142,7 @@ class Balancer:
             starting=seen.starting,
             cold_start_seconds=config.cold_start_seconds,
             scaled_at=None if seen.scaled_at_seconds is None else _moment(seen.scaled_at_seconds),
+            grown_at=None if seen.grown_at_seconds is None else _moment(seen.grown_at_seconds),
         )
 
 

@@ -209,6 +209,9 @@ def _front_end(
     for name, metrics in (("prompt_tokens_past", prompts), ("answer_tokens_past", answers)):
         if metrics:
             found[name] = f"max_over_time(({any_of(metrics, 'rate(METRIC_sum[$long])')})[$past:$long])"
+    for name, metrics in (("prompt_buckets_past", prompts), ("answer_buckets_past", answers)):
+        if metrics:
+            found[name] = any_of(metrics, "rate(METRIC_bucket[$past])", ", le")
     for name, metrics in (("prompt_tokens_peak", prompts), ("answer_tokens_peak", answers)):
         if metrics:
             found[name] = f"max_over_time(({any_of(metrics, 'rate(METRIC_sum[$short])')})[$recent:$step])"

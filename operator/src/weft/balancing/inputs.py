@@ -74,6 +74,7 @@ def split_inputs(
         starting=_starting(picture, allocation, cold_start, now),
         cold_start_seconds=cold_start,
         scaled_at=picture.scaled_at,
+        grown_at=picture.grown_at,
     )
 
 

@@ -59,6 +59,7 @@ class GroupPicture:
     decided_at: datetime | None = None
     recommended_at: datetime | None = None
     scaled_at: datetime | None = None
+    grown_at: datetime | None = None
 
     def replica(self, name: str) -> Replica | None:
         """The replica of this name, or None."""
@@ -235,6 +236,7 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
             "", "recommended", recommendation.decision_time if recommendation else None, now
         ),
         scaled_at=moments.told("", "scaled", picture.group.status.last_scale_time, now),
+        grown_at=moments.told("", "grown", picture.group.status.last_scale_up_time, now),
     )
     moments.forget_others()
     return told

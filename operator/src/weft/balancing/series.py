@@ -108,6 +108,9 @@ class FrontEndSeries(Series):
     prompt_buckets: Buckets = ()
     answer_buckets: Buckets = ()
     ttft_buckets: Buckets = ()
+    prompt_buckets_past: Buckets = ()
+    """Of the last minutes; and the next."""
+    answer_buckets_past: Buckets = ()
 
 
 @dataclass(frozen=True)

@@ -405,4 +405,6 @@ def _past(front_ends: Sequence[FrontEndSeries], windows: Windows) -> Past | None
         sum(one.requests_past or 0.0 for one in front_ends),
         sum(one.prompt_tokens_past or 0.0 for one in front_ends),
         sum(one.answer_tokens_past or 0.0 for one in front_ends),
+        added([one.prompt_buckets_past for one in front_ends]),
+        added([one.answer_buckets_past for one in front_ends]),
     )

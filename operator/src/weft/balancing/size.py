@@ -1,10 +1,12 @@
 """How many replicas a group has, chosen together with the split. Pure: no I/O, no clock, no randomness.
 
-Only where `accelerators.minimum` says that the size is free. Two loads count: that of now, over the long window, and
-the largest one of the last minutes, stage by stage (`Traffic.past`).
+Only where `accelerators.minimum` says that the size is free. Two loads count, both with the spread of lengths of the
+last minutes (`Traffic.past`): that of now, over the long window or, where it has risen clearly, the short one; and the
+largest one of the last minutes, stage by stage.
 
-- *Up*, or to another split, when what was promised is not kept with room. Compared are the present replicas, those
-  after a flip or two, and those with more, each nearest to what the stages needed at most, by
+- *Up*, or to another split, when what was promised is not kept with room, or a stage needs more than it has. Compared
+  are the present replicas, those after a flip or two, and those with more, each nearest to what the stages needed at
+  most, by
 
       accelerators held over the horizon, the starting ones included, as a part of those held now
       + EXCESS x the expected share of late requests over what is allowed, as far as it is beyond it
@@ -13,7 +15,7 @@ the largest one of the last minutes, stage by stage (`Traffic.past`).
   seconds, a replica that starts when it is ready, a new one after a cold start, one that waits for hardware never.
   While one waits no more are asked for.
 - *Down* if the smaller group would have carried the largest load of the last minutes with room, all replicas serve,
-  what was promised is kept, and the size has not changed for a while.
+  what was promised is kept, and the group has not grown in these minutes nor changed for a while.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from weft.api import Stage
-from weft.balancing.demand import Demand, Recent
+from weft.balancing.demand import Demand, Recent, squared_variation
 from weft.balancing.outlook import Span, decode_late, prefill_late
 from weft.balancing.presets import PAST_SECONDS
 from weft.balancing.splits import StageNeed, Terms, given, stage_needs, worst_stage
@@ -44,6 +46,8 @@ STEPS_MOST = 8
 """Replicas by which one decision changes the size at most."""
 FLIP_GAIN = 0.95
 """A flip on the way to another size has to bring the worst stage below this part of what it is without."""
+RISE_DEVIATIONS = 3.0
+"""By which the short window has to be above the long one to be believed before the long one shows it."""
 FILLED = 0.9
 """Part of a smaller group that the largest load of the last minutes may need."""
 
@@ -64,12 +68,32 @@ def choose_size(inputs: SplitInputs, here: Split, seen: Recent, terms: Terms, ke
     `kept`: what was promised is being kept, and no queue says that it will not be.
     """
     assert inputs.traffic is not None
-    load, past = seen.before, inputs.traffic.past
-    most = load if past is None else _largest(load, past)
+    load, past = _load(seen), inputs.traffic.past
+    most = load
+    if past is not None:
+        load = _spread(load, past)
+        most = _largest(load, past)
     terms = replace(terms, horizon_seconds=terms.horizon_seconds + inputs.cold_start_seconds)
-    if not kept:
-        return _larger(inputs, here, load, most, terms)
+    needs = stage_needs(inputs.roles, load, inputs.corrections, inputs.objectives)
+    if not kept or worst_stage(here, inputs.roles, needs) > 1:
+        return _larger(inputs, here, needs, most, terms)
     return _smaller(inputs, here, most, terms) if past is not None and _may_shrink(inputs) else None
+
+
+def _load(seen: Recent) -> Demand:
+    """That of the long window, and of the short one where it has risen by more than bursts explain."""
+    now, before = seen.now, seen.before
+    if (
+        seen.prompts_deviate > RISE_DEVIATIONS
+        and now.prompt_tokens_per_second > before.prompt_tokens_per_second
+    ):
+        before = replace(before, prompt_tokens_per_second=now.prompt_tokens_per_second)
+    if (
+        seen.answers_deviate > RISE_DEVIATIONS
+        and now.answer_tokens_per_second > before.answer_tokens_per_second
+    ):
+        before = replace(before, answer_tokens_per_second=now.answer_tokens_per_second)
+    return before
 
 
 def at_least(inputs: SplitInputs, split: Split) -> Split:
@@ -108,10 +132,19 @@ def is_full(inputs: SplitInputs, split: Split) -> bool:
 
 def _may_shrink(inputs: SplitInputs) -> bool:
     """Whether a smaller group may be thought of: everything serves, and the size has stayed for long enough."""
-    if not inputs.settled or any(math.isfinite(seconds) for _, seconds in inputs.starting):
+    if (
+        not inputs.settled
+        or _cooling(inputs)
+        or any(math.isfinite(seconds) for _, seconds in inputs.starting)
+    ):
         return False
     stay = timedelta(seconds=max(STAY_SECONDS, STAY_COLD_STARTS * inputs.cold_start_seconds))
-    return inputs.scaled_at is None or inputs.now - inputs.scaled_at >= stay
+    # What made it grow may have been a burst that no long window shows.
+    grown = timedelta(seconds=PAST_SECONDS)
+    return not any(
+        at is not None and inputs.now - at < time
+        for at, time in ((inputs.scaled_at, stay), (inputs.grown_at, grown))
+    )
 
 
 def without_load(inputs: SplitInputs, here: Split) -> Sized | None:
@@ -136,11 +169,11 @@ def _may_grow(inputs: SplitInputs) -> bool:
     return not shrank or inputs.scaled_at is None or inputs.now - inputs.scaled_at >= cooldown
 
 
-def _larger(inputs: SplitInputs, here: Split, load: Demand, most: Demand, terms: Terms) -> Sized | None:
+def _larger(
+    inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed], most: Demand, terms: Terms
+) -> Sized | None:
     roles = inputs.roles
-    needs, most_needed = (
-        stage_needs(roles, one, inputs.corrections, inputs.objectives) for one in (load, most)
-    )
+    most_needed = stage_needs(roles, most, inputs.corrections, inputs.objectives)
     flips = inputs.settled and not inputs.moving and not _cooling(inputs)
     splits = list(_steps(inputs, here, most_needed, 1, flips)) if _may_grow(inputs) else []
     if flips:
@@ -195,6 +228,15 @@ def _cooling(inputs: SplitInputs) -> bool:
     cooldown = timedelta(seconds=inputs.cooldown_seconds)
     since = [moment for moment in (inputs.decided_at, inputs.moved_at) if moment is not None]
     return any(inputs.now - moment < cooldown for moment in since)
+
+
+def _spread(load: Demand, past: Past) -> Demand:
+    """The load with the spread that lengths had in the last minutes: in one minute a single long prompt decides it."""
+    return replace(
+        load,
+        prompt_cv2=squared_variation(past.prompt_buckets) or load.prompt_cv2,
+        answer_cv2=squared_variation(past.answer_buckets) or load.answer_cv2,
+    )
 
 
 def _largest(load: Demand, past: Past) -> Demand:

@@ -100,6 +100,9 @@ class Past:
     prompt_tokens_per_second: float = 0.0
     """Zero where the front end does not count them; and the next."""
     answer_tokens_per_second: float = 0.0
+    prompt_buckets: Buckets = ()
+    """Lengths over all of the time; empty where the front end does not count them. And the next."""
+    answer_buckets: Buckets = ()
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,8 @@ class SplitInputs:
     """From the decision on a new replica to its first request."""
     scaled_at: datetime | None = None
     """When another number of replicas was last decided."""
+    grown_at: datetime | None = None
+    """When more replicas were."""
 
     @property
     def serving(self) -> Split:

@@ -44,7 +44,8 @@ def group_status(
             transfers=decision.transfers,
             decision=plan.decision or group.status.decision,
             recommendation=_recommendation(picture, plan),
-            last_scale_time=now if _scaled(picture, plan) else group.status.last_scale_time,
+            last_scale_time=now if _scaled_by(picture, plan) else group.status.last_scale_time,
+            last_scale_up_time=now if _scaled_by(picture, plan) > 0 else group.status.last_scale_up_time,
             split=str(plan.allocation),
         )
         findings = {
@@ -65,10 +66,10 @@ def group_status(
     ).dump()
 
 
-def _scaled(picture: GroupPicture, plan: SplitPlan) -> bool:
-    """Whether another number of replicas is decided; the first one is none."""
+def _scaled_by(picture: GroupPicture, plan: SplitPlan) -> int:
+    """How many more replicas are decided than before; the first decision changes no size."""
     before = sum(one.replicas for one in picture.group.status.allocation)
-    return bool(before) and before != plan.allocation.total
+    return plan.allocation.total - before if before else 0
 
 
 def _recommendation(picture: GroupPicture, plan: SplitPlan) -> Recommendation | None:
@@ -187,10 +188,8 @@ def notes(
 
 
 def _word(picture: GroupPicture, plan: SplitPlan) -> str:
-    if not _scaled(picture, plan):
-        return "Decided"
-    before = sum(one.replicas for one in picture.group.status.allocation)
-    return "ScaledUp" if plan.allocation.total > before else "ScaledDown"
+    by = _scaled_by(picture, plan)
+    return "ScaledUp" if by > 0 else "ScaledDown" if by < 0 else "Decided"
 
 
 def _with(found: Conditions, kind: str, finding: Finding, generation: int, now: datetime) -> Conditions:

@@ -25,7 +25,7 @@ TTFT_BOUNDS = (
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0),
 )
 """The endpoint picker's histogram of the time to first token, in seconds."""
-KEPT_SECONDS = 600.0
+KEPT_SECONDS = PAST_SECONDS
 """Samples are there for at least so long: as far back as any policy looks."""
 _EXTRAPOLATED_INTERVALS = 1.1
 
@@ -160,6 +160,7 @@ class Scrapes:
             return FrontEndSeries(age=now - samples.times[-1], jobs=1.0, resets=0.0)
         prompts, answers, ttft = 5, 5 + len(TOKEN_BOUNDS) + 1, 5 + 2 * (len(TOKEN_BOUNDS) + 1)
         peaks, past = self._peaks(now), self._past(now)
+        spread = samples.rate(now, PAST_SECONDS, slice(prompts, ttft)) or []
         return FrontEndSeries(
             requests_short=short[0],
             requests_long=long[0],
@@ -179,6 +180,8 @@ class Scrapes:
             past_windows=float(len(past)),
             requests_past=max((rates[0] for rates in past), default=None),
             prompt_tokens_past=max((rates[2] for rates in past), default=None),
+            prompt_buckets_past=cumulated(TOKEN_BOUNDS, spread[: answers - prompts]),
+            answer_buckets_past=cumulated(TOKEN_BOUNDS, spread[answers - prompts :]),
             answer_tokens_past=max((rates[4] for rates in past), default=None),
             prompt_buckets=cumulated(TOKEN_BOUNDS, long[prompts:answers]),
             answer_buckets=cumulated(TOKEN_BOUNDS, long[answers:ttft]),

@@ -56,6 +56,7 @@ class Weft:
         self._decided_at: float | None = None
         self._decided_from: dict[str, int] = {}
         self._scaled_at: float | None = None
+        self._grown_at: float | None = None
 
     def ways(self, case: Case) -> Ways:
         return Ways(
@@ -114,13 +115,15 @@ class Weft:
                 if not (one.serving or one.leaving or one.moving_to)
             ),
             scaled_at_seconds=self._scaled_at,
+            grown_at_seconds=self._grown_at,
         )
         decision = self._balancer.step(seen)
         if not decision.changed:
             return None
         self._decided_at, self._decided_from = now, dict(mover.target)
-        if sum(decision.replicas.values()) != sum(mover.target.values()):
-            self._scaled_at = now
+        by = sum(decision.replicas.values()) - sum(mover.target.values())
+        self._scaled_at = now if by else self._scaled_at
+        self._grown_at = now if by > 0 else self._grown_at
         alternatives = tuple(
             f"{', '.join(f'{role} {count}' for role, count in counts.items())}: {why}"
             for counts, why in decision.alternatives
