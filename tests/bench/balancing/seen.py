@@ -30,6 +30,8 @@ class Worker:
     role_since: float
     serving: bool = False
     leaving: bool = False
+    moving_to: str = ""
+    """One that starts is a replica whose role is being changed."""
     ready_at: float = float("inf")
     in_since: float = float("inf")
     running: float = 0.0
@@ -132,6 +134,7 @@ class Seen:
                     since = now if now > 1 else float("-inf")
                     worker = workers.setdefault(number, Worker(number, role, since))
                     worker.leaving = state == "draining"
+                    worker.moving_to = role if state == "starting" else ""
                     if state == "active" and not worker.serving:
                         worker.ready_at, worker.in_since = min(worker.ready_at, now), since
                     worker.serving = state == "active"
