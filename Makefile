@@ -97,7 +97,7 @@ bench: ## measure: what a bind costs, kopf as informer and as reconciler, placem
 	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/placement.py
 
 .PHONY: bench-balancing
-bench-balancing: $(VENV)/.complete ## the planner in NVIDIA Dynamo's own replay, against static splits; ARGS= for some
+bench-balancing: $(VENV)/.complete ## every policy in NVIDIA Dynamo's own replay, its own planner too; ARGS= for some
 	PYTHONPATH=$(ROOMS):tests/bench/balancing $(BIN)/python tests/bench/balancing/bench.py $(ARGS)
 
 .PHONY: bench-rehearsal
