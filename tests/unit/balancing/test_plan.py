@@ -306,3 +306,8 @@ def test_old_work_that_ends_beside_the_new_has_its_price(monkeypatch: pytest.Mon
         return float(decision.reason.split("->")[1].split(";")[0])
 
     assert expected(1.0) > expected(0.0)
+
+
+def test_where_a_backlog_makes_all_late_for_minutes_the_split_that_carries_the_load_is_gone_to() -> None:
+    hopeless = replace(group(2, 7, PROMPT_HEAVY), queues=Queues(3000, 20), flips_overlap=True)
+    assert plan_split(hopeless).allocation["prefill"] >= 5

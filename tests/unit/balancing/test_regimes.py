@@ -92,3 +92,15 @@ def test_without_a_past_the_load_before_is_that_of_the_long_window_and_its_peaks
 def test_a_load_of_one_request_in_ten_minutes_is_not_divided_by() -> None:
     rare = steady(0.0017, 500, 50)
     assert regimes(seen(rare, rare, steady(0, 0, 0)), 0.0) is not None
+
+
+def test_a_change_is_seen_against_the_time_before_it_not_against_a_window_that_contains_it() -> None:
+    # A quarter more prompt tokens for 20 of 60 s, after minutes of one load.
+    new, old = steady(5.0, 2700, 80), steady(5.0, 2000, 80)
+    mixed = steady(5.0, 2233, 80)
+    load = replace(
+        old, short=new.short, short_seconds=20.0, history=(mixed.long, *[old.long] * 5), history_seconds=60.0
+    )
+    found = regimes(load, 0.0)
+    assert found is not None
+    assert not found.unchanged

@@ -341,11 +341,10 @@ def _measured(inputs: SplitInputs) -> tuple[float, float] | None:
 
 def _load(inputs: SplitInputs, seen: Regimes, terms: Terms) -> Load:
     """What may be needed over the horizon. A load that was there before comes back as often as it did so far, and then
-    has the split as it is now until a move has answered it."""
+    has the split as it is now until it is seen and answered by a move."""
     traffic = inputs.traffic
     assert traffic is not None
-    drain = 0.0 if terms.overlaps else max(terms.drain_seconds.values(), default=0.0)
-    answered = traffic.short_seconds + terms.flip_seconds + drain
+    answered = traffic.short_seconds + terms.flip_seconds
     loads = terms.horizon_seconds / seen.lasts_seconds
     away = 1 - (1 - math.exp(-loads)) / loads if loads > 0 else 0.0
     likely = [(weight, one) for weight, one in seen.now if weight > LEAST_WEIGHT]

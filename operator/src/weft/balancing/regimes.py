@@ -19,9 +19,9 @@ from itertools import pairwise
 from weft.balancing.demand import Demand, recent
 from weft.balancing.state import Rates, Traffic
 
-CHANGE_ODDS = 0.002
+CHANGE_ODDS = 0.01
 """Odds that the load changed within the short window, before it is looked at: with every look there is another chance
-to be wrong. Even at 3.5 standard deviations."""
+to be wrong. Even at 3 standard deviations."""
 AGAIN_DEVIATIONS = 5.0
 """Standard deviations, of arrivals, prompts and answers together, within which two windows are of one load."""
 LEAST_CV2 = 0.2
@@ -71,6 +71,16 @@ class _Group:
         self.seconds += other.seconds
         self.windows += other.windows
 
+    def without(self, part: _Group) -> _Group:
+        """The rest, where a window of it is a part of this; else all of it."""
+        rest = (
+            self.requests - part.requests,
+            self.prompt - part.prompt,
+            self.answer - part.answer,
+            self.seconds - part.seconds,
+        )
+        return _Group(*rest) if min(rest) > 0 else self
+
     def demand(self, like: Demand) -> Demand:
         return replace(
             like,
@@ -108,7 +118,8 @@ def regimes(traffic: Traffic, generated_tokens_per_second: float) -> Regimes | N
         return Regimes(((1.0, like), (0.0, like)))
     groups, order = _grouped(past, like)
     present = groups[0]
-    odds = CHANGE_ODDS * math.exp(min(50.0, short.deviations(present, like) ** 2 / 2))
+    deviations = short.deviations(present.without(short), like)
+    odds = CHANGE_ODDS * math.exp(min(50.0, deviations**2 / 2))
     unchanged = 1 / (1 + odds)
     # A single window that is like no other is the one in which the load changed.
     lasting = {

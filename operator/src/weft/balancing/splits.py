@@ -57,6 +57,8 @@ class Terms:
     """(role, seconds until it serves) of each replica that does not serve yet."""
 
 
+AFTER_PART = 0.2
+"""Of a judgement that is about what comes once the backlog of now is gone."""
 AWAY_PART = 0.01
 """Share of requests that each replica moved is taken to cost: for the loads that have not been seen yet."""
 
@@ -121,12 +123,16 @@ def judge(
         for role, seconds in terms.starting:
             spans[stage] = _without(spans[stage], needs[stage].worth.get(role, 0.0), seconds)
     away = AWAY_PART * moves_between(start, split)
-    now = away + sum(weight * _late(one, spans, terms.queues) for weight, one in load.now)
+    steady = {stage: (Span(terms.horizon_seconds, after[stage]),) for stage in needs}
+    now = away
+    for weight, one in load.now:
+        # Where a backlog makes everything late for long, what comes after it tells the splits apart.
+        then = _late(one, steady, None)
+        now += weight * (then + (1 - AFTER_PART) * (_late(one, spans, terms.queues) - then))
     if start == split and load.measured_late is not None:
         now = min(now, load.measured_late)
     late = now
     if load.others_part > 0:
-        steady = {stage: (Span(terms.horizon_seconds, after[stage]),) for stage in needs}
         other = sum(weight * _late(one, steady, None) for weight, one in load.others)
         late += load.others_part * (other - now)
     return Judgement(late, now, worst_stage(split, roles, needs))
