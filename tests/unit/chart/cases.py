@@ -18,7 +18,21 @@ EVERYTHING: dict[str, Any] = {
                 "scrape_interval_seconds": 2.5,
                 "timeout_seconds": 4,
                 "max_response_bytes": 1_000_000,
-            }
+            },
+            "thanos": {
+                "url": "https://thanos.monitoring/query",
+                "method": "GET",
+                "basic_auth": {"username": "weft", "password_file": "/etc/weft-secrets/thanos/password"},
+                "ca_file": "/etc/weft-secrets/thanos/ca.crt",
+                "certificate_file": "/etc/weft-secrets/thanos/tls.crt",
+                "key_file": "/etc/weft-secrets/thanos/tls.key",
+                "headers": {"X-Scope-OrgID": "team-a"},
+                "query_parameters": {"dedup": ["true"], "replicaLabels[]": ["prometheus_replica"]},
+            },
+            "mimir": {
+                "url": "https://mimir.monitoring",
+                "bearer_token_file": "/etc/weft-secrets/mimir/token",
+            },
         },
         "presets": {
             "mine": {
@@ -39,6 +53,7 @@ EVERYTHING: dict[str, Any] = {
         "log_format": "text",
         "log_level": "DEBUG",
     },
+    "mountedSecrets": ["thanos", "mimir"],
     "serviceAccount": {"name": "operator", "annotations": {"example/role": "weft"}},
     "terminationGracePeriodSeconds": 45,
     "podLabels": {"team": "infra"},

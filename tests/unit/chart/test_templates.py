@@ -320,3 +320,18 @@ def test_the_release_namespace_is_the_only_one_that_is_named(helm: Helm) -> None
 def test_the_case_with_everything_sets_every_setting_that_the_chart_has() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(EVERYTHING["settings"]) == set(schema["properties"]["settings"]["properties"])
+
+
+def test_secrets_for_sources_are_mounted_where_the_settings_say(rendered: dict[str, list[Object]]) -> None:
+    case = next(name for name, values in CASES.items() if values is EVERYTHING)
+    (operator,) = [
+        one for one in of_kind(rendered[case], "Deployment") if "emulator" not in one["metadata"]["name"]
+    ]
+    spec = operator["spec"]["template"]["spec"]
+    mounts = {one["name"]: one["mountPath"] for one in spec["containers"][0]["volumeMounts"]}
+    mounted = {
+        mounts[one["name"]]
+        for one in spec["volumes"]
+        if one.get("secret", {}).get("secretName") in ("thanos", "mimir")
+    }
+    assert mounted == {"/etc/weft-secrets/thanos", "/etc/weft-secrets/mimir"}

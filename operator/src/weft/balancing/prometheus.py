@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import aiohttp
 
+from weft.balancing.access import Access, AccessError
 from weft.balancing.presets import SIGNAL_LABEL, Preset, Windows
 from weft.balancing.series import EngineSeries, FrontEndSeries, Series, Snapshot, histogram_names
 from weft.balancing.settings import SourceSettings
@@ -34,6 +35,7 @@ class PrometheusSource:
     def __init__(self, settings: SourceSettings, clock: Callable[[], datetime] = _utc_now) -> None:
         self.windows = Windows(settings.scrape_interval_seconds)
         self._settings = settings
+        self._access = Access(settings)
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._lock = asyncio.Lock()
@@ -72,10 +74,23 @@ class PrometheusSource:
                 timeout=aiohttp.ClientTimeout(total=settings.timeout_seconds), trust_env=False
             )
         url = f"{settings.url.rstrip('/')}/api/v1/query"
-        form = {"query": preset.query(self.windows), "timeout": f"{round(settings.timeout_seconds * 1000)}ms"}
+        form = [
+            ("query", preset.query(self.windows)),
+            ("timeout", f"{round(settings.timeout_seconds * 1000)}ms"),
+        ]
+        more = [(name, value) for name, values in settings.query_parameters.items() for value in values]
+        asked: dict[str, Any] = (
+            {"params": more, "data": form} if settings.method == "POST" else {"params": [*more, *form]}
+        )
+        try:
+            asked |= {"headers": self._access.headers(), "ssl": self._access.ssl()}
+        except AccessError as error:
+            raise SourceError(str(error)) from error
         try:
             # A redirect would lead to an address that no administrator named.
-            async with self._session.post(url, data=form, allow_redirects=False) as response:
+            async with self._session.request(
+                settings.method, url, allow_redirects=False, **asked
+            ) as response:
                 body = await _read_at_most(response, settings.max_response_bytes)
                 status = response.status
         except TimeoutError as error:

@@ -5,9 +5,25 @@ Tenants name a source and a preset; they never name an address or write PromQL.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+File = Annotated[str, Field(pattern=r"^/\S*$", max_length=1024)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
+HeaderValue = Annotated[str, Field(pattern=r"^[\x20-\x7e]*$", max_length=4096)]
+OF_WEFT = ("query", "timeout", "time")
+"""Parameters of a query that are Weft's own."""
+
+
+class BasicAuth(BaseModel):
+    """A login by name and password."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    username: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^:\x00-\x1f]+$")]
+    password_file: File
+    """Holds the password; read before each query, so that it may be replaced."""
 
 
 class SourceSettings(BaseModel):
@@ -23,6 +39,37 @@ class SourceSettings(BaseModel):
     """Limit of one query, from connecting to the last byte."""
     max_response_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 32 << 20
     """An answer larger than this is refused; the groups then hold."""
+    method: Literal["POST", "GET"] = "POST"
+    """GET where something in between lets nothing else pass; it has to take addresses of 16 KiB."""
+    bearer_token_file: File | None = None
+    """Holds a token to show; read before each query, so that it may be replaced."""
+    basic_auth: BasicAuth | None = None
+    ca_file: File | None = None
+    """PEM certificates that the server's has to be signed by; without it those that the system trusts."""
+    certificate_file: File | None = None
+    """A PEM certificate to show to the server, with its chain; certificates are read again when they change."""
+    key_file: File | None = None
+    """Its private key; without it the certificate's file holds it."""
+    headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
+    """Sent with each query, for example X-Scope-OrgID for a tenant of Mimir."""
+    query_parameters: dict[str, list[Annotated[str, Field(max_length=1024)]]] = Field(default_factory=dict)
+    """More parameters of each query, for example dedup and replicaLabels[] of Thanos."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.bearer_token_file and self.basic_auth:
+            raise ValueError("bearer_token_file and basic_auth: set one of them")
+        signs_in = self.bearer_token_file or self.basic_auth
+        if signs_in and any(name.lower() == "authorization" for name in self.headers):
+            raise ValueError("headers: Authorization is set by bearer_token_file or basic_auth already")
+        if self.key_file and not self.certificate_file:
+            raise ValueError("key_file: needs certificate_file")
+        if (self.ca_file or self.certificate_file) and not self.url.startswith("https://"):
+            raise ValueError("url: has to begin with https:// where certificates are set")
+        for name in OF_WEFT:
+            if name in self.query_parameters:
+                raise ValueError(f"query_parameters: {name} is set by Weft")
+        return self
 
 
 class PresetSettings(BaseModel):
