@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -339,14 +340,20 @@ async def _all_read(binary: Path) -> Readings:
         "scrape_configs": [{"job_name": name, "static_configs": targets} for name, targets in jobs.items()],
     }
     server = await asyncio.to_thread(prometheus.start, json.dumps(config), binary=binary)
-    source = PrometheusSource(SourceSettings(url=server.url, scrape_interval_seconds=SCRAPE_SECONDS))
+    settings = SourceSettings(url=server.url, scrape_interval_seconds=SCRAPE_SECONDS)
+    source = PrometheusSource(settings)
     try:
         wanted = sum(len(world.targets) for world in worlds.values())
         for _ in range(100):
             if len(await asyncio.to_thread(server.query, "up == 1")) == wanted:
                 break
             await asyncio.sleep(0.1)
-        return {name: await _read(source, name, world) for name, world in worlds.items()}
+        readings = {name: await _read(source, name, world) for name, world in worlds.items()}
+        for hours in (-9, 9):
+            ahead = PrometheusSource(settings, lambda hours=hours: datetime.now(UTC) + timedelta(hours=hours))
+            readings[f"clock {hours}"] = await _read(ahead, "llm-d", worlds["llm-d"])
+            await ahead.close()
+        return readings
     finally:
         await source.close()
         await asyncio.to_thread(server.stop)
@@ -380,6 +387,14 @@ def test_a_preset_reads_what_its_exporters_were_given(told: Readings, name: str)
         assert prefill.prompt_tokens_per_second == pytest.approx(3600, rel=1e-3)
         if name not in ("previous-names", "sglang", "sglang-epp"):
             assert decode.prompt_tokens_per_second == 0
+
+
+@pytest.mark.parametrize("hours", [-9, 9])
+def test_ages_are_told_by_the_clock_of_prometheus_and_not_the_operator_s(told: Readings, hours: int) -> None:
+    reading = told[f"clock {hours}"]
+    assert reading.hold is None
+    assert reading.traffic is not None
+    assert reading.traffic.short.requests == pytest.approx(4.02, rel=1e-3)
 
 
 def says(reading: Reading) -> tuple[bool | None, str, str]:

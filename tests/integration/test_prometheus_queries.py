@@ -287,6 +287,24 @@ async def test_counters_that_start_again_are_not_believed(
         await world.until(wanted)
 
 
+async def test_an_answer_that_lacks_what_another_server_has_holds_the_group(
+    tool_paths: dict[str, Path],
+) -> None:
+    # What it has itself is fine; the rest is at a server that does not answer.
+    unreachable = {"url": "http://127.0.0.1:1/read", "read_recent": True}
+    partial = json.dumps({"remote_read": [unreachable], "scrape_configs": []})
+    server = await asyncio.to_thread(prometheus.start, partial, binary=tool_paths["prometheus"])
+    source = PrometheusSource(SourceSettings(url=server.url))
+    try:
+        reading = read(await source.read(VLLM), Group(NAMESPACE, [MODEL], set(PODS), set(PODS)), 15.0)
+        assert is_held("PartialAnswer")(reading)
+        assert reading.hold is not None
+        assert "remote_read" in reading.hold.message
+    finally:
+        await source.close()
+        await asyncio.to_thread(server.stop)
+
+
 async def test_a_server_that_stops_scraping_or_answering_holds_the_group(tool_paths: dict[str, Path]) -> None:
     async with scraped(tool_paths["prometheus"]) as (world, port):
         await world.until(is_trusted)

@@ -78,6 +78,8 @@ class Fleet:
         """Pods that no host has room for: they stay Pending."""
         self.devices_free = True
         """Whether logical nodes that are made get devices."""
+        self.unready: set[str] = set()
+        """Pods whose engine fails its readiness probe."""
         self.nodes = nodes
         self._put(ENGINE_PROFILES, "speed", spec=LLAMA_70B_SPEC)
         self._put(
@@ -166,6 +168,7 @@ class Fleet:
             conditions = {one["type"]: one for one in status.get("conditions") or ()}
             gated = GATE_SERVING in {one["conditionType"] for one in pod["spec"].get("readinessGates") or ()}
             gate = not gated or conditions.get(GATE_SERVING, {}).get("status") == "True"
+            gate = gate and name not in self.unready
             stamp = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
             ready = conditions.get("Ready", {})
             if ready.get("status") != str(gate):

@@ -21,10 +21,12 @@ from aiohttp import web
 from weft_playground.engine_model import EngineModel, Sequence
 from weft_playground.kv_caches import KVCaches
 from weft_playground.lag import LagMeter
-from weft_playground.metrics import INTER_TOKEN_SECONDS, TTFT_SECONDS, Metrics
+from weft_playground.metrics import INTER_TOKEN_SECONDS, REQUEST_TOKENS, TTFT_SECONDS, Metrics
 from weft_playground.profile import Profile, SpeedError
 
 PORT = 8000
+LOCAL, REMOTE = "local_compute", "external_kv_transfer"
+"""Where the KV cache of a prompt comes from."""
 _ids = itertools.count(1)
 
 
@@ -56,8 +58,13 @@ class EngineServer:
         self._exported.gauge("vllm:num_requests_waiting", lambda: self.model.requests_waiting)
         self._exported.gauge("vllm:kv_cache_usage_perc", lambda: self.model.kv_usage)
         self._prompt_tokens = self._exported.counter("vllm:prompt_tokens_total")
+        self._prompt_tokens_by_source = self._exported.counters(
+            "vllm:prompt_tokens_by_source_total", "source", (LOCAL, REMOTE)
+        )
         self._generated_tokens = self._exported.counter("vllm:generation_tokens_total")
         self._succeeded = self._exported.counter("vllm:request_success_total", finished_reason="length")
+        self._prompt_lengths = self._exported.histogram("vllm:request_prompt_tokens", REQUEST_TOKENS)
+        self._answer_lengths = self._exported.histogram("vllm:request_generation_tokens", REQUEST_TOKENS)
         self._ttft = self._exported.histogram("vllm:time_to_first_token_seconds", TTFT_SECONDS)
         self._inter_token = self._exported.histogram("vllm:inter_token_latency_seconds", INTER_TOKEN_SECONDS)
 
@@ -129,11 +136,15 @@ class EngineServer:
         self._generated_tokens.inc()
         if sequence.last_token is None:
             self._ttft.observe(at - sequence.submitted)
+            # Also of a prompt that was computed elsewhere; by source it can be told.
+            self._prompt_tokens.inc(sequence.prompt_tokens)
+            self._prompt_tokens_by_source[REMOTE if sequence.remote_kv else LOCAL].inc(sequence.prompt_tokens)
         else:
             self._inter_token.observe(at - sequence.last_token)
         if sequence.finished:
             self._succeeded.inc()
-            self._prompt_tokens.inc(sequence.prompt_tokens)
+            self._prompt_lengths.observe(sequence.prompt_tokens)
+            self._answer_lengths.observe(sequence.generated)
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())

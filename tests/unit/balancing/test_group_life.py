@@ -243,6 +243,23 @@ async def test_metrics_that_come_and_go_every_second_do_not_make_the_condition_f
     assert changes <= 1
 
 
+async def test_of_a_role_most_of_which_does_not_serve_none_of_the_last_serving_replicas_is_taken() -> None:
+    fleet = await started()
+    decode = [
+        pod["metadata"]["name"] for pod in fleet.pods() if pod["metadata"]["labels"][LABEL_ROLE] == "decode"
+    ]
+    fleet.unready = set(decode[:4])
+    await fleet.run(5)
+    assert fleet.serving() == {"prefill": 3, "decode": 2}
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(120)
+    assert fleet.split() == {"prefill": 3, "decode": 6}
+    assert fleet.serving() == {"prefill": 3, "decode": 2}
+    fleet.unready = set()
+    await fleet.run(60)
+    assert fleet.split() == {"prefill": 5, "decode": 4}
+
+
 async def test_a_metrics_server_that_is_down_holds_the_split_but_not_the_replicas() -> None:
     fleet = await started()
     fleet.broken = "the Prometheus server did not answer in time"

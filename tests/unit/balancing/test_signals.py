@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from support.inference import T0
+from weft.balancing.memory import Memory
 from weft.balancing.series import EngineSeries, FrontEndSeries, Snapshot
-from weft.balancing.signals import Group, Reading, read
-from weft.balancing.state import Past
+from weft.balancing.signals import Group, Reading, Remember, read
+from weft.balancing.state import Hold, Past
 
 NAMESPACE, POD = "team-a", "llama-0"
 ENGINE = EngineSeries(running=1.0, waiting=0.0, age=0.0, targets=1.0)
@@ -79,3 +82,113 @@ def test_one_model_whose_series_cannot_be_trusted_is_enough_to_hold(
     assert found.traffic is None
     assert found.hold is not None
     assert (found.hold.reason, "model adapter" in found.hold.message) == (reason, True)
+
+
+SHORT_LONG = ("short", "long")
+
+
+def engine(ended: float, **changes: Any) -> EngineSeries:
+    """An engine that ends so many requests per second, of 100 prompt tokens, with answers of 10."""
+    rates = {
+        f"{name}_{window}": rate
+        for window in SHORT_LONG
+        for name, rate in (
+            ("ended", ended),
+            ("ended_prompt_tokens", 100 * ended),
+            ("ended_answer_tokens", 10 * ended),
+            ("waiting_growth", 0.0),
+        )
+    }
+    return replace(ENGINE, **{**rates, **changes})
+
+
+def of_engines(
+    engines: dict[str, EngineSeries],
+    *,
+    steady: set[str] | None = None,
+    base: FrontEndSeries | None = None,
+    warnings: tuple[str, ...] = (),
+    remember: Remember = lambda _, wrong: wrong,
+) -> Reading:
+    """What a group reads whose pods' names begin with their stage."""
+    front_ends = {(NAMESPACE, "base"): base} if base is not None else {}
+    snapshot = Snapshot(T0, {(NAMESPACE, pod): one for pod, one in engines.items()}, front_ends, warnings)
+    stages = {pod: pod.split("-")[0] for pod in engines}
+    pods = set(engines)
+    group = Group(NAMESPACE, ("base",), pods, pods, stages, pods if steady is None else steady)
+    return read(snapshot, group, 15.0, remember=remember)
+
+
+def counted(requests: float) -> FrontEndSeries:
+    """A front end that tells requests and lengths."""
+    lengths = {f"{name}_{window}": requests for name in ("prompts", "answers") for window in SHORT_LONG}
+    tokens = {
+        f"{name}_tokens_{window}": 100 * requests for name in ("prompt", "answer") for window in SHORT_LONG
+    }
+    return replace(front(requests), **{**lengths, **tokens})
+
+
+def test_without_a_front_end_the_work_is_what_prefill_ended_and_the_growth_of_its_queue() -> None:
+    found = of_engines({"prefill-0": engine(3, waiting_growth_short=0.5), "decode-0": engine(2)})
+    assert found.traffic is not None
+    short = found.traffic.short
+    assert (short.requests, short.prompt_tokens, short.answers, short.answer_tokens) == (3.5, 300, 2, 20)
+    assert found.demand is not None
+    assert found.demand.reason == "FrontEndNotTrusted"
+
+
+def test_how_much_arrives_is_not_concluded_from_engines_while_a_replica_has_counts_of_two_roles() -> None:
+    engines = {"prefill-0": engine(3), "prefill-1": engine(9), "decode-0": engine(2)}
+    found = of_engines(engines, steady={"prefill-0", "decode-0"})
+    assert found.hold is not None
+    assert (found.hold.reason, "llm_d_epp_request_total" in found.hold.message) == ("SeriesMissing", True)
+    # And a flip alone does not make the front end look as if it missed requests.
+    found = of_engines(engines, steady={"prefill-0", "decode-0"}, base=counted(4))
+    assert found.demand is None
+
+
+def test_an_engine_that_does_not_tell_what_it_ended_makes_the_sum_unknown_and_not_smaller() -> None:
+    found = of_engines({"prefill-0": engine(3), "prefill-1": ENGINE, "decode-0": engine(2)})
+    assert found.traffic is None
+
+
+def test_a_replica_that_cannot_be_trusted_is_taken_as_its_stage_s_others() -> None:
+    found = of_engines({"prefill-0": engine(3), "prefill-1": engine(3, resets=1.0), "decode-0": engine(2)})
+    assert found.traffic is not None
+    assert found.traffic.short.requests == 6
+    assert list(found.left_out) == ["prefill-1"]
+
+
+def test_a_backlog_that_is_worked_off_is_no_contradiction() -> None:
+    engines = {"prefill-0": engine(9, waiting_growth_long=-5.0), "decode-0": engine(4)}
+    assert of_engines(engines, base=counted(4)).demand is None
+
+
+def test_a_warning_of_the_server_holds_the_group_in_its_words() -> None:
+    found = of_engines(
+        {"prefill-0": engine(3), "decode-0": engine(3)}, base=counted(3), warnings=("store 3 down",)
+    )
+    assert found.hold is not None
+    assert (found.hold.reason, "store 3 down" in found.hold.message) == ("PartialAnswer", True)
+
+
+def test_what_was_wrong_is_right_again_only_after_two_scrapes() -> None:
+    memory, wrong = Memory(), Hold("Stale", "pod a")
+    assert memory.of("a", wrong, 100.0, 15.0) == wrong
+    assert memory.of("a", None, 129.0, 15.0) == wrong
+    assert memory.of("b", None, 129.0, 15.0) is None
+    assert memory.of("a", None, 130.0, 15.0) is None
+
+
+@pytest.mark.parametrize("clock_ahead_hours", [-5, 5])
+def test_a_wrong_clock_of_the_operator_makes_no_series_stale(clock_ahead_hours: int) -> None:
+    pods = {"prefill-0": engine(3), "decode-0": engine(3)}
+    snapshot = Snapshot(
+        T0 + timedelta(hours=clock_ahead_hours),
+        {(NAMESPACE, pod): one for pod, one in pods.items()},
+        {(NAMESPACE, "base"): counted(3)},
+    )
+    group = Group(
+        NAMESPACE, ("base",), set(pods), set(pods), {pod: pod.split("-")[0] for pod in pods}, set(pods)
+    )
+    assert read(snapshot, group, 15.0).hold is None

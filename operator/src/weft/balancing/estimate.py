@@ -3,8 +3,8 @@
 Engines count what they have done. What arrives is what prefill ended plus the growth of its queues: as long as a
 request waits it is in one of both. Lengths are known when a part ends: prompts at prefill, answers at decode.
 
-A replica that changed its role within the window has counts of both roles, and one whose series cannot be trusted has
-none: each is taken as the mean of its stage's others.
+One whose series cannot be trusted is taken as the mean of its stage's others. One that changed its role within the long
+window has counts of both roles: lengths are those of the others, and how much arrives is not known for so long.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ class EngineDemand:
 
     short: Rates
     long: Rates
-    growth_short: float
-    """By which prefill's queues grow: part of `requests` above."""
+    least: float
+    """Requests per second in the long window that surely arrived: those of the replicas that tell it."""
+    exact: bool
+    """Whether no replica changed its role in the long window: rates are those of all, not only the mean lengths."""
     prompt_buckets: Buckets
     answer_buckets: Buckets
     ttft_buckets: Buckets
@@ -77,12 +79,15 @@ def from_engines(
         )
 
     short, long = rates("short"), rates("long")
+    least = total(entry, 1.0, "ended_long") + total(entry, 1.0, "waiting_growth_long")
+    serving = [pod for pod in expected if stages.get(pod) in (*ENTRY, *ANSWERING)]
     if any(math.isnan(one) for window in (short, long) for one in window.row()):
         return None
     return EngineDemand(
         short,
         long,
-        total(entry, entry_scale, "waiting_growth_short"),
+        max(0.0, least),
+        all(pod in steady for pod in serving),
         added([one.prompt_buckets for one in entry]),
         added([one.answer_buckets for one in answering]),
         added([one.ttft_buckets for one in entry]),
@@ -103,7 +108,7 @@ def queue_growth(
 
 
 def misses_requests(counted: float, done: float, seconds: float) -> bool:
-    """Whether engines ended so many more requests per second than the front end counted that it must miss some."""
+    """Whether engines surely got so many more requests per second than the front end counted that it misses some."""
     return done > PART_TELLING * counted and _differ(counted, done, seconds)
 
 

@@ -40,7 +40,7 @@ def split_inputs(
         # What others let workloads hold is no reason to take replicas from anybody.
         budget = max(budget, picture.accelerators_held)
     reading = picture.reading
-    roles = tuple(_role_state(picture, role) for role in picture.roles.values())
+    roles = tuple(_role_state(picture, role, allocation) for role in picture.roles.values())
     engines = engines_of(picture, now)
     cold_start = cold_start_seconds(picture.replicas)
     entered = [
@@ -105,7 +105,7 @@ def _seconds_left(one: Replica, cold_start: float, now: datetime) -> float:
     return max(0.0, cold_start - age)
 
 
-def _role_state(picture: GroupPicture, role: InferenceRole) -> RoleState:
+def _role_state(picture: GroupPicture, role: InferenceRole, allocation: Split) -> RoleState:
     profile = picture.profiles[role.metadata.name]
     least, most, asked = role.spec.min_replicas, role.spec.max_replicas, role.spec.replicas_asked
     target = picture.targets.get(role.metadata.name)
@@ -120,6 +120,7 @@ def _role_state(picture: GroupPicture, role: InferenceRole) -> RoleState:
         name=role.metadata.name,
         stage=role.spec.stage,
         minimum=least,
+        kept=_kept(picture, role.metadata.name, allocation),
         maximum=most,
         spec_replicas=asked,
         accelerators_per_replica=role.spec.accelerators_counted,
@@ -136,6 +137,19 @@ def _start_seconds(picture: GroupPicture, role: InferenceRole) -> float:
     if target is not None:
         return cold_start_seconds(target.pods)
     return cold_start_seconds(picture.replicas) if picture.restarts else 0.0
+
+
+def _kept(picture: GroupPicture, role: str, allocation: Split) -> int:
+    """How many replicas a role keeps while some of its pods do not serve: half of them have to serve on.
+
+    Those on their way to it may go back.
+    """
+    coming = {one.replica for one in picture.group.status.transfers if one.to == role}
+    pods = sum(one.role == role and one.has_pod and one.name not in coming for one in picture.replicas)
+    serving = picture.serving(role)
+    if serving >= pods:
+        return 0
+    return allocation[role] - max(0, serving - max(1, math.ceil(pods / 2)))
 
 
 def engines_of(picture: GroupPicture, now: datetime) -> tuple[Engine, ...]:

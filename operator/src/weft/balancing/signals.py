@@ -115,7 +115,7 @@ def read(
         hold = left_out[min(left_out)]
     found: Reading | None = None
     if hold is None:
-        found = _demand(snapshot, group, scrape_seconds, preset, judge, trusted, left_out)
+        found = _demand(snapshot, group, scrape_seconds, preset, judge, trusted, left_out, remember)
         hold = found.hold
     hold = remember("", hold)
     if hold is not None or found is None:
@@ -131,6 +131,7 @@ def _demand(
     judge: _Judge,
     trusted: Mapping[str, EngineSeries],
     left_out: dict[str, Hold],
+    remember: Remember,
 ) -> Reading:
     """The reading without loads: what arrives, from the front end or else from the engines."""
     windows = Windows(scrape_seconds)
@@ -139,7 +140,7 @@ def _demand(
     fronts, wrong = _fronts(snapshot, group, judge, left_out)
     itl = added([series.itl_buckets for series in serving.values()])
     if wrong is not None:
-        if told is None:
+        if told is None or not told.exact:
             return Reading(None, {}, wrong, left_out)
         text = f"{wrong.message}. Taken instead: what the engines ended, and the growth of their queues"
         demand = Finding(True, "FrontEndNotTrusted", text)
@@ -156,12 +157,14 @@ def _demand(
         text = "the front end counts requests when prefill has done them: the growth of prefill's queues is added"
         notes.append(("QueueGrowth", text))
     asked = _listed(group.models)
-    if told is not None and misses_requests(passed, told.long.requests, windows.long_seconds):
-        text = (
-            f"more requests reach the engines than the front end counts for {asked}{_others(snapshot, group)}. Taken"
-            " instead: what the engines ended, and the growth of their queues"
-        )
-        demand = Finding(True, "FrontEndMissesRequests", text)
+    missed = told is not None and misses_requests(passed, told.least, windows.long_seconds)
+    text = (
+        f"more requests reach the engines than the front end counts for {asked}{_others(snapshot, group)}. Taken"
+        " instead: what the engines ended, and the growth of their queues"
+    )
+    misses = remember("requests", Hold("FrontEndMissesRequests", text) if missed else None)
+    if misses is not None and told is not None:
+        demand = Finding(True, misses.reason, misses.message)
         return Reading(_told(told, itl, windows), {}, None, left_out, demand, bool(told.ttft_buckets))
     if told is None and passed == 0 and _busy_without_requests(serving, group):
         text = f"engines read prompts and write answers, but the front end counts no request for {asked}"
@@ -185,12 +188,16 @@ def _demand(
             )
             text = f"requests arrive, but no answer has ended yet, or {series} has no samples: lengths are not known"
             return Reading(traffic, {}, None, left_out, Finding(None, "LengthsUnknown", text))
-    if told is not None and counts_more(passed, told.long.requests, windows.long_seconds):
-        text = (
-            f"the front end counts more requests for {asked} than these engines get: does it serve others under these"
-            " names, or refuse requests? Its counts are taken"
-        )
-        notes.append(("FrontEndCountsMore", text))
+    exceeds = (
+        told is not None and told.exact and counts_more(passed, told.long.requests, windows.long_seconds)
+    )
+    text = (
+        f"the front end counts more requests for {asked} than these engines get: does it serve others under these"
+        " names, or refuse requests? Its counts are taken"
+    )
+    more = remember("more requests", Hold("FrontEndCountsMore", text) if exceeds else None)
+    if more is not None:
+        notes.append((more.reason, more.message))
     of_engines = not traffic.ttft_buckets and told is not None and bool(told.ttft_buckets)
     if of_engines and told is not None:
         traffic = replace(traffic, ttft_buckets=told.ttft_buckets)

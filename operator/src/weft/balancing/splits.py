@@ -218,7 +218,7 @@ def reachable(start: Split, roles: Sequence[RoleState]) -> Iterator[Split]:
                 for taker in roles:
                     if giver.name == taker.name or giver.kind != taker.kind:
                         continue
-                    if split[giver.name] <= max(0, bounds[giver.name].minimum):
+                    if split[giver.name] <= max(0, bounds[giver.name].minimum, bounds[giver.name].kept):
                         continue
                     if split[taker.name] >= bounds[taker.name].maximum:
                         continue

@@ -214,6 +214,8 @@ class RoleState:
     """What a replica takes until it serves, where one of another role does not become it but ends, and it is made."""
     profile: Profile | None = None
     profile_error: str = ""
+    kept: int = 0
+    """Replicas that it cannot give to another role now, since too few of those that it has serve."""
 
 
 @dataclass(frozen=True)
