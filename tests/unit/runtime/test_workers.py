@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from weft.binding.keys import LogicalNodeKey
+from weft.binding.keys import LogicalNodeKey, PlacementKey
 from weft.cluster import ClusterError, ConflictError
 from weft.controllers import Now
 from weft.runtime.health import HealthServer
@@ -133,3 +133,39 @@ async def test_a_failing_key_is_said_at_readyz_and_keeps_the_operator_ready() ->
             assert (answer.status, await answer.text()) == (200, "ok\nfailing logicalnode: 1\n")
     finally:
         await health.stop()
+
+
+async def test_what_looks_at_the_whole_cluster_rests_as_long_as_it_took_and_nothing_else_waits_for_it() -> (
+    None
+):
+    seconds, starts = 0.0, list[tuple[Hashable, float]]()
+    loop = asyncio.get_running_loop()
+
+    class Slow(Scripted):
+        async def reconcile(self, key: Hashable, now: Now) -> float | None:
+            nonlocal seconds
+            seconds += 0.05
+            starts.append((key, loop.time()))
+            return None
+
+    queue, slow = WorkQueue(2), Slow()
+    workers = Workers(
+        {PlacementKey: slow, LogicalNodeKey: slow},
+        queue,
+        OperatorMetrics(),
+        lambda: Now(NOW.wall, seconds),
+        {PlacementKey},
+    )
+    tasks = [asyncio.create_task(workers.work()) for _ in range(2)]
+    queue.add(PlacementKey())
+    while not starts:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    queue.add(PlacementKey())
+    queue.add(KEY)
+    async with asyncio.timeout(5):
+        while len(starts) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    for task in tasks:
+        task.cancel()
+    assert [key for key, _ in starts] == [PlacementKey(), KEY, PlacementKey()]
+    assert starts[2][1] - starts[0][1] >= 0.049

@@ -15,6 +15,9 @@ from weft.binding.pools import PoolsController
 from weft.cluster import Cluster
 from weft.controllers import Controller, Enqueue
 
+OF_ALL_THERE_IS = frozenset[type[Hashable]]({PlacementKey, PoolsKey})
+"""Keys whose work looks at the whole cluster."""
+
 
 def controllers(
     cluster: Cluster, fabrics: Fabrics, poll_seconds: float, enqueue: Enqueue

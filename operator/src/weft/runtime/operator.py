@@ -58,7 +58,8 @@ async def run(settings: Settings) -> int:
         cluster = LiveCluster(client, cache, settings.identity, leadership.leads, metrics)
         controllers = _controllers(settings, cluster, leadership, queue, sessions)
         watches = Watches(controllers.values(), cluster, queue)
-        workers = Workers(controllers, queue, metrics, clock.now)
+        rests = binding_controllers.OF_ALL_THERE_IS
+        workers = Workers(controllers, queue, metrics, clock.now, rests)
         informer = Informer(client, cache, watches.resources, history)
         heartbeat = Heartbeat()
         health = HealthServer(metrics.registry, heartbeat.live, informer.watching, workers.failures)

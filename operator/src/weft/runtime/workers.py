@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import logging
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,13 +17,18 @@ from weft.runtime.queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
+LONGEST_REST_SECONDS = 1.0
 PASSING_SECONDS = 5.0
 """Conflicts that take longer than this to pass are said: it is not just somebody who wrote at the same time."""
 FAILED = "%s failed, is tried again in %.1f s and then less and less often: %s"
 
 
 class Workers:
-    """`controllers` by the type of the keys that they work on; `clock` is read once per reconciliation."""
+    """`controllers` by the type of the keys that they work on; `clock` is read once per reconciliation.
+
+    Keys of the types `rests` are followed by a rest as long as the work on them took: what looks at the whole cluster
+    would otherwise take the more of a burst's time the more there is, one pass after the other.
+    """
 
     def __init__(
         self,
@@ -30,11 +36,13 @@ class Workers:
         queue: WorkQueue,
         metrics: OperatorMetrics,
         clock: Callable[[], Now],
+        rests: Container[type[Hashable]] = (),
     ) -> None:
         self._controllers = controllers
         self._queue = queue
         self._metrics = metrics
         self._clock = clock
+        self._rests = rests
         self._failing: dict[Hashable, str] = {}
         """What the last try of a key ended with, without the numbers in it."""
         for kind in controllers:
@@ -49,15 +57,18 @@ class Workers:
         while True:
             key = await self._queue.take()
             try:
-                await self._reconcile(key)
+                now = self._clock()
+                await self._reconcile(key, now)
+                if type(key) in self._rests:
+                    await asyncio.sleep(min(self._clock().boot - now.boot, LONGEST_REST_SECONDS))
             finally:
                 self._queue.done(key)
 
-    async def _reconcile(self, key: Hashable) -> None:
+    async def _reconcile(self, key: Hashable, now: Now) -> None:
         kind = label(type(key))
         try:
             with self._metrics.reconcile_seconds.labels(kind).time():
-                again = await self._controllers[type(key)].reconcile(key, self._clock())
+                again = await self._controllers[type(key)].reconcile(key, now)
         except ConflictError as error:
             # Somebody else changed the object: the cache hears of it, decide again on the new state.
             delay = self._queue.retry(key)
