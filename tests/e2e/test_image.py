@@ -143,9 +143,7 @@ def test_neither_pip_nor_tests_are_shipped(images: Images) -> None:
     )
     shipped = json.loads(run(images.operator, "-c", listing, options=("--entrypoint=python",)))
     assert "weft/cli/main.py" in shipped
-    assert not [
-        path for path in shipped if path.split("/")[0] in ("pip", "setuptools", "hatchling", "uvloop")
-    ]
+    assert not [path for path in shipped if path.split("/")[0] in ("pip", "setuptools", "hatchling")]
     assert not [path for path in shipped if "tests" in path.split("/")]
 
 

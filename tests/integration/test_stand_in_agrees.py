@@ -75,7 +75,7 @@ async def _in_memory(operations: list[Operation]) -> list[Outcome]:
     cluster = MemoryCluster(declared=False)
 
     async def read(operation: Operation) -> Object | None:
-        return cluster.get(operation.resource, operation.name, operation.namespace)
+        return cluster.objects.get((operation.resource, operation.namespace, operation.name))
 
     return await play(operations, cluster, read)
 

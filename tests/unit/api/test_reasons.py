@@ -26,6 +26,8 @@ NOT_SAID = {
         "PodScheduled",
         "Unschedulable",
     ),
+    # A header of HTTP.
+    "Authorization",
     # Of a pool's stranded devices, not of a condition.
     "NotAskedFor",
     *("Nodes", "Normal", "Pod", "Running", "Succeeded", "True", "Warning", "Domain"),
