@@ -135,16 +135,17 @@ async def test_a_failing_key_is_said_at_readyz_and_keeps_the_operator_ready() ->
         await health.stop()
 
 
-async def test_what_looks_at_the_whole_cluster_rests_as_long_as_it_took_and_nothing_else_waits_for_it() -> (
-    None
-):
+@pytest.mark.parametrize(("took", "least", "most"), [(0.08, 0.049, 5.0), (0.02, 0.0, 0.049)])
+async def test_what_looks_at_the_whole_cluster_for_long_rests_afterwards_and_nothing_else_waits_for_it(
+    took: float, least: float, most: float
+) -> None:
     seconds, starts = 0.0, list[tuple[Hashable, float]]()
     loop = asyncio.get_running_loop()
 
     class Slow(Scripted):
         async def reconcile(self, key: Hashable, now: Now) -> float | None:
             nonlocal seconds
-            seconds += 0.05
+            seconds += took
             starts.append((key, loop.time()))
             return None
 
@@ -167,5 +168,8 @@ async def test_what_looks_at_the_whole_cluster_rests_as_long_as_it_took_and_noth
             await asyncio.sleep(0.001)
     for task in tasks:
         task.cancel()
-    assert [key for key, _ in starts] == [PlacementKey(), KEY, PlacementKey()]
-    assert starts[2][1] - starts[0][1] >= 0.049
+    assert {key for key, _ in starts} == {PlacementKey(), KEY}
+    first, again = (at for key, at in starts if key == PlacementKey())
+    assert least <= again - first < most
+    if least:
+        assert starts[1][0] == KEY

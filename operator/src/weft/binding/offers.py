@@ -101,6 +101,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._requests = Parsed(requests.read)
+        self._last: tuple[Snapshot, list[Request]] | None = None
         self._pools: tuple[Parsed[Pool], ...] = (
             Parsed(GPUPool.model_validate),
             Parsed(MemoryPool.model_validate),
@@ -187,9 +188,13 @@ class Reader:
 
     def _read(self, snapshot: Snapshot) -> list[Request]:
         """What matters of the logical nodes. Most have claims, want no other place and stay: they are not parsed."""
-        owners = self.holdings(snapshot).owners
-        raws = (raw for raw in snapshot.logical_nodes if owner_of(raw) not in owners or requests.may_end(raw))
-        return self._requests.all(raws)
+        if self._last is None or self._last[0] is not snapshot:
+            owners = self.holdings(snapshot).owners
+            raws = (
+                raw for raw in snapshot.logical_nodes if owner_of(raw) not in owners or requests.may_end(raw)
+            )
+            self._last = snapshot, self._requests.all(raws)
+        return self._last[1]
 
     def _next_release(self, snapshot: Snapshot) -> dict[tuple[str, PoolKey], str]:
         """The logical node of each namespace that is known to release devices of a pool first."""

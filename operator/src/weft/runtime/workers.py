@@ -17,7 +17,8 @@ from weft.runtime.queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-LONGEST_REST_SECONDS = 1.0
+SHORT_SECONDS, LONGEST_REST_SECONDS = 0.03, 1.0
+"""Work that is over so soon is followed by no rest: one tenant's many objects would keep another's one waiting."""
 PASSING_SECONDS = 5.0
 """Conflicts that take longer than this to pass are said: it is not just somebody who wrote at the same time."""
 FAILED = "%s failed, is tried again in %.1f s and then less and less often: %s"
@@ -26,8 +27,8 @@ FAILED = "%s failed, is tried again in %.1f s and then less and less often: %s"
 class Workers:
     """`controllers` by the type of the keys that they work on; `clock` is read once per reconciliation.
 
-    Keys of the types `rests` are followed by a rest as long as the work on them took: what looks at the whole cluster
-    would otherwise take the more of a burst's time the more there is, one pass after the other.
+    Keys of the types `rests` are followed by a rest almost as long as the work on them took: what looks at the whole
+    cluster would otherwise take the more of a burst's time the more there is, one pass after the other.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class Workers:
                 now = self._clock()
                 await self._reconcile(key, now)
                 if type(key) in self._rests:
-                    await asyncio.sleep(min(self._clock().boot - now.boot, LONGEST_REST_SECONDS))
+                    took = self._clock().boot - now.boot
+                    await asyncio.sleep(min(max(0.0, took - SHORT_SECONDS), LONGEST_REST_SECONDS))
             finally:
                 self._queue.done(key)
 
