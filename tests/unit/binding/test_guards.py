@@ -158,6 +158,19 @@ def test_an_answer_that_never_came_is_waited_for_though_the_device_was_seen() ->
     assert evidence.certainty("uid", "gpu-0", HOST, 10.0) is Certainty.OPEN
 
 
+def test_a_device_that_was_at_the_host_when_a_call_for_another_had_no_answer_settles_too() -> None:
+    """Some managers take the whole list of a host's devices: written late, it brings back what was in it."""
+    evidence = Evidence()
+    evidence.host_read(HOST, {"gpu-0", "gpu-1"})
+    evidence.unanswered(evidence.calling(HOST, {"gpu-1"}, ()))
+    evidence.detached(evidence.calling(HOST, {"gpu-0", "gpu-1"}, ()))
+    evidence.host_read(HOST, ())
+    assert evidence.certainty("uid", "gpu-0", HOST, 10.0) is Certainty.OPEN
+    for at in (100.0, 105.0, 110.0):
+        read(evidence, evidence.next(), at)
+    assert evidence.certainty("uid", "gpu-0", HOST, 10.0) is Certainty.SETTLED
+
+
 async def test_a_manager_that_says_detached_and_does_nothing_keeps_its_claims(rack: Rack) -> None:
     await rack.ask("x")
     assert condition(rack.node("x"), "Bound")[0] == "True"

@@ -166,12 +166,23 @@ class Evidence:
             self._pairs[pair] = replace(history, order=order, absent_since=None)
 
     def unanswered(self, before: Before) -> None:
-        """The call ended without an answer: whatever is seen next, it may take effect after that."""
+        """The call ended without an answer: whatever is seen next, it may take effect after that.
+
+        So may it for the host's other devices: some managers take the whole list of what a host has, and what stood in
+        that list comes back when it is written late.
+        """
+        called = {pair for pair, _ in before}
         for pair, history in before:
             order = self._hosts[pair[1]] = self.next()
             self._pairs[pair] = replace(
                 history, order=order, pending=True, unanswered=order, quiet_since=None, absent_since=None
             )
+        hosts = {host for _, host in called}
+        for pair, history in list(self._pairs.items()):
+            if pair[1] in hosts and pair not in called and (history.was_there or history.pending):
+                self._pairs[pair] = replace(
+                    history, unanswered=self.next(), quiet_since=None, absent_since=None
+                )
 
     def task(self, host: str) -> tuple[str, str] | None:
         """Key and id of the operation that the manager was last known to work on at a host."""
