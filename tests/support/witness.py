@@ -161,6 +161,7 @@ def unsettled(
     gpus -= sum(c["spec"]["device"].startswith("gpu") for c in claims)
     memories -= sum(c["spec"]["device"].startswith("cxl") for c in claims)
     hosts -= len({c["spec"]["host"] for c in claims if c not in kept})
+    places = {node.get("status", {}).get("queuePlace") for node in nodes}
     for owner, node in by_owner.items():
         if owner in used and node["metadata"].get("deletionTimestamp"):
             continue
@@ -176,6 +177,9 @@ def unsettled(
         fits = node["spec"]["accelerators"][0]["count"] <= gpus and hosts > 0
         # By hand an administrator may have deleted a claim that is in use: it is held for as long.
         fits = fits and owner not in used and (not node["spec"].get("memory") or memories > 0)
+        # What is kept for the head of the queue is not for those behind it; whether the head fits is asked of the head.
+        place = node.get("status", {}).get("queuePlace", "1")
+        fits = fits and (place == "1" or "1" not in places)
         if fits and condition(node, "Expired") != "True":
             return f"{owner} is not bound though it would fit: {node.get('status', {}).get('conditions')}"
     return ""
