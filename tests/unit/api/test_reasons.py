@@ -35,12 +35,10 @@ NOT_SAID = {
     *(
         "ClaimIncomplete",
         "Deleted",
-        "Drain",
-        "FabricError",
+        "GrowthFailed",
         "Lost",
         "Namesake",
         "Released",
-        "Settle",
         "Superseded",
     ),
     *("TurnedBack", "Waiting", "Bare", "Draining", "Ending"),

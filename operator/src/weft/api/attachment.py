@@ -50,6 +50,11 @@ class DeviceAttachmentSpec(Model):
         le=1024,
         description="Attachments that this operation claims together: fewer, and it was cut short.",
     )
+    extends: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
+        default=None,
+        description="Operation of the claim that the logical node was bound with first, where this device was claimed"
+        " for a node that was bound already. Absent: it belongs to that first claim.",
+    )
     claim_ref: ClaimRef = Field(description="The object that the device is claimed for.")
 
 
@@ -59,7 +64,8 @@ class DeviceAttachmentStatus(Model):
     conditions: Conditions = Field(
         default=(),
         description="Quarantined: it could not be attached while the manager attached others, or the manager says"
-        " that it is broken; it is not offered until an administrator deletes this object. Whether it is attached,"
+        " that it is broken; it is not offered until an administrator deletes this object. Leaving: it is to be"
+        " detached while its logical node stays bound with its other devices. Whether it is attached,"
         " the condition Bound of the LogicalNode says.",
         json_schema_extra=CONDITION_LIST,
     )

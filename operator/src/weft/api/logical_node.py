@@ -28,6 +28,9 @@ from weft.api.values import (
 
 _BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 _NEW_ONE = "create a new LogicalNode with what you need and delete this one"
+_NEW_REQUEST = (
+    "add a request with another name for such devices; take this one out when the condition Resized is True"
+)
 
 
 class HostResources(Model):
@@ -276,8 +279,26 @@ class AdoptedDevice(Model):
     device: Identifier = Field(description="The fabric's name for the device.")
 
 
+_KEEPS_ITS_DEVICES = (
+    immutable_optional("selector", _NEW_REQUEST),
+    immutable_optional("firstAvailable", _NEW_REQUEST),
+)
+
+
+class ResizableAccelerators(AcceleratorRequest):
+    """A number of accelerators of one sort. The number can be changed."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (*AcceleratorRequest.cel, *_KEEPS_ITS_DEVICES)
+
+
+class ResizableBytes(ByteRequest):
+    """An amount of memory or storage. The amount can be changed."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (*ByteRequest.cel, *_KEEPS_ITS_DEVICES)
+
+
 class LogicalNodeSpec(NodeShape):
-    """The host and devices asked for. Only ttlSecondsAfterBound can be changed later."""
+    """The host and devices asked for. How much is asked for can be changed later, and ttlSecondsAfterBound."""
 
     cel: ClassVar[tuple[Rule, ...]] = (
         *NodeShape.cel,
@@ -285,14 +306,28 @@ class LogicalNodeSpec(NodeShape):
             immutable_optional(field, _NEW_ONE)
             for field in (
                 "host",
-                "accelerators",
-                "memory",
-                "storage",
                 "placement",
                 "adopt",
                 "priorityClassName",
             )
         ),
+    )
+
+    accelerators: Annotated[tuple[ResizableAccelerators, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="Accelerators to attach. Counts can be changed, and requests added and taken out: a bound node"
+        " grows and shrinks, and what stays is not touched.",
+        json_schema_extra=_BY_NAME,
+    )
+    memory: Annotated[tuple[ResizableBytes, ...], Field(max_length=8)] = Field(
+        default=(),
+        description="Pooled memory to attach; can be changed like accelerators.",
+        json_schema_extra=_BY_NAME,
+    )
+    storage: Annotated[tuple[ResizableBytes, ...], Field(max_length=8)] = Field(
+        default=(),
+        description="Pooled storage to attach; can be changed like accelerators.",
+        json_schema_extra=_BY_NAME,
     )
 
     adopt: Annotated[tuple[AdoptedDevice, ...], Field(max_length=128)] = Field(
@@ -384,7 +419,8 @@ class LogicalNodeStatus(Model):
         default=(),
         description="Accepted: it can be met some day, as pools, grants and devices are."
         " Reserved: its devices are claimed."
-        " Bound: all are attached and were seen there. Ready: bound, and its Node is ready. Expired:"
+        " Bound: all are attached and were seen there. Ready: bound, and its Node is ready. Resized: False while a"
+        " bound node has more or fewer devices than spec asks for; absent while it never had. Expired:"
         " released after ttlSecondsAfterBound.",
         json_schema_extra=CONDITION_LIST,
     )

@@ -14,6 +14,7 @@ from weft.api.conditions import find, is_true
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, PODS
 from weft.binding import taints
 from weft.binding.assignments import Assignments
+from weft.binding.change import was_resized
 from weft.binding.claims import attachments, claim_refused
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey
@@ -36,6 +37,7 @@ from weft.binding.steps import (
     Expire,
     Finish,
     GiveUp,
+    Leave,
     LookForPods,
     MarkAttached,
     Place,
@@ -124,6 +126,8 @@ class Actions:
             case MarkAttached():
                 for claim in step.claims:
                     self._session(claim.spec.fabric).evidence.attached(claim.metadata.uid)
+            case Leave():
+                await self._leave(step, run)
             case Quarantine():
                 await self._quarantine(step, run)
             case TurnBack():
@@ -228,8 +232,13 @@ class Actions:
         refused = [item for item in failures if isinstance(item, ClusterError) and 400 <= item.status < 600]
         if refused:
             self._assignments.refused(assignment.waiting.uid, run.now.boot)
-            facts = claim_refused(refused[0].message or f"{refused[0].status} {refused[0].reason}")
-            self._draft_unbound(run, facts)
+            words = refused[0].message or f"{refused[0].status} {refused[0].reason}"
+            facts = claim_refused(words, extends=bool(assignment.waiting.extends))
+            if assignment.waiting.extends:
+                node = recent_node(raw)
+                run.status = with_facts(node, node.status.dump(), facts, run.now.wall)
+            else:
+                self._draft_unbound(run, facts)
             run.news.append(("Warning", *facts[0][2:]))
             await self.write(run)
         if isinstance(kept, BaseException):
@@ -297,7 +306,13 @@ class Actions:
         raw = self._raw(run)
         assert raw is not None
         node = recent_node(raw)
-        run.status = bound_status(node, step.claims, step.node, step.facts, run.now.wall)
+        run.status = bound_status(node, step.claims, step.node, step.facts, run.now.wall, step.queue_place)
+        if step.ask_after is not None:
+            self._assignments.forget(run.key)
+            self._enqueue(PlacementKey(), step.ask_after)
+        if was_resized(node, step.facts):
+            names = ", ".join(sorted(claim.spec.device for claim in step.claims))
+            run.news.append(("Normal", "Resized", f"has what spec asks for: {names}"))
         if not is_true(node.status.conditions, "Bound"):
             names = ", ".join(sorted(claim.spec.device for claim in step.claims))
             hosts = ", ".join(sorted({claim.spec.host for claim in step.claims}))
@@ -306,10 +321,22 @@ class Actions:
         for kind, value, reason, message in step.facts:
             if kind == "Ready" and value is False and (before is None or before.reason != reason):
                 run.news.append(("Warning", reason, message))
-        self._assignments.settled(node.metadata.uid)
-        return Ended(step.again)
+        if step.ask_after is None:
+            self._assignments.settled(node.metadata.uid)
+        return Ended(step.again, step.failed)
 
     # Back
+
+    async def _leave(self, step: Leave, run: Pass) -> None:
+        """Mark the claims of devices that are to go: from now on their way leads back, also after a restart."""
+        facts = [("Leaving", True, step.reason, step.message)]
+        for claim in step.claims:
+            raw = self._cluster.get(DEVICE_ATTACHMENTS, claim.metadata.name)
+            if raw is not None and raw["metadata"]["uid"] == claim.metadata.uid:
+                status = with_facts(claim, claim.status.dump(), facts, run.now.wall)
+                await self._cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
+        if (raw := self._raw(run)) is not None:
+            self._cluster.event(raw, "Normal", "Shrinking", step.message)
 
     async def _quarantine(self, step: Quarantine, run: Pass) -> None:
         """Mark the claims of failed devices: they stay, so that the devices are not offered again."""

@@ -12,9 +12,12 @@ from weft.cluster import Object
 from weft.fabric.driver import DeviceKind
 
 
-def claim_refused(words: str) -> tuple[Fact, ...]:
+def claim_refused(words: str, *, extends: bool = False) -> tuple[Fact, ...]:
     """What is true of a logical node while the API server does not let its devices be claimed, with its words."""
     text = f"a place was found, but the API server refuses to store a DeviceAttachment: {words}; it is tried again"
+    if extends:
+        # It keeps what it has.
+        return (("Resized", False, "ClaimRefused", text),)
     return (
         ("Reserved", False, "ClaimRefused", text),
         ("Bound", False, "ClaimRefused", text),
@@ -45,6 +48,8 @@ def attachments(assignment: Assignment, operation: str) -> list[Object]:
                 "uid": waiting.uid,
             },
         }
+        if waiting.extends:
+            spec["extends"] = waiting.extends
         if chosen.alternative:
             spec["alternative"] = chosen.alternative
         if kind is not DeviceKind.ACCELERATOR and device.capacity_bytes:

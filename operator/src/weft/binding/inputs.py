@@ -63,14 +63,16 @@ def _condition(obj: Object, kind: str) -> str:
 
 
 def _logical_node(obj: Object) -> Hashable:
-    # What it is bound to is in its claims.
-    return "deletionTimestamp" in obj["metadata"], _condition(obj, "Expired")
+    # What it is bound to is in its claims; of its status, that it has not what it asks for now.
+    metadata = obj["metadata"]
+    said = _condition(obj, "Expired"), _condition(obj, "Resized")
+    return "deletionTimestamp" in metadata, metadata.get("generation"), *said
 
 
 def _claim(obj: Object) -> Hashable:
     metadata = obj["metadata"]
     held = FINALIZER in metadata.get("finalizers", [])
-    return "deletionTimestamp" in metadata, held, _condition(obj, "Quarantined")
+    return "deletionTimestamp" in metadata, held, _condition(obj, "Quarantined"), _condition(obj, "Leaving")
 
 
 def _node(obj: Object) -> Hashable:

@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 
-from weft.api import DeviceQuota, Fabric, GPUPool, MemoryPool, StoragePool
+from weft.api import DeviceAttachment, DeviceQuota, Fabric, GPUPool, MemoryPool, StoragePool
 from weft.api.quantity import parse_decimal
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
@@ -32,15 +32,16 @@ from weft.binding import requests
 from weft.binding.assignments import Assignments, Outcome
 from weft.binding.decide import wants_place
 from weft.binding.grants import Grants
-from weft.binding.holdings import Holdings, owner_of
+from weft.binding.holdings import Holdings, Owner, owner_of
 from weft.binding.hosting import Hosting
 from weft.binding.inventory import Picture
 from weft.binding.membership import Membership, Pool, PoolKey, key_of, members, pool_key
+from weft.binding.objects import keeps_owner
 from weft.binding.parsed import Parsed, Same
 from weft.binding.plan import Assignment, HostOffer, Offer, Shape, Stock, Waiting
 from weft.binding.requests import Request, Turn
 from weft.cluster import Cluster, Object
-from weft.fabric.driver import DeviceKind
+from weft.fabric.driver import Device, DeviceKind
 
 GIBIBYTE = 2**30
 NO_POOLS: frozenset[PoolKey] = frozenset()
@@ -111,6 +112,7 @@ class Reader:
         self._fabrics = Parsed(Fabric.model_validate)
         self._holdings = Holdings()
         self._hosting = Hosting()
+        self._more: tuple[Snapshot, Mapping[Owner, tuple[DeviceAttachment, ...]]] | None = None
         self._known: dict[str, tuple[Request, frozenset[PoolKey], frozenset[str], Turn, Waiting]] = {}
         self._if_managed = Hosting()
         self._members: dict[str, tuple[object, Mapping[PoolKey, Membership]]] = {}
@@ -154,8 +156,9 @@ class Reader:
         grants = self._grants(snapshot)
         known, self._known = self._known, {}
         shapes: dict[Shape, Shape] = {}
+        growing = self._growing(snapshot)
         for request in self._read(snapshot):
-            if request.owner in owners:
+            if request.owner in owners and request.owner not in growing:
                 continue
             uid, namespace = request.uid, request.owner[0]
             if uid in assigned or not (request.wanting or wants_place(request.node, (), now)):
@@ -180,8 +183,42 @@ class Reader:
             else:
                 shapes.setdefault(before[4].shape, before[4].shape)
             self._known[uid] = before
-            waiting.append(before[4])
+            item = before[4]
+            if request.owner in growing:
+                claims = growing[request.owner]
+                more = requests.growing(item, request.node, claims, self._devices(snapshot, claims))
+                if more is None:
+                    continue
+                item = more
+            waiting.append(item)
         return waiting
+
+    def _growing(self, snapshot: Snapshot) -> Mapping[Owner, tuple[DeviceAttachment, ...]]:
+        """The claims of the logical nodes that say that they have not what they ask for."""
+        if self._more is None or self._more[0] is not snapshot:
+            more: dict[Owner, list[DeviceAttachment]] = {
+                owner_of(raw): [] for raw in snapshot.logical_nodes if requests.wants_more(raw)
+            }
+            for raw in snapshot.claims if more else ():
+                ref = raw["spec"]["claimRef"]
+                here = more.get((ref["namespace"], ref["name"]))
+                if here is not None and (claim := _readable(raw)) is not None and keeps_owner(claim):
+                    here.append(claim)
+            self._more = snapshot, {owner: tuple(claims) for owner, claims in more.items() if claims}
+        return self._more[1]
+
+    def _devices(
+        self, snapshot: Snapshot, claims: Iterable[DeviceAttachment]
+    ) -> dict[tuple[str, str], Device]:
+        """What is known of the claimed devices, by fabric and name."""
+        wanted = {(claim.spec.fabric, claim.spec.device) for claim in claims}
+        return {
+            (fabric, device.id): device
+            for fabric in {fabric for fabric, _ in wanted}
+            if (picture := snapshot.pictures.get(fabric)) is not None
+            for device in picture.inventory.devices
+            if (fabric, device.id) in wanted
+        }
 
     def _grants(self, snapshot: Snapshot) -> Grants:
         return Grants([quota for _, quota in self.quotas(snapshot)], snapshot.priority_classes)
@@ -191,7 +228,9 @@ class Reader:
         if self._last is None or self._last[0] is not snapshot:
             owners = self.holdings(snapshot).owners
             raws = (
-                raw for raw in snapshot.logical_nodes if owner_of(raw) not in owners or requests.may_end(raw)
+                raw
+                for raw in snapshot.logical_nodes
+                if owner_of(raw) not in owners or requests.may_end(raw) or requests.wants_more(raw)
             )
             self._last = snapshot, self._requests.all(raws)
         return self._last[1]
@@ -253,6 +292,12 @@ class Reader:
                 managed.append((raw, picture))
         promised_nodes = {item.host.node_name for item in snapshot.outstanding}
         hosts = self._hosting.hosts(managed, snapshot.nodes, holdings, promised_nodes)
+        own = {claims[0].spec.node_name for claims in self._growing(snapshot).values()}
+        if own:
+            # Who has a host may have more there.
+            hosts += tuple(
+                replace(host, carries=True) for host in self._hosting.busy if host.node_name in own
+            )
         if_managed: tuple[HostOffer, ...] = ()
         if observed_only:
             if_managed = self._if_managed.hosts(readable, snapshot.nodes, holdings, promised_nodes)
@@ -335,6 +380,14 @@ class _FabricOffers:
             not_free if device in out else held if device in taken else free
             for device, free, held, not_free in self._offers
         ]
+
+
+def _readable(raw: Object) -> DeviceAttachment | None:
+    try:
+        return DeviceAttachment.model_validate(raw)
+    except ValueError:
+        # What withholds its device is said by Holdings.
+        return None
 
 
 def _open(pools: Iterable[Pool], labels: Mapping[str, str]) -> frozenset[PoolKey]:

@@ -49,7 +49,9 @@ class Hosts:
 
     def free(self) -> Iterator[HostOffer]:
         """Hosts that carry nothing, closed or not."""
-        return (host for host in self.offers.values() if host.node_name not in self._taken)
+        return (
+            host for host in self.offers.values() if host.node_name not in self._taken and not host.carries
+        )
 
     def suited(self, shape: Shape) -> list[Place]:
         """The hosts that a shape may have, whether they carry something or not."""
@@ -100,7 +102,8 @@ class Hosts:
             at += 1
 
     def _known(self, shape: Shape) -> _Suited:
-        key = (shape.node_selector, shape.cpu, shape.memory_bytes, shape.avoid_hosts, shape.tolerations)
+        host = (shape.node_selector, shape.cpu, shape.memory_bytes, shape.avoid_hosts, shape.tolerations)
+        key = (*host, shape.node_name)
         if key not in self._suited:
             rest = (
                 place
@@ -128,7 +131,10 @@ class _Suited:
 
 
 def suits(shape: Shape, host: HostOffer) -> bool:
-    """Whether a host has the labels, CPU and memory asked for."""
+    """Whether a host has the labels, CPU and memory asked for, or is the one that is meant."""
+    if shape.node_name or host.carries:
+        is_meant = host.node_name == shape.node_name
+        return is_meant and all(name not in shape.avoid_hosts for _, name in host.places)
     return (
         all(name not in shape.avoid_hosts for _, name in host.places)
         and shape.node_selector.matches(host.labels)

@@ -111,13 +111,16 @@ class Shape:
     avoid_hosts: frozenset[str] = frozenset()
     tolerations: tuple[HostToleration, ...] = ()
     """Taints that the host's Node may have."""
+    node_name: str = ""
+    """The one Node that it can be, which carries the logical node already; empty: one that carries nothing."""
 
     def __hash__(self) -> int:
         # Looked up in every pass for everybody who waits; it is the same each time.
         try:
             return self.__dict__["_hash"]  # type: ignore[no-any-return]
         except KeyError:
-            known = hash((self.needs, self.allowed_pools, self.node_selector, self.cpu, self.constraints))
+            key = (self.needs, self.allowed_pools, self.node_selector, self.cpu, self.constraints)
+            known = hash((*key, self.node_name))
             self.__dict__["_hash"] = known
             return known
 
@@ -129,7 +132,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A logical node that has no devices yet."""
+    """A logical node that has no devices yet, or not all that it asks for now."""
 
     uid: str
     namespace: str
@@ -144,6 +147,17 @@ class Waiting:
     """Reason and message why it has no turn, whatever is free; None: it has one."""
     was_head: bool = False
     """Whether its status says that it was the head of the queue: a new leader goes on where the last one was."""
+    generation: int = 0
+    """Of the object, so that an outcome for another spec is known."""
+    extends: str = ""
+    """Operation that the node was bound with first, where the shape is what it lacks of devices; empty: it has none."""
+    whole: Shape | None = None
+    """Where it lacks some: all that it asks for, with what its own devices have to have. None: the shape is all."""
+
+    @property
+    def possible(self) -> Shape:
+        """What there has to be, in use or not, for the request to be met some day."""
+        return self.whole or self.shape
 
 
 @dataclass(frozen=True)
@@ -216,6 +230,8 @@ class HostOffer:
     """Those that keep pods away, but for Weft's own."""
     also: tuple[tuple[str, str], ...] = ()
     """The same machine at other fabrics: (fabric, host), at most one of each fabric."""
+    carries: bool = False
+    """Whether it carries a logical node, which alone may have more there."""
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:

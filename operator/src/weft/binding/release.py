@@ -27,16 +27,20 @@ STUCK_SECONDS = 30.0
 PODS_SECONDS = 5.0
 
 
+STAYS_BOUND = ("Superseded", "Surplus", "GrowthFailed")
+"""Reasons of releases beside which the node keeps what it has."""
+
+
 def release(picture: LogicalNodePicture, claims: Claims, reason: str) -> Step:
     """Back: no user left, detached, seen to be detached, given up; host by host.
 
     A host at which something has to be waited for does not hold up another one (an earlier namesake's, say).
     """
     node = picture.node
-    tells = node is not None and reason != "Superseded"
+    tells = node is not None and reason not in STAYS_BOUND
     if (
         node is not None
-        and reason not in ("Deleted", "Namesake", "Superseded")
+        and reason not in ("Deleted", "Namesake", *STAYS_BOUND)
         and is_true(node.status.conditions, "Bound")
     ):
         text = "its devices are being released"

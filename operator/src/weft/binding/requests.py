@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from weft.api import LogicalNode
@@ -11,10 +12,14 @@ from weft.api.logical_node import AcceleratorRequest, ByteRequest, ConstraintPol
 from weft.api.quantity import parse_bytes, parse_decimal
 from weft.binding.holdings import Owner
 from weft.binding.membership import PoolKey, key_of
-from weft.binding.objects import is_deleting, parse_node
+from weft.binding.objects import is_deleting, is_published, parse_node
 from weft.binding.plan import Choice, Constraint, Need, Selector, Shape, Waiting
+from weft.binding.resize import At, Claims, family, is_leaving, missing
 from weft.cluster import Object
-from weft.fabric.driver import DeviceKind
+from weft.fabric.driver import Device, DeviceKind
+
+MOST_PREFERRED = 4
+"""Needs of a request that is first looked for in the preferred domain of its devices: each doubles what is tried."""
 
 Turn = tuple[int, tuple[str, str] | None]
 """Priority, and the reason and message of what has no turn at all."""
@@ -97,10 +102,78 @@ def _choice(selector: DeviceSelector, name: str = "") -> Choice:
 
 
 def waiting(request: Request, pools: frozenset[PoolKey], avoid: frozenset[str], turn: Turn) -> Waiting:
+    """A logical node that has nothing, as one that waits."""
     meta = request.node.metadata
     shape = replace(request.shape, allowed_pools=pools, avoid_hosts=avoid)
     adopt = frozenset((each.fabric, each.device) for each in request.node.spec.adopt)
     was_head = request.node.status.queue_place == "1"
-    return Waiting(
-        meta.uid, meta.namespace, meta.name, str(meta.creation_timestamp), shape, adopt, *turn, was_head
+    created = str(meta.creation_timestamp)
+    known = meta.uid, meta.namespace, meta.name, created, shape, adopt, *turn, was_head
+    return Waiting(*known, generation=meta.generation)
+
+
+def wants_more(raw: Object) -> bool:
+    """Whether a LogicalNode said that it has not what it asks for, without having parsed it."""
+    conditions = raw.get("status", {}).get("conditions", [])
+    return any(each.get("type") == "Resized" and each.get("status") == "False" for each in conditions)
+
+
+def growing(
+    waiting: Waiting, node: LogicalNode, claims: Claims, known: Mapping[At, Device]
+) -> Waiting | None:
+    """A bound logical node that lacks devices, as one that waits for these at its own Node; None: it lacks none, or
+    its claims are changing. `waiting`: as if it had nothing. `known`: devices by fabric and name."""
+    stay = tuple(claim for claim in claims if not is_leaving(claim))
+    if any(is_deleting(claim) or not is_published(node, claim) for claim in stay):
+        return None
+    lacks = missing(node, stay)
+    if not lacks or not claims:
+        return None
+    # Counted from the wish, not from the node: one that is years old would be before all others.
+    said = find(node.status.conditions, "Resized")
+    since = str(said.last_transition_time) if said is not None else "~"
+    whole = replace(waiting.shape, needs=tuple(_like_its_own(waiting.shape, stay, known)), node_name="")
+    needs = tuple(
+        replace(need, count=lacks[need.name]) if need.count else replace(need, size_bytes=lacks[need.name])
+        for need in whole.needs
+        if need.name in lacks
     )
+    own = {claim.spec.request for claim in stay}
+    # Those with devices of its own are choices by now; for the others they stand.
+    constraints = tuple(
+        each for each in waiting.shape.constraints if not each.needs & own and each.needs & lacks.keys()
+    )
+    shape = replace(whole, needs=needs, constraints=constraints, node_name=claims[0].spec.node_name)
+    whole = replace(whole, constraints=tuple(each for each in whole.constraints if not each.needs & own))
+    return replace(
+        waiting, created=since, shape=shape, adopt=frozenset(), extends=family(claims[0]), whole=whole
+    )
+
+
+def _like_its_own(shape: Shape, own: Claims, known: Mapping[At, Device]) -> Iterator[Need]:
+    """The needs, met only by what goes with the devices that are there: of their alternative, and in their domain."""
+    for need in shape.needs:
+        names = {claim.spec.alternative or "" for claim in own if claim.spec.request == need.name}
+        choices = tuple(each for each in need.choices if not names or each.name in names) or need.choices
+        for tie in shape.constraints:
+            tied = [claim for claim in own if claim.spec.request in tie.needs]
+            if need.name not in tie.needs or not tied:
+                continue
+            found = (known.get((claim.spec.fabric, claim.spec.device)) for claim in tied)
+            values = [
+                value for each in found if each is not None and (value := each.attributes.get(tie.attribute))
+            ]
+            # Where it cannot be told, there is none that goes with them.
+            value = values[0] if values else ""
+            inside = tuple(
+                replace(
+                    each,
+                    selector=replace(each.selector, equal=(*each.selector.equal, (tie.attribute, value))),
+                )
+                for each in choices
+            )
+            if tie.required:
+                choices = inside
+            elif len(shape.needs) <= MOST_PREFERRED:
+                choices = (*inside, *choices)
+        yield replace(need, choices=choices)

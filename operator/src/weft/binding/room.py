@@ -56,7 +56,7 @@ class Room:
         return namespace in self.quota or namespace in self.hosts_left
 
     def _count(self, held: Held, sign: int) -> None:
-        if held.request.namespace in self.hosts_left:
+        if held.request.namespace in self.hosts_left and not held.request.shape.node_name:
             self.hosts_left[held.request.namespace] += sign
         budget = self.quota.get(held.request.namespace)
         if budget:
@@ -74,7 +74,7 @@ class Room:
         """A place for a request within its quota, or what was unmet at the hosts that suit it, by their reach."""
         # Hosts that the same devices reach are alike: if one fails for want of devices, so do the others.
         failures: dict[frozenset[int], Unmet] = {}
-        if self.hosts_left.get(request.namespace, 1) <= 0:
+        if self.hosts_left.get(request.namespace, 1) <= 0 and not request.shape.node_name:
             return None, failures
         budget = self.budget(request.namespace)
         for place in self.hosts.open(request.shape):

@@ -195,7 +195,9 @@ class _Pass:
             frozenset(self._hopeless & keys),
             frozenset(self._passed_over & by_uid.keys()),
             by_uid,
-            frozenset(key[0] for key in keys if key[0] in self._possible),
+            frozenset(
+                each.waiting.possible for each in by_uid.values() if each.waiting.possible in self._possible
+            ),
             self._head(),
         )
 
@@ -262,8 +264,8 @@ class _Pass:
             self._room.take(found)
             return True
         if found.reason in MOVABLE_REASONS:
-            if found.reason in DEVICE_REASONS and not self._is_possible(request.shape):
-                found = self._words.hopeless(request.shape, found)
+            if found.reason in DEVICE_REASONS and not self._is_possible(request.possible):
+                found = self._words.hopeless(request.possible, found)
                 key = self._key_of[request.uid] = (*key[:2], None)
                 self._hopeless.add(key)
             elif self._repack.make_room(request):

@@ -82,8 +82,9 @@ def bound_status(
     node_name: str,
     facts: Iterable[Fact],
     now: datetime,
+    queue_place: str = "",
 ) -> Status:
-    """The one write that makes a logical node Bound."""
+    """The one write that makes a logical node Bound. `queue_place`: of what it lacks since."""
     claims = tuple(claims)
     status = node.status.dump()
     hosts = {claim.spec.host for claim in claims}
@@ -99,6 +100,8 @@ def bound_status(
     )
     if node_name:
         status["nodeName"] = node_name
+    if queue_place:
+        status["queuePlace"] = queue_place
     return with_facts(node, status, facts, now)
 
 

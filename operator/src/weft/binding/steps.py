@@ -82,6 +82,21 @@ class Publish:
     node: str
     facts: Facts
     again: float | None
+    failed: bool = False
+    """As of `Wait`: a try to add a device, or to take one away, failed."""
+    queue_place: str = ""
+    """Of what it lacks."""
+    ask_after: float | None = None
+    """As of `Place`: what it lacks has to be looked for."""
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Devices are to go while the node stays bound: store which ones, before anything is done about it."""
+
+    claims: Claims
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -181,6 +196,7 @@ Step = (
     | Attach
     | MarkAttached
     | Publish
+    | Leave
     | Quarantine
     | TurnBack
     | Withdraw

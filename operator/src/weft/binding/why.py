@@ -36,7 +36,7 @@ class Words:
 
         What another's bind does not change is said first, so that it stays said.
         """
-        if self._room.hosts_left.get(namespace, 1) <= 0:
+        if self._room.hosts_left.get(namespace, 1) <= 0 and not shape.node_name:
             return Why("QuotaExceeded", "a DeviceQuota of the namespace does not allow another host")
         for need in shape.needs:
             if pools := self._used_up(shape, need, budget):
@@ -112,7 +112,9 @@ class Words:
         suited = [host for host in hosts if suits(shape, host)]
         closed = {host.node_name: why for host in suited if (why := host.why_closed(shape.tolerations))}
         is_busy = len(closed) < len(suited)
-        if is_busy:
+        if shape.node_name:
+            is_busy, text = False, f"nothing can be added at its Node {shape.node_name} now"
+        elif is_busy:
             text = "every host that has the node labels, CPU and memory asked for carries a logical node"
         else:
             text = f"no host is free for it: {_lacking(shape, hosts)}"

@@ -294,6 +294,19 @@ CONDITIONS = (
             ),
         ),
     ),
+    ConditionType(
+        ATTACHMENT,
+        "Leaving",
+        "True warns: the device is to be detached while its logical node stays bound with its others.",
+        (
+            Reason(
+                "True",
+                "Surplus",
+                "The LogicalNode asks for less than it has.",
+                "Nothing; it goes when no pod uses the host.",
+            ),
+        ),
+    ),
 )
 
 EVENTS = (

@@ -34,14 +34,7 @@ _NOT_ACCEPTED = (
         "Create a new LogicalNode with another, or have the DeviceQuota changed.",
     ),
 )
-_NO_PLACE = (
-    *_NOT_ACCEPTED,
-    Reason(
-        "False",
-        "OnlyPlanned",
-        "A place was found, but a Fabric there is in Observe mode: `status.plan` says what would be attached.",
-        "Look at the plan; it is carried out when `spec.mode` of the Fabric is Manage.",
-    ),
+_SHORT = (
     Reason(
         "False",
         "NotEnoughDevices",
@@ -68,16 +61,47 @@ _NO_PLACE = (
     ),
     Reason(
         "False",
-        "CannotAdopt",
-        "What `spec.adopt` names cannot be taken over.",
-        "Correct what the message says of the device, or name others.",
-    ),
-    Reason(
-        "False",
         "ClaimRefused",
         "A place was found, but the API server refuses a DeviceAttachment.",
         "Change the policy or webhook that the message quotes; it is tried again by itself.",
         event="Warning",
+    ),
+)
+_NO_PLACE = (
+    *_NOT_ACCEPTED,
+    Reason(
+        "False",
+        "OnlyPlanned",
+        "A place was found, but a Fabric there is in Observe mode: `status.plan` says what would be attached.",
+        "Look at the plan; it is carried out when `spec.mode` of the Fabric is Manage.",
+    ),
+    *_SHORT,
+    Reason(
+        "False",
+        "CannotAdopt",
+        "What `spec.adopt` names cannot be taken over.",
+        "Correct what the message says of the device, or name others.",
+    ),
+)
+# Why claimed devices are not attached yet.
+_ON_THE_WAY = (
+    Reason(
+        "False",
+        "FabricNotReady",
+        "The devices are claimed, but their fabric cannot be worked with now.",
+        "See the condition Connected of the Fabric that the message names; it goes on by itself.",
+    ),
+    Reason(
+        "False",
+        "Attaching",
+        "The devices are being attached, or the last try failed and is repeated.",
+        "Wait, or see the Fabric's condition CallsSucceed for the manager's words.",
+    ),
+    Reason(
+        "False",
+        "InvalidRequest",
+        "The manager refuses the request as it is; it is repeated ever more rarely.",
+        "See the Fabric's condition CallsSucceed for the manager's words; delete the LogicalNode to give up.",
     ),
 )
 _RELEASING = Reason(
@@ -162,24 +186,7 @@ CONDITIONS = (
         (
             Reason("True", "Bound", "Every device was seen at the host.", event="Normal"),
             *_NO_PLACE,
-            Reason(
-                "False",
-                "FabricNotReady",
-                "The devices are claimed, but their fabric cannot be worked with now.",
-                "See the condition Connected of the Fabric that the message names; it goes on by itself.",
-            ),
-            Reason(
-                "False",
-                "Attaching",
-                "The devices are being attached, or the last try failed and is repeated.",
-                "Wait, or see the Fabric's condition CallsSucceed for the manager's words.",
-            ),
-            Reason(
-                "False",
-                "InvalidRequest",
-                "The manager refuses the request as it is; it is repeated ever more rarely.",
-                "See the Fabric's condition CallsSucceed for the manager's words; delete the LogicalNode to give up.",
-            ),
+            *_ON_THE_WAY,
             _RELEASING,
             _EXPIRED,
         ),
@@ -198,6 +205,38 @@ CONDITIONS = (
     ),
     ConditionType(
         NODE,
+        "Resized",
+        "A bound node has what its spec asks for now; said once its spec was changed, or a device was replaced.",
+        (
+            Reason("True", "Resized", "It has what its spec asks for.", event="Normal"),
+            Reason(
+                "False", "Growing", "A place is looked for, for the devices that it lacks.", "Wait a moment."
+            ),
+            *_NOT_ACCEPTED,
+            *_SHORT,
+            *_ON_THE_WAY,
+            Reason(
+                "False",
+                "Drain",
+                "Devices are to be detached, and pods still use the host.",
+                "End the pods that the message names; what stays is not touched.",
+            ),
+            Reason(
+                "False",
+                "Settle",
+                "Devices are being detached, and it is not certain yet that they are free.",
+                "Wait: it takes at most `settleSeconds` once the manager answers.",
+            ),
+            Reason(
+                "False",
+                "FabricError",
+                "The last try to detach a device failed and is repeated.",
+                "See the Fabric's condition CallsSucceed for the manager's words.",
+            ),
+        ),
+    ),
+    ConditionType(
+        NODE,
         "Expired",
         "True warns: the time that `ttlSecondsAfterBound` gave is up.",
         (
@@ -212,6 +251,13 @@ CONDITIONS = (
 )
 
 EVENTS = (
+    Event(
+        NODE,
+        "Normal",
+        "Shrinking",
+        "Devices of a bound node are to be detached; the others stay.",
+        "Nothing, or end the pods that the condition Resized names.",
+    ),
     Event(
         NODE,
         "Warning",
