@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from support.fleet import GROUP, NAMESPACE, Fleet, condition
-from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, steady
+from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, T0, steady
 from support.refusals import Write, forbidden
 from weft.api import RebalanceMode, ScaleTargetStatus
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, PODS, ResourceType
@@ -51,6 +51,8 @@ class Adopted(Fleet):
         self.restart()
         self.workload = workload
         self.most_held = 0
+        self.quota = 1000
+        """Pods that the namespace may have."""
         for name, count in (("prefill", prefill), ("decode", decode)):
             ref = {"apiVersion": "apps/v1", "kind": workload.kind, "name": f"vllm-{name}"}
             self.put_role(name, name.capitalize(), 1, labels={}, scaleTargetRef=ref, **(role or {}))
@@ -64,7 +66,7 @@ class Adopted(Fleet):
             alive = [pod for pod in own if "deletionTimestamp" not in pod["metadata"]]
             taken = {pod["metadata"]["name"] for pod in own}
             free = (f"{name}-{number}" for number in range(100) if f"{name}-{number}" not in taken)
-            for _ in range(wanted - len(alive)):
+            for _ in range(min(wanted - len(alive), self.quota - len(self.pods()))):
                 metadata = {"name": next(free), "namespace": NAMESPACE, "labels": {"app": name}}
                 container = {"name": "engine", "image": "vllm:1"}
                 body = {"metadata": metadata, "spec": {"containers": [container]}}
@@ -327,6 +329,37 @@ async def test_a_pod_that_never_starts_does_not_keep_its_role_from_giving_it_bac
     assert fleet.wanted("decode") == len(fleet.pods_of("vllm-decode")) >= 6
 
 
+async def test_a_workload_whose_new_pod_does_not_come_up_gets_no_further_one_and_it_is_said() -> None:
+    fleet = await adopted()
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(maximum=40))
+    fleet.stays_pending = lambda pod: pod["metadata"]["name"].startswith("vllm-prefill")
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(minReplicas=4))
+    await fleet.until(lambda: fleet.wanted("prefill") == 4)
+    await fleet.run(125)
+    assert fleet.condition("Balanced") == ("False", "ReplicaStuck")
+    assert "vllm-prefill-3" in fleet.message("Balanced")
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(minReplicas=5))
+    await fleet.run(20)
+    assert fleet.wanted("prefill") == 4
+    fleet.stays_pending = lambda pod: False
+    await fleet.until(lambda: fleet.wanted("prefill") == 5)
+    assert fleet.condition("Balanced")[1] != "ReplicaStuck"
+
+
+async def test_a_workload_that_a_quota_keeps_from_making_pods_is_said_and_gets_no_more_replicas() -> None:
+    fleet = await adopted()
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(maximum=40))
+    fleet.quota = len(fleet.pods())
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(minReplicas=4))
+    await fleet.until(lambda: fleet.wanted("prefill") == 4)
+    await fleet.run(125)
+    assert fleet.condition("Balanced") == ("False", "ReplicaStuck")
+    assert "Deployment vllm-prefill of role prefill has fewer pods" in fleet.message("Balanced")
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(minReplicas=5))
+    await fleet.run(20)
+    assert fleet.wanted("prefill") == 4
+
+
 async def test_the_budget_keeps_a_workload_from_growing() -> None:
     fleet = await adopted()
     fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(maximum=18))
@@ -398,7 +431,7 @@ async def test_a_workloads_number_lives_as_the_diagram_says() -> None:
             rebalance = seen.group.spec.rebalance.with_changes(mode=mode)
             group = seen.group.with_changes(spec=seen.group.spec.with_changes(rebalance=rebalance))
             picture = replace(seen, group=group, roles=roles, targets={**seen.targets, "decode": target})
-            decision = plan_targets(picture, Split.of({"decode": wanted, "prefill": 3}), creating=False)
+            decision = plan_targets(picture, Split.of({"decode": wanted, "prefill": 3}), False, T0)
             after = decision.records["decode"]
             scaled = [step for step in decision.steps if isinstance(step, ScaleTarget)]
             lost = [(after, replicas)]

@@ -20,7 +20,7 @@ from weft.balancing.roster import Roster, plan_roster
 from weft.balancing.scaling import Scaling, plan_targets
 from weft.balancing.state import Finding, Note, Split
 from weft.balancing.steps import AddFinalizer, DropFinalizer, EnterRouter, GateReason, LeaveRouter, Step
-from weft.balancing.stuck import stuck
+from weft.balancing.stuck import short_of_pods, stuck
 from weft.balancing.transfers import Carried, carry_on, choose, hangs
 from weft.controllers import Now
 
@@ -68,7 +68,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         # The end of a replica goes before what its transfer would do with it.
         steps = [step for step in of_transfers if step.replica not in roster.ending]
         steps += _follow(picture, roster, still, now)
-    scaling = plan_targets(picture, recorded, creating=bool(roster.create))
+    scaling = plan_targets(picture, recorded, creating=bool(roster.create), now=now.wall)
     steps += scaling.steps
     plan = _split(picture, carried, recorded, bool(roster.remove), now)
     started, obstacle = choose(plan.allocation, picture, still, now.wall)
@@ -81,6 +81,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         conditions.too_many_roles(picture.too_many),
         conditions.waiting_for_hardware(picture.replicas),
         stuck(picture.running, now.wall),
+        short_of_pods(picture.targets, picture.decided_at, now.wall),
     )
     decision = GroupDecision(
         steps=tuple(steps),

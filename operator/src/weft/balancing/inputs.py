@@ -20,6 +20,7 @@ from weft.balancing.state import (
     SplitInputs,
 )
 from weft.balancing.steps import GateReason, Subject
+from weft.balancing.stuck import lacks_pods
 
 OVERDUE_COLD_STARTS, OVERDUE_SECONDS = 2.0, 30.0
 """A replica that takes longer than so many cold starts and seconds is not counted on any more."""
@@ -94,6 +95,13 @@ def _starting(
         refused = Subject("role", role) in picture.refusals
         seconds += [math.inf if refused else cold_start] * (lacking - len(seconds))
         found += [(role, each) for each in seconds]
+    for role, target in sorted(picture.targets.items()):
+        coming = [one for one in target.pods if not one.serving and not one.pod_deleting]
+        lacking = max(0, allocation[role] - target.serving)
+        start = cold_start_seconds(target.pods)
+        seconds = sorted(_seconds_left(one, start, now) for one in coming)[:lacking]
+        missing = math.inf if lacks_pods(target, picture.decided_at, now) else start
+        found += [(role, each) for each in (*seconds, *[missing] * (lacking - len(seconds)))]
     return tuple(found)
 
 

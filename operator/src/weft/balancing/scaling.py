@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from weft.api import RebalanceMode, ScaleTargetStatus
 from weft.balancing.observe import GroupPicture
@@ -20,6 +21,7 @@ from weft.balancing.replicas import Replica
 from weft.balancing.roster import no_spare, waits_for_budget
 from weft.balancing.state import Finding, Note, PodLoad, Split
 from weft.balancing.steps import MarkVictim, ScaleTarget, Step
+from weft.balancing.stuck import failing
 from weft.balancing.targets import VICTIM_COST, Target, marked
 
 
@@ -42,7 +44,7 @@ class Scaling:
         }
 
 
-def plan_targets(picture: GroupPicture, allocation: Split, creating: bool) -> Scaling:
+def plan_targets(picture: GroupPicture, allocation: Split, creating: bool, now: datetime) -> Scaling:
     """What to do about the workloads of a group's roles, towards the recorded allocation.
 
     `creating`: the pass makes replicas of Weft's own; workloads then get none, so that both together stay within the
@@ -64,7 +66,7 @@ def plan_targets(picture: GroupPicture, allocation: Split, creating: bool) -> Sc
     for name in sorted(picture.targets):
         target, record = picture.targets[name], records[name]
         if record.previous is None:
-            change = _wanted(picture, name, allocation, records, creating)
+            change = _wanted(picture, name, allocation, records, creating, now)
             if isinstance(change, Finding):
                 obstacles.append(change)
             elif change:
@@ -140,6 +142,7 @@ def _wanted(
     allocation: Split,
     records: Mapping[str, ScaleTargetStatus],
     creating: bool,
+    now: datetime,
 ) -> int | Finding:
     """By how much to change the number now; zero: not at all, or not yet."""
     target, kind = picture.targets[name], picture.kinds[name]
@@ -155,7 +158,7 @@ def _wanted(
         if fewer and not _can_spare(picture, name, fewer):
             return no_spare(name)
         return -fewer
-    if target.replicas == allocation[name] or creating:
+    if target.replicas == allocation[name] or creating or _hangs(target, now):
         return 0
     held = sum(max(picture.held_by(one), records[one].replicas) for one in members)
     more = min(allocation[name] - target.replicas, total - held)
@@ -166,6 +169,11 @@ def _wanted(
     if cost and free < cost:
         return waits_for_budget(picture.group.spec.accelerators.maximum)
     return min(more, free // cost) if cost else more
+
+
+def _hangs(target: Target, now: datetime) -> bool:
+    """Whether a replica that it got before has no pod yet, or one that does not come up: the next would not either."""
+    return len(target.pods) < target.replicas or any(failing(one, now) for one in target.pods)
 
 
 def _free_accelerators(picture: GroupPicture, records: Mapping[str, ScaleTargetStatus]) -> int:

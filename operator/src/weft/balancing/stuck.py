@@ -5,11 +5,12 @@ One of them costs no more than itself: it is named with what keeps it, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from weft.balancing.replicas import Replica
 from weft.balancing.state import Finding
+from weft.balancing.targets import Target
 
 OVERDUE = timedelta(seconds=60)
 """A pod that is there so long after its grace: the kubelet that would end it does not answer."""
@@ -33,6 +34,27 @@ def failing(one: Replica, now: datetime) -> bool:
     since = max(one.created_at, one.ready_changed_at or one.created_at)
     limit = PENDING if not one.pod_running or one.waits_for else STARTING
     return now - since > limit
+
+
+def lacks_pods(target: Target, decided_at: datetime | None, now: datetime) -> bool:
+    """Whether a workload has had the time to make its pods and has fewer than it is to have: a quota, a webhook.
+
+    Its own controller's delay is no failure, and nobody dates it: so long after the last decision there is none.
+    """
+    return len(target.pods) < target.replicas and decided_at is not None and now - decided_at > PENDING
+
+
+def short_of_pods(
+    targets: Mapping[str, Target], decided_at: datetime | None, now: datetime
+) -> Finding | None:
+    """Which workload makes fewer pods than it is to have; None where none does."""
+    for role, target in sorted(targets.items()):
+        if lacks_pods(target, decided_at, now):
+            text = (
+                f"{target} of role {role} has fewer pods than replicas: its own events and conditions say why"
+            )
+            return Finding(False, "ReplicaStuck", f"{text}; it gets no more replicas until it has them")
+    return None
 
 
 def stuck(replicas: Iterable[Replica], now: datetime) -> Finding | None:
