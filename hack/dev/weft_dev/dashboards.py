@@ -43,6 +43,12 @@ FLEET = (
         "{{namespace}}",
     ),
     Panel(
+        "Power by namespace, as pools say",
+        "sum by (namespace) (rate(weft_held_joules_total[5m]))",
+        "{{namespace}}",
+        "watt",
+    ),
+    Panel(
         "Logical nodes", "sum by (bound, reason) (weft_logical_nodes)", "{{bound}} {{reason}}", stacked=True
     ),
     Panel(

@@ -138,6 +138,30 @@ async def test_a_request_gets_devices_under_the_law_that_it_names(rack: Rack, so
 
 
 @of_each_sort
+@pytest.mark.parametrize(
+    ("objective", "taken"),
+    [("Cost", "old"), ("Packing", "old"), ("Energy", "new"), ("Latency", "old"), (None, "old")],
+)
+@pytest.mark.shows(
+    "*Pool.spec.power.idleWatts", "*Pool.spec.power.busyWatts", "LogicalNode.spec.placement.objective"
+)
+async def test_the_objective_energy_takes_what_draws_fewer_watts_more_though_it_draws_more_in_all(
+    rack: Rack, sort: Sort, objective: str | None, taken: str
+) -> None:
+    cheap, frugal = {"cost": {sort.price: "1"}}, {"cost": {sort.price: "2"}}
+    await offer(
+        rack, sort, pool="cheap", selector={"matchAttributes": {"model": "Old"}}, new_gib=80, **cheap,
+        power={"busyWatts": 500},
+    )  # fmt: skip
+    await offer(
+        rack, sort, pool="frugal", selector={"matchAttributes": {"model": "New"}}, new_gib=80, **frugal,
+        power={"busyWatts": 600, "idleWatts": 200},
+    )  # fmt: skip
+    placement = {"placement": {"objective": objective}} if objective else {}
+    assert await ask(rack, **sort.entry(), **placement) == [("main", taken)]
+
+
+@of_each_sort
 @pytest.mark.parametrize("only_new", [
     *({"matchExpressions": [one]} for one in EXPRESSIONS),
     {"matchAttributes": {"model": "New"}},

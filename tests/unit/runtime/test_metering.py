@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,8 +41,8 @@ def claim(kind: str, pool: str, capacity: str = "", quarantined: bool = False) -
     return {"metadata": {"name": "x"}, "spec": spec, "status": {"conditions": conditions}}
 
 
-def pool(name: str, **cost: str) -> Object:
-    return {"metadata": {"name": name}, "spec": {"cost": cost}}
+def pool(name: str, watts: int = 0, **cost: str) -> Object:
+    return {"metadata": {"name": name}, "spec": {"cost": cost, "power": {"busyWatts": watts}}}
 
 
 def test_devices_and_bytes_add_up_over_the_time_that_they_are_held(meter: Meter, clock: Clock) -> None:
@@ -96,3 +98,29 @@ def test_a_quarantined_device_is_nobodys(meter: Meter, clock: Clock) -> None:
     clock.now += 10
 
     assert (meter.read()[GPUS].devices, meter.read()[GPUS].device_seconds) == (0, 10.0)
+
+
+def test_the_worked_bill_in_the_docs_is_what_the_counters_come_to(meter: Meter, clock: Clock) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cost.md").read_text()
+    rows = re.findall(
+        r"^\| (\w+Pool) (\S+) \| (\d+) devices(?: of (\S+))?, (\d+) h \| (\S+) \| (\d+) \| (\S+) \| (\S+) kWh \|$",
+        page,
+        re.M,
+    )
+    resources = {"GPUPool": (GPU_POOLS, "perDeviceHour"), "MemoryPool": (MEMORY_POOLS, "perGibibyteHour")}
+    assert len(rows) == 3
+    sums = [0.0, 0.0]
+    for kind, name, devices, size, hours, price, watts, cost, energy in rows:
+        resource, field = resources[kind]
+        held = [claim(kind, name, size) for _ in range(int(devices))]
+        meter.hear(resource, None, pool(name, int(watts), **{field: price}))
+        for each in held:
+            meter.hear(DEVICE_ATTACHMENTS, None, each)
+        clock.now += 3600 * int(hours)
+        for each in held:
+            meter.hear(DEVICE_ATTACHMENTS, each, None)
+        account = meter.read()[Holder("team-a", kind, name)]
+        assert (account.cost, account.joules / 3.6e6) == pytest.approx((float(cost), float(energy)))
+        sums = [sums[0] + account.cost, sums[1] + account.joules / 3.6e6]
+    (total,) = re.findall(r"^\| all \|.*\| (\S+) \| (\S+) kWh \|$", page, re.M)
+    assert sums == pytest.approx([float(each) for each in total])

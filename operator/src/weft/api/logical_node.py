@@ -184,6 +184,15 @@ class PlacementConstraint(Model):
     )
 
 
+class Objective(enum.StrEnum):
+    """What decides between sets of devices that would all do."""
+
+    COST = "Cost"
+    PACKING = "Packing"
+    ENERGY = "Energy"
+    LATENCY = "Latency"
+
+
 class Placement(Model):
     """Which of the possible sets of devices."""
 
@@ -196,6 +205,13 @@ class Placement(Model):
         default=(),
         description="Only devices of pools that state one of these jurisdictions. Empty: any pool.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    objective: Objective | None = Field(
+        default=None,
+        description="What decides between sets of devices that would all do. Cost: the cheapest set by the pools' cost."
+        " Packing: what leaves the most interconnect domains whole, whatever it costs. Energy: the set that draws the"
+        " fewest watts more by the pools' power. Latency: the fewest interconnect domains for each request. Absent:"
+        " cheaper devices first, within a constraint the fullest domain that suffices.",
     )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from weft.api.cel import immutable
+from weft.api.cel import Rule, immutable
 from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.devices import AcceleratorSelector, ByteDeviceSelector
 from weft.api.meta import LabelSelector, Model, NameRef, Resource
-from weft.api.values import Counter, DnsSubdomain, Identifier, Jurisdiction, Money, Version
+from weft.api.values import Counter, DnsSubdomain, Identifier, Jurisdiction, Money, Version, Watts
 
 
 class PoolKind(enum.StrEnum):
@@ -51,6 +51,23 @@ class ByteCost(Model):
     per_gibibyte_hour: Money = Field(description="Cost of one gibibyte for one hour, in any one currency.")
 
 
+class DevicePower(Model):
+    """What one device draws."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.idleWatts) || self.idleWatts <= self.busyWatts",
+            "a device draws no more idle than busy: lower idleWatts or raise busyWatts",
+            ".idleWatts",
+        ),
+    )
+
+    idle_watts: Watts = Field(default=0, description="Watts of one device that nobody uses.")
+    busy_watts: Watts = Field(
+        description="Watts of one device that is attached. Energy is counted at this, as if it worked all the time."
+    )
+
+
 class PoolSpec(Model):
     """What all pools say about their devices."""
 
@@ -64,6 +81,10 @@ class PoolSpec(Model):
         " How much each may hold: DeviceQuota.",
     )
     maintenance: Maintenance = Field(default=Maintenance(), description="What is taken out of service.")
+    power: DevicePower | None = Field(
+        default=None,
+        description="What one device draws: for the energy that is counted, and for the objective Energy.",
+    )
     jurisdiction: Jurisdiction | None = Field(
         default=None, description="Law that the devices stand under, for example EU; requests can ask for it."
     )

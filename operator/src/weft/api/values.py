@@ -135,6 +135,9 @@ Money = Annotated[
 ]
 """An amount without a currency; read it with `weft.api.quantity.parse_decimal`."""
 
+Watts = Annotated[int, Field(ge=0, le=100_000)]
+"""Power of one device."""
+
 Jurisdiction = Annotated[
     str, StringConstraints(min_length=2, max_length=32, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?$")
 ]

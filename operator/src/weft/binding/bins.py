@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 
 from weft.binding.plan import Offer, domains, natural
 
@@ -11,7 +10,19 @@ from weft.binding.plan import Offer, domains, natural
 class Bin:
     """Devices that no request can tell apart, and how many of them are free now."""
 
-    __slots__ = ("fabric", "free", "free_offers", "number", "offer", "size_bytes", "total", "units", "usable")
+    __slots__ = (
+        "crowding",
+        "fabric",
+        "free",
+        "free_offers",
+        "number",
+        "offer",
+        "place",
+        "size_bytes",
+        "total",
+        "units",
+        "usable",
+    )
 
     def __init__(self, offers: Sequence[Offer]) -> None:
         self.offer = offers[0]
@@ -30,6 +41,10 @@ class Bin:
         """Those that are free, or will be when somebody releases them."""
         self.number = 0
         """Its place in the order in which devices are taken."""
+        self.place = domains(self.offer.device)
+        """Its interconnect domains."""
+        self.crowding = 0
+        """Devices that were free in these when the pass began."""
 
 
 def bins_of(offers: Iterable[Offer]) -> list[Bin]:
@@ -43,24 +58,20 @@ def bins_of(offers: Iterable[Offer]) -> list[Bin]:
         else:
             known.append(offer)
     bins = [Bin(group) for group in alike.values()]
-    places = [domains(each.offer.device) for each in bins]
     crowding: dict[tuple[str, ...], int] = {}
-    for each, place in zip(bins, places, strict=True):
-        crowding[place] = crowding.get(place, 0) + each.free
+    for each in bins:
+        crowding[each.place] = crowding.get(each.place, 0) + each.free
     keys = {
         id(each): (
             each.offer.cost_per_hour,
-            crowding[place],
-            tuple(map(natural, place)),
+            crowding[each.place],
+            tuple(map(natural, each.place)),
             each.fabric,
             natural(each.offer.device.id),
         )
-        for each, place in zip(bins, places, strict=True)
+        for each in bins
     }
     bins.sort(key=lambda each: keys[id(each)])
     for number, each in enumerate(bins):
-        each.number = number
+        each.number, each.crowding = number, crowding[each.place]
     return bins
-
-
-by_size = attrgetter("size_bytes", "number")

@@ -11,10 +11,13 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 
-from weft.binding.bins import Bin, bins_of, by_size
+from weft.api.logical_node import Objective
+from weft.binding.bins import Bin, bins_of
 from weft.binding.membership import PoolKey
-from weft.binding.plan import Choice, Constraint, Need, Selector, Shape, Stock
+from weft.binding.objective import WEIGHED, in_few_domains, order, weight
+from weft.binding.plan import Choice, Constraint, Need, Shape, Stock
 from weft.fabric.driver import DeviceKind
 
 MOST_TRIES = 200
@@ -59,9 +62,15 @@ class Try:
     budget: Budget = field(default_factory=dict)
     chosen: list[tuple[int, Bin, int]] = field(default_factory=list)
     """Need, bin, devices."""
+    objective: Objective | None = None
 
     def copy(self) -> Try:
-        return Try(dict(self.taken), dict(self.budget), list(self.chosen))
+        return Try(dict(self.taken), dict(self.budget), list(self.chosen), self.objective)
+
+    @property
+    def weight(self) -> Decimal:
+        """The less the better, among tries of one request with an objective of `WEIGHED`."""
+        return weight(self.objective, self.chosen)
 
     def left(self, bin_: Bin) -> int:
         """Devices of a bin that may still be taken: free ones, as far as the quota goes."""
@@ -123,7 +132,7 @@ class Devices:
         self.reach_all = all(hosts is None for _, hosts in self._zone_of)
         """Whether each device reaches all hosts of its fabric."""
         self._reaches: dict[tuple[int, ...], frozenset[int]] = {}
-        self._matches: dict[tuple[DeviceKind, Selector, int], list[Bin]] = {}
+        self._matches: dict[object, list[Bin]] = {}
         self._eligible: dict[object, list[Bin]] = {}
         self._unmet: dict[object, Unmet] = {}
         self._unmet_of_all: dict[object, Unmet] = {}
@@ -201,18 +210,20 @@ class Devices:
             is_enough(need, self.eligible(shape, number, which, None)) for which in range(len(need.choices))
         )
 
-    def _matching(self, kind: DeviceKind, choice: Choice) -> list[Bin]:
+    def _matching(self, kind: DeviceKind, choice: Choice, objective: Objective | None = None) -> list[Bin]:
         """All bins that a choice means, in the order in which they are taken: found once in a pass."""
-        key = (kind, choice.selector, choice.least_bytes)
+        key = (kind, choice.selector, choice.least_bytes, objective)
         if key not in self._matches:
             found = [
                 each
                 for each in self.bins
                 if each.offer.device.kind is kind and choice.matches(each.offer.device)
             ]
+            if objective is not None:
+                found.sort(key=order(objective))
             if kind is not DeviceKind.ACCELERATOR:
                 # A size is covered by the smallest device that holds it.
-                found.sort(key=by_size)
+                found.sort(key=lambda each: each.size_bytes)
             self._matches[key] = found
         return self._matches[key]
 
@@ -224,7 +235,7 @@ class Devices:
             asked_for = shape.needs[need]
             self._eligible[key] = [
                 each
-                for each in self._matching(asked_for.kind, asked_for.choices[choice])
+                for each in self._matching(asked_for.kind, asked_for.choices[choice], shape.objective)
                 if each.offer.pool in shape.allowed_pools
                 and (not shape.jurisdictions or each.offer.jurisdiction in shape.jurisdictions)
                 and (reach is None or self._zones[each.number] in reach)
@@ -267,7 +278,7 @@ class Devices:
 
     def _meet_all(self, shape: Shape, lists: Lists, budget: Budget, key: object) -> Try | Unmet:
         """Every need, group by group: needs that constraints tie together are met together, accelerators first."""
-        done = Try(budget=dict(budget))
+        done = Try(budget=dict(budget), objective=shape.objective)
         self._tries = 0
         for needs, ties in self.groups(shape):
             tied = {need: lists[need] for need in needs}
@@ -301,6 +312,7 @@ class Devices:
             values = _Values(tie.attribute, {number: lists[number] for number in tied}, len(self._touched))
             if key is not None:
                 self._values[key] = values
+        best: Try | None = None
         for inside in values.ordered(self._touched, sum(needs[number].count for number in tied)):
             if any(not is_enough(needs[number], inside.get(number, ())) for number in tied):
                 continue
@@ -310,7 +322,11 @@ class Devices:
             self._tries += 1
             found = self.meet_tied(needs, {**lists, **inside}, rest, before, None)
             if not isinstance(found, Unmet):
-                return found
+                if before.objective not in WEIGHED:
+                    return found
+                best = found if best is None or found.weight < best.weight else best
+        if best is not None:
+            return best
         return unmet if tie.required else self.meet_tied(needs, lists, rest, before, None)
 
     def _meet(self, needs: Sequence[Need], lists: Lists, before: Try) -> Try | Unmet:
@@ -318,11 +334,14 @@ class Devices:
         now = before.copy()
         for number, bins in lists.items():
             need = needs[number]
-            met = (
-                _first(number, need.count, bins, now)
-                if need.count
-                else cover(number, need.size_bytes, bins, now)
-            )
+            if need.count:
+                if now.objective is Objective.LATENCY:
+                    bins = in_few_domains(bins, need.count, now.left)
+                met = _first(number, need.count, bins, now)
+            elif now.objective in WEIGHED:
+                met = _cover_best(number, need.size_bytes, bins, now)
+            else:
+                met = cover(number, need.size_bytes, bins, now)
             if not met:
                 return Unmet(need)
         return now
@@ -367,6 +386,24 @@ def cover(need: int, size_bytes: int, bins: Iterable[Bin], now: Try) -> bool:
         missing -= count * each.size_bytes
         if not each.size_bytes:
             return False
+    return True
+
+
+def _cover_best(need: int, size_bytes: int, bins: Sequence[Bin], now: Try) -> bool:
+    """As `cover`, from all of the bins or from one pool's: the cheapest way counts, or the one that draws least."""
+    of_pool: dict[PoolKey, list[Bin]] = {}
+    for each in bins:
+        of_pool.setdefault(each.offer.pool, []).append(each)
+    tries = [now.copy() for _ in range(len(of_pool) + 1)]
+    met = [
+        each
+        for each, some in zip(tries, (bins, *of_pool.values()), strict=True)
+        if cover(need, size_bytes, some, each)
+    ]
+    if not met:
+        return False
+    best = min(met, key=lambda each: each.weight)
+    now.taken, now.budget, now.chosen = best.taken, best.budget, best.chosen
     return True
 
 

@@ -360,14 +360,16 @@ class _FabricOffers:
             pool = by_key[key]
             withheld = set(pool.spec.maintenance.devices)
             open_ = pool.metadata.deletion_timestamp is None
-            price = cost_per_hour(pool)
+            price, power = cost_per_hour(pool), pool.spec.power
+            watts = power.busy_watts - power.idle_watts if power else 0
             for device in membership.devices:
                 cost = price if key[0] is DeviceKind.ACCELERATOR else price * device.capacity_bytes / GIBIBYTE
                 facts = fabric, key, device, cost, pool.spec.jurisdiction or ""
-                offer = free = held = Offer(*facts, free=False)
+                offer = free = held = Offer(*facts, free=False, added_watts=watts)
                 usable = open_ and device.healthy and device.id not in withheld
                 if usable:
-                    free, held = Offer(*facts), Offer(*facts, free=False, held=True)
+                    free = Offer(*facts, added_watts=watts)
+                    held = Offer(*facts, free=False, held=True, added_watts=watts)
                 self._offers.append((device.id, free, held, offer))
 
     def without(self, claimed: Collection[str], out: Collection[str], picture: Picture) -> list[Offer]:

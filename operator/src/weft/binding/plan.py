@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property, lru_cache
 
-from weft.api.logical_node import HostToleration
+from weft.api.logical_node import HostToleration, Objective
 from weft.api.meta import LabelOperator, LabelRequirement, LabelSelector
 from weft.binding.membership import POOL_KIND, PoolKey
 from weft.fabric.driver import Device, DeviceKind
@@ -113,6 +113,7 @@ class Shape:
     """Taints that the host's Node may have."""
     node_name: str = ""
     """The one Node that it can be, which carries the logical node already; empty: one that carries nothing."""
+    objective: Objective | None = None
 
     def __hash__(self) -> int:
         # Looked up in every pass for everybody who waits; it is the same each time.
@@ -127,7 +128,9 @@ class Shape:
     @cached_property
     def asked(self) -> object:
         """The same object for shapes that ask for the same devices, of whatever host."""
-        return _same("shape", self.needs, self.allowed_pools, self.constraints, self.jurisdictions)
+        return _same(
+            "shape", self.needs, self.allowed_pools, self.constraints, self.jurisdictions, self.objective
+        )
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,8 @@ class Offer:
     """Whether it can be had now. What cannot tells apart a quota that is used up from a lack of devices."""
     held: bool = False
     """Whether a logical node has it, so that its release makes it free. Neither free nor held: out of service."""
+    added_watts: int = 0
+    """What it draws attached more than idle; 0 where the pool does not say."""
 
     @property
     def quota_units(self) -> int:
@@ -188,6 +193,7 @@ class Offer:
             self.fabric,
             self.pool,
             self.cost_per_hour,
+            self.added_watts,
             self.jurisdiction,
             device.kind,
             frozenset(device.attributes.items()),

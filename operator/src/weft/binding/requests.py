@@ -66,6 +66,7 @@ def read(raw: Object) -> Request:
         constraints=constraints,
         tolerations=spec.host.tolerations,
         jurisdictions=frozenset(spec.placement.jurisdictions),
+        objective=spec.placement.objective,
     )
     meta, status = node.metadata, node.status
     # Whether the time of one that was bound is up, only the present moment tells.

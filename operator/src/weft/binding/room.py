@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from weft.binding.choose import Budget, Devices, Parts, Unmet
+from weft.binding.objective import WEIGHED, weight
 from weft.binding.places import Hosts, Place
 from weft.binding.plan import Stock, Waiting
 
@@ -77,15 +79,23 @@ class Room:
         if self.hosts_left.get(request.namespace, 1) <= 0 and not request.shape.node_name:
             return None, failures
         budget = self.budget(request.namespace)
+        best: Held | None = None
+        lightest, looked_at = Decimal(0), set[frozenset[int]]()
         for place in self.hosts.open(request.shape):
             reach = self.hosts.reach(place)
-            if reach in failures:
+            if reach in looked_at:
                 continue
+            looked_at.add(reach)
             parts = self.devices.choose(request.shape, reach, budget, afresh=afresh)
-            if not isinstance(parts, Unmet):
+            if isinstance(parts, Unmet):
+                failures[reach] = parts
+            elif (objective := request.shape.objective) not in WEIGHED:
                 return Held(request, place, parts), failures
-            failures[reach] = parts
-            if len(failures) == len(self.hosts.kinds(request.shape)):
+            else:
+                heavy = weight(objective, ((0, part.bin, part.count) for part in parts))
+                if best is None or heavy < lightest:
+                    best, lightest = Held(request, place, parts), heavy
+            if len(looked_at) == len(self.hosts.kinds(request.shape)):
                 # All others are like one of these.
                 break
-        return None, failures
+        return best, failures

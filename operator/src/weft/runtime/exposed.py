@@ -204,13 +204,17 @@ class Exposed(Collector):
         cost = CounterMetricFamily(
             "weft_held_cost", "What that cost by the pools' spec.cost, in its currency.", labels=labels
         )
+        joules = CounterMetricFamily(
+            "weft_held_joules", "What that drew by the pools' spec.power.busyWatts.", labels=labels
+        )
         for holder, account in self._meter.read().items():
             devices.add_metric(holder, account.devices)
             size.add_metric(holder, account.bytes)
             device_seconds.add_metric(holder, account.device_seconds)
             byte_seconds.add_metric(holder, account.byte_seconds)
             cost.add_metric(holder, account.cost)
-        yield from (devices, size, device_seconds, byte_seconds, cost)
+            joules.add_metric(holder, account.joules)
+        yield from (devices, size, device_seconds, byte_seconds, cost, joules)
 
 
 def _name(obj: Object) -> tuple[str, str]:

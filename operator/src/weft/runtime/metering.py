@@ -1,7 +1,8 @@
-"""What each namespace has held of each pool over time: devices, bytes and cost, as sums that only grow.
+"""What each namespace has held of each pool over time: devices, bytes, cost and energy, as sums that only grow.
 
 A device is held from the creation of its DeviceAttachment to its deletion after a verified detach, but for the time
-that it is quarantined, as in a DeviceQuota.
+that it is quarantined, as in a DeviceQuota. Energy is what the pool says that an attached device draws, times the time
+that it is held: no device is asked what it drew.
 """
 
 from __future__ import annotations
@@ -37,7 +38,18 @@ class Account:
     byte_seconds: float = 0.0
     cost: float = 0.0
     """In the currency of the pool's `cost`."""
+    joules: float = 0.0
+    """By the pool's `power.busyWatts`."""
     counted_until: float = 0.0
+
+
+class Rates(NamedTuple):
+    """What a pool says of its devices."""
+
+    price: float = 0.0
+    """Per device and hour of a GPUPool, per GiB and hour of the others."""
+    watts: float = 0.0
+    """Of one device."""
 
 
 class Meter:
@@ -46,8 +58,8 @@ class Meter:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._accounts: dict[Holder, Account] = {}
-        self._prices: dict[tuple[str, str], float] = {}
-        """Per device and hour of a GPUPool, per GiB and hour of the others, by kind and name."""
+        self._rates: dict[tuple[str, str], Rates] = {}
+        """By kind and name of the pool."""
 
     def hear(self, resource: ResourceType, before: Object | None, after: Object | None) -> None:
         """Take a change of an object into account; of most kinds nothing is taken."""
@@ -58,11 +70,11 @@ class Meter:
                 self._add(now, 1)
         elif resource in POOLS and (after or before):
             name = (after or before or {})["metadata"]["name"]
-            price = _price(resource, after) if after is not None else 0.0
-            if price != self._prices.get((resource.kind, name), 0.0):
-                # What was held until now was held at the price of then.
+            rates = _rates(resource, after) if after is not None else Rates()
+            if rates != self._rates.get((resource.kind, name), Rates()):
+                # What was held until now was held at the rates of then.
                 self.read()
-                self._prices[resource.kind, name] = price
+                self._rates[resource.kind, name] = rates
 
     def read(self) -> Mapping[Holder, Account]:
         """The accounts as of now. Who held something once stays: a sum does not disappear."""
@@ -86,7 +98,9 @@ class Meter:
         account.device_seconds += account.devices * seconds
         account.byte_seconds += account.bytes * seconds
         units = account.devices if holder.kind == PoolKind.GPU.value else account.bytes / GIBIBYTE
-        account.cost += units * self._prices.get((holder.kind, holder.pool), 0.0) * seconds / HOUR
+        rates = self._rates.get((holder.kind, holder.pool), Rates())
+        account.cost += units * rates.price * seconds / HOUR
+        account.joules += account.devices * rates.watts * seconds
         account.counted_until = now
 
 
@@ -103,7 +117,7 @@ def _held(attachment: Object | None) -> tuple[Holder, int] | None:
     return Holder(spec["claimRef"]["namespace"], pool["kind"], pool["name"]), size
 
 
-def _price(resource: ResourceType, pool: Object) -> float:
-    cost = pool["spec"].get("cost") or {}
+def _rates(resource: ResourceType, pool: Object) -> Rates:
+    cost, power = pool["spec"].get("cost") or {}, pool["spec"].get("power") or {}
     amount = cost.get("perDeviceHour" if resource.kind == PoolKind.GPU.value else "perGibibyteHour", 0)
-    return float(parse_decimal(amount))
+    return Rates(float(parse_decimal(amount)), float(power.get("busyWatts", 0)))
