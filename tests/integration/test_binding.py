@@ -9,7 +9,16 @@ from collections.abc import Iterator
 import pytest
 
 from support.world import World, condition, eventually, reason
-from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, LOGICAL_NODES, NODES, PODS
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    FABRICS,
+    GPU_POOLS,
+    LOGICAL_NODES,
+    NODES,
+    PODS,
+    ResourceType,
+)
+from weft.cluster import Object
 from weft_dev.controlplane import ControlPlane
 
 
@@ -278,3 +287,100 @@ def test_devices_are_not_detached_under_a_running_pod(world: World) -> None:
     world.kube.delete(PODS, "job", world.namespace, grace_seconds=0)
     eventually(lambda: world.get("trainer") is None, what="trainer is gone")
     assert world.attached() == set()
+
+
+BUDGETS = ResourceType("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", True)
+
+
+def allow(world: World, disruptions: int) -> None:
+    """What the disruption controller, which does not run here, would write of a budget."""
+    budget = world.kube.get(BUDGETS, "job", world.namespace) or {}
+    status = {
+        "observedGeneration": budget["metadata"]["generation"],
+        "disruptionsAllowed": disruptions,
+        "currentHealthy": 1,
+        "desiredHealthy": 1 - disruptions,
+        "expectedPods": 1,
+    }
+    world.kube.patch(BUDGETS, "job", {"status": status}, world.namespace, subresource="status")
+
+
+def message(obj: Object | None, kind: str) -> str:
+    conditions = (obj or {}).get("status", {}).get("conditions", [])
+    return next((each["message"] for each in conditions if each["type"] == kind), "")
+
+
+def test_a_node_that_grew_leaves_its_host_for_maintenance_as_the_budget_of_its_pods_allows(
+    world: World,
+) -> None:
+    world.create()
+    world.start_operator()
+    world.logical_node("trainer", gpus=2, memory="")
+    eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+    host = world.get("trainer")["status"]["host"]  # type: ignore[index]
+    first = world.attached()
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "job", "labels": {"app": "job"}},
+        "spec": {
+            "nodeName": f"{world.name}-{host}",
+            "tolerations": [{"key": "weft.dev/logical-node", "operator": "Exists"}],
+            "containers": [{"name": "main", "image": "none"}],
+        },
+    }
+    world.kube.create(PODS, pod, world.namespace)
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    world.kube.patch(PODS, "job", {"status": ready}, world.namespace, subresource="status")
+    spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": "job"}}}
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "job"},
+        "spec": spec,
+    }
+    world.kube.create(BUDGETS, budget, world.namespace)
+    allow(world, 0)
+
+    # It grows under its pod, and what it had is not touched.
+    more = {"spec": {"accelerators": [{"name": "main", "count": 4}]}}
+    world.kube.patch(LOGICAL_NODES, "trainer", more, world.namespace)
+    eventually(lambda: condition(world.get("trainer"), "Resized") == "True", what="it has grown")
+    assert len(world.attached()) == 4
+    assert first < world.attached()
+    assert {at for _, at in world.attached()} == {host}
+    assert [act["act"] for act in world.acts()] == ["attach"] * 4
+
+    out = {"spec": {"maintenance": {"hosts": [host], "drain": {}}}}
+    world.kube.patch(FABRICS, world.name, out)
+    eventually(
+        lambda: "a PodDisruptionBudget keeps job" in message(world.get("trainer"), "Draining"),
+        what="the budget holds",
+    )
+    assert world.is_bound("trainer")
+    assert reason(world.kube.get(FABRICS, world.name), "HostsDrained") == "InUse"
+    allow(world, 1)
+    eventually(
+        lambda: "deletionTimestamp" in (world.kube.get(PODS, "job", world.namespace) or {})["metadata"],
+        what="the pod is evicted",
+    )
+    assert len(world.attached()) == 4
+    world.kube.delete(PODS, "job", world.namespace, grace_seconds=0)
+    eventually(
+        lambda: world.is_bound("trainer") and world.get("trainer")["status"]["host"] != host,  # type: ignore[index]
+        what="it is placed elsewhere",
+    )
+    assert host not in {at for _, at in world.attached()}
+    eventually(
+        lambda: message(world.kube.get(FABRICS, world.name), "HostsDrained") == f"safe to pull: {host}",
+        what="safe to pull",
+    )
+
+    # And shrinks: two of the four go, and are not touched before.
+    less = {"spec": {"accelerators": [{"name": "main", "count": 2}]}}
+    world.kube.patch(LOGICAL_NODES, "trainer", less, world.namespace)
+    eventually(lambda: len(world.attached()) == len(world.claims()) == 2, what="it has shrunk")
+    assert world.is_bound("trainer")
+    assert [act["act"] for act in world.acts()] == ["attach"] * 4 + ["detach"] * 4 + ["attach"] * 4 + [
+        "detach"
+    ] * 2

@@ -47,6 +47,10 @@ NOT_USED_HERE = {
         "patch",
         "storagepools",
     ): "a finalizer while devices are claimed, as of the other pools; this rack has no drives",
+    (
+        "create",
+        "pods/eviction",
+    ): "where devices, hosts or pools with pods are drained; nothing is in maintenance here",
     ("patch", "events"): "counts an event that is told again; nothing is told twice here",
     ("update", "deviceattachments/status"): "where a device fails or a call is not answered",
     ("create", "leases"): "the chart makes the Lease; the operator makes it again when somebody deleted it",

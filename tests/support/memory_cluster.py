@@ -21,7 +21,7 @@ from support.reasons import undeclared
 from support.refusals import AnswerLost, Rule, Write
 from weft.api.reasons import is_event
 from weft.api.resources import GROUP, NODES, PODS, SCALE, ResourceType
-from weft.cluster import AlreadyExistsError, ConflictError, Index, NotFoundError, Object
+from weft.cluster import AlreadyExistsError, ClusterError, ConflictError, Index, NotFoundError, Object
 from weft.runtime.lean import USED, lean
 
 Key = tuple[ResourceType, str, str]
@@ -60,6 +60,8 @@ class MemoryCluster:
         self.version = 0
         """That of the last write."""
         self._clock = clock
+        self.kept_by_budgets: set[str] = set()
+        """Pods that no PodDisruptionBudget lets go."""
 
     def get(self, resource: ResourceType, name: str, namespace: str = "") -> Object | None:
         key = (resource, namespace, name)
@@ -214,6 +216,12 @@ class MemoryCluster:
             self.after_write()
         if lost is not None:
             raise lost
+
+    async def evict(self, name: str, namespace: str, *, uid: str) -> None:
+        if name in self.kept_by_budgets:
+            text = "Cannot evict pod as it would violate the pod's disruption budget."
+            raise ClusterError(429, "TooManyRequests", text)
+        await self.delete(PODS, name, namespace, uid=uid)
 
     def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         assert is_event(about["kind"], kind, reason), f"not declared in weft.api.reasons: {kind} {reason}"

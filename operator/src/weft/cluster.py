@@ -110,6 +110,12 @@ class Cluster(Protocol):
     ) -> None:
         """Ask for the deletion; an object that is gone already is success. `uid` guards against a namesake."""
 
+    async def evict(self, name: str, namespace: str, *, uid: str) -> None:
+        """Ask for the eviction of a pod, as its PodDisruptionBudgets allow; one that is gone already is success.
+
+        Raises ClusterError, with status 429 where a budget does not allow it now.
+        """
+
     def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Record an Event about an object, in the background; repeats are folded by the caller's wording."""
 

@@ -199,6 +199,16 @@ class Client:
 
         return await self._ask("DELETE", resource, delete)
 
+    async def evict(self, resource: ResourceType, name: str, namespace: str, uid: str) -> Object:
+        cluster = self._server.cluster
+
+        async def evict() -> Object:
+            cluster._current(resource, name, namespace, {})
+            await cluster.evict(name, namespace, uid=uid)
+            return {"kind": "Status"}
+
+        return await self._ask("POST", resource, evict)
+
     async def _ask(
         self,
         method: str,

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 
 from weft.api.cel import Rule, rules
 from weft.api.conditions import CONDITION_LIST, Conditions
+from weft.api.maintenance import Drain
 from weft.api.meta import Model, NameRef, Resource
 from weft.api.values import ByteQuantity, Counter, DnsSubdomain, Identifier, Message, Version
 
@@ -125,6 +126,22 @@ class FabricHost(Model):
     node_name: DnsSubdomain = Field(description="Name of the Node that runs on it.")
 
 
+class FabricMaintenance(Model):
+    """Which hosts are taken out of service."""
+
+    hosts: Annotated[tuple[Identifier, ...], Field(max_length=256)] = Field(
+        default=(),
+        description="Hosts at which nothing more is attached.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    drain: Drain | None = Field(
+        default=None,
+        description="Frees them: pods of their logical nodes are evicted, the devices detached, and the logical nodes"
+        " placed elsewhere. Absent: what is attached stays until it is released. The condition HostsDrained says how"
+        " far it is.",
+    )
+
+
 class FabricSpec(Model):
     """How to reach the manager and what Weft may do there."""
 
@@ -194,6 +211,9 @@ class FabricSpec(Model):
         " whoever gets the host gets those devices, too. Absent: none.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
+    maintenance: FabricMaintenance | None = Field(
+        default=None, description="Which hosts are taken out of service. Absent: none."
+    )
     hosts: Annotated[tuple[FabricHost, ...], Field(max_length=8192)] = Field(
         default=(),
         description="Which Node runs on which host. A host without a Node is inventoried and never bound; a"
@@ -258,6 +278,7 @@ class FabricStatus(Model):
         " and was not repeated with success."
         " HostsMatched: no Node stands at two hosts, no machine UUID occurs twice, and all that `hosts` names is there."
         " UnclaimedOffered: True while hosts of hostsWithUnclaimedDevices carry such devices."
+        " HostsDrained: nothing is claimed or attached at the hosts of maintenance any more."
         " Deletable: False while a deletion waits for attachments.",
         json_schema_extra=CONDITION_LIST,
     )

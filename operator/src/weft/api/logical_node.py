@@ -313,6 +313,20 @@ class ResizableBytes(ByteRequest):
     cel: ClassVar[tuple[Rule, ...]] = (*ByteRequest.cel, *_KEEPS_ITS_DEVICES)
 
 
+class DeviceFailurePolicy(enum.StrEnum):
+    """What becomes of a device that fails while it is attached."""
+
+    WAIT = "Wait"
+    REPLACE = "Replace"
+
+
+class MaintenancePolicy(enum.StrEnum):
+    """What becomes of the pods when an administrator drains what they use."""
+
+    EVICT = "Evict"
+    WAIT = "Wait"
+
+
 class LogicalNodeSpec(NodeShape):
     """The host and devices asked for. How much is asked for can be changed later, and ttlSecondsAfterBound."""
 
@@ -362,6 +376,26 @@ class LogicalNodeSpec(NodeShape):
         description="PriorityClass (scheduling.k8s.io) by which it has its turn among those of its namespace: the"
         " greater value first, then the older. A DeviceQuota may allow some only. Absent: the cluster's default"
         " class, else 0.",
+    )
+
+    on_device_failure: DeviceFailurePolicy | None = Field(
+        default=None,
+        description="Of a device that is faulty or missing for the fabric's settleSeconds. Wait, or absent: it"
+        " stays, and Ready says so. Replace: pods are evicted, it is detached and quarantined, and another takes"
+        " its place; the other devices stay.",
+    )
+    on_maintenance: MaintenancePolicy | None = Field(
+        default=None,
+        description="Where an administrator drains what it has. Evict, or absent: its pods are evicted, as"
+        " PodDisruptionBudgets allow. Wait: they are left to end by themselves, until the administrator's timeout"
+        " where that is followed by force. Then it gets other devices, or another place.",
+    )
+    release_after_not_ready_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=31_536_000,
+        description="Given back and placed anew when its Node was not ready for so long; counted anew when another"
+        " replica of the operator leads. Absent: it waits for the Node.",
     )
 
     ttl_seconds_after_bound: int | None = Field(
@@ -436,7 +470,8 @@ class LogicalNodeStatus(Model):
         description="Accepted: it can be met some day, as pools, grants and devices are."
         " Reserved: its devices are claimed."
         " Bound: all are attached and were seen there. Ready: bound, and its Node is ready. Resized: False while a"
-        " bound node has more or fewer devices than spec asks for; absent while it never had. Expired:"
+        " bound node has more or fewer devices than spec asks for; absent while it never had. Draining: True while"
+        " pods are to leave so that devices can be detached. Expired:"
         " released after ttlSecondsAfterBound.",
         json_schema_extra=CONDITION_LIST,
     )

@@ -10,6 +10,7 @@ from pydantic import Field
 from weft.api.cel import Rule, immutable
 from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.devices import AcceleratorSelector, ByteDeviceSelector
+from weft.api.maintenance import Drain
 from weft.api.meta import LabelSelector, Model, NameRef, Resource
 from weft.api.values import Counter, DnsSubdomain, Identifier, Jurisdiction, Money, Version, Watts
 
@@ -37,6 +38,18 @@ class Maintenance(Model):
         description="Devices that are not offered; what is attached stays until it is released.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
+    all_devices: bool | None = Field(
+        default=None, description="Whether all devices of the pool are meant. Absent: no."
+    )
+    drain: Drain | None = Field(
+        default=None,
+        description="Frees them: pods that use them are evicted, the devices detached, and their logical nodes get"
+        " others. Absent: what is attached stays until it is released. The condition Drained says how far it is.",
+    )
+
+    def means(self, device: str) -> bool:
+        """Whether a device of the pool is not offered."""
+        return bool(self.all_devices) or device in self.devices
 
 
 class DeviceCost(Model):
@@ -166,6 +179,7 @@ class PoolStatus(Model):
         default=(),
         description="Ready: the counts follow the fabric; while it is unreachable they stay as last known."
         " MaintenanceMatched: every device of maintenance is one of the pool's."
+        " Drained: nothing of what is in maintenance is claimed or attached any more."
         " Overlapping: an older pool selects some of the same devices and keeps them.",
         json_schema_extra=CONDITION_LIST,
     )

@@ -156,7 +156,9 @@ def _offer(named: Named, offers: Mapping[Named, Offer], snapshot: Snapshot) -> O
         raise _CannotError(f"{device} of Fabric {fabric} is in no pool, or is faulty")
     for raw in (*snapshot.gpu_pools, *snapshot.memory_pools, *snapshot.storage_pools):
         spec = raw["spec"]
-        if spec["fabricRef"]["name"] == fabric and device in spec.get("maintenance", {}).get("devices", ()):
+        out = spec.get("maintenance", {})
+        mine = raw["metadata"]["name"] == offer.pool[1] and out.get("allDevices")
+        if spec["fabricRef"]["name"] == fabric and (mine or device in out.get("devices", ())):
             raise _CannotError(f"{device} of Fabric {fabric} is in maintenance")
         if raw["metadata"]["name"] == offer.pool[1] and "deletionTimestamp" in raw["metadata"]:
             raise _CannotError(f"the pool of {device} of Fabric {fabric} is being deleted")

@@ -31,3 +31,17 @@ class BoundAges:
             age = max(0.0, (now.wall - bound.last_transition_time).total_seconds())
             known = self._first[uid] = bound.last_transition_time, age, now.boot
         return known[1] + now.boot - known[2]
+
+
+class Since:
+    """How long something has been so, as far as this process has seen it, by the clock that does not jump."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, float] = {}
+
+    def seconds(self, key: str, holds: bool, boot: float) -> float | None:
+        """Seconds since it was first seen to hold; None: it does not."""
+        if not holds:
+            self._first.pop(key, None)
+            return None
+        return boot - self._first.setdefault(key, boot)

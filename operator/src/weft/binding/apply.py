@@ -34,6 +34,7 @@ from weft.binding.steps import (
     Claim,
     ClearTaint,
     Detach,
+    Evict,
     Expire,
     Finish,
     GiveUp,
@@ -135,6 +136,8 @@ class Actions:
             case LookForPods():
                 await self._cluster.refresh(PODS, step.namespace, field="spec.nodeName", value=step.node)
                 run.attempt(step.fabric, step.host).pods_known = True
+            case Evict():
+                await self._evict(step, run)
             case Detach():
                 await self._detach(step, run)
             case GiveUp():
@@ -347,12 +350,13 @@ class Actions:
             session = self._session(claim.spec.fabric)
             why = for_administrators(step.failed[claim.spec.device], session.secrets)
             message = f"{why}; delete this DeviceAttachment when the device may be used again"
-            facts = [("Quarantined", True, "AttachFailed", message)]
+            facts = [("Quarantined", True, step.reason, message)]
             status = with_facts(claim, claim.status.dump(), facts, run.now.wall)
             await self._cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
         run.forget_attempts(step.claims)
         names = ", ".join(sorted(claim.spec.device for claim in step.claims))
-        text = f"failed to attach: {names}; trying other devices. The DeviceAttachment says to administrators why"
+        what = "failed to attach" if step.reason == "AttachFailed" else "failed, detached and quarantined"
+        text = f"{what}: {names}; trying other devices. The DeviceAttachment says to administrators why"
         self._event(run, "DeviceFailed", text)
 
     async def _telling_why(self, work: Awaitable[None], run: Pass) -> None:
@@ -385,6 +389,27 @@ class Actions:
                 if not is_deleting(claim)
             )
         )
+
+    async def _evict(self, step: Evict, run: Pass) -> None:
+        """Ask the pods to go; one that its budget keeps is asked again in the next pass."""
+        attempt = run.attempt(step.fabric, step.host)
+        attempt.evicted = True
+        kept: list[str] = []
+        for name in step.pods:
+            pod = self._cluster.get(PODS, name, step.namespace)
+            if pod is None or ("deletionTimestamp" in pod["metadata"]):
+                continue
+            uid = pod["metadata"]["uid"]
+            try:
+                if step.force:
+                    await self._cluster.delete(PODS, name, step.namespace, uid=uid)
+                else:
+                    await self._cluster.evict(name, step.namespace, uid=uid)
+            except ClusterError as error:
+                if error.status != 429:
+                    raise
+                kept.append(name)
+        attempt.kept = tuple(kept)
 
     async def _detach(self, step: Detach, run: Pass) -> None:
         spec = step.claims[0].spec

@@ -6,19 +6,31 @@ is done about it. So the direction of each device is stored, and what stays take
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
 from weft.binding.attaching import attach, is_attached
-from weft.binding.objects import is_deleting, is_published, is_quarantined
+from weft.binding.drain import (
+    MAINTENANCE,
+    Draining,
+    evacuate,
+    evict_for,
+    next_look,
+    reason_of,
+    unwanted,
+    words,
+)
+from weft.binding.objects import by_place, is_deleting, is_published, is_quarantined
 from weft.binding.observe import LogicalNodePicture
 from weft.binding.plan import Assignment, Refusal
 from weft.binding.release import RETRY_SECONDS, release
-from weft.binding.resize import At, family, is_leaving, missing, surplus
+from weft.binding.resize import At, family, is_failed, is_leaving, missing, surplus
 from weft.binding.status import Fact
 from weft.binding.steps import Claim, Claims, Leave, Step, Wait
+from weft.controllers import Now
 from weft.fabric.driver import Device
 
 NO_CALL = ("Drain", "FabricNotReady")
@@ -80,7 +92,10 @@ def why_back(picture: LogicalNodePicture, claims: Claims, every: Claims) -> str:
     operation = claims[0].spec.operation
     if any(is_deleting(claim) for claim in claims):
         return "TurnedBack"
-    if any(is_quarantined(claim) and claim.spec.operation == operation for claim in every):
+    # One that failed later was replaced: it says nothing of the others.
+    if any(
+        is_quarantined(each) and each.spec.operation == operation and not is_failed(each) for each in every
+    ):
         return "DeviceFailed"
     if len(claims) >= claims[0].spec.claim_size or any(is_attached(picture, claim) for claim in claims):
         return ""
@@ -98,8 +113,35 @@ def was_shrunk(picture: LogicalNodePicture, node: LogicalNode, held: Claims) -> 
     return not missing(node, held) and all(map(is_shown, held))
 
 
-def change(picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: Claims) -> Step | Change:
+def change(
+    picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: Claims, now: Now
+) -> Step | Change:
     """The next step towards what the spec asks for now, or what is waited for."""
+    bad = unwanted(picture, node, parts.core)
+    out = (*bad.get(MAINTENANCE, ()), *(each for each in parts.leaving if reason_of(each) == MAINTENANCE))
+    leaves_all = bool(out) and len(bad.get(MAINTENANCE, ())) == len(parts.core)
+    whole = (*parts.core, *(each for these in parts.growth for each in these), *parts.leaving)
+    away = evacuate(picture, node, whole, leaves_all, now)
+    if isinstance(away, Draining):
+        return Change(away.facts, away.again)
+    if away is not None:
+        return away
+    said = _change(picture, node, parts, every, bad, now)
+    if not isinstance(said, Change):
+        return said
+    later = next_look(picture, node)
+    again = min(each for each in (said.again, later, math.inf) if each is not None)
+    return replace(said, again=None if again == math.inf else again)
+
+
+def _change(
+    picture: LogicalNodePicture,
+    node: LogicalNode,
+    parts: Parts,
+    every: Claims,
+    bad: Mapping[str, Claims],
+    now: Now,
+) -> Step | Change:
     waits: list[tuple[str, Wait]] = []
     wanted, forward = parts.core, []
     for claims in parts.growth:
@@ -114,9 +156,14 @@ def change(picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: 
             forward.append(claims)
     if parts.leaving:
         step = release(picture, parts.leaving, "Surplus")
+        if isinstance(step, Wait) and step.reason == "Drain":
+            asked = evict_for(picture, node, parts.leaving, now)
+            views = [picture.hosts[place] for place, _ in by_place(parts.leaving)]
+            users = sorted({user for view in views for user in view.users})
+            step = asked or replace(step, message=words(views, users))
         if not isinstance(step, Wait):
             return step
-        waits.append(("shrinking", step))
+        waits.append(("detaching", step))
     added: Claims = ()
     # What was asked of a host for one of them says nothing about the other: one at a time.
     for claims in forward if all(wait.reason in NO_CALL for _, wait in waits) else ():
@@ -127,10 +174,14 @@ def change(picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: 
             waits.append(("growing", forth))
         else:
             return forth
-    known, unwanted = _known(picture, parts.core)
+    for why, these in bad.items():
+        names = ", ".join(sorted(claim.spec.device for claim in these))
+        what = "in maintenance" if why == MAINTENANCE else "faulty or missing"
+        return Leave(these, why, f"{what}, to be detached and replaced: {names}")
+    known, out = _known(picture, parts.core)
     # Of a spec that was never edited nothing is too much.
     edited = node.metadata.generation > 1
-    if edited and (extra := surplus(node, parts.core, known, unwanted)):
+    if edited and (extra := surplus(node, parts.core, known, out)):
         names = ", ".join(sorted(claim.spec.device for claim in extra))
         return Leave(extra, "Surplus", f"no longer asked for, to be detached: {names}")
     said = _waiting(waits, added)
@@ -175,7 +226,12 @@ def _known(picture: LogicalNodePicture, claims: Claims) -> tuple[dict[At, Device
         seen = picture.hosts[fabric, host].picture
         for device in seen.inventory.devices if seen is not None else ():
             known[fabric, device.id] = device
-    return known, frozenset()
+    out = {
+        (claim.spec.fabric, claim.spec.device)
+        for claim in claims
+        if claim.spec.device in picture.hosts[claim.spec.fabric, claim.spec.host].withheld
+    }
+    return known, frozenset(out)
 
 
 def _waiting(waits: list[tuple[str, Wait]], added: Claims) -> Change:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
-from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES
-from weft.binding.ages import BoundAges
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES, POOLS, ResourceType
+from weft.binding.ages import BoundAges, Since
 from weft.binding.apply import Actions, Pass
 from weft.binding.assignments import Assignments
 from weft.binding.backoff import Backoff
 from weft.binding.decide import decide
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import LogicalNodeKey
-from weft.binding.objects import tainted_by
+from weft.binding.objects import fabric_of, tainted_by
 from weft.binding.observe import LogicalNodePicture, observe
 from weft.binding.taints import carrying
 from weft.cluster import Cluster, Object
@@ -36,15 +37,19 @@ class LogicalNodeController:
         self._fabrics = fabrics
         self._assignments = assignments
         self._ages = BoundAges()
+        self._since = Since()
         self._backoff = Backoff()
         self._actions = Actions(cluster, fabrics, assignments, enqueue)
         self._node_of: dict[LogicalNodeKey, str] = {}
         self._bound_to: dict[str, set[LogicalNodeKey]] = {}
         """Which logical nodes say that they are bound to a Node: Nodes change every few seconds."""
-        self.watches = (
+        self._maintenance: dict[tuple[ResourceType, str], Object] = {}
+        self.watches: tuple[Watch[Any], ...] = (
             Watch(LOGICAL_NODES, self._itself),
             Watch(DEVICE_ATTACHMENTS, _claimant),
             Watch(NODES, self._concerned),
+            Watch(FABRICS, self._in_maintenance(FABRICS)),
+            *(Watch(each, self._in_maintenance(each)) for each in POOLS),
         )
 
     def _itself(self, cluster: Cluster, node: Object) -> Iterable[LogicalNodeKey]:
@@ -65,6 +70,23 @@ class LogicalNodeController:
         keys = set(self._bound_to.get(node["metadata"]["name"], ()))
         if (key := tainted_by(node)) is not None:
             keys.add(key)
+        return keys
+
+    def _in_maintenance(
+        self, resource: ResourceType
+    ) -> Callable[[Cluster, Object], Iterable[LogicalNodeKey]]:
+        """Who has something there, when what is taken out of service is edited."""
+
+        def keys(cluster: Cluster, changed: Object) -> Iterable[LogicalNodeKey]:
+            name, spec = changed["metadata"]["name"], changed.get("spec")
+            wanted = (spec or {}).get("maintenance") or {}
+            if not spec or self._maintenance.get((resource, name), {}) == wanted:
+                return ()
+            self._maintenance[resource, name] = wanted
+            fabric = name if resource == FABRICS else spec["fabricRef"]["name"]
+            refs = (raw["spec"]["claimRef"] for raw in cluster.select(DEVICE_ATTACHMENTS, fabric_of, fabric))
+            return {LogicalNodeKey(ref["namespace"], ref["name"]) for ref in refs}
+
         return keys
 
     async def reconcile(self, key: LogicalNodeKey, now: Now) -> float | None:
@@ -94,6 +116,7 @@ class LogicalNodeController:
                 run.attempts,
                 run.tainted,
                 self._ages,
+                self._since,
                 now,
             )
             if outcome is not None and self._assignments.is_paused(outcome.waiting.uid, now.boot):

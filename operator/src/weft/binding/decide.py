@@ -165,7 +165,7 @@ def _bind(picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: C
         if view.node.exists and not view.node.taint:
             # It registered anew, or somebody took the taint off.
             return Reserve(view.node.name, ())
-        step = change(picture, node, parts, every)
+        step = change(picture, node, parts, every, now)
         if not isinstance(step, Change):
             return step
         return _publish(picture, node, replace(parts, core=(*parts.core, *step.added)), now, step)
@@ -200,6 +200,8 @@ def _publish(
         ),
         *change.facts,
     )
+    if is_true(node.status.conditions, "Draining") and all(kind != "Draining" for kind, *_ in change.facts):
+        facts = (*facts, ("Draining", False, "NotDraining", ""))
     again = change.again
     if (ttl := node.spec.ttl_seconds_after_bound) is not None:
         known = seconds_left(node, now.wall, picture.bound_seconds)

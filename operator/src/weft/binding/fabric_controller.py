@@ -20,7 +20,7 @@ from weft.binding.objects import fabric_of
 from weft.binding.orphan_policy import Orphans
 from weft.binding.parsed import Parsed
 from weft.binding.session import FabricSession
-from weft.binding.status import Fact, fabric_status
+from weft.binding.status import Fact, fabric_status, hosts_drained
 from weft.binding.words import for_administrators
 from weft.cluster import Cluster, Object, add_finalizer, drop_finalizer
 from weft.controllers import Enqueue, Now, Watch
@@ -35,6 +35,9 @@ DRIVER_SECONDS = 60.0
 
 CONNECTED: Fact = ("Connected", True, "Connected", "the manager answers")
 FENCING: Fact = ("Connected", None, "Fencing", "waiting until the earlier leader's calls are over")
+
+QUIET = ("NoneThere", "NoMaintenance", "InUse")
+"""Reasons of conditions that are False for nothing that is wrong."""
 
 
 class FabricController:
@@ -135,6 +138,13 @@ class FabricController:
         facts = [*facts, _hosts_matched(matched, missing)]
         offered = self._unclaimed_offered(fabric, picture)
         facts += [offered] if offered is not None else []
+        owners = {
+            claim["spec"]["host"]: f"{ref['namespace']}/{ref['name']}"
+            for claim in self._claims(name)
+            if not _holds(claim, "Quarantined")
+            for ref in (claim["spec"]["claimRef"],)
+        }
+        facts += hosts_drained(fabric, picture, owners)
         status = fabric_status(fabric, picture, matched, session.epoch if session else 0, facts, now.wall)
         if session is not None and session.capabilities is not None:
             status["writes"] = [write.idiom[:63] for write in session.capabilities.writes]
@@ -162,7 +172,7 @@ class FabricController:
             if kind == "UnclaimedOffered" and condition and (before is None or before.message != message):
                 log.warning("fabric %s: %s", name, message)
                 self._cluster.event(raw, "Warning", reason, message)
-            if condition is False and reason != "NoneThere" and (before is None or before.reason != reason):
+            if condition is False and reason not in QUIET and (before is None or before.reason != reason):
                 # It names pods, and tenants of the namespace `default` can read the events of a Fabric.
                 text = "the condition NoOrphans says what and why" if kind == "NoOrphans" else message
                 self._cluster.event(raw, "Warning", reason, text)

@@ -17,6 +17,8 @@ from weft.cluster import Object
 
 NOT_WRITABLE = "nothing can be attached there: the condition Writable of its Fabric says why"
 
+IN_MAINTENANCE = "in maintenance"
+
 _LIFE_CYCLE = frozenset({"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"})
 """Taints by which Kubernetes says that a machine is not there."""
 
@@ -71,12 +73,19 @@ class Hosting:
         found: list[HostOffer] = []
         carrying = {node.name for node in node_of.values() if node.carries} | set(promised)
         foreign: set[str] = set()
+        out: set[str] = set()
         for raw, picture in fabrics:
             hosts, claimed, shared = self._of_fabric(raw, picture, holdings, node_of, known)
+            # A machine that is taken out of service at one fabric is a place at none.
+            names = raw["spec"].get("maintenance", {}).get("hosts", ())
+            out |= {host.node_name for host in hosts if host.host in names}
             found += hosts
             carrying |= claimed
             foreign |= shared
-        machines = _machines(found, foreign)
+        machines = tuple(
+            replace(host, closed=IN_MAINTENANCE) if host.node_name in out else host
+            for host in _machines(found, foreign)
+        )
         self.busy = tuple(host for host in machines if host.node_name in carrying)
         return tuple(host for host in machines if host.node_name not in carrying)
 

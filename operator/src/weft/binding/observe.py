@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weft.api import DeviceAttachment, LogicalNode
+from weft.api.conditions import is_true
+from weft.api.maintenance import Drain
 from weft.api.meta import ObjectMeta
 from weft.api.names import TAINT_LOGICAL_NODE
-from weft.api.resources import FABRICS, LOGICAL_NODES, PODS
-from weft.binding.ages import BoundAges
+from weft.api.pools import Maintenance, PoolKind
+from weft.api.resources import FABRICS, GPU_POOLS, LOGICAL_NODES, MEMORY_POOLS, PODS, STORAGE_POOLS
+from weft.binding.ages import BoundAges, Since
 from weft.binding.assignments import Outcome
 from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture
@@ -32,6 +35,11 @@ from weft.fabric.errors import FabricError
 
 Place = tuple[str, str]
 """Fabric and host."""
+RESOURCE_OF = {
+    PoolKind.GPU: GPU_POOLS,
+    PoolKind.MEMORY: MEMORY_POOLS,
+    PoolKind.STORAGE: STORAGE_POOLS,
+}
 
 
 @dataclass
@@ -45,6 +53,10 @@ class Attempt:
     called: bool = False
     pods_known: bool = False
     """Whether the API server was asked for the pods of the Node."""
+    evicted: bool = False
+    """Whether the pods were asked to go."""
+    kept: tuple[str, ...] = ()
+    """Those of them that a PodDisruptionBudget keeps."""
     problem: FabricError | None = None
     """What the last call or reading came to, when it came to nothing."""
 
@@ -80,7 +92,16 @@ class HostView:
     called: bool = False
     pods_known: bool = False
     problem: FabricError | None = None
+    evicted: bool = False
+    kept: tuple[str, ...] = ()
     """These as in `Attempt`."""
+    drain: Drain | None = None
+    """How the host is to be freed; None: it is not."""
+    withheld: Mapping[str, Drain | None] = field(default_factory=dict)
+    """Claimed devices that are in maintenance, and how they are to be freed."""
+    failed_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """How long claimed devices have been faulty or missing, as far as this process knows."""
+    settle_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +118,8 @@ class LogicalNodePicture:
     """Nodes that carry its taint: one, or several when a crash or an edit came in between."""
     bound_seconds: float | None = None
     """How long it has been bound, by a clock that does not jump; None: not known."""
+    not_ready_seconds: float | None = field(default=None, compare=False)
+    """How long its Node has not been ready, as far as this process knows; None: it is, or it is not bound."""
     outcome: Outcome | None = None
     """What placement decided."""
     unplaceable: str = ""
@@ -135,6 +158,7 @@ def observe(
     attempts: Mapping[Place, Attempt],
     tainted: tuple[str, ...],
     ages: BoundAges,
+    since: Since,
     now: Now,
 ) -> LogicalNodePicture:
     """The picture of one logical node.
@@ -145,7 +169,7 @@ def observe(
     node = recent_node(raw) if raw is not None else None
     claims = tuple(claims_of(cluster, key.namespace, key.name))
     hosts = {
-        place: _host_view(cluster, node, sessions.get(place[0]), place, here, attempts.get(place), now)
+        place: _host_view(cluster, node, sessions.get(place[0]), place, here, attempts.get(place), since, now)
         for place, here in by_place(claims)
     }
     unplaceable = ""
@@ -156,6 +180,7 @@ def observe(
         key=key,
         node=node,
         bound_seconds=ages.seconds(node, now) if node is not None else None,
+        not_ready_seconds=_not_ready(node, hosts, since, now),
         claims=claims,
         hosts=hosts,
         tainted=tainted,
@@ -171,6 +196,7 @@ def _host_view(
     place: Place,
     claims: Sequence[DeviceAttachment],
     attempt: Attempt | None,
+    since: Since,
     now: Now,
 ) -> HostView:
     fabric, host = place
@@ -197,12 +223,13 @@ def _host_view(
         certainty[device] = evidence.certainty(uid, device, host, settle, called_earlier=earlier)
         if evidence.may_come_late(device, host, settle, called_earlier=earlier):
             no_answer.add(device)
+    picture = session.picture_of(host, devices)
     return HostView(
         fabric,
         host,
         view,
         trouble,
-        session.picture_of(host, devices),
+        picture,
         certainty=certainty,
         attached=frozenset(attached),
         made=session.is_made(host),
@@ -217,7 +244,60 @@ def _host_view(
         called=attempt.called,
         pods_known=attempt.pods_known,
         problem=attempt.problem,
+        evicted=attempt.evicted,
+        kept=attempt.kept,
+        drain=host_drain(cluster, fabric, host),
+        withheld=_withheld(cluster, claims),
+        failed_seconds=_failed(picture, host, claims, since, now),
+        settle_seconds=settle,
     )
+
+
+def host_drain(cluster: Cluster, fabric: str, host: str) -> Drain | None:
+    """How a host is to be freed; None: it is not."""
+    raw = cluster.get(FABRICS, fabric)
+    wanted = raw["spec"].get("maintenance", {}) if raw is not None else {}
+    if host not in wanted.get("hosts", ()) or wanted.get("drain") is None:
+        return None
+    return Drain.model_validate(wanted["drain"])
+
+
+def _withheld(cluster: Cluster, claims: Sequence[DeviceAttachment]) -> dict[str, Drain | None]:
+    found: dict[str, Drain | None] = {}
+    for claim in claims:
+        ref = claim.spec.pool_ref
+        raw = cluster.get(RESOURCE_OF[ref.kind], ref.name)
+        spec = raw["spec"].get("maintenance") if raw is not None else None
+        if spec and (wanted := Maintenance.model_validate(spec)).means(claim.spec.device):
+            found[claim.spec.device] = wanted.drain
+    return found
+
+
+def _failed(
+    picture: Picture | None, host: str, claims: Sequence[DeviceAttachment], since: Since, now: Now
+) -> dict[str, float]:
+    """Claimed devices that a reading that is believed shows as faulty, or not at all."""
+    if picture is None or picture.problem:
+        # Nothing is known of them: neither that it goes on, nor that it ended.
+        return {}
+    shown = picture.by_host.get(host, frozenset())
+    fine = {claim.spec.device for claim in claims} & shown & picture.healthy
+    found: dict[str, float] = {}
+    for claim in claims:
+        seconds = since.seconds(claim.metadata.uid, claim.spec.device not in fine, now.boot)
+        if seconds is not None:
+            found[claim.spec.device] = seconds
+    return found
+
+
+def _not_ready(
+    node: LogicalNode | None, hosts: Mapping[Place, HostView], since: Since, now: Now
+) -> float | None:
+    if node is None:
+        return None
+    views = list(hosts.values())
+    down = is_true(node.status.conditions, "Bound") and bool(views) and not views[0].node.ready
+    return since.seconds(node.metadata.uid, down, now.boot)
 
 
 def users_of(cluster: Cluster, claims: Sequence[DeviceAttachment]) -> list[str]:

@@ -358,7 +358,6 @@ class _FabricOffers:
         """Name, as it is while nobody has the device, while a logical node has it, and while it is out of service."""
         for key, membership in membership_of.items():
             pool = by_key[key]
-            withheld = set(pool.spec.maintenance.devices)
             open_ = pool.metadata.deletion_timestamp is None
             price, power = cost_per_hour(pool), pool.spec.power
             watts = power.busy_watts - power.idle_watts if power else 0
@@ -366,7 +365,7 @@ class _FabricOffers:
                 cost = price if key[0] is DeviceKind.ACCELERATOR else price * device.capacity_bytes / GIBIBYTE
                 facts = fabric, key, device, cost, pool.spec.jurisdiction or ""
                 offer = free = held = Offer(*facts, free=False, added_watts=watts)
-                usable = open_ and device.healthy and device.id not in withheld
+                usable = open_ and device.healthy and not pool.spec.maintenance.means(device.id)
                 if usable:
                     free = Offer(*facts, added_watts=watts)
                     held = Offer(*facts, free=False, held=True, added_watts=watts)

@@ -9,8 +9,20 @@ from weft.api.conditions import is_true
 from weft.binding.evidence import Certainty
 from weft.binding.objects import by_place, is_deleting
 from weft.binding.observe import HostView, LogicalNodePicture
+from weft.binding.resize import is_failed
 from weft.binding.status import Fact
-from weft.binding.steps import Claims, Detach, GiveUp, LookForPods, Step, TurnBack, Verify, Wait, Withdraw
+from weft.binding.steps import (
+    Claims,
+    Detach,
+    GiveUp,
+    LookForPods,
+    Quarantine,
+    Step,
+    TurnBack,
+    Verify,
+    Wait,
+    Withdraw,
+)
 from weft.binding.words import for_tenants
 from weft.fabric.errors import (
     AuthFailed,
@@ -61,7 +73,8 @@ def release(picture: LogicalNodePicture, claims: Claims, reason: str) -> Step:
 
 
 def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
-    remaining = tuple(claim for claim in claims if not is_deleting(claim))
+    # One that failed is not given back: it ends quarantined.
+    remaining = tuple(claim for claim in claims if not is_deleting(claim) and not is_failed(claim))
     if view.trouble:
         # The direction must be stored even though the fabric cannot be reached.
         if remaining:
@@ -75,12 +88,12 @@ def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
         return TurnBack(remaining, "Released", "")
     uncalled = tuple(claim for claim in claims if _certainty(view, claim) is Certainty.NEVER_CALLED)
     if uncalled:
-        return GiveUp(uncalled)
+        return _free(uncalled)
     if isinstance(view.problem, NotFound):
         # The manager no longer has the host, or says so: only inventories that agree on it free its devices.
         gone = tuple(claim for claim in claims if _certainty(view, claim) is Certainty.SETTLED)
         if gone:
-            return GiveUp(gone)
+            return _free(gone)
         message = (
             f"{for_tenants(view.problem, view.fabric)}; kept until inventories settleSeconds apart agree"
         )
@@ -97,7 +110,7 @@ def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
         if claim.spec.device not in present and _certainty(view, claim) is not Certainty.OPEN
     )
     if free:
-        return GiveUp(free)
+        return _free(free)
     if present and not view.called:
         if not view.pods_known:
             spec = claims[0].spec
@@ -113,6 +126,15 @@ def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
         " inventories settleSeconds apart agree"
     )
     return Wait("Settle", message, RETRY_SECONDS)
+
+
+def _free(claims: Claims) -> Step:
+    """What is not attached any more is given up, or kept from use where it failed."""
+    failed = tuple(claim for claim in claims if is_failed(claim) and not is_deleting(claim))
+    if not failed:
+        return GiveUp(claims)
+    why = "it was faulty or missing while it was attached"
+    return Quarantine(failed, {claim.spec.device: why for claim in failed}, "DeviceFailed")
 
 
 def _unanswered(view: HostView, claims: Claims) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from weft.api import DeviceAttachment, LogicalNode
-from weft.api.conditions import is_true
+from weft.api.conditions import find, is_true
 from weft.api.quantity import parse_bytes
 from weft.binding.membership import DEVICES_OF
 from weft.binding.plan import domains, natural
@@ -29,6 +29,12 @@ def family(claim: DeviceAttachment) -> str:
 def is_leaving(claim: DeviceAttachment) -> bool:
     """Whether its device is to go while its logical node stays bound."""
     return is_true(claim.status.conditions, "Leaving")
+
+
+def is_failed(claim: DeviceAttachment) -> bool:
+    """Whether it goes because it failed, and is to be kept from use."""
+    marked = find(claim.status.conditions, "Leaving")
+    return marked is not None and marked.status == "True" and marked.reason == "DeviceFailed"
 
 
 def missing(node: LogicalNode, claims: Iterable[DeviceAttachment]) -> dict[str, int]:

@@ -124,6 +124,9 @@ def unbound_status(
             "devices": [_planned(each) for each in plan.devices],
         }
     status["observedGeneration"] = node.metadata.generation
+    # Those are about what a bound one has.
+    kept = tuple(each for each in node.status.conditions if each.type not in ("Resized", "Draining"))
+    node = node.with_changes(status=node.status.with_changes(conditions=kept))
     return with_facts(node, status, facts, now)
 
 
@@ -170,12 +173,13 @@ def pool_status(
                 counts["quarantined"] += 1
             elif claim is not None:
                 counts["bound" if (device.id, claim.host) in attached else "reserved"] += 1
-            elif device.id in excluded or device.id in foreign or not device.healthy:
+            elif pool.spec.maintenance.means(device.id) or device.id in foreign or not device.healthy:
                 counts["unavailable"] += 1
             else:
                 counts["free"] += 1
         status["devices"] = counts
         facts += _maintenance(pool, excluded - {device.id for device in membership.devices})
+        facts += _drained(pool, membership, claims, attached)
         if membership.overlapping:
             taken = ", ".join(f"{count} by {name}" for name, count in sorted(membership.overlapping.items()))
             facts.append(
@@ -201,6 +205,60 @@ def _maintenance(pool: Pool, unknown: Collection[str]) -> list[Fact]:
     more = " and others" if len(named) > 3 else ""
     text = f"the pool has no device {', no '.join(named[:3])}{more}: correct spec.maintenance.devices"
     return [("MaintenanceMatched", False, "DeviceNotFound", text)]
+
+
+def _drained(
+    pool: Pool, membership: Membership, claims: Mapping[str, Holding], attached: frozenset[tuple[str, str]]
+) -> list[Fact]:
+    """Whether what is in maintenance is in nobody's hands any more; nothing where nothing is, or ever was."""
+    out = [device.id for device in membership.devices if pool.spec.maintenance.means(device.id)]
+    if not out:
+        before = find(pool.status.conditions, "Drained")
+        return [] if before is None else [("Drained", False, "NoMaintenance", "nothing is in maintenance")]
+    shown = {device for device, _ in attached}
+    # A quarantined device that is not shown anywhere is in a drawer already.
+    owner = {
+        device: "/".join(claims[device].owner)
+        for device in out
+        if device in claims and not claims[device].quarantined
+    }
+    used = [device for device in sorted(out) if device in owner or device in shown]
+    if not used:
+        return [
+            ("Drained", True, "Drained", "safe to pull: all that is in maintenance is free and not offered")
+        ]
+    named = ", ".join(f"{device} ({owner.get(device, 'attached without a claim')})" for device in used[:3])
+    more = " and others" if len(used) > 3 else ""
+    how = "" if pool.spec.maintenance.drain else "; set spec.maintenance.drain to have them freed"
+    return [("Drained", False, "InUse", f"still in use: {named}{more}{how}")]
+
+
+def hosts_drained(fabric: Fabric, picture: Picture | None, owners: Mapping[str, str]) -> list[Fact]:
+    """Whether the hosts that are in maintenance carry nothing any more; `owners` of claims, by host."""
+    wanted = fabric.spec.maintenance
+    names = wanted.hosts if wanted is not None else ()
+    if wanted is None or not names:
+        before = find(fabric.status.conditions, "HostsDrained")
+        return (
+            [] if before is None else [("HostsDrained", False, "NoMaintenance", "nothing is in maintenance")]
+        )
+    if picture is None:
+        return []
+    known = {host.id for host in picture.inventory.hosts}
+    if not picture.problem and (unknown := sorted(set(names) - known)):
+        text = f"the manager has no host {', no '.join(unknown[:3])}: correct spec.maintenance.hosts"
+        return [("HostsDrained", False, "HostNotFound", text)]
+    used = [name for name in sorted(names) if name in owners or picture.by_host.get(name)]
+    if picture.problem:
+        text = "the last reading of the manager was not whole: see the condition InventoryComplete"
+        return [("HostsDrained", False, "NotRead", text)]
+    if not used:
+        text = f"safe to pull: {', '.join(sorted(names)[:3])}{' and others' if len(names) > 3 else ''}"
+        return [("HostsDrained", True, "Drained", text)]
+    named = ", ".join(f"{name} ({owners.get(name, 'attached without a claim')})" for name in used[:3])
+    more = " and others" if len(used) > 3 else ""
+    how = "" if wanted.drain else "; set spec.maintenance.drain to have them freed"
+    return [("HostsDrained", False, "InUse", f"still in use: {named}{more}{how}")]
 
 
 def quota_status(

@@ -106,6 +106,7 @@ class Quarantine:
     claims: Claims
     failed: Mapping[str, str]
     """Why, by device."""
+    reason: str = "AttachFailed"
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,17 @@ class LookForPods:
     host: str
     namespace: str
     node: str
+
+
+@dataclass(frozen=True)
+class Evict:
+    """Ask pods to go, as their budgets allow; with `force` delete them."""
+
+    fabric: str
+    host: str
+    namespace: str
+    pods: tuple[str, ...]
+    force: bool
 
 
 @dataclass(frozen=True)
@@ -201,6 +213,7 @@ Step = (
     | TurnBack
     | Withdraw
     | LookForPods
+    | Evict
     | Detach
     | GiveUp
     | ClearTaint

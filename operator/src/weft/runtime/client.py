@@ -176,6 +176,15 @@ class KubeClient:
             options["gracePeriodSeconds"] = grace_seconds
         return await self._request("DELETE", resource.path(namespace, name), {}, options)
 
+    async def evict(self, resource: ResourceType, name: str, namespace: str, uid: str) -> Object:
+        body: Object = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        return await self._request("POST", resource.path(namespace, name, "eviction"), {}, body)
+
     async def _request(
         self,
         method: str,

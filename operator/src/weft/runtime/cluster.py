@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from weft.api.resources import EVENTS, SCALE, ResourceType
+from weft.api.resources import EVENTS, PODS, SCALE, ResourceType
 from weft.cluster import AlreadyExistsError, ClusterError, Index, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
@@ -151,6 +152,12 @@ class LiveCluster:
         known = self._cache.get(resource, name, namespace)
         if known is not None and known["metadata"].get("uid") == answer.get("details", {}).get("uid"):
             self._cache.remove(resource, known)
+
+    async def evict(self, name: str, namespace: str, *, uid: str) -> None:
+        self._count_write()
+        # What became of the pod its watch says.
+        with contextlib.suppress(NotFoundError):
+            await self._client.evict(PODS, name, namespace, uid)
 
     def _is_gone(self, resource: ResourceType, known: Object | None) -> None:
         """The API server no longer has what was known before it was asked; a silent watch has not said so."""

@@ -176,6 +176,35 @@ CONDITIONS = (
     ),
     ConditionType(
         FABRIC,
+        "HostsDrained",
+        "Nothing is claimed or attached any more at the hosts that `spec.maintenance` takes out of service.",
+        (
+            Reason("True", "Drained", "They are safe to pull."),
+            Reason(
+                "False",
+                "InUse",
+                "Something is still claimed or attached; the message names it.",
+                "Wait, or set `spec.maintenance.drain`; the LogicalNode's condition Draining says for what.",
+            ),
+            Reason(
+                "False",
+                "HostNotFound",
+                "`spec.maintenance.hosts` names a host that the manager does not have.",
+                "Correct `spec.maintenance.hosts`.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
+                "NotRead",
+                "The last reading of the manager was not whole, so that nobody can say what is there.",
+                "See the condition InventoryComplete.",
+                event="Warning",
+            ),
+            Reason("False", "NoMaintenance", "Nothing is out of service."),
+        ),
+    ),
+    ConditionType(
+        FABRIC,
         "UnclaimedOffered",
         "True warns: hosts are offered although they have devices that nobody here claims.",
         (
@@ -259,6 +288,21 @@ CONDITIONS = (
         ),
     ),
     ConditionType(
+        POOLS,
+        "Drained",
+        "Nothing of what `spec.maintenance` takes out of service is claimed or attached any more.",
+        (
+            Reason("True", "Drained", "It is safe to pull."),
+            Reason(
+                "False",
+                "InUse",
+                "Something is still claimed or attached; the message names it.",
+                "Wait, or set `spec.maintenance.drain`; the LogicalNode's condition Draining or Resized says for what.",
+            ),
+            Reason("False", "NoMaintenance", "Nothing is out of service."),
+        ),
+    ),
+    ConditionType(
         QUOTA,
         "WithinLimits",
         "The namespace holds no more than the quota allows.",
@@ -292,6 +336,12 @@ CONDITIONS = (
                 "The device could not be attached, for what the message quotes.",
                 "Have the device looked at, then delete this DeviceAttachment to offer it again.",
             ),
+            Reason(
+                "True",
+                "DeviceFailed",
+                "The device was faulty or missing while it was attached, and was replaced.",
+                "Have the device looked at, then delete this DeviceAttachment to offer it again.",
+            ),
         ),
     ),
     ConditionType(
@@ -304,6 +354,18 @@ CONDITIONS = (
                 "Surplus",
                 "The LogicalNode asks for less than it has.",
                 "Nothing; it goes when no pod uses the host.",
+            ),
+            Reason(
+                "True",
+                "Maintenance",
+                "An administrator takes the device out of service, to be drained.",
+                "Nothing; it goes when no pod uses the host. The LogicalNode gets another.",
+            ),
+            Reason(
+                "True",
+                "DeviceFailed",
+                "The device is faulty or missing, and its LogicalNode wants it replaced.",
+                "Nothing; it is quarantined when it is detached.",
             ),
         ),
     ),

@@ -237,6 +237,26 @@ CONDITIONS = (
     ),
     ConditionType(
         NODE,
+        "Draining",
+        "True warns: its pods are to leave, so that devices can be detached for maintenance or a fault.",
+        (
+            Reason(
+                "True",
+                "Maintenance",
+                "An administrator takes its host, or all its devices, out of service.",
+                "Let the pods that the message names end; they are evicted as `spec.onMaintenance` and budgets say.",
+            ),
+            Reason(
+                "True",
+                "HostFailed",
+                "Its Node was not ready for `spec.releaseAfterNotReadySeconds`, and pods still stand there.",
+                "Delete the pods that the message names once the machine is known to be down.",
+            ),
+            Reason("False", "NotDraining", "Nobody is asked to leave any more."),
+        ),
+    ),
+    ConditionType(
+        NODE,
         "Expired",
         "True warns: the time that `ttlSecondsAfterBound` gave is up.",
         (
