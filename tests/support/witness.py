@@ -173,6 +173,8 @@ def unsettled(
             wanted = {(d["device"], node["status"]["host"]) for d in node["status"]["devices"]}
             if not wanted <= pairs and not (may_be_lost and _says_that_it_lost(node)):
                 return f"lost: {owner} is Bound to {sorted(wanted)}, attached is {sorted(pairs)}"
+            if owner not in used and (problem := _missized(node, gpus, places)):
+                return f"{owner} {problem}: {node['status']}"
             continue
         fits = node["spec"]["accelerators"][0]["count"] <= gpus and hosts > 0
         # By hand an administrator may have deleted a claim that is in use: it is held for as long.
@@ -183,6 +185,17 @@ def unsettled(
         if fits and condition(node, "Expired") != "True":
             return f"{owner} is not bound though it would fit: {node.get('status', {}).get('conditions')}"
     return ""
+
+
+def _missized(node: Mapping[str, Any], free: int, places: set[str | None]) -> str:
+    """What a bound logical node has too much, or could have more, of what it asks for now."""
+    has = sum(each["device"].startswith("gpu") for each in node["status"]["devices"])
+    lacks = node["spec"]["accelerators"][0]["count"] - has
+    if lacks < 0:
+        return "has more than it asks for"
+    # As for those that have nothing: what is kept for the head is for the head alone.
+    is_its_turn = node["status"].get("queuePlace", "1") == "1" or "1" not in places
+    return "could have what it asks for" if 0 < lacks <= free and is_its_turn else ""
 
 
 def _says_that_it_lost(node: Mapping[str, Any] | None) -> bool:

@@ -136,6 +136,8 @@ class Run:
         self.cluster = MemoryCluster(self.wall, schemas=False)
         self.cluster.heard = self._heard
         self.server = Server(self.loop, self.rng, self.cluster)
+        self._dice = random.Random(f"weft changes {seed}")
+        self._in_maintenance_until = 0.0
         self.manager = self._manager()
         self.claims: list[Claim] = []
         self.uses: dict[tuple[str, str], Use] = {}
@@ -181,7 +183,22 @@ class Run:
                     rng.uniform(0.2, 1.5),
                 )
                 acts.append(Act(at, verb, pick=pick, seconds=seconds))
-        return acts
+        return [*acts, *self._changes()]
+
+    def _changes(self) -> list[Act]:
+        """What is changed of bound nodes, and taken out of service. By dice of their own: the rest of a seed stays."""
+        dice = self._dice
+        verbs = dice.choices(("resize", "maintain-device", "maintain-host"), (6, 2, 1), k=dice.randrange(6))
+        return [
+            Act(
+                dice.uniform(0.6, FAULT_SECONDS - 0.3),
+                verb,
+                pick=dice.randrange(1000),
+                gpus=dice.randint(1, 3),
+                seconds=dice.uniform(0.5, 2.5),
+            )
+            for verb in verbs
+        ]
 
     def __str__(self) -> str:
         acts = [f"  {act.at:.1f} s {act.verb} {act.tenant}/{act.name} pick {act.pick}" for act in self.acts]
@@ -236,6 +253,7 @@ class Run:
         self.manager.treat = self.server.treat = lambda _message: PASS
         self.server.treat_line = lambda _message: WatchWay.PASS
         self.manager.failing.clear()
+        await self._end_maintenance()
         self.manager.vanished.clear()
         await self._until(self._unsettled, LIMIT_SECONDS, "converged")
         for key in [key for key, use in self.uses.items() if use.end is None]:
@@ -297,7 +315,19 @@ class Run:
             while len(self._replicas) < count:
                 self._names += 1
                 self._replicas.append(Replica(self.server, f"operator-{self._names}", self._replica_wall))
+            for key in [key for key, use in self.uses.items() if use.end is None]:
+                pod = self.cluster.get(PODS, key[1], key[0])
+                # As a kubelet ends what was evicted.
+                if pod is not None and "deletionTimestamp" in pod["metadata"]:
+                    await self._leave(key)
+            if self._in_maintenance_until and self.loop.now > self._in_maintenance_until:
+                await self._end_maintenance()
             await asyncio.sleep(RESTART_SECONDS)
+
+    async def _end_maintenance(self) -> None:
+        self._in_maintenance_until = 0.0
+        for resource in (GPU_POOLS, FABRICS):
+            await self._maintain(resource, None)
 
     def _replica_wall(self) -> datetime:
         return self.wall() + self._skew
@@ -344,11 +374,30 @@ class Run:
                 device, back = f"gpu-{act.pick % GPUS}", self.loop.now + act.seconds
                 if self.manager.vanished.get(device, 0.0) + SETTLE_SECONDS + 1.0 < self.loop.now:
                     self.manager.vanished[device] = back
+            case "resize":
+                if node := self._pick(self.cluster.list(LOGICAL_NODES), act):
+                    metadata = node["metadata"]
+                    spec = {"accelerators": [{"name": "main", "count": act.gpus}]}
+                    await self.cluster.patch(
+                        LOGICAL_NODES, metadata["name"], metadata["namespace"], {"spec": spec}
+                    )
+            case "maintain-device":
+                spec = {"devices": [f"gpu-{act.pick % GPUS}"], "drain": {}}
+                await self._maintain(GPU_POOLS, spec, act)
+            case "maintain-host":
+                force = {"timeoutSeconds": 1, "afterTimeout": "Force"}
+                spec = {"hosts": [self.manager.hosts[act.pick % HOSTS]], "drain": force}
+                await self._maintain(FABRICS, spec, act)
             case "jump":
                 self._skew = timedelta(hours=(-10, 10)[act.pick % 2])
             case _:
                 if leader := self._leader():
                     self._to_operator(leader, act)
+
+    async def _maintain(self, resource: ResourceType, spec: Object | None, act: Act | None = None) -> None:
+        await self.cluster.patch(resource, "rack", "", {"spec": {"maintenance": spec}})
+        if act is not None:
+            self._in_maintenance_until = self.loop.now + act.seconds
 
     def _to_operator(self, leader: Replica, act: Act) -> None:
         match act.verb:
@@ -375,6 +424,8 @@ class Run:
             spec["memory"] = [{"name": "kv", "size": "512Gi"}]
         if self.rng.random() < 0.1:
             spec["ttlSecondsAfterBound"] = 3
+        if self._dice.random() < 0.5:
+            spec["onDeviceFailure"] = "Replace"
         metadata = {"name": act.name, "namespace": act.tenant}
         await self.cluster.create(LOGICAL_NODES, {"metadata": metadata, "spec": spec})
 

@@ -8,6 +8,7 @@ import pytest
 
 from support.rack import Rack, condition
 from weft.api.resources import DEVICE_ATTACHMENTS, DEVICE_QUOTAS, LOGICAL_NODES, MEMORY_POOLS, PODS
+from weft.binding.keys import LogicalNodeKey, PlacementKey
 from weft.cluster import Object
 from weft.fabric.driver import Device, DeviceKind
 from weft.fabric.errors import DeviceFault, OutcomeUnknown
@@ -341,3 +342,47 @@ async def test_a_bound_node_to_which_nothing_happens_is_not_written(rack: Rack) 
         await rack.work("n")
     assert rack.node("n")["metadata"]["resourceVersion"] == before
     assert condition(rack.node("n"), "Resized") == ("", "")
+
+
+async def test_a_place_for_more_is_forgotten_when_the_spec_or_the_node_changes_before_it_is_claimed(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    await rack.ask("n", 2)
+    key = LogicalNodeKey("a", "n")
+
+    async def find_a_place_for(gpus: int) -> None:
+        """Placement has found one, and the controller of the node has not come to it."""
+        body = {"accelerators": [{"name": "main", "count": gpus}]}
+        await rack.cluster.patch(LOGICAL_NODES, "n", "a", {"spec": body})
+        await rack.reconcile(key)
+        await rack.reconcile(PlacementKey())
+        rack.keys.clear()
+
+    await find_a_place_for(4)
+    await rack.cluster.patch(
+        LOGICAL_NODES, "n", "a", {"spec": {"accelerators": [{"name": "main", "count": 3}]}}
+    )
+    await rack.reconcile(key)
+    assert len(rack.claims()) == 2
+    await rack.settle()
+    assert len(devices(rack)) == 3
+
+    await find_a_place_for(5)
+    await rack.cluster.delete(DEVICE_ATTACHMENTS, rack.claims()[0]["metadata"]["name"])
+    await rack.work("n")
+    await rack.poll()
+    await rack.work("n")
+    # An administrator took the node back whole: it is placed anew with all that it asks for now.
+    assert len(devices(rack)) == len(rack.driver.pairs) == 5
+
+
+async def test_who_asks_for_less_before_anything_is_claimed_gets_less_at_once(rack: Rack) -> None:
+    await rack.build()
+    spec = {"accelerators": [{"name": "main", "count": 4}]}
+    await rack.cluster.create(LOGICAL_NODES, {"metadata": {"name": "n", "namespace": "a"}, "spec": spec})
+    await rack.reconcile(PlacementKey())
+    rack.keys.clear()
+    await resize(rack, 1)
+    assert len(devices(rack)) == 1
+    assert "detach" not in rack.driver.calls

@@ -145,7 +145,6 @@ async def test_what_an_owner_does_not_want_evicted_is_forced_after_the_timeout_a
     await rack.build()
     await rack.ask("n", 2, onMaintenance="Wait")
     await use(rack)
-    rack.cluster.kept_by_budgets.add("job")
     drain, before = {"timeoutSeconds": 60, "afterTimeout": "Force"}, set(rack.driver.pairs)
     if what == "host":
         await maintain_host(rack, hosts=[rack.node("n")["status"]["host"]], drain=drain)
@@ -154,6 +153,7 @@ async def test_what_an_owner_does_not_want_evicted_is_forced_after_the_timeout_a
     await pass_by(rack, 5)
     assert "deletionTimestamp" not in (pod(rack) or {})["metadata"]
     assert before <= rack.driver.pairs
+    rack.cluster.kept_by_budgets.add("job")
     rack.clock.forward(60)
     await pass_by(rack, 1)
     assert "deletionTimestamp" in (pod(rack) or {})["metadata"]

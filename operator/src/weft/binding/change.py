@@ -48,6 +48,12 @@ class Parts:
     leaving: Claims = ()
     bound: bool = False
 
+    @property
+    def listed(self) -> Claims:
+        """What its status lists: what is on its way out is not its any more."""
+        waits = (claim for claim in self.leaving if not is_deleting(claim) and not is_failed(claim))
+        return (*self.core, *waits)
+
 
 @dataclass(frozen=True)
 class Change:
@@ -78,11 +84,11 @@ def split(node: LogicalNode, held: Claims) -> Parts:
     listed = {claim.spec.operation for claim in held if is_published(node, claim)}
     if not listed:
         return Parts(held)
-    inside = tuple(claim for claim in held if claim.spec.operation in listed)
+    stay = tuple(claim for claim in held if not is_leaving(claim))
     return Parts(
-        tuple(claim for claim in inside if not is_leaving(claim)),
-        tuple(by_operation(claim for claim in held if claim.spec.operation not in listed)),
-        tuple(claim for claim in inside if is_leaving(claim)),
+        tuple(claim for claim in stay if claim.spec.operation in listed),
+        tuple(by_operation(claim for claim in stay if claim.spec.operation not in listed)),
+        tuple(claim for claim in held if is_leaving(claim)),
         bound=True,
     )
 
@@ -246,7 +252,7 @@ def _waiting(waits: list[tuple[str, Wait]], added: Claims) -> Change:
 def _told(node: LogicalNode, parts: Parts, said: Change) -> Change:
     """Say that it has what it asks for, where anything else was said before, or is to be."""
     is_same = {each.attachment for each in node.status.devices} == {
-        claim.metadata.name for claim in (*parts.core, *parts.leaving)
+        claim.metadata.name for claim in parts.listed
     }
     if said.facts or (is_same and find(node.status.conditions, "Resized") is None):
         return said

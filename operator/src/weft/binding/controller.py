@@ -100,11 +100,8 @@ class LogicalNodeController:
             if raw is None:
                 self._assignments.withdraw(key)
             outcome = self._assignments.of(key, raw["metadata"]["uid"]) if raw is not None else None
-            if (
-                outcome is not None
-                and raw is not None
-                and outcome.waiting.generation != raw["metadata"].get("generation", 0)
-            ):
+            generation = raw["metadata"].get("generation", 0) if raw is not None else 0
+            if outcome is not None and outcome.waiting.generation != generation:
                 # It was for another spec.
                 self._assignments.withdraw(key)
                 outcome = None

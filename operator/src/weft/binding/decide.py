@@ -207,8 +207,7 @@ def _publish(
         known = seconds_left(node, now.wall, picture.bound_seconds)
         left = float(ttl) if known is None else known
         again = min(max(0.1, left + 0.1), again or math.inf)
-    claims = (*parts.core, *parts.leaving)
-    return Publish(claims, at.name, facts, again, change.failed, change.queue_place, change.ask_after)
+    return Publish(parts.listed, at.name, facts, again, change.failed, change.queue_place, change.ask_after)
 
 
 def _sooner(step: Step, again: float | None) -> Step:

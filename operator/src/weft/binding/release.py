@@ -9,7 +9,7 @@ from weft.api.conditions import is_true
 from weft.binding.evidence import Certainty
 from weft.binding.objects import by_place, is_deleting
 from weft.binding.observe import HostView, LogicalNodePicture
-from weft.binding.resize import is_failed
+from weft.binding.resize import is_failed, is_leaving
 from weft.binding.status import Fact
 from weft.binding.steps import (
     Claims,
@@ -82,7 +82,9 @@ def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
         return Wait("FabricNotReady", view.trouble, RETRY_SECONDS)
     # What the host shows may be in use, whatever a status says that others may write.
     shown = view.picture.by_host.get(view.host, frozenset()) if view.picture else frozenset()
-    if users and any(claim.spec.device in view.attached | shown for claim in claims):
+    # One that left alone was free of users when it was turned back; others may have come for what stays.
+    seen = shown if view.picture is not None and all(map(_left_alone, claims)) else view.attached | shown
+    if users and any(claim.spec.device in seen for claim in claims):
         return Wait("Drain", f"pods still use the devices: {', '.join(users[:5])}", PODS_SECONDS)
     if remaining:
         return TurnBack(remaining, "Released", "")
@@ -126,6 +128,10 @@ def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
         " inventories settleSeconds apart agree"
     )
     return Wait("Settle", message, RETRY_SECONDS)
+
+
+def _left_alone(claim: DeviceAttachment) -> bool:
+    return is_leaving(claim) and is_deleting(claim)
 
 
 def _free(claims: Claims) -> Step:
