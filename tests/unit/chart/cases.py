@@ -54,6 +54,22 @@ EVERYTHING: dict[str, Any] = {
         "log_level": "DEBUG",
     },
     "mountedSecrets": ["thanos", "mimir"],
+    "extraEnv": [
+        {"name": "SSL_CERT_FILE", "value": "/etc/bundle/ca.crt"},
+        {"name": "WEFT_WORKERS", "valueFrom": {"configMapKeyRef": {"name": "tuning", "key": "workers"}}},
+    ],
+    "extraVolumes": [{"name": "bundle", "configMap": {"name": "bundle"}}],
+    "extraVolumeMounts": [{"name": "bundle", "mountPath": "/etc/bundle", "readOnly": True}],
+    "networkPolicy": {
+        "enabled": True,
+        "metricsFrom": [
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+        ],
+        "egress": [
+            {"to": [{"ipBlock": {"cidr": "192.0.2.10/32"}}], "ports": [{"port": 6443}]},
+            {"to": [{"ipBlock": {"cidr": "198.51.100.0/24"}}], "ports": [{"port": 443}]},
+        ],
+    },
     "serviceAccount": {"name": "operator", "annotations": {"example/role": "weft"}},
     "terminationGracePeriodSeconds": 45,
     "podLabels": {"team": "infra"},

@@ -77,6 +77,14 @@ def values() -> dict[str, Any]:
             "/commonLabels/app.kubernetes.io~1name': false schema",
         ),
         ({"podLabels": {"app.kubernetes.io/name": "a"}}, "/podLabels/app.kubernetes.io~1name': false schema"),
+        ({"extraEnv": [{"name": "WEFT_NAMESPACE", "value": "a"}]}, "/extraEnv/0/name': 'not' failed"),
+        ({"extraVolumes": [{"name": "settings", "emptyDir": {}}]}, "/extraVolumes/0/name': 'not' failed"),
+        ({"podSecurityContext": {"runAsUser": 0}}, "/podSecurityContext/runAsUser': minimum: got 0, want 1"),
+        (
+            {"networkPolicy": {"egress": [{"from": []}]}},
+            "/networkPolicy/egress/0': additional properties 'from'",
+        ),
+        ({"networkPolicy": {"metricsFrom": [{}]}}, "/networkPolicy/metricsFrom/0': minProperties"),
         ({"image": {"pullPolicy": "Sometimes"}}, "'IfNotPresent', 'Always', 'Never'"),
     ],
 )
