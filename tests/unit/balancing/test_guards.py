@@ -98,6 +98,7 @@ def group(*replicas: Replica) -> Any:
         replicas=replicas,
         reading=SimpleNamespace(loads={}),
         drains_first=True,
+        engine_roles={},
         group=SimpleNamespace(spec=SimpleNamespace(rebalance=SimpleNamespace(cooldown_seconds=30))),
     )
 

@@ -17,6 +17,7 @@ from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, T0, steady
 from support.refusals import Write, forbidden
 from weft.api import RebalanceMode, ScaleTargetStatus
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, PODS, ResourceType
+from weft.balancing.engine_calls import EngineCalls
 from weft.balancing.moments import Moments
 from weft.balancing.observe import observe
 from weft.balancing.presets import PRESETS
@@ -410,6 +411,7 @@ async def test_a_workloads_number_lives_as_the_diagram_says() -> None:
         Moments(),
         fleet.moment(),
         {("apps", "Deployment"): DEPLOYMENTS},
+        EngineCalls(),
     )
     edges: set[tuple[str, str, str]] = set()
     known: set[tuple[ScaleTargetStatus | None, int]] = set()

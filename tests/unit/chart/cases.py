@@ -40,6 +40,16 @@ EVERYTHING: dict[str, Any] = {
                 "engine": {"waiting": 'sum by (namespace, pod) (queue{kind="a: b"})'},
                 "front_end": {"jobs": "count by (namespace, model_name) (up)"},
                 "kv_hold_seconds": 0,
+                "role_switch": {
+                    "port": 8000,
+                    "path": "/switch",
+                    "body": {"prefill": {"to": "p"}, "decode": {"to": "d"}},
+                    "role_path": "/role",
+                    "role_field": "state.role",
+                    "role": {"prefill": "p", "decode": "d"},
+                    "unchanged_field": "unchanged",
+                    "timeout_seconds": 60,
+                },
             }
         },
         "scale_targets": [

@@ -119,6 +119,7 @@ class FlipMethod(enum.StrEnum):
     NONE = "None"
     LABEL = "Label"
     RESTART = "Restart"
+    HTTP = "HTTP"
 
 
 class Rebalance(Model):
@@ -134,7 +135,8 @@ class Rebalance(Model):
         default=FlipMethod.LABEL,
         description="How a running replica changes its stage. None: never. Label: only its labels change,"
         " the engine serves both stages. Restart: it finishes its requests, and its pod is replaced by one of the other"
-        " role's template on the same logical node, whose devices stay attached.",
+        " role's template on the same logical node, whose devices stay attached. HTTP: it finishes its requests, is"
+        " asked to change by the HTTP call of the preset, and gets the other role's labels once it says that it has.",
     )
     drain_first: bool | None = Field(
         default=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, assert_never
@@ -13,9 +13,10 @@ from weft.api.names import GATE_SERVING, LABEL_ROLE
 from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES, PODS, SCALE, ResourceType
 from weft.balancing.bodies import node_body, pod_body, role_annotations, role_labels, timestamp
 from weft.balancing.observe import GroupPicture
-from weft.balancing.replicas import Replica
+from weft.balancing.replicas import ANNOTATION_REVISION, Replica
 from weft.balancing.steps import (
     AddFinalizer,
+    CallEngine,
     CheckTemplate,
     CreateNode,
     CreatePod,
@@ -59,17 +60,24 @@ class Outcome:
     """An object had changed since it was read: look again at once."""
 
 
-async def apply(cluster: Cluster, picture: GroupPicture, steps: Sequence[Step], now: datetime) -> Outcome:
+async def apply(
+    cluster: Cluster,
+    picture: GroupPicture,
+    steps: Sequence[Step],
+    now: datetime,
+    call: Callable[[Replica, str], None],
+) -> Outcome:
     """Carry out all steps; one that is refused keeps no other subject's from being taken.
 
-    Raises ClusterError when the API server does not answer: nothing else would be answered either.
+    `call` begins to ask a replica's engine to serve a stage; what comes of it is seen in later pictures. Raises
+    ClusterError when the API server does not answer: nothing else would be answered either.
     """
     outcome = Outcome()
     for step in steps:
         if step.subject in outcome.refused:
             continue
         try:
-            await _take(cluster, picture, step, now)
+            await _take(cluster, picture, step, now, call)
         except ConflictError:
             outcome.conflict = True
         except ClusterError as error:
@@ -84,7 +92,13 @@ async def apply(cluster: Cluster, picture: GroupPicture, steps: Sequence[Step], 
     return outcome
 
 
-async def _take(cluster: Cluster, picture: GroupPicture, step: Step, now: datetime) -> None:
+async def _take(
+    cluster: Cluster,
+    picture: GroupPicture,
+    step: Step,
+    now: datetime,
+    call: Callable[[Replica, str], None],
+) -> None:
     namespace = picture.group.metadata.namespace
     match step:
         case AddFinalizer():
@@ -97,6 +111,8 @@ async def _take(cluster: Cluster, picture: GroupPicture, step: Step, now: dateti
             await _set_gate(cluster, picture, step, True, now)
         case Switch():
             await _switch(cluster, picture, step, now)
+        case CallEngine():
+            call(_replica(picture, step.replica), step.stage)
         case CheckTemplate():
             await _create(cluster, PODS, _pod(picture, step, now), dry_run=True)
         case CreatePod():
@@ -161,13 +177,17 @@ async def _set_gate(
 async def _switch(cluster: Cluster, picture: GroupPicture, step: Switch, now: datetime) -> None:
     pod, group_name = _pod_of(picture, step.replica), picture.group.metadata.name
     taker = picture.roles[step.taker]
+    annotations = role_annotations(taker, now)
+    if picture.calls_engines and _replica(picture, step.replica).revision == picture.revisions[step.giver]:
+        # Its arguments are the other role's, and it is as new as that: no reason to roll it.
+        annotations[ANNOTATION_REVISION] = picture.revisions[step.taker]
     labels: dict[str, str | None] = dict.fromkeys(role_labels(group_name, picture.roles[step.giver]))
     labels |= role_labels(group_name, taker)
     patch = {
         "metadata": {
             "resourceVersion": pod["metadata"]["resourceVersion"],
             "labels": labels,
-            "annotations": role_annotations(taker, now),
+            "annotations": annotations,
         }
     }
     await _patch(cluster, PODS, step.replica, pod["metadata"]["namespace"], patch)

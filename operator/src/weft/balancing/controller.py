@@ -19,6 +19,7 @@ from weft.api.resources import (
 )
 from weft.balancing.apply import Outcome, apply
 from weft.balancing.decide import GroupDecision, decide
+from weft.balancing.engine_calls import EngineCalls
 from weft.balancing.keys import GroupKey
 from weft.balancing.moments import Moments
 from weft.balancing.observe import GroupPicture, observe
@@ -26,6 +27,7 @@ from weft.balancing.pace import LOOK_SECONDS, MOVING_SECONDS
 from weft.balancing.presets import Preset
 from weft.balancing.prometheus import PrometheusSource
 from weft.balancing.refusals import Refusal, refusal
+from weft.balancing.replicas import Replica
 from weft.balancing.status import group_status, notes, orphaned_role_status, role_statuses
 from weft.balancing.steps import AddFinalizer, DropFinalizer, Subject
 from weft.balancing.targets import ScaleTargetKind
@@ -45,10 +47,12 @@ class GroupController:
         sources: Mapping[str, PrometheusSource],
         presets: Mapping[str, Preset],
         scale_kinds: Iterable[ScaleTargetKind] = (),
+        engines: EngineCalls | None = None,
     ) -> None:
-        """`scale_kinds`: those that a role's scaleTargetRef may name."""
+        """`scale_kinds`: those that a role's scaleTargetRef may name. `engines` calls those that change by a call."""
         self._cluster = cluster
         self._scale_kinds = {(one.group, one.kind): one.type for one in scale_kinds}
+        self._engines = engines or EngineCalls()
         self._sources = sources
         self._presets = presets
         self._refusals: dict[GroupKey, dict[Subject, Refusal]] = {}
@@ -79,10 +83,23 @@ class GroupController:
         known = self._refusals.get(key, {})
         moments = self._moments.setdefault(key, Moments())
         picture = await observe(
-            self._cluster, self._sources, self._presets, raw, known, moments, now, self._scale_kinds
+            self._cluster,
+            self._sources,
+            self._presets,
+            raw,
+            known,
+            moments,
+            now,
+            self._scale_kinds,
+            self._engines,
         )
         decision = decide(picture, now)
-        outcome = await apply(self._cluster, picture, decision.steps, now.wall)
+
+        def call(replica: Replica, stage: str) -> None:
+            assert picture.role_switch is not None
+            self._engines.switch(replica, stage, picture.role_switch, moments.calls)
+
+        outcome = await apply(self._cluster, picture, decision.steps, now.wall, call)
         records = decision.scaling.written(outcome.scaled)
         decision = replace(decision, scaling=replace(decision.scaling, records=records))
         refusals = _refusals(picture, decision, outcome, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from weft.balancing.engine_calls import Call
 from weft.balancing.history import History
 from weft.balancing.memory import Memory
 from weft.controllers import Now
@@ -26,6 +27,8 @@ class Moments:
         self._asked: set[tuple[str, str]] = set()
         self.metrics = Memory()
         """What was wrong with the group's metrics until just now."""
+        self.calls: dict[str, Call] = {}
+        """The last call to each engine that changes its stage by one; a new leader knows none."""
         self.load = History()
         """Its load of the last minutes; a new leader knows none."""
 

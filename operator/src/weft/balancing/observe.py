@@ -11,12 +11,14 @@ from weft.api.inference import MOST_ROLES
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.bodies import with_template
+from weft.balancing.engine_calls import EngineCalls, EngineRole, asked
 from weft.balancing.moments import Moments
 from weft.balancing.presets import Preset, Windows
 from weft.balancing.profile import Profile, Unusable, profile_of
 from weft.balancing.prometheus import PrometheusSource, SourceError
 from weft.balancing.refusals import Refusal, Version
 from weft.balancing.replicas import Replica, kind_of, replica, revision_of, serving_in
+from weft.balancing.settings import RoleSwitchSettings
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, Reading, read
 from weft.balancing.state import Finding, Hold
 from weft.balancing.steps import Subject
@@ -56,6 +58,10 @@ class GroupPicture:
     """By role: the workload that its scaleTargetRef names, where it can be scaled."""
     target_problems: Mapping[str, Finding] = field(default_factory=dict)
     """By role: why that workload cannot be."""
+    role_switch: RoleSwitchSettings | None = None
+    """How the engines change their stage by an HTTP call, where they do."""
+    engine_roles: Mapping[str, EngineRole] = field(default_factory=dict)
+    """By replica: what its engine says of itself, where it was asked."""
     decided_at: datetime | None = None
     recommended_at: datetime | None = None
     scaled_at: datetime | None = None
@@ -76,9 +82,14 @@ class GroupPicture:
         return self.group.spec.rebalance.flip is FlipMethod.RESTART
 
     @property
+    def calls_engines(self) -> bool:
+        """Whether a replica changes its role by an HTTP call to its engine."""
+        return self.group.spec.rebalance.flip is FlipMethod.HTTP
+
+    @property
     def drains_first(self) -> bool:
         """Whether a replica finishes its requests before it changes its role."""
-        return self.restarts or bool(self.group.spec.rebalance.drain_first)
+        return self.restarts or self.calls_engines or bool(self.group.spec.rebalance.drain_first)
 
     @property
     def accelerators_held(self) -> int:
@@ -117,6 +128,7 @@ async def observe(
     moments: Moments,
     now: Now,
     scale_kinds: Kinds,
+    engines: EngineCalls,
 ) -> GroupPicture:
     """The picture of the group `raw`, from the cache and from Prometheus. Times in it are as `moments` tells them.
 
@@ -136,7 +148,16 @@ async def observe(
         return replace(picture, reading=Reading(None, {}, hold))
     alone = len(cluster.list(INFERENCE_GROUPS, picture.group.metadata.namespace)) == 1
     reading = await _read(picture, source, preset, moments, alone, now)
-    return replace(picture, reading=reading, windows=source.windows, kv_hold_seconds=preset.kv_hold_seconds)
+    picture = replace(
+        picture, reading=reading, windows=source.windows, kv_hold_seconds=preset.kv_hold_seconds
+    )
+    if not picture.calls_engines:
+        return picture
+    if preset.role_switch is None:
+        return replace(picture, kinds={name: name for name in picture.kinds})
+    moving = {one.replica for one in picture.group.status.transfers}
+    told = await engines.read(asked(picture.replicas, moving), preset.role_switch, moments.calls, now.boot)
+    return replace(picture, role_switch=preset.role_switch, engine_roles=told)
 
 
 def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal]) -> GroupPicture:
@@ -217,6 +238,7 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
             one,
             gate_changed_at=moments.told(one.pod_uid, "gate", one.gate_changed_at, now),
             ready_changed_at=moments.told(one.pod_uid, "ready", one.ready_changed_at, now),
+            containers_changed_at=moments.told(one.pod_uid, "containers", one.containers_changed_at, now),
             role_since=moments.told(one.pod_uid, "role", one.role_since, now),
             created_at=moments.told(one.pod_uid, "created", one.created_at, now),
             node_created_at=moments.told(one.node_uid, "created", one.node_created_at, now),

@@ -434,7 +434,8 @@ def _flip_obstacle(inputs: SplitInputs) -> Finding | None:
             False,
             "FlipIncompatible",
             "no two roles of different stages can exchange replicas: their templates have to be equal but for"
-            " labels, and their nodes have to be equal; of roles with a scaleTargetRef the acceleratorsPerReplica",
+            " labels, and their nodes have to be equal; of roles with a scaleTargetRef the acceleratorsPerReplica; flip"
+            " HTTP needs a metrics preset with role_switch",
         )
     return None
 

@@ -24,7 +24,7 @@ from weft.balancing.exporters import (
     VLLM_ROUTER,
 )
 from weft.balancing.series import EngineSeries, FrontEndSeries, Series, histogram_names, signal_names
-from weft.balancing.settings import PresetSettings
+from weft.balancing.settings import PresetSettings, RoleSwitchSettings
 
 SIGNAL_LABEL = "weft_signal"
 
@@ -82,6 +82,8 @@ class Preset:
     """Expression by signal: the fields of FrontEndSeries, all of FRONT_REQUIRED among them."""
     kv_hold_seconds: float
     """How long after a prefill replica's last request its KV caches may still be read by decode replicas."""
+    role_switch: RoleSwitchSettings | None = None
+    """How its engines change their stage by an HTTP call; None: they do not."""
     counts_after_prefill: bool = False
     """Whether the front end counts a request only when it has passed prefill: what waits there is then not counted."""
 
@@ -106,6 +108,18 @@ class Preset:
 _NIXL_HOLD_SECONDS = 30.0
 """vLLM's NIXL connector leases blocks for 30 s in new versions."""
 
+_SGLANG_SWITCH = RoleSwitchSettings(
+    port=30000,
+    path="/pd_role_switch",
+    body={"prefill": {"new_role": "prefill"}, "decode": {"new_role": "decode"}},
+    # /server_info goes on telling what the engine was started with.
+    role_path="/model_info",
+    role_field="disaggregation_mode",
+    role={"prefill": "prefill", "decode": "decode"},
+    unchanged_field="safe_to_restore",
+)
+"""Of SGLang 0.5.23 with --enable-pd-role-switch."""
+
 VLLM = Preset("vllm", VLLM_ENGINES, ENDPOINT_PICKER, _NIXL_HOLD_SECONDS)
 
 PRESETS: Mapping[str, Preset] = {
@@ -114,8 +128,8 @@ PRESETS: Mapping[str, Preset] = {
         VLLM,
         Preset("vllm-router", VLLM_ENGINES, VLLM_ROUTER, _NIXL_HOLD_SECONDS, counts_after_prefill=True),
         Preset("vllm-smg", VLLM_ENGINES, SMG, _NIXL_HOLD_SECONDS),
-        Preset("sglang", SGLANG_ENGINES, SMG, _NIXL_HOLD_SECONDS),
-        Preset("sglang-epp", SGLANG_ENGINES, ENDPOINT_PICKER, _NIXL_HOLD_SECONDS),
+        Preset("sglang", SGLANG_ENGINES, SMG, _NIXL_HOLD_SECONDS, _SGLANG_SWITCH),
+        Preset("sglang-epp", SGLANG_ENGINES, ENDPOINT_PICKER, _NIXL_HOLD_SECONDS, _SGLANG_SWITCH),
         Preset("dynamo", DYNAMO_WORKERS, DYNAMO_FRONTEND, _NIXL_HOLD_SECONDS),
     )
 }
@@ -151,6 +165,7 @@ def _configured(name: str, settings: PresetSettings) -> Preset:
         engine=engine,
         front_end=front_end,
         kv_hold_seconds=base.kv_hold_seconds if hold is None and base else hold or 0.0,
+        role_switch=settings.role_switch or (base.role_switch if base else None),
         counts_after_prefill=base is not None and base.counts_after_prefill,
     )
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
-from weft.api import FlipMethod, InferenceRole, LogicalNode
+from weft.api import FlipMethod, InferenceRole, LogicalNode, Stage
 from weft.api.conditions import is_false, is_true
 from weft.api.names import GATE_SERVING, LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import GROUP
@@ -58,6 +58,8 @@ class Replica:
     drain_timeout_seconds: int | None = None
     """What its role promised when it got it; None where the pod does not say."""
     created_at: datetime | None = None
+    containers_changed_at: datetime | None = None
+    """When its containers became ready, or ceased to be."""
     has_node: bool = False
     node_uid: str = ""
     node_deleting: bool = False
@@ -152,6 +154,7 @@ def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
         "revision": annotations.get(ANNOTATION_REVISION, ""),
         "role_since": _time(annotations.get(ANNOTATION_ROLE_SINCE)),
         "drain_timeout_seconds": _seconds(annotations.get(ANNOTATION_DRAIN)),
+        "containers_changed_at": _time(conditions.get("ContainersReady", {}).get("lastTransitionTime")),
         "created_at": _time(metadata.get("creationTimestamp")),
         "pod": pod,
     }
@@ -172,13 +175,19 @@ def shape_of(role: InferenceRole) -> str:
 def kind_of(role: InferenceRole, flip: FlipMethod) -> str:
     """Roles of one kind can exchange replicas. Without flips each role is its own.
 
-    By label: equal but for labels. By a restart: on equal logical nodes. Two existing workloads: by one having
+    By label: equal but for labels. By a restart: on equal logical nodes. By an HTTP call:
+    of prefill and decode, on equal hardware. Two existing workloads: by one having
     fewer and the other more.
     """
     if flip is FlipMethod.NONE:
         return role.metadata.name
     if role.spec.scale_target_ref is not None:
         return f"scale-{role.spec.accelerators_counted}"
+    if flip is FlipMethod.HTTP:
+        # Their arguments differ by the stage; what else does the engine has to bear.
+        if role.spec.stage is Stage.AGGREGATED:
+            return role.metadata.name
+        return f"http-{shape_of(role)}-{role.spec.accelerators_counted}"
     if flip is FlipMethod.RESTART:
         return f"restart-{shape_of(role)}" if role.spec.node is not None else role.metadata.name
     return f"{revision_of(role)}-{role.spec.accelerators_counted}"

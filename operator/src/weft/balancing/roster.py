@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from weft.api import InferenceRole
 from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, revision_of, serving_in, shape_of
+from weft.balancing.role_switch import strays
 from weft.balancing.state import Finding, PodLoad, Split
 from weft.balancing.steps import CheckTemplate, CreateNode, CreatePod, DeletePod, Relabel, Step
 from weft.balancing.stuck import lost
@@ -119,6 +120,12 @@ def plan_roster(
         and not one.pod_deleting
         and effective[one.name] in roles
         and (one.created_at is None or now - one.created_at >= REPLACE_AFTER)
+    ]
+    away = set(strays(picture, transfers))
+    ended += [
+        DeletePod(one.name, "its engine serves another stage than its role's and is made again")
+        for one in staying
+        if one.name in away and one.name not in remove
     ]
     behind = [
         Relabel(one.name, "its pod serves another role than it was made for", one.role)

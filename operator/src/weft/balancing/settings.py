@@ -5,7 +5,7 @@ Tenants name a source and a preset; they never name an address or write PromQL.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -72,6 +72,41 @@ class SourceSettings(BaseModel):
         return self
 
 
+Path = Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=1024)]
+
+
+class RoleSwitchSettings(BaseModel):
+    """How an engine changes its stage by an HTTP call (`rebalance.flip: HTTP`), and how it tells the one it has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: Annotated[int, Field(ge=1, le=65535)]
+    """Of the engine, at its pod's address."""
+    path: Path
+    """Gets the POST."""
+    body: dict[str, dict[str, Any]]
+    """JSON by the stage that it is to serve."""
+    role_path: Path
+    """Asked by GET before and after."""
+    role_field: Annotated[str, Field(min_length=1, max_length=256)]
+    """Where its answer, a JSON object, has the stage; dots lead into objects."""
+    role: dict[str, str]
+    """The engine's words by stage."""
+    unchanged_field: str = ""
+    """True in a refusal where the engine is as it was; without it the engine is replaced after the timeout."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """How long a change may take; where nothing is known of the engine by then its pod is replaced."""
+
+    @model_validator(mode="after")
+    def _has_both(self) -> Self:
+        for name, by_stage in (("body", self.body), ("role", self.role)):
+            if set(by_stage) != {"prefill", "decode"}:
+                raise ValueError(f"{name}: has to have prefill and decode, and nothing else")
+        if self.role["prefill"] == self.role["decode"]:
+            raise ValueError("role: the two stages have to have different words")
+        return self
+
+
 class PresetSettings(BaseModel):
     """One set of metric names that groups may use by name (`spec.metrics.preset`)."""
 
@@ -85,3 +120,5 @@ class PresetSettings(BaseModel):
     """The same for what stands before the engines."""
     kv_hold_seconds: Annotated[float, Field(ge=0, le=3600)] | None = None
     """How long after a prefill replica's last request its KV caches may still be read by decode replicas."""
+    role_switch: RoleSwitchSettings | None = None
+    """For engines that change their stage by an HTTP call."""

@@ -98,6 +98,13 @@ class Switch(_OfReplica):
 
 
 @dataclass(frozen=True)
+class CallEngine(_OfReplica):
+    """Ask a replica's engine to serve another stage."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
 class DeletePod(_OfReplica):
     """End a replica's pod."""
 
@@ -176,6 +183,7 @@ Step = (
     | EnterRouter
     | ReturnToRouter
     | Switch
+    | CallEngine
     | CheckTemplate
     | CreatePod
     | CreateNode

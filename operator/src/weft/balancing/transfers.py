@@ -13,6 +13,11 @@ and with `flip: Restart`, on a logical node that keeps its devices
 
     out of the router -> idle, KV caches read -> pod deleted -> made from the other template -> into the router
 
+and with `flip: HTTP`, where the engine changes its stage when it is asked to
+
+    out of the router -> idle, KV caches read -> recorded -> asked, one call -> tells the new stage -> labels -> into
+    the router
+
 Without a drain the router sends it the new stage's requests as soon as it sees the labels, and the engine, which
 serves both stages, ends the old ones beside them.
 
@@ -30,11 +35,14 @@ from datetime import datetime, timedelta
 from weft.api import Transfer, TransferStep
 from weft.balancing import removal
 from weft.balancing.drain import idle, timed_out
+from weft.balancing.engine_calls import EngineRole
 from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, cold_start_seconds, serving_in
+from weft.balancing.role_switch import Verdict, judge, unwilling, why_not
 from weft.balancing.roster import effective_roles, no_spare, work
 from weft.balancing.state import Finding, Note, Split
 from weft.balancing.steps import (
+    CallEngine,
     CheckTemplate,
     DeletePod,
     EnterRouter,
@@ -45,7 +53,7 @@ from weft.balancing.steps import (
     Switch,
 )
 
-TransferAct = LeaveRouter | Switch | EnterRouter | ReturnToRouter | DeletePod
+TransferAct = LeaveRouter | CallEngine | Switch | EnterRouter | ReturnToRouter | DeletePod
 
 OPEN_MOST = 16
 """As many as the status holds."""
@@ -122,6 +130,8 @@ def _forward(transfer: Transfer, replica: Replica, picture: GroupPicture, now: d
                 return Carried(draining)
             delete = DeletePod(replica.name, "has finished its requests and restarts in its new role")
             return Carried(_at(transfer, TransferStep.SWITCHING), step=delete)
+        if picture.calls_engines:
+            return _ask(transfer, replica, picture, now)
         load = picture.reading.loads.get(replica.name)
         if not idle(replica, load, picture.windows.scrape_seconds):
             return Carried(draining)
@@ -138,6 +148,43 @@ def _forward(transfer: Transfer, replica: Replica, picture: GroupPicture, now: d
         f"{transfer.replica} serves {transfer.to}, {seconds:.0f} s after it was taken from {transfer.from_}"
     )
     return Carried(transfer, over=True, note=Note("TransferFinished", text))
+
+
+def _ask(transfer: Transfer, replica: Replica, picture: GroupPicture, now: datetime) -> Carried:
+    """What to do for a replica whose engine changes its stage when it is asked, and which is out of the router."""
+    switching = _at(transfer, TransferStep.SWITCHING)
+    if transfer.step is not TransferStep.SWITCHING:
+        # Recorded before the engine is asked: from then on only what it tells says which stage it has.
+        ready = picture.role_switch is not None and removal.may_end(replica, picture, now)
+        return Carried(switching if ready else _at(transfer, TransferStep.DRAINING))
+    match _verdict(transfer, replica, picture, now):
+        case Verdict.SWITCHED:
+            reason = "its engine tells that it serves its new role"
+            return Carried(switching, step=Switch(replica.name, reason, transfer.from_, transfer.to))
+        case Verdict.CALL:
+            stage = picture.roles[transfer.to].spec.stage.label
+            reason = "has finished its requests and is asked to change its role"
+            return Carried(switching, step=CallEngine(replica.name, reason, stage))
+        case Verdict.REPLACE:
+            return Carried(switching, step=DeletePod(replica.name, "nobody knows which role its engine has"))
+        case _:
+            return Carried(switching)
+
+
+def _verdict(transfer: Transfer, replica: Replica, picture: GroupPicture, now: datetime) -> Verdict:
+    settings = picture.role_switch
+    if settings is None:
+        return Verdict.WAIT
+    taker = picture.roles.get(transfer.to)
+    giver = picture.roles.get(transfer.from_)
+    seconds = removal.drain_seconds(replica, picture) + round(settings.timeout_seconds)
+    return judge(
+        picture.engine_roles.get(replica.name, EngineRole()),
+        giver.spec.stage.label if giver is not None else "",
+        taker.spec.stage.label if taker is not None else "",
+        settings.timeout_seconds,
+        timed_out(replica, seconds, now),
+    )
 
 
 def _at(transfer: Transfer, step: TransferStep) -> Transfer:
@@ -168,6 +215,9 @@ def reason_to_turn_back(transfer: Transfer, replica: Replica, picture: GroupPict
     """Why the transfer has to be rolled back; empty while it goes forward. For people."""
     if switched(transfer, replica):
         return ""
+    if picture.calls_engines and transfer.step is TransferStep.SWITCHING and replica.gate is False:
+        back = _verdict(transfer, replica, picture, now) is Verdict.RETURN
+        return why_not(picture.engine_roles[replica.name]) if back else ""
     giver = picture.roles.get(transfer.from_)
     if giver is None or transfer.to not in picture.roles:
         return "one of its roles is gone"
@@ -193,6 +243,9 @@ def choose(
     Where they drain first at most a quarter of the replicas (at least one) are on their way at a time. A replica
     that was just rolled back is left alone for the cooldown. Of those that can go the least loaded goes.
     """
+    refusal = unwilling(picture)
+    if refusal is not None:
+        return (), refusal
     roles, kinds, replicas, loads = picture.roles, picture.kinds, picture.replicas, picture.reading.loads
     cooldown_seconds = picture.group.spec.rebalance.cooldown_seconds
     effective = effective_roles(replicas, {transfer.replica: transfer.to for transfer in open_transfers})

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from weft.api.names import LABEL_GROUP
 from weft.api.resources import GROUP, NODES, PODS, ResourceType
 from weft.cluster import Object
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 USED: Mapping[ResourceType, Mapping[str, frozenset[str]]] = {
-    PODS: {"spec": frozenset({"nodeName", "tolerations"}), "status": frozenset({"phase", "conditions"})},
+    PODS: {
+        "spec": frozenset({"nodeName", "tolerations", "hostNetwork"}),
+        "status": frozenset({"phase", "conditions"}),
+    },
     NODES: {
         "spec": frozenset({"taints", "unschedulable"}),
         "status": frozenset({"allocatable", "conditions", "nodeInfo"}),
@@ -45,6 +49,9 @@ def lean(resource: ResourceType, obj: Object) -> Object:
     }
     if resource == PODS and (waiting := list(_waiting(obj.get("status") or {}))):
         parts["status"]["containerStatuses"] = waiting
+    address = (obj.get("status") or {}).get("podIP") if resource == PODS else None
+    if address is not None and LABEL_GROUP in (metadata.get("labels") or {}):
+        parts["status"]["podIP"] = address  # of an engine, which may be called
     return {**obj, "metadata": metadata, **parts}
 
 

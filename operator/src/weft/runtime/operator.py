@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from weft.balancing.controller import GroupController
+from weft.balancing.engine_calls import EngineCalls
 from weft.balancing.keys import GroupKey
 from weft.balancing.presets import with_configured
 from weft.balancing.prometheus import PrometheusSource
@@ -107,10 +108,12 @@ def _controllers(
     sources = {name: PrometheusSource(source) for name, source in settings.sources.items()}
     for source in sources.values():
         sessions.push_async_callback(source.close)
+    engines = EngineCalls()
+    sessions.push_async_callback(engines.close)
     return {
         **binding_controllers.controllers(cluster, fabrics, settings.inventory_seconds, queue.add),
         GroupKey: GroupController(
-            cluster, sources, with_configured(settings.presets), settings.scale_targets
+            cluster, sources, with_configured(settings.presets), settings.scale_targets, engines
         ),
     }
 

@@ -215,9 +215,26 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "RoleSwitchIgnored",
+                "An engine answered that it changed its stage, and tells its old one; it serves that on.",
+                "Compare its version and arguments with docs/engines.md, or set `rebalance.flip` to Restart. It is"
+                " tried again after five minutes.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
+                "RoleSwitchRefused",
+                "An engine refuses to change its stage, in the words of the message; it serves the old one on.",
+                "Correct its arguments or the preset's `role_switch`, or set `rebalance.flip` to Restart. Tried again"
+                " after five minutes.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
                 "FlipIncompatible",
                 "No two roles of different stages can exchange replicas.",
-                "Make templates equal but for labels, and nodes equal, or set `rebalance.flip` to None.",
+                "Make templates equal but for labels, and nodes equal, or set `rebalance.flip` to None. HTTP needs a"
+                " preset with `role_switch`.",
                 event="Warning",
             ),
             _TEMPLATE_MISSING,
