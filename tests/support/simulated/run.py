@@ -434,6 +434,13 @@ class Run:
         await self.cluster.delete(LOGICAL_NODES, node["metadata"]["name"], node["metadata"]["namespace"])
 
     def _is_usable(self, node: Object) -> bool:
+        # Who brings a pod between the last look for pods and the detach is told not to (docs/maintenance.md).
+        uid = node["metadata"]["uid"]
+        leaving = (
+            each for each in self.cluster.list(DEVICE_ATTACHMENTS) if condition(each, "Leaving") == "True"
+        )
+        if any(each["spec"]["claimRef"]["uid"] == uid for each in leaving):
+            return False
         return condition(node, "Bound") == "True" and node["metadata"]["uid"] not in self._disturbed
 
     async def _use(self, node: Object, name: str) -> None:

@@ -34,6 +34,7 @@ from weft.binding.steps import (
     Expire,
     Finish,
     GiveUp,
+    Leave,
     LookForPods,
     MarkAttached,
     Place,
@@ -56,9 +57,13 @@ DEVICES = ("a", "b")
 PLACE = ("rack", "h")
 WAITING = Waiting("u", "ns", "n", "", Shape((), frozenset()))
 ASSIGNMENT = Assignment(WAITING, HostOffer("rack", "h", "node-h", {}, 0, 0), ())  # type: ignore[arg-type]
-INVENTORY = Picture(
-    Inventory(tuple(Device(each, DeviceKind.ACCELERATOR, {}, 1, True) for each in DEVICES), (), (), True)
-)
+MORE = replace(ASSIGNMENT, waiting=replace(WAITING, extends="op"))
+
+
+@cache
+def seen(shown: frozenset[str]) -> Picture:
+    devices = tuple(Device(each, DeviceKind.ACCELERATOR, {}, 1, True) for each in DEVICES)
+    return Picture(Inventory(devices, (), tuple((each, "h") for each in sorted(shown)), True))
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class Held:
     attached: bool = False
     quarantined: bool = False
     deleting: bool = False
+    leaving: bool = False
+    added: bool = False
+    """Whether it was claimed for a node that was bound already."""
     certainty: Certainty = Certainty.NEVER_CALLED
 
 
@@ -79,6 +87,10 @@ class World:
     there: bool = True
     deleting: bool = False
     bound: bool = False
+    listed: frozenset[str] = frozenset()
+    """Devices in its status."""
+    shrunk: bool = False
+    """Whether its spec asks for one device instead of two."""
     releasing: bool = False
     expired: bool = False
     time_is_up: bool = False
@@ -117,19 +129,33 @@ def condition(kind: str, reason: str = "Because") -> dict[str, str]:
 
 
 @cache
-def node(deleting: bool, bound: bool, expired: bool, time_is_up: bool) -> LogicalNode:
+def node(
+    deleting: bool, bound: bool, expired: bool, time_is_up: bool, shrunk: bool, listed: frozenset[str]
+) -> LogicalNode:
     metadata: dict[str, Any] = {"name": "n", "namespace": "ns", "uid": "u", "finalizers": ["weft.dev/fabric"]}
+    metadata["generation"] = 2
     if deleting:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     conditions = [condition(kind) for kind, holds in (("Bound", bound), ("Expired", expired)) if holds]
-    spec = {"accelerators": [{"name": "main", "count": 2}], "ttlSecondsAfterBound": 5 if time_is_up else 50}
+    count = 1 if shrunk else 2
+    pool = {"kind": "GPUPool", "name": "p"}
+    devices = [
+        {"request": "main", "poolRef": pool, "device": each, "attachment": f"rack.{each}"}
+        for each in sorted(listed)
+    ]
+    spec = {
+        "accelerators": [{"name": "main", "count": count}],
+        "ttlSecondsAfterBound": 5 if time_is_up else 50,
+    }
     return LogicalNode.model_validate(
-        {"metadata": metadata, "spec": spec, "status": {"conditions": conditions}}
+        {"metadata": metadata, "spec": spec, "status": {"conditions": conditions, "devices": devices}}
     )
 
 
 @cache
-def attachment(device: str, quarantined: bool, deleting: bool) -> DeviceAttachment:
+def attachment(
+    device: str, quarantined: bool, deleting: bool, leaving: bool, added: bool
+) -> DeviceAttachment:
     metadata: dict[str, Any] = {"name": f"rack.{device}", "uid": device, "finalizers": ["weft.dev/fabric"]}
     if deleting:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -144,19 +170,28 @@ def attachment(device: str, quarantined: bool, deleting: bool) -> DeviceAttachme
         "claimSize": 2,
         "claimRef": {"namespace": "ns", "name": "n", "uid": "u"},
     }
-    conditions = [condition("Quarantined")] if quarantined else []
+    if added:
+        spec |= {"operation": "more", "extends": "op", "claimSize": 1}
+    conditions = [
+        condition(kind, reason)
+        for kind, reason, holds in (("Quarantined", "Because", quarantined), ("Leaving", "Surplus", leaving))
+        if holds
+    ]
     return DeviceAttachment.model_validate(
         {"metadata": metadata, "spec": spec, "status": {"conditions": conditions}}
     )
 
 
 def decided(world: World) -> Step:
-    claims = tuple(attachment(each.device, each.quarantined, each.deleting) for each in world.held)
+    claims = tuple(
+        attachment(each.device, each.quarantined, each.deleting, each.leaving, each.added)
+        for each in world.held
+    )
     view = HostView(
         *PLACE,
         NodeView("node-h", True, True, "ns.n" if world.tainted else ""),
         "" if world.reachable else "fabric rack cannot be reached",
-        INVENTORY,
+        seen(world.shown),
         certainty={each.device: each.certainty for each in world.held},
         attached=frozenset(each.device for each in world.held if each.attached),
         reading=world.reading,
@@ -168,11 +203,13 @@ def decided(world: World) -> Step:
     )
     picture = LogicalNodePicture(
         LogicalNodeKey("ns", "n"),
-        node(world.deleting, world.bound, world.expired, world.time_is_up) if world.there else None,
+        node(world.deleting, world.bound, world.expired, world.time_is_up, world.shrunk, world.listed)
+        if world.there
+        else None,
         claims,
         {PLACE: view} if claims else {},
         tainted=("node-h",) if world.tainted else (),
-        outcome=ASSIGNMENT if world.assigned else None,
+        outcome=(MORE if world.bound else ASSIGNMENT) if world.assigned else None,
         unplaceable="" if world.reachable else "fabric rack cannot be reached",
     )
     return decide(picture, Now(NOW, 0.0))
@@ -183,6 +220,9 @@ def outcomes(world: World, step: Step) -> Iterator[World]:
     match step:
         case Place():
             yield replace(world, assigned=False).next_pass()
+        case Claim() if world.bound:
+            (free,) = (each for each in DEVICES if each not in {held.device for held in world.held})
+            yield replace(world, assigned=False, held=(*world.held, Held(free, added=True)))
         case Claim():
             free = [each for each in DEVICES if each not in {held.device for held in world.held}]
             for count in (1, 2):
@@ -216,7 +256,13 @@ def outcomes(world: World, step: Step) -> Iterator[World]:
                 world = world.change(claim.spec.device, attached=True, certainty=Certainty.CLEAR)
             yield world
         case Publish():
-            yield replace(world, bound=True, releasing=False).next_pass()
+            listed = frozenset(claim.spec.device for claim in step.claims)
+            assigned = world.assigned and step.ask_after is None
+            yield replace(world, bound=True, releasing=False, listed=listed, assigned=assigned).next_pass()
+        case Leave():
+            for claim in step.claims:
+                world = world.change(claim.spec.device, leaving=True)
+            yield world
         case Quarantine():
             for claim in step.claims:
                 world = world.change(claim.spec.device, quarantined=True)
@@ -227,13 +273,19 @@ def outcomes(world: World, step: Step) -> Iterator[World]:
             yield replace(world, problem="", called=False, verified=False, reading=None, pods_known=False)
         case Withdraw():
             yield replace(
-                world, bound=False, releasing=True, expired=world.expired or step.reason == "Expired"
+                world,
+                bound=False,
+                listed=frozenset(),
+                releasing=True,
+                expired=world.expired or step.reason == "Expired",
             ).next_pass()
         case LookForPods():
             yield replace(world, pods_known=True)
             yield replace(world, pods_known=True, used=True)
         case Detach():
-            assert not world.used or not any(each.attached for each in world.held)
+            assert not world.used or not any(
+                each.attached for each in world.held if each.device in step.devices
+            )
             called = replace(world, called=True, verified=False)
             yield replace(called, shown=world.shown - step.devices)
             yield replace(called, problem="unknown")
@@ -249,9 +301,11 @@ def outcomes(world: World, step: Step) -> Iterator[World]:
         case Wait():
             says = {(fact[0], fact[2]) for fact in step.facts}
             releasing = world.there and (world.releasing or ("Bound", "Releasing") in says)
-            yield replace(world, bound=world.bound and not says, releasing=releasing).next_pass()
+            bound, listed = (False, frozenset[str]()) if says else (world.bound, world.listed)
+            yield replace(world, bound=bound, listed=listed, releasing=releasing).next_pass()
         case Expire():
             assert expired_facts()
+            world = replace(world, listed=frozenset())
             yield replace(world, expired=True, bound=False, releasing=False, tainted=False).next_pass()
         case Finish():
             yield replace(world, there=False, tainted=False, releasing=False).next_pass()
@@ -268,6 +322,9 @@ def events(world: World) -> Iterator[tuple[str, World]]:
         if world.bound:
             yield "", replace(world, time_is_up=True)
             yield "", replace(world, used=True)
+            yield "", replace(world, shrunk=not world.shrunk, assigned=False)
+            if not world.shrunk and len(world.held) == 1 and not world.assigned:
+                yield "", replace(world, assigned=True)
     yield "", replace(world, used=False)
     yield "", replace(world, reachable=not world.reachable)
     yield "", replace(world, tainted=False)
@@ -297,6 +354,8 @@ def claim_state(world: World, device: str) -> str:
         return "Releasing"
     if held.quarantined:
         return "Quarantined"
+    if held.leaving:
+        return "Leaving"
     return "Attached" if held.attached else "Claimed"
 
 
