@@ -143,7 +143,7 @@ DIRECTED = (
 
 
 def _two_leaders(name: str, *verbs: str) -> Schedule:
-    """The leader has an attach to repeat when it is put out of action; its claim is given to another host meanwhile."""
+    """The leader has an attach to repeat when it is put out of action; its claim is released meanwhile."""
     return Schedule(
         name,
         ("--permissive",),
@@ -152,10 +152,11 @@ def _two_leaders(name: str, *verbs: str) -> Schedule:
             *(Act(0.8, verb, seconds=7.0 - number) for number, verb in enumerate(verbs)),
             Act(0.9, "delete", "a", "one"),
             Act(0.9, "cordon", pick=0),
-            Act(1.0, "create", "b", "one", gpus=GPUS),
+            # Not before the leader that was out of action has had its try: a device elsewhere would be a conflict.
+            Act(11.0, "create", "b", "one", gpus=GPUS),
         ),
         (Episode(0.0, 8.5, "fabric write", 1.0, Treatment(Way.REFUSE, status=503)),),
-        seconds=10.0,
+        seconds=13.0,
     )
 
 
