@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +60,16 @@ def message(obj: Object | None, kind: str) -> str:
     return next((one["message"] for one in found if one["type"] == kind), "")
 
 
+@pytest.fixture
+def deep_json() -> Iterator[None]:
+    """This process writes and reads what a tenant may."""
+    levels = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    yield
+    sys.setrecursionlimit(levels)
+
+
+@pytest.mark.usefixtures("deep_json")
 def test_a_misspelt_field_of_a_template_is_refused_by_name_and_not_dropped(world: World) -> None:
     group(world, {**CONTAINER, "readynessProbe": {"httpGet": {"path": "/", "port": 80}}})
     world.start_operator()
@@ -76,6 +87,27 @@ def test_a_misspelt_field_of_a_template_is_refused_by_name_and_not_dropped(world
     world.kube.patch(INFERENCE_GROUPS, "llama", fixed, world.namespace)
     eventually(lambda: len(world.kube.list(PODS, world.namespace)) == 2, what="both pods are made")
     eventually(lambda: reason(role(), "Ready") == "Progressing", what="the role waits for its pod")
+
+    # Deeper than Python's parser goes by itself: it costs its own role, and the operator works on.
+    deep: dict[str, Any] = {}
+    for _ in range(2_000):
+        deep = {"n": deep}
+    spec = {
+        "groupRef": {"name": "llama"},
+        "stage": "Decode",
+        "maxReplicas": 1,
+        "profileRef": {"name": "none"},
+    }
+    create(
+        world, INFERENCE_ROLES, "odd", {**spec, "template": {"spec": {"containers": [CONTAINER], "n": deep}}}
+    )
+    world.logical_node("trainer")
+    eventually(lambda: condition(world.get("trainer"), "Bound") == "False", what="others are answered")
+
+    def odd() -> Object | None:
+        return world.kube.get(INFERENCE_ROLES, "odd", world.namespace)
+
+    eventually(lambda: 'unknown field "spec.n"' in message(odd(), "Ready"), what="the role says so")
 
 
 def test_pods_that_pod_security_refuses_come_when_the_namespace_allows_them(world: World) -> None:

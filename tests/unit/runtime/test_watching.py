@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 from weft.runtime.history import History
 from weft.runtime.informer import Informer
+from weft.runtime.nesting import read_deep_json
 
 GROUP_VERSION = f"{GPU_POOLS.group}/{GPU_POOLS.version}"
 SECONDS = 15.0
@@ -36,7 +39,7 @@ class Served:
     def version(self) -> int:
         return len(self.history)
 
-    def store(self, kind: str, name: str, **metadata: str) -> None:
+    def store(self, kind: str, name: str, **metadata: Any) -> None:
         version = str(self.version + 1)
         obj = {"metadata": {"name": name, "uid": name, "resourceVersion": version, **metadata}, "spec": {}}
         self.history.append((kind, obj))
@@ -138,6 +141,16 @@ async def served() -> AsyncIterator[Served]:
 
 
 @pytest.fixture
+def deep_json() -> Iterator[None]:
+    """This process reads what `weft run` reads."""
+    levels, stack = sys.getrecursionlimit(), threading.stack_size()
+    read_deep_json()
+    yield
+    sys.setrecursionlimit(levels)
+    threading.stack_size(stack)
+
+
+@pytest.fixture
 def cache() -> ObjectCache:
     return ObjectCache()
 
@@ -185,6 +198,22 @@ async def test_what_happened_before_a_watch_expired_is_listed(served: Served, ca
     served.say(failure(410))
     served.store("MODIFIED", "rack", deletionTimestamp="2026-01-01T00:00:00Z")
     await until(lambda: names(cache) == {"rack": True})
+    assert served.lists > lists
+
+
+@pytest.mark.usefixtures("deep_json", "informer")
+async def test_an_object_as_deep_as_a_tenant_can_make_it_ends_no_watch_and_no_list(
+    served: Served, cache: ObjectCache
+) -> None:
+    deep: Object = {}
+    for _ in range(9_900):
+        deep = {"nested": deep}
+    served.store("ADDED", "odd", deep=deep)
+    await until(lambda: "odd" in names(cache))
+    lists = served.lists
+    served.say(failure(410))
+    served.store("ADDED", "other")
+    await until(lambda: "other" in names(cache))
     assert served.lists > lists
 
 

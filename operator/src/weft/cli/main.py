@@ -135,6 +135,7 @@ def _run(config: Path | None) -> int:
     from weft.runtime.client import StartError
     from weft.runtime.logs import configure
     from weft.runtime.memory import collect_everything_rarely, give_freed_memory_back
+    from weft.runtime.nesting import read_deep_json
     from weft.runtime.operator import run
     from weft.runtime.settings import load
 
@@ -146,6 +147,7 @@ def _run(config: Path | None) -> int:
     configure(settings.log_format, settings.log_level)
     collect_everything_rarely()
     give_freed_memory_back()
+    read_deep_json()
     try:
         return uvloop.run(run(settings))
     except StartError as error:

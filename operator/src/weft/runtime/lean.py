@@ -25,8 +25,10 @@ ANNOTATIONS = frozenset({"controller.kubernetes.io/pod-deletion-cost"})
 """What is kept of their annotations beside Weft's own."""
 MOST_TEXTS = 20_000
 """Texts that are known at a time: a few MiB."""
-DEEPEST = 12
-"""Levels of an object in which texts are shared: Weft's own fields are within, a tenant's pod template may go on."""
+DEEPEST = 40
+"""Levels of an object that are kept: no field of Kubernetes is deeper, and what goes through one calls itself."""
+TOO_DEEP = "(nested too deep)"
+"""Stands for what is deeper, in a tenant's pod template: the API server refuses the pod by the name of the field."""
 
 
 def lean(resource: ResourceType, obj: Object) -> Object:
@@ -69,7 +71,7 @@ class Texts:
         self._known: dict[str, str] = {}
 
     def share(self, obj: Object) -> Object:
-        """An equal object whose texts are those that are known already, where they are."""
+        """An object that says the same, down to DEEPEST, with the texts that are known already where they are."""
         if len(self._known) > MOST_TEXTS:
             # Names come and go. What all objects have is known again with the next one.
             self._known.clear()
@@ -79,9 +81,11 @@ class Texts:
     def _share(self, value: Any, levels: int) -> Any:
         if type(value) is str:
             return self._known.setdefault(value, value)
-        if type(value) is dict and levels:
+        if not levels and isinstance(value, dict | list):
+            return TOO_DEEP
+        if type(value) is dict:
             text, share = self._known.setdefault, self._share
             return {text(key, key): share(each, levels - 1) for key, each in value.items()}
-        if type(value) is list and levels:
+        if type(value) is list:
             return [self._share(each, levels - 1) for each in value]
         return value
