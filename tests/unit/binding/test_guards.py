@@ -185,6 +185,32 @@ async def test_a_manager_that_says_detached_and_does_nothing_keeps_its_claims(ra
     assert len(rack.driver.pairs) == 2
 
 
+async def test_a_device_that_its_manager_leaves_out_after_a_detach_is_not_free_before_it_was_seen_free(
+    rack: Rack,
+) -> None:
+    await rack.ask("x")
+    attached = set(rack.driver.pairs)
+    healthy = dict(rack.driver.devices)
+
+    async def lie_and_hide(*_: object) -> object:
+        for device, _host in attached:
+            del rack.driver.devices[device]
+        rack.driver.pairs = set()
+        await rack.poll()
+        return DONE
+
+    detach, rack.driver.detach = rack.driver.detach, lie_and_hide  # type: ignore[method-assign,assignment]
+    await rack.cluster.delete(LOGICAL_NODES, "x", "a")
+    await rack.work("x")
+    assert len(rack.claims()) == 2
+    # They come back, as attached as they were.
+    rack.driver.detach = detach  # type: ignore[method-assign]
+    rack.driver.devices, rack.driver.pairs = healthy, attached
+    await rack.poll()
+    await rack.work("x")
+    assert (rack.claims(), rack.driver.pairs) == ([], set())
+
+
 async def test_a_device_that_is_claimed_is_not_given_to_anybody_else(rack: Rack) -> None:
     spec = {
         "fabric": "rack",

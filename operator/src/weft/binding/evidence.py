@@ -18,7 +18,10 @@ class Certainty(enum.Enum):
     """What is known about one claimed device and its host."""
 
     NEVER_CALLED = "no call was made for it"
-    CLEAR = "no call can take effect any more, and Weft detached what was there: not shown at the host, it is free"
+    CLEAR = (
+        "no call can take effect any more, Weft detached what was there, and the manager has the device: not shown at"
+        " the host, it is free"
+    )
     SETTLED = "inventories far enough apart agree that the device is not there"
     OPEN = "a call may still take effect"
 
@@ -60,6 +63,8 @@ class Evidence:
         self._attached: set[str] = set()
         self._uncalled: set[str] = set()
         self._tasks: dict[str, tuple[str, str]] = {}
+        self.listed: frozenset[str] | None = None
+        """Devices that the last reading of the whole manager has, wherever they are; None: there was none."""
 
     def next(self) -> int:
         """The order of what begins now."""
@@ -112,6 +117,9 @@ class Evidence:
             # Nobody took it away: what the manager does not show for a moment may be there again in the next.
             return Certainty.OPEN
         if history.pending or self.may_come_late(device, host, settle_seconds, called_earlier=called_earlier):
+            return Certainty.OPEN
+        if self.listed is not None and device not in self.listed:
+            # That the host does not show what the manager does not show at all says nothing about the detach.
             return Certainty.OPEN
         return Certainty.CLEAR
 

@@ -113,17 +113,19 @@ class FabricSession:
             for host in self.evidence.newer_hosts(began):
                 live.read(host, before.at(host))
         self._live = live
+        unread = reading.unread
+        devices = frozenset(device.id for device in reading.devices)
+        known = self.evidence.listed if unread.device_list else None
+        self.evidence.listed = devices | (known or frozenset())
         if at is None:
             return
         # What was not read stands in the reading as it was earlier: that is no sight of it.
-        unread = reading.unread
         shown = frozenset(
             (device, host)
             for device, host in reading.attachments
             if device not in unread.devices and host not in unread.hosts
         )
         believed = not picture.problem
-        devices = frozenset(device.id for device in reading.devices)
         hosts = frozenset(host.id for host in reading.hosts)
 
         def shows_absence(device: str, host: str) -> bool:
