@@ -310,6 +310,44 @@ async def test_a_deleted_node_whose_release_the_api_server_refuses_says_so_in_it
     assert rack.cluster.list(LOGICAL_NODES) == []
 
 
+async def test_a_node_whose_machine_may_not_be_tainted_says_so_and_nothing_is_attached(rack: Rack) -> None:
+    await rack.build()
+    words = 'nodes "node-sled-0" is forbidden: User "weft" cannot patch resource "nodes"'
+
+    def no(write: Write) -> ClusterError | None:
+        return ClusterError(403, "Forbidden", words) if write.resource == NODES else None
+
+    rack.cluster.rules.append(no)
+    with pytest.raises(ClusterError):
+        await rack.ask("n")
+    (bound,) = (one for one in rack.node("n")["status"]["conditions"] if one["type"] == "Bound")
+    assert (bound["status"], bound["reason"]) == ("False", "ClaimRefused")
+    assert words in bound["message"]
+    assert any(words in message for _, _, message in rack.cluster.events)
+    assert rack.driver.pairs == set()
+    rack.cluster.rules.clear()
+    await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    # Bound, it stays so: what is refused then is an event.
+    rack.cluster.rules.append(no)
+    node = rack.cluster.objects[NODES, "", "node-sled-0"]
+    rack.cluster.objects[NODES, "", "node-sled-0"] = {**node, "spec": {}}
+    with pytest.raises(ClusterError):
+        await rack.work("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    # So it is said when the taint may not be taken off again.
+    rack.cluster.objects[NODES, "", "node-sled-0"] = node
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    with pytest.raises(ClusterError):
+        await rack.work("n")
+    (bound,) = (one for one in rack.node("n")["status"]["conditions"] if one["type"] == "Bound")
+    assert bound["reason"] == "Releasing"
+    assert words in bound["message"]
+    rack.cluster.rules.clear()
+    await rack.work("n")
+    assert (rack.cluster.list(LOGICAL_NODES), rack.tainted()) == ([], {})
+
+
 async def test_a_pool_that_appears_while_pools_are_counted_does_not_stop_the_count(rack: Rack) -> None:
     await rack.build()
     spec = {"fabricRef": {"name": "rack"}, "selector": {}}

@@ -15,7 +15,7 @@ from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, PODS
 from weft.binding import taints
 from weft.binding.assignments import Assignments
 from weft.binding.change import was_resized
-from weft.binding.claims import attachments, claim_refused
+from weft.binding.claims import attachments, claim_refused, write_refused
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey
 from weft.binding.objects import (
@@ -57,6 +57,7 @@ from weft.cluster import (
     Cluster,
     ClusterError,
     ConflictError,
+    NotFoundError,
     Object,
     add_finalizer,
     drop_finalizer,
@@ -119,7 +120,7 @@ class Actions:
             case Claim():
                 await self._claim(step.assignment, run)
             case Reserve():
-                await self._reserve(step, run)
+                await self._telling_why(self._reserve(step, run), run)
             case Verify():
                 await self._verify(step, run)
             case Attach():
@@ -130,7 +131,7 @@ class Actions:
             case Leave():
                 await self._leave(step, run)
             case Quarantine():
-                await self._quarantine(step, run)
+                await self._telling_why(self._quarantine(step, run), run)
             case TurnBack():
                 await self._telling_why(self._turn_back_for(step, run), run)
             case LookForPods():
@@ -144,7 +145,8 @@ class Actions:
                 await self._telling_why(self._give_up(step), run)
             case ClearTaint():
                 run.tainted = None
-                await taints.clear(self._cluster, step.nodes, run.key.namespace, run.key.name)
+                clearing = taints.clear(self._cluster, step.nodes, run.key.namespace, run.key.name)
+                await self._telling_why(clearing, run)
             case Place():
                 return self._place(step, run)
             case Wait():
@@ -164,7 +166,7 @@ class Actions:
                 self._assignments.withdraw(run.key)
                 return Ended(step.again)
             case Finish():
-                await self._finish(run)
+                await self._telling_why(self._finish(run), run)
                 return Ended(None)
         return None
 
@@ -360,14 +362,21 @@ class Actions:
         self._event(run, "DeviceFailed", text)
 
     async def _telling_why(self, work: Awaitable[None], run: Pass) -> None:
-        """What the API server refuses of a deleted node's release is said there: its owner waits for it to go."""
+        """What the API server refuses is said at the logical node: nothing goes on for its owner meanwhile."""
         try:
             await work
         except ClusterError as error:
             raw = self._raw(run)
-            is_refused = error.status >= 400 and not isinstance(error, ConflictError)
-            if is_refused and raw is not None and "deletionTimestamp" in raw["metadata"]:
-                self._draft_unbound(run, release_refused(error.message or f"{error.status} {error.reason}"))
+            is_refused = error.status >= 400 and not isinstance(error, ConflictError | NotFoundError)
+            if is_refused and raw is not None:
+                words = error.message or f"{error.status} {error.reason}"
+                if "deletionTimestamp" in raw["metadata"]:
+                    self._draft_unbound(run, release_refused(words))
+                else:
+                    facts = write_refused(words)
+                    if not is_true(recent_node(raw).status.conditions, "Bound"):
+                        self._draft_unbound(run, facts)
+                    self._event(run, *facts[0][2:])
                 await self.write(run)
             raise
 

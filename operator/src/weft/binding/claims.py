@@ -18,6 +18,17 @@ def claim_refused(words: str, *, extends: bool = False) -> tuple[Fact, ...]:
     if extends:
         # It keeps what it has.
         return (("Resized", False, "ClaimRefused", text),)
+    return _refused(text)
+
+
+def write_refused(words: str) -> tuple[Fact, ...]:
+    """What is true of a logical node while the API server refuses another write without which nothing goes on."""
+    return _refused(
+        f"the API server refuses a write without which nothing goes on: {words}; it is tried again"
+    )
+
+
+def _refused(text: str) -> tuple[Fact, ...]:
     return (
         ("Reserved", False, "ClaimRefused", text),
         ("Bound", False, "ClaimRefused", text),

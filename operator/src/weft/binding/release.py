@@ -184,7 +184,7 @@ def _releasing(message: str) -> tuple[Fact, ...]:
 
 def release_refused(words: str) -> tuple[Fact, ...]:
     """What is true of a deleted node while the API server refuses what its release has to write."""
-    return _releasing(f"the API server refuses to change its DeviceAttachments: {words}; it is tried again")
+    return _releasing(f"the API server refuses a write that its release needs: {words}; it is tried again")
 
 
 def expired_facts() -> tuple[Fact, ...]:
