@@ -12,6 +12,7 @@ from support import idle_group
 from support.idle_group import GROUP, create_group, split
 from support.world import World, eventually, reason
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from weft.emulator import journal
 from weft_dev import PYTHONPATH
 from weft_dev.controlplane import ControlPlane
 
@@ -20,7 +21,7 @@ Object = dict[str, Any]
 
 @pytest.fixture
 def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
-    world = World(control_plane, namespace, hosts=3, gpus=3, memories=1)
+    world = World(control_plane, namespace, hosts=3, gpus=3, memories=3)
     world.start_emulator()
     try:
         yield world
@@ -86,6 +87,42 @@ def test_a_restart_gives_the_pod_the_other_roles_arguments_and_detaches_nothing(
             assert labels["example.com/serves"] == labels["weft.dev/role"] == labels["weft.dev/stage"]
             args = pod["spec"]["containers"][0]["args"]
             assert args == [f"--disaggregation-mode={labels['weft.dev/role']}"]
+        world.kube.delete(INFERENCE_GROUPS, GROUP, world.namespace)
+        eventually(lambda: not world.attached(), 60, what="all is released")
+
+
+def test_devices_go_from_host_to_host_where_the_hardware_under_a_role_changes(world: World) -> None:
+    world.create(heartbeats=False)
+    nodes = f"{world.name}-sled-0..{len(world.hosts) - 1}"
+    kubelet = (sys.executable, "-m", "weft_dev.kubelet", f"--kubeconfig={world.plane.kubeconfig}")
+    environment = {"PYTHONPATH": PYTHONPATH, "PATH": "/usr/bin:/bin"}
+    world.processes.start("kubelet", (*kubelet, f"--nodes={nodes}"), environment=environment)
+    with idle_group.idle_engines(world.kube, world.namespace) as settings:
+        create_group(world.kube, world.namespace)
+        # There is room for a fourth in the budget, and no fourth GPU.
+        change = {"spec": {"accelerators": {"maximum": 4}, "rebalance": {"flip": "Recompose"}}}
+        world.kube.patch(INFERENCE_GROUPS, GROUP, change, world.namespace)
+        gpu = [{"name": "main", "count": 1}]
+        decode: Object = {"accelerators": gpu, "memory": [{"name": "kv", "size": "512Gi"}]}
+        for role, replicas, node in (("prefill", 1, {"accelerators": gpu}), ("decode", 2, decode)):
+            change = {"spec": {"replicas": replicas, "node": node}}
+            world.kube.patch(INFERENCE_ROLES, role, change, world.namespace)
+        world.start_operator(**settings)
+        eventually(
+            lambda: split(world.kube, world.namespace) == {"prefill": 1, "decode": 2}, 60, what="it serves"
+        )
+        assert len(world.attached()) == 5, "three GPUs, memory for two"
+        logical = uids(world, LOGICAL_NODES)
+        for role, replicas in (("prefill", 2), ("decode", 1)):
+            world.kube.patch(INFERENCE_ROLES, role, {"spec": {"replicas": replicas}}, world.namespace)
+        eventually(
+            lambda: split(world.kube, world.namespace) == {"prefill": 2, "decode": 1}, 60, what="it follows"
+        )
+        assert len(world.attached()) == 4
+        assert len(set(uids(world, LOGICAL_NODES).items()) - set(logical.items())) == 1
+        report = journal.check(world.journal.read_text().splitlines())
+        assert report.double_attached == ()
+        assert (report.attaches, report.detaches) == (6, 2), "one GPU went and came, one memory went"
         world.kube.delete(INFERENCE_GROUPS, GROUP, world.namespace)
         eventually(lambda: not world.attached(), 60, what="all is released")
 

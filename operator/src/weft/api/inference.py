@@ -120,6 +120,7 @@ class FlipMethod(enum.StrEnum):
     LABEL = "Label"
     RESTART = "Restart"
     HTTP = "HTTP"
+    RECOMPOSE = "Recompose"
 
 
 class Rebalance(Model):
@@ -136,7 +137,9 @@ class Rebalance(Model):
         description="How a running replica changes its stage. None: never. Label: only its labels change,"
         " the engine serves both stages. Restart: it finishes its requests, and its pod is replaced by one of the other"
         " role's template on the same logical node, whose devices stay attached. HTTP: it finishes its requests, is"
-        " asked to change by the HTTP call of the preset, and gets the other role's labels once it says that it has.",
+        " asked to change by the HTTP call of the preset, and gets the other role's labels once it says that it has."
+        " Recompose: roles with different nodes; it finishes its requests, its logical node is given back, and one of"
+        " the other role is composed once its devices are free.",
     )
     drain_first: bool | None = Field(
         default=None,

@@ -132,11 +132,23 @@ def _role_state(picture: GroupPicture, role: InferenceRole, allocation: Split) -
         maximum=most,
         spec_replicas=asked,
         accelerators_per_replica=role.spec.accelerators_counted,
-        kind=picture.kinds[role.metadata.name],
+        kind=_kind(picture, role),
         start_seconds=_start_seconds(picture, role),
         profile=profile if isinstance(profile, Profile) else None,
         profile_error=profile.why if isinstance(profile, Unusable) else "",
     )
+
+
+def _kind(picture: GroupPicture, role: InferenceRole) -> str:
+    """Roles of one kind can exchange replicas, as far as the planner is concerned.
+
+    Where one is composed in the place of another each has as many accelerators. With a size that follows the load
+    every role grows and shrinks by itself.
+    """
+    composed = picture.recomposes and role.spec.scale_target_ref is None and role.spec.node is not None
+    if composed and picture.group.spec.accelerators.minimum is None:
+        return f"recompose-{role.spec.accelerators_counted}"
+    return picture.kinds[role.metadata.name]
 
 
 def _start_seconds(picture: GroupPicture, role: InferenceRole) -> float:
@@ -144,7 +156,7 @@ def _start_seconds(picture: GroupPicture, role: InferenceRole) -> float:
     target = picture.targets.get(role.metadata.name)
     if target is not None:
         return cold_start_seconds(target.pods)
-    return cold_start_seconds(picture.replicas) if picture.restarts else 0.0
+    return cold_start_seconds(picture.replicas) if picture.restarts or picture.recomposes else 0.0
 
 
 def _kept(picture: GroupPicture, role: str, allocation: Split) -> int:

@@ -87,9 +87,19 @@ class GroupPicture:
         return self.group.spec.rebalance.flip is FlipMethod.HTTP
 
     @property
+    def recomposes(self) -> bool:
+        """Whether a replica of one role goes with its logical node, and one of the other role is composed."""
+        return self.group.spec.rebalance.flip is FlipMethod.RECOMPOSE
+
+    @property
     def drains_first(self) -> bool:
         """Whether a replica finishes its requests before it changes its role."""
-        return self.restarts or self.calls_engines or bool(self.group.spec.rebalance.drain_first)
+        return (
+            self.restarts
+            or self.calls_engines
+            or self.recomposes
+            or bool(self.group.spec.rebalance.drain_first)
+        )
 
     @property
     def accelerators_held(self) -> int:

@@ -24,7 +24,7 @@ Limits of this version: present load, no forecast.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -40,12 +40,13 @@ from weft.balancing.splits import (
     Terms,
     given,
     judge,
+    longest_drain,
     moves_between,
     reachable,
     stage_needs,
     worst_stage,
 )
-from weft.balancing.state import Finding, Split, SplitInputs
+from weft.balancing.state import Finding, RoleState, Split, SplitInputs
 
 MARGIN, MARGIN_LEAST, MARGIN_SECONDS = 0.10, 0.03, 90.0
 """Share of requests that a move has to save: just after a move, at last, and the time in which it falls to a third."""
@@ -256,7 +257,9 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     recommends = inputs.mode is RebalanceMode.RECOMMEND
     if best == ((inputs.recommended or start) if recommends else start):
         return SplitPlan(start)
-    reason = _reason(inputs, start, best, stay, found[best], needs, demand)
+    reason = _reason(inputs, start, best, stay, found[best], needs, demand) + _price(
+        start, best, roles, terms
+    )
     alternatives = tuple(
         Alternative(
             allocation=split.written(),
@@ -478,6 +481,21 @@ def _reason(
     parts.append(f"expected violations {stay.late:.2f} -> {then.late:.2f}")
     parts.append(f"mean prompt {demand.prompt_tokens:,.0f}, mean answer {demand.answer_tokens:,.0f} tokens")
     return "; ".join(parts)
+
+
+def _price(start: Split, best: Split, roles: Sequence[RoleState], terms: Terms) -> str:
+    """What a replica costs on its way where it ends and another is made, in words; empty where its engine goes on."""
+    takers = [role for role in roles if best[role.name] > start[role.name] and role.start_seconds]
+    if not takers:
+        return ""
+    drain = longest_drain(start, best, roles, terms)
+    seconds = drain + terms.flip_seconds + max(role.start_seconds for role in takers)
+    moves = sum(
+        (best[role.name] - start[role.name]) * role.accelerators_per_replica * seconds for role in takers
+    )
+    return (
+        f"; each replica that moves is away for {seconds:,.0f} s, together {moves:,.0f} accelerator-seconds"
+    )
 
 
 def _alternative_reason(start: Split, split: Split, judged: Judgement) -> str:

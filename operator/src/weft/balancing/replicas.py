@@ -173,13 +173,14 @@ def shape_of(role: InferenceRole) -> str:
 
 
 def kind_of(role: InferenceRole, flip: FlipMethod) -> str:
-    """Roles of one kind can exchange replicas. Without flips each role is its own.
+    """Roles of one kind can exchange replicas. Without flips, or where another is composed, each role
+    is its own.
 
     By label: equal but for labels. By a restart: on equal logical nodes. By an HTTP call:
     of prefill and decode, on equal hardware. Two existing workloads: by one having
     fewer and the other more.
     """
-    if flip is FlipMethod.NONE:
+    if flip is FlipMethod.NONE or (flip is FlipMethod.RECOMPOSE and role.spec.scale_target_ref is None):
         return role.metadata.name
     if role.spec.scale_target_ref is not None:
         return f"scale-{role.spec.accelerators_counted}"

@@ -68,6 +68,10 @@ def plan_roster(
     nodes: list[CreateNode] = []
     used = picture.accelerators_held
     names = {*picture.taken, *(one.name for one in replicas)}
+    # Where one role's replica takes the place of another's the donor is wholly gone before, and few go at a time.
+    places = allocation.total - len(replicas) if picture.recomposes else len(names) + allocation.total
+    serving = sum(one.serving for one in replicas)
+    spare = max(1, allocation.total // 4) - max(0, allocation.total - serving)
     made = {kinds[name] for name, role in roles.items() if role.spec.scale_target_ref is None}
     for kind in sorted(made):
         members = [one for one in staying if kinds.get(effective[one.name]) == kind]
@@ -76,6 +80,10 @@ def plan_roster(
         lacking.subtract(Counter(effective[one.name] for one in members if one.has_pod))
         surplus = len(members) - sum(wanted.values())
         gone, held = _victims(members, effective, lacking, surplus, transfers, picture)
+        if picture.recomposes:
+            idle = [name for name in gone if not _serves(name, members)]
+            gone = idle + [name for name in gone if name not in idle][: max(0, spare)]
+            spare -= len(gone) - len(idle)
         remove += gone
         obstacle = obstacle or held
         for one in members:
@@ -86,6 +94,8 @@ def plan_roster(
             if one.node_bound and one.node_name:
                 pods.append(CreatePod(role, one.name, "its logical node is bound", one.node_name))
         for _ in range(-surplus):
+            if places <= 0:
+                break
             role = _most_lacking(lacking, "")
             cost = roles[role].spec.accelerators_counted
             if used + cost > budget_accelerators:
@@ -93,6 +103,7 @@ def plan_roster(
                 break
             lacking[role] -= 1
             used += cost
+            places -= 1
             name = _free_name(picture.group.metadata.name, names)
             names.add(name)
             reason = "the role has fewer replicas than the allocation gives it"
@@ -147,6 +158,10 @@ def _must_leave(one: Replica, role: str, picture: GroupPicture) -> bool:
         return False
     # Under a name that somebody else's pod has got meanwhile, it would wait for its own for ever.
     return one.shape != shape_of(picture.all_roles[role]) or one.name in picture.taken
+
+
+def _serves(name: str, members: Sequence[Replica]) -> bool:
+    return any(one.name == name and one.serving for one in members)
 
 
 def _victims(

@@ -116,7 +116,7 @@ def judge(
     made = max((role.start_seconds for role in roles if split[role.name] > start[role.name]), default=0.0)
     if made:
         terms = replace(terms, flip_seconds=terms.flip_seconds + made, overlaps=False)
-    drain = _longest_drain(start, split, roles, terms)
+    drain = longest_drain(start, split, roles, terms)
     spans: dict[Stage, tuple[Span, ...]] = {}
     for stage in needs:
         spans[stage] = _spans(before[stage], after[stage], drain, terms)
@@ -191,7 +191,8 @@ def _late(
     return 1 - on_time
 
 
-def _longest_drain(start: Split, split: Split, roles: Sequence[RoleState], terms: Terms) -> float:
+def longest_drain(start: Split, split: Split, roles: Sequence[RoleState], terms: Terms) -> float:
+    """Seconds until the last of the replicas that change their role has ended its work."""
     giving = {role.stage for role in roles if split[role.name] < start[role.name]}
     return max((terms.drain_seconds.get(stage, 0.0) for stage in giving), default=0.0)
 
