@@ -358,7 +358,9 @@ def test_a_node_that_grew_leaves_its_host_for_maintenance_as_the_budget_of_its_p
         what="the budget holds",
     )
     assert world.is_bound("trainer")
-    assert reason(world.kube.get(FABRICS, world.name), "HostsDrained") == "InUse"
+    eventually(
+        lambda: reason(world.kube.get(FABRICS, world.name), "HostsDrained") == "InUse", what="still in use"
+    )
     allow(world, 1)
     eventually(
         lambda: "deletionTimestamp" in (world.kube.get(PODS, "job", world.namespace) or {})["metadata"],

@@ -77,6 +77,7 @@ def test_the_examples_apply_in_the_order_of_their_names(kubectl: Kubectl) -> Non
     try:
         kubectl("apply", *files)
         again = kubectl("apply", *files).stdout
+        kubectl("apply", "--dry-run=server", "-f", str(ROOT / "docs" / "examples" / "maintenance"))
     finally:
         kubectl("delete", "--ignore-not-found", "--wait=false", *reversed_pairs(files))
 
