@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-import policies
+import stretches
 
 import bench
 from weft.rehearse.engine import Speeds
@@ -88,7 +88,7 @@ def main() -> int:
 
 def case_of(day: Day, attainment: float) -> Case:
     """Engines are as fast as their profile; a flip overlaps."""
-    profile = policies.weft_profile()
+    profile = stretches.weft_profile()
     trace = read_trace(DATA / f"{day.name}.csv.gz")
     if day.copies > 1:
         trace = trace.superposed(day.copies, COPIES_SHIFT_SECONDS)

@@ -73,16 +73,16 @@ async def test_a_group_that_is_too_large_drains_the_least_loaded_and_gives_its_h
 
 
 async def test_a_replica_without_devices_is_said_and_not_counted_on() -> None:
-    fleet = await elastic(2, 3, nodes=True)
+    fleet = await elastic(2, 4, nodes=True)
     fleet.devices_free = False
     fleet.traffic = PROMPT_HEAVY
     await fleet.run(40)
     assert fleet.condition("Balanced") == ("False", "WaitingForHardware")
-    assert f"no free hardware yet for {GROUP}-5" in fleet.message("Balanced")
+    assert f"no free hardware yet for {GROUP}-6" in fleet.message("Balanced")
     ordered = len(fleet.cluster.list(LOGICAL_NODES, NAMESPACE))
     await fleet.run(30)
     assert len(fleet.cluster.list(LOGICAL_NODES, NAMESPACE)) == ordered
-    assert fleet.serving() == {"prefill": 2, "decode": 3}
+    assert fleet.serving() == {"prefill": 2, "decode": 4}
     fleet.devices_free = True
     await fleet.run(40)
     assert fleet.condition("Balanced") == ("True", "AsDecided")

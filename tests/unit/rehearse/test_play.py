@@ -6,6 +6,7 @@ import math
 import random
 import time
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 
@@ -68,6 +69,20 @@ def test_weft_follows_a_shift_that_no_first_split_suits() -> None:
     assert weft.attainment > kept.attainment + 0.2
     assert weft.decisions
     assert "prefill" in weft.decisions[-1].reason
+
+
+def test_stationary_traffic_changes_the_size_at_most_six_times_an_hour_and_never_back_within_the_cooldown() -> (
+    None
+):
+    trace = Trace.of(poisson(3, 3600, 4.0, 1400, 120))
+    case = replace(CASE, trace=trace, most_replicas=10, scrape_seconds=5.0)
+    run = play(case, Weft(case))
+    sizes = [(0.0, 10), *((one.at_seconds, sum(one.counts.values())) for one in run.decisions)]
+    changes = [(at, size - before) for (_, before), (at, size) in pairwise(sizes) if size != before]
+    assert 1 <= len(changes) <= 6
+    for (before, one), (after, other) in pairwise(changes):
+        assert one * other > 0 or after - before >= 30
+    assert run.attainment >= CASE.objectives.attainment
 
 
 @pytest.mark.parametrize("overlap", [False, True])

@@ -148,23 +148,31 @@ def _present_answer(traffic: Traffic, ended: float, generated_tokens_per_second:
 
 
 def squared_variation(buckets: Buckets) -> float:
-    """Variance over squared mean of what a histogram counted; 0 when it counted nothing.
+    """Variance over squared mean of what a histogram counted; 0 when it counted nothing."""
+    first, second = _moments(buckets)
+    return max(0.0, second / (first * first) - 1) if first > 0 else 0.0
+
+
+def mean(buckets: Buckets) -> float:
+    """Of what a histogram counted; 0 when it counted nothing."""
+    return _moments(buckets)[0]
+
+
+def _moments(buckets: Buckets) -> tuple[float, float]:
+    """Means of the values and of their squares.
 
     Within a bucket values are taken as spread evenly, beyond the last finite bound as equal to it.
     """
-    total = mean = second = below = 0.0
+    total = first = second = below = 0.0
     lower = 0.0
     for bound, cumulative in buckets:
         share = max(0.0, cumulative - below)
         upper = lower if math.isinf(bound) else bound
         total += share
-        mean += share * (lower + upper) / 2
+        first += share * (lower + upper) / 2
         second += share * (lower * lower + lower * upper + upper * upper) / 3
         below, lower = max(below, cumulative), upper
-    if total <= 0 or mean <= 0:
-        return 0.0
-    mean, second = mean / total, second / total
-    return max(0.0, second / (mean * mean) - 1)
+    return (first / total, second / total) if total > 0 else (0.0, 0.0)
 
 
 def share_within(buckets: Buckets, limit: float) -> tuple[float, float] | None:

@@ -15,8 +15,7 @@ The algorithm
 6. *Choice.* The best is taken, however far away, if it saves more than a margin over staying; the margin falls with
    the time since the last move. Ties: the better worst stage, fewer moves, the order of names.
 
-7. *Size.* Where `accelerators.minimum` sets it free, `size` chooses size and split together, and the above only what
-   no replica can be added to.
+7. *Size.* Where `accelerators.minimum` sets it free, `size` is asked first; the above when it lets the size be.
 
 Limits of this version: present load, no forecast.
 """
@@ -31,7 +30,7 @@ from datetime import timedelta
 from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Recommendation, Stage
 from weft.balancing.demand import Demand, recent, share_within
 from weft.balancing.regimes import Regimes, regimes
-from weft.balancing.size import accelerators, at_least, choose_size, is_full, without_load
+from weft.balancing.size import accelerators, at_least, choose_size, without_load
 from weft.balancing.splits import (
     STAGES,
     Judgement,
@@ -86,10 +85,11 @@ def plan_split(inputs: SplitInputs) -> SplitPlan:
         return SplitPlan(start, _starting_decision(inputs, start), obstacle=obstacle)
     if inputs.minimum_accelerators is None or mode is RebalanceMode.PAUSED:
         return _follow_load(inputs, start, obstacle)
-    sized = _resized(inputs, start, obstacle)
-    if sized is None and mode is RebalanceMode.AUTO and is_full(inputs, start):
-        return _follow_load(inputs, start, obstacle)
-    return sized or SplitPlan(start, obstacle=obstacle)
+    # Recommend goes on from what it recommended.
+    here = (inputs.recommended or start) if mode is RebalanceMode.RECOMMEND else start
+    sized = _resized(inputs, here, obstacle)
+    plan = sized or _follow_load(inputs, here, obstacle)
+    return plan if mode is RebalanceMode.AUTO else replace(plan, allocation=start)
 
 
 def _follow_load(inputs: SplitInputs, start: Split, obstacle: Finding | None) -> SplitPlan:
@@ -109,21 +109,18 @@ def _follow_load(inputs: SplitInputs, start: Split, obstacle: Finding | None) ->
     return replace(_choose(inputs, start, seen), obstacle=obstacle)
 
 
-def _resized(inputs: SplitInputs, start: Split, obstacle: Finding | None) -> SplitPlan | None:
-    """The size and split that the load asks for; None: as it is. Recommend goes on from what it recommended."""
-    is_advice = inputs.mode is RebalanceMode.RECOMMEND
-    here = (inputs.recommended or start) if is_advice else start
+def _resized(inputs: SplitInputs, here: Split, obstacle: Finding | None) -> SplitPlan | None:
+    """The size, with its split, that the load asks for; None: as it is."""
     unmeasured = next((role for role in inputs.roles if role.profile is None), None)
     if unmeasured is not None:
         text = f"role {unmeasured.name}: {unmeasured.profile_error}"
-        return SplitPlan(start, obstacle=obstacle or Finding(False, "ProfileMissing", text))
+        return SplitPlan(here, obstacle=obstacle or Finding(False, "ProfileMissing", text))
     if inputs.hold is not None or inputs.traffic is None:
         return None
     seen = recent(inputs.traffic, inputs.generated_tokens_per_second)
     if seen is not None:
         needs = needs_of(inputs, seen.before)
-        terms = _terms(inputs, seen.before, needs)
-        sized = choose_size(inputs, here, seen, terms, _met_with_room(inputs, inputs.serving, needs))
+        sized = choose_size(inputs, here, seen.before, _met_with_room(inputs, inputs.serving, needs))
     else:
         sized = without_load(inputs, here)
     if sized is None:
@@ -132,14 +129,14 @@ def _resized(inputs: SplitInputs, start: Split, obstacle: Finding | None) -> Spl
         Alternative(allocation=split.written(), score=f"{score:.3f}", reason=reason)
         for split, score, reason in sized.others[:ALTERNATIVES]
     )
-    if is_advice:
+    if inputs.mode is RebalanceMode.RECOMMEND:
         recommendation = Recommendation(
             reason=sized.reason,
             decision_time=inputs.now,
             alternatives=alternatives,
             allocation=sized.split.written(),
         )
-        return SplitPlan(start, recommendation=recommendation, obstacle=obstacle)
+        return SplitPlan(here, recommendation=recommendation, obstacle=obstacle)
     decision = Decision(
         reason=sized.reason,
         decision_time=inputs.now,

@@ -127,11 +127,21 @@ class Snapshot:
     """Why the answer may lack something, in the server's words."""
 
 
+_KINDS = (EngineSeries, FrontEndSeries)
+# Asked for at every reading of every series.
+_NUMBERS: dict[type[Series], tuple[str, ...]] = {
+    kind: tuple(one.name for one in fields(kind) if one.default is None) for kind in _KINDS
+}
+_HISTOGRAMS: dict[type[Series], tuple[str, ...]] = {
+    kind: tuple(one.name for one in fields(kind) if one.default == ()) for kind in _KINDS
+}
+
+
 def signal_names(kind: type[Series]) -> tuple[str, ...]:
     """The signals of an engine or a front end that are one number."""
-    return tuple(one.name for one in fields(kind) if one.default is None)
+    return _NUMBERS[kind]
 
 
 def histogram_names(kind: type[Series]) -> tuple[str, ...]:
     """The signals of an engine or a front end that are histograms."""
-    return tuple(one.name for one in fields(kind) if one.default == ())
+    return _HISTOGRAMS[kind]

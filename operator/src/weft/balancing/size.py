@@ -1,21 +1,13 @@
 """How many replicas a group has, chosen together with the split. Pure: no I/O, no clock, no randomness.
 
-Only where `accelerators.minimum` says that the size is free. Two loads count, both with the spread of lengths of the
-last minutes (`Traffic.past`): that of now, over the long window or, where it has risen clearly, the short one; and the
-largest one of the last minutes, stage by stage.
+Only where `accelerators.minimum` says that the size is free. Loads are those of long windows: a burst is over before a
+new replica serves, and is left to flips, which `plan` decides whenever nothing is decided here. Lengths are those of
+the last minutes (`Traffic.past`).
 
-- *Up*, or to another split, when what was promised is not kept with room, or a stage needs more than it has. Compared
-  are the present replicas, those after a flip or two, and those with more, each nearest to what the stages needed at
-  most, by
-
-      accelerators held over the horizon, the starting ones included, as a part of those held now
-      + EXCESS x the expected share of late requests over what is allowed, as far as it is beyond it
-
-  from the queues of now, with the capacity that serves and the seconds until more of it does: a flip comes after
-  seconds, a replica that starts when it is ready, a new one after a cold start, one that waits for hardware never.
-  While one waits no more are asked for.
-- *Down* if the smaller group would have carried the largest load of the last minutes with room, all replicas serve,
-  what was promised is kept, and the group has not grown in these minutes nor changed for a while.
+- *Up* if no split of the present replicas carries the load of now with the headroom of the promise. While a replica
+  waits for hardware no more are asked for.
+- *Down* if the smaller group would have carried the largest load of the last minutes with a tenth to spare, all
+  replicas serve, what was promised is kept, and the group has not grown in these minutes nor changed for a while.
 """
 
 from __future__ import annotations
@@ -24,30 +16,28 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import islice
+from statistics import NormalDist
 
-from weft.api import Stage
-from weft.balancing.demand import Demand, Recent, squared_variation
-from weft.balancing.outlook import Span, decode_late, prefill_late
+from weft.api import FlipMethod, Stage
+from weft.balancing.demand import Demand, mean, squared_variation
 from weft.balancing.presets import PAST_SECONDS
-from weft.balancing.splits import StageNeed, Terms, given, stage_needs, worst_stage
-from weft.balancing.state import Past, RoleState, Split, SplitInputs
+from weft.balancing.splits import StageNeed, given, stage_needs, worst_stage
+from weft.balancing.state import Corrections, Past, Queues, RoleState, Split, SplitInputs
 
-EXCESS = 0.3
-"""What as many late requests again as are allowed are worth, in parts of the present accelerators."""
-OVERLOAD = 5.0
-"""What a stage of twice the work that it can do is worth on top: where all are late, some are later."""
-GAIN = 0.02
-"""Part of the present accelerators by which the sum has to get smaller."""
-ROOM = 0.5
-"""Part of the allowed late requests that a smaller group may have expected."""
+QUANTILE, BURSTS = 1.4, 0.25
+"""Bursts are larger than chance: what is needed grows by this part per standard deviation promised beyond 92 %."""
+BELIEVED_FROM = 1.25
+"""A stage that seems faster or slower than its profile by less is taken to be as fast: within one window, with engines
+that are sampled at scrapes, that is chance, and a group that grows at once would follow each of them."""
+BACKLOG_SECONDS = 240.0
+"""Time beyond a cold start in which what waits is to be worked off."""
 STAY_SECONDS, STAY_COLD_STARTS = 300.0, 2.0
 """Least time, in seconds and in cold starts, after a change of the size before the group gets smaller."""
 STEPS_MOST = 8
 """Replicas by which one decision changes the size at most."""
 FLIP_GAIN = 0.95
 """A flip on the way to another size has to bring the worst stage below this part of what it is without."""
-RISE_DEVIATIONS = 3.0
-"""By which the short window has to be above the long one to be believed before the long one shows it."""
 FILLED = 0.9
 """Part of a smaller group that the largest load of the last minutes may need."""
 
@@ -62,38 +52,55 @@ class Sized:
     """The next best with their sum and what it consists of."""
 
 
-def choose_size(inputs: SplitInputs, here: Split, seen: Recent, terms: Terms, kept: bool) -> Sized | None:
-    """The size and split that should follow `here`; None: none that is better by more than the gain.
+def choose_size(inputs: SplitInputs, here: Split, load: Demand, kept: bool) -> Sized | None:
+    """The size, with its split, that should follow `here`; None: it stays.
 
-    `kept`: what was promised is being kept, and no queue says that it will not be.
+    `load`: of the long window. `kept`: what was promised is being kept, and no queue says that it will not be.
     """
     assert inputs.traffic is not None
-    load, past = _load(seen), inputs.traffic.past
-    most = load
+    past = inputs.traffic.past
     if past is not None:
-        load = _spread(load, past)
-        most = _largest(load, past)
-    terms = replace(terms, horizon_seconds=terms.horizon_seconds + inputs.cold_start_seconds)
-    needs = stage_needs(inputs.roles, load, inputs.corrections, inputs.objectives)
-    if not kept or worst_stage(here, inputs.roles, needs) > 1:
-        return _larger(inputs, here, needs, most, terms)
-    return _smaller(inputs, here, most, terms) if past is not None and _may_shrink(inputs) else None
+        load = _shaped(load, past)
+    needs = _needs(inputs, load)
+    if worst_stage(here, inputs.roles, needs) > 1:
+        return _larger(inputs, here, needs)
+    if past is None or not kept or not _may_shrink(inputs):
+        return None
+    return _smaller(inputs, here, _needs(inputs, _largest(load, past)))
 
 
-def _load(seen: Recent) -> Demand:
-    """That of the long window, and of the short one where it has risen by more than bursts explain."""
-    now, before = seen.now, seen.before
-    if (
-        seen.prompts_deviate > RISE_DEVIATIONS
-        and now.prompt_tokens_per_second > before.prompt_tokens_per_second
-    ):
-        before = replace(before, prompt_tokens_per_second=now.prompt_tokens_per_second)
-    if (
-        seen.answers_deviate > RISE_DEVIATIONS
-        and now.answer_tokens_per_second > before.answer_tokens_per_second
-    ):
-        before = replace(before, answer_tokens_per_second=now.answer_tokens_per_second)
-    return before
+def _needs(inputs: SplitInputs, load: Demand) -> dict[Stage, StageNeed]:
+    """What the stages need for this load with the headroom of the promise, and for what waits."""
+    speeds = Corrections(_believed(inputs.corrections.prefill), _believed(inputs.corrections.decode))
+    promised = NormalDist().inv_cdf(inputs.objectives.attainment_permille / 1000)
+    headroom = 1 + BURSTS * max(0.0, promised - QUANTILE)
+    seconds = BACKLOG_SECONDS + inputs.cold_start_seconds
+    needs = stage_needs(inputs.roles, load, speeds, inputs.objectives)
+    capacity = given(inputs.serving, inputs.roles, needs)
+    return {
+        stage: replace(
+            one,
+            need=replace(
+                one.need,
+                required=headroom * one.need.required
+                + _waiting(stage, one, capacity[stage], inputs.queues) * one.need.service_seconds / seconds,
+            ),
+        )
+        for stage, one in needs.items()
+    }
+
+
+def _believed(speed: float) -> float:
+    return max(1.0, speed / BELIEVED_FROM) * min(1.0, speed * BELIEVED_FROM)
+
+
+def _waiting(stage: Stage, one: StageNeed, capacity: float, queues: Queues | None) -> float:
+    """Requests that wait for the stage, in what one replica serves at a time."""
+    if queues is None:
+        return 0.0
+    if stage is Stage.PREFILL:
+        return queues.prompts_waiting
+    return max(0.0, queues.answers_present / one.need.places - capacity)
 
 
 def at_least(inputs: SplitInputs, split: Split) -> Split:
@@ -121,13 +128,6 @@ def _fewest(inputs: SplitInputs, split: Split) -> Split:
 def accelerators(split: Split, roles: Iterable[RoleState]) -> int:
     """That the replicas hold together."""
     return sum(split[role.name] * role.accelerators_per_replica for role in roles)
-
-
-def is_full(inputs: SplitInputs, split: Split) -> bool:
-    """Whether the group can get no more replicas now."""
-    return any(math.isinf(seconds) for _, seconds in inputs.starting) or not any(
-        _fits(inputs, split, role) for role in inputs.roles
-    )
 
 
 def _may_shrink(inputs: SplitInputs) -> bool:
@@ -169,59 +169,41 @@ def _may_grow(inputs: SplitInputs) -> bool:
     return not shrank or inputs.scaled_at is None or inputs.now - inputs.scaled_at >= cooldown
 
 
-def _larger(
-    inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed], most: Demand, terms: Terms
-) -> Sized | None:
+def _larger(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed]) -> Sized | None:
     roles = inputs.roles
-    most_needed = stage_needs(roles, most, inputs.corrections, inputs.objectives)
-    flips = inputs.settled and not inputs.moving and not _cooling(inputs)
-    splits = list(_steps(inputs, here, most_needed, 1, flips)) if _may_grow(inputs) else []
-    if flips:
-        splits += _with_flips(here, roles, most_needed)
-    base, late = accelerators(here, roles), {}
-    for split in (here, *splits):
-        late[split] = _late(inputs, here, split, needs, terms)
-
-    def total(split: Split) -> float:
-        excess = max(0.0, late[split] / _allowed(inputs) - 1)
-        overload = max(0.0, worst_stage(split, roles, needs, saturated=True) - 1)
-        return accelerators(split, roles) / max(1, base) + EXCESS * excess + OVERLOAD * overload
-
-    ranked = sorted(late, key=lambda split: (total(split), split))
-    best = ranked[0]
-    if best == here or total(here) - total(best) <= GAIN:
+    flips = inputs.flip is not FlipMethod.NONE
+    flipped = (worst_stage(one, roles, needs) for one in _with_flips(here, roles, needs))
+    if not _may_grow(inputs) or (flips and min(flipped, default=math.inf) <= 1):
         return None
+    splits = list(_steps(inputs, here, needs, 1, flips))
+    if not inputs.settled or inputs.moving or _cooling(inputs):
+        splits = list(islice(_steps(inputs, here, needs, 1, False), len(splits)))
+    if not splits:
+        return None
+    best = splits[-1]
     capacity = given(inputs.serving, roles, needs)
     stages = ", ".join(
         f"{stage.label} needs {one.need.required:.1f} replicas and has {capacity[stage]:.1f}"
         for stage, one in needs.items()
     )
-    reason = f"{_change(here, best)}: {stages}; expected violations {late[here]:.2f} -> {late[best]:.2f}"
-    if best.total > here.total:
-        reason += f"; a new replica serves after {inputs.cold_start_seconds:,.0f} s"
-    others = [(one, total(one), _other(here, one, late[one])) for one in ranked if one != best]
-    return Sized(best, reason, tuple(others))
+    reason = f"{_change(here, best)}: {stages}; a new replica serves after {inputs.cold_start_seconds:,.0f} s"
+    return Sized(best, reason, (_other(inputs, here, here, needs),))
 
 
-def _smaller(inputs: SplitInputs, here: Split, most: Demand, terms: Terms) -> Sized | None:
-    roles = inputs.roles
-    needs = stage_needs(roles, most, inputs.corrections, inputs.objectives)
-    best, late, beyond = here, 0.0, None
-    for split in _steps(inputs, here, needs, -1, True):
-        expected = _late(inputs, here, split, needs, terms)
-        if worst_stage(split, roles, needs) > FILLED or expected > ROOM * _allowed(inputs):
-            beyond = split, expected
+def _smaller(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed]) -> Sized | None:
+    best, beyond = here, None
+    for split in _steps(inputs, here, needs, -1, inputs.flip is not FlipMethod.NONE):
+        if worst_stage(split, inputs.roles, needs) > FILLED:
+            beyond = split
             break
-        best, late = split, expected
+        best = split
     if best == here:
         return None
     stages = ", ".join(f"{stage.label} {one.need.required:.1f}" for stage, one in needs.items())
     reason = (
-        f"{_change(here, best)}: the last {PAST_SECONDS / 60:.0f} minutes needed at most {stages} replicas;"
-        f" expected violations with their load {late:.2f}"
+        f"{_change(here, best)}: the last {PAST_SECONDS / 60:.0f} minutes needed at most {stages} replicas"
     )
-    others = () if beyond is None else ((beyond[0], beyond[1], _other(here, *beyond)),)
-    return Sized(best, reason, others)
+    return Sized(best, reason, () if beyond is None else (_other(inputs, here, beyond, needs),))
 
 
 def _cooling(inputs: SplitInputs) -> bool:
@@ -230,10 +212,11 @@ def _cooling(inputs: SplitInputs) -> bool:
     return any(inputs.now - moment < cooldown for moment in since)
 
 
-def _spread(load: Demand, past: Past) -> Demand:
-    """The load with the spread that lengths had in the last minutes: in one minute a single long prompt decides it."""
+def _shaped(load: Demand, past: Past) -> Demand:
+    """The load with the prompts and the spread of the last minutes: in one minute a single long prompt decides them."""
     return replace(
         load,
+        prompt_tokens=mean(past.prompt_buckets) or load.prompt_tokens,
         prompt_cv2=squared_variation(past.prompt_buckets) or load.prompt_cv2,
         answer_cv2=squared_variation(past.answer_buckets) or load.answer_cv2,
     )
@@ -248,10 +231,6 @@ def _largest(load: Demand, past: Past) -> Demand:
         prompt_tokens_per_second=max(load.prompt_tokens_per_second, past.prompt_tokens_per_second or prompts),
         answer_tokens_per_second=max(load.answer_tokens_per_second, past.answer_tokens_per_second or answers),
     )
-
-
-def _allowed(inputs: SplitInputs) -> float:
-    return 1 - inputs.objectives.attainment_permille / 1000
 
 
 def _steps(
@@ -312,58 +291,6 @@ def _with(split: Split, role: str, by: int) -> Split:
     return Split.of({**dict(split.counts), role: split[role] + by})
 
 
-def _late(
-    inputs: SplitInputs, here: Split, split: Split, needs: Mapping[Stage, StageNeed], terms: Terms
-) -> float:
-    """Expected share of requests that miss an objective within the horizon, on the way from here to the split."""
-    courses: dict[Stage, list[Span]] = {stage: [] for stage in needs}
-    for seconds, serving in _course(inputs, here, split, terms):
-        for stage, capacity in given(serving, inputs.roles, needs).items():
-            courses[stage].append(Span(seconds, capacity))
-    on_time, queues = 1.0, terms.queues
-    for stage, spans in courses.items():
-        need = needs[stage].need
-        if stage is Stage.PREFILL:
-            late = prefill_late(need, spans, queues.prompts_waiting if queues is not None else 0.0)
-        else:
-            present = queues.answers_present if queues is not None else need.saturated * need.places
-            late = decode_late(need, spans, present)
-        on_time *= 1 - late
-    return 1 - on_time
-
-
-def _course(inputs: SplitInputs, here: Split, split: Split, terms: Terms) -> Iterator[tuple[float, Split]]:
-    """How long which replicas serve, from now to the horizon: givers leave at once, others come when they can."""
-    serving: dict[str, int] = {}
-    arrivals: list[tuple[float, str]] = []
-    flips: dict[str, int] = {}
-    new: list[RoleState] = []
-    for role in inputs.roles:
-        waits = sorted(seconds for name, seconds in inputs.starting if name == role.name)
-        now = max(0, here[role.name] - len(waits))
-        serving[role.name] = min(now, split[role.name])
-        flips[role.kind] = flips.get(role.kind, 0) + now - serving[role.name]
-        lacking = split[role.name] - serving[role.name]
-        arrivals += [(seconds, role.name) for seconds in waits[:lacking]]
-        new += [role] * (lacking - len(waits[:lacking]))
-    drain = 0.0 if terms.overlaps else max(terms.drain_seconds.values(), default=0.0)
-    for role in new:
-        seconds = inputs.cold_start_seconds
-        if flips[role.kind] > 0:
-            flips[role.kind] -= 1
-            seconds = terms.flip_seconds + drain
-        arrivals.append((seconds, role.name))
-    at = 0.0
-    for seconds, name in sorted(arrivals):
-        if seconds >= terms.horizon_seconds:
-            break
-        if seconds > at:
-            yield seconds - at, Split.of(serving)
-            at = seconds
-        serving[name] += 1
-    yield terms.horizon_seconds - at, Split.of(serving)
-
-
 def _change(here: Split, split: Split) -> str:
     """In words: "grows by 1 prefill", "shrinks by 2 decode", with the flips that go with it."""
     names = sorted({*dict(here.counts), *dict(split.counts)})
@@ -377,5 +304,9 @@ def _change(here: Split, split: Split) -> str:
     return f"{text}, with {', '.join(second)} {'fewer' if grows else 'more'}" if second else text
 
 
-def _other(here: Split, split: Split, late: float) -> str:
-    return f"{'stays' if split == here else _change(here, split)}; expected violations {late:.2f}"
+def _other(
+    inputs: SplitInputs, here: Split, split: Split, needs: Mapping[Stage, StageNeed]
+) -> tuple[Split, float, str]:
+    filled = worst_stage(split, inputs.roles, needs)
+    how = "stays" if split == here else _change(here, split)
+    return split, filled, f"{how}; worst stage needs {filled:.2f} times what it has"
