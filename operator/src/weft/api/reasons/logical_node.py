@@ -62,7 +62,7 @@ _SHORT = (
     Reason(
         "False",
         "ClaimRefused",
-        "A place was found, but the API server refuses a DeviceAttachment.",
+        "A place was found, but the API server refuses a DeviceAttachment, the Node's taint or the finalizer.",
         "Change the policy or webhook that the message quotes; it is tried again by itself.",
         event="Warning",
     ),
