@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from support.fleet import NAMESPACE, Fleet
+from support.fleet import GROUP, NAMESPACE, Fleet
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY
-from weft.api.resources import INFERENCE_ROLES, LOGICAL_NODES
+from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.cluster import Object
 
 PREFILL: Object = {"accelerators": [{"name": "main", "count": 2}]}
@@ -85,3 +87,15 @@ async def test_an_operator_that_is_killed_at_any_write_of_it_goes_on_where_it_wa
         fleet.edit(INFERENCE_ROLES, role, lambda spec, n=replicas: spec.update(replicas=n))
     await fleet.run(60)
     assert fleet.serving() == shapes(fleet) == {"prefill": 5, "decode": 4}
+
+
+async def test_in_the_place_of_a_pod_whose_machine_is_gone_another_is_composed() -> None:
+    fleet = await composed(mode="Paused")
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(maximum=20))
+    fleet.stays_terminating = lambda pod: pod["metadata"]["name"] == f"{GROUP}-4"
+    await fleet.cluster.delete(PODS, f"{GROUP}-4", NAMESPACE)
+    await fleet.run(5)
+    fleet.now += timedelta(seconds=120)
+    await fleet.run(10)
+    assert sum(fleet.serving().values()) == 9
+    assert fleet.condition("Balanced") == ("False", "ReplicaStuck")

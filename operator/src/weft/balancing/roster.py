@@ -69,7 +69,8 @@ def plan_roster(
     used = picture.accelerators_held
     names = {*picture.taken, *(one.name for one in replicas)}
     # Where one role's replica takes the place of another's the donor is wholly gone before, and few go at a time.
-    places = allocation.total - len(replicas) if picture.recomposes else len(names) + allocation.total
+    present = sum(not lost(one, now) for one in replicas)
+    places = allocation.total - present if picture.recomposes else allocation.total
     serving = sum(one.serving for one in replicas)
     spare = max(1, allocation.total // 4) - max(0, allocation.total - serving)
     made = {kinds[name] for name, role in roles.items() if role.spec.scale_target_ref is None}
