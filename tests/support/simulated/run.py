@@ -48,14 +48,15 @@ from weft.api.resources import (
     NAMESPACES,
     NODES,
     PODS,
+    PRIORITY_CLASSES,
     ResourceType,
 )
 from weft.cluster import ClusterError, Object
 
 BEGIN = 1000.0
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
-LIMIT_SECONDS = 2 * LEASE_SECONDS + 2 * SETTLE_SECONDS + 15.0
-"""As in the arena: two leases, two settlings, and pauses that grow between tries."""
+LIMIT_SECONDS = 2 * LEASE_SECONDS + 2 * SETTLE_SECONDS + 30.0
+"""Two leases, two settlings, and the pause after credentials were refused."""
 LOOK_SECONDS = 0.5
 RESTART_SECONDS = 0.3
 MOST_MESSAGES = 60
@@ -138,6 +139,7 @@ class Run:
         self.server = Server(self.loop, self.rng, self.cluster)
         self._dice = random.Random(f"weft changes {seed}")
         self._in_maintenance_until = 0.0
+        self._preempts = random.Random(f"weft preemption {seed}").random() < 0.5
         self.manager = self._manager()
         self.claims: list[Claim] = []
         self.uses: dict[tuple[str, str], Use] = {}
@@ -301,8 +303,12 @@ class Run:
         limits = {"settleSeconds": SETTLE_SECONDS, "requestTimeoutSeconds": TIMEOUT_SECONDS}
         spec = {"mode": "Manage", "endpoint": "https://rack", "limits": limits, "hosts": hosts}
         await cluster.create(FABRICS, {"metadata": {"name": "rack"}, "spec": spec})
+        await cluster.create(PRIORITY_CLASSES, {"metadata": {"name": "urgent"}, "value": 10})
         for resource in (GPU_POOLS, MEMORY_POOLS):
-            pool = {"fabricRef": {"name": "rack"}, "selector": {}, "allowedNamespaces": {}}
+            pool: Object = {"fabricRef": {"name": "rack"}, "selector": {}, "allowedNamespaces": {}}
+            if self._preempts:
+                drain = {"timeoutSeconds": 1, "afterTimeout": "Force"}
+                pool["preemption"] = {"scope": "AnyNamespace", "drain": drain}
             await cluster.create(resource, {"metadata": {"name": "rack"}, "spec": pool})
 
     async def _keep_up(self) -> None:
@@ -426,6 +432,8 @@ class Run:
             spec["ttlSecondsAfterBound"] = 3
         if self._dice.random() < 0.5:
             spec["onDeviceFailure"] = "Replace"
+        if self._preempts and self._dice.random() < 0.4:
+            spec["priorityClassName"] = "urgent"
         metadata = {"name": act.name, "namespace": act.tenant}
         await self.cluster.create(LOGICAL_NODES, {"metadata": metadata, "spec": spec})
 

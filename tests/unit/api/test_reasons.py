@@ -20,6 +20,7 @@ NOT_SAID = {
         "In",
         "LogicalNode",
         "Manage",
+        "Never",
         "NoExecute",
         "NoSchedule",
         "Node",

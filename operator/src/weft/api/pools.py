@@ -81,6 +81,24 @@ class DevicePower(Model):
     )
 
 
+class PreemptionScope(enum.StrEnum):
+    """Who may take devices from whom."""
+
+    SAME_NAMESPACE = "SameNamespace"
+    ANY_NAMESPACE = "AnyNamespace"
+
+
+class Preemption(Model):
+    """That a LogicalNode gives way to one of a greater priority."""
+
+    scope: PreemptionScope = Field(
+        default=PreemptionScope.SAME_NAMESPACE,
+        description="SameNamespace: to one of its own namespace alone. AnyNamespace: to any; DeviceQuotas then say"
+        " which PriorityClasses a namespace may name.",
+    )
+    drain: Drain = Field(default=Drain(), description="How pods are moved off the devices first.")
+
+
 class PoolSpec(Model):
     """What all pools say about their devices."""
 
@@ -97,6 +115,12 @@ class PoolSpec(Model):
     power: DevicePower | None = Field(
         default=None,
         description="What one device draws: for the energy that is counted, and for the objective Energy.",
+    )
+    preemption: Preemption | None = Field(
+        default=None,
+        description="Absent: whoever has devices of this pool keeps them until they are released. Set: while a"
+        " LogicalNode of a greater PriorityClass is the head of the queue, those whose devices it needs are drained"
+        " and wait again. A LogicalNode gives way only if all pools that it has devices of allow it.",
     )
     jurisdiction: Jurisdiction | None = Field(
         default=None, description="Law that the devices stand under, for example EU; requests can ask for it."

@@ -7,11 +7,12 @@ devices and its host from the next placement pass (`Snapshot.outstanding`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from weft.api.maintenance import Drain
 from weft.binding.keys import LogicalNodeKey, PlacementKey, PoolsKey
 from weft.binding.membership import PoolKey
-from weft.binding.plan import Assignment, Refusal, Unused
+from weft.binding.plan import Assignment, Holder, Refusal, Unused
 from weft.controllers import Enqueue
 
 AGAIN_SECONDS = 15.0
@@ -32,6 +33,7 @@ class Assignments:
         self._refused: dict[str, tuple[float, float]] = {}
         """The last pause of a request whose claim the API server refused, and when it is over, by uid."""
         self._unused: Mapping[PoolKey, Unused] = {}
+        self._yielding: dict[str, Holder] = {}
         self.generation = 0
         """Grows when a place is wanted or is free that placement does not know of: an outcome or a host to avoid that
         was forgotten."""
@@ -60,6 +62,22 @@ class Assignments:
         if unused != self._unused:
             self._unused = unused
             self._enqueue(PoolsKey(), POOLS_SECONDS)
+
+    @property
+    def yielding(self) -> frozenset[str]:
+        """Uids of the logical nodes that have to give way to one of a greater priority."""
+        return frozenset(self._yielding)
+
+    def preempt(self, victims: Iterable[Holder]) -> None:
+        """Who has to give way from now on, and nobody else; asks for the keys of those for whom that is new."""
+        before, self._yielding = self._yielding, {each.uid: each for each in victims}
+        for uid in before.keys() ^ self._yielding.keys():
+            each = before.get(uid) or self._yielding[uid]
+            self._enqueue(LogicalNodeKey(each.namespace, each.name), 0.0)
+
+    def preempted(self, uid: str) -> Drain | None:
+        """How the logical node with this uid is to be freed for another; None: it stays."""
+        return each.drain if (each := self._yielding.get(uid)) is not None else None
 
     def of(self, key: LogicalNodeKey, uid: str) -> Outcome | None:
         """What was decided for the object with this uid; what was decided for an earlier namesake is forgotten."""

@@ -110,6 +110,7 @@ class LogicalNodeController:
                 self._fabrics.sessions,
                 key,
                 outcome,
+                self._assignments.preempted(raw["metadata"]["uid"]) if raw is not None else None,
                 run.attempts,
                 run.tainted,
                 self._ages,

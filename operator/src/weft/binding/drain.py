@@ -21,7 +21,7 @@ from weft.binding.status import Fact
 from weft.binding.steps import Claims, Evict, Step, TurnBack
 from weft.controllers import Now
 
-MAINTENANCE, FAILED, HOST_FAILED = "Maintenance", "DeviceFailed", "HostFailed"
+MAINTENANCE, FAILED, HOST_FAILED, PREEMPTED = "Maintenance", "DeviceFailed", "HostFailed", "Preempted"
 OWNERS_OWN = Drain()
 """Of what the owner wants replaced: evictions, and never force."""
 
@@ -78,6 +78,9 @@ def evacuate(
     elif leaves_all:
         drains = [each for view in views for each in view.withheld.values() if each is not None]
         why, text = MAINTENANCE, "all its devices are taken out of service"
+    elif picture.preempted is not None:
+        drains = [picture.preempted]
+        why, text = PREEMPTED, "a LogicalNode of a greater priority needs its devices"
     elif limit is not None and (picture.not_ready_seconds or 0.0) >= limit:
         why, text = HOST_FAILED, "its Node is not ready for releaseAfterNotReadySeconds"
     else:
@@ -85,7 +88,7 @@ def evacuate(
     users = sorted({user for view in views for user in view.users})
     if not users:
         return TurnBack(claims, why, text)
-    if drains and why is MAINTENANCE:
+    if drains:
         said = find(node.status.conditions, "Draining")
         since = said.last_transition_time if said is not None and said.status == "True" else now.wall
         # Of several the one that is done soonest.

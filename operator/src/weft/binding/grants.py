@@ -23,6 +23,7 @@ class Grants:
             if spec.priority_classes is not None:
                 names = frozenset(spec.priority_classes)
                 self._allowed[namespace] = names & self._allowed.get(namespace, names)
+        self._calm = {each["metadata"]["name"] for each in classes if each.get("preemptionPolicy") == "Never"}
         self._values = {each["metadata"]["name"]: int(each.get("value", 0)) for each in classes}
         # As the API server has it for pods: of several, which a race can make, the lowest.
         self._default = min(
@@ -32,10 +33,10 @@ class Grants:
     def turn(self, namespace: str, name: str | None) -> Turn:
         """The priority of a request that names this PriorityClass, or why it has none."""
         if name is None:
-            return self._default, None
+            return Turn(self._default)
         if name not in self._allowed.get(namespace, {name}):
             text = f"a DeviceQuota of the namespace does not allow the PriorityClass {name}"
-            return 0, ("PriorityClassNotAllowed", text)
+            return Turn(0, ("PriorityClassNotAllowed", text))
         if name not in self._values:
-            return 0, ("PriorityClassNotFound", f"there is no PriorityClass {name}")
-        return self._values[name], None
+            return Turn(0, ("PriorityClassNotFound", f"there is no PriorityClass {name}"))
+        return Turn(self._values[name], may_preempt=name not in self._calm)

@@ -11,7 +11,8 @@ from typing import TypeVar
 from weft.api import DeviceAttachment
 from weft.api.quantity import parse_bytes
 from weft.binding.membership import DEVICES_OF, PoolKey, key_of
-from weft.binding.objects import is_quarantined, keeps_owner
+from weft.binding.objects import is_deleting, is_quarantined, keeps_owner
+from weft.binding.resize import is_leaving
 from weft.cluster import Object
 from weft.fabric.driver import DeviceKind
 
@@ -38,6 +39,8 @@ class Holding:
     quarantined: bool
     keeps_owner: bool
     """Whether its logical node wants no other place while this one exists."""
+    is_leaving: bool = False
+    """Whether its device is being released."""
 
     @classmethod
     def of(cls, raw: Object) -> Holding:
@@ -61,6 +64,7 @@ class Holding:
             1 if pool[0] is DeviceKind.ACCELERATOR else parse_bytes(spec.capacity or 0),
             is_quarantined(claim),
             keeps_owner(claim),
+            is_deleting(claim) or is_leaving(claim),
         )
 
     @classmethod

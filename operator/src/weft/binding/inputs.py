@@ -93,7 +93,7 @@ def _labels(obj: Object) -> Hashable:
 
 
 def _priority_class(obj: Object) -> Hashable:
-    return obj.get("value"), bool(obj.get("globalDefault"))
+    return obj.get("value"), bool(obj.get("globalDefault")), obj.get("preemptionPolicy")
 
 
 def _items(mapping: Mapping[str, Any]) -> frozenset[tuple[str, str]]:

@@ -122,6 +122,8 @@ class LogicalNodePicture:
     """How long its Node has not been ready, as far as this process knows; None: it is, or it is not bound."""
     outcome: Outcome | None = None
     """What placement decided."""
+    preempted: Drain | None = None
+    """How it is to be freed for one of a greater priority; None: it stays."""
     unplaceable: str = ""
     """Why the assignment that is there cannot be carried out; empty: it can be."""
 
@@ -155,6 +157,7 @@ def observe(
     sessions: Mapping[str, FabricSession],
     key: LogicalNodeKey,
     outcome: Outcome | None,
+    preempted: Drain | None,
     attempts: Mapping[Place, Attempt],
     tainted: tuple[str, ...],
     ages: BoundAges,
@@ -185,6 +188,7 @@ def observe(
         hosts=hosts,
         tainted=tainted,
         outcome=outcome,
+        preempted=preempted,
         unplaceable=unplaceable,
     )
 

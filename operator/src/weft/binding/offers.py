@@ -32,6 +32,7 @@ from weft.binding import requests
 from weft.binding.assignments import Assignments, Outcome
 from weft.binding.decide import wants_place
 from weft.binding.grants import Grants
+from weft.binding.holders import holders
 from weft.binding.holdings import Holdings, Owner, owner_of
 from weft.binding.hosting import Hosting
 from weft.binding.inventory import Picture
@@ -70,6 +71,8 @@ class Snapshot:
     """What placement has said and is still known."""
     avoided: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Hosts to pass over, by the uid of a logical node."""
+    yielding: frozenset[str] = frozenset()
+    """Uids of the logical nodes that were asked to give way."""
 
     @classmethod
     def take(
@@ -89,6 +92,7 @@ class Snapshot:
             priority_classes=tuple(cluster.list(PRIORITY_CLASSES)) if assignments else (),
             outcomes=assignments.outcomes() if assignments else (),
             avoided=assignments.avoided_hosts() if assignments else {},
+            yielding=assignments.yielding if assignments else frozenset(),
         )
 
     @cached_property
@@ -329,6 +333,7 @@ class Reader:
             tuple(sorted(unread & {pool.spec.fabric_ref.name for pool in pools})),
             self._next_release(snapshot),
             if_managed,
+            holders(pools, holdings, snapshot.logical_nodes, self._grants(snapshot), snapshot.yielding),
         )
 
     def _offers_of(self, fabric: str, pools: Sequence[Pool], picture: Picture) -> _FabricOffers:

@@ -27,7 +27,7 @@ from weft.binding.keys import PlacementKey
 from weft.binding.membership import PoolKey
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.parsed import Same
-from weft.binding.plan import Remembered, Unused
+from weft.binding.plan import Holder, Remembered, Unused
 from weft.binding.rehearsal import Rehearsal
 from weft.binding.search import place
 from weft.cluster import Cluster, Object
@@ -83,8 +83,9 @@ class PlacementController:
         if inputs == self._placed:
             return None
         snapshot = Snapshot.take(self._cluster, pictures, self._assignments)
-        outcomes, unused = await asyncio.to_thread(self._place, snapshot, now.wall)
+        outcomes, unused, victims = await asyncio.to_thread(self._place, snapshot, now.wall)
         self._assignments.left(unused)
+        self._assignments.preempt(victims)
         self.passes += 1
         for number, outcome in enumerate(outcomes):
             if number % RECORDS_AT_ONCE == 0:
@@ -97,18 +98,20 @@ class PlacementController:
         self._placed = inputs
         return None
 
-    def _place(self, snapshot: Snapshot, now: datetime) -> tuple[list[Outcome], Mapping[PoolKey, Unused]]:
+    def _place(
+        self, snapshot: Snapshot, now: datetime
+    ) -> tuple[list[Outcome], Mapping[PoolKey, Unused], tuple[Holder, ...]]:
         """What is new to say: who waits for the same reason as before is told nothing, and costs nothing."""
         waiting = self._reader.waiting(snapshot, now)
         if not waiting:
-            return [], {}
+            return [], {}, ()
         adopted, stock = adopt(waiting, snapshot, self._reader.stock(snapshot))
         placement = place([each for each in waiting if not each.adopt], stock, self._remembered)
         self._remembered = placement.remembered
         told = self._rehearsal.add_plans(placement, stock)
         said = set(map(id, snapshot.outcomes))
         refusals = [refusal for refusal in told if id(refusal) not in said]
-        return [*adopted, *placement.assignments, *refusals], placement.unused
+        return [*adopted, *placement.assignments, *refusals], placement.unused, placement.victims
 
     def _depends_on(self, pictures: Mapping[str, Picture]) -> tuple[object, ...]:
         """Equal for two moments between which nothing changed that placement depends on."""

@@ -85,6 +85,16 @@ class Hosts:
             known.busy_kinds = dict.fromkeys(self._devices.reach(host.places) for host in hosts)
         return known.busy_kinds
 
+    def kinds_without(self, shape: Shape, gone: Collection[str], kept: Place | None) -> set[frozenset[int]]:
+        """The reaches of the hosts that a shape may have when the logical nodes of some Nodes are gone; `kept` is one
+        that is withheld for it."""
+        found = {self.reach(place) for place in (*self.open(shape), *((kept,) if kept else ()))}
+        return found | {
+            self._devices.reach(host.places)
+            for host in self._busy
+            if host.node_name in gone and suits(shape, host) and not host.why_closed(shape.tolerations)
+        }
+
     def open(self, shape: Shape) -> Iterator[Place]:
         """Those of them that carry nothing. Hosts after the one that is taken are not looked at."""
         known = self._known(shape)

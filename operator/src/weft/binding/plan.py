@@ -9,6 +9,7 @@ from decimal import Decimal
 from functools import cached_property, lru_cache
 
 from weft.api.logical_node import HostToleration, Objective
+from weft.api.maintenance import Drain
 from weft.api.meta import LabelOperator, LabelRequirement, LabelSelector
 from weft.binding.membership import POOL_KIND, PoolKey
 from weft.fabric.driver import Device, DeviceKind
@@ -154,6 +155,8 @@ class Waiting:
     """Of the object, so that an outcome for another spec is known."""
     extends: str = ""
     """Operation that the node was bound with first, where the shape is what it lacks of devices; empty: it has none."""
+    may_preempt: bool = True
+    """Whether its PriorityClass lets it take from lower ones where pools allow that."""
     whole: Shape | None = None
     """Where it lacks some: all that it asks for, with what its own devices have to have. None: the shape is all."""
 
@@ -261,6 +264,35 @@ class HostOffer:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """A bound logical node whose pools let it be preempted, or one that is on its way out."""
+
+    uid: str
+    namespace: str
+    name: str
+    priority: int
+    since: str
+    """When it was bound."""
+    node_name: str
+    devices: frozenset[tuple[str, str]]
+    """Fabric and device."""
+    units: Mapping[PoolKey, int] = field(default_factory=dict)
+    """What they take of quotas."""
+    drain: Drain | None = None
+    """How it is to be freed when it is preempted; None: its pools do not allow that."""
+    by_any: bool = False
+    """Whether logical nodes of other namespaces may preempt it, too."""
+    is_leaving: bool = False
+    """Whether its devices are being released whatever is decided."""
+    is_told: bool = False
+    """Whether it was asked to go for a greater priority."""
+
+    def may_go_for(self, namespace: str) -> bool:
+        """Whether it may be preempted for one of this namespace."""
+        return self.drain is not None and (self.by_any or namespace == self.namespace)
+
+
+@dataclass(frozen=True)
 class Stock:
     """All that there is to place on."""
 
@@ -284,6 +316,8 @@ class Stock:
     """The logical node of a namespace that is known to release devices of a pool first."""
     hosts_if_managed: tuple[HostOffer, ...] = ()
     """What `hosts` were if all fabrics were managed; empty where they are."""
+    holders: tuple[Holder, ...] = ()
+    """Who may have to give way; none where no pool allows preemption."""
 
 
 @dataclass(frozen=True)
@@ -477,6 +511,8 @@ class Placement:
     """For the next pass."""
     unused: Mapping[PoolKey, Unused] = field(default_factory=dict)
     """Empty while nobody waits."""
+    victims: tuple[Holder, ...] = ()
+    """Who has to give way to the head of the queue."""
 
 
 @lru_cache(maxsize=100_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from weft.api import LogicalNode
 from weft.api.conditions import find, is_true
@@ -21,8 +22,14 @@ from weft.fabric.driver import Device, DeviceKind
 MOST_PREFERRED = 4
 """Needs of a request that is first looked for in the preferred domain of its devices: each doubles what is tried."""
 
-Turn = tuple[int, tuple[str, str] | None]
-"""Priority, and the reason and message of what has no turn at all."""
+
+class Turn(NamedTuple):
+    """What a PriorityClass makes of a request."""
+
+    priority: int = 0
+    refused: tuple[str, str] | None = None
+    """Reason and message of what has no turn at all."""
+    may_preempt: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,8 @@ def waiting(request: Request, pools: frozenset[PoolKey], avoid: frozenset[str], 
     adopt = frozenset((each.fabric, each.device) for each in request.node.spec.adopt)
     was_head = request.node.status.queue_place == "1"
     created = str(meta.creation_timestamp)
-    known = meta.uid, meta.namespace, meta.name, created, shape, adopt, *turn, was_head
-    return Waiting(*known, generation=meta.generation)
+    known = meta.uid, meta.namespace, meta.name, created, shape, adopt, turn.priority, turn.refused, was_head
+    return Waiting(*known, generation=meta.generation, may_preempt=turn.may_preempt)
 
 
 def wants_more(raw: Object) -> bool:

@@ -24,6 +24,7 @@ from weft.binding.plan import (
     Assignment,
     Chosen,
     Effort,
+    Holder,
     Offer,
     Placement,
     Refusal,
@@ -35,6 +36,7 @@ from weft.binding.plan import (
     Waiting,
     Why,
 )
+from weft.binding.preemption import victims
 from weft.binding.repack import LEAST_WORK, MOST_WORK, Repack
 from weft.binding.room import Held, Room
 from weft.binding.stranded import unused
@@ -131,7 +133,14 @@ class _Pass:
             1, self._room.devices.matchings, self._searches, self._room.devices.choices, self._repack.moves
         )
         remembered = self._remembered(assignments, refusals)
-        return Placement(tuple(assignments), tuple(refusals), effort, remembered, self._unused(refusals))
+        gone = self._victims()
+        unused_ = self._unused(refusals)
+        return Placement(tuple(assignments), tuple(refusals), effort, remembered, unused_, gone)
+
+    def _victims(self) -> tuple[Holder, ...]:
+        if self._kept is None:
+            return ()
+        return victims(self._room, self._stock, self._kept, withheld=self._behind is not None)
 
     def _unused(self, refusals: Iterable[Refusal]) -> Mapping[PoolKey, Unused]:
         devices, kept = self._room.devices, self._kept.parts if self._kept is not None else ()

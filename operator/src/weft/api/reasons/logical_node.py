@@ -238,7 +238,7 @@ CONDITIONS = (
     ConditionType(
         NODE,
         "Draining",
-        "True warns: its pods are to leave, so that devices can be detached for maintenance or a fault.",
+        "True warns: its pods are to leave, and its devices with them: maintenance, a fault, or a greater priority.",
         (
             Reason(
                 "True",
@@ -251,6 +251,13 @@ CONDITIONS = (
                 "HostFailed",
                 "Its Node was not ready for `spec.releaseAfterNotReadySeconds`, and pods still stand there.",
                 "Delete the pods that the message names once the machine is known to be down.",
+            ),
+            Reason(
+                "True",
+                "Preempted",
+                "A LogicalNode of a greater PriorityClass needs its devices, and their pools allow preemption.",
+                "Let the pods that the message names end; it waits for devices again afterwards. A PriorityClass as"
+                " high as the other's, or pools without `spec.preemption`, keep it from that.",
             ),
             Reason("False", "NotDraining", "Nobody is asked to leave any more."),
         ),
