@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from weft_playground.trace import Stretch
+from weft_playground.trace import Request, Stretch, play, read_trace, thinned
 
 AUTO = "demo-auto"
 PAUSED = "demo-paused"
+MODES = {AUTO: "Auto", PAUSED: "Paused"}
+"""Of each group, by its namespace."""
 ACCELERATORS_PER_REPLICA = 2
-REPLICAS = 10
+REPLICAS = {"playground": 10, "vllm": 6}
+"""By engines: as many real ones as two cores can step in time. The load is thinned as much."""
+ENGINES = tuple(REPLICAS)
 NODE_COUNT = 26
 # README.md says how these were chosen. Superposing a second minute brings the first stretch to
 # the request rate of the second, so that the mix shifts and not the rate.
@@ -50,6 +54,16 @@ class Case:
     offset_minutes: float = 0.0
     seed: int = DEFAULT_SEED
     split: Split | None = None
+    engines: str = "playground"
+
+    @property
+    def replicas(self) -> int:
+        return self.split.replicas if self.split is not None else REPLICAS[self.engines]
+
+    def requests(self) -> list[Request]:
+        """All that is sent."""
+        whole = play(read_trace(), self.stretches, offset_minutes=self.offset_minutes)
+        return thinned(whole, REPLICAS[self.engines] / REPLICAS["playground"])
 
     @property
     def stretches(self) -> tuple[Stretch, Stretch]:

@@ -92,6 +92,12 @@ def play(
     return requests
 
 
+def thinned(requests: list[Request], share: float) -> list[Request]:
+    """A share of the requests, chosen at random but always alike; their times stay."""
+    chosen = random.Random(0)
+    return requests if share >= 1 else [request for request in requests if chosen.random() < share]
+
+
 def between(requests: list[Request], start: float, end: float) -> list[Request]:
     """The requests of an interval, times from its start."""
     return [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from weft.cluster import Object
-from weft_playground.case import ACCELERATORS_PER_REPLICA, AUTO, NODE_COUNT, PAUSED, REPLICAS, Split
-from weft_playground.demo.manifests import Examples, both_groups, only, with_logical_nodes, with_plain_pods
+from weft_playground.case import ACCELERATORS_PER_REPLICA, AUTO, NODE_COUNT, PAUSED, Case, Split
+from weft_playground.demo.manifests import Examples, all_groups, only, with_logical_nodes, with_plain_pods
 from weft_playground.profile import KV_CAPACITY_TOKENS, MAX_BATCH
 
 EXAMPLES = with_logical_nodes()
@@ -20,8 +20,8 @@ def of(objects: list[Object], kind: str, namespace: str) -> list[Object]:
 
 
 @pytest.mark.parametrize("examples", [EXAMPLES, IN_PODS])
-def test_both_groups_are_the_examples_but_for_their_mode(examples: Examples) -> None:
-    objects = both_groups(examples, Split(4, 6))
+def test_all_groups_are_the_examples_but_for_their_mode(examples: Examples) -> None:
+    objects = all_groups(examples, Split(4, 6))
     (auto,), (paused,) = of(objects, "InferenceGroup", AUTO), of(objects, "InferenceGroup", PAUSED)
     assert (auto["spec"]["rebalance"].pop("mode"), paused["spec"]["rebalance"].pop("mode")) == (
         "Auto",
@@ -34,7 +34,7 @@ def test_both_groups_are_the_examples_but_for_their_mode(examples: Examples) -> 
 
 
 def test_the_budget_is_just_the_split_and_each_role_gets_its_replicas() -> None:
-    objects = both_groups(EXAMPLES, Split(2, 3))
+    objects = all_groups(EXAMPLES, Split(2, 3))
     (group,) = of(objects, "InferenceGroup", AUTO)
     assert group["spec"]["accelerators"]["maximum"] == 5 * ACCELERATORS_PER_REPLICA
     replicas = {
@@ -59,7 +59,7 @@ def test_the_planners_profile_has_the_engines_limits(examples: Examples) -> None
 def test_the_fabric_gets_the_address_of_this_run_and_has_a_host_for_every_replica() -> None:
     fabric = EXAMPLES.with_fabric_at("http://127.0.0.1:1").fabric
     assert fabric["spec"]["endpoint"] == "http://127.0.0.1:1"
-    assert len(fabric["spec"]["hosts"]) == NODE_COUNT >= 2 * REPLICAS + 1
+    assert len(fabric["spec"]["hosts"]) == NODE_COUNT >= 2 * Case().replicas + 1
     assert EXAMPLES.fabric["spec"]["endpoint"] != "http://127.0.0.1:1", "the examples stay as they are"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft_playground.case import FIRST, REPLICAS, Case
+from weft_playground.case import FIRST, Case
 from weft_playground.demo.evidence import fixed_splits
 from weft_playground.demo.rehearsal import Objectives, rehearse, simulate
 from weft_playground.demo.report import share_within
@@ -27,8 +27,8 @@ def test_every_request_is_answered_under_overload() -> None:
 
 def test_the_stretches_want_different_splits_and_the_first_ones_fails_the_second() -> None:
     requests = play(read_trace(), Case().stretches)
-    first = rehearse(between(requests, 0.0, FIRST.seconds), PROFILE, REPLICAS, OBJECTIVES)
-    second = rehearse(between(requests, FIRST.seconds, 1e9), PROFILE, REPLICAS, OBJECTIVES)
+    first = rehearse(between(requests, 0.0, FIRST.seconds), PROFILE, Case().replicas, OBJECTIVES)
+    second = rehearse(between(requests, FIRST.seconds, 1e9), PROFILE, Case().replicas, OBJECTIVES)
     assert first[0].share_within > 0.95
     assert second[0].share_within > 0.95
     assert second[0].prefill > first[0].prefill

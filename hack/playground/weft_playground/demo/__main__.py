@@ -20,12 +20,14 @@ from weft_dev.commands import CommandError
 from weft_dev.containers import ContainerError
 from weft_dev.processes import ProcessError
 from weft_dev.tools import ToolError
-from weft_playground.case import DEFAULT_SEED, Case, Split
+from weft_playground.case import DEFAULT_SEED, ENGINES, Case, Split
 from weft_playground.demo.kind_world import KindWorld
 from weft_playground.demo.narrator import Narrator
 from weft_playground.demo.report import EXIT_FAILED, EXIT_OK, EXIT_TOO_SLOW
 from weft_playground.demo.story import Story, StoryError
+from weft_playground.demo.vllm_world import VLLMWorld
 from weft_playground.demo.world import LoopbackWorld
+from weft_playground.vllm_install import InstallError
 
 INTERRUPTED = 130
 WORDS = {EXIT_OK: "OK", EXIT_FAILED: "FAILED", EXIT_TOO_SLOW: "NO VERDICT"}
@@ -41,6 +43,9 @@ def main() -> int:
         "--split", metavar="P:D", help="the split to start with (default: the best for the first stretch)"
     )
     parser.add_argument("--kind", action="store_true", help="in a kind cluster, in pods")
+    parser.add_argument(
+        "--engines", choices=ENGINES, default=ENGINES[0], help="vllm: six real ones, 5.9 GB once"
+    )
     parser.add_argument("--keep", action="store_true", help="stay up at the end")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="copy all logs there at the end")
     arguments = parser.parse_args()
@@ -48,7 +53,9 @@ def main() -> int:
         split = Split.parse(arguments.split) if arguments.split else None
     except ValueError as error:
         parser.error(str(error))
-    case = Case(arguments.offset, arguments.seed, split)
+    if arguments.kind and arguments.engines != ENGINES[0]:
+        parser.error("real engines run on loopback only: their image would be 6 GB")
+    case = Case(arguments.offset, arguments.seed, split, arguments.engines)
     world = KindWorld(case, arguments.logs) if arguments.kind else _loopback(case, arguments.logs)
     try:
         return asyncio.run(_run(case, world, keep=arguments.keep))
@@ -58,6 +65,8 @@ def main() -> int:
 
 
 def _loopback(case: Case, logs: Path | None) -> LoopbackWorld:
+    if case.engines == "vllm":
+        return VLLMWorld(case, tools.provide((*tools.DEMO_TOOLS, "kubectl")), logs)
     return LoopbackWorld(case, tools.provide(tools.DEMO_TOOLS), logs)
 
 
@@ -73,7 +82,7 @@ async def _run(case: Case, world: LoopbackWorld | KindWorld, *, keep: bool) -> i
             verdict = await Story(case, world, narrator, keep=keep).run()
         # OSError and the API's errors: a server that stopped answering, in a cluster that nothing here watches.
         except (
-            *(StoryError, ProcessError, CommandError, ContainerError, ToolError),
+            *(StoryError, ProcessError, CommandError, ContainerError, ToolError, InstallError),
             *(ClusterError, OSError),
         ) as error:
             narrator.show(f"\nFAILED: {error}")

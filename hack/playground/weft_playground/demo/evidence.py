@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from weft.cluster import Object
 from weft.emulator import journal
-from weft_playground.case import AUTO, PAUSED, Case, Split
+from weft_playground.case import AUTO, MODES, PAUSED, Case, Split
 from weft_playground.demo.facts import condition
 from weft_playground.demo.rehearsal import Objectives, simulate
 from weft_playground.demo.report import Computed, Evidence, GroupReport, LogicalNodeReport
@@ -76,31 +76,27 @@ def gather(
     """Everything that is known when the last answer is in. `zero`: the load's start in monotonic time; `split`: what
     both groups started with."""
     end = time.monotonic()
-    groups = []
-    for name, mode in ((AUTO, "Auto"), (PAUSED, "Paused")):
-        facts = watching.facts[name]
+    groups = {}
+    for name, facts in watching.facts.items():
         settled = facts.settled_at(Split(facts.census.prefill, facts.census.decode), zero)
         transfers = watching.transfers if name == AUTO else [at for at, *_ in facts.stage_changes]
-        groups.append(
-            GroupReport(
-                name=name,
-                mode=mode,
-                results=results.get(name, []),
-                history=[(at - zero, each) for at, each in facts.history],
-                budget_accelerators=facts.budget_accelerators,
-                most_accelerators=facts.most_accelerators,
-                accelerator_seconds=facts.accelerator_seconds(zero, end),
-                idle_accelerator_seconds=facts.idle_accelerator_seconds(zero, end),
-                transfers=[at - zero for at in transfers],
-                settled_at=None if settled is None else settled - zero,
-            )
+        groups[name] = GroupReport(
+            name=name,
+            mode=MODES[name],
+            results=results.get(name, []),
+            history=[(at - zero, each) for at, each in facts.history],
+            budget_accelerators=facts.budget_accelerators,
+            most_accelerators=facts.most_accelerators,
+            accelerator_seconds=facts.accelerator_seconds(zero, end),
+            idle_accelerator_seconds=facts.idle_accelerator_seconds(zero, end),
+            transfers=[at - zero for at in transfers],
+            settled_at=None if settled is None else settled - zero,
         )
-    auto, paused = groups
     return Evidence(
         objectives=objectives,
         shift_at=case.shift_seconds,
-        auto=auto,
-        paused=paused,
+        auto=groups[AUTO],
+        paused=groups.get(PAUSED),
         requests_sent=len(requests),
         logical_node_bound=any(node.devices for node in nodes),
         logical_nodes=nodes,

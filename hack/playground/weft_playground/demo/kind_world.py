@@ -14,7 +14,7 @@ from weft_dev import kind_site
 from weft_dev.commands import CommandError
 from weft_dev.kind_site import KindSite
 from weft_dev.processes import ProcessGroup
-from weft_playground.case import AUTO, PAUSED, Case
+from weft_playground.case import AUTO, MODES, PAUSED, Case
 from weft_playground.demo.load_run import LoadRun
 from weft_playground.demo.manifests import Examples, namespace_object, with_plain_pods
 from weft_playground.demo.narrator import Narrator
@@ -33,6 +33,7 @@ class KindWorld:
     load: LoadRun = field(init=False)
     fronts: dict[str, str] = field(default_factory=dict)
     examples: Examples = field(default_factory=with_plain_pods)
+    namespaces = tuple(MODES)
     replicas_text = "each a plain pod that counts as 2 GPUs"
     stopped_text = "the load has ended; the next run, or make kind-down, removes what is in the cluster"
     _site: KindSite | None = None
@@ -112,6 +113,10 @@ class KindWorld:
     def lags(self) -> list[Lag]:
         """How late everything ran so far. Needs the replicas and the ended load."""
         return [*self.load.lags(), *lags_behind(self.fronts.values())]
+
+    def counted(self) -> tuple[list[str], list[str]]:
+        """Nothing besides."""
+        return [], []
 
     def journal_lines(self) -> list[str]:
         """Both fabrics' journals as one."""

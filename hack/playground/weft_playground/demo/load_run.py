@@ -35,7 +35,11 @@ class LoadRun:
         zero, lag = self.processes.directory / "load.zero", self.processes.directory / "load.lag"
         command = [
             *(sys.executable, "-m", "weft_playground.load", f"--model={model_name}"),
-            *(f"--offset={self.case.offset_minutes}", f"--out={self.results}"),
+            *(
+                f"--offset={self.case.offset_minutes}",
+                f"--engines={self.case.engines}",
+                f"--out={self.results}",
+            ),
             *(f"--lag-file={lag}", f"--zero-file={zero}"),
             *(f"{group}={url}" for group, url in fronts.items()),
         ]

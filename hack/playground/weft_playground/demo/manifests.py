@@ -12,7 +12,7 @@ import yaml
 
 from weft.cluster import Object
 from weft_dev import ROOT
-from weft_playground.case import ACCELERATORS_PER_REPLICA, AUTO, PAUSED, Split
+from weft_playground.case import ACCELERATORS_PER_REPLICA, MODES, Split
 from weft_playground.demo.rehearsal import Objectives
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -68,6 +68,12 @@ class Examples:
                 each["spec"]["fabricRef"]["name"] = second["metadata"]["name"]
         return Examples((*changed.common, second), changed.group)
 
+    def with_preset(self, preset: str) -> Examples:
+        """The same with another preset of metrics."""
+        changed = copy.deepcopy(self)
+        only(changed.group, "InferenceGroup")["spec"]["metrics"]["preset"] = preset
+        return changed
+
     def with_engine_argument(self, argument: str) -> Examples:
         """The same with one more argument for every engine."""
         changed = copy.deepcopy(self)
@@ -121,11 +127,8 @@ def group_objects(group: Sequence[Object], namespace: str, mode: str, split: Spl
     return result
 
 
-def both_groups(examples: Examples, split: Split) -> list[Object]:
-    return [
-        *group_objects(examples.group, AUTO, "Auto", split),
-        *group_objects(examples.group, PAUSED, "Paused", split),
-    ]
+def all_groups(examples: Examples, split: Split, namespaces: Iterable[str] = MODES) -> list[Object]:
+    return [each for name in namespaces for each in group_objects(examples.group, name, MODES[name], split)]
 
 
 def namespace_object(name: str) -> Object:

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from weft_playground.case import REPLICAS, Case
+from weft_playground.case import Case
 from weft_playground.engine_model import EngineModel, Sequence
 from weft_playground.picker import DECODE, PREFILL, Replica, pick_decode, pick_prefill
 from weft_playground.profile import Profile, SpeedError, read_profile, speed_error
@@ -158,7 +158,7 @@ def rehearse(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--replicas", type=int, default=REPLICAS)
+    parser.add_argument("--replicas", type=int, default=Case().replicas)
     parser.add_argument("--offset", type=float, default=0.0, metavar="MINUTES")
     parser.add_argument("--seed", type=int, help="of the engines' true speeds (default: the profile's)")
     parser.add_argument("--ttft", type=float, default=3.0, metavar="SECONDS")

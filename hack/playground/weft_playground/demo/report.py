@@ -65,7 +65,8 @@ class Evidence:
     objectives: Objectives
     shift_at: float
     auto: GroupReport
-    paused: GroupReport
+    paused: GroupReport | None
+    """Absent where only one group is served."""
     requests_sent: int
     logical_node_bound: bool
     split: Split
@@ -76,6 +77,10 @@ class Evidence:
     attached_twice: Sequence[str] = ()
     left_attached: Sequence[tuple[str, str]] = ()
     lags: Sequence[Lag] = field(default=())
+    counted: Sequence[str] = ()
+    """What else is known of the load."""
+    wrong: Sequence[str] = ()
+    """What of it must not be."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,8 @@ def verdict(evidence: Evidence) -> Verdict:
 
     A move should happen where the case has one to gain from; where it has none, that is said and all is well.
     """
-    broken = []
-    for group in (evidence.auto, evidence.paused):
+    broken = [*evidence.wrong]
+    for group in groups(evidence):
         if group.most_accelerators > group.budget_accelerators:
             broken.append(
                 f"{group.name}: the budget was exceeded: {group.most_accelerators} accelerators"
@@ -115,7 +120,10 @@ def verdict(evidence: Evidence) -> Verdict:
     if slow:
         return Verdict(EXIT_TOO_SLOW, [f"machine too slow: {text}" for text in slow])
     missing = [] if evidence.logical_node_bound else ["no logical node was bound"]
-    auto, paused = (share_within(group.results, evidence.objectives) for group in groups(evidence))
+    auto, paused = (
+        share_within(group.results, evidence.objectives) if group is not None else None
+        for group in (evidence.auto, evidence.paused)
+    )
     if auto is not None and paused is not None and auto < paused - WORSE:
         missing.append(
             f"balancing made it worse: {_percent(auto)} of all requests within objectives, {_percent(paused)} without"
@@ -154,8 +162,8 @@ def without_a_move(evidence: Evidence) -> tuple[str, str]:
     )
 
 
-def groups(evidence: Evidence) -> tuple[GroupReport, GroupReport]:
-    return evidence.auto, evidence.paused
+def groups(evidence: Evidence) -> Sequence[GroupReport]:
+    return [each for each in (evidence.auto, evidence.paused) if each is not None]
 
 
 def stretches(results: Iterable[Result], shift_at: float) -> tuple[list[Result], list[Result]]:
@@ -250,13 +258,14 @@ def table(evidence: Evidence) -> str:
 def summary(evidence: Evidence) -> str:
     """All that the user sees at the end, without the verdict."""
     goal = evidence.objectives
-    splits = [f"  {group.name}: {splits_over_time(group)}" for group in (evidence.auto, evidence.paused)]
+    splits = [f"  {group.name}: {splits_over_time(group)}" for group in groups(evidence)]
     return "\n".join(
         (
             "",
             f"Objectives: first token within {goal.time_to_first_token:g} s,"
             f" {goal.inter_token_latency * 1000:g} ms between tokens (mean of a request)",
             table(evidence),
+            *evidence.counted,
             "",
             "prefill:decode serving over time (+n: exist, do not serve)",
             *splits,

