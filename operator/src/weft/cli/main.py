@@ -138,6 +138,7 @@ def _run(config: Path | None) -> int:
     from weft.runtime.nesting import read_deep_json
     from weft.runtime.operator import run
     from weft.runtime.settings import load
+    from weft.runtime.threads import let_the_event_loop_in
 
     try:
         settings = load(config)
@@ -148,6 +149,7 @@ def _run(config: Path | None) -> int:
     collect_everything_rarely()
     give_freed_memory_back()
     read_deep_json()
+    let_the_event_loop_in()
     try:
         return uvloop.run(run(settings))
     except StartError as error:
