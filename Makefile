@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 ROOMS := hack/dev:hack/playground:hack/offline
 IN_ROOMS := PYTHONPATH=$(ROOMS) $(BIN)/python -m
 TESTS := tests/unit tests/property tests/integration tests/faults tests/fuzz
+# Tests on a control plane mostly wait, the others compute: two processes beside each other, whatever the machine has.
+PARALLEL := -n 2
 
 .PHONY: help
 help: ## list these verbs
@@ -28,7 +30,7 @@ demo: ## the whole job on a local cluster, narrated; OFFSET= SEED= SPLIT= change
 test: ## all tests; those without a cluster run while its tools are built
 	@$(PYTHON) hack/dev/weft_dev/preflight.py test
 	@$(MAKE) -s $(VENV)/.complete
-	$(BIN)/pytest $(TESTS) $(ARGS)
+	$(BIN)/pytest $(TESTS) $(PARALLEL) $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(VENV)/.complete ## tests that need no cluster; of the tools they take helm alone

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from weft.api.resources import NAMESPACES, ResourceType
 from weft.cluster import Object
@@ -29,6 +31,25 @@ hypothesis.settings.load_profile("weft")
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE_ACCOUNTS = ResourceType("", "v1", "serviceaccounts", "ServiceAccount", True)
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Which tests `pytest -n` keeps in one process, and in their order."""
+    return _Suites(config, log)
+
+
+class _Suites(LoadScopeScheduling):
+    """Those that share a control plane, and those of one file, whose fixtures they share.
+
+    Faults and fuzz have a control plane beside the others', since either half takes minutes. What has most tests is
+    begun first, which is integration; the small files at the end fill what is left of either process.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        suite = file.removeprefix("tests/").partition("/")[0]
+        return {"integration": suite, "faults": "faults", "fuzz": "faults"}.get(suite, file)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -117,15 +117,20 @@ def test_hold(control_plane):
 """
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("ending", "processes"),
+    [(signal.SIGKILL, 0), (signal.SIGINT, 0), (signal.SIGINT, 2)],
+    ids=["kill -9", "Ctrl-C", "Ctrl-C of several processes"],
+)
 async def test_nothing_is_left_of_a_test_session_that_is_ended(
-    ending: signal.Signals, tool_paths: dict[str, Path], tmp_path: Path
+    ending: signal.Signals, processes: int, tool_paths: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "test_hold.py").write_text(HOLD)
     facts = tmp_path / "facts.json"
     command = ["-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
     session = await asyncio.create_subprocess_exec(
-        *(sys.executable, *command, "--import-mode=importlib", str(tmp_path / "test_hold.py")),
+        *(sys.executable, *command, f"-n{processes}", "--import-mode=importlib"),
+        str(tmp_path / "test_hold.py"),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{PYTHONPATH}", "HOLD_FILE": str(facts)},
         stdout=asyncio.subprocess.PIPE,
@@ -137,7 +142,8 @@ async def test_nothing_is_left_of_a_test_session_that_is_ended(
         found = json.loads(facts.read_text())
         assert all(alive(pid) for pid in found["pids"])
         assert len(found["pids"]) == 4
-        session.send_signal(ending)
+        # A terminal tells every process of the job.
+        os.kill(-session.pid if ending == signal.SIGINT else session.pid, ending)
         await eventually(lambda: not any(alive(pid) for pid in found["pids"]), what="the end of the servers")
         await eventually(lambda: not Path(found["directory"]).exists(), what="the end of their directory")
     finally:
