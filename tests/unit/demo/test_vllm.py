@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from weft_playground import vllm_install
-from weft_playground.case import AUTO, Case, Split
+from weft_playground.case import AUTO, SEEDS, Case, Split
 from weft_playground.demo.manifests import all_groups, only, with_logical_nodes
-from weft_playground.demo.report import EXIT_FAILED, summary, verdict
+from weft_playground.demo.rehearsal import simulate
+from weft_playground.demo.report import EXIT_FAILED, WORTH_A_MOVE, summary, verdict
 from weft_playground.demo.vllm_engines import order
 from weft_playground.demo.vllm_world import transfers_text
-from weft_playground.trace import prompt_per_answer_token
+from weft_playground.profile import read_profile, speed_error
+from weft_playground.trace import between, prompt_per_answer_token
 
 from .test_report import evidence
 
@@ -90,3 +92,17 @@ def test_where_the_python_that_the_lock_is_for_is_missing_that_is_said_before_an
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(vllm_install.InstallError, match=vllm_install.PYTHON):
         vllm_install.install(print)
+
+
+def test_after_the_shift_another_split_of_six_engines_is_worth_a_move() -> None:
+    case = Case(seed=SEEDS["vllm"], engines="vllm")
+    requests = case.requests()
+    errors = [speed_error(case.seed, number) for number in range(case.replicas)]
+    objectives = with_logical_nodes().objectives
+    after = between(requests, case.shift_seconds, case.load_seconds)
+
+    def within(prefill: int) -> float:
+        outcomes = simulate(after, read_profile(), prefill, case.replicas - prefill, errors)
+        return sum(each.within(objectives) for each in outcomes) / len(outcomes)
+
+    assert within(4) > within(3) + WORTH_A_MOVE

@@ -20,7 +20,7 @@ from weft_dev.commands import CommandError
 from weft_dev.containers import ContainerError
 from weft_dev.processes import ProcessError
 from weft_dev.tools import ToolError
-from weft_playground.case import DEFAULT_SEED, ENGINES, Case, Split
+from weft_playground.case import ENGINES, SEEDS, Case, Split
 from weft_playground.demo.kind_world import KindWorld
 from weft_playground.demo.narrator import Narrator
 from weft_playground.demo.report import EXIT_FAILED, EXIT_OK, EXIT_TOO_SLOW
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument(
         "--offset", type=float, default=0.0, metavar="MINUTES", help="moves both stretches of the trace"
     )
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of the engines' true speeds")
+    parser.add_argument("--seed", type=int, help="of the engines' true speeds")
     parser.add_argument(
         "--split", metavar="P:D", help="the split to start with (default: the best for the first stretch)"
     )
@@ -55,7 +55,8 @@ def main() -> int:
         parser.error(str(error))
     if arguments.kind and arguments.engines != ENGINES[0]:
         parser.error("real engines run on loopback only: their image would be 6 GB")
-    case = Case(arguments.offset, arguments.seed, split, arguments.engines)
+    seed = SEEDS[arguments.engines] if arguments.seed is None else arguments.seed
+    case = Case(arguments.offset, seed, split, arguments.engines)
     world = KindWorld(case, arguments.logs) if arguments.kind else _loopback(case, arguments.logs)
     try:
         return asyncio.run(_run(case, world, keep=arguments.keep))

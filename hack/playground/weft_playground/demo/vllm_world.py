@@ -68,7 +68,7 @@ class VLLMWorld(LoopbackWorld):
                 vllm_install.directory() / "bin" / "vllm-router",
                 *("--host=127.0.0.1", f"--port={port}"),
                 *("--prometheus-host=127.0.0.1", f"--prometheus-port={metrics}"),
-                *("--vllm-pd-disaggregation", "--policy=round_robin", "--kv-connector=nixl"),
+                *("--vllm-pd-disaggregation", "--policy=power_of_two", "--kv-connector=nixl"),
                 *(
                     "--service-discovery",
                     f"--service-discovery-namespace={AUTO}",
