@@ -16,8 +16,9 @@ from decimal import Decimal
 from counted import Row, at_least, at_most, noted
 
 from support.packing import GIB, GPUS, bound, faults, first_fit, instance, optimum
-from weft.binding.plan import Constraint, HostOffer, Need, Offer, Shape, Stock, Waiting
+from weft.binding.asked import Constraint, Need, Shape, Waiting
 from weft.binding.search import place
+from weft.binding.stock import HostOffer, Offer, Stock
 from weft.fabric.driver import Device, DeviceKind
 
 SEEDS = 200

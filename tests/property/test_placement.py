@@ -8,8 +8,9 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.binding.plan import Constraint, HostOffer, Need, Offer, Shape, Stock, Waiting
+from weft.binding.asked import Constraint, Need, Shape, Waiting
 from weft.binding.search import place
+from weft.binding.stock import HostOffer, Offer, Stock
 from weft.fabric.driver import Device, DeviceKind
 
 GIB = 2**30

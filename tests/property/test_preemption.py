@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from support.placing import GPUS, gpu, gpus, host, request, tied
 from weft.api.maintenance import Drain
-from weft.binding.plan import Holder, Placement, Stock, Waiting
+from weft.binding.asked import Waiting
+from weft.binding.plan import Placement
 from weft.binding.search import place
+from weft.binding.stock import Holder, Stock
 
 NODES = 8
 

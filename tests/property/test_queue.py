@@ -13,9 +13,10 @@ from support.arrivals import GIB, Arrival, generated
 from support.placing import gpu, gpus, host, request, tied
 from support.queueing import Rack, Size, replay, utilisation
 from weft.binding.keeping import nearest
-from weft.binding.plan import Remembered, Stock
+from weft.binding.plan import Remembered
 from weft.binding.room import Room
 from weft.binding.search import place
+from weft.binding.stock import Stock
 
 SMALL = Size(accelerators=24, hosts=12, memories=3, storages=2)
 

@@ -15,18 +15,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from weft.binding.plan import (
-    Choice,
-    Constraint,
-    HostOffer,
-    Need,
-    Offer,
-    Placement,
-    Selector,
-    Shape,
-    Stock,
-    Waiting,
-)
+from weft.binding.asked import Choice, Constraint, Need, Selector, Shape, Waiting
+from weft.binding.plan import Placement
+from weft.binding.stock import HostOffer, Offer, Stock
 from weft.fabric.driver import Device, DeviceKind
 
 GIB = 2**30

@@ -7,22 +7,11 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+from weft.binding.asked import Choice, Constraint, Need, Selector, Shape, Waiting
 from weft.binding.membership import PoolKey
-from weft.binding.plan import (
-    Assignment,
-    Choice,
-    Constraint,
-    HostOffer,
-    Need,
-    Offer,
-    Placement,
-    Refusal,
-    Selector,
-    Shape,
-    Stock,
-    Waiting,
-)
+from weft.binding.plan import Assignment, Placement, Refusal
 from weft.binding.search import place as place_on
+from weft.binding.stock import HostOffer, Offer, Stock
 from weft.fabric.driver import Device, DeviceKind
 
 GPUS = (DeviceKind.ACCELERATOR, "gpus")

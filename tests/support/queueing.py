@@ -13,18 +13,10 @@ from decimal import Decimal
 import numpy as np
 
 from support.arrivals import GIB, Arrival
-from weft.binding.plan import (
-    Constraint,
-    HostOffer,
-    Need,
-    Offer,
-    Placement,
-    Remembered,
-    Shape,
-    Stock,
-    Waiting,
-)
+from weft.binding.asked import Constraint, Need, Shape, Waiting
+from weft.binding.plan import Placement, Remembered
 from weft.binding.search import place
+from weft.binding.stock import HostOffer, Offer, Stock
 from weft.fabric.driver import Device, DeviceKind
 
 POOLS = {

@@ -6,9 +6,11 @@ from collections.abc import Hashable
 
 import pytest
 
+from weft.binding.asked import Shape, Waiting
 from weft.binding.assignments import Assignments
 from weft.binding.keys import LogicalNodeKey, PlacementKey
-from weft.binding.plan import Assignment, HostOffer, Refusal, Shape, Waiting
+from weft.binding.plan import Assignment, Refusal
+from weft.binding.stock import HostOffer
 
 KEY = LogicalNodeKey("a", "n")
 HOST = HostOffer("rack", "sled-0", "node-0", {}, cpu=0, memory_bytes=0)  # type: ignore[arg-type]

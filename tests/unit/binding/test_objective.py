@@ -9,7 +9,7 @@ import pytest
 
 from support.placing import bytes_, chosen, gpu, gpus, host, memory, model, only, place, request, tied
 from weft.api.logical_node import Objective
-from weft.binding.plan import Offer
+from weft.binding.stock import Offer
 
 
 def priced(offer: Offer, cost: str, watts: int = 0, pool: str = "") -> Offer:

@@ -17,7 +17,8 @@ from weft.api.resources import (
     PODS,
     PRIORITY_CLASSES,
 )
-from weft.binding.plan import Holder, Offer, Stock, Waiting
+from weft.binding.asked import Waiting
+from weft.binding.stock import Holder, Offer, Stock
 from weft.fabric.driver import Device, DeviceKind
 
 TOLERATION = {"key": "weft.dev/logical-node", "operator": "Exists"}

@@ -16,8 +16,10 @@ from weft.api.resources import (
     NAMESPACES,
     PRIORITY_CLASSES,
 )
+from weft.binding.asked import Selector, Waiting
 from weft.binding.keys import PlacementKey, PoolsKey
-from weft.binding.plan import HostOffer, Offer, Placement, Remembered, Selector, Stock, Waiting
+from weft.binding.plan import Placement, Remembered
+from weft.binding.stock import HostOffer, Offer, Stock
 from weft.binding.turns import place_words
 from weft.cluster import Object
 from weft.fabric.driver import DeviceKind

@@ -6,8 +6,10 @@ from dataclasses import replace
 from decimal import Decimal
 
 from support.placing import GPUS, chosen, gpu, gpus, host, model, place, request, tied
-from weft.binding.plan import Choice, Offer, Placement, Selector, Stock
+from weft.binding.asked import Choice, Selector
+from weft.binding.plan import Placement
 from weft.binding.search import place as place_on
+from weft.binding.stock import Offer, Stock
 
 HOSTS = [host(f"h{n}") for n in range(8)]
 

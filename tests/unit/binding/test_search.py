@@ -23,16 +23,10 @@ from support.placing import (
     tied,
 )
 from weft.api.meta import LabelOperator, LabelRequirement
+from weft.binding.asked import Choice, Constraint, Selector
 from weft.binding.membership import PoolKey
-from weft.binding.plan import (
-    Choice,
-    Constraint,
-    HostOffer,
-    Offer,
-    Selector,
-    Stock,
-)
 from weft.binding.search import place as place_on
+from weft.binding.stock import HostOffer, Offer, Stock
 from weft.fabric.driver import Device, DeviceKind
 
 

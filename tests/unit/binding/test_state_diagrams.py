@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 
 from weft.api import DeviceAttachment, LogicalNode
+from weft.binding.asked import Shape, Waiting
 from weft.binding.decide import decide
 from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture
 from weft.binding.keys import LogicalNodeKey
 from weft.binding.objects import NodeView
 from weft.binding.observe import HostView, LogicalNodePicture
-from weft.binding.plan import Assignment, HostOffer, Shape, Waiting
+from weft.binding.plan import Assignment
 from weft.binding.release import expired_facts
 from weft.binding.steps import (
     Attach,
@@ -47,6 +48,7 @@ from weft.binding.steps import (
     Wait,
     Withdraw,
 )
+from weft.binding.stock import HostOffer
 from weft.controllers import Now
 from weft.fabric.driver import Device, DeviceKind, Inventory
 from weft.fabric.errors import Busy, CapacityExhausted, DeviceFault, FabricError, OutcomeUnknown

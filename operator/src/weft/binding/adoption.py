@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from weft.api.fabric import FabricMode, OrphanPolicy
+from weft.binding.asked import Waiting
 from weft.binding.hosting import host_offer
 from weft.binding.hosts import match
 from weft.binding.objects import is_ready, logical_node_taint
 from weft.binding.offers import Snapshot
-from weft.binding.plan import Assignment, HostOffer, Offer, Refusal, Stock, Waiting
+from weft.binding.plan import Assignment, Refusal
 from weft.binding.search import place
+from weft.binding.stock import HostOffer, Offer, Stock
 
 Named = tuple[str, str]
 """Fabric and device."""

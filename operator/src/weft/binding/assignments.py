@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from weft.api.maintenance import Drain
 from weft.binding.keys import LogicalNodeKey, PlacementKey, PoolsKey
 from weft.binding.membership import PoolKey
-from weft.binding.plan import Assignment, Holder, Refusal, Unused
+from weft.binding.plan import Assignment, Refusal, Unused
+from weft.binding.stock import Holder
 from weft.controllers import Enqueue
 
 AGAIN_SECONDS = 15.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from weft.binding.plan import Offer, domains, natural
+from weft.binding.stock import Offer, domains, natural
 
 
 class Bin:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from weft.api.logical_node import Objective
+from weft.binding.asked import Choice, Constraint, Need, Shape
 from weft.binding.bins import Bin, bins_of
 from weft.binding.membership import PoolKey
 from weft.binding.objective import WEIGHED, in_few_domains, order, weight
-from weft.binding.plan import Choice, Constraint, Need, Shape, Stock
+from weft.binding.stock import Stock
 from weft.fabric.driver import DeviceKind
 
 MOST_TRIES = 200

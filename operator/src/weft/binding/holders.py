@@ -10,7 +10,7 @@ from weft.api.pools import Preemption, PreemptionScope
 from weft.binding.grants import Grants
 from weft.binding.holdings import Holding, Holdings, Owner, owner_of
 from weft.binding.membership import Pool, PoolKey, pool_key
-from weft.binding.plan import Holder
+from weft.binding.stock import Holder
 from weft.cluster import Object
 
 

@@ -12,7 +12,7 @@ from weft.binding.hosts import match
 from weft.binding.inventory import Picture
 from weft.binding.objects import is_ready, logical_node_taint
 from weft.binding.parsed import Parsed
-from weft.binding.plan import HostOffer, Taint
+from weft.binding.stock import HostOffer, Taint
 from weft.cluster import Object
 
 NOT_WRITABLE = "nothing can be attached there: the condition Writable of its Fabric says why"

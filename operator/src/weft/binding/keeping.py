@@ -12,10 +12,10 @@ import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from weft.binding.asked import Constraint, Shape, Waiting
 from weft.binding.bins import Bin
 from weft.binding.choose import Devices, Part, Parts, Try, cover, is_enough
 from weft.binding.places import Place
-from weft.binding.plan import Constraint, Shape, Waiting
 from weft.binding.room import Room
 
 MOST_TRIES = 1000

@@ -29,6 +29,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.binding import requests
+from weft.binding.asked import Shape, Waiting
 from weft.binding.assignments import Assignments, Outcome
 from weft.binding.decide import wants_place
 from weft.binding.grants import Grants
@@ -39,8 +40,9 @@ from weft.binding.inventory import Picture
 from weft.binding.membership import Membership, Pool, PoolKey, key_of, members, pool_key
 from weft.binding.objects import keeps_owner
 from weft.binding.parsed import Parsed, Same
-from weft.binding.plan import Assignment, HostOffer, Offer, Shape, Stock, Waiting
+from weft.binding.plan import Assignment
 from weft.binding.requests import Request, Turn
+from weft.binding.stock import HostOffer, Offer, Stock
 from weft.cluster import Cluster, Object
 from weft.fabric.driver import Device, DeviceKind
 

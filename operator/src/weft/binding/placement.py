@@ -27,9 +27,10 @@ from weft.binding.keys import PlacementKey
 from weft.binding.membership import PoolKey
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.parsed import Same
-from weft.binding.plan import Holder, Remembered, Unused
+from weft.binding.plan import Remembered, Unused
 from weft.binding.rehearsal import Rehearsal
 from weft.binding.search import place
+from weft.binding.stock import Holder
 from weft.cluster import Cluster, Object
 from weft.controllers import Now, Watch
 

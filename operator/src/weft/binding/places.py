@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
+from weft.binding.asked import Shape
 from weft.binding.choose import Devices
-from weft.binding.plan import HostOffer, Shape
+from weft.binding.stock import HostOffer
 
 Place = tuple[str, str]
 """Fabric and host."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from weft.binding.asked import Shape
 from weft.binding.choose import Budget, Unmet
 from weft.binding.keeping import Kept
-from weft.binding.plan import Holder, Shape, Stock
 from weft.binding.room import Room
+from weft.binding.stock import Holder, Stock
 
 MOST_VICTIMS = 64
 """Logical nodes that are looked at for one request: a bound on what a tenant can cost."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from weft.binding.plan import Placement, Refusal, Remembered, Stock
+from weft.binding.plan import Placement, Refusal, Remembered
 from weft.binding.search import place
+from weft.binding.stock import Stock
 
 
 class Rehearsal:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 
+from weft.binding.asked import Shape, Waiting
 from weft.binding.bins import Bin
-from weft.binding.plan import Shape, Waiting
 from weft.binding.room import Held, Room
 
 MOST_MOVES = 300

@@ -11,10 +11,10 @@ from weft.api.conditions import find, is_true
 from weft.api.devices import DeviceSelector
 from weft.api.logical_node import AcceleratorRequest, ByteRequest, ConstraintPolicy
 from weft.api.quantity import parse_bytes, parse_decimal
+from weft.binding.asked import Choice, Constraint, Need, Selector, Shape, Waiting
 from weft.binding.holdings import Owner
 from weft.binding.membership import PoolKey, key_of
 from weft.binding.objects import is_deleting, is_published, parse_node
-from weft.binding.plan import Choice, Constraint, Need, Selector, Shape, Waiting
 from weft.binding.resize import At, Claims, family, is_leaving, missing
 from weft.cluster import Object
 from weft.fabric.driver import Device, DeviceKind

@@ -13,7 +13,7 @@ from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
 from weft.api.quantity import parse_bytes
 from weft.binding.membership import DEVICES_OF
-from weft.binding.plan import domains, natural
+from weft.binding.stock import domains, natural
 from weft.fabric.driver import Device, DeviceKind
 
 Claims = tuple[DeviceAttachment, ...]

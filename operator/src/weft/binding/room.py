@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+from weft.binding.asked import Waiting
 from weft.binding.choose import Budget, Devices, Parts, Unmet
 from weft.binding.objective import WEIGHED, weight
 from weft.binding.places import Hosts, Place
-from weft.binding.plan import Stock, Waiting
+from weft.binding.stock import Stock
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,27 +18,24 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from weft.binding.asked import Shape, Waiting
 from weft.binding.keeping import Kept, nearest
 from weft.binding.membership import PoolKey
 from weft.binding.plan import (
     Assignment,
     Chosen,
     Effort,
-    Holder,
-    Offer,
     Placement,
     Refusal,
     RefusalKey,
     Remembered,
-    Shape,
-    Stock,
     Unused,
-    Waiting,
     Why,
 )
 from weft.binding.preemption import victims
 from weft.binding.repack import LEAST_WORK, MOST_WORK, Repack
 from weft.binding.room import Held, Room
+from weft.binding.stock import Holder, Offer, Stock
 from weft.binding.stranded import unused
 from weft.binding.turns import Turns, place_words
 from weft.binding.why import DEVICE_REASONS, MOVABLE_REASONS, Words

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+from weft.binding.asked import Choice, Shape
 from weft.binding.bins import Bin
 from weft.binding.choose import Parts
 from weft.binding.membership import PoolKey
-from weft.binding.plan import Choice, Shape, Unused
+from weft.binding.plan import Unused
 from weft.fabric.driver import DeviceKind
 
 _SAID = {"NoSuchDevices": "NotEnoughDevices"}

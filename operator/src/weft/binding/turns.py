@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heapreplace
 
-from weft.binding.plan import Waiting
+from weft.binding.asked import Waiting
 from weft.fabric.driver import DeviceKind
 
 Order = tuple[float, str, str]

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from weft.binding.asked import Need, Shape
 from weft.binding.choose import Budget, Unmet, asked
 from weft.binding.membership import PoolKey
 from weft.binding.places import suits
-from weft.binding.plan import HostOffer, Need, Shape, Stock, Why, pool_words
+from weft.binding.plan import Why
 from weft.binding.room import Room
+from weft.binding.stock import HostOffer, Stock, pool_words
 
 DEVICE_REASONS = ("NotEnoughDevices", "ConstraintUnmet")
 MOVABLE_REASONS = (*DEVICE_REASONS, "NoHost")
