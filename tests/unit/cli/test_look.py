@@ -6,188 +6,18 @@ import io
 import subprocess
 import sys
 import tarfile
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from weft.api.resources import (
-    DEVICE_ATTACHMENTS,
-    FABRICS,
-    GPU_POOLS,
-    INFERENCE_GROUPS,
-    INFERENCE_ROLES,
-    LOGICAL_NODES,
-    PODS,
-    ResourceType,
-)
+from support.looked_at import EARLIER, EVERYTHING, FABRIC, GROUP, NOW, WAITS, Object, made, reading
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, INFERENCE_GROUPS, LOGICAL_NODES
 from weft.cli.look import status, tree, why
 from weft.cli.look.pause import ANNOTATION_MODE, pausing, resuming
-from weft.cli.look.reading import Asker, AskError, Reading, Ref, ref_of
+from weft.cli.look.reading import Asker, AskError, Ref, ref_of
 from weft.cli.look.report import archive
 from weft.cluster import ClusterError, NotFoundError
-
-Object = dict[str, Any]
-NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-EARLIER = "2026-01-01T11:55:00Z"
-
-
-def made(
-    resource: ResourceType, name: str, spec: Object, state: Object | None = None, **metadata: Any
-) -> Object:
-    where = {"namespace": "team-a"} if resource.namespaced else {}
-    return {
-        "apiVersion": resource.api_version,
-        "kind": resource.kind,
-        "metadata": {
-            "name": name, "resourceVersion": "7", "generation": 1, "creationTimestamp": EARLIER, **where, **metadata
-        },
-        "spec": spec,
-        "status": state or {},
-    }  # fmt: skip
-
-
-def said(type: str, word: str, reason: str, message: str = "") -> Object:
-    return {
-        "type": type, "status": word, "reason": reason, "message": message,
-        "observedGeneration": 1, "lastTransitionTime": EARLIER,
-    }  # fmt: skip
-
-
-FABRIC = made(
-    FABRICS,
-    "rack",
-    {"mode": "Manage", "endpoint": "https://fm"},
-    {"devices": 8, "hosts": 2, "nodes": 2, "conditions": [said("Connected", "True", "Connected")]},
-)
-POOL = made(
-    GPU_POOLS,
-    "a100",
-    {"fabricRef": {"name": "rack"}},
-    {
-        "devices": {"total": 8, "free": 3, "bound": 4, "reserved": 0, "quarantined": 1, "unavailable": 0},
-        "conditions": [said("Ready", "True", "FabricRead")],
-    },
-)
-ASKED = {"accelerators": [{"name": "main", "count": 4}]}
-BOUND = made(
-    LOGICAL_NODES,
-    "trainer",
-    ASKED,
-    {
-        "nodeName": "worker-1",
-        "devices": [
-            {
-                "request": "main",
-                "poolRef": {"kind": "GPUPool", "name": "a100"},
-                "device": "gpu-1",
-                "attachment": "rack.gpu-1",
-            }
-        ],
-        "conditions": [said("Bound", "True", "Attached"), said("Ready", "True", "Attached")],
-    },
-)
-WAITS = made(
-    LOGICAL_NODES,
-    "greedy",
-    ASKED,
-    {"conditions": [said("Bound", "False", "NotEnoughDevices", "main: 4 asked for, too few are free")]},
-)
-CLAIM = made(
-    DEVICE_ATTACHMENTS,
-    "rack.gpu-1",
-    {
-        "fabric": "rack",
-        "device": "gpu-1",
-        "poolRef": {"kind": "GPUPool", "name": "a100"},
-        "host": "sled-1",
-        "nodeName": "worker-1",
-        "operation": "op",
-        "request": "main",
-        "claimSize": 1,
-        "claimRef": {"namespace": "team-a", "name": "trainer", "uid": "1"},
-    },
-)
-DECISION = {
-    "reason": "decode 1, prefill 2 is better than decode 2, prefill 1; prefill needs 1.6 replicas",
-    "decisionTime": EARLIER,
-    "previous": [{"role": "decode", "replicas": 2}, {"role": "prefill", "replicas": 1}],
-    "alternatives": [
-        {
-            "allocation": [{"role": "decode", "replicas": 2}, {"role": "prefill", "replicas": 1}],
-            "score": "0.200",
-            "reason": "stay; expected violations 0.20",
-        }
-    ],
-}
-GROUP = made(
-    INFERENCE_GROUPS,
-    "llama",
-    {
-        "objectives": {"timeToFirstTokenMilliseconds": 1000},
-        "metrics": {"models": ["llama"]},
-        "accelerators": {"maximum": 8},
-        "rebalance": {"mode": "Recommend"},
-        "template": {
-            "spec": {"containers": [{"name": "e", "env": [{"name": "TOKEN", "value": "canary-1"}]}]}
-        },
-    },
-    {
-        "split": "decode 1, prefill 2",
-        "desiredReplicas": 3,
-        "readyReplicas": 2,
-        "allocation": [{"role": "decode", "replicas": 1}, {"role": "prefill", "replicas": 2}],
-        "decision": DECISION,
-        "conditions": [said("ObjectivesMet", "False", "ObjectivesMissed", "too late")],
-    },
-    annotations={"kubectl.kubernetes.io/last-applied-configuration": "canary-2", "weft.dev/kept": "kept"},
-)
-ROLE = made(
-    INFERENCE_ROLES,
-    "prefill",
-    {"groupRef": {"name": "llama"}, "stage": "Prefill", "maxReplicas": 4, "profileRef": {"name": "p"}},
-    {
-        "desiredReplicas": 2,
-        "readyReplicas": 1,
-        "conditions": [said("Ready", "False", "WaitingForReplicas", "one")],
-    },
-)
-LABELS = {"weft.dev/group": "llama", "weft.dev/role": "prefill", "weft.dev/replica": "llama-1"}
-POD = made(
-    PODS,
-    "llama-1",
-    {
-        "nodeName": "worker-1",
-        "containers": [{"name": "e", "args": ["--key=canary-3"], "image": "canary-4/e"}],
-    },
-    {
-        "phase": "Pending",
-        "containerStatuses": [
-            {"name": "e", "image": "canary-4/e", "lastState": {"terminated": {"message": "canary-5"}}}
-        ],
-    },
-    labels=LABELS,
-)
-
-
-def reading(*objects: Object, denied: tuple[str, ...] = ()) -> Reading:
-    resources = (
-        FABRICS,
-        GPU_POOLS,
-        LOGICAL_NODES,
-        DEVICE_ATTACHMENTS,
-        INFERENCE_GROUPS,
-        INFERENCE_ROLES,
-        PODS,
-    )
-    by_resource = {
-        resource: tuple(one for one in objects if one["kind"] == resource.kind) for resource in resources
-    }
-    return Reading(NOW, by_resource, denied)
-
-
-EVERYTHING = (FABRIC, POOL, BOUND, WAITS, CLAIM, GROUP, ROLE, POD)
 
 
 def text_of(view: Any) -> str:
@@ -215,7 +45,7 @@ def test_status_shows_fabrics_pools_groups_and_what_each_waiting_node_waits_for(
     ]
     assert "logical nodes: 1 of 2 bound and ready" in text
     assert lines["team-a/greedy"][1:5] == ["5", "min", "NotEnoughDevices", "main:"]
-    assert "InferenceGroup team-a/llama: ObjectivesMet=False ObjectivesMissed: too late" in text
+    assert "InferenceGroup team-a/llama: ObjectivesMet=False Missed: too late" in text
 
 
 def test_status_says_what_the_rights_of_whoever_asks_hide() -> None:
@@ -386,10 +216,11 @@ async def test_a_cluster_that_shows_nothing_is_answered_by_why(refusal: ClusterE
         await Asker(Refusing(), "team-a", everywhere=True).read()  # type: ignore[arg-type]
 
 
-def test_help_imports_none_of_the_heavy_libraries() -> None:
+@pytest.mark.parametrize("verb", ["why", "ui"])
+def test_help_imports_none_of_the_heavy_libraries(verb: str) -> None:
     code = (
         "import sys; from weft.cli.main import main\n"
-        "try: main(['why', '--help'])\n"
+        f"try: main(['{verb}', '--help'])\n"
         "except SystemExit: pass\n"
         "print(*({name.split('.')[0] for name in sys.modules} & {'kopf', 'kubernetes', 'pydantic', 'rich', 'aiohttp'}))"
     )

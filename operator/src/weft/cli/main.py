@@ -1,4 +1,4 @@
-"""`weft run | crds | check | fabric probe | emulator | rehearse | status | tree | why | pause | resume | report`."""
+"""`weft run | crds | check | fabric probe | emulator | rehearse`, and what is asked of a cluster: look/commands.py."""
 
 from __future__ import annotations
 

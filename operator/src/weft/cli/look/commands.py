@@ -1,11 +1,11 @@
-"""The options of `weft status | tree | why | pause | resume | report`, and what is done for each."""
+"""The options of `weft status | tree | why | pause | resume | report | ui`, and what is done for each."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,10 @@ VERBS = {
     "pause": "keep an InferenceGroup's replicas, or a Fabric's devices, where they are",
     "resume": "take a pause back",
     "report": "one redacted archive for a bug report",
+    "ui": "a status page on this machine, for your browser alone",
 }
+EVERYWHERE = ("status", "report", "ui")
+"""These take all namespaces, where the user's rights reach that far and none is named."""
 ANSWERED, NOT_ANSWERED = 0, 1
 """Exit statuses; wrong usage is 2."""
 REFRESH_SECONDS = 2.0
@@ -48,8 +51,15 @@ def parser(verb: str) -> argparse.ArgumentParser:
         made.add_argument(
             "file", nargs="?", type=Path, help="default: weft-report-<time>.tar.gz; - for stdout"
         )
+    if verb == "ui":
+        made.add_argument(
+            "--once",
+            type=Path,
+            metavar="FILE",
+            help="write the page and end, instead of serving it; - for stdout",
+        )
     made.add_argument("-n", "--namespace", default="", help="default: the current context's")
-    if verb in ("status", "report"):
+    if verb in EVERYWHERE:
         made.add_argument(
             "-A", "--all-namespaces", action="store_true", help="the default, where your rights allow it"
         )
@@ -94,12 +104,14 @@ async def _ask(verb: str, options: argparse.Namespace) -> int:
     client = KubeClient(configuration)
     try:
         namespace = options.namespace or current_namespace(options.kubeconfig, options.context)
-        everywhere = verb in ("status", "report") and not options.namespace
+        everywhere = verb in EVERYWHERE and not options.namespace
         asker = Asker(client, namespace, everywhere)
         if verb == "status":
             return await _status(asker, options)
         if verb == "report":
             return await _report(asker, options.file)
+        if verb == "ui":
+            return await _ui(lambda: Asker(client, namespace, everywhere), options.once)
         ref = ref_of(options.object, namespace)
         if verb in ("pause", "resume"):
             return await _change(verb, asker, ref)
@@ -159,7 +171,6 @@ async def _report(asker: Asker, file: Path | None) -> int:
 
     from rich.console import Console
 
-    from weft.cli.look.reading import AskError
     from weft.cli.look.report import archive, file_name
     from weft.cli.look.status import shown, status_of
 
@@ -167,14 +178,39 @@ async def _report(asker: Asker, file: Path | None) -> int:
     text = StringIO()
     Console(file=text, width=WIDE).print(shown(status_of(reading)))
     data = archive(reading, await asker.all_events(), text.getvalue())
-    if str(file) == "-":
+    return _write("report", data, file or Path(file_name(reading.now)))
+
+
+async def _ui(asker: Callable[[], Asker], once: Path | None) -> int:
+    import secrets
+
+    from weft.cli.look.board import Board, board_of
+    from weft.cli.look.page import page
+    from weft.cli.look.ui import serve
+
+    async def read() -> Board:
+        # One for each reading: rights may change while the page is looked at.
+        return board_of(await asker().read())
+
+    if once is not None:
+        return _write("page", page(await read(), secrets.token_urlsafe(16), live=False).encode(), once)
+    await serve(
+        read, lambda url: print(f"{url}\nOpen it in a browser of this machine; Ctrl-C ends it.", flush=True)
+    )
+    return ANSWERED
+
+
+def _write(what: str, data: bytes, path: Path) -> int:
+    """Into a file, or to stdout for `-`."""
+    from weft.cli.look.reading import AskError
+
+    if str(path) == "-":
         sys.stdout.buffer.write(data)
         return ANSWERED
-    path = file or Path(file_name(reading.now))
     try:
         path.write_bytes(data)
     except OSError as error:
-        raise AskError(f"the report was not written: {error}") from error
+        raise AskError(f"the {what} was not written: {error}") from error
     print(f"{path}: names of objects, Nodes, hosts and models are in it: read it before you give it away")
     return ANSWERED
 

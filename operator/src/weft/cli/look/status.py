@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from weft.api import Condition, Fabric, GPUPool, InferenceGroup, LogicalNode, MemoryPool, StoragePool
-from weft.api.conditions import find
+from weft.api.conditions import find, is_true
 from weft.cli.look.reading import Reading
 from weft.cli.look.words import age, as_hoped
 
@@ -39,6 +39,10 @@ class PoolLine:
     fabric: str
     counts: dict[str, int]
     """Devices by state, and `total`; empty before the first reading."""
+    kept: int
+    """Of the free ones, those that are kept for the head of the queue."""
+    stranded: dict[str, int]
+    """Of the free ones, those that nobody who waits can use, by reason."""
     trouble: tuple[str, ...]
 
 
@@ -62,6 +66,8 @@ class NodeLine:
     namespace: str
     name: str
     age: str
+    place: str
+    """Among all that wait for a release; empty where a release would not help."""
     reason: str
     message: str
 
@@ -85,7 +91,7 @@ def status_of(reading: Reading) -> Status:
     """The status of what was read. Pure."""
     nodes = reading.nodes
     waiting = sorted(
-        (node for node in nodes if not _ready(node)),
+        (node for node in nodes if not is_true(node.status.conditions, "Ready")),
         key=lambda node: (node.metadata.creation_timestamp or reading.now, node.metadata.name),
     )
     return Status(
@@ -98,9 +104,10 @@ def status_of(reading: Reading) -> Status:
     )
 
 
-def _ready(node: LogicalNode) -> bool:
-    condition = find(node.status.conditions, "Ready")
-    return condition is not None and condition.status == "True"
+def waits_for(node: LogicalNode) -> Condition | None:
+    """The condition that says what a logical node waits for: once it is bound, what Ready says is what is left."""
+    bound = is_true(node.status.conditions, "Bound")
+    return find(node.status.conditions, "Ready" if bound else "Bound")
 
 
 def _trouble(conditions: tuple[Condition, ...]) -> tuple[str, ...]:
@@ -129,6 +136,8 @@ def _pool(pool: GPUPool | MemoryPool | StoragePool) -> PoolLine:
         pool.kind,
         pool.spec.fabric_ref.name,
         {name: getattr(counts, name) for name in ("total", *MARKS)} if counts else {},
+        pool.status.kept or 0,
+        {one.reason: one.devices for one in pool.status.stranded},
         _trouble(pool.status.conditions),
     )
 
@@ -149,13 +158,12 @@ def _group(group: InferenceGroup) -> GroupLine:
 
 
 def _node(node: LogicalNode, reading: Reading) -> NodeLine:
-    # Once it is bound, what Ready says is what is left to wait for.
-    bound, ready = (find(node.status.conditions, type) for type in ("Bound", "Ready"))
-    told = ready if bound is not None and bound.status == "True" else bound
+    told = waits_for(node)
     return NodeLine(
         node.metadata.namespace,
         node.metadata.name,
         age(node.metadata.creation_timestamp, reading.now),
+        node.status.queue_place or "",
         told.reason if told else "not seen yet",
         told.message if told else "the operator has not written a status: does it run?",
     )

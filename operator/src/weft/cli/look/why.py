@@ -85,20 +85,21 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
     generation = found["metadata"].get("generation", 0)
     conditions = tuple(Condition.model_validate(one) for one in found.get("status", {}).get("conditions", ()))
     said = sorted(
-        (_said(ref.resource.kind, one, generation) for one in conditions), key=lambda one: one.as_hoped
+        (said_of(ref.resource.kind, one, generation) for one in conditions), key=lambda one: one.as_hoped
     )
     return Why(
         what=str(ref),
         created=found["metadata"].get("creationTimestamp", ""),
         conditions=tuple(said),
-        decisions=_decisions(found) if ref.resource == INFERENCE_GROUPS else (),
+        decisions=decisions(InferenceGroup.model_validate(found)) if ref.resource == INFERENCE_GROUPS else (),
         below=_below(reading, ref),
         events=tuple(_happened(one) for one in events[-LAST_EVENTS:]),
         denied=reading.denied,
     )
 
 
-def _said(kind: str, condition: Condition, generation: int) -> Said:
+def said_of(kind: str, condition: Condition, generation: int) -> Said:
+    """A condition of an object of this kind and generation, with what its declaration says. Pure."""
     _, reason = declared(kind, condition)
     do = reason.action if reason is not None and reason.action != NOTHING else ""
     return Said(
@@ -114,8 +115,9 @@ def _said(kind: str, condition: Condition, generation: int) -> Said:
     )
 
 
-def _decisions(found: Object) -> tuple[Chosen, ...]:
-    status = InferenceGroup.model_validate(found).status
+def decisions(group: InferenceGroup) -> tuple[Chosen, ...]:
+    """What is recommended, and what was decided last. Pure."""
+    status = group.status
     chosen = []
     if status.recommendation is not None:
         chosen.append(

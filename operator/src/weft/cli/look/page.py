@@ -1,0 +1,324 @@
+"""The page of `weft ui` as HTML that refers to nothing outside itself. All text from the cluster is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+from weft.api.resources import DEVICE_ATTACHMENTS
+from weft.cli.look.board import Board, FabricBoard, GroupBoard, Held, PoolBoard, WaitBoard
+from weft.cli.look.status import MARKS
+from weft.cli.look.why import Chosen, Said
+from weft.cli.look.words import age
+
+REFRESH_SECONDS = 5
+STATES = ("bound", "reserved", "quarantined", "unavailable", "kept", "free")
+"""Of a pool's devices, in the order in which the bar shows them. Kept ones are among the free."""
+WELL, LOOK = "✓", "!"
+"""Stand before what is as hoped, and before what is not: colour alone says nothing."""
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1e293b; --soft: #475569; --ground: #fff; --line: #cbd5e1; --card: #f8fafc;
+  --well: #166534; --look: #9a3412; --bound: #15803d; --reserved: #0891b2; --quarantined: #dc2626;
+  --unavailable: #d97706; --kept: #7c3aed; --free: #cbd5e1; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e2e8f0; --soft: #a8b5c7; --ground: #0f172a; --line: #334155;
+  --card: #16213a; --well: #86efac; --look: #fdba74; --bound: #22c55e; --reserved: #22d3ee; --quarantined: #f87171;
+  --unavailable: #fbbf24; --kept: #a78bfa; --free: #334155; } }
+body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 1.2rem auto;
+  max-width: 1400px; padding: 0 1rem; }
+h1 { font-size: 1.3rem; margin: 0; } h2 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; } p { margin: .3rem 0; }
+.soft { color: var(--soft); } .well { color: var(--well); } .look { color: var(--look); }
+#problem:not(:empty) { border: 2px solid var(--look); padding: .4rem .7rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; margin: .3rem 0 .9rem; }
+caption { text-align: left; font-weight: 600; padding: .2rem 0; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
+  overflow-wrap: break-word; }
+thead th { white-space: nowrap; background: var(--card); } tbody th { font-weight: 600; min-width: 7rem; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.bar { display: block; width: 9rem; height: 1.1rem; }
+.key { width: .8rem; height: .8rem; display: inline-block; margin-right: .3rem; vertical-align: -1px; }
+summary { cursor: pointer; } ul { margin: .2rem 0; padding-left: 1.2rem; } td p:first-child { margin-top: 0; }
+""" + "".join(f".{state} {{ fill: var(--{state}); }} " for state in STATES)
+SCRIPT = """
+setInterval(async () => {
+  if (document.hidden) return;
+  const problem = document.getElementById('problem');
+  try {
+    const answer = await fetch(location.href, {cache: 'no-store'});
+    const text = await answer.text();
+    if (!answer.ok) throw new Error(text);
+    const old = document.querySelector('main');
+    const main = text.match(/<main>[^]*<\\/main>/)[0];
+    const page = new DOMParser().parseFromString(main, 'text/html').querySelector('main');
+    const focused = document.activeElement.id;
+    for (const each of old.querySelectorAll('details[open]'))
+      page.querySelector('#' + CSS.escape(each.id))?.setAttribute('open', '');
+    old.replaceWith(page);
+    if (focused) document.getElementById(focused)?.focus({preventScroll: true});
+    problem.textContent = '';
+  } catch (error) {
+    problem.textContent = 'Not read anew; below is what was last known. ' + error.message;
+  }
+}, SECONDS * 1000);
+""".replace("SECONDS", str(REFRESH_SECONDS))
+
+
+class Html(str):
+    """HTML, as opposed to text, which has to be escaped."""
+
+    __slots__ = ()
+
+
+def element(name: str, *children: str, **attributes: str) -> Html:
+    """An element; what is not Html in it is escaped. Attributes: `_` for `-`, a `_` at the end is dropped."""
+    named = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        for key, value in attributes.items()
+        if value
+    )
+    return Html(f"<{name}{named}>{_joined(children)}</{name}>")
+
+
+def _joined(children: Iterable[str]) -> Html:
+    return Html("".join(each if isinstance(each, Html) else escape(each) for each in children))
+
+
+def policy(nonce: str) -> str:
+    """The Content-Security-Policy of the page: nothing but its own style and script, and no place but its own."""
+    return (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'"
+    )
+
+
+def page(board: Board, nonce: str, *, live: bool) -> str:
+    """The whole document. Pure. `live`: it asks for itself again; else it stays as it is."""
+    again = f", and every {REFRESH_SECONDS} seconds again" if live else ""
+    # An element of its own that no answer replaces: what a screen reader is told is not lost with the rest.
+    problem = element("div", id="problem", role="alert")
+    script = Html(f'<script nonce="{escape(nonce)}">{SCRIPT}</script>') if live else Html()
+    reload = Html(f'<noscript><meta http-equiv="refresh" content="{REFRESH_SECONDS}"></noscript>')
+    return _joined(
+        (
+            Html('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'),
+            Html(f'<meta http-equiv="Content-Security-Policy" content="{escape(policy(nonce))}">'),
+            Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+            reload if live else "",
+            element("title", "Weft"),
+            Html(f'<style nonce="{escape(nonce)}">{STYLE}</style></head><body>\n'),
+            element(
+                "header",
+                element("h1", "Weft"),
+                element("p", f"Read with your own rights{again}. Nothing is changed here.", class_="soft"),
+            ),
+            problem,
+            element("main", *_sections(board)),
+            script,
+            Html("</body></html>\n"),
+        )
+    )
+
+
+def _sections(board: Board) -> Iterable[Html]:
+    moment = board.now.strftime("%Y-%m-%d %H:%M:%S UTC")
+    bound = board.nodes - len(board.waiting)
+    yield element(
+        "p",
+        f"As of {moment}: {bound} of {board.nodes} logical nodes bound and ready, {len(board.groups)} groups.",
+    )
+    if board.denied:
+        what = ", ".join(board.denied)
+        yield element("p", f"{LOOK} Not shown, for want of the right to list them: {what}.", class_="look")
+    yield element("h2", "Inference groups")
+    yield _table(
+        "What each serves, as of its last decision",
+        ("Group", "Mode", "Split", "Serving", "Objectives", "Last decision", "To be looked at"),
+        [_group(group, board) for group in board.groups],
+    )
+    yield element("h2", "Logical nodes that wait")
+    yield _table(
+        "The oldest first",
+        ("Logical node", "Age", "Place", "Reason", "What it waits for", "What to do"),
+        [_waits(one) for one in board.waiting],
+    )
+    yield element("h2", "Pools")
+    yield _table(
+        "Devices by what is done with them; what is kept or stranded is among the free",
+        ("Pool", "Fabric", "Devices", "Total", *_keys(), "Stranded", "To be looked at"),
+        [_pool(pool) for pool in board.pools],
+    )
+    yield element("h2", "Fabrics")
+    if not board.fabrics:
+        yield element("p", "None to be seen.", class_="soft")
+    for fabric in board.fabrics:
+        yield from _fabric(fabric, DEVICE_ATTACHMENTS.plural not in board.denied)
+
+
+def _table(caption: str, columns: Iterable[str], rows: list[tuple[str, ...]]) -> Html:
+    """Rows of cells; the first is the row's heading."""
+    if not rows:
+        return element("p", "None to be seen.", class_="soft")
+    head = element("tr", *(element("th", column, scope="col") for column in columns))
+    body = (
+        element(
+            "tr",
+            element("th", cells[0], scope="row"),
+            *(element("td", cell, class_="number" if cell.isdigit() else "") for cell in cells[1:]),
+        )
+        for cells in rows
+    )
+    table = element("table", element("caption", caption), element("thead", head), element("tbody", *body))
+    # What is wider than the window can be reached by keyboard.
+    return element("div", table, class_="wide", tabindex="0", role="region", aria_label=caption)
+
+
+def _keys() -> Iterable[Html]:
+    for state in STATES:
+        rect = f'<rect class="{state}" width="1" height="1"/>'
+        svg = f'<svg class="key" viewBox="0 0 1 1" aria-hidden="true">{rect}</svg>'
+        yield _joined((Html(svg), state.capitalize()))
+
+
+def _mark(text: str, well: bool) -> Html:
+    return element("span", f"{WELL if well else LOOK} {text}", class_="well" if well else "look")
+
+
+def _said(said: tuple[Said, ...] | None) -> Html:
+    if said is None:
+        return _mark("no condition yet: does the operator run?", False)
+    lines = [
+        element(
+            "li",
+            _mark(f"{one.type}={one.status} {one.reason}", False),
+            f": {one.message}" if one.message else "",
+            " (said before the last change of the spec)" if one.outdated else "",
+            _joined((Html("<br>"), element("span", f"Do: {one.do}", class_="soft"))) if one.do else "",
+            title=one.means,
+        )
+        for one in said
+    ]
+    return element("ul", *lines) if lines else _mark("nothing", True)
+
+
+def _group(group: GroupBoard, board: Board) -> tuple[str, ...]:
+    line = group.line
+    name = f"{line.namespace}/{line.name}"
+    met = (
+        _mark(line.objectives, line.objectives == "met")
+        if line.objectives in ("met", "missed")
+        else element("span", line.objectives)
+    )
+    return (
+        name,
+        line.mode,
+        _joined((line.split, *(element("p", f"moving {move}", class_="soft") for move in group.moves))),
+        f"{line.serving} of {line.desired}",
+        _joined((met, element("p", group.objectives, class_="soft"))),
+        _joined(_decision(one, name, board) for one in group.decisions) or "none yet",
+        _said(group.said),
+    )
+
+
+def _decision(one: Chosen, group: str, board: Board) -> Html:
+    word = "recommended" if one.recommended else "decided"
+    way = f"from {one.before} to {one.after}" if one.before else one.after
+    first, *rest = (*one.because, *(f"instead of {each}" for each in one.instead))
+    # The summary has an id so that it keeps the focus when the page is read anew, the details so that they stay open.
+    key = f"{word}-{group}"
+    more = element(
+        "details",
+        element("summary", "more", id=f"{key}-more", aria_label=f"more about what was {word} for {group}"),
+        element("ul", *(element("li", each) for each in rest)),
+        id=key,
+    )
+    return _joined(
+        (
+            element("p", f"{word} {age(one.at, board.now)} ago: {way}", title="; ".join(one.because)),
+            element("p", f"because {first}", class_="soft"),
+            more if rest else "",
+        )
+    )
+
+
+def _waits(one: WaitBoard) -> tuple[str, ...]:
+    line = one.line
+    place = line.place or element("span", "none", class_="soft")
+    return (
+        f"{line.namespace}/{line.name}",
+        line.age,
+        place,
+        _mark(line.reason, False),
+        line.message,
+        one.do,
+    )
+
+
+def _pool(pool: PoolBoard) -> tuple[str, ...]:
+    line = pool.line
+    name = f"{line.kind} {line.name}"
+    if not line.counts:
+        return (
+            name,
+            line.fabric,
+            "not read yet",
+            *("" for _ in (*STATES, "total", "stranded")),
+            _said(pool.said),
+        )
+    counts = {state: str(line.counts[state]) for state in ("total", *MARKS)} | {"kept": str(line.kept)}
+    stranded = ", ".join(f"{count} {reason}" for reason, count in line.stranded.items())
+    return (
+        name,
+        line.fabric,
+        _bar(line.counts, line.kept),
+        counts["total"],
+        *(counts[state] for state in STATES),
+        stranded or "0",
+        _said(pool.said),
+    )
+
+
+def _bar(counts: dict[str, int], kept: int) -> Html:
+    """The columns beside it say the same in numbers, so that nobody has to be read it."""
+    shares = {**counts, "kept": kept, "free": max(0, counts["free"] - kept)}
+    at, parts = 0, []
+    for state in STATES:
+        parts.append(f'<rect class="{state}" x="{at}" width="{shares[state]}" height="1"/>')
+        at += shares[state]
+    box = f'viewBox="0 0 {max(1, at)} 1" preserveAspectRatio="none" aria-hidden="true"'
+    return Html(f'<svg class="bar" {box}>{"".join(parts)}</svg>')
+
+
+def _fabric(fabric: FabricBoard, all_claims: bool) -> Iterable[Html]:
+    line = fabric.line
+    yield element("h3", f"Fabric {fabric.name}")
+    if line is None:
+        yield element("p", "It is known here from logical nodes, or claims, alone.", class_="soft")
+    else:
+        counted = f"{line.devices} devices, {line.hosts} hosts, {line.nodes} with a known Node"
+        yield element("p", f"{line.mode}, {line.state}: {counted}")
+        if fabric.said != ():
+            yield _said(fabric.said)
+    yield _table(
+        f"Hosts of {fabric.name}",
+        ("Host", "Node", "Logical node", "State", "Devices"),
+        [_host(one) for one in fabric.held],
+    )
+    listed = len({one.host for one in fabric.held})
+    if line is not None and line.hosts > listed:
+        what = "have no devices of Weft's" if all_claims else "are not shown"
+        yield element("p", f"{line.hosts - listed} more hosts {what}.", class_="soft")
+
+
+def _host(one: Held) -> tuple[str, ...]:
+    host = one.host or "not known"
+    if not one.owner:
+        return (
+            host,
+            one.node,
+            element("span", "none", class_="soft"),
+            "",
+            element("span", "none", class_="soft"),
+        )
+    devices = (element("p", f"{len(names)} of {pool}: {', '.join(names)}") for pool, names in one.devices)
+    state = _mark(one.state, False) if one.state else _mark("bound and ready", True)
+    return host, one.node, one.owner, state, _joined(devices)
