@@ -98,6 +98,14 @@ def test_what_a_flip_can_give_is_not_asked_for_as_a_new_replica() -> None:
     assert "decode 4, prefill 5 is better than decode 6, prefill 3" in reason(plan)
 
 
+def test_a_flip_that_starts_an_engine_anew_does_not_save_a_new_replica() -> None:
+    inputs = elastic(3, 6, PROMPT_HEAVY)
+    restarting = replace(inputs, roles=tuple(replace(each, start_seconds=60.0) for each in inputs.roles))
+    plan = plan_split(restarting)
+    assert plan.allocation == split(5, 6)
+    assert reason(plan).startswith("grows by 2 prefill")
+
+
 def test_a_replica_that_starts_is_counted_from_when_it_serves_and_not_asked_for_twice() -> None:
     plan = plan_split(elastic(2, 2, PROMPT_HEAVY))
     starting = tuple(

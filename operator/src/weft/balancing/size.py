@@ -267,6 +267,8 @@ def _with_flips(
             for taker in roles
             if giver.name != taker.name
             and giver.kind == taker.kind
+            # Where the engine starts anew a flip takes what a new replica takes, and one is away meanwhile.
+            and not taker.start_seconds
             and split[giver.name] > max(1, giver.minimum)
             and split[taker.name] < taker.maximum
         ]
