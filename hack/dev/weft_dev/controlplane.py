@@ -7,7 +7,6 @@ plays them.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -236,15 +235,20 @@ def _audit_flags(directory: Path) -> Iterator[str]:
 
 
 def write_kubeconfig(path: Path, url: str, token: str, ca_file: Path) -> None:
-    """Write a kubeconfig with one context, readable by its owner only. JSON is YAML, and needs no library."""
-    ca = base64.b64encode(ca_file.read_bytes()).decode()
+    """Write a kubeconfig with one context, readable by its owner only. JSON is YAML, and needs no library.
+
+    The CA is named and not copied: clients that are given its bytes write them into a temporary file, which stays when
+    their process is ended.
+    """
     path.touch(mode=0o600)
     path.write_text(
         json.dumps(
             {
                 "apiVersion": "v1",
                 "kind": "Config",
-                "clusters": [{"name": "weft", "cluster": {"server": url, "certificate-authority-data": ca}}],
+                "clusters": [
+                    {"name": "weft", "cluster": {"server": url, "certificate-authority": str(ca_file)}}
+                ],
                 "users": [{"name": "weft-admin", "user": {"token": token}}],
                 "contexts": [{"name": "weft", "context": {"cluster": "weft", "user": "weft-admin"}}],
                 "current-context": "weft",
