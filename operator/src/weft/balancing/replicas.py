@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from weft.api import FlipMethod, InferenceRole, LogicalNode, Stage
-from weft.api.conditions import is_false, is_true
+from weft.api.conditions import find, is_false, is_true
 from weft.api.names import GATE_SERVING, LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import GROUP
 from weft.balancing.state import COLD_START_SECONDS
@@ -64,6 +64,8 @@ class Replica:
     node_uid: str = ""
     node_deleting: bool = False
     node_bound: bool = False
+    node_draining: bool = False
+    """Its devices are taken out of service, or go to a greater priority."""
     node_name: str = ""
     node_created_at: datetime | None = None
     waits_for_hardware: bool = False
@@ -107,6 +109,7 @@ def replica(name: str, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | 
             "node_uid": logical.metadata.uid,
             "node_deleting": logical.metadata.deletion_timestamp is not None,
             "node_bound": is_true(logical.status.conditions, "Bound"),
+            "node_draining": _is_taken_away(logical),
             "node_name": logical.status.node_name or "",
             "node_role": logical.metadata.labels.get(LABEL_ROLE, ""),
             "shape": logical.metadata.annotations.get(ANNOTATION_SHAPE, ""),
@@ -117,6 +120,11 @@ def replica(name: str, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | 
         values |= _of_pod(pod)
         values["start_seconds"] = _start_seconds(pod, values.get("node_created_at") or values["created_at"])
     return Replica(**values)
+
+
+def _is_taken_away(node: LogicalNode) -> bool:
+    said = find(node.status.conditions, "Draining")
+    return said is not None and said.status == "True" and said.reason in ("Maintenance", "Preempted")
 
 
 def _start_seconds(pod: Mapping[str, Any], made_at: datetime | None) -> float | None:

@@ -60,8 +60,9 @@ def plan_roster(
     budget_accelerators = picture.group.spec.accelerators.maximum
     effective = effective_roles(replicas, transfers)
     leaving = [one for one in replicas if _must_leave(one, effective[one.name], picture)]
-    # In the place of one whose machine is gone another is made; the budget counts both.
-    staying = [one for one in replicas if one not in leaving and not lost(one, now)]
+    # In the place of one whose machine is gone, or whose devices are taken away, another is made; the budget counts
+    # both.
+    staying = [one for one in replicas if one not in leaving and not lost(one, now) and not one.node_draining]
     remove = [one.name for one in leaving]
     obstacle: Finding | None = None
     pods: list[CreatePod] = []
@@ -148,13 +149,17 @@ def plan_roster(
 
 
 def _must_leave(one: Replica, role: str, picture: GroupPicture) -> bool:
-    """A replica of a role that is gone, one whose removal began, or a bare node of a shape no longer asked for
-    or with a name that is taken.
+    """A replica of a role that is gone, one whose removal began, one whose devices are taken away, or a bare node of a
+    shape no longer asked for or with a name that is taken.
 
     What a role without a template has stays as it is: a template is taken away by mistake, or to be moved.
     """
     if one.removing or role not in picture.all_roles:
         return True
+    if one.node_draining:
+        # Before its devices go, as long as there is time: not the last that serves its role.
+        others = [other for other in serving_in(picture.replicas, one.role) if not other.node_draining]
+        return not one.serving or bool(others)
     if one.has_pod or not one.has_node:
         return False
     # Under a name that somebody else's pod has got meanwhile, it would wait for its own for ever.

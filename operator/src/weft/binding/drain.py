@@ -14,6 +14,7 @@ from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find
 from weft.api.logical_node import DeviceFailurePolicy, MaintenancePolicy
 from weft.api.maintenance import AfterTimeout, Drain
+from weft.api.names import LABEL_ROLE
 from weft.binding.objects import by_place
 from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.release import PODS_SECONDS
@@ -107,6 +108,9 @@ def evict(
     late = (now.wall - since).total_seconds() >= drain.timeout_seconds
     force = late and drain.after_timeout is AfterTimeout.FORCE
     if why == MAINTENANCE and node.spec.on_maintenance is MaintenancePolicy.WAIT and not force:
+        return None
+    if LABEL_ROLE in node.metadata.labels and why in (MAINTENANCE, PREEMPTED) and not late:
+        # Its group drains the replica, and makes another, before its engine has to end.
         return None
     for view in views:
         if view.users and not view.evicted:
