@@ -88,6 +88,25 @@ async def test_a_device_that_is_drained_is_replaced_and_the_others_are_not_touch
     assert first in devices(rack, "all")
 
 
+async def test_a_replicas_pod_is_evicted_only_when_its_group_has_not_moved_it_in_time(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n", 2)
+    await rack.cluster.patch(LOGICAL_NODES, "n", "a", {"metadata": {"labels": {"weft.dev/role": "decode"}}})
+    await use(rack)
+    host = rack.node("n")["status"]["host"]
+    await maintain_host(rack, hosts=[host], drain={"timeoutSeconds": 5})
+    await pass_by(rack, 3)
+    assert condition(rack.node("n"), "Draining") == ("True", "Maintenance")
+    waiting = pod(rack)
+    assert waiting is not None
+    assert "deletionTimestamp" not in waiting["metadata"]
+
+    await pass_by(rack, 6)
+    going = pod(rack)
+    assert going is not None
+    assert "deletionTimestamp" in going["metadata"]
+
+
 @pytest.mark.shows("Fabric.spec.maintenance.hosts", "LogicalNode.spec.onMaintenance")
 async def test_a_host_that_is_drained_is_left_as_budgets_allow_and_its_node_is_placed_elsewhere(
     rack: Rack,
