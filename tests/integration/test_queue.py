@@ -29,7 +29,17 @@ def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
 @pytest.fixture
 def urgent(world: World) -> Iterator[str]:
     """The PriorityClass of the example, applied."""
-    body: Object = yaml.safe_load((EXAMPLES / "10-priority.yaml").read_text())
+    yield from _class(world, "10-priority.yaml")
+
+
+@pytest.fixture
+def takes(world: World) -> Iterator[str]:
+    """The one that preempts."""
+    yield from _class(world, "40-preemption.yaml")
+
+
+def _class(world: World, example: str) -> Iterator[str]:
+    body: Object = next(iter(yaml.safe_load_all((EXAMPLES / example).read_text())))
     world.kube.create(PRIORITY_CLASSES, body)
     yield body["metadata"]["name"]
     world.kube.delete(PRIORITY_CLASSES, body["metadata"]["name"])
@@ -39,7 +49,9 @@ def status(world: World, name: str) -> Object:
     return (world.get(name) or {}).get("status", {})
 
 
-def test_each_that_waits_is_told_its_place_or_that_it_can_never_be(world: World, urgent: str) -> None:
+def test_each_that_waits_is_told_its_place_and_a_greater_priority_takes_what_pools_let_it_take(
+    world: World, urgent: str, takes: str
+) -> None:
     quota: Object = yaml.safe_load((EXAMPLES / "20-shares.yaml").read_text().split("---")[1])
     quota["metadata"]["namespace"] = world.namespace
     world.kube.create(DEVICE_QUOTAS, quota, world.namespace)
@@ -73,6 +85,24 @@ def test_each_that_waits_is_told_its_place_or_that_it_can_never_be(world: World,
     eventually(lambda: world.is_bound("large") and world.is_bound("small"), what="both are Bound")
     assert "queuePlace" not in status(world, "large")
     assert condition(world.get("large"), "Accepted") == "True"
+
+    # One device is free. Who takes three more takes them from the one that has them, and from nobody else.
+    allowed = {"spec": {"priorityClasses": [urgent, takes]}}
+    world.kube.patch(DEVICE_QUOTAS, quota["metadata"]["name"], allowed, world.namespace)
+    world.kube.patch(GPU_POOLS, world.name, {"spec": {"preemption": {"scope": "SameNamespace"}}})
+    kept = {
+        (each["device"], status(world, name)["host"])
+        for name in ("small", "urgent")
+        for each in status(world, name)["devices"]
+    }
+    world.logical_node("greater", gpus=4, memory="", priorityClassName=takes)
+    eventually(lambda: world.is_bound("greater"), what="greater is Bound")
+    assert kept < world.attached()
+    eventually(lambda: reason(world.get("large"), "Bound") == "NotEnoughDevices", what="large waits again")
+    world.delete("greater")
+    eventually(lambda: world.is_bound("large"), what="large is Bound again")
+    detached = {(act["block"], act["host"]) for act in world.acts() if act["act"] == "detach"}
+    assert not detached & kept
 
 
 def test_a_fabric_that_leaves_observe_does_what_its_plan_said(world: World) -> None:
