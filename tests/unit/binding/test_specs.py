@@ -231,10 +231,16 @@ async def test_a_request_gets_devices_that_hold_its_size(
     assert [device for _, device in await ask(rack, **sort.entry(size=size))] == devices
 
 
+def _place(region: str, zone: str) -> dict[str, str]:
+    return {"topology.kubernetes.io/region": region, "topology.kubernetes.io/zone": f"{region}-{zone}"}
+
+
 @pytest.mark.parametrize("host", [
     {"nodeSelector": {"matchLabels": {"disk": "fast"}}},
     {"nodeSelector": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["fast"]}]}},
     {"nodeSelector": {"matchExpressions": [{"key": "slow", "operator": "DoesNotExist"}]}},
+    {"nodeSelector": {"matchLabels": {"topology.kubernetes.io/region": "eu-central"}}},
+    {"nodeSelector": {"matchLabels": {"topology.kubernetes.io/zone": "eu-central-b"}}},
     {"requests": {"cpu": "40"}},
     {"requests": {"memory": "300Gi"}},
 ], ids=str)  # fmt: skip
@@ -248,8 +254,8 @@ async def test_a_request_gets_devices_that_hold_its_size(
 )
 async def test_a_host_is_one_that_suits(rack: Rack, host: dict[str, Any]) -> None:
     for name, labels, cpu, memory in (
-        ("node-sled-0", {"slow": "yes"}, "32", "256Gi"),
-        ("node-sled-1", {"disk": "fast"}, "64", "512Gi"),
+        ("node-sled-0", {"slow": "yes", **_place("us-east", "a")}, "32", "256Gi"),
+        ("node-sled-1", {"disk": "fast", **_place("eu-central", "b")}, "64", "512Gi"),
     ):
         node = await rack.cluster.patch(NODES, name, "", {"metadata": {"labels": labels}})
         status = {**node["status"], "allocatable": {"cpu": cpu, "memory": memory}}
