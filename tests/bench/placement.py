@@ -2,13 +2,16 @@
 
 One operator process, the API server, the emulator with 2,000 free GPUs on 64 hosts. Rounds of the same binds by one
 tenant, one after the other: alone, beside 100 waiting nodes of 100 shapes that need a search over all devices and fit
-nowhere, and beside 1,500 waiting nodes that fit nowhere. Measured from outside: the time of a bind from its creation to
-Bound, how late the operator's event loop answers /livez, and the status writes that the API server counted.
+nowhere, beside 100 roles of another tenant whose replicas wait, beside roles of 1.2 MB that are edited all the time,
+and beside 1,500 waiting nodes that fit nowhere. Measured from outside: the time of a bind from its creation to
+Bound, how late the operator's event loop answers /livez, and the status writes of LogicalNodes that the API server
+counted.
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import statistics
 import sys
 import threading
@@ -23,19 +26,21 @@ from typing import Any
 from counted import api_writes
 
 from support.world import World, condition, eventually
-from weft.api.resources import LOGICAL_NODES, NAMESPACES
+from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, NAMESPACES, ResourceType
 from weft_dev import controlplane
 from weft_dev.kube import Kube
 
 HOSTS, GPUS = 64, 2000
-BINDS = 10
+BINDS = 40
 TENANT, CROWD = "tenant", "crowd"
 PATIENCE_SECONDS = 180.0
 PROBE_SECONDS = 0.01
 
 LAG_GOAL_SECONDS = 0.1
-RATIO_GOAL = 1.5
-"""A bind takes a few tenths of a second; what is less than half of that is not told from noise on two cores."""
+RATIO_GOAL = 1.1
+"""Of the median and of the slowest bind: one tenant does not move another's by more than a tenth."""
+LARGE_BYTES = 1_200_000
+"""Of one role's template; etcd takes objects of 1.5 MB."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,15 @@ class Round:
     waiting: int
     bind_seconds: float
     """Median."""
+    slowest_seconds: float
     lag_p99_seconds: float
     status_writes_per_bind: float
     """Of all LogicalNodes: the tenant's own and those of the nodes that wait."""
 
     def line(self) -> str:
         return (
-            f"{self.title:24} {self.waiting:5} waiting  bind {self.bind_seconds:6.3f} s"
+            f"{self.title:24} {self.waiting:5} waiting  bind {self.bind_seconds:6.3f} s,"
+            f" slowest {self.slowest_seconds:6.3f} s"
             f"  lag p99 {1000 * self.lag_p99_seconds:6.1f} ms  "
             f"{self.status_writes_per_bind:5.2f} status writes per bind"
         )
@@ -136,6 +143,76 @@ def crowd(kube: Kube, specs: list[dict[str, Any]], prefix: str) -> None:
     eventually(told, PATIENCE_SECONDS, every=1.0, what="all are told why they wait")
 
 
+def role(number: int, group: str, stage: str, filler: int = 0) -> dict[str, Any]:
+    """A role of two replicas that fit nowhere."""
+    environment = [{"name": "FILLER", "value": "x" * filler}] if filler else []
+    engine = {"name": "engine", "image": "engine:1", "env": environment}
+    spec = {
+        "groupRef": {"name": group},
+        "stage": stage,
+        "replicas": 2,
+        "node": hopeless(number),
+        "template": {"spec": {"containers": [engine]}},
+    }
+    return {**_of(INFERENCE_ROLES), "metadata": {"name": f"{group}-{stage.lower()}"}, "spec": spec}
+
+
+def groups(kube: Kube, count: int, prefix: str, filler: int = 0) -> list[str]:
+    """Groups of two roles, whose replicas wait; the names of the roles."""
+    names = []
+    for number in range(count):
+        name = f"{prefix}{number}"
+        spec = {"accelerators": {"maximum": 200}, "rebalance": {"mode": "Paused"}}
+        kube.create(
+            INFERENCE_GROUPS, {**_of(INFERENCE_GROUPS), "metadata": {"name": name}, "spec": spec}, CROWD
+        )
+        for stage in ("Prefill", "Decode"):
+            body = role(number, name, stage, filler)
+            kube.create(INFERENCE_ROLES, body, CROWD)
+            names.append(body["metadata"]["name"])
+
+    def wait() -> bool:
+        waiting = [
+            each for each in kube.list(LOGICAL_NODES, CROWD) if each["metadata"]["name"].startswith(prefix)
+        ]
+        return len(waiting) == 4 * count and all(condition(each, "Bound") == "False" for each in waiting)
+
+    eventually(wait, PATIENCE_SECONDS, every=1.0, what="the replicas of all roles wait")
+    return names
+
+
+def no_groups(kube: Kube) -> None:
+    for resource in (INFERENCE_GROUPS, INFERENCE_ROLES):
+        for each in kube.list(resource, CROWD):
+            kube.delete(resource, each["metadata"]["name"], CROWD)
+    eventually(lambda: not kube.list(LOGICAL_NODES, CROWD), PATIENCE_SECONDS, every=1.0, what="all are gone")
+
+
+def _of(resource: ResourceType) -> dict[str, Any]:
+    return {"apiVersion": resource.api_version, "kind": resource.kind}
+
+
+@contextmanager
+def edited(kube: Kube, names: list[str]) -> Iterator[None]:
+    """These roles get another label meanwhile, one after the other, ten times a second."""
+    stop = threading.Event()
+
+    def edit() -> None:
+        for number in itertools.count():
+            if stop.wait(0.1):
+                return
+            labels = {"metadata": {"labels": {"edit": str(number)}}}
+            kube.patch(INFERENCE_ROLES, names[number % len(names)], labels, CROWD)
+
+    thread = threading.Thread(target=edit, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def round_of_binds(world: World, port: int, title: str, waiting: int) -> Round:
     """Bind and release one node after the other while the rest waits."""
     kube, lag, times = world.kube, Lag(port), []
@@ -162,7 +239,7 @@ def round_of_binds(world: World, port: int, title: str, waiting: int) -> Round:
             )
     time.sleep(2.0)
     writes = (status_writes(kube) - before) / BINDS
-    result = Round(title, waiting, statistics.median(times), lag.p99(), writes)
+    result = Round(title, waiting, statistics.median(times), sorted(times)[-1], lag.p99(), writes)
     print(result.line(), flush=True)
     return result
 
@@ -172,9 +249,14 @@ def goals(alone: Round, rounds: list[Round]) -> list[tuple[str, bool]]:
     said = []
     for each in rounds:
         ratio = each.bind_seconds / alone.bind_seconds
+        slowest = each.slowest_seconds / alone.slowest_seconds
         extra = each.status_writes_per_bind - alone.status_writes_per_bind
         said += [
             (f"{each.title}: bind takes {ratio:.2f} of alone (goal: <= {RATIO_GOAL})", ratio <= RATIO_GOAL),
+            (
+                f"{each.title}: the slowest bind {slowest:.2f} of alone (goal: <= {RATIO_GOAL})",
+                slowest <= RATIO_GOAL,
+            ),
             (
                 f"{each.title}: lag p99 {1000 * each.lag_p99_seconds:.0f} ms"
                 f" (goal: <= {1000 * LAG_GOAL_SECONDS:.0f})",
@@ -205,6 +287,13 @@ def main() -> int:
             rounds = [round_of_binds(world, port, "100 hard shapes", 100)]
             for number in range(100):
                 kube.delete(LOGICAL_NODES, f"hard{number}", CROWD)
+            groups(kube, 50, "role")
+            rounds.append(round_of_binds(world, port, "100 roles of a tenant", 200))
+            no_groups(kube)
+            large = groups(kube, 5, "large", LARGE_BYTES)
+            with edited(kube, large):
+                rounds.append(round_of_binds(world, port, "edits of ten 1.2 MB roles", 20))
+            no_groups(kube)
             crowd(kube, [hopeless(number) for number in range(1500)], "none")
             rounds.append(round_of_binds(world, port, "1,500 that fit nowhere", 1500))
             again = round_of_binds(world, port, "1,500, once more", 1500)
