@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from weft.binding.stock import Offer, domains, natural
+from weft.binding.stock import Offer, natural
 
 
 class Bin:
@@ -41,7 +41,7 @@ class Bin:
         """Those that are free, or will be when somebody releases them."""
         self.number = 0
         """Its place in the order in which devices are taken."""
-        self.place = domains(self.offer.device)
+        self.place = self.offer.domains
         """Its interconnect domains."""
         self.crowding = 0
         """Devices that were free in these when the pass began."""

@@ -34,7 +34,7 @@ from weft.binding.assignments import Assignments, Outcome
 from weft.binding.decide import wants_place
 from weft.binding.grants import Grants
 from weft.binding.holders import holders
-from weft.binding.holdings import Holdings, Owner, owner_of
+from weft.binding.holdings import Holdings, Owner
 from weft.binding.hosting import Hosting
 from weft.binding.inventory import Picture
 from weft.binding.membership import Membership, Pool, PoolKey, key_of, members, pool_key
@@ -108,6 +108,8 @@ class Reader:
 
     def __init__(self) -> None:
         self._requests = Parsed(requests.read)
+        self._glances = Parsed(requests.Glance.of)
+        self._glanced: tuple[Snapshot, list[tuple[Object, requests.Glance]]] | None = None
         self._last: tuple[Snapshot, list[Request]] | None = None
         self._pools: tuple[Parsed[Pool], ...] = (
             Parsed(GPUPool.model_validate),
@@ -163,22 +165,26 @@ class Reader:
         known, self._known = self._known, {}
         shapes: dict[Shape, Shape] = {}
         growing = self._growing(snapshot)
+        turns: dict[tuple[str, str | None], Turn] = {}
+        avoided = snapshot.avoided
         for request in self._read(snapshot):
-            if request.owner in owners and request.owner not in growing:
+            owner = request.owner
+            if owner in owners and owner not in growing:
                 continue
-            uid, namespace = request.uid, request.owner[0]
+            uid, namespace = request.uid, owner[0]
             if uid in assigned or not (request.wanting or wants_place(request.node, (), now)):
                 continue
             pools_here = open_pools.get(namespace, NO_POOLS)
-            avoid = snapshot.avoided.get(uid, NO_HOSTS)
-            turn = grants.turn(namespace, request.node.spec.priority_class_name)
+            avoid = avoided.get(uid, NO_HOSTS)
+            turn_of = namespace, request.priority_class
+            turn = turns.get(turn_of) or turns.setdefault(turn_of, grants.turn(*turn_of))
             before = known.get(uid)
             if (
                 before is None
                 or before[0] is not request
                 or before[1] is not pools_here
                 or before[2] is not avoid
-                or before[3] != turn
+                or (before[3] is not turn and before[3] != turn)
             ):
                 item = requests.waiting(request, pools_here, avoid, turn)
                 # One object for all equal shapes: they are compared in every pass.
@@ -190,8 +196,8 @@ class Reader:
                 shapes.setdefault(before[4].shape, before[4].shape)
             self._known[uid] = before
             item = before[4]
-            if request.owner in growing:
-                claims = growing[request.owner]
+            if owner in growing:
+                claims = growing[owner]
                 more = requests.growing(item, request.node, claims, self._devices(snapshot, claims))
                 if more is None:
                     continue
@@ -203,7 +209,7 @@ class Reader:
         """The claims of the logical nodes that say that they have not what they ask for."""
         if self._more is None or self._more[0] is not snapshot:
             more: dict[Owner, list[DeviceAttachment]] = {
-                owner_of(raw): [] for raw in snapshot.logical_nodes if requests.wants_more(raw)
+                glance.owner: [] for _, glance in self._at_a_glance(snapshot) if glance.wants_more
             }
             for raw in snapshot.claims if more else ():
                 ref = raw["spec"]["claimRef"]
@@ -235,11 +241,16 @@ class Reader:
             owners = self.holdings(snapshot).owners
             raws = (
                 raw
-                for raw in snapshot.logical_nodes
-                if owner_of(raw) not in owners or requests.may_end(raw) or requests.wants_more(raw)
+                for raw, glance in self._at_a_glance(snapshot)
+                if glance.may_end or glance.wants_more or glance.owner not in owners
             )
             self._last = snapshot, self._requests.all(raws)
         return self._last[1]
+
+    def _at_a_glance(self, snapshot: Snapshot) -> list[tuple[Object, requests.Glance]]:
+        if self._glanced is None or self._glanced[0] is not snapshot:
+            self._glanced = snapshot, self._glances.pairs(snapshot.logical_nodes)
+        return self._glanced[1]
 
     def _next_release(self, snapshot: Snapshot) -> dict[tuple[str, PoolKey], str]:
         """The logical node of each namespace that is known to release devices of a pool first."""

@@ -12,7 +12,7 @@ from weft.api.devices import DeviceSelector
 from weft.api.logical_node import AcceleratorRequest, ByteRequest, ConstraintPolicy
 from weft.api.quantity import parse_bytes, parse_decimal
 from weft.binding.asked import Choice, Constraint, Need, Selector, Shape, Waiting
-from weft.binding.holdings import Owner
+from weft.binding.holdings import Owner, owner_of
 from weft.binding.membership import PoolKey, key_of
 from weft.binding.objects import is_deleting, is_published, parse_node
 from weft.binding.resize import At, Claims, family, is_leaving, missing
@@ -46,6 +46,7 @@ class Request:
     ends: str | None = None
     """When it gives back the devices of `pools`, for comparison; empty: it is about to. None: not known."""
     pools: frozenset[PoolKey] = frozenset()
+    priority_class: str | None = None
 
 
 def read(raw: Object) -> Request:
@@ -80,12 +81,26 @@ def read(raw: Object) -> Request:
     lasting = spec.ttl_seconds_after_bound is None and not is_true(status.conditions, "Expired")
     owner, wanting = (meta.namespace, meta.name), lasting and not is_deleting(node)
     pools = frozenset(key_of(device.pool_ref) for device in status.devices)
-    return Request(node, meta.uid, owner, wanting, shape, _ends(node) if pools else None, pools)
+    return Request(
+        node, meta.uid, owner, wanting, shape, _ends(node) if pools else None, pools, spec.priority_class_name
+    )
 
 
-def may_end(raw: Object) -> bool:
-    """Whether a LogicalNode may be known to give its devices back, without having parsed it."""
-    return "deletionTimestamp" in raw["metadata"] or "ttlSecondsAfterBound" in raw["spec"]
+class Glance(NamedTuple):
+    """What is told of a LogicalNode without having parsed it."""
+
+    owner: Owner
+    may_end: bool
+    """Whether it may be known to give its devices back."""
+    wants_more: bool
+    """Whether it said that it has not what it asks for."""
+
+    @classmethod
+    def of(cls, raw: Object) -> Glance:
+        ends = "deletionTimestamp" in raw["metadata"] or "ttlSecondsAfterBound" in raw["spec"]
+        conditions = raw.get("status", {}).get("conditions", [])
+        more = any(each.get("type") == "Resized" and each.get("status") == "False" for each in conditions)
+        return cls(owner_of(raw), ends, more)
 
 
 def _ends(node: LogicalNode) -> str | None:
@@ -118,12 +133,6 @@ def waiting(request: Request, pools: frozenset[PoolKey], avoid: frozenset[str], 
     created = str(meta.creation_timestamp)
     known = meta.uid, meta.namespace, meta.name, created, shape, adopt, turn.priority, turn.refused, was_head
     return Waiting(*known, generation=meta.generation, may_preempt=turn.may_preempt)
-
-
-def wants_more(raw: Object) -> bool:
-    """Whether a LogicalNode said that it has not what it asks for, without having parsed it."""
-    conditions = raw.get("status", {}).get("conditions", [])
-    return any(each.get("type") == "Resized" and each.get("status") == "False" for each in conditions)
 
 
 def growing(

@@ -37,6 +37,11 @@ class Offer:
         return 1 if self.device.kind is DeviceKind.ACCELERATOR else self.device.capacity_bytes
 
     @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """Its interconnect domains."""
+        return domains(self.device)
+
+    @cached_property
     def alike(self) -> object:
         """The same object for devices that no request can tell apart, free or not."""
         device = self.device
