@@ -151,6 +151,8 @@ def role(number: int, group: str, stage: str, filler: int = 0) -> dict[str, Any]
         "groupRef": {"name": group},
         "stage": stage,
         "replicas": 2,
+        "maxReplicas": 2,
+        "profileRef": {"name": "none"},
         "node": hopeless(number),
         "template": {"spec": {"containers": [engine]}},
     }
@@ -162,7 +164,12 @@ def groups(kube: Kube, count: int, prefix: str, filler: int = 0) -> list[str]:
     names = []
     for number in range(count):
         name = f"{prefix}{number}"
-        spec = {"accelerators": {"maximum": 200}, "rebalance": {"mode": "Paused"}}
+        spec = {
+            "objectives": {"timeToFirstTokenMilliseconds": 3000},
+            "metrics": {"source": "default", "preset": "vllm", "models": [name]},
+            "accelerators": {"maximum": 200},
+            "rebalance": {"mode": "Paused"},
+        }
         kube.create(
             INFERENCE_GROUPS, {**_of(INFERENCE_GROUPS), "metadata": {"name": name}, "spec": spec}, CROWD
         )
