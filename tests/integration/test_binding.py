@@ -302,9 +302,9 @@ def allowed(world: World) -> int | None:
     return int(status["disruptionsAllowed"]) if counted else None
 
 
-def host_of(world: World) -> str:
+def host_of(world: World, name: str = "trainer") -> str:
     """Where it is; empty while it has no place, which may be between any two looks."""
-    return str((world.get("trainer") or {}).get("status", {}).get("host", ""))
+    return str((world.get(name) or {}).get("status", {}).get("host", ""))
 
 
 def message(obj: Object | None, kind: str) -> str:
@@ -388,3 +388,49 @@ def test_a_node_that_grew_leaves_its_host_for_maintenance_as_the_budget_of_its_p
     assert [act["act"] for act in world.acts()] == ["attach"] * 4 + ["detach"] * 4 + ["attach"] * 4 + [
         "detach"
     ] * 2
+
+
+def test_devices_that_fail_or_are_taken_out_are_replaced_at_the_same_host_and_a_pool_is_emptied(
+    world: World,
+) -> None:
+    world.create()
+    world.start_operator()
+    world.logical_node("n", gpus=2, memory="", onDeviceFailure="Replace", placement={"objective": "Energy"})
+    eventually(lambda: world.is_bound("n"), what="n is Bound")
+    host = host_of(world, "n")
+    first, second = devices(world, "n")
+
+    out: Object = {"spec": {"maintenance": {"devices": [first], "drain": {}}}}
+    world.kube.patch(GPU_POOLS, world.name, out)
+    eventually(
+        lambda: len(devices(world, "n")) == 2 and first not in devices(world, "n"),
+        what="another took its place",
+    )
+    eventually(
+        lambda: reason(pool(world), "Drained") == "Drained", what="the pool says that it may be pulled"
+    )
+    assert second in devices(world, "n")
+    assert host_of(world, "n") == host
+
+    world.faults({"match": {"block": second}, "times": -1, "kind": "unhealthy"})
+    eventually(
+        lambda: len(devices(world, "n")) == 2 and second not in devices(world, "n"),
+        what="the failed one is replaced",
+    )
+    quarantined = [each for each in world.claims() if condition(each, "Quarantined") == "True"]
+    assert [each["spec"]["device"] for each in quarantined] == [second]
+    assert host_of(world, "n") == host
+
+    world.kube.patch(GPU_POOLS, world.name, {"spec": {"maintenance": {"devices": None, "allDevices": True}}})
+    eventually(lambda: not world.is_bound("n") and not world.attached(), what="the pool is empty")
+    assert reason(world.get("n"), "Bound") in ("Releasing", "NoSuchDevices", "NotEnoughDevices")
+    world.kube.patch(GPU_POOLS, world.name, {"spec": {"maintenance": None}})
+    eventually(lambda: world.is_bound("n"), what="n is Bound again")
+
+
+def devices(world: World, name: str) -> list[str]:
+    return sorted(each["device"] for each in (world.get(name) or {}).get("status", {}).get("devices", ()))
+
+
+def pool(world: World) -> Object | None:
+    return world.kube.get(GPU_POOLS, world.name)
