@@ -43,12 +43,17 @@ def template(role: str) -> Object:
     }
 
 
-def test_a_restart_gives_the_pod_the_other_roles_arguments_and_detaches_nothing(world: World) -> None:
-    world.create(heartbeats=False)
+def start_kubelet(world: World) -> None:
+    """One that plays all of the world's Nodes."""
     nodes = f"{world.name}-sled-0..{len(world.hosts) - 1}"
     kubelet = (sys.executable, "-m", "weft_dev.kubelet", f"--kubeconfig={world.plane.kubeconfig}")
     environment = {"PYTHONPATH": PYTHONPATH, "PATH": "/usr/bin:/bin"}
     world.processes.start("kubelet", (*kubelet, f"--nodes={nodes}"), environment=environment)
+
+
+def test_a_restart_gives_the_pod_the_other_roles_arguments_and_detaches_nothing(world: World) -> None:
+    world.create(heartbeats=False)
+    start_kubelet(world)
     with idle_group.idle_engines(world.kube, world.namespace) as settings:
         create_group(world.kube, world.namespace)
         change = {"spec": {"accelerators": {"maximum": 3}, "rebalance": {"flip": "Restart"}}}
@@ -93,10 +98,7 @@ def test_a_restart_gives_the_pod_the_other_roles_arguments_and_detaches_nothing(
 
 def test_devices_go_from_host_to_host_where_the_hardware_under_a_role_changes(world: World) -> None:
     world.create(heartbeats=False)
-    nodes = f"{world.name}-sled-0..{len(world.hosts) - 1}"
-    kubelet = (sys.executable, "-m", "weft_dev.kubelet", f"--kubeconfig={world.plane.kubeconfig}")
-    environment = {"PYTHONPATH": PYTHONPATH, "PATH": "/usr/bin:/bin"}
-    world.processes.start("kubelet", (*kubelet, f"--nodes={nodes}"), environment=environment)
+    start_kubelet(world)
     with idle_group.idle_engines(world.kube, world.namespace) as settings:
         create_group(world.kube, world.namespace)
         # There is room for a fourth in the budget, and no fourth GPU.

@@ -91,7 +91,7 @@ def serve(order: dict) -> None:
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0
-    except BaseException:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001  # a copy of the zygote must never go on as one
         traceback.print_exc()
     os._exit(code)
 

@@ -69,7 +69,7 @@ class VLLMEngines:
             return
         try:
             os.kill(group, signal.SIGTERM)
-            while _exists(group):  # noqa: ASYNC110
+            while _exists(group):  # noqa: ASYNC110  # not our child: nothing tells of its end
                 await asyncio.sleep(POLL_SECONDS)
         except ProcessLookupError:
             pass
