@@ -37,7 +37,7 @@ from support.simulated.process import CURRENT, factory
 from support.simulated.replica import LEASE_SECONDS, NAMESPACE, Replica
 from support.wire import PASS, WatchWay
 from support.witness import Claim, Use, condition, left_over, unsettled, violations
-from weft.api.names import TAINT_LOGICAL_NODE
+from weft.api.names import TAINT_DRAINING, TAINT_LOGICAL_NODE
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     FABRICS,
@@ -442,14 +442,11 @@ class Run:
         await self.cluster.delete(LOGICAL_NODES, node["metadata"]["name"], node["metadata"]["namespace"])
 
     def _is_usable(self, node: Object) -> bool:
-        # Who brings a pod between the last look for pods and the detach is told not to (docs/maintenance.md).
-        uid = node["metadata"]["uid"]
-        leaving = (
-            each for each in self.cluster.list(DEVICE_ATTACHMENTS) if condition(each, "Leaving") == "True"
-        )
-        if any(each["spec"]["claimRef"]["uid"] == uid for each in leaving):
+        if condition(node, "Bound") != "True" or node["metadata"]["uid"] in self._disturbed:
             return False
-        return condition(node, "Bound") == "True" and node["metadata"]["uid"] not in self._disturbed
+        # The scheduler places nothing on a Node with a taint that the pod does not tolerate.
+        at = self.cluster.get(NODES, node["status"]["nodeName"]) or {"spec": {}}
+        return all(taint["key"] != TAINT_DRAINING for taint in at["spec"].get("taints", []))
 
     async def _use(self, node: Object, name: str) -> None:
         space, owner = node["metadata"]["namespace"], node["metadata"]["name"]

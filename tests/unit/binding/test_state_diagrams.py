@@ -31,6 +31,7 @@ from weft.binding.steps import (
     Attach,
     Claim,
     ClearTaint,
+    CloseNode,
     Detach,
     Expire,
     Finish,
@@ -38,6 +39,7 @@ from weft.binding.steps import (
     Leave,
     LookForPods,
     MarkAttached,
+    OpenNode,
     Place,
     Publish,
     Quarantine,
@@ -100,6 +102,7 @@ class World:
     held: tuple[Held, ...] = ()
     shown: frozenset[str] = frozenset()
     tainted: bool = False
+    draining: bool = False
     reachable: bool = True
     used: bool = False
     verified: bool = False
@@ -191,7 +194,7 @@ def decided(world: World) -> Step:
     )
     view = HostView(
         *PLACE,
-        NodeView("node-h", True, True, "ns.n" if world.tainted else ""),
+        NodeView("node-h", True, True, "ns.n" if world.tainted else "", world.draining),
         "" if world.reachable else "fabric rack cannot be reached",
         seen(world.shown),
         certainty={each.device: each.certainty for each in world.held},
@@ -234,7 +237,9 @@ def outcomes(world: World, step: Step) -> Iterator[World]:
                         world, assigned=False, held=world.held + held, releasing=False, tainted=tainted
                     )
         case Reserve():
-            yield replace(world, tainted=True)
+            yield replace(world, tainted=True, draining=False)
+        case CloseNode() | OpenNode():
+            yield replace(world, draining=isinstance(step, CloseNode), pods_known=False)
         case Verify():
             yield replace(world, verified=True, reading=world.shown)
             yield replace(world, verified=True, reading=None, problem="busy")
@@ -288,6 +293,8 @@ def outcomes(world: World, step: Step) -> Iterator[World]:
             assert not world.used or not any(
                 each.attached for each in world.held if each.device in step.devices
             )
+            # Of a node that stays, nobody new can come for what is leaving.
+            assert world.draining or not world.bound or world.deleting or not world.there
             called = replace(world, called=True, verified=False)
             yield replace(called, shown=world.shown - step.devices)
             yield replace(called, problem="unknown")
@@ -299,7 +306,7 @@ def outcomes(world: World, step: Step) -> Iterator[World]:
             assert all(each.certainty is not Certainty.OPEN for each in world.held if each.device in gone)
             yield replace(world, held=tuple(each for each in world.held if each.device not in gone))
         case ClearTaint():
-            yield replace(world, tainted=False)
+            yield replace(world, tainted=False, draining=False)
         case Wait():
             says = {(fact[0], fact[2]) for fact in step.facts}
             releasing = world.there and (world.releasing or ("Bound", "Releasing") in says)
@@ -307,10 +314,10 @@ def outcomes(world: World, step: Step) -> Iterator[World]:
             yield replace(world, bound=bound, listed=listed, releasing=releasing).next_pass()
         case Expire():
             assert expired_facts()
-            world = replace(world, listed=frozenset())
+            world = replace(world, listed=frozenset(), draining=False)
             yield replace(world, expired=True, bound=False, releasing=False, tainted=False).next_pass()
         case Finish():
-            yield replace(world, there=False, tainted=False, releasing=False).next_pass()
+            yield replace(world, there=False, tainted=False, draining=False, releasing=False).next_pass()
 
 
 def events(world: World) -> Iterator[tuple[str, World]]:
@@ -329,7 +336,7 @@ def events(world: World) -> Iterator[tuple[str, World]]:
                 yield "", replace(world, assigned=True)
     yield "", replace(world, used=False)
     yield "", replace(world, reachable=not world.reachable)
-    yield "", replace(world, tainted=False)
+    yield "", replace(world, tainted=False, draining=False)
     for each in world.held:
         yield "(attachment deleted)", world.change(each.device, deleting=True)
         if each.certainty is Certainty.OPEN:

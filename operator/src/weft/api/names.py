@@ -33,3 +33,8 @@ ANNOTATION_LOGICAL_NODE = f"{GROUP}/logical-node"
 
 TAINT_LOGICAL_NODE = f"{GROUP}/logical-node"
 """NoSchedule taint of a Node that carries a bound logical node; the value names it."""
+
+TAINT_DRAINING = f"{GROUP}/draining"
+"""NoSchedule taint beside it while pods or devices leave: the logical node's own pods are kept away, too."""
+
+OWN_TAINTS = frozenset({TAINT_LOGICAL_NODE, TAINT_DRAINING})

@@ -37,11 +37,13 @@ class Since:
     """How long something has been so, as far as this process has seen it, by the clock that does not jump."""
 
     def __init__(self) -> None:
-        self._first: dict[str, float] = {}
+        self._first: dict[str, tuple[str, float]] = {}
 
-    def seconds(self, key: str, holds: bool, boot: float) -> float | None:
-        """Seconds since it was first seen to hold; None: it does not."""
+    def seconds(self, key: str, holds: bool, boot: float, since: str = "") -> float | None:
+        """Seconds since it was first seen to hold; None: it does not. With another `since` it has ended meanwhile."""
         if not holds:
             self._first.pop(key, None)
             return None
-        return boot - self._first.setdefault(key, boot)
+        if (known := self._first.get(key)) is None or known[0] != since:
+            known = self._first[key] = since, boot
+        return boot - known[1]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from weft.api import DeviceAttachment
 from weft.api.conditions import find, is_true
-from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, PODS
+from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES, PODS
 from weft.binding import taints
 from weft.binding.assignments import Assignments
 from weft.binding.change import was_resized
@@ -33,14 +33,17 @@ from weft.binding.steps import (
     Attach,
     Claim,
     ClearTaint,
+    CloseNode,
     Detach,
     Evict,
     Expire,
     Finish,
     GiveUp,
     Leave,
+    LookAtNode,
     LookForPods,
     MarkAttached,
+    OpenNode,
     Place,
     Publish,
     Quarantine,
@@ -137,6 +140,11 @@ class Actions:
             case LookForPods():
                 await self._cluster.refresh(PODS, step.namespace, field="spec.nodeName", value=step.node)
                 run.attempt(step.fabric, step.host).pods_known = True
+            case LookAtNode():
+                await self._cluster.refresh(NODES, "", field="metadata.name", value=step.node)
+                run.attempt(step.fabric, step.host).node_known = True
+            case CloseNode() | OpenNode():
+                await self._telling_why(self._set_draining(step, run), run)
             case Evict():
                 await self._evict(step, run)
             case Detach():
@@ -272,6 +280,14 @@ class Actions:
             await add_finalizer(self._cluster, LOGICAL_NODES, raw)
         await taints.clear(self._cluster, step.stale, run.key.namespace, run.key.name)
         await taints.reserve(self._cluster, step.node, run.key.namespace, run.key.name)
+
+    async def _set_draining(self, step: CloseNode | OpenNode, run: Pass) -> None:
+        key = run.key
+        closes = isinstance(step, CloseNode)
+        await taints.set_draining(self._cluster, step.node, key.namespace, key.name, closes)
+        for attempt in run.attempts.values():
+            # What came before the Node was closed may not have been seen yet.
+            attempt.pods_known = False
 
     async def _verify(self, step: Verify, run: Pass) -> None:
         session = self._session(step.fabric)

@@ -14,6 +14,7 @@ from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find, is_true
 from weft.binding.attaching import attach, is_attached
 from weft.binding.drain import (
+    FAILED,
     MAINTENANCE,
     Draining,
     evacuate,
@@ -23,14 +24,13 @@ from weft.binding.drain import (
     unwanted,
     words,
 )
-from weft.binding.objects import by_place, is_deleting, is_published, is_quarantined
+from weft.binding.objects import by_place, is_deleting, is_published, is_quarantined, taint_value
 from weft.binding.observe import LogicalNodePicture
 from weft.binding.plan import Assignment, Refusal
 from weft.binding.release import RETRY_SECONDS, release
 from weft.binding.resize import At, family, is_failed, is_leaving, missing, surplus
 from weft.binding.status import Fact
-from weft.binding.steps import Claim, Claims, Leave, Step, Wait
-from weft.controllers import Now
+from weft.binding.steps import Claim, Claims, CloseNode, Leave, LookAtNode, OpenNode, Step, Wait
 from weft.fabric.driver import Device
 
 NO_CALL = ("Drain", "FabricNotReady")
@@ -119,25 +119,43 @@ def was_shrunk(picture: LogicalNodePicture, node: LogicalNode, held: Claims) -> 
     return not missing(node, held) and all(map(is_shown, held))
 
 
-def change(
-    picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: Claims, now: Now
-) -> Step | Change:
+def change(picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: Claims) -> Step | Change:
     """The next step towards what the spec asks for now, or what is waited for."""
     bad = unwanted(picture, node, parts.core)
     out = (*bad.get(MAINTENANCE, ()), *(each for each in parts.leaving if reason_of(each) == MAINTENANCE))
     leaves_all = bool(out) and len(bad.get(MAINTENANCE, ())) == len(parts.core)
     whole = (*parts.core, *(each for these in parts.growth for each in these), *parts.leaving)
-    away = evacuate(picture, node, whole, leaves_all, now)
+    away = evacuate(picture, node, whole, leaves_all)
+    if isinstance(away, LookAtNode):
+        return away
+    if (step := _close_or_open(picture, parts, away is not None)) is not None:
+        return step
     if isinstance(away, Draining):
         return Change(away.facts, away.again)
     if away is not None:
         return away
-    said = _change(picture, node, parts, every, bad, now)
+    said = _change(picture, node, parts, every, bad)
     if not isinstance(said, Change):
         return said
     later = next_look(picture, node)
     again = min(each for each in (said.again, later, math.inf) if each is not None)
     return replace(said, again=None if again == math.inf else again)
+
+
+def _close_or_open(picture: LogicalNodePicture, parts: Parts, leaves: bool) -> Step | None:
+    """The step that closes the Node to new pods, or opens it again; None: it is as it has to be.
+
+    What was evicted would come back at once, and what comes during a detach would meet a device that goes. Pods that
+    end by themselves before a device is given back (Surplus) may go on coming until then.
+    """
+    claim = (parts.core or parts.leaving)[0]
+    at = picture.hosts[claim.spec.fabric, claim.spec.host].node
+    going = (*parts.leaving, *(each for claims in parts.growth for each in claims))
+    closed = leaves or any(is_deleting(each) or reason_of(each) in (MAINTENANCE, FAILED) for each in going)
+    is_its = at.taint == taint_value(picture.key.namespace, picture.key.name)
+    if not is_its or closed is at.draining:
+        return None
+    return CloseNode(at.name) if closed else OpenNode(at.name)
 
 
 def _change(
@@ -146,7 +164,6 @@ def _change(
     parts: Parts,
     every: Claims,
     bad: Mapping[str, Claims],
-    now: Now,
 ) -> Step | Change:
     waits: list[tuple[str, Wait]] = []
     wanted, forward = parts.core, []
@@ -163,7 +180,7 @@ def _change(
     if parts.leaving:
         step = release(picture, parts.leaving, "Surplus")
         if isinstance(step, Wait) and step.reason == "Drain":
-            asked = evict_for(picture, node, parts.leaving, now)
+            asked = evict_for(picture, node, parts.leaving)
             views = [picture.hosts[place] for place, _ in by_place(parts.leaving)]
             users = sorted({user for view in views for user in view.users})
             step = asked or replace(step, message=words(views, users))

@@ -165,7 +165,7 @@ def _bind(picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: C
         if view.node.exists and not view.node.taint:
             # It registered anew, or somebody took the taint off.
             return Reserve(view.node.name, ())
-        step = change(picture, node, parts, every, now)
+        step = change(picture, node, parts, every)
         if not isinstance(step, Change):
             return step
         return _publish(picture, node, replace(parts, core=(*parts.core, *step.added)), now, step)

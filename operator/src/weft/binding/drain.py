@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import find
@@ -19,8 +18,7 @@ from weft.binding.objects import by_place
 from weft.binding.observe import HostView, LogicalNodePicture
 from weft.binding.release import PODS_SECONDS
 from weft.binding.status import Fact
-from weft.binding.steps import Claims, Evict, Step, TurnBack
-from weft.controllers import Now
+from weft.binding.steps import Claims, Evict, LookAtNode, Step, TurnBack
 
 MAINTENANCE, FAILED, HOST_FAILED, PREEMPTED = "Maintenance", "DeviceFailed", "HostFailed", "Preempted"
 OWNERS_OWN = Drain()
@@ -66,7 +64,7 @@ def next_look(picture: LogicalNodePicture, node: LogicalNode) -> float | None:
 
 
 def evacuate(
-    picture: LogicalNodePicture, node: LogicalNode, claims: Claims, leaves_all: bool, now: Now
+    picture: LogicalNodePicture, node: LogicalNode, claims: Claims, leaves_all: bool
 ) -> Step | Draining | None:
     """The next step of a node all of whose devices have to leave; None: it may stay. `leaves_all`: since each of them
     does."""
@@ -87,25 +85,25 @@ def evacuate(
     else:
         return None
     users = sorted({user for view in views for user in view.users})
+    if why == HOST_FAILED and (unknown := [view for view in views if not view.node_known]):
+        return LookAtNode(unknown[0].fabric, unknown[0].host, unknown[0].node.name)
     if not users:
         return TurnBack(claims, why, text)
     if drains:
-        said = find(node.status.conditions, "Draining")
-        since = said.last_transition_time if said is not None and said.status == "True" else now.wall
         # Of several the one that is done soonest.
         drain = min(
             drains, key=lambda each: (each.after_timeout is not AfterTimeout.FORCE, each.timeout_seconds)
         )
-        if (step := evict(views, node, drain, since, now, why)) is not None:
+        if (step := evict(views, node, drain, picture.draining_seconds, why)) is not None:
             return step
     return Draining((said_of(why, f"{text}; {words(views, users)}"),), PODS_SECONDS)
 
 
 def evict(
-    views: Iterable[HostView], node: LogicalNode, drain: Drain, since: datetime, now: Now, why: str
+    views: Iterable[HostView], node: LogicalNode, drain: Drain, seconds: float, why: str
 ) -> Evict | None:
-    """Ask the pods of a Node to go, once in a pass; None: not now."""
-    late = (now.wall - since).total_seconds() >= drain.timeout_seconds
+    """Ask the pods of a Node to go, once in a pass; None: not now. `seconds`: for how long that has been wanted."""
+    late = seconds >= drain.timeout_seconds
     force = late and drain.after_timeout is AfterTimeout.FORCE
     if why == MAINTENANCE and node.spec.on_maintenance is MaintenancePolicy.WAIT and not force:
         return None
@@ -118,7 +116,7 @@ def evict(
     return None
 
 
-def evict_for(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, now: Now) -> Step | None:
+def evict_for(picture: LogicalNodePicture, node: LogicalNode, claims: Claims) -> Step | None:
     """The same for devices that leave alone, by what is known of each."""
     for claim in claims:
         marked = find(claim.status.conditions, "Leaving")
@@ -129,7 +127,8 @@ def evict_for(picture: LogicalNodePicture, node: LogicalNode, claims: Claims, no
         if drain is None:
             # The maintenance has ended: nobody is asked to go for it any more.
             continue
-        step = evict([view], node, drain, marked.last_transition_time, now, marked.reason)
+        seconds = view.leaving_seconds.get(claim.spec.device, 0.0)
+        step = evict([view], node, drain, seconds, marked.reason)
         if step is not None:
             return step
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from weft.api.names import TAINT_LOGICAL_NODE
+from weft.api.names import OWN_TAINTS
 from weft.api.quantity import parse_bytes, parse_decimal
 from weft.binding.holdings import Holdings
 from weft.binding.hosts import match
@@ -175,6 +175,6 @@ def taints(node: Object) -> tuple[Taint, ...]:
         sorted(
             Taint(taint["key"], taint.get("value", ""), taint["effect"])
             for taint in node.get("spec", {}).get("taints", [])
-            if taint["key"] != TAINT_LOGICAL_NODE and taint["effect"] in ("NoSchedule", "NoExecute")
+            if taint["key"] not in OWN_TAINTS and taint["effect"] in ("NoSchedule", "NoExecute")
         )
     )

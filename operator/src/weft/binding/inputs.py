@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from weft.api.names import FINALIZER, TAINT_LOGICAL_NODE
+from weft.api.names import FINALIZER, OWN_TAINTS
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     LOGICAL_NODES,
@@ -81,7 +81,7 @@ def _node(obj: Object) -> Hashable:
     return (
         _items(obj["metadata"].get("labels", {})),
         bool(spec.get("unschedulable")),
-        frozenset(_items(taint) for taint in spec.get("taints", []) if taint["key"] != TAINT_LOGICAL_NODE),
+        frozenset(_items(taint) for taint in spec.get("taints", []) if taint["key"] not in OWN_TAINTS),
         is_ready(obj),
         (allocatable.get("cpu"), allocatable.get("memory")),
         system_uuid(obj),

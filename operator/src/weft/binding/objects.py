@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import is_true
-from weft.api.names import ANNOTATION_LOGICAL_NODE, FINALIZER, TAINT_LOGICAL_NODE
+from weft.api.names import ANNOTATION_LOGICAL_NODE, FINALIZER, TAINT_DRAINING, TAINT_LOGICAL_NODE
 from weft.api.resources import DEVICE_ATTACHMENTS, NODES
 from weft.binding.keys import LogicalNodeKey
 from weft.cluster import Cluster, Object
@@ -53,6 +53,10 @@ class NodeView:
     ready: bool = False
     taint: str = ""
     """Value of Weft's taint: which logical node it carries. Empty: none."""
+    draining: bool = False
+    """Whether the owner's pods are kept away, too."""
+    ready_since: str = ""
+    """When its readiness changed last, as it says itself."""
 
 
 def is_quarantined(claim: DeviceAttachment) -> bool:
@@ -144,14 +148,21 @@ def taint_value(namespace: str, name: str) -> str:
 
 def is_ready(node: Object) -> bool:
     """Whether a Node reports Ready."""
+    return bool(_readiness(node).get("status") == "True")
+
+
+def _readiness(node: Object) -> Object:
     conditions = node.get("status", {}).get("conditions", [])
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    return next((item for item in conditions if item["type"] == "Ready"), {})
 
 
 def logical_node_taint(node: Object) -> str:
     """Which logical node a Node carries: the value of Weft's taint, or empty."""
-    taints = node.get("spec", {}).get("taints", [])
-    return next((str(taint.get("value", "")) for taint in taints if taint["key"] == TAINT_LOGICAL_NODE), "")
+    return next((str(taint.get("value", "")) for taint in _taints(node, TAINT_LOGICAL_NODE)), "")
+
+
+def _taints(node: Object, key: str) -> list[Object]:
+    return [taint for taint in node.get("spec", {}).get("taints", []) if taint["key"] == key]
 
 
 def is_cut(value: str) -> bool:
@@ -178,4 +189,11 @@ def view_node(cluster: Cluster, name: str) -> NodeView:
     raw = cluster.get(NODES, name)
     if raw is None:
         return NodeView(name)
-    return NodeView(name, True, is_ready(raw), logical_node_taint(raw))
+    return NodeView(
+        name,
+        True,
+        is_ready(raw),
+        logical_node_taint(raw),
+        draining=bool(_taints(raw, TAINT_DRAINING)),
+        ready_since=str(_readiness(raw).get("lastTransitionTime", "")),
+    )

@@ -53,6 +53,8 @@ class Attempt:
     called: bool = False
     pods_known: bool = False
     """Whether the API server was asked for the pods of the Node."""
+    node_known: bool = False
+    """Whether the API server was asked for the Node."""
     evicted: bool = False
     """Whether the pods were asked to go."""
     kept: tuple[str, ...] = ()
@@ -91,6 +93,7 @@ class HostView:
     verified: bool = False
     called: bool = False
     pods_known: bool = False
+    node_known: bool = False
     problem: FabricError | None = None
     evicted: bool = False
     kept: tuple[str, ...] = ()
@@ -101,6 +104,8 @@ class HostView:
     """Claimed devices that are in maintenance, and how they are to be freed."""
     failed_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     """How long claimed devices have been faulty or missing, as far as this process knows."""
+    leaving_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """How long claimed devices have been marked to leave, as far as this process knows."""
     settle_seconds: float = 0.0
 
 
@@ -120,6 +125,8 @@ class LogicalNodePicture:
     """How long it has been bound, by a clock that does not jump; None: not known."""
     not_ready_seconds: float | None = field(default=None, compare=False)
     """How long its Node has not been ready, as far as this process knows; None: it is, or it is not bound."""
+    draining_seconds: float = field(default=0.0, compare=False)
+    """How long it has said that its pods are to leave, as far as this process knows."""
     outcome: Outcome | None = None
     """What placement decided."""
     preempted: Drain | None = None
@@ -184,6 +191,7 @@ def observe(
         node=node,
         bound_seconds=ages.seconds(node, now) if node is not None else None,
         not_ready_seconds=_not_ready(node, hosts, since, now),
+        draining_seconds=_draining(node, since, now),
         claims=claims,
         hosts=hosts,
         tainted=tainted,
@@ -247,12 +255,14 @@ def _host_view(
         verified=attempt.verified,
         called=attempt.called,
         pods_known=attempt.pods_known,
+        node_known=attempt.node_known,
         problem=attempt.problem,
         evicted=attempt.evicted,
         kept=attempt.kept,
         drain=host_drain(cluster, fabric, host),
         withheld=_withheld(cluster, claims),
         failed_seconds=_failed(picture, host, claims, since, now),
+        leaving_seconds=_leaving(claims, since, now),
         settle_seconds=settle,
     )
 
@@ -301,7 +311,24 @@ def _not_ready(
         return None
     views = list(hosts.values())
     down = is_true(node.status.conditions, "Bound") and bool(views) and not views[0].node.ready
-    return since.seconds(node.metadata.uid, down, now.boot)
+    since_then = views[0].node.ready_since if down else ""
+    return since.seconds(node.metadata.uid, down, now.boot, since_then)
+
+
+def _draining(node: LogicalNode | None, since: Since, now: Now) -> float:
+    if node is None:
+        return 0.0
+    holds = is_true(node.status.conditions, "Draining")
+    return since.seconds(f"{node.metadata.uid} Draining", holds, now.boot) or 0.0
+
+
+def _leaving(claims: Sequence[DeviceAttachment], since: Since, now: Now) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for claim in claims:
+        key, holds = f"{claim.metadata.uid} Leaving", is_true(claim.status.conditions, "Leaving")
+        if (seconds := since.seconds(key, holds, now.boot)) is not None:
+            found[claim.spec.device] = seconds
+    return found
 
 
 def users_of(cluster: Cluster, claims: Sequence[DeviceAttachment]) -> list[str]:

@@ -141,6 +141,29 @@ class LookForPods:
 
 
 @dataclass(frozen=True)
+class LookAtNode:
+    """Ask the API server for the Node: a watch that is silent may have missed that it is ready again."""
+
+    fabric: str
+    host: str
+    node: str
+
+
+@dataclass(frozen=True)
+class CloseNode:
+    """Keep new pods of the logical node's owner off its Node: what they would use is leaving."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class OpenNode:
+    """Nothing is leaving any more: let them in again."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class Evict:
     """Ask pods to go, as their budgets allow; with `force` delete them."""
 
@@ -213,6 +236,9 @@ Step = (
     | TurnBack
     | Withdraw
     | LookForPods
+    | LookAtNode
+    | CloseNode
+    | OpenNode
     | Evict
     | Detach
     | GiveUp
