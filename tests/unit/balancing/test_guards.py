@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -33,12 +34,23 @@ def load(requests: float) -> PodLoad:
 def test_a_prefill_replica_stays_while_decode_replicas_may_read_its_kv_caches() -> None:
     def ends(seconds_after_it_left: int, others: float = 1.0, stage: str = "prefill") -> bool:
         now = T0 + timedelta(seconds=seconds_after_it_left)
-        return may_stop(out_of_the_router(stage), load(0), [load(others)], 1, 120, 600, now)
+        return may_stop(out_of_the_router(stage), load(0), [load(others)], 1, 120, False, 600, now)
 
     assert not ends(119)
     assert ends(120)
     assert ends(119, others=0.0), "nobody is left who could read"
     assert ends(119, stage="decode"), "nobody reads from a decode replica"
+
+
+def test_a_prefill_replica_goes_when_its_engine_says_that_its_kv_caches_were_read() -> None:
+    def ends(kv_usage: float | None, tells: bool = True) -> bool:
+        here = replace(load(0), kv_usage=kv_usage)
+        return may_stop(out_of_the_router("prefill"), here, [load(1)], 1, 120, tells, 600, T0)
+
+    assert ends(0.0)
+    assert not ends(0.001), "some are still to be read"
+    assert not ends(None), "what is not told is not zero"
+    assert not ends(0.0, tells=False), "of an engine whose figure was not seen to say it"
 
 
 def test_a_replica_counts_as_idle_only_by_what_was_scraped_after_it_left_the_router() -> None:

@@ -194,7 +194,11 @@ async def test_replicas_that_do_not_come_up_in_their_new_role_do_not_hold_the_op
     await until_split(fleet, "decode 4, prefill 5", 60)
     await fleet.run(3)
     assert {one["step"] for one in fleet.status()["transfers"]} == {"Verifying"}
+    stuck = sorted(one["replica"] for one in fleet.status()["transfers"])
     fleet.traffic = steady(6.5, 900, 300)
+    await fleet.run(18)
+    for name in stuck:
+        assert f"{name} from decode to prefill (does not get ready" in fleet.message("Balanced")
     await until_split(fleet, "decode 6, prefill 3", 90)
 
 
@@ -203,11 +207,12 @@ async def test_a_decision_for_which_a_role_has_none_to_spare_does_not_hold_the_o
     fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(minReplicas=4))
     fleet.traffic = ANSWER_HEAVY
     await fleet.run(10)
-    for name in [
+    broken = [
         pod["metadata"]["name"]
         for pod in fleet.pods()
         if pod["metadata"]["labels"]["weft.dev/role"] == "decode"
-    ][:2]:
+    ][:2]
+    for name in broken:
         hang(fleet, name)
 
     def decode() -> int:
@@ -221,6 +226,7 @@ async def test_a_decision_for_which_a_role_has_none_to_spare_does_not_hold_the_o
             break
     await fleet.run(3)
     assert fleet.condition("Balanced") == ("False", "NoSpareReplica")
+    assert ", ".join(broken) in fleet.message("Balanced")
     fleet.traffic = steady(9.0, 300, 300)
     for _ in range(90):
         await fleet.run(1)

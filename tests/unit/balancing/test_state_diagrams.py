@@ -168,6 +168,7 @@ def picture(life: Life, *, deleting: bool) -> GroupPicture:
         reading=Reading(None, loads, Hold("Stale", "no scrape")),
         windows=Windows(1.0),
         kv_hold_seconds=300.0,
+        kv_use_tells_reads=False,
         refusals={},
     )
 

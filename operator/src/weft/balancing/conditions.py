@@ -179,17 +179,25 @@ def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
 
 def balanced(
     transfers: Sequence[Transfer],
+    hanging: Collection[str],
     allocation: Split,
     roles: Mapping[str, InferenceRole],
     replicas: Sequence[Replica],
     obstacles: Sequence[Finding | None],
 ) -> Finding:
-    """Balanced: the replicas are where the allocation wants them, and nothing keeps the split from following."""
+    """Balanced: the replicas are where the allocation wants them, and nothing keeps the split from following.
+
+    `hanging`: replicas that get no further in their transfer.
+    """
     for obstacle in obstacles:
         if obstacle is not None:
             return obstacle
     if transfers:
-        moves = ", ".join(f"{one.replica} from {one.from_} to {one.to}" for one in transfers)
+        moves = ", ".join(
+            f"{one.replica} from {one.from_} to {one.to}"
+            + (" (does not get ready; nothing waits for it)" if one.replica in hanging else "")
+            for one in transfers
+        )
         return Finding(False, "Moving", f"on the way: {moves}")
     counts = {name: sum(one.role == name and one.has_pod for one in replicas) for name in roles}
     short = [name for name in roles if counts[name] != allocation[name]]

@@ -36,19 +36,23 @@ def may_stop(
     others: Iterable[PodLoad | None],
     scrape_seconds: float,
     kv_hold_seconds: float,
+    kv_use_tells_reads: bool,
     timeout_seconds: int,
     now: datetime,
 ) -> bool:
     """Whether its engine may be ended: idle, and no decode replica still reads KV caches from it.
 
-    No engine publishes the end of those reads. They have ended when the rest of the group is idle too, or when
-    the connector's lease has passed since the replica got its last request. Or the drain timed out.
+    Those reads have ended when its KV cache is unused, where the engine counts what is still to be read; when the rest
+    of the group is idle too; or when the connector's lease has passed since the replica got its last request. Or the
+    drain timed out.
     """
     if not replica.pod_running or replica.gate is None or timed_out(replica, timeout_seconds, now):
         return True
     if not idle(replica, load, scrape_seconds):
         return False
     if replica.stage == "decode" or all(one is not None and one.running + one.waiting == 0 for one in others):
+        return True
+    if kv_use_tells_reads and load is not None and load.kv_usage == 0:
         return True
     assert replica.gate_changed_at is not None
     return now - replica.gate_changed_at >= timedelta(seconds=kv_hold_seconds)

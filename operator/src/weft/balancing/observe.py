@@ -52,6 +52,7 @@ class GroupPicture:
     reading: Reading
     windows: Windows
     kv_hold_seconds: float
+    kv_use_tells_reads: bool
     refusals: Mapping[Subject, Refusal]
     """What the API server refused at the last try."""
     targets: Mapping[str, Target] = field(default_factory=dict)
@@ -159,7 +160,11 @@ async def observe(
     alone = len(cluster.list(INFERENCE_GROUPS, picture.group.metadata.namespace)) == 1
     reading = await _read(picture, source, preset, moments, alone, now)
     picture = replace(
-        picture, reading=reading, windows=source.windows, kv_hold_seconds=preset.kv_hold_seconds
+        picture,
+        reading=reading,
+        windows=source.windows,
+        kv_hold_seconds=preset.kv_hold_seconds,
+        kv_use_tells_reads=preset.kv_use_tells_reads,
     )
     if not picture.calls_engines:
         return picture
@@ -221,6 +226,7 @@ def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal])
         reading=Reading(None, {}, None),
         windows=Windows(15.0),
         kv_hold_seconds=0.0,
+        kv_use_tells_reads=False,
         refusals=refusals,
     )
 

@@ -84,6 +84,9 @@ class Preset:
     """How long after a prefill replica's last request its KV caches may still be read by decode replicas."""
     role_switch: RoleSwitchSettings | None = None
     """How its engines change their stage by an HTTP call; None: they do not."""
+    kv_use_tells_reads: bool = False
+    """Whether a prefill engine's KV use stays above zero until its KV caches were read or their lease ended. Of vLLM,
+    which was seen to; another engine's figure may be from before its last prompt."""
     counts_after_prefill: bool = False
     """Whether the front end counts a request only when it has passed prefill: what waits there is then not counted."""
 
@@ -120,14 +123,21 @@ _SGLANG_SWITCH = RoleSwitchSettings(
 )
 """Of SGLang 0.5.23 with --enable-pd-role-switch."""
 
-VLLM = Preset("vllm", VLLM_ENGINES, ENDPOINT_PICKER, _NIXL_HOLD_SECONDS)
+VLLM = Preset("vllm", VLLM_ENGINES, ENDPOINT_PICKER, _NIXL_HOLD_SECONDS, kv_use_tells_reads=True)
 
 PRESETS: Mapping[str, Preset] = {
     one.name: one
     for one in (
         VLLM,
-        Preset("vllm-router", VLLM_ENGINES, VLLM_ROUTER, _NIXL_HOLD_SECONDS, counts_after_prefill=True),
-        Preset("vllm-smg", VLLM_ENGINES, SMG, _NIXL_HOLD_SECONDS),
+        Preset(
+            "vllm-router",
+            VLLM_ENGINES,
+            VLLM_ROUTER,
+            _NIXL_HOLD_SECONDS,
+            kv_use_tells_reads=True,
+            counts_after_prefill=True,
+        ),
+        Preset("vllm-smg", VLLM_ENGINES, SMG, _NIXL_HOLD_SECONDS, kv_use_tells_reads=True),
         Preset("sglang", SGLANG_ENGINES, SMG, _NIXL_HOLD_SECONDS, _SGLANG_SWITCH),
         Preset("sglang-epp", SGLANG_ENGINES, ENDPOINT_PICKER, _NIXL_HOLD_SECONDS, _SGLANG_SWITCH),
         Preset("dynamo", DYNAMO_WORKERS, DYNAMO_FRONTEND, _NIXL_HOLD_SECONDS),
@@ -166,6 +176,8 @@ def _configured(name: str, settings: PresetSettings) -> Preset:
         front_end=front_end,
         kv_hold_seconds=base.kv_hold_seconds if hold is None and base else hold or 0.0,
         role_switch=settings.role_switch or (base.role_switch if base else None),
+        # One that reads another series may mean something else by it.
+        kv_use_tells_reads=base is not None and base.kv_use_tells_reads and "kv_usage" not in settings.engine,
         counts_after_prefill=base is not None and base.counts_after_prefill,
     )
 

@@ -66,6 +66,7 @@ def may_end(replica: Replica, picture: GroupPicture, now: datetime) -> bool:
         others,
         picture.windows.scrape_seconds,
         picture.kv_hold_seconds,
+        picture.kv_use_tells_reads,
         drain_seconds(replica, picture),
         now,
     )

@@ -10,11 +10,12 @@ The budget counts every replica until nothing of it is left, also one that is be
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from weft.api import InferenceRole
+from weft.balancing.conditions import NAMES_SHOWN
 from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, revision_of, serving_in, shape_of
 from weft.balancing.role_switch import strays
@@ -202,7 +203,7 @@ def _victims(
         )
         others = [one for one in serving_in(replicas, victim.role) if one.name not in (victim.name, *gone)]
         if victim.serving and not others:
-            return gone, no_spare(victim.role)
+            return gone, no_spare(victim.role, replicas)
         gone.append(victim.name)
         over[effective[victim.name]] = over.get(effective[victim.name], 0) - 1
     return gone, None
@@ -225,7 +226,7 @@ def _outdated(
     for one in sorted(old, key=lambda one: (-behind[one.role] / of_role[one.role], one.number)):
         if len(serving_in(staying, one.role)) > 1:
             return [one.name], None
-    return [], no_spare(old[0].role) if old else None
+    return [], no_spare(old[0].role, staying) if old else None
 
 
 def work(load: PodLoad | None) -> float:
@@ -265,11 +266,12 @@ def _surge(
     return None
 
 
-def no_spare(role: str) -> Finding:
-    """Said instead of taking the last serving replica of a role."""
-    return Finding(
-        False, "NoSpareReplica", f"role {role} has no serving replica to spare: the move waits until it has"
-    )
+def no_spare(role: str, replicas: Iterable[Replica]) -> Finding:
+    """Said instead of taking the last serving replica of a role; names those of it that do not serve."""
+    away = [one.name for one in replicas if one.role == role and one.has_pod and not one.serving]
+    some = ", ".join(away[:NAMES_SHOWN]) + (", ..." if len(away) > NAMES_SHOWN else "")
+    text = f"role {role} has no serving replica to spare" + (f" (not serving: {some})" if some else "")
+    return Finding(False, "NoSpareReplica", f"{text}: the move waits until it has")
 
 
 def waits_for_budget(budget_accelerators: int) -> Finding:

@@ -156,7 +156,7 @@ def _wanted(
         room = max(0, max(1, total // 4) - max(0, coming))
         fewer = min(target.replicas - allocation[name], max(room, _idle(target)))
         if fewer and not _can_spare(picture, name, fewer):
-            return no_spare(name)
+            return no_spare(name, target.pods)
         return -fewer
     if target.replicas == allocation[name] or creating or _hangs(target, now):
         return 0

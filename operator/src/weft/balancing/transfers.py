@@ -265,7 +265,7 @@ def choose(
             spare = [one for one in serving_in(replicas, giver) if one.name not in leaving]
             free = [one for one in spare if not _rolled_back_lately(one, cooldown_seconds, now)]
             if len(spare) <= max(1, roles[giver].spec.min_replicas):
-                obstacle = no_spare(giver)
+                obstacle = no_spare(giver, replicas)
                 break
             if not free:
                 break
