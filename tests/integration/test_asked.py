@@ -93,6 +93,14 @@ def test_an_administrator_sees_the_rack_and_what_waits_and_a_tenant_their_own(wo
     overview = weft(own, "status", "-n", world.namespace)
     assert "1 of 2 bound and ready" in overview.stdout
     assert "for want of the right to list them: deviceattachments," in overview.stdout
+    page = weft(own, "ui", "--once", "-", "-n", world.namespace)
+    assert (page.returncode, page.stderr) == (0, "")
+    assert "Not shown, for want of the right to list them: deviceattachments, devicequotas," in page.stdout
+    assert f"{world.namespace}/greedy" in page.stdout
+    assert "1 of 2 logical nodes bound and ready" in page.stdout
+    whole_page = weft(world.plane.kubeconfig, "ui", "--once", "-")
+    assert f"Fabric {world.name}" in whole_page.stdout
+    assert "Not shown" not in whole_page.stdout
     refused = weft(own, "status", "-n", "kube-system")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "no right to list" in refused.stderr

@@ -57,7 +57,14 @@ def test_status_says_what_the_rights_of_whoever_asks_hide() -> None:
 def test_an_object_that_this_version_cannot_read_costs_no_more_than_itself() -> None:
     odd = made(LOGICAL_NODES, "odd", {"accelerators": "four"})
 
-    assert [node.metadata.name for node in reading(odd, WAITS).nodes] == ["greedy"]
+    seen = reading(odd, WAITS)
+
+    assert [node.metadata.name for node in seen.nodes] == ["greedy"]
+    assert "LogicalNode team-a/odd (spec.accelerators: " in text_of(status.shown(status.status_of(seen)))
+    ref = Ref(LOGICAL_NODES, "odd", "team-a")
+    assert "LogicalNode team-a/odd (spec.accelerators: " in text_of(why.shown(why.why_of(seen, ref, []), NOW))
+    with pytest.raises(AskError, match="LogicalNode team-a/odd: not shown, since weft"):
+        tree.tree_of(seen, ref)
 
 
 @pytest.mark.parametrize(

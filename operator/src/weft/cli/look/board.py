@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from weft.api import DeviceAttachment, Fabric, InferenceGroup, LogicalNode, Resource
 from weft.api.conditions import Condition, is_true
 from weft.api.resources import DEVICE_ATTACHMENTS
+from weft.cli.look.history import Span
 from weft.cli.look.reading import Reading
 from weft.cli.look.status import FabricLine, GroupLine, NodeLine, PoolLine, status_of, waits_for
 from weft.cli.look.why import Chosen, Said, decisions, said_of
@@ -59,6 +60,8 @@ class GroupBoard:
     """Replicas on their way from one role to another."""
     decisions: tuple[Chosen, ...]
     said: tuple[Said, ...] | None
+    history: tuple[Span, ...]
+    """What was read of it before, the oldest first."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,13 @@ class Board:
     waiting: tuple[WaitBoard, ...]
     denied: tuple[str, ...]
     """What the user has no right to list."""
+    unreadable: tuple[str, ...]
+    """Objects that this version of the command cannot read, each with what of it."""
 
 
-def board_of(reading: Reading) -> Board:
-    """The page's content. Pure."""
+def board_of(reading: Reading, history: Mapping[str, tuple[Span, ...]] | None = None) -> Board:
+    """The page's content; `history` by uid of the group. Pure."""
+    spans = history or {}
     status = status_of(reading)
     nodes = {_name(node): node for node in reading.nodes}
     return Board(
@@ -94,12 +100,16 @@ def board_of(reading: Reading) -> Board:
             PoolBoard(line, _said(pool, pool.status.conditions))
             for line, pool in zip(status.pools, reading.pools, strict=True)
         ),
-        groups=tuple(_group(line, group) for line, group in zip(status.groups, reading.groups, strict=True)),
+        groups=tuple(
+            _group(line, group, spans.get(group.metadata.uid, ()))
+            for line, group in zip(status.groups, reading.groups, strict=True)
+        ),
         nodes=status.nodes,
         waiting=tuple(
             WaitBoard(line, _do(nodes[f"{line.namespace}/{line.name}"])) for line in status.waiting
         ),
         denied=status.denied,
+        unreadable=status.unreadable,
     )
 
 
@@ -119,7 +129,7 @@ def _do(node: LogicalNode) -> str:
     return said_of("LogicalNode", told, node.metadata.generation).do if told is not None else ""
 
 
-def _group(line: GroupLine, group: InferenceGroup) -> GroupBoard:
+def _group(line: GroupLine, group: InferenceGroup, history: tuple[Span, ...]) -> GroupBoard:
     asked = group.spec.objectives
     first, between = asked.time_to_first_token_milliseconds, asked.inter_token_latency_microseconds
     parts = [
@@ -132,6 +142,7 @@ def _group(line: GroupLine, group: InferenceGroup) -> GroupBoard:
         tuple(f"{one.replica}: {one.from_} to {one.to}, {one.step.value}" for one in group.status.transfers),
         decisions(group),
         _said(group, group.status.conditions),
+        history,
     )
 
 

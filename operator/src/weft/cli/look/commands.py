@@ -185,12 +185,16 @@ async def _ui(asker: Callable[[], Asker], once: Path | None) -> int:
     import secrets
 
     from weft.cli.look.board import Board, board_of
+    from weft.cli.look.history import History
     from weft.cli.look.page import page
     from weft.cli.look.ui import serve
 
+    history = History()
+
     async def read() -> Board:
         # One for each reading: rights may change while the page is looked at.
-        return board_of(await asker().read())
+        reading = await asker().read()
+        return board_of(reading, history.add(reading))
 
     if once is not None:
         return _write("page", page(await read(), secrets.token_urlsafe(16), live=False).encode(), once)

@@ -7,9 +7,12 @@ from html import escape
 
 from weft.api.resources import DEVICE_ATTACHMENTS
 from weft.cli.look.board import Board, FabricBoard, GroupBoard, Held, PoolBoard, WaitBoard
+from weft.cli.look.history_chart import STYLE as CHART_STYLE
+from weft.cli.look.history_chart import drawn
+from weft.cli.look.markup import Html, element, joined, table
 from weft.cli.look.status import MARKS
 from weft.cli.look.why import Chosen, Said
-from weft.cli.look.words import age
+from weft.cli.look.words import UNREADABLE, age
 
 REFRESH_SECONDS = 5
 STATES = ("bound", "reserved", "quarantined", "unavailable", "kept", "free")
@@ -17,7 +20,8 @@ STATES = ("bound", "reserved", "quarantined", "unavailable", "kept", "free")
 WELL, LOOK = "✓", "!"
 """Stand before what is as hoped, and before what is not: colour alone says nothing."""
 
-STYLE = """
+STYLE = (
+    """
 :root { color-scheme: light dark; --ink: #1e293b; --soft: #475569; --ground: #fff; --line: #cbd5e1; --card: #f8fafc;
   --well: #166534; --look: #9a3412; --bound: #15803d; --reserved: #0891b2; --quarantined: #dc2626;
   --unavailable: #d97706; --kept: #7c3aed; --free: #cbd5e1; }
@@ -38,7 +42,10 @@ thead th { white-space: nowrap; background: var(--card); } tbody th { font-weigh
 .bar { display: block; width: 9rem; height: 1.1rem; }
 .key { width: .8rem; height: .8rem; display: inline-block; margin-right: .3rem; vertical-align: -1px; }
 summary { cursor: pointer; } ul { margin: .2rem 0; padding-left: 1.2rem; } td p:first-child { margin-top: 0; }
-""" + "".join(f".{state} {{ fill: var(--{state}); }} " for state in STATES)
+"""
+    + "".join(f".{state} {{ fill: var(--{state}); }} " for state in STATES)
+    + CHART_STYLE
+)
 SCRIPT = """
 setInterval(async () => {
   if (document.hidden) return;
@@ -63,26 +70,6 @@ setInterval(async () => {
 """.replace("SECONDS", str(REFRESH_SECONDS))
 
 
-class Html(str):
-    """HTML, as opposed to text, which has to be escaped."""
-
-    __slots__ = ()
-
-
-def element(name: str, *children: str, **attributes: str) -> Html:
-    """An element; what is not Html in it is escaped. Attributes: `_` for `-`, a `_` at the end is dropped."""
-    named = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
-        for key, value in attributes.items()
-        if value
-    )
-    return Html(f"<{name}{named}>{_joined(children)}</{name}>")
-
-
-def _joined(children: Iterable[str]) -> Html:
-    return Html("".join(each if isinstance(each, Html) else escape(each) for each in children))
-
-
 def policy(nonce: str) -> str:
     """The Content-Security-Policy of the page: nothing but its own style and script, and no place but its own."""
     return (
@@ -98,7 +85,7 @@ def page(board: Board, nonce: str, *, live: bool) -> str:
     problem = element("div", id="problem", role="alert")
     script = Html(f'<script nonce="{escape(nonce)}">{SCRIPT}</script>') if live else Html()
     reload = Html(f'<noscript><meta http-equiv="refresh" content="{REFRESH_SECONDS}"></noscript>')
-    return _joined(
+    return joined(
         (
             Html('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'),
             Html(f'<meta http-equiv="Content-Security-Policy" content="{escape(policy(nonce))}">'),
@@ -129,20 +116,23 @@ def _sections(board: Board) -> Iterable[Html]:
     if board.denied:
         what = ", ".join(board.denied)
         yield element("p", f"{LOOK} Not shown, for want of the right to list them: {what}.", class_="look")
+    if board.unreadable:
+        lines = (element("li", one) for one in board.unreadable)
+        yield element("div", element("p", f"{LOOK} {UNREADABLE}:"), element("ul", *lines), class_="look")
     yield element("h2", "Inference groups")
-    yield _table(
+    yield table(
         "What each serves, as of its last decision",
         ("Group", "Mode", "Split", "Serving", "Objectives", "Last decision", "To be looked at"),
         [_group(group, board) for group in board.groups],
     )
     yield element("h2", "Logical nodes that wait")
-    yield _table(
+    yield table(
         "The oldest first",
         ("Logical node", "Age", "Place", "Reason", "What it waits for", "What to do"),
         [_waits(one) for one in board.waiting],
     )
     yield element("h2", "Pools")
-    yield _table(
+    yield table(
         "Devices by what is done with them; what is kept or stranded is among the free",
         ("Pool", "Fabric", "Devices", "Total", *_keys(), "Stranded", "To be looked at"),
         [_pool(pool) for pool in board.pools],
@@ -154,29 +144,11 @@ def _sections(board: Board) -> Iterable[Html]:
         yield from _fabric(fabric, DEVICE_ATTACHMENTS.plural not in board.denied)
 
 
-def _table(caption: str, columns: Iterable[str], rows: list[tuple[str, ...]]) -> Html:
-    """Rows of cells; the first is the row's heading."""
-    if not rows:
-        return element("p", "None to be seen.", class_="soft")
-    head = element("tr", *(element("th", column, scope="col") for column in columns))
-    body = (
-        element(
-            "tr",
-            element("th", cells[0], scope="row"),
-            *(element("td", cell, class_="number" if cell.isdigit() else "") for cell in cells[1:]),
-        )
-        for cells in rows
-    )
-    table = element("table", element("caption", caption), element("thead", head), element("tbody", *body))
-    # What is wider than the window can be reached by keyboard.
-    return element("div", table, class_="wide", tabindex="0", role="region", aria_label=caption)
-
-
 def _keys() -> Iterable[Html]:
     for state in STATES:
         rect = f'<rect class="{state}" width="1" height="1"/>'
         svg = f'<svg class="key" viewBox="0 0 1 1" aria-hidden="true">{rect}</svg>'
-        yield _joined((Html(svg), state.capitalize()))
+        yield joined((Html(svg), state.capitalize()))
 
 
 def _mark(text: str, well: bool) -> Html:
@@ -192,7 +164,7 @@ def _said(said: tuple[Said, ...] | None) -> Html:
             _mark(f"{one.type}={one.status} {one.reason}", False),
             f": {one.message}" if one.message else "",
             " (said before the last change of the spec)" if one.outdated else "",
-            _joined((Html("<br>"), element("span", f"Do: {one.do}", class_="soft"))) if one.do else "",
+            joined((Html("<br>"), element("span", f"Do: {one.do}", class_="soft"))) if one.do else "",
             title=one.means,
         )
         for one in said
@@ -211,10 +183,16 @@ def _group(group: GroupBoard, board: Board) -> tuple[str, ...]:
     return (
         name,
         line.mode,
-        _joined((line.split, *(element("p", f"moving {move}", class_="soft") for move in group.moves))),
+        joined(
+            (
+                line.split,
+                *(element("p", f"moving {move}", class_="soft") for move in group.moves),
+                drawn(group.history, name),
+            )
+        ),
         f"{line.serving} of {line.desired}",
-        _joined((met, element("p", group.objectives, class_="soft"))),
-        _joined(_decision(one, name, board) for one in group.decisions) or "none yet",
+        joined((met, element("p", group.objectives, class_="soft"))),
+        joined(_decision(one, name, board) for one in group.decisions) or "none yet",
         _said(group.said),
     )
 
@@ -231,7 +209,7 @@ def _decision(one: Chosen, group: str, board: Board) -> Html:
         element("ul", *(element("li", each) for each in rest)),
         id=key,
     )
-    return _joined(
+    return joined(
         (
             element("p", f"{word} {age(one.at, board.now)} ago: {way}", title="; ".join(one.because)),
             element("p", f"because {first}", class_="soft"),
@@ -298,7 +276,7 @@ def _fabric(fabric: FabricBoard, all_claims: bool) -> Iterable[Html]:
         yield element("p", f"{line.mode}, {line.state}: {counted}")
         if fabric.said != ():
             yield _said(fabric.said)
-    yield _table(
+    yield table(
         f"Hosts of {fabric.name}",
         ("Host", "Node", "Logical node", "State", "Devices"),
         [_host(one) for one in fabric.held],
@@ -321,4 +299,4 @@ def _host(one: Held) -> tuple[str, ...]:
         )
     devices = (element("p", f"{len(names)} of {pool}: {', '.join(names)}") for pool, names in one.devices)
     state = _mark(one.state, False) if one.state else _mark("bound and ready", True)
-    return host, one.node, one.owner, state, _joined(devices)
+    return host, one.node, one.owner, state, joined(devices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from weft.api import (
     DeviceAttachment,
     DeviceQuota,
+    EngineProfile,
     Fabric,
     GPUPool,
     InferenceGroup,
@@ -57,6 +59,18 @@ KINDS: tuple[tuple[ResourceType, str], ...] = (
     (ENGINE_PROFILES, "engp"),
 )
 """All kinds with their short names, in the order in which they depend on each other."""
+MODELS: dict[ResourceType, type[Resource]] = {
+    FABRICS: Fabric,
+    GPU_POOLS: GPUPool,
+    MEMORY_POOLS: MemoryPool,
+    STORAGE_POOLS: StoragePool,
+    DEVICE_ATTACHMENTS: DeviceAttachment,
+    DEVICE_QUOTAS: DeviceQuota,
+    LOGICAL_NODES: LogicalNode,
+    INFERENCE_GROUPS: InferenceGroup,
+    INFERENCE_ROLES: InferenceRole,
+    ENGINE_PROFILES: EngineProfile,
+}
 FORBIDDEN, NO_SUCH_KIND = 403, 404
 CLUSTER_EVENTS = "default"
 """Namespace of the events about objects that are in none."""
@@ -88,14 +102,31 @@ class Reading:
     """Plural names of what whoever asks has no right to list."""
 
     def of(self, resource: ResourceType, model: type[R]) -> list[R]:
-        """The objects as models, by namespace and name; those that this version cannot read are left out."""
-        read = []
-        for each in self.objects.get(resource, ()):
-            try:
-                read.append(model.model_validate(each))
-            except ValidationError:
-                continue
-        return sorted(read, key=lambda one: (one.metadata.namespace, one.metadata.name))
+        """The objects as models, by namespace and name; those of `unreadable` are not among them."""
+        return [one for one in self._models[0].get(resource, ()) if isinstance(one, model)]
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Objects that this version cannot read, each with what of it: they were written by another one."""
+        return self._models[1]
+
+    @functools.cached_property
+    def _models(self) -> tuple[dict[ResourceType, list[Resource]], tuple[str, ...]]:
+        read: dict[ResourceType, list[Resource]] = {}
+        unreadable = []
+        for resource, model in MODELS.items():
+            for each in self.objects.get(resource, ()):
+                try:
+                    read.setdefault(resource, []).append(model.model_validate(each))
+                except ValidationError as error:
+                    first = error.errors(include_url=False, include_input=False)[0]
+                    where = ".".join(map(str, first["loc"]))
+                    metadata = each["metadata"]
+                    ref = Ref(resource, metadata["name"], metadata.get("namespace", ""))
+                    unreadable.append(f"{ref} ({where}: {first['msg']})")
+        for models in read.values():
+            models.sort(key=lambda one: (one.metadata.namespace, one.metadata.name))
+        return read, tuple(unreadable)
 
     @property
     def fabrics(self) -> list[Fabric]:

@@ -84,7 +84,12 @@ def archive(reading: Reading, events: Iterable[Object], overview: str) -> bytes:
     files = {
         "status.txt": overview,
         "about.yaml": _yaml(
-            {"weft": __version__, "read": reading.now.isoformat(), "notAllowedToList": list(reading.denied)}
+            {
+                "weft": __version__,
+                "read": reading.now.isoformat(),
+                "notAllowedToList": list(reading.denied),
+                "unreadable": list(reading.unreadable),
+            }
         ),
         "events.yaml": _yaml([_event(one) for one in events]),
     }

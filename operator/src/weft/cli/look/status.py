@@ -11,7 +11,7 @@ from rich.text import Text
 from weft.api import Condition, Fabric, GPUPool, InferenceGroup, LogicalNode, MemoryPool, StoragePool
 from weft.api.conditions import find, is_true
 from weft.cli.look.reading import Reading
-from weft.cli.look.words import age, as_hoped
+from weft.cli.look.words import UNREADABLE, age, as_hoped
 
 BAR = 20
 """Characters of a pool's bar."""
@@ -85,6 +85,8 @@ class Status:
     """Those that are not bound and ready, the oldest first."""
     denied: tuple[str, ...]
     """What the user has no right to list."""
+    unreadable: tuple[str, ...]
+    """Objects that this version of the command cannot read, each with what of it."""
 
 
 def status_of(reading: Reading) -> Status:
@@ -101,6 +103,7 @@ def status_of(reading: Reading) -> Status:
         nodes=len(nodes),
         waiting=tuple(_node(node, reading) for node in waiting),
         denied=reading.denied,
+        unreadable=reading.unreadable,
     )
 
 
@@ -235,4 +238,6 @@ def shown(status: Status) -> RenderableType:
         parts += [Text(), Text("to be looked at", style="bold"), *trouble]
     if status.denied:
         parts += [Text(), Text(f"not shown, for want of the right to list them: {', '.join(status.denied)}")]
+    if status.unreadable:
+        parts += [Text(), Text(UNREADABLE), *(Text(f"  {one}") for one in status.unreadable)]
     return Group(*parts)

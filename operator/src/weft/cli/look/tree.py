@@ -28,6 +28,7 @@ from weft.api.resources import (
     POOLS,
 )
 from weft.cli.look.reading import AskError, Reading, Ref
+from weft.cli.look.words import UNREADABLE
 from weft.cluster import Object
 
 
@@ -45,6 +46,8 @@ def tree_of(reading: Reading, ref: Ref) -> Branch:
     """The tree below one object. Pure. Raises AskError where there is no such object, or nothing below its kind."""
     if reading.find(ref) is None:
         raise AskError(f"there is no {ref}, or no right to see it")
+    if any(one.startswith(f"{ref} (") for one in reading.unreadable):
+        raise AskError(f"{ref}: {UNREADABLE}")
     resource, name = ref.resource, (ref.namespace, ref.name)
     if resource == INFERENCE_GROUPS:
         return next(_group(reading, one) for one in reading.groups if _name(one) == name)

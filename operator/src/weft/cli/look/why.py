@@ -15,7 +15,7 @@ from weft.api.reasons.declared import NOTHING
 from weft.api.resources import INFERENCE_GROUPS
 from weft.cli.look.reading import AskError, Reading, Ref, moment_of
 from weft.cli.look.tree import tree_of
-from weft.cli.look.words import age, as_hoped, declared
+from weft.cli.look.words import UNREADABLE, age, as_hoped, declared
 from weft.cluster import Object
 
 LAST_EVENTS = 10
@@ -75,6 +75,7 @@ class Why:
     """What below it is not as hoped, with the reason."""
     events: tuple[Happened, ...]
     denied: tuple[str, ...]
+    unreadable: tuple[str, ...]
 
 
 def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
@@ -91,10 +92,18 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
         what=str(ref),
         created=found["metadata"].get("creationTimestamp", ""),
         conditions=tuple(said),
-        decisions=decisions(InferenceGroup.model_validate(found)) if ref.resource == INFERENCE_GROUPS else (),
+        decisions=next(
+            (
+                decisions(one)
+                for one in reading.groups
+                if ref == Ref(INFERENCE_GROUPS, one.metadata.name, one.metadata.namespace)
+            ),
+            (),
+        ),
         below=_below(reading, ref),
         events=tuple(_happened(one) for one in events[-LAST_EVENTS:]),
         denied=reading.denied,
+        unreadable=reading.unreadable,
     )
 
 
@@ -206,6 +215,8 @@ def shown(why: Why, now: datetime) -> RenderableType:
             parts.append(Padding(Text(text, style="yellow" if event.type == "Warning" else ""), (0, 0, 0, 2)))
     if why.denied:
         parts += [Text(), Text(f"not looked at, for want of the right: {', '.join(why.denied)}")]
+    if why.unreadable:
+        parts += [Text(), Text(UNREADABLE), *(Text(f"  {one}") for one in why.unreadable)]
     return Group(*parts)
 
 

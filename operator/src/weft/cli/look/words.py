@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from weft import __version__
 from weft.api import Condition
 from weft.api.reasons import CONDITIONS
 from weft.api.reasons.declared import ConditionType, Reason
@@ -11,6 +12,10 @@ from weft.api.reasons.declared import ConditionType, Reason
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 HOPED_FALSE = frozenset({"Quarantined", "Overlapping", "ReplicasIgnored", "Expired", "UnclaimedOffered"})
 """Condition types of which False is the usual: all others are as hoped while True."""
+
+UNREADABLE = (
+    f"not shown, since weft {__version__} cannot read them (`weft --version`: take the operator's version)"
+)
 
 
 def age(since: datetime | None, now: datetime) -> str:
