@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +35,30 @@ def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
 
 def own_claims(world: World) -> list[Object]:
     return [claim for claim in world.claims() if claim["spec"]["claimRef"]["namespace"] == world.namespace]
+
+
+def test_each_alert_fires_once_its_cause_lasts_and_not_for_what_passes(
+    tool_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    played = yaml.safe_load((ROOT / "tests" / "data" / "alerts.yaml").read_text())
+    alerts = {
+        alert["alert"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for alert in group["rules"]
+    }
+    fire = {
+        one["alertname"] for case in played["tests"] for one in case["alert_rule_test"] if one["exp_alerts"]
+    }
+    assert fire == alerts
+    case = tmp_path / "alerts.json"
+    case.write_text(json.dumps({**played, "rule_files": [str(ALERTS)]}))
+    promtool(tool_paths, "test", "rules", str(case))
+    promtool(tool_paths, "check", "rules", "--lint=all", "--lint-fatal", str(ALERTS))
+
+
+def promtool(tool_paths: dict[str, Path], *arguments: str, stdin: bytes = b"") -> None:
+    done = subprocess.run(
+        [tool_paths["promtool"], *arguments], input=stdin, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b""), done.stdout
 
 
 def test_every_dashboard_has_data_every_alert_is_valid_and_the_bill_is_right(
@@ -73,3 +99,7 @@ def test_every_dashboard_has_data_every_alert_is_valid_and_the_bill_is_right(
             own = f'{{pool="{world.name}", kind="GPUPool", namespace="{world.namespace}"}}'
             ratio = f"weft_held_cost_total{own} / weft_held_device_seconds_total"
             assert [float(sample["value"][1]) for sample in server.query(ratio)] == pytest.approx([0.01])
+        with urllib.request.urlopen(f"http://127.0.0.1:{world.ports[operator]}/metrics", timeout=10) as shown:
+            text = shown.read()
+        assert {b"# TYPE weft_held_cost_total counter", b"# TYPE weft_leader gauge"} <= set(text.splitlines())
+        promtool(tool_paths, "check", "metrics", stdin=text)

