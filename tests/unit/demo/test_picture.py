@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
-from weft_playground.demo.picture import picture
+from weft_playground.demo.picture import picture, poster
 
 from .test_report import evidence
 
@@ -42,6 +42,24 @@ def test_each_decision_is_marked_with_its_reason_and_cannot_break_the_page() -> 
 
 def test_the_page_refers_to_nothing_outside_itself() -> None:
     assert re.findall(r"(?:src|href)=|url\(|https?://", picture(evidence(), DECIDED)) == []
+
+
+def test_the_picture_for_a_readme_is_one_svg_with_both_groups_and_stands_alone() -> None:
+    text = poster(evidence(), DECIDED)
+
+    root = ElementTree.fromstring(text)
+    headings = [one.text for one in root.iter() if one.get("class") == "heading"]
+    assert headings[1:] == [
+        "demo-auto (Auto): replicas that serve",
+        "demo-paused (Paused): replicas that serve",
+    ]
+    names = [one.text or "" for one in root if one.tag.endswith("text") and one.get("class") is None]
+    assert names[:2] == ["demo-auto", "demo-paused"]
+    assert "4:5 (computed)" in names[2]
+    assert sum(one.get("class") == "decision" for one in root.iter()) == 1
+    # A picture of a page has no script and loads nothing: the one address in it names SVG itself.
+    assert re.findall(r"https?://[^\"]*", text) == ["http://www.w3.org/2000/svg"]
+    assert not re.search(r"<script|href=|url\(", text)
 
 
 def test_a_load_without_answers_is_drawn_empty() -> None:

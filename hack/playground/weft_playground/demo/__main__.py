@@ -47,6 +47,7 @@ def main() -> int:
         "--engines", choices=ENGINES, default=ENGINES[0], help="vllm: six real ones, 5.9 GB once"
     )
     parser.add_argument("--keep", action="store_true", help="stay up at the end")
+    parser.add_argument("--ui", action="store_true", help="serve the page of `weft ui` while it runs")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="copy all logs there at the end")
     arguments = parser.parse_args()
     try:
@@ -59,7 +60,7 @@ def main() -> int:
     case = Case(arguments.offset, seed, split, arguments.engines)
     world = KindWorld(case, arguments.logs) if arguments.kind else _loopback(case, arguments.logs)
     try:
-        return asyncio.run(_run(case, world, keep=arguments.keep))
+        return asyncio.run(_run(case, world, keep=arguments.keep, ui=arguments.ui))
     except asyncio.CancelledError:
         print(f"\nstopped: {world.stopped_text}", file=sys.stderr)
         return INTERRUPTED
@@ -71,7 +72,7 @@ def _loopback(case: Case, logs: Path | None) -> LoopbackWorld:
     return LoopbackWorld(case, tools.provide(tools.DEMO_TOOLS), logs)
 
 
-async def _run(case: Case, world: LoopbackWorld | KindWorld, *, keep: bool) -> int:
+async def _run(case: Case, world: LoopbackWorld | KindWorld, *, keep: bool, ui: bool) -> int:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -80,7 +81,7 @@ async def _run(case: Case, world: LoopbackWorld | KindWorld, *, keep: bool) -> i
     narrator = Narrator()
     with world:
         try:
-            verdict = await Story(case, world, narrator, keep=keep).run()
+            verdict = await Story(case, world, narrator, keep=keep, ui=ui).run()
         # OSError and the API's errors: a server that stopped answering, in a cluster that nothing here watches.
         except (
             *(StoryError, ProcessError, CommandError, ContainerError, ToolError, InstallError),

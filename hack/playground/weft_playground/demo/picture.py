@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from weft.rehearse.charts import ROLE_COLOURS, chart, document, keys, replicas
+from weft.rehearse.charts import ROLE_COLOURS, chart, document, keys, replicas, stacked
 from weft.rehearse.world import DECODES, PREFILLS
 from weft_playground.demo.report import Evidence, GroupReport, groups, quantile, share_within, summary
 from weft_playground.load import Result
@@ -19,16 +19,8 @@ Told = Sequence[tuple[float, str]]
 
 def picture(found: Evidence, decisions: Told) -> str:
     """The page. Pure."""
-    everything = [result for group in groups(found) for result in group.results]
-    seconds = max([found.shift_at, *(result.scheduled for result in everything)])
-    names = [group.name for group in groups(found)]
-    results = [group.results for group in groups(found)]
-    best = max(
-        found.computed, key=lambda one: share_within(one.results, found.objectives) or 0.0, default=None
-    )
-    if best is not None:
-        names.append(f"best fixed split in hindsight, {best.split} (computed)")
-        results.append(best.results)
+    seconds = _seconds(found)
+    names, results = zip(*_results(found).items(), strict=True)
     colours = dict(zip(names, COLOURS, strict=False))
 
     def lines(of: Sequence[Line]) -> list[tuple[str, Line]]:
@@ -98,6 +90,49 @@ def picture(found: Evidence, decisions: Told) -> str:
         "decisions": [{"atSeconds": at, "text": text} for at, text in decisions],
     }
     return document("Weft: the demo", "\n".join(body), data)
+
+
+def poster(found: Evidence, decisions: Told) -> str:
+    """Split and objectives of both groups over time as one SVG that stands alone. Pure."""
+    seconds, results = _seconds(found), _results(found)
+    colours = dict(zip(results, COLOURS, strict=False))
+    within = [_binned(each, seconds, lambda some: _percent(some, found)) for each in results.values()]
+    lines = list(zip(colours.values(), within, strict=True))
+    roles = {"prefill": ROLE_COLOURS[PREFILLS], "decode": ROLE_COLOURS[DECODES]}
+    most = max(found.split.replicas, 1)
+    return stacked(
+        [
+            (
+                "Requests within both objectives, by the time they were sent (the mix shifts at the line)",
+                colours,
+                chart(seconds, lines, top=100.0, unit=" %", mark=found.shift_at),
+            ),
+            *(
+                (
+                    f"{group.name} ({group.mode}): replicas that serve",
+                    roles,
+                    replicas(seconds, _sizes(group), decisions if group is found.auto else (), most),
+                )
+                for group in groups(found)
+            ),
+        ]
+    )
+
+
+def _seconds(found: Evidence) -> float:
+    everything = [result for group in groups(found) for result in group.results]
+    return max([found.shift_at, *(result.scheduled for result in everything)])
+
+
+def _results(found: Evidence) -> dict[str, Sequence[Result]]:
+    """Of each group, and of the best fixed split in hindsight, by what a chart calls it."""
+    named = {group.name: group.results for group in groups(found)}
+    best = max(
+        found.computed, key=lambda one: share_within(one.results, found.objectives) or 0.0, default=None
+    )
+    if best is not None:
+        named[f"best fixed split in hindsight, {best.split} (computed)"] = best.results
+    return named
 
 
 def _bins(results: Iterable[Result], seconds: float) -> list[list[Result]]:

@@ -23,11 +23,11 @@ from weft.api.resources import (
 from weft.cluster import NotFoundError, Object
 from weft_dev.kube_async import AsyncKube, connected
 from weft_playground.case import ACCELERATORS_PER_REPLICA, MODES, Case, Split
-from weft_playground.demo import evidence, manifests
+from weft_playground.demo import evidence, manifests, status_page
 from weft_playground.demo.facts import GroupFacts, condition
 from weft_playground.demo.kind_world import KindWorld
 from weft_playground.demo.narrator import Narrator
-from weft_playground.demo.picture import picture
+from weft_playground.demo.picture import picture, poster
 from weft_playground.demo.rehearsal import Rehearsed, rehearse
 from weft_playground.demo.report import (
     Evidence,
@@ -51,6 +51,7 @@ GROUP_SECONDS = 180.0
 PROGRESS_SECONDS = 5.0
 RECENT_SECONDS = 10.0
 PICTURE = Path("build", "demo.html")
+POSTER = PICTURE.with_suffix(".svg")
 
 
 class StoryError(Exception):
@@ -59,12 +60,13 @@ class StoryError(Exception):
 
 @dataclass
 class Story:
-    """One run. `keep`: stay up at the end instead of deleting everything."""
+    """One run. `keep`: stay up at the end instead of deleting everything; `ui`: with the status page beside it."""
 
     case: Case
     world: LoopbackWorld | KindWorld
     narrator: Narrator
     keep: bool = False
+    ui: bool = False
 
     def __post_init__(self) -> None:
         self.objectives = self.world.examples.objectives
@@ -78,6 +80,9 @@ class Story:
                 self.world.start_cluster(self.narrator), asyncio.to_thread(self._choose_split)
             )
             await self.world.start_services(self.narrator)
+            if self.ui:
+                url = await asyncio.to_thread(status_page.start, self.world.processes, kubeconfig)
+                self.narrator.say(f"watch it in a browser of this machine: {url}")
             async with connected(kubeconfig) as api:
                 verdict = await self._play(api)
             if not self.keep:
@@ -145,10 +150,13 @@ class Story:
         try:
             PICTURE.parent.mkdir(parents=True, exist_ok=True)
             PICTURE.write_text(picture(found, decisions), encoding="utf-8")
+            POSTER.write_text(poster(found, decisions), encoding="utf-8")
         except OSError as error:
             self.narrator.say(f"the charts were not written: {error}")
             return
-        self.narrator.say(f"the same as charts, each decision with its reason: {PICTURE}")
+        self.narrator.say(
+            f"the same as charts, each decision with its reason: {PICTURE}, for a README: {POSTER}"
+        )
 
     async def _bind_logical_node(self, api: AsyncKube, watching: Watching) -> None:
         objects = self.world.examples.common

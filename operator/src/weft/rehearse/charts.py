@@ -147,6 +147,31 @@ def replicas(seconds: float, sizes: Sequence[Size], marks: Sequence[tuple[float,
     return _svg(parts)
 
 
+def stacked(parts: Sequence[tuple[str, Mapping[str, str], str]]) -> str:
+    """One SVG of several charts that stands alone; of each its heading, the name of each colour, and the chart."""
+    pitch, above = HEIGHT + BOTTOM + 8 + 56, 40
+    drawn = []
+    for number, (heading, colours, svg) in enumerate(parts):
+        y = number * pitch
+        drawn.append(f'<text x="0" y="{y + 14}" class="heading">{escape(heading)}</text>')
+        x = LEFT
+        for name, colour in colours.items():
+            drawn.append(
+                f'<rect x="{x}" y="{y + 22}" width="9" height="9" fill="{colour}"/>'
+                f'<text x="{x + 13}" y="{y + 31}">{escape(name)}</text>'
+            )
+            x += 40 + 7 * len(name)
+        placed = f'<svg y="{y + above}" width="{WIDTH}" height="{HEIGHT + BOTTOM + 8}" '
+        drawn.append(svg.replace("<svg ", placed, 1))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 -8 {WIDTH + 16} {pitch * len(parts) + 8}"'
+        f' font-family="system-ui, sans-serif" font-size="11"><style>text {{ fill: #64748b }}'
+        f" .heading {{ fill: #1e293b; font-size: 14px; font-weight: 600 }}"
+        f" .decision circle {{ fill: #fff; stroke: #0f172a; stroke-width: 1.6 }}</style>"
+        f'<rect x="-8" y="-8" width="100%" height="100%" fill="#fff"/>{"".join(drawn)}</svg>\n'
+    )
+
+
 def _frame(seconds: float, highest: float, unit: str) -> str:
     parts = []
     for share in (0.0, 0.5, 1.0):
