@@ -14,7 +14,7 @@ import pytest
 from support.chart_cluster import ROLE_BINDINGS
 from support.idle_group import create_group
 from support.world import World, eventually, reason
-from weft.api.resources import FABRICS, INFERENCE_GROUPS, ResourceType
+from weft.api.resources import FABRICS, INFERENCE_GROUPS, LOGICAL_NODES, ResourceType
 from weft_dev import controlplane
 from weft_dev.controlplane import ControlPlane
 from weft_dev.kube import Kube
@@ -123,6 +123,50 @@ def test_a_pause_reaches_the_operator_and_resume_takes_it_back(world: World, kub
     weft(world.plane.kubeconfig, "pause", "infg/llama", "-n", world.namespace)
     group = kube.get(INFERENCE_GROUPS, "llama", world.namespace) or {}
     assert group["spec"]["rebalance"]["mode"] == "Paused"
+
+
+PLANNED = """
+apiVersion: weft.dev/v1alpha2
+kind: LogicalNode
+metadata: {name: next}
+spec: {accelerators: [{name: main, count: 2}]}
+---
+apiVersion: weft.dev/v1alpha2
+kind: LogicalNode
+metadata: {name: odd}
+spec: {accelerators: [{name: main, count: 2, colour: red}]}
+"""
+
+
+def test_a_plan_is_answered_before_anything_is_written_and_comes_true(
+    world: World, kube: Kube, tmp_path: Path
+) -> None:
+    world.delete("greedy")
+    file = tmp_path / "planned.yaml"
+    file.write_text(PLANNED)
+    operator = f"--operator=http://127.0.0.1:{next(iter(world.ports.values()))}"
+    options = ("plan", "-f", str(file), "-n", world.namespace, operator)
+    told = weft(world.plane.kubeconfig, *options, "-o", "json")
+    answer = json.loads(told.stdout)
+    assert told.returncode == 3, told.stderr
+    assert [one["verdict"] for one in answer["objects"]] == ["create", "refused"]
+    assert "colour" in answer["objects"][1]["message"]
+    (node,) = answer["nodes"]
+    assert (node["outcome"], len(node["devices"])) == ("binds", 2)
+    assert kube.get(LOGICAL_NODES, "next", world.namespace) is None
+
+    text = weft(world.plane.kubeconfig, *options).stdout
+    assert f"LogicalNode {world.namespace}/next would be bound on Node {node['node_name']}" in text
+    # Who may read alone is refused by the API server, and the operator is not asked.
+    refused = weft(tenant(world), *options, "-o", "json")
+    assert (refused.returncode, json.loads(refused.stdout)["nodes"]) == (3, [])
+    assert "cannot patch resource" in refused.stdout
+
+    world.logical_node("next", gpus=2, memory="")
+    eventually(lambda: world.is_bound("next"), what="next is Bound")
+    status = world.get("next")["status"]
+    assert status["nodeName"] == node["node_name"]
+    assert {one["device"] for one in status["devices"]} == {one["device"] for one in node["devices"]}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from weft.api.resources import (
     SECRETS,
     STORAGE_POOLS,
 )
+from weft.api.whatif import PLAN_AUDIENCE, TOKEN_HEADER
 from weft.cluster import ClusterError
 from weft_dev import PYTHONPATH, tools
 from weft_dev.controlplane import AUDIT_LOG, ControlPlane
@@ -126,6 +128,25 @@ def granted(rendered: list[Object]) -> set[Pair]:
     }
 
 
+def ask_what_if(world: World, operator: str) -> None:
+    """Ask as `weft plan` does, with a token made for that."""
+    token = {"spec": {"audiences": [PLAN_AUDIENCE]}}
+    path = SERVICE_ACCOUNTS.path(TENANT, "default", "token")
+    proof = world.kube.request("POST", path, token)["status"]["token"]
+    node = {"apiVersion": LOGICAL_NODES.api_version, "kind": "LogicalNode"}
+    node |= {
+        "metadata": {"name": "next", "namespace": TENANT},
+        "spec": {"accelerators": [{"name": "main", "count": 1}]},
+    }
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{world.ports[operator]}/plan",
+        json.dumps({"objects": [node]}).encode(),
+        {TOKEN_HEADER: proof},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert json.load(answer)["nodes"][0]["outcome"] in ("binds", "waits")
+
+
 def test_the_operator_needs_every_permission_it_has_and_no_other(
     plane: ControlPlane, rendered: list[Object], account: Path, world: World, idle_engines: Object
 ) -> None:
@@ -152,6 +173,7 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
     operator = world.start_operator(kubeconfig=account, namespace=NAMESPACE, **idle_engines)
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), 60, what="trainer is bound")
+    ask_what_if(world, operator)
     create_group(world.kube, TENANT)
     eventually(lambda: split(world.kube, TENANT) == {"prefill": 2, "decode": 2}, 60, what="the group serves")
     # In this order the budget admits the second change as a move only: the replica keeps its pod.

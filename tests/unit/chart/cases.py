@@ -111,6 +111,9 @@ EVERYTHING: dict[str, Any] = {
         ],
         "tolerations": [{"operator": "Exists"}],
     },
+    "tenantRoles": {
+        "plan": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated"}]
+    },
 }
 CASES: dict[str, dict[str, Any]] = {
     "as it comes": {},

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from support.looked_at import EARLIER, EVERYTHING, FABRIC, GROUP, NOW, WAITS, Object, made, reading
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, INFERENCE_GROUPS, LOGICAL_NODES
-from weft.cli.look import status, tree, why
+from weft.cli.look import plan, status, tree, why
 from weft.cli.look.pause import ANNOTATION_MODE, pausing, resuming
 from weft.cli.look.reading import Asker, AskError, Ref, ref_of
 from weft.cli.look.report import archive
@@ -233,3 +233,78 @@ def test_help_imports_none_of_the_heavy_libraries(verb: str) -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.splitlines()[-1] == ""
+
+
+def test_a_file_of_lists_and_documents_is_read_with_the_namespace_that_is_meant() -> None:
+    text = """
+kind: List
+items: [{kind: LogicalNode, metadata: {name: one}}, {kind: Fabric, metadata: {name: rack}}]
+---
+---
+{"kind": "LogicalNode", "metadata": {"name": "two", "namespace": "b"}}
+"""
+    found = [
+        (one["metadata"]["name"], one["metadata"].get("namespace")) for one in plan.objects_of(text, "a")
+    ]
+
+    assert found == [("one", "a"), ("rack", None), ("two", "b")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{a: [", "not YAML"),
+        ("", "no objects"),
+        ("just words", "without kind"),
+        ("kind: LogicalNode\nmetadata: {generateName: x-}", "generateName"),
+    ],
+)
+def test_a_file_that_holds_no_objects_is_refused_in_words(text: str, words: str) -> None:
+    with pytest.raises(AskError, match=words):
+        plan.objects_of(text, "a")
+
+
+def test_a_plan_says_what_comes_what_it_costs_who_waits_and_why() -> None:
+    device = {
+        "request": "main",
+        "device": "gpu-1",
+        "model": "H200",
+        "pool": "GPUPool h200",
+        "fabric": "rack",
+        "domains": ["nv-0"],
+        "cost_per_hour": "2.1",
+    }
+    none = {"reason": "", "message": "", "place": "", "devices": [], "gives_back": [], "preempts": []}
+    binds = {
+        **none,
+        "namespace": "a",
+        "name": "new",
+        "outcome": "binds",
+        "node_name": "worker-1",
+        "host": "sled-1",
+        "devices": [device],
+    }
+    waits = {
+        **none,
+        "namespace": "a",
+        "name": "late",
+        "outcome": "waits",
+        "reason": "NotEnoughDevices",
+        "message": "too few",
+        "place": "3-4",
+        "preempts": ["a/low"],
+    }
+    objects = (
+        plan.Applied("LogicalNode a/new", "create"),
+        plan.Applied("LogicalNode a/odd", "refused", "no such field"),
+    )
+    answer = plan.Plan(objects, (binds, waits), cost_per_hour="2.1")
+    text = text_of(plan.shown(answer))
+
+    assert "! LogicalNode a/odd: refused: no such field" in text
+    assert "+ LogicalNode a/new would be bound on Node worker-1 (host sled-1)" in text
+    assert "main: gpu-1 H200 of GPUPool h200 at Fabric rack, nv-0, 2.1 an hour" in text
+    assert "NotEnoughDevices, place 3-4 in the queue: too few" in text
+    assert "would ask to give way: a/low" in text
+    assert "cost per hour of what would be attached at once: 2.1" in text
+    assert answer.refused

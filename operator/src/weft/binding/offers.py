@@ -198,7 +198,7 @@ class Reader:
             item = before[4]
             if owner in growing:
                 claims = growing[owner]
-                more = requests.growing(item, request.node, claims, self._devices(snapshot, claims))
+                more = requests.growing(item, request.node, claims, self.devices(snapshot, claims))
                 if more is None:
                     continue
                 item = more
@@ -219,7 +219,7 @@ class Reader:
             self._more = snapshot, {owner: tuple(claims) for owner, claims in more.items() if claims}
         return self._more[1]
 
-    def _devices(
+    def devices(
         self, snapshot: Snapshot, claims: Iterable[DeviceAttachment]
     ) -> dict[tuple[str, str], Device]:
         """What is known of the claimed devices, by fabric and name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +31,7 @@ from weft.binding.plan import Remembered, Unused
 from weft.binding.rehearsal import Rehearsal
 from weft.binding.search import place
 from weft.binding.stock import Holder
+from weft.binding.whatif import Answer, what_if
 from weft.cluster import Cluster, Object
 from weft.controllers import Now, Watch
 
@@ -62,6 +63,8 @@ class PlacementController:
         self._reader = Reader()
         self._remembered = Remembered()
         self._rehearsal = Rehearsal()
+        self._asked = asyncio.Lock()
+        self._reader_of_what_if = Reader()
         self._placed: tuple[object, ...] = ()
         self.passes = 0
         """Passes that looked for places."""
@@ -98,6 +101,16 @@ class PlacementController:
                 self._assignments.record(outcome)
         self._placed = inputs
         return None
+
+    async def what_if(self, changes: Sequence[tuple[ResourceType, Object]], now: datetime) -> Answer | None:
+        """What would be said of logical nodes if these objects were as given; one question at a time, beside the event
+        loop. None: not every fabric was looked at yet. Raises ValueError for what cannot be read."""
+        async with self._asked:
+            if not self._fabrics.all_looked_at():
+                return None
+            snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments)
+            reader, remembered = self._reader_of_what_if, self._remembered
+            return await asyncio.to_thread(what_if, reader, snapshot, changes, remembered, now)
 
     def _place(
         self, snapshot: Snapshot, now: datetime

@@ -130,6 +130,31 @@ class KubeClient:
             "POST", resource.path(body["metadata"].get("namespace", ""), ""), query, body
         )
 
+    async def server_side_apply(
+        self, resource: ResourceType, body: Object, manager: str, *, dry_run: bool
+    ) -> Object:
+        """Server-side apply, also of fields that others own; the object as it is, or would be, afterwards."""
+        query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
+        if dry_run:
+            query["dryRun"] = "All"
+        path = resource.path(body["metadata"].get("namespace", ""), body["metadata"]["name"])
+        # JSON is YAML, too.
+        return await self._request("PATCH", path, query, body, "application/apply-patch+yaml")
+
+    async def token_for(self, namespace: str, audience: str) -> str:
+        """A token of ten minutes of a namespace's default ServiceAccount, good for one audience."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
+        spec = {"audiences": [audience], "expirationSeconds": 600}
+        head = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
+        return str((await self._request("POST", path, {}, {**head, "spec": spec}))["status"]["token"])
+
+    async def post_to_service(
+        self, namespace: str, service: str, path: str, body: Object, headers: Mapping[str, str]
+    ) -> Object:
+        """Ask a Service through the API server; `service`: its name and the name of its port, joined by a colon."""
+        whole = f"/api/v1/namespaces/{namespace}/services/{service}/proxy{path}"
+        return await self._request("POST", whole, {}, body, headers=headers)
+
     async def patch(
         self,
         resource: ResourceType,
@@ -192,18 +217,19 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
     ) -> Object:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        _, url, headers, _, _ = await self._api.param_serialize(
+        all_headers = {"Accept": "application/json", "Content-Type": content_type, **(headers or {})}
+        _, url, all_headers, _, _ = await self._api.param_serialize(
             method,
             path,
             query_params=list((query or {}).items()),
-            header_params=headers,
+            header_params=all_headers,
             auth_settings=["BearerToken"],
         )
         try:
             response = await self._api.call_api(
-                method, url, headers, body, _request_timeout=self._timeout_seconds
+                method, url, all_headers, body, _request_timeout=self._timeout_seconds
             )
             payload = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
@@ -218,7 +244,8 @@ class KubeClient:
 
 
 def _error(status: int, answer: Object, retry_after: str) -> ClusterError:
-    reason, message = str(answer.get("reason", "")), str(answer.get("message", ""))
+    # What is reached through the API server says `error`.
+    reason, message = str(answer.get("reason", "")), str(answer.get("message", answer.get("error", "")))
     kinds: dict[int, type[ClusterError]] = {
         400: InvalidError,
         404: NotFoundError,

@@ -1,4 +1,4 @@
-"""Serves /livez, /readyz and /metrics over HTTP."""
+"""Serves /livez, /readyz, /metrics and, for `weft plan`, /plan over HTTP."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ class HealthServer:
         live: Callable[[], bool],
         ready: Callable[[], bool],
         failures: Callable[[], Mapping[str, int]],
+        plan: Callable[[web.Request], Awaitable[web.Response]] | None = None,
     ) -> None:
         self._registry = registry
         app = web.Application()
         app.router.add_get("/livez", _probe(live, dict))
         app.router.add_get("/readyz", _probe(ready, failures))
         app.router.add_get("/metrics", self._metrics)
+        if plan is not None:
+            app.router.add_post("/plan", plan)
         self._runner = web.AppRunner(app, access_log=None)
 
     async def start(self, host: str, port: int) -> int:

@@ -17,6 +17,8 @@ from weft.balancing.presets import with_configured
 from weft.balancing.prometheus import PrometheusSource
 from weft.binding import controllers as binding_controllers
 from weft.binding.fabrics import Fabrics
+from weft.binding.keys import PlacementKey
+from weft.binding.placement import PlacementController
 from weft.controllers import Controller
 from weft.runtime import clock
 from weft.runtime.cache import ObjectCache
@@ -34,6 +36,7 @@ from weft.runtime.queue import WorkQueue
 from weft.runtime.settings import Settings
 from weft.runtime.waiting import Tasks, finished
 from weft.runtime.watches import Watches
+from weft.runtime.whatif import WhatIf
 from weft.runtime.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -63,7 +66,20 @@ async def run(settings: Settings) -> int:
         workers = Workers(controllers, queue, metrics, clock.now, rests)
         informer = Informer(client, cache, watches.resources, history)
         heartbeat = Heartbeat()
-        health = HealthServer(metrics.registry, heartbeat.live, informer.watching, workers.failures)
+        placement = controllers[PlacementKey]
+        assert isinstance(placement, PlacementController)
+        plan = WhatIf(
+            client,
+            cache,
+            settings.namespace,
+            leadership.leads,
+            clock.boottime,
+            lambda: clock.now().wall,
+            placement.what_if,
+        )
+        health = HealthServer(
+            metrics.registry, heartbeat.live, informer.watching, workers.failures, plan.answer
+        )
         metrics.follow(leadership.remaining_seconds, queue.__len__)
         metrics.registry.register(Exposed(cache, meter, leadership.leads, time.time))
         closing.push_async_callback(health.stop)

@@ -1,4 +1,4 @@
-"""The options of `weft status | tree | why | pause | resume | report | ui`, and what is done for each."""
+"""The options of `weft status | tree | why | plan | pause | resume | report | ui`, and what is done for each."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from weft.cli.look.reading import Asker, Ref
+    from weft.runtime.client import KubeClient
 
 # What is imported here is imported by `--help`.
 
@@ -20,6 +21,7 @@ VERBS = {
     "status": "what there is, what is well, and what waits",
     "tree": "what an object consists of, down to devices and their fabric",
     "why": "what an object waits for, why it is as it is, and what to do about it",
+    "plan": "what would happen if a file were applied; nothing is written",
     "pause": "keep an InferenceGroup's replicas, or a Fabric's devices, where they are",
     "resume": "take a pause back",
     "report": "one redacted archive for a bug report",
@@ -27,7 +29,7 @@ VERBS = {
 }
 EVERYWHERE = ("status", "report", "ui")
 """These take all namespaces, where the user's rights reach that far and none is named."""
-ANSWERED, NOT_ANSWERED = 0, 1
+ANSWERED, NOT_ANSWERED, WOULD_BE_REFUSED = 0, 1, 3
 """Exit statuses; wrong usage is 2."""
 REFRESH_SECONDS = 2.0
 WIDE = 400
@@ -39,9 +41,10 @@ def parser(verb: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"weft {verb}",
         description=f"Say {VERBS[verb]}."
-        if verb in ("status", "tree", "why")
+        if verb in ("status", "tree", "why", "plan")
         else VERBS[verb].capitalize() + ".",
-        epilog="Status 0: answered. 1: there is no such object, no right to see it, or no answer. 2: wrong usage.",
+        epilog="Status 0: answered. 1: there is no such object, no right to see it, or no answer. 2: wrong usage."
+        + (" 3: something of the file would be refused." if verb == "plan" else ""),
     )
     if verb in ("tree", "why", "pause", "resume"):
         made.add_argument(
@@ -58,12 +61,23 @@ def parser(verb: str) -> argparse.ArgumentParser:
             metavar="FILE",
             help="write the page and end, instead of serving it; - for stdout",
         )
+    if verb == "plan":
+        made.add_argument(
+            "-f", "--filename", type=Path, required=True, metavar="FILE", help="YAML or JSON; - for stdin"
+        )
+        made.add_argument("--operator-namespace", default="weft-system", help="default: weft-system")
+        made.add_argument(
+            "--service", default="weft:http", metavar="NAME:PORT", help="the operator's (default: weft:http)"
+        )
+        made.add_argument(
+            "--operator", default="", metavar="URL", help="ask the operator there, not through the API server"
+        )
     made.add_argument("-n", "--namespace", default="", help="default: the current context's")
     if verb in EVERYWHERE:
         made.add_argument(
             "-A", "--all-namespaces", action="store_true", help="the default, where your rights allow it"
         )
-    if verb in ("status", "tree", "why"):
+    if verb in ("status", "tree", "why", "plan"):
         made.add_argument("-o", "--output", choices=("text", "json", "yaml"), default="text")
     if verb == "status":
         made.add_argument(
@@ -108,6 +122,8 @@ async def _ask(verb: str, options: argparse.Namespace) -> int:
         asker = Asker(client, namespace, everywhere)
         if verb == "status":
             return await _status(asker, options)
+        if verb == "plan":
+            return await _plan(client, namespace, options)
         if verb == "report":
             return await _report(asker, options.file)
         if verb == "ui":
@@ -148,6 +164,16 @@ async def _about(verb: str, asker: Asker, ref: Ref, output: str) -> int:
         answer = why.why_of(reading, ref, await asker.events(ref))
         _say(output, answer, lambda: console.print(why.shown(answer, reading.now)))
     return ANSWERED
+
+
+async def _plan(client: KubeClient, namespace: str, options: argparse.Namespace) -> int:
+    from weft.cli.look import plan
+
+    objects = plan.objects_of(plan.read_file(options.filename), namespace)
+    at = options.operator_namespace, options.service, options.operator
+    answer = await plan.plan(client, objects, *at)
+    _say(options.output, answer, lambda: _console().print(plan.shown(answer)))
+    return WOULD_BE_REFUSED if answer.refused else ANSWERED
 
 
 async def _change(verb: str, asker: Asker, ref: Ref) -> int:
