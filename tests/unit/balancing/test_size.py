@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from support.inference import ANSWER_HEAVY, OBJECTIVES, PROMPT_HEAVY, T0, group, known, role, steady
 from weft.api import FlipMethod, RebalanceMode, Stage
 from weft.balancing.plan import SplitPlan, plan_split
-from weft.balancing.state import Corrections, Hold, Past, Queues, Split, SplitInputs, Traffic
+from weft.balancing.state import Corrections, Hold, Kept, Past, Queues, Split, SplitInputs, Traffic
 
 EMPTY = Queues(0, 0)
 
@@ -209,6 +211,55 @@ def test_after_shrinking_a_group_grows_again_only_after_the_cooldown() -> None:
     early = elastic(2, 2, PROMPT_HEAVY, now=T0 + timedelta(seconds=20), **before)
     assert plan_split(early).decision is None
     assert plan_split(replace(early, now=T0 + timedelta(seconds=40))).allocation.total > 4
+
+
+def test_a_promise_that_was_missed_for_hours_makes_the_group_larger_and_one_kept_with_room_smaller() -> None:
+    def recorded(traffic: Traffic, in_time: float, headroom: float) -> Traffic:
+        return replace(traffic, record=Kept(in_time, 90_000, headroom))
+
+    assert plan_split(elastic(5, 4, PROMPT_HEAVY)).decision is None
+    missed = plan_split(elastic(5, 4, recorded(PROMPT_HEAVY, 0.93, 0.3)))
+    assert missed.allocation.total > 9
+    assert reason(missed).endswith(
+        "; 93.0 % of the last hours' requests were in time, 95 % are promised: 30 % more headroom"
+    )
+    assert missed.decision is not None
+    assert missed.decision.headroom_percent == 30
+
+    usual = plan_split(elastic(6, 6, known(ANSWER_HEAVY)))
+    better = plan_split(elastic(6, 6, recorded(known(ANSWER_HEAVY), 0.99, -0.2)))
+    assert better.allocation.total < usual.allocation.total
+    assert reason(better).endswith(": 20 % less headroom")
+
+
+def test_traffic_that_stays_the_same_scales_at_most_six_times_an_hour_and_takes_nothing_back_at_once() -> (
+    None
+):
+    chance = random.Random(11)
+    inputs = elastic(2, 2, PROMPT_HEAVY)
+    loads: list[float] = []
+    changes: list[tuple[datetime, int]] = []
+    hours = 3
+    for step in range(hours * 180):
+        now = T0 + timedelta(seconds=20 * step)
+        # One long window of 7.5 requests a second, whose lengths vary: 12 % one way or the other.
+        loads = [*loads, max(0.1, 7.5 * (1 + 0.12 * chance.gauss(0, 1)))][-60:]
+        traffic = known(steady(loads[-1], 1420, 145), max(loads) / loads[-1])
+        plan = plan_split(replace(inputs, traffic=traffic, now=now))
+        if plan.allocation.total != inputs.allocation.total:
+            grown = plan.allocation.total > inputs.allocation.total
+            changes.append((now, 1 if grown else -1))
+            inputs = replace(inputs, scaled_at=now, grown_at=now if grown else inputs.grown_at)
+        if plan.decision is not None:
+            inputs = replace(
+                inputs, decided_at=now, decided_from=inputs.allocation, allocation=plan.allocation
+            )
+    assert changes
+    for moment, _ in changes:
+        assert sum(timedelta(0) <= other - moment < timedelta(hours=1) for other, _ in changes) <= 6
+    for (first, way), (second, back) in pairwise(changes):
+        if way != back:
+            assert second - first >= timedelta(seconds=1200 if way > 0 else inputs.cooldown_seconds)
 
 
 @given(

@@ -72,6 +72,21 @@ async def test_a_group_that_is_too_large_drains_the_least_loaded_and_gives_its_h
     assert f"the last {PAST_SECONDS / 60:.0f} minutes needed at most" in told
 
 
+async def test_a_new_leader_goes_on_from_what_the_last_one_had_learnt_of_the_promise() -> None:
+    fleet = Fleet(5, 4)
+    fleet.group()["spec"]["accelerators"].update(minimum=4, maximum=40)
+    fleet.traffic = known(PROMPT_HEAVY)
+    await fleet.run(20)
+    assert sum(fleet.serving().values()) == 9
+    # As an earlier leader left it: the promise was missed for hours.
+    fleet.group()["status"]["decision"]["headroomPercent"] = 40
+    fleet.restart()
+    await fleet.run(20)
+    assert sum(fleet.split().values()) > 9
+    assert fleet.status()["decision"]["headroomPercent"] == 40
+    assert "% are promised: 40 % more headroom" in fleet.status()["decision"]["reason"]
+
+
 async def test_a_replica_without_devices_is_said_and_not_counted_on() -> None:
     fleet = await elastic(2, 4, nodes=True)
     fleet.devices_free = False

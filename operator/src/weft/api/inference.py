@@ -240,6 +240,13 @@ class Decision(Model):
     alternatives: Annotated[tuple[Alternative, ...], Field(max_length=4)] = Field(
         default=(), description="The next best splits, the best of them first.", json_schema_extra=_ATOMIC
     )
+    headroom_percent: Annotated[int, Field(ge=-100, le=100)] | None = Field(
+        default=None,
+        description=(
+            "What the promise's record of the last hours added to what the load needs, in percent; below 0: what it"
+            " took off. Only where the size is free."
+        ),
+    )
 
 
 class Recommendation(Decision):

@@ -188,6 +188,19 @@ def share_within(buckets: Buckets, limit: float) -> tuple[float, float] | None:
     return least / total, max(least, greatest) / total
 
 
+def share_about(buckets: Buckets, limit: float) -> float | None:
+    """Share of observations within `limit`, those of its bucket taken as spread evenly; None when there were none."""
+    total, lower, below = buckets[-1][1] if buckets else 0.0, 0.0, 0.0
+    if total <= 0:
+        return None
+    for bound, count in buckets:
+        if bound >= limit:
+            part = 0.0 if math.isinf(bound) else (limit - lower) / (bound - lower)
+            return (below + part * (count - below)) / total
+        lower, below = bound, count
+    return below / total
+
+
 def _mean_prompt(window: Rates, other: Rates) -> float | None:
     mean = _quotient(window.prompt_tokens, window.prompts)
     return mean if mean is not None else _quotient(other.prompt_tokens, other.prompts)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from weft.balancing.engine_calls import Call
 from weft.balancing.history import History
 from weft.balancing.memory import Memory
+from weft.balancing.record import Record
 from weft.controllers import Now
 
 WHOLE_SECONDS = timedelta(seconds=1)
@@ -31,6 +32,8 @@ class Moments:
         """The last call to each engine that changes its stage by one; a new leader knows none."""
         self.load = History()
         """Its load of the last minutes; a new leader knows none."""
+        self.record = Record()
+        """What became of its promise over the last hours; a new leader knows none."""
 
     def told(self, subject: str, what: str, moment: datetime | None, now: Now) -> datetime | None:
         """The moment as it would have been written had the wall clock always gone as it goes now."""

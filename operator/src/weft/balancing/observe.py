@@ -317,7 +317,11 @@ async def _read(
     reading = read(snapshot, group, scrape_seconds, preset, remember)
     if reading.traffic is None:
         return reading
-    return replace(reading, traffic=moments.load.with_history(reading.traffic, now.boot, scrape_seconds))
+    traffic = moments.load.with_history(reading.traffic, now.boot, scrape_seconds)
+    decision = picture.group.status.decision
+    written = decision.headroom_percent if decision is not None else None
+    traffic = moments.record.with_record(traffic, picture.group.spec.objectives, now.boot, written)
+    return replace(reading, traffic=traffic)
 
 
 def _owned(obj: Object, group_name: str, group_uid: str) -> bool:

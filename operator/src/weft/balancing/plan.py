@@ -134,6 +134,7 @@ def _resized(inputs: SplitInputs, here: Split, obstacle: Finding | None) -> Spli
             reason=sized.reason,
             decision_time=inputs.now,
             alternatives=alternatives,
+            headroom_percent=_headroom(inputs),
             allocation=sized.split.written(),
         )
         return SplitPlan(here, recommendation=recommendation, obstacle=obstacle)
@@ -142,8 +143,17 @@ def _resized(inputs: SplitInputs, here: Split, obstacle: Finding | None) -> Spli
         decision_time=inputs.now,
         previous=here.written(),
         alternatives=alternatives,
+        headroom_percent=_headroom(inputs),
     )
     return SplitPlan(sized.split, decision, obstacle=obstacle)
+
+
+def _headroom(inputs: SplitInputs) -> int | None:
+    """What the promise's record adds, in percent, to go on from after a restart; None where the size is fixed."""
+    record = inputs.traffic.record if inputs.traffic is not None else None
+    if record is None or inputs.minimum_accelerators is None:
+        return None
+    return round(100 * record.headroom)
 
 
 def starting_split(inputs: SplitInputs) -> tuple[Split, Finding | None]:
@@ -271,7 +281,11 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
         )
         return SplitPlan(start, recommendation=recommendation)
     decision = Decision(
-        reason=reason, decision_time=inputs.now, previous=start.written(), alternatives=alternatives
+        reason=reason,
+        decision_time=inputs.now,
+        previous=start.written(),
+        alternatives=alternatives,
+        headroom_percent=_headroom(inputs),
     )
     return SplitPlan(best, decision)
 

@@ -4,8 +4,8 @@ Only where `accelerators.minimum` says that the size is free. Loads are those of
 new replica serves, and is left to flips, which `plan` decides whenever nothing is decided here. Lengths are those of
 the last minutes (`Traffic.past`).
 
-- *Up* if no split of the present replicas carries the load of now with the headroom of the promise. While a replica
-  waits for hardware no more are asked for.
+- *Up* if no split of the present replicas carries the load of now with the headroom of the promise, which follows what
+  became of the promise over the last hours (`record`). While a replica waits for hardware no more are asked for.
 - *Down* if the smaller group would have carried the largest load of the last minutes with a tenth to spare, all
   replicas serve, what was promised is kept, and the group has not grown in these minutes nor changed for a while.
 """
@@ -73,7 +73,7 @@ def _needs(inputs: SplitInputs, load: Demand) -> dict[Stage, StageNeed]:
     """What the stages need for this load with the headroom of the promise, and for what waits."""
     speeds = Corrections(_believed(inputs.corrections.prefill), _believed(inputs.corrections.decode))
     promised = NormalDist().inv_cdf(inputs.objectives.attainment_permille / 1000)
-    headroom = 1 + BURSTS * max(0.0, promised - QUANTILE)
+    headroom = (1 + BURSTS * max(0.0, promised - QUANTILE)) * (1 + _learnt(inputs))
     seconds = BACKLOG_SECONDS + inputs.cold_start_seconds
     needs = stage_needs(inputs.roles, load, speeds, inputs.objectives)
     capacity = given(inputs.serving, inputs.roles, needs)
@@ -88,6 +88,25 @@ def _needs(inputs: SplitInputs, load: Demand) -> dict[Stage, StageNeed]:
         )
         for stage, one in needs.items()
     }
+
+
+def _learnt(inputs: SplitInputs) -> float:
+    """The headroom that the record of the last hours adds; below zero: takes off."""
+    record = inputs.traffic.record if inputs.traffic is not None else None
+    return record.headroom if record is not None else 0.0
+
+
+def _because(inputs: SplitInputs) -> str:
+    """What the record adds to the need, in words; empty where it says nothing."""
+    percent = round(100 * _learnt(inputs))
+    record = inputs.traffic.record if inputs.traffic is not None else None
+    if record is None or not percent:
+        return ""
+    return (
+        f"; {100 * record.in_time:.1f} % of the last hours' requests were in time,"
+        f" {inputs.objectives.attainment_permille / 10:g} % are promised: {abs(percent)} %"
+        f" {'more' if percent > 0 else 'less'} headroom"
+    )
 
 
 def _believed(speed: float) -> float:
@@ -186,7 +205,8 @@ def _larger(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed]) 
         f"{stage.label} needs {one.need.required:.1f} replicas and has {capacity[stage]:.1f}"
         for stage, one in needs.items()
     )
-    reason = f"{_change(here, best)}: {stages}; a new replica serves after {inputs.cold_start_seconds:,.0f} s"
+    starts = f"a new replica serves after {inputs.cold_start_seconds:,.0f} s"
+    reason = f"{_change(here, best)}: {stages}; {starts}{_because(inputs)}"
     return Sized(best, reason, (_other(inputs, here, here, needs),))
 
 
@@ -202,6 +222,7 @@ def _smaller(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed])
     stages = ", ".join(f"{stage.label} {one.need.required:.1f}" for stage, one in needs.items())
     reason = (
         f"{_change(here, best)}: the last {PAST_SECONDS / 60:.0f} minutes needed at most {stages} replicas"
+        + _because(inputs)
     )
     return Sized(best, reason, () if beyond is None else (_other(inputs, here, beyond, needs),))
 

@@ -106,6 +106,18 @@ class Past:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What became of the promise over the last hours."""
+
+    in_time: float
+    """Share of the requests that met the objectives."""
+    requests: float
+    """So many requests that is of; old ones count less."""
+    headroom: float
+    """What this asks for beyond the headroom of the promise, as a part of what is needed; below zero: less."""
+
+
+@dataclass(frozen=True)
 class Traffic:
     """The offered load of one model, as its front end sees it."""
 
@@ -129,6 +141,8 @@ class Traffic:
     """One window after the other, back from now; may be empty: what the load was before is then not known."""
     history_seconds: float = 60.0
     """Length of each of these."""
+    record: Kept | None = None
+    """None: not known, or nothing was promised."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from weft.api import Objectives as ApiObjectives
 from weft.api import Stage
 from weft.balancing.balancer import Balancer, Config, Observation
 from weft.balancing.history import History
+from weft.balancing.record import Record
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, read
 from weft.balancing.state import Engine, RoleState
 from weft.rehearse.moves import Ways
@@ -39,7 +40,7 @@ class Weft:
             for role, stage in STAGES.items()
             if role != AGGREGATES or first.get(role)
         )
-        config = Config(
+        self._config = config = Config(
             roles=roles,
             objectives=api_objectives(case),
             accelerators=case.most_replicas * case.accelerators_per_replica,
@@ -52,7 +53,7 @@ class Weft:
         )
         self._roles = roles
         self._balancer = Balancer(config)
-        self._history = History()
+        self._history, self._record = History(), Record()
         self._decided_at: float | None = None
         self._decided_from: dict[str, int] = {}
         self._scaled_at: float | None = None
@@ -89,6 +90,7 @@ class Weft:
         traffic = reading.traffic
         if traffic is not None:
             traffic = self._history.with_history(traffic, now, scrapes.scrape_seconds)
+            traffic = self._record.with_record(traffic, self._config.objectives, now)
         since = now - scrapes.windows.long_seconds
         engines = tuple(
             Engine(
