@@ -120,12 +120,12 @@ def test_what_was_decided_before_follows_a_role_whose_bounds_were_changed() -> N
 
 def test_no_stage_is_left_without_a_replica_even_if_its_role_may_have_none() -> None:
     roles = (role("decode", Stage.DECODE, 3, minimum=0), role("prefill", Stage.PREFILL, 1, minimum=0))
-    assert set(reachable(split(1, 3), roles)) == {split(2, 2), split(3, 1)}
+    assert set(reachable(split(1, 3), roles, 0)) == {split(2, 2), split(3, 1)}
 
 
 def test_no_role_takes_beyond_its_maximum() -> None:
     roles = (role("decode", Stage.DECODE, 3), role("prefill", Stage.PREFILL, 1, maximum=2))
-    assert set(reachable(split(1, 3), roles)) == {split(2, 2)}
+    assert set(reachable(split(1, 3), roles, 0)) == {split(2, 2)}
 
 
 def test_replicas_beyond_the_budget_are_left_out_and_said() -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from support.fleet import GROUP, NAMESPACE, Fleet
-from support.inference import ANSWER_HEAVY, PROMPT_HEAVY
+from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, steady
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.cluster import Object
 
@@ -71,9 +71,54 @@ async def test_nothing_is_composed_before_the_donors_devices_are_free_even_where
     assert fleet.serving() == shapes(fleet) == {"prefill": 4, "decode": 5}
 
 
-async def test_roles_with_different_numbers_of_accelerators_are_not_composed_for_each_other() -> None:
+async def test_one_replica_makes_room_for_several_smaller_ones_and_they_for_it_within_what_was_asked_for() -> (
+    None
+):
+    fleet = Fleet(nodes=True, flip="Recompose", drainFirst=None)
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(maximum=40))
+    for role, count, replicas in (("prefill", 1, 3), ("decode", 3, 6)):
+        node: Object = {"accelerators": [{"name": "main", "count": count}]}
+        change: Object = {"node": node, "replicas": replicas}
+        fleet.edit(INFERENCE_ROLES, role, lambda spec, change=change: spec.update(change))
+    fleet.traffic = ANSWER_HEAVY
+    await fleet.run(10)
+
+    def held() -> int:
+        nodes = fleet.cluster.list(LOGICAL_NODES, NAMESPACE)
+        return sum(one["count"] for node in nodes for one in node["spec"]["accelerators"])
+
+    assert (fleet.split(), held()) == ({"prefill": 3, "decode": 6}, 21)
+    most = 0
+
+    def count() -> None:
+        nonlocal most
+        most = max(most, held())
+
+    async def settled() -> dict[str, int]:
+        for _ in range(150):
+            await fleet.run(1)
+            if fleet.split() != before and fleet.condition("Balanced")[1] == "AsDecided":
+                break
+        assert fleet.split() == fleet.serving()
+        return fleet.split()
+
+    fleet.cluster.after_write = count
+    fleet.traffic, before = PROMPT_HEAVY, fleet.split()
+    after = await settled()
+    assert after["prefill"] >= 6
+    assert after["decode"] <= 5
+    assert held() >= 19, "what fits is taken"
+    fleet.traffic, before = steady(9.0, 300, 300), after
+    await fleet.run(60)
+    back = await settled()
+    assert back["decode"] > after["decode"]
+    assert most == 21, "never more than was asked for, although the budget has room"
+    assert not {reason for _, reason, _ in fleet.cluster.events} & {"ScaledUp", "ScaledDown"}
+
+
+async def test_a_role_without_accelerators_makes_no_room_for_one_that_has_them() -> None:
     fleet = await composed()
-    node = {"accelerators": [{"name": "main", "count": 1}]}
+    node = {"memory": [{"name": "cxl", "size": "512Gi"}]}
     fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(node=node))
     fleet.traffic = PROMPT_HEAVY
     await fleet.run(40)

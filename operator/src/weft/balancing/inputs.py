@@ -142,12 +142,12 @@ def _role_state(picture: GroupPicture, role: InferenceRole, allocation: Split) -
 def _kind(picture: GroupPicture, role: InferenceRole) -> str:
     """Roles of one kind can exchange replicas, as far as the planner is concerned.
 
-    Where one is composed in the place of another each has as many accelerators. With a size that follows the load
-    every role grows and shrinks by itself.
+    Where replicas are composed, numbers of accelerators may differ, but what has none makes no room for one. With a
+    size that follows the load every role grows and shrinks by itself.
     """
     composed = picture.recomposes and role.spec.scale_target_ref is None and role.spec.node is not None
     if composed and picture.group.spec.accelerators.minimum is None:
-        return f"recompose-{role.spec.accelerators_counted}"
+        return "recompose" if role.spec.accelerators_counted else "recompose without accelerators"
     return picture.kinds[role.metadata.name]
 
 

@@ -30,13 +30,14 @@ from datetime import timedelta
 from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Recommendation, Stage
 from weft.balancing.demand import Demand, recent, share_within
 from weft.balancing.regimes import Regimes, regimes
-from weft.balancing.size import accelerators, at_least, choose_size, without_load
+from weft.balancing.size import at_least, choose_size, without_load
 from weft.balancing.splits import (
     STAGES,
     Judgement,
     Load,
     StageNeed,
     Terms,
+    accelerators,
     given,
     judge,
     longest_drain,
@@ -231,7 +232,9 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     terms = _terms(inputs, demand, needs)
     load = _load(inputs, seen, terms)
 
-    others = [split for split in reachable(start, roles) if not _turns(inputs, start, split)]
+    asked = sum(role.spec_replicas * role.accelerators_per_replica for role in roles)
+    most = min(inputs.budget_accelerators, asked)
+    others = [split for split in reachable(start, roles, most) if not _turns(inputs, start, split)]
     if len(others) > JUDGED_MOST:
         others = sorted(others, key=lambda split: (worst_stage(split, roles, needs), split))[:JUDGED_MOST]
 
@@ -423,7 +426,7 @@ def _cooling(inputs: SplitInputs) -> bool:
 def _last_move(inputs: SplitInputs) -> tuple[tuple[str, str], ...]:
     """(giver, taker) of the last decision, where the allocation before it is known."""
     before, now = inputs.decided_from, inputs.allocation
-    if not before or before.total != now.total:
+    if not before or (before.total != now.total and inputs.minimum_accelerators is not None):
         return ()
     givers = [name for name, count in before.counts if now[name] < count]
     takers = [name for name, count in now.counts if count > before[name]]

@@ -9,6 +9,7 @@ The budget counts every replica until nothing of it is left, also one that is be
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,10 +72,13 @@ def plan_roster(
     used = picture.accelerators_held
     names = {*picture.taken, *(one.name for one in replicas)}
     # Where one role's replica takes the place of another's the donor is wholly gone before, and few go at a time.
-    present = sum(not lost(one, now) for one in replicas)
-    places = allocation.total - present if picture.recomposes else allocation.total
-    serving = sum(one.serving for one in replicas)
-    spare = max(1, allocation.total // 4) - max(0, allocation.total - serving)
+    wanted_accelerators = places = accelerators_of(roles, dict(allocation.counts))
+    if picture.recomposes:
+        present = Counter(effective[one.name] for one in replicas if not lost(one, now))
+        places -= accelerators_of(roles, present)
+        places -= sum(max(1, one.accelerators) for one in replicas if effective[one.name] not in roles)
+    serving = accelerators_of(roles, Counter(effective[one.name] for one in replicas if one.serving))
+    spare = max(_of_one_exchange(roles), wanted_accelerators // 4) - max(0, wanted_accelerators - serving)
     made = {kinds[name] for name, role in roles.items() if role.spec.scale_target_ref is None}
     for kind in sorted(made):
         members = [one for one in staying if kinds.get(effective[one.name]) == kind]
@@ -85,8 +89,12 @@ def plan_roster(
         gone, held = _victims(members, effective, lacking, surplus, transfers, picture)
         if picture.recomposes:
             idle = [name for name in gone if not _serves(name, members)]
-            gone = idle + [name for name in gone if name not in idle][: max(0, spare)]
-            spare -= len(gone) - len(idle)
+            costs = {one.name: _cost(roles.get(effective[one.name])) for one in members}
+            donors = [name for name in gone if name not in idle]
+            while donors and sum(costs[name] for name in donors) > spare:
+                donors.pop()
+            spare -= sum(costs[name] for name in donors)
+            gone = idle + donors
         remove += gone
         obstacle = obstacle or held
         for one in members:
@@ -97,16 +105,16 @@ def plan_roster(
             if one.node_bound and one.node_name:
                 pods.append(CreatePod(role, one.name, "its logical node is bound", one.node_name))
         for _ in range(-surplus):
-            if places <= 0:
-                break
             role = _most_lacking(lacking, "")
             cost = roles[role].spec.accelerators_counted
+            if places < _cost(roles[role]):
+                break
             if used + cost > budget_accelerators:
                 obstacle = obstacle or waits_for_budget(budget_accelerators)
                 break
             lacking[role] -= 1
             used += cost
-            places -= 1
+            places -= _cost(roles[role])
             name = _free_name(picture.group.metadata.name, names)
             names.add(name)
             reason = "the role has fewer replicas than the allocation gives it"
@@ -147,6 +155,22 @@ def plan_roster(
         if one.has_pod and one.has_node and not one.node_deleting and one.node_role != one.role
     ]
     return Roster((*pods, *checks, *nodes), tuple(remove), rolled, (*ended, *behind), obstacle)
+
+
+def accelerators_of(roles: Mapping[str, InferenceRole], replicas: Mapping[str, int]) -> int:
+    """Accelerators of so many replicas per role, as the roles are now."""
+    return sum(_cost(role) * replicas.get(name, 0) for name, role in roles.items())
+
+
+def _cost(role: InferenceRole | None) -> int:
+    """Accelerators of a replica, where what has none counts as one."""
+    return max(1, role.spec.accelerators_counted) if role is not None else 1
+
+
+def _of_one_exchange(roles: Mapping[str, InferenceRole]) -> int:
+    """Accelerators of the replicas of one role that make room for one of another, at most."""
+    costs = {_cost(role) for role in roles.values()}
+    return max((math.ceil(taken / given) * given for taken in costs for given in costs), default=1)
 
 
 def _must_leave(one: Replica, role: str, picture: GroupPicture) -> bool:

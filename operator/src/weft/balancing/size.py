@@ -13,7 +13,7 @@ the last minutes (`Traffic.past`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
@@ -22,7 +22,7 @@ from statistics import NormalDist
 from weft.api import FlipMethod, Stage
 from weft.balancing.demand import Demand, mean, squared_variation
 from weft.balancing.presets import PAST_SECONDS
-from weft.balancing.splits import StageNeed, given, stage_needs, worst_stage
+from weft.balancing.splits import StageNeed, accelerators, given, stage_needs, worst_stage
 from weft.balancing.state import Corrections, Past, Queues, RoleState, Split, SplitInputs
 
 QUANTILE, BURSTS = 1.4, 0.25
@@ -142,11 +142,6 @@ def _fewest(inputs: SplitInputs, split: Split) -> Split:
             return split
         giver = max(free, key=lambda role: (split[role.name] - role.minimum, role.name))
         split = _with(split, giver.name, -1)
-
-
-def accelerators(split: Split, roles: Iterable[RoleState]) -> int:
-    """That the replicas hold together."""
-    return sum(split[role.name] * role.accelerators_per_replica for role in roles)
 
 
 def _may_shrink(inputs: SplitInputs) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from weft.api import Objectives, Stage
@@ -202,13 +203,20 @@ def moves_between(before: Split, after: Split) -> int:
     return sum(max(0, count - before[role]) for role, count in after.counts)
 
 
-def reachable(start: Split, roles: Sequence[RoleState]) -> Iterator[Split]:
-    """Splits that flips lead to from here, nearest first, without the present one.
+def accelerators(split: Split, roles: Iterable[RoleState]) -> int:
+    """That the replicas hold together."""
+    return sum(split[role.name] * role.accelerators_per_replica for role in roles)
+
+
+def reachable(start: Split, roles: Sequence[RoleState], most_accelerators: int) -> Iterator[Split]:
+    """Splits that moves lead to from here, nearest first, without the present one.
 
     Replicas are exchanged between roles of one kind only, within every role's bounds, and no stage that has a
-    replica is left without. The total per kind, and with it the number of accelerators, stays.
+    replica is left without. Where both have as many accelerators the total stays. Else as few are given as make room
+    for one, and as many taken as have room: within `most_accelerators`, or what `start` holds where that is more.
     """
     bounds = {role.name: role for role in roles}
+    most = max(most_accelerators, accelerators(start, roles))
     staged = {role.stage for role in roles if start[role.name] > 0}
     seen = {start}
     ring = [start]
@@ -219,11 +227,14 @@ def reachable(start: Split, roles: Sequence[RoleState]) -> Iterator[Split]:
                 for taker in roles:
                     if giver.name == taker.name or giver.kind != taker.kind:
                         continue
-                    if split[giver.name] <= max(0, bounds[giver.name].minimum, bounds[giver.name].kept):
+                    given, taken = _exchange(giver, taker, most - accelerators(split, roles))
+                    left = split[giver.name] - given
+                    if left < max(0, bounds[giver.name].minimum, bounds[giver.name].kept):
                         continue
                     if split[taker.name] >= bounds[taker.name].maximum:
                         continue
-                    neighbour = split.moved(giver.name, taker.name)
+                    taken = min(taken, bounds[taker.name].maximum - split[taker.name])
+                    neighbour = split.exchanged(giver.name, given, taker.name, taken)
                     if neighbour in seen:
                         continue
                     seen.add(neighbour)
@@ -231,6 +242,15 @@ def reachable(start: Split, roles: Sequence[RoleState]) -> Iterator[Split]:
                     if {role.stage for role in roles if neighbour[role.name] > 0} >= staged:
                         yield neighbour
         ring = following
+
+
+def _exchange(giver: RoleState, taker: RoleState, free_accelerators: int) -> tuple[int, int]:
+    """The fewest replicas of one role that make room for one of the other, and how many of those have room then."""
+    gives, takes = giver.accelerators_per_replica, taker.accelerators_per_replica
+    if gives == takes:
+        return 1, 1
+    given = max(1, math.ceil((takes - free_accelerators) / gives))
+    return given, (free_accelerators + given * gives) // takes
 
 
 def given(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> dict[Stage, float]:

@@ -61,6 +61,10 @@ class Split:
         """The split once one replica has changed from one role to another; none has fewer than zero."""
         return Split.of({**self._by_role, giver: max(0, self[giver] - 1), taker: self[taker] + 1})
 
+    def exchanged(self, giver: str, given: int, taker: str, taken: int) -> Split:
+        """The split with so many replicas fewer of one role and more of the other."""
+        return Split.of({**self._by_role, giver: self[giver] - given, taker: self[taker] + taken})
+
     @cached_property
     def _by_role(self) -> dict[str, int]:
         return dict(self.counts)

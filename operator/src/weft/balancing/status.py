@@ -67,9 +67,11 @@ def group_status(
 
 
 def _scaled_by(picture: GroupPicture, plan: SplitPlan) -> int:
-    """How many more replicas are decided than before; the first decision changes no size."""
+    """How many more replicas are decided than before; the first decision changes no size, nor one where replicas are
+    composed in the place of fewer or more others."""
     before = sum(one.replicas for one in picture.group.status.allocation)
-    return plan.allocation.total - before if before else 0
+    exchanged = picture.recomposes and picture.group.spec.accelerators.minimum is None
+    return plan.allocation.total - before if before and not exchanged else 0
 
 
 def _recommendation(picture: GroupPicture, plan: SplitPlan) -> Recommendation | None:
