@@ -24,13 +24,17 @@ from support.idle_group import create_group, idle_engines, split
 from support.replicas import Replicas
 from support.wire import PASS, Message, Treatment, Way, Wire
 from support.world import World, condition, eventually
+from weft.api.names import TAINT_DRAINING
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
+    FABRICS,
+    GPU_POOLS,
     INFERENCE_ROLES,
     LOGICAL_NODES,
     NAMESPACES,
     NODES,
     PODS,
+    PRIORITY_CLASSES,
     ResourceType,
 )
 from weft.emulator.journal import entries
@@ -215,12 +219,16 @@ BOTH = pytest.mark.parametrize(
 )
 
 
-def is_clean(world: World, name: str) -> bool:
+def holds_nothing(world: World) -> bool:
     nodes = [world.kube.get(NODES, f"{world.name}-{host}") for host in world.hosts]
     tainted = any(
         "weft" in taint["key"] for node in nodes if node for taint in node["spec"].get("taints", [])
     )
-    return world.get(name) is None and not world.claims() and not world.attached() and not tainted
+    return not world.claims() and not world.attached() and not tainted
+
+
+def is_clean(world: World, name: str) -> bool:
+    return world.get(name) is None and holds_nothing(world)
 
 
 def is_bound_as_it_says(world: World, name: str) -> bool:
@@ -276,6 +284,129 @@ def test_a_bind_whose_device_fails_and_the_clearing_of_the_device(rack: Stage, w
 
     failed = Act("failed bind", ask, failed_over)
     rack.sweep([failed, Act("clearing", clear, lambda: is_clean(world, "trainer"))], way)
+
+
+def edits(world: World, resource: ResourceType, name: str, **spec: Any) -> Callable[[], object]:
+    namespace = NAMESPACE if resource.namespaced else ""
+    return lambda: world.kube.patch(resource, name, {"spec": spec}, namespace)
+
+
+def stands(world: World, **wanted: Any) -> Callable[[], bool]:
+    """Whether `trainer` is bound as it says, to `gpus` devices, of which `lacks` is none, at `host`; nothing leaves."""
+
+    def look() -> bool:
+        if not is_bound_as_it_says(world, "trainer"):
+            return False
+        node = world.get("trainer") or {}
+        devices = [item["device"] for item in node["status"]["devices"]]
+        at = world.kube.get(NODES, node["status"]["nodeName"]) or {}
+        return (
+            len(devices) == wanted.get("gpus", 1)
+            and wanted.get("lacks") not in devices
+            and node["status"]["host"] == wanted.get("host", node["status"]["host"])
+            and condition(node, "Resized") != "False"
+            and condition(node, "Draining") != "True"
+            and all(taint["key"] != TAINT_DRAINING for taint in at["spec"].get("taints", []))
+        )
+
+    return look
+
+
+def growing(world: World) -> list[Act]:
+    def asks_for(count: int) -> Callable[[], object]:
+        return edits(world, LOGICAL_NODES, "trainer", accelerators=[{"name": "main", "count": count}])
+
+    return [
+        Act("grow", asks_for(2), stands(world, gpus=2)),
+        Act("shrink", asks_for(1), stands(world, gpus=1)),
+    ]
+
+
+def a_device(world: World) -> list[Act]:
+    def maintain(*devices: str) -> Callable[[], object]:
+        return edits(world, GPU_POOLS, world.name, maintenance={"devices": list(devices), "drain": {}})
+
+    return [
+        Act("maintenance of its device", maintain("gpu-0"), stands(world, lacks="gpu-0")),
+        Act(
+            "maintenance of the others",
+            maintain("gpu-1", "gpu-2"),
+            lambda: stands(world, lacks="gpu-1")() and stands(world, lacks="gpu-2")(),
+        ),
+    ]
+
+
+def a_host(world: World) -> list[Act]:
+    def maintain(host: str) -> Callable[[], object]:
+        return edits(world, FABRICS, world.name, maintenance={"hosts": [host], "drain": {}})
+
+    return [
+        Act("maintenance of its host", maintain("sled-0"), stands(world, host="sled-1")),
+        Act("maintenance of the other", maintain("sled-1"), stands(world, host="sled-0")),
+    ]
+
+
+def a_pool(world: World) -> list[Act]:
+    def is_empty() -> bool:
+        return condition(world.get("trainer"), "Bound") == "False" and holds_nothing(world)
+
+    drain = edits(world, GPU_POOLS, world.name, maintenance={"allDevices": True, "drain": {}})
+    return [
+        Act("maintenance of the pool", drain, is_empty),
+        Act("its end", edits(world, GPU_POOLS, world.name, maintenance=None), stands(world)),
+    ]
+
+
+def a_fault(world: World) -> list[Act]:
+    failed: list[str] = []
+
+    def fail() -> None:
+        failed[:] = [item["device"] for item in (world.get("trainer") or {})["status"]["devices"]]
+        world.faults({"kind": "unhealthy", "match": {"block": failed[0]}})
+
+    def kept() -> list[str]:
+        return [c["spec"]["device"] for c in world.claims() if condition(c, "Quarantined") == "True"]
+
+    def clear() -> None:
+        world.clear_faults()
+        world.kube.delete(DEVICE_ATTACHMENTS, f"{world.name}.{failed[0]}")
+
+    return [
+        Act("replacement", fail, lambda: kept() == failed and stands(world, lacks=failed[0])()),
+        Act("its clearing", clear, lambda: not kept() and len(world.claims()) == 1 and stands(world)()),
+    ]
+
+
+def a_preemption(world: World) -> list[Act]:
+    kind = {"apiVersion": PRIORITY_CLASSES.api_version, "kind": PRIORITY_CLASSES.kind}
+    world.kube.apply(PRIORITY_CLASSES, {**kind, "metadata": {"name": "weft-crash-urgent"}, "value": 10})
+    edits(world, GPU_POOLS, world.name, preemption={"scope": "SameNamespace"})()
+
+    def ask() -> None:
+        world.logical_node("urgent", gpus=3, memory="", priorityClassName="weft-crash-urgent")
+
+    return [
+        Act(
+            "preemption", ask, lambda: is_bound_as_it_says(world, "urgent") and not world.is_bound("trainer")
+        ),
+        Act(
+            "return",
+            lambda: world.delete("urgent"),
+            lambda: world.get("urgent") is None and stands(world)(),
+        ),
+    ]
+
+
+@BOTH
+@pytest.mark.parametrize("change", [growing, a_device, a_host, a_pool, a_fault, a_preemption])
+def test_what_is_changed_of_a_bound_node(rack: Stage, way: Way, change: Callable[[World], list[Act]]) -> None:
+    world = rack.world
+    acts = change(world)
+    world.logical_node("trainer", gpus=1, memory="", onDeviceFailure="Replace")
+    # The first of the acts begins where the last one ends.
+    acts[-1].do() if change in (a_device, a_host) else None
+    eventually(acts[-1].done if change is not a_fault else stands(world), 60)
+    rack.sweep(acts, way)
 
 
 @pytest.fixture

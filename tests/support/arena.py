@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.lane import Lane
+from support.lane import URGENT, Lane
 from support.replicas import Replicas
 from support.schedule import SETTLE_SECONDS, TENANTS, Act, Schedule, scopes_of
 from support.wire import PASS, Message, Treatment, WatchWay, Way, Wire
 from support.witness import Ledger
 from support.world import World, eventually
-from weft.api.resources import NAMESPACES, ResourceType
+from weft.api.resources import NAMESPACES, PRIORITY_CLASSES, ResourceType
 from weft_dev.controlplane import ControlPlane, write_kubeconfig
 
 LEASE_SECONDS = 2
@@ -52,6 +52,8 @@ class Arena:
         self.ledger = Ledger()
         self.wire = Wire(plane.ca_file)
         self.home = World(plane, namespace, hosts=0, gpus=0, memories=0)
+        kind = {"apiVersion": PRIORITY_CLASSES.api_version, "kind": PRIORITY_CLASSES.kind}
+        self.home.kube.apply(PRIORITY_CLASSES, {**kind, "metadata": {"name": URGENT}, "value": 10})
         kubeconfigs: dict[str, Path] = {}
         for side in ("api-1", "api-2"):
             kubeconfigs[side] = self.home.directory / f"{side}.kubeconfig"

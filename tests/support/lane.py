@@ -26,9 +26,10 @@ from support.schedule import (
 from support.wire import Message, Wire
 from support.witness import Claim, Use, attached, condition, left_over, unsettled, violations
 from support.world import World, eventually
-from weft.api.names import TAINT_LOGICAL_NODE
+from weft.api.names import TAINT_DRAINING, TAINT_LOGICAL_NODE
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
+    FABRICS,
     GPU_POOLS,
     LOGICAL_NODES,
     MEMORY_POOLS,
@@ -43,6 +44,8 @@ from weft_dev.controlplane import ControlPlane
 Object = dict[str, Any]
 
 POLL_SECONDS = 0.2
+URGENT = "weft-faults-urgent"
+FORCE = {"timeoutSeconds": 1, "afterTimeout": "Force"}
 
 
 class Lane:
@@ -68,6 +71,7 @@ class Lane:
         self._pods = 0
         self._clear_at = math.inf
         """When a device that vanished comes back."""
+        self._in_maintenance_until = math.inf
         self._wire = wire
         self.world = World(plane, namespaces[TENANTS[0]], hosts=HOSTS, gpus=GPUS, memories=MEMORIES)
         self.kube = self.world.kube
@@ -75,6 +79,10 @@ class Lane:
         proxied = wire.add(self.world.name, url)
         times = {"settle_seconds": SETTLE_SECONDS, "timeout": TIMEOUT_SECONDS}
         self.world.create(endpoint=proxied, tenants=tuple(namespaces.values()), **times)
+        if schedule.preempts:
+            preemption = {"scope": "AnyNamespace", "drain": FORCE}
+            for resource in (GPU_POOLS, MEMORY_POOLS):
+                self.kube.patch(resource, self.world.name, {"spec": {"preemption": preemption}})
         self._keys = [self.world.name.encode(), *(name.encode() for name in namespaces.values())]
         self.trouble: Trouble | None = None
 
@@ -107,15 +115,34 @@ class Lane:
             with contextlib.suppress(ClusterError):
                 self._do(act)
         self._sleep_until(self._started + self.schedule.seconds)
+        self._end_maintenance()
         self.trouble = None
         self.world.clear_faults()
 
     def _sleep_until(self, moment: float) -> None:
-        if self._clear_at <= moment:
-            time.sleep(max(0.0, self._clear_at - time.monotonic()))
-            self._clear_at = math.inf
-            self.world.clear_faults()
-        time.sleep(max(0.0, moment - time.monotonic()))
+        while True:
+            now = time.monotonic()
+            if self._clear_at <= now:
+                self._clear_at = math.inf
+                self.world.clear_faults()
+            if self._in_maintenance_until <= now:
+                self._end_maintenance()
+            self._end_evicted()
+            if now >= moment:
+                return
+            time.sleep(min(POLL_SECONDS, moment - now))
+
+    def _end_maintenance(self) -> None:
+        self._in_maintenance_until = math.inf
+        for resource in (GPU_POOLS, FABRICS):
+            self.kube.patch(resource, self.world.name, {"spec": {"maintenance": None}})
+
+    def _end_evicted(self) -> None:
+        """As a kubelet ends pods that were evicted or deleted."""
+        for key in [key for key, use in self.uses.items() if use.end is None]:
+            pod = self.kube.get(PODS, key[1], key[0])
+            if pod is not None and "deletionTimestamp" in pod["metadata"]:
+                self._leave(key)
 
     def _do(self, act: Act) -> None:
         match act.verb:
@@ -158,8 +185,21 @@ class Lane:
             case "vanish":
                 self.world.faults({"kind": "vanish", "match": {"block": f"gpu-{act.pick % GPUS}"}})
                 self._clear_at = time.monotonic() + act.seconds
+            case "resize":
+                if node := self._pick(self._nodes(), act):
+                    spec = {"accelerators": [{"name": "main", "count": act.gpus}]}
+                    where = node["metadata"]["namespace"]
+                    self.kube.patch(LOGICAL_NODES, node["metadata"]["name"], {"spec": spec}, where)
+            case "maintain-device":
+                self._maintain(GPU_POOLS, {"devices": [f"gpu-{act.pick % GPUS}"], "drain": {}}, act)
+            case "maintain-host":
+                self._maintain(FABRICS, {"hosts": [self.world.hosts[act.pick % HOSTS]], "drain": FORCE}, act)
             case _:
                 self._operator_act(act)
+
+    def _maintain(self, resource: ResourceType, maintenance: Object, act: Act) -> None:
+        self.kube.patch(resource, self.world.name, {"spec": {"maintenance": maintenance}})
+        self._in_maintenance_until = time.monotonic() + act.seconds
 
     def _nodes(self) -> list[Object]:
         return [node for space in self._namespaces.values() for node in self.kube.list(LOGICAL_NODES, space)]
@@ -175,6 +215,10 @@ class Lane:
         spec: Object = {"accelerators": [{"name": "main", "count": act.gpus}]}
         if act.memory:
             spec["memory"] = [{"name": "kv", "size": "512Gi"}]
+        if act.replaces:
+            spec["onDeviceFailure"] = "Replace"
+        if act.urgent:
+            spec["priorityClassName"] = URGENT
         kind = {"apiVersion": LOGICAL_NODES.api_version, "kind": LOGICAL_NODES.kind}
         body = {**kind, "metadata": {"name": act.name}, "spec": spec}
         self.kube.create(LOGICAL_NODES, body, self._namespaces[act.tenant])
@@ -184,7 +228,11 @@ class Lane:
         self.kube.delete(LOGICAL_NODES, node["metadata"]["name"], node["metadata"]["namespace"])
 
     def _is_usable(self, node: Object) -> bool:
-        return condition(node, "Bound") == "True" and node["metadata"]["uid"] not in self._disturbed
+        if condition(node, "Bound") != "True" or node["metadata"]["uid"] in self._disturbed:
+            return False
+        # The scheduler places nothing on a Node with a taint that the pod does not tolerate.
+        at = self.kube.get(NODES, node["status"]["nodeName"]) or {"spec": {}}
+        return all(taint["key"] != TAINT_DRAINING for taint in at["spec"].get("taints", []))
 
     def _use(self, node: Object) -> None:
         space, owner = node["metadata"]["namespace"], node["metadata"]["name"]
@@ -197,7 +245,8 @@ class Lane:
             "tolerations": [
                 {"key": TAINT_LOGICAL_NODE, "operator": "Equal", "value": value, "effect": "NoSchedule"}
             ],
-            "terminationGracePeriodSeconds": 0,
+            # Long enough to be ended by `_end_evicted`, which notes when.
+            "terminationGracePeriodSeconds": 30,
         }
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
         self.kube.create(PODS, body, space)
@@ -229,6 +278,7 @@ class Lane:
     def _arrive(self, problem: Callable[[], str], limit: float, what: str) -> None:
         deadline = time.monotonic() + limit
         while found := problem():
+            self._end_evicted()
             if time.monotonic() > deadline:
                 self.violations.append(f"{what} within {limit:g} s: {found}")
                 return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from support.wire import Message, Treatment, WatchWay, Way
 
@@ -47,6 +47,10 @@ class Act:
     memory: bool = False
     pick: int = 0
     seconds: float = 0.0
+    replaces: bool = False
+    """Whether its failed devices are to be replaced."""
+    urgent: bool = False
+    """Whether it has a priority for which others give way, where pools allow it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Schedule:
     acts: tuple[Act, ...]
     episodes: tuple[Episode, ...]
     seconds: float = FAULT_SECONDS
+    preempts: bool = False
+    """Whether the pools allow preemption."""
 
     def __str__(self) -> str:
         lines = [f"{self.name}, emulator {' '.join(self.emulator)}"]
@@ -81,9 +87,14 @@ def make(seed: int) -> Schedule:
         flags += ["--page-size", str(rng.choice((2, 3)))]
     scopes = [*ALWAYS, *rng.choices(list(SCOPES), list(SCOPES.values()), k=2)]
     episodes = [_episode(rng, scope) for scope in scopes]
-    return Schedule(
-        str(seed), tuple(flags), tuple(sorted(_acts(rng), key=lambda act: act.at)), tuple(episodes)
-    )
+    acts = sorted(_acts(rng), key=lambda act: act.at)
+    # By dice of their own: the rest of a seed stays.
+    dice = random.Random(f"weft changes {seed}")
+    preempts = random.Random(f"weft preemption {seed}").random() < 0.5
+    changes = _changes(dice)
+    acts = [_with_policies(act, dice, preempts) if act.verb == "create" else act for act in acts]
+    acts = sorted([*acts, *changes], key=lambda act: act.at)
+    return Schedule(str(seed), tuple(flags), tuple(acts), tuple(episodes), preempts=preempts)
 
 
 DIRECTED = (
@@ -191,6 +202,24 @@ def _acts(rng: random.Random) -> list[Act]:
     return [act for act in acts if act.at < FAULT_SECONDS - 0.2]
 
 
+def _changes(dice: random.Random) -> list[Act]:
+    """What is changed of bound nodes, and taken out of service."""
+    return [
+        Act(
+            dice.uniform(0.6, FAULT_SECONDS - 0.3),
+            verb,
+            pick=dice.randrange(1000),
+            gpus=dice.randint(1, 3),
+            seconds=dice.uniform(0.5, 2.5),
+        )
+        for verb in dice.choices(list(CHANGES), list(CHANGES.values()), k=dice.randrange(6))
+    ]
+
+
+def _with_policies(act: Act, dice: random.Random, preempts: bool) -> Act:
+    return replace(act, replaces=dice.random() < 0.5, urgent=preempts and dice.random() < 0.4)
+
+
 def _create(rng: random.Random, at: float) -> Act:
     return Act(at, "create", rng.choice(TENANTS), rng.choice(NAMES), rng.randint(1, 2), rng.random() < 0.5)
 
@@ -207,6 +236,7 @@ VERBS = {
     "vanish": 1,
     "fail-device": 1,
 }
+CHANGES = {"resize": 6, "maintain-device": 2, "maintain-host": 1}
 OPERATOR_VERBS = ("kill-operator", "kill-operator", "stop-operator", "term-operator")
 OPERATOR_CHANCE = 0.4
 """`use` and `leave`: a pod on a bound node comes and goes. `strip`: a tenant forces its object away.

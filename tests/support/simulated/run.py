@@ -137,9 +137,7 @@ class Run:
         self.cluster = MemoryCluster(self.wall, schemas=False)
         self.cluster.heard = self._heard
         self.server = Server(self.loop, self.rng, self.cluster)
-        self._dice = random.Random(f"weft changes {seed}")
         self._in_maintenance_until = 0.0
-        self._preempts = random.Random(f"weft preemption {seed}").random() < 0.5
         self.manager = self._manager()
         self.claims: list[Claim] = []
         self.uses: dict[tuple[str, str], Use] = {}
@@ -185,22 +183,7 @@ class Run:
                     rng.uniform(0.2, 1.5),
                 )
                 acts.append(Act(at, verb, pick=pick, seconds=seconds))
-        return [*acts, *self._changes()]
-
-    def _changes(self) -> list[Act]:
-        """What is changed of bound nodes, and taken out of service. By dice of their own: the rest of a seed stays."""
-        dice = self._dice
-        verbs = dice.choices(("resize", "maintain-device", "maintain-host"), (6, 2, 1), k=dice.randrange(6))
-        return [
-            Act(
-                dice.uniform(0.6, FAULT_SECONDS - 0.3),
-                verb,
-                pick=dice.randrange(1000),
-                gpus=dice.randint(1, 3),
-                seconds=dice.uniform(0.5, 2.5),
-            )
-            for verb in verbs
-        ]
+        return acts
 
     def __str__(self) -> str:
         acts = [f"  {act.at:.1f} s {act.verb} {act.tenant}/{act.name} pick {act.pick}" for act in self.acts]
@@ -306,7 +289,7 @@ class Run:
         await cluster.create(PRIORITY_CLASSES, {"metadata": {"name": "urgent"}, "value": 10})
         for resource in (GPU_POOLS, MEMORY_POOLS):
             pool: Object = {"fabricRef": {"name": "rack"}, "selector": {}, "allowedNamespaces": {}}
-            if self._preempts:
+            if self.schedule.preempts:
                 drain = {"timeoutSeconds": 1, "afterTimeout": "Force"}
                 pool["preemption"] = {"scope": "AnyNamespace", "drain": drain}
             await cluster.create(resource, {"metadata": {"name": "rack"}, "spec": pool})
@@ -430,9 +413,9 @@ class Run:
             spec["memory"] = [{"name": "kv", "size": "512Gi"}]
         if self.rng.random() < 0.1:
             spec["ttlSecondsAfterBound"] = 3
-        if self._dice.random() < 0.5:
+        if act.replaces:
             spec["onDeviceFailure"] = "Replace"
-        if self._preempts and self._dice.random() < 0.4:
+        if act.urgent:
             spec["priorityClassName"] = "urgent"
         metadata = {"name": act.name, "namespace": act.tenant}
         await self.cluster.create(LOGICAL_NODES, {"metadata": metadata, "spec": spec})

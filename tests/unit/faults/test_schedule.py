@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from support.schedule import (
+    CHANGES,
     FAULT_SECONDS,
     LATE_SECONDS,
     OPERATOR_VERBS,
@@ -40,7 +41,11 @@ def test_the_seeds_of_every_test_run_have_every_fault_and_every_act() -> None:
     assert {t for t in treatments if isinstance(t, WatchWay)} == set(WatchWay) - {WatchWay.PASS}
     statuses = {t.status for t in treatments if isinstance(t, Treatment)}
     assert {409, 429, 500} <= statuses
-    assert {act.verb for schedule in schedules for act in schedule.acts} == {*VERBS, *OPERATOR_VERBS}
+    assert {act.verb for schedule in schedules for act in schedule.acts} == {
+        *VERBS,
+        *OPERATOR_VERBS,
+        *CHANGES,
+    }
 
 
 def test_no_fault_lasts_longer_or_acts_later_than_the_model_allows() -> None:
