@@ -18,7 +18,7 @@ from counted import Row, at_most, noted
 from weft.binding.inventory import Picture
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.plan import Assignment, Placement, Remembered
-from weft.binding.search import place
+from weft.binding.search import place_groups
 from weft.fabric.driver import Device, DeviceKind, Host, Inventory
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -135,8 +135,8 @@ class Passes:
 
     def run(self, snapshot: Snapshot) -> Placement:
         began = time.thread_time()
-        waiting = self._reader.waiting(snapshot, NOW)
-        placement = place(waiting, self._reader.stock(snapshot), self._remembered)
+        wishes = self._reader.wishes(snapshot, NOW)
+        placement = place_groups(wishes.groups, self._reader.stock(snapshot), self._remembered)
         self.seconds.append(time.thread_time() - began)
         self._remembered = placement.remembered
         return placement

@@ -17,7 +17,6 @@ from weft.binding.assignments import Assignments
 from weft.binding.holdings import Holding
 from weft.binding.keys import FabricKey, PlacementKey
 from weft.binding.offers import Reader, Snapshot
-from weft.binding.parsed import Parsed
 from weft.binding.placement import PlacementController
 from weft.binding.plan import Assignment, Placement, Refusal
 from weft.cluster import Object
@@ -96,8 +95,8 @@ async def test_what_is_bound_and_stays_is_not_parsed_to_place_others(
 
     reading = requests.read
     reader = Reader()
-    monkeypatch.setattr(reader, "_requests", Parsed(note))
     await rack.ask("waits", gpus=16)
+    monkeypatch.setattr(requests, "read", note)
     for _ in range(2):
         snapshot = Snapshot.take(
             rack.cluster, rack.fabrics.pictures(), Assignments(lambda key, seconds: None)
@@ -112,13 +111,13 @@ async def test_places_are_looked_for_beside_the_event_loop(
 ) -> None:
     await rack.build()
     threads: list[threading.Thread] = []
-    place = placement.place
+    place = placement.place_groups
 
     def look(*arguments: Any) -> Placement:
         threads.append(threading.current_thread())
         return place(*arguments)
 
-    monkeypatch.setattr(placement, "place", look)
+    monkeypatch.setattr(placement, "place_groups", look)
     await rack.ask("n")
     assert threads
     assert threading.main_thread() not in threads
@@ -129,14 +128,14 @@ async def test_a_node_that_was_deleted_meanwhile_withholds_nothing(
 ) -> None:
     await rack.build()
     loop = asyncio.get_running_loop()
-    place = placement.place
+    place = placement.place_groups
 
     def look(*arguments: Any) -> Placement:
         deletion = rack.cluster.delete(LOGICAL_NODES, "gone", "a")
         asyncio.run_coroutine_threadsafe(deletion, loop).result()
         return place(*arguments)
 
-    monkeypatch.setattr(placement, "place", look)
+    monkeypatch.setattr(placement, "place_groups", look)
     await rack.ask("gone", gpus=4)
     monkeypatch.undo()
     rack.drivers["https://rack"] = rack.driver
@@ -292,12 +291,12 @@ async def test_a_node_that_binds_while_others_wait_is_looked_for_once_per_shape(
     for number in range(20):
         await rack.ask(f"w{number}", gpus=16)
     searched: list[int] = []
-    place = placement.place
-    placement.place = lambda *arguments: _noted(place(*arguments), searched)  # type: ignore[assignment]
+    place = placement.place_groups
+    placement.place_groups = lambda *arguments: _noted(place(*arguments), searched)  # type: ignore[assignment]
     try:
         await rack.ask("n", gpus=2)
     finally:
-        placement.place = place
+        placement.place_groups = place
     assert condition(rack.node("n"), "Bound")[0] == "True"
     assert max(searched) <= 2
     assert len(rack.cluster.list(DEVICE_ATTACHMENTS)) == 2

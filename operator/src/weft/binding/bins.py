@@ -11,10 +11,10 @@ class Bin:
     """Devices that no request can tell apart, and how many of them are free now."""
 
     __slots__ = (
+        "_free_offers",
         "crowding",
         "fabric",
         "free",
-        "free_offers",
         "number",
         "offer",
         "place",
@@ -31,11 +31,8 @@ class Bin:
         self.size_bytes = self.offer.device.capacity_bytes
         self.units = self.offer.quota_units
         """What one of them takes of a quota."""
-        self.free_offers = [offer for offer in offers if offer.free]
-        """Those that were free when the pass began, in the order in which people count."""
-        if len(self.free_offers) > 1:
-            self.free_offers.sort(key=lambda offer: natural(offer.device.id))
-        self.free = len(self.free_offers)
+        self._free_offers = [offer for offer in offers if offer.free]
+        self.free = len(self._free_offers)
         self.total = len(offers)
         self.usable = self.free + sum(offer.held for offer in offers)
         """Those that are free, or will be when somebody releases them."""
@@ -45,6 +42,10 @@ class Bin:
         """Its interconnect domains."""
         self.crowding = 0
         """Devices that were free in these when the pass began."""
+
+    def free_offers(self) -> list[Offer]:
+        """Those that were free when the pass began, in the order in which people count."""
+        return sorted(self._free_offers, key=lambda offer: natural(offer.device.id))
 
 
 def bins_of(offers: Iterable[Offer]) -> list[Bin]:

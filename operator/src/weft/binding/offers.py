@@ -28,10 +28,8 @@ from weft.api.resources import (
     STORAGE_POOLS,
     ResourceType,
 )
-from weft.binding import requests
-from weft.binding.asked import Shape, Waiting
+from weft.binding.asked import Waiting
 from weft.binding.assignments import Assignments, Outcome
-from weft.binding.decide import wants_place
 from weft.binding.grants import Grants
 from weft.binding.holders import holders
 from weft.binding.holdings import Holdings, Owner
@@ -41,14 +39,12 @@ from weft.binding.membership import Membership, Pool, PoolKey, key_of, members, 
 from weft.binding.objects import keeps_owner
 from weft.binding.parsed import Parsed, Same
 from weft.binding.plan import Assignment
-from weft.binding.requests import Request, Turn
 from weft.binding.stock import HostOffer, Offer, Stock
+from weft.binding.wishes import Terms, Wishes
 from weft.cluster import Cluster, Object
 from weft.fabric.driver import Device, DeviceKind
 
 GIBIBYTE = 2**30
-NO_POOLS: frozenset[PoolKey] = frozenset()
-NO_HOSTS: frozenset[str] = frozenset()
 
 Objects = tuple[Object, ...]
 
@@ -107,10 +103,7 @@ class Reader:
     """Reads snapshots one after the other; what did not change is not read again. For one thread."""
 
     def __init__(self) -> None:
-        self._requests = Parsed(requests.read)
-        self._glances = Parsed(requests.Glance.of)
-        self._glanced: tuple[Snapshot, list[tuple[Object, requests.Glance]]] | None = None
-        self._last: tuple[Snapshot, list[Request]] | None = None
+        self._wishes = Wishes()
         self._pools: tuple[Parsed[Pool], ...] = (
             Parsed(GPUPool.model_validate),
             Parsed(MemoryPool.model_validate),
@@ -121,7 +114,6 @@ class Reader:
         self._holdings = Holdings()
         self._hosting = Hosting()
         self._more: tuple[Snapshot, Mapping[Owner, tuple[DeviceAttachment, ...]]] | None = None
-        self._known: dict[str, tuple[Request, frozenset[PoolKey], frozenset[str], Turn, Waiting]] = {}
         self._if_managed = Hosting()
         self._members: dict[str, tuple[object, Mapping[PoolKey, Membership]]] = {}
         self._offers: dict[str, tuple[object, _FabricOffers]] = {}
@@ -157,60 +149,27 @@ class Reader:
 
     def waiting(self, snapshot: Snapshot, now: datetime) -> list[Waiting]:
         """The logical nodes that want a place."""
-        owners = self.holdings(snapshot).owners
-        assigned = {item.waiting.uid for item in snapshot.outstanding}
-        open_pools = self._open_pools(snapshot)
-        waiting: list[Waiting] = []
-        grants = self._grants(snapshot)
-        known, self._known = self._known, {}
-        shapes: dict[Shape, Shape] = {}
-        growing = self._growing(snapshot)
-        turns: dict[tuple[str, str | None], Turn] = {}
-        avoided = snapshot.avoided
-        for request in self._read(snapshot):
-            owner = request.owner
-            if owner in owners and owner not in growing:
-                continue
-            uid, namespace = request.uid, owner[0]
-            if uid in assigned or not (request.wanting or wants_place(request.node, (), now)):
-                continue
-            pools_here = open_pools.get(namespace, NO_POOLS)
-            avoid = avoided.get(uid, NO_HOSTS)
-            turn_of = namespace, request.priority_class
-            turn = turns.get(turn_of) or turns.setdefault(turn_of, grants.turn(*turn_of))
-            before = known.get(uid)
-            if (
-                before is None
-                or before[0] is not request
-                or before[1] is not pools_here
-                or before[2] is not avoid
-                or (before[3] is not turn and before[3] != turn)
-            ):
-                item = requests.waiting(request, pools_here, avoid, turn)
-                # One object for all equal shapes: they are compared in every pass.
-                item = replace(item, shape=shapes.setdefault(item.shape, item.shape))
-                if before is not None and before[4] == item:
-                    item = before[4]
-                before = request, pools_here, avoid, turn, item
-            else:
-                shapes.setdefault(before[4].shape, before[4].shape)
-            self._known[uid] = before
-            item = before[4]
-            if owner in growing:
-                claims = growing[owner]
-                more = requests.growing(item, request.node, claims, self.devices(snapshot, claims))
-                if more is None:
-                    continue
-                item = more
-            waiting.append(item)
-        return waiting
+        wishes = self.wishes(snapshot, now)
+        return [*wishes.groups.waiting.values(), *wishes.adopting.values()]
+
+    def wishes(self, snapshot: Snapshot, now: datetime) -> Wishes:
+        """The same in groups, kept up to date: valid until the next snapshot is read."""
+        terms = Terms(
+            self.holdings(snapshot).owners.keys(),
+            {item.waiting.uid for item in snapshot.outstanding},
+            snapshot.avoided,
+            self._open_pools(snapshot),
+            self._grants(snapshot),
+            self._growing(snapshot),
+            lambda claims: self.devices(snapshot, claims),
+        )
+        return self._wishes.update(terms, now)
 
     def _growing(self, snapshot: Snapshot) -> Mapping[Owner, tuple[DeviceAttachment, ...]]:
         """The claims of the logical nodes that say that they have not what they ask for."""
         if self._more is None or self._more[0] is not snapshot:
-            more: dict[Owner, list[DeviceAttachment]] = {
-                glance.owner: [] for _, glance in self._at_a_glance(snapshot) if glance.wants_more
-            }
+            self._wishes.look(snapshot.logical_nodes)
+            more: dict[Owner, list[DeviceAttachment]] = {owner: [] for owner in self._wishes.wanting_more}
             for raw in snapshot.claims if more else ():
                 ref = raw["spec"]["claimRef"]
                 here = more.get((ref["namespace"], ref["name"]))
@@ -235,27 +194,11 @@ class Reader:
     def _grants(self, snapshot: Snapshot) -> Grants:
         return Grants([quota for _, quota in self.quotas(snapshot)], snapshot.priority_classes)
 
-    def _read(self, snapshot: Snapshot) -> list[Request]:
-        """What matters of the logical nodes. Most have claims, want no other place and stay: they are not parsed."""
-        if self._last is None or self._last[0] is not snapshot:
-            owners = self.holdings(snapshot).owners
-            raws = (
-                raw
-                for raw, glance in self._at_a_glance(snapshot)
-                if glance.may_end or glance.wants_more or glance.owner not in owners
-            )
-            self._last = snapshot, self._requests.all(raws)
-        return self._last[1]
-
-    def _at_a_glance(self, snapshot: Snapshot) -> list[tuple[Object, requests.Glance]]:
-        if self._glanced is None or self._glanced[0] is not snapshot:
-            self._glanced = snapshot, self._glances.pairs(snapshot.logical_nodes)
-        return self._glanced[1]
-
     def _next_release(self, snapshot: Snapshot) -> dict[tuple[str, PoolKey], str]:
         """The logical node of each namespace that is known to release devices of a pool first."""
         first: dict[tuple[str, PoolKey], tuple[str, str]] = {}
-        for request in self._read(snapshot):
+        self._wishes.look(snapshot.logical_nodes)
+        for request in self._wishes.ending:
             if request.ends is not None:
                 namespace, name = request.owner
                 for pool in request.pools:

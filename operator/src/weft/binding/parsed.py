@@ -28,16 +28,20 @@ class Parsed(Generic[T]):
     def pairs(self, objects: Iterable[Object]) -> list[tuple[Object, T]]:
         """The same with the objects."""
         before = self._known
-        self._known = {id(raw): before.get(id(raw)) or (raw, self._try(raw)) for raw in objects}
+        self._known = {
+            id(raw): before.get(id(raw)) or (raw, read_or_none(self._read, raw)) for raw in objects
+        }
         return [(raw, value) for raw, value in self._known.values() if value is not None]
 
-    def _try(self, raw: Object) -> T | None:
-        try:
-            return self._read(raw)
-        except ValueError as error:
-            # One object that another version stored must not stop all others.
-            log.warning("%s %s cannot be read: %s", raw.get("kind"), raw["metadata"]["name"], error)
-            return None
+
+def read_or_none(read: Callable[[Object], T], raw: Object) -> T | None:
+    """What an object says; None, and a word in the log, where it cannot be read."""
+    try:
+        return read(raw)
+    except ValueError as error:
+        # One object that another version stored must not stop all others.
+        log.warning("%s %s cannot be read: %s", raw.get("kind"), raw["metadata"]["name"], error)
+        return None
 
 
 class Same:

@@ -29,7 +29,7 @@ from weft.binding.offers import Reader, Snapshot
 from weft.binding.parsed import Same
 from weft.binding.plan import Remembered, Unused
 from weft.binding.rehearsal import Rehearsal
-from weft.binding.search import place
+from weft.binding.search import place_groups
 from weft.binding.stock import Holder
 from weft.binding.whatif import Answer, what_if
 from weft.cluster import Cluster, Object
@@ -116,11 +116,11 @@ class PlacementController:
         self, snapshot: Snapshot, now: datetime
     ) -> tuple[list[Outcome], Mapping[PoolKey, Unused], tuple[Holder, ...]]:
         """What is new to say: who waits for the same reason as before is told nothing, and costs nothing."""
-        waiting = self._reader.waiting(snapshot, now)
-        if not waiting:
+        wishes = self._reader.wishes(snapshot, now)
+        if not wishes.groups.waiting and not wishes.adopting:
             return [], {}, ()
-        adopted, stock = adopt(waiting, snapshot, self._reader.stock(snapshot))
-        placement = place([each for each in waiting if not each.adopt], stock, self._remembered)
+        adopted, stock = adopt(wishes.adopting.values(), snapshot, self._reader.stock(snapshot))
+        placement = place_groups(wishes.groups, stock, self._remembered)
         self._remembered = placement.remembered
         told = self._rehearsal.add_plans(placement, stock)
         said = set(map(id, snapshot.outcomes))

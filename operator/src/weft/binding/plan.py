@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from weft.binding.asked import Shape, Waiting
+from weft.binding.groups import GroupKey
 from weft.binding.membership import PoolKey
 from weft.binding.stock import Holder, HostOffer, Offer, Stock
 
@@ -76,6 +77,20 @@ class Why:
     """Whether a release of others would help."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """What those that wait were told by a pass, and what that stands on."""
+
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    """By the uid of the request: who is refused again for the same reason has the same object."""
+    whys: Mapping[GroupKey, Why] = field(default_factory=dict)
+    """By group."""
+    queue: object = None
+    """Equal: all have the same places in the queue."""
+    firsts: tuple[tuple[Waiting, str], ...] = ()
+    """The first of each namespace in the queue, with what it was told of who releases next."""
+
+
 RefusalKey = tuple[Shape, str, Hashable]
 """A shape, the namespace where a DeviceQuota makes a difference, and what was kept for the head of the queue (None:
 the answer is the same if nothing is)."""
@@ -96,8 +111,7 @@ class Remembered:
     """Those of them that could not be met though every device were free: binds and releases change nothing for them."""
     passed_over: frozenset[str] = frozenset()
     """Uids of requests that lost a place to others that ask for more: they do not lose another."""
-    refusals: Mapping[str, Refusal] = field(default_factory=dict)
-    """By the uid of the request: who is refused again for the same reason has the same object."""
+    told: Told = field(default_factory=Told)
     possible: frozenset[Shape] = frozenset()
     """Shapes that could be met if every device were free."""
     head: str = ""

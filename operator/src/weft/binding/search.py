@@ -19,6 +19,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 
 from weft.binding.asked import Shape, Waiting
+from weft.binding.groups import Groups, Sample, group_of
 from weft.binding.keeping import Kept, nearest
 from weft.binding.membership import PoolKey
 from weft.binding.plan import (
@@ -26,9 +27,9 @@ from weft.binding.plan import (
     Chosen,
     Effort,
     Placement,
-    Refusal,
     RefusalKey,
     Remembered,
+    Told,
     Unused,
     Why,
 )
@@ -37,7 +38,8 @@ from weft.binding.repack import LEAST_WORK, MOST_WORK, Repack
 from weft.binding.room import Held, Room
 from weft.binding.stock import Holder, Offer, Stock
 from weft.binding.stranded import unused
-from weft.binding.turns import Turns, place_words
+from weft.binding.told import Queue, tell
+from weft.binding.turns import Turns
 from weft.binding.why import DEVICE_REASONS, MOVABLE_REASONS, Words
 from weft.fabric.driver import DeviceKind
 
@@ -49,21 +51,33 @@ MOST_HEADS = 20
 
 def place(waiting: Iterable[Waiting], stock: Stock, remembered: Remembered | None = None) -> Placement:
     """Place requests, each in its turn. `remembered` is what the pass before left."""
-    waiting, remembered = tuple(waiting), remembered or Remembered()
-    head = remembered.head or next((each.uid for each in waiting if each.was_head), "")
-    pass_ = _Pass(stock, remembered, LEAST_WORK if head else MOST_WORK)
-    turns = pass_.turns(waiting, head)
+    return place_groups(Groups(waiting), stock, remembered or Remembered())
+
+
+def place_groups(
+    groups: Groups, stock: Stock, remembered: Remembered, *, one_by_one: bool = False
+) -> Placement:
+    """The same for requests that are kept in groups. `one_by_one`: look at each request of a group, to the same end."""
+    head = remembered.head or groups.told_head()
+    sample = Sample(groups, head, all_of_them=one_by_one)
+    pass_ = _Pass(groups, stock, remembered, LEAST_WORK if head else MOST_WORK)
+    turns = pass_.turns(sample.first(), head)
     ordered: list[Waiting] = []
     for request in turns:
         ordered.append(request)
         if pass_.place(request):
             turns.took(request)
+            if (another := sample.next_after(request)) is not None:
+                turns.add(another)
         elif request in turns.first:
             pass_.keep(request)
     first = {request.uid for request in turns.first}
     for _ in range(MOST_ROUNDS):
         if not pass_.exchange(ordered, first):
             break
+    if sample.is_short(pass_.placed):
+        # Others were moved for one of a group: those behind it may have their places, too.
+        return place_groups(groups, stock, remembered, one_by_one=True)
     return pass_.placement(ordered)
 
 
@@ -74,13 +88,14 @@ Ordered = Sequence[Waiting]
 class _Pass:
     """The state of one pass."""
 
-    def __init__(self, stock: Stock, remembered: Remembered, most_work: int) -> None:
+    def __init__(self, groups: Groups, stock: Stock, remembered: Remembered, most_work: int) -> None:
+        self._groups = groups
         self._stock = stock
         self._room = Room(stock)
         self._words = Words(stock, self._room)
         remembered = remembered.for_stock(stock)
         self._refused = dict(remembered.refused)
-        self._refusals = remembered.refusals
+        self._before = remembered.told
         self._remembered_keys = frozenset(self._refused)
         self._hopeless = set(remembered.hopeless)
         self._possible = set(remembered.possible)
@@ -103,9 +118,8 @@ class _Pass:
 
     def placement(self, ordered: Ordered) -> Placement:
         """The devices themselves are handed out last: who is first in turn gets the first ones of each bin."""
-        handed: dict[int, Iterator[Offer]] = {
-            each.number: iter(each.free_offers) for each in self._room.devices.bins
-        }
+        used = {part.bin for held in self._room.held.values() for part in held.parts}
+        handed: dict[int, Iterator[Offer]] = {each.number: iter(each.free_offers()) for each in used}
         assignments: list[Assignment] = []
         left: list[Waiting] = []
         for request in ordered:
@@ -118,59 +132,40 @@ class _Pass:
                 for _ in range(part.count)
             )
             assignments.append(Assignment(request, self._room.hosts.offers[held.place], devices))
-        whys = {each.uid: self._why(each) for each in left}
-        queue = list(self.turns([each for each in left if whys[each.uid].in_queue], self._head()))
-        if self._kept is None:
+        whys = {group_of(each): self._why(each) for each in left}
+        is_new = self._kept is None
+        if is_new:
+            queue = self.turns([each for each in left if self._why(each).in_queue], "")
             self._kept = next(filter(None, map(self._nearest, self._candidates(queue))), None)
-            if self._kept is not None:
-                queue.remove(self._kept.request)
-                queue.insert(0, self._kept.request)
-        refusals = [*self._told(left, whys, queue)]
+        head = self._kept.request if self._kept is not None else None
+        after = Queue(
+            lambda these: self.turns(these, "" if is_new else self._head()), self._next_release, head, is_new
+        )
+        told = tell(self._groups, self.placed, whys, after, self._before)
         effort = Effort(
             1, self._room.devices.matchings, self._searches, self._room.devices.choices, self._repack.moves
         )
-        remembered = self._remembered(assignments, refusals)
+        remembered = self._remembered(assignments, left, told)
         gone = self._victims()
-        unused_ = self._unused(refusals)
-        return Placement(tuple(assignments), tuple(refusals), effort, remembered, unused_, gone)
+        unused_ = self._unused([(each.shape, whys[group_of(each)].reason) for each in left])
+        return Placement(tuple(assignments), tuple(told.refusals.values()), effort, remembered, unused_, gone)
+
+    @property
+    def placed(self) -> Collection[str]:
+        """Uids of those that have a place."""
+        return self._room.held.keys()
 
     def _victims(self) -> tuple[Holder, ...]:
         if self._kept is None:
             return ()
         return victims(self._room, self._stock, self._kept, withheld=self._behind is not None)
 
-    def _unused(self, refusals: Iterable[Refusal]) -> Mapping[PoolKey, Unused]:
+    def _unused(self, left: Iterable[tuple[Shape, str]]) -> Mapping[PoolKey, Unused]:
         devices, kept = self._room.devices, self._kept.parts if self._kept is not None else ()
         if self._behind is None:
             # It was chosen after the pass, and nothing is withheld for it yet.
             devices.take(kept)
-        return unused(devices.bins, kept, [(each.waiting.shape, each.reason) for each in refusals])
-
-    def _told(self, left: Ordered, whys: Mapping[str, Why], queue: Ordered) -> Iterator[Refusal]:
-        """What those that wait are told: the same object as before where nothing of it changed."""
-        places = {request.uid: place_words(rank) for rank, request in enumerate(queue)}
-        firsts: set[str] = set()
-        """Namespaces of which the first in the queue was met: it alone is told who releases next."""
-        next_release = {}
-        for request in queue:
-            if request.namespace not in firsts:
-                firsts.add(request.namespace)
-                next_release[request.uid] = self._next_release(request)
-        for request in left:
-            why, place = whys[request.uid], places.get(request.uid, "")
-            message = why.message
-            if request.uid in next_release:
-                message += next_release[request.uid]
-            before = self._refusals.get(request.uid)
-            if (
-                before is not None
-                and before.waiting is request
-                and (before.reason, before.message, before.accepted, before.place)
-                == (why.reason, message, why.accepted, place)
-            ):
-                yield before
-            else:
-                yield Refusal(request, why.reason, message, why.accepted, place)
+        return unused(devices.bins, kept, left)
 
     def _next_release(self, request: Waiting) -> str:
         """Which logical node of the same namespace releases such devices first, as far as that is known."""
@@ -182,28 +177,26 @@ class _Pass:
                         return f"; of this namespace {name} is the next that releases such devices"
         return ""
 
-    def _remembered(self, assignments: Iterable[Assignment], refusals: Iterable[Refusal]) -> Remembered:
+    def _remembered(self, assignments: Iterable[Assignment], left: Ordered, told: Told) -> Remembered:
         """What was refused, by shape; shapes for which nobody waits any more are forgotten."""
-        by_uid = {refusal.waiting.uid: refusal for refusal in refusals}
-        keys = {self._key_of[uid] for uid in by_uid if uid in self._key_of}
+        keys = {self._key_of[each.uid] for each in left if each.uid in self._key_of}
         refused = {key: why for key, why in self._refused.items() if key in keys}
-        left = {
+        possible = frozenset(each.possible for each in left) & self._possible
+        quota_left = {
             (namespace, pool): units
             for namespace, budget in self._room.quota.items()
             for pool, units in budget.items()
         }
         taken = ((each.offer.fabric, each.offer.device.id) for item in assignments for each in item.devices)
         return Remembered(
-            replace(self._stock, quota_left=left, hosts_left=dict(self._room.hosts_left)),
+            replace(self._stock, quota_left=quota_left, hosts_left=dict(self._room.hosts_left)),
             frozenset(taken),
             frozenset(item.host.node_name for item in assignments),
             refused,
             frozenset(self._hopeless & keys),
-            frozenset(self._passed_over & by_uid.keys()),
-            by_uid,
-            frozenset(
-                each.waiting.possible for each in by_uid.values() if each.waiting.possible in self._possible
-            ),
+            frozenset(self._passed_over & told.refusals.keys()),
+            told,
+            possible,
             self._head(),
         )
 
@@ -219,7 +212,7 @@ class _Pass:
     def _head(self) -> str:
         return self._kept.request.uid if self._kept is not None else ""
 
-    def _candidates(self, queue: Ordered) -> Iterator[Waiting]:
+    def _candidates(self, queue: Iterable[Waiting]) -> Iterator[Waiting]:
         """Who may be the head of the queue, one of each shape."""
         seen: set[RefusalKey] = set()
         for request in queue:

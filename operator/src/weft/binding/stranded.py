@@ -27,13 +27,17 @@ def unused(
     kept_of: Counter[int] = Counter()
     for part in kept:
         kept_of[part.bin.number] += part.count
-    wanted = list(dict.fromkeys(_wishes(waiting)))
+    wanted = tuple(dict.fromkeys(_wishes(waiting)))
+    known = _known_reasons(wanted)
     found: dict[PoolKey, tuple[int, Counter[str]]] = {}
     for each in bins:
         left = each.free
         in_pool, reasons = found.get(each.offer.pool, (0, Counter()))
         if left and wanted:
-            reasons[_reason(each, wanted)] += left
+            alike = each.offer.alike
+            if alike not in known:
+                known[alike] = _reason(each, wanted)
+            reasons[known[alike]] += left
         found[each.offer.pool] = in_pool + kept_of[each.number], reasons
     return {
         pool: Unused(in_pool, tuple(sorted(reasons.items())))
@@ -76,4 +80,10 @@ def _suits(choice: Choice, alike: object, each: Bin) -> bool:
 
 @lru_cache(maxsize=1000)
 def _known(choice: Choice) -> dict[object, bool]:
+    return {}
+
+
+@lru_cache(maxsize=4)
+def _known_reasons(wanted: tuple[_Wish, ...]) -> dict[object, str]:
+    """Of devices that no request can tell apart, for the next pass: mostly the same is asked for."""
     return {}

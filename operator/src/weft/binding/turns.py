@@ -7,6 +7,7 @@ takes counts at once, what is refused takes nothing.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heapreplace
 
@@ -42,12 +43,24 @@ class Turns:
             self._queues.setdefault(each.namespace, []).append(each)
         for queue in self._queues.values():
             queue.sort(key=_in_namespace, reverse=True)
+        self._head: Waiting | None = None
         for queue in self._queues.values() if head else ():
             first = next((each for each in queue if each.uid == head), None)
             if first is not None:
-                self.first = [each for each in queue if each.priority > first.priority or each is first]
-                queue[:] = [each for each in queue if each.priority <= first.priority and each is not first]
+                self._head = first
+                self.first = [each for each in queue if self._is_first(each)]
+                queue[:] = [each for each in queue if not self._is_first(each)]
                 self.first.reverse()
+
+    def add(self, request: Waiting) -> None:
+        """Another one, whose turn comes after all that had theirs already."""
+        if self._is_first(request):
+            # Among those of a greater priority than the head, which is the last.
+            insort(self.first, request, hi=len(self.first) - 1, key=_in_namespace)
+            return
+        queue = self._queues.setdefault(request.namespace, [])
+        queue.append(request)
+        queue.sort(key=_in_namespace, reverse=True)
 
     def took(self, request: Waiting) -> None:
         """The request got what it asks for."""
@@ -73,6 +86,20 @@ class Turns:
             ),
             default=0.0,
         )
+
+    def _is_first(self, request: Waiting) -> bool:
+        head = self._head
+        return head is not None and (
+            request is head or (request.namespace == head.namespace and request.priority > head.priority)
+        )
+
+    def order(self, namespaces: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+        """Namespaces, those with the least share first, together where their shares are the same: while nobody gets
+        anything their requests have their turns in this order, and by age between equals."""
+        shares: dict[float, list[str]] = {}
+        for each in sorted(namespaces):
+            shares.setdefault(self.share(each), []).append(each)
+        return tuple(tuple(shares[share]) for share in sorted(shares))
 
     def __iter__(self) -> Iterator[Waiting]:
         yield from self.first
