@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from support.looked_at import EARLIER, EVERYTHING, FABRIC, GROUP, NOW, WAITS, Object, made, reading
+from support.looked_at import EARLIER, EVERYTHING, FABRIC, GROUP, NOW, WAITS, Object, made, reading, said
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, INFERENCE_GROUPS, LOGICAL_NODES
 from weft.cli.look import plan, status, tree, why
 from weft.cli.look.pause import ANNOTATION_MODE, pausing, resuming
@@ -80,6 +80,26 @@ def test_a_bar_shows_every_state_that_a_device_is_in_and_is_never_longer(
     counts: dict[str, int], bar: str
 ) -> None:
     assert status.bar(counts).plain == bar
+
+
+@pytest.mark.parametrize(
+    ("condition", "looked_at"),
+    [
+        (said("DemandEstimated", "False", "Counted"), False),
+        (said("DemandEstimated", "True", "FrontEndNotTrusted"), True),
+        (said("ObjectivesMet", "Unknown", "NoRequests"), False),
+        (said("MetricsFresh", "True", "PartlyFresh"), True),
+        # Of a later version: what is usual for the type counts.
+        (said("MetricsFresh", "False", "NeverHeardOf"), True),
+        (said("Overlapping", "False", "NeverHeardOf"), False),
+    ],
+)
+def test_a_condition_is_trouble_where_its_reason_says_that_there_is_something_to_do(
+    condition: Object, looked_at: bool
+) -> None:
+    (line,) = status.status_of(reading({**GROUP, "status": {"conditions": [condition]}})).groups
+
+    assert bool(line.trouble) == looked_at
 
 
 def test_a_tree_leads_from_the_group_to_the_replica_that_is_not_ready() -> None:

@@ -134,6 +134,11 @@ def test_of_what_is_not_known_the_page_does_not_say_that_it_is_well_or_free() ->
     fabric = copy.deepcopy(FABRIC)
     fabric["spec"]["hosts"] = [{"host": "sled-1", "nodeName": "worker-1"}]
 
+    fabric["spec"]["hosts"] = [{"host": f"sled-{n}", "nodeName": f"worker-{n}"} for n in (10, 9)]
+    in_order = shown(reading(fabric)).text
+    assert in_order.index("sled-9") < in_order.index("sled-10")
+    fabric["spec"]["hosts"] = [{"host": "sled-1", "nodeName": "worker-1"}]
+
     assert "! no condition yet: does the operator run?" in shown(reading(unsaid)).row("team-a/llama")
     assert shown(reading(fabric)).row("sled-1") == "sled-1 worker-1 none none"
     seen = shown(reading(fabric, denied=("deviceattachments",)))

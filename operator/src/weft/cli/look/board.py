@@ -13,7 +13,7 @@ from weft.cli.look.history import Span
 from weft.cli.look.reading import Reading
 from weft.cli.look.status import FabricLine, GroupLine, NodeLine, PoolLine, status_of, waits_for
 from weft.cli.look.why import Chosen, Said, decisions, said_of
-from weft.cli.look.words import as_hoped
+from weft.cli.look.words import as_hoped, by_number
 
 Place = tuple[str, str, str, str]
 """Fabric, host, Node and owner (`namespace/name` of a LogicalNode) of a device."""
@@ -121,7 +121,7 @@ def _said(one: Resource, conditions: tuple[Condition, ...]) -> tuple[Said, ...] 
     if not conditions:
         return None
     kind, generation = type(one).__name__, one.metadata.generation
-    return tuple(said_of(kind, each, generation) for each in conditions if not as_hoped(each))
+    return tuple(said_of(kind, each, generation) for each in conditions if not as_hoped(kind, each))
 
 
 def _do(node: LogicalNode) -> str:
@@ -169,7 +169,7 @@ def _with_the_free(held: list[Held], fabric: Fabric | None) -> tuple[Held, ...]:
     hosts = {one.host for one in held}
     listed = fabric.spec.hosts if fabric is not None else ()
     free = [Held(one.host, one.node_name, "", "", ()) for one in listed if one.host not in hosts]
-    return tuple(sorted([*held, *free], key=lambda one: (one.host, one.node, one.owner)))
+    return tuple(sorted([*held, *free], key=lambda one: (by_number(one.host), one.node, one.owner)))
 
 
 def _held(reading: Reading, nodes: dict[str, LogicalNode], denied: bool) -> dict[str, list[Held]]:

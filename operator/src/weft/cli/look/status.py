@@ -113,9 +113,11 @@ def waits_for(node: LogicalNode) -> Condition | None:
     return find(node.status.conditions, "Ready" if bound else "Bound")
 
 
-def _trouble(conditions: tuple[Condition, ...]) -> tuple[str, ...]:
+def _trouble(kind: str, conditions: tuple[Condition, ...]) -> tuple[str, ...]:
     return tuple(
-        f"{one.type}={one.status} {one.reason}: {one.message}" for one in conditions if not as_hoped(one)
+        f"{one.type}={one.status} {one.reason}: {one.message}"
+        for one in conditions
+        if not as_hoped(kind, one)
     )
 
 
@@ -128,7 +130,7 @@ def _fabric(fabric: Fabric) -> FabricLine:
         fabric.status.devices or 0,
         fabric.status.hosts or 0,
         fabric.status.nodes or 0,
-        _trouble(fabric.status.conditions),
+        _trouble("Fabric", fabric.status.conditions),
     )
 
 
@@ -141,7 +143,7 @@ def _pool(pool: GPUPool | MemoryPool | StoragePool) -> PoolLine:
         {name: getattr(counts, name) for name in ("total", *MARKS)} if counts else {},
         pool.status.kept or 0,
         {one.reason: one.devices for one in pool.status.stranded},
-        _trouble(pool.status.conditions),
+        _trouble(pool.kind, pool.status.conditions),
     )
 
 
@@ -156,7 +158,7 @@ def _group(group: InferenceGroup) -> GroupLine:
         group.status.desired_replicas,
         group.status.ready_replicas,
         (words.get(met.status) or met.reason) if met else "not judged yet",
-        _trouble(group.status.conditions),
+        _trouble("InferenceGroup", group.status.conditions),
     )
 
 

@@ -117,7 +117,7 @@ def said_of(kind: str, condition: Condition, generation: int) -> Said:
         condition.reason,
         condition.message,
         condition.last_transition_time,
-        as_hoped(condition),
+        as_hoped(kind, condition),
         condition.observed_generation < generation,
         reason.meaning if reason is not None else "",
         do,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from weft import __version__
 from weft.api import Condition
 from weft.api.reasons import CONDITIONS
-from weft.api.reasons.declared import ConditionType, Reason
+from weft.api.reasons.declared import NOTHING, ConditionType, Reason
 
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 HOPED_FALSE = frozenset({"Quarantined", "Overlapping", "ReplicasIgnored", "Expired", "UnclaimedOffered"})
-"""Condition types of which False is the usual: all others are as hoped while True."""
+"""Condition types of which False is the usual: of all others it is True."""
 
 UNREADABLE = (
     f"not shown, since weft {__version__} cannot read them (`weft --version`: take the operator's version)"
@@ -33,8 +34,19 @@ def age(since: datetime | None, now: datetime) -> str:
     return " ".join(parts) or "0 s"
 
 
-def as_hoped(condition: Condition) -> bool:
-    """Whether a condition says nothing that somebody has to look at."""
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A key that sorts sled-9 before sled-10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split("([0-9]+)", name)]
+
+
+def as_hoped(kind: str, condition: Condition) -> bool:
+    """Whether a condition of an object of this kind says nothing that somebody has to look at.
+
+    Its reason's declaration says so; where Weft does not declare it, what is usual for its type.
+    """
+    _, reason = declared(kind, condition)
+    if reason is not None:
+        return reason.action == NOTHING
     return condition.status == ("False" if condition.type in HOPED_FALSE else "True")
 
 
