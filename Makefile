@@ -144,6 +144,10 @@ generate: $(VENV)/.complete ## write crds/ and the chart's copy from the models 
 	PYTHONPATH=tests $(BIN)/python -m support.reasons
 	$(IN_ROOMS) weft_dev.dashboards charts/weft/files/dashboards
 
+.PHONY: sbom
+sbom: $(VENV)/.complete ## what the image contains: build/weft.cdx.json (CycloneDX), and docs/licences.md with the licences
+	@$(IN_ROOMS) weft_dev.sbom
+
 .PHONY: verify
 verify: $(VENV)/.complete ## check that generated files, examples, locks and versions agree
 	@$(IN_ROOMS) weft_dev.verify
