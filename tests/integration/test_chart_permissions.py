@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 
 from support import idle_group
-from support.chart import NAMESPACE, Helm, Object, find, pod_templates
-from support.chart_cluster import RBAC, ROLE_BINDINGS, SERVICE_ACCOUNTS, TENANT, started, write_account
+from support.chart import NAMESPACE, Helm, Object, find, of_kind, pod_templates
+from support.chart_cluster import (
+    APPLIED,
+    RBAC,
+    ROLE_BINDINGS,
+    SERVICE_ACCOUNTS,
+    TENANT,
+    started,
+    write_account,
+)
 from support.idle_group import create_group, own, split
 from support.world import World, eventually
 from weft.api.resources import (
@@ -30,13 +38,17 @@ from weft.api.resources import (
     PODS,
     SECRETS,
     STORAGE_POOLS,
+    ResourceType,
 )
 from weft.api.whatif import PLAN_AUDIENCE, TOKEN_HEADER
 from weft.cluster import ClusterError
 from weft_dev import PYTHONPATH, tools
 from weft_dev.controlplane import AUDIT_LOG, ControlPlane
-from weft_dev.kube import Kube
+from weft_dev.kube import APPLY_PATCH, Kube
 
+DEFINITIONS = ResourceType(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False
+)
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:weft"
 OWNERS_ARE_CHECKED = "only where the admission plugin OwnerReferencesPermissionEnforcement is on"
 NAME_TAKEN = "read when a creation finds the name taken by an object that no watch has shown yet"
@@ -147,6 +159,24 @@ def ask_what_if(world: World, operator: str) -> None:
         assert json.load(answer)["nodes"][0]["outcome"] in ("binds", "waits")
 
 
+def applied(plane: ControlPlane, rendered: list[Object], **query: str) -> dict[Pair, Object]:
+    """What the API server has after a Git controller applied the chart's objects, by kind and name.
+
+    Those that run something are left out: the operator's account may not write them, as `granted` shows.
+    """
+    return {
+        (resource.kind, body["metadata"]["name"]): plane.client().request(
+            "PATCH",
+            resource.path(body["metadata"].get("namespace", ""), body["metadata"]["name"]),
+            body,
+            APPLY_PATCH,
+            query={"fieldManager": "a-git-controller", **query},
+        )
+        for resource in (*APPLIED, DEFINITIONS)
+        for body in of_kind(rendered, resource.kind)
+    }
+
+
 def test_the_operator_needs_every_permission_it_has_and_no_other(
     plane: ControlPlane, rendered: list[Object], account: Path, world: World, idle_engines: Object
 ) -> None:
@@ -170,6 +200,7 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
     quota = {"limits": [{"kind": "GPUPool", "name": world.name, "count": 6}]}
     world.kube.create(DEVICE_QUOTAS, own(DEVICE_QUOTAS, "devices", quota), TENANT)
 
+    before = applied(plane, rendered, force="true")
     operator = world.start_operator(kubeconfig=account, namespace=NAMESPACE, **idle_engines)
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), 60, what="trainer is bound")
@@ -195,6 +226,16 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
     eventually(lambda: not world.kube.list(FABRICS), 60, what="the fabrics are gone")
     os.kill(world.pids[operator], signal.SIGTERM)
     eventually(lambda: world.processes.exit_code(operator) == 0, 20, what="the operator ends")
+
+    # A Git controller that looks again finds nothing to change, and nobody who contests what it owns.
+    after = applied(plane, rendered)
+    versions = [
+        {key: each["metadata"]["resourceVersion"] for key, each in of.items()} for of in (before, after)
+    ]
+    assert dict(versions[0].items() ^ versions[1].items()).keys() == {("Lease", "weft-operator")}
+    lease = after["Lease", "weft-operator"]
+    assert lease["spec"]["leaseTransitions"] >= 0
+    assert lease["metadata"]["labels"] == before["Lease", "weft-operator"]["metadata"]["labels"]
 
     requests = requests_of_the_account(plane)
     assert len(requests) > 100
