@@ -70,6 +70,13 @@ def served(kube: Kube, path: str) -> bool:
     return kube.raw("GET", path)[0] == 200
 
 
+def configured(kube: Kube) -> str:
+    """The operator's settings, as its pods would read them."""
+    found = kube.get(ResourceType("", "v1", "configmaps", "ConfigMap", True), "weft", NAMESPACE)
+    assert found is not None
+    return str(found["data"])
+
+
 def logical_node(name: str) -> Object:
     return {
         "apiVersion": LOGICAL_NODES.api_version,
@@ -96,6 +103,16 @@ def test_objects_outlive_the_release_and_the_next_one_takes_them_up(helm: Helm, 
     lease = kube.get(LEASES, "weft-operator", NAMESPACE)
     assert lease is not None
     assert lease["spec"]["holderIdentity"] == "weft-0"
+
+    # Nor does the way back, with which the definitions stay served and what is bound stays bound.
+    upgraded, bound = configured(kube), kube.get(LOGICAL_NODES, "trainer", "default")
+    succeed(helm, "rollback", "weft", "1")
+    assert "workers" in upgraded
+    assert "workers" not in configured(kube)
+    lease = kube.get(LEASES, "weft-operator", NAMESPACE)
+    assert lease is not None
+    assert lease["spec"]["holderIdentity"] == "weft-0"
+    assert kube.get(LOGICAL_NODES, "trainer", "default") == bound
 
     succeed(helm, "uninstall", "weft")
     kept = {"customresourcedefinitions": before["customresourcedefinitions"]}
