@@ -427,6 +427,11 @@ def test_what_waits_before_the_counter_of_requests_is_added(told: Readings) -> N
     assert says(reading)[:2] == (True, "QueueGrowth")
     assert reading.traffic is not None
     assert reading.traffic.short.requests == pytest.approx(4.02 + 1.5, rel=1e-3)
+    assert reading.asked is True
+
+
+def test_a_front_end_without_flow_control_tells_no_request_that_would_wake_a_group(told: Readings) -> None:
+    assert {told[name].asked for name in ("vllm-router", "vllm-smg", "sglang", "dynamo")} == {None}
 
 
 def test_adapters_under_names_that_no_group_has_are_named(told: Readings) -> None:

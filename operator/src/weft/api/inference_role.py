@@ -73,6 +73,11 @@ class InferenceRoleSpec(Model):
             "with a node its accelerators are counted: remove acceleratorsPerReplica",
             ".acceleratorsPerReplica",
         ),
+        Rule(
+            "!has(self.scaleTargetRef) || self.minReplicas >= 1",
+            "the replicas of an existing workload do not go to zero: set minReplicas to 1 or more",
+            ".minReplicas",
+        ),
         immutable_optional("scaleTargetRef", "create another role and delete this one"),
         Rule(
             "!has(self.scaleTargetRef) || !(has(self.template) || has(self.node)"
@@ -101,9 +106,11 @@ class InferenceRoleSpec(Model):
     )
     min_replicas: int = Field(
         default=1,
-        ge=1,
+        ge=0,
         le=1000,
-        description="Fewest replicas. At least 1: scaling to zero is not in this version.",
+        description="Fewest replicas. 0, in Auto: while requests come each role has one at least; where all roles of"
+        " the group say 0, and accelerators.minimum is 0, none is left when no request has come for 20 minutes, if the"
+        " front end tells which requests wait (condition AbleToScaleToZero); when one waits all roles get one again.",
     )
     max_replicas: int = Field(ge=1, le=1000, description="Most replicas.")
     node: NodeShape | None = Field(

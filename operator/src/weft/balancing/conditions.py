@@ -13,7 +13,7 @@ from weft.api.conditions import is_true
 from weft.api.inference import MOST_ROLES
 from weft.balancing.demand import only_begun, share_within
 from weft.balancing.observe import GroupPicture
-from weft.balancing.presets import Windows
+from weft.balancing.presets import PAST_SECONDS, Windows
 from weft.balancing.profile import Profile, Unusable
 from weft.balancing.refusals import Refusal
 from weft.balancing.replicas import Replica, serving_in
@@ -41,6 +41,10 @@ def ready(picture: GroupPicture, refusals: Mapping[Subject, Refusal]) -> Finding
         refused = refusals.get(Subject("role", name))
         if refused is not None and not picture.serving(name):
             return Finding(False, refused.finding.reason, f"role {name}: {refused.finding.message}")
+    allocation = Split.read(picture.group.status.allocation)
+    if allocation and not allocation.total:
+        text = "no role is to have replicas: in Auto they are made when a request waits at the front end"
+        return Finding(False, "ScaledToZero", text)
     has = {role.spec.stage for role in picture.roles.values()}
     serves = {role.spec.stage for name, role in picture.roles.items() if picture.serving(name)}
     if Stage.AGGREGATED in serves or serves >= {Stage.PREFILL, Stage.DECODE}:
@@ -127,6 +131,30 @@ def removing(replicas: Sequence[Replica], reading: Reading) -> Finding:
     if not reading.loads.keys() >= set(left):
         text += "; without recent metrics a replica stays until its drain times out"
     return Finding(False, "Removing", text)
+
+
+def able_to_scale_to_zero(picture: GroupPicture) -> Finding | None:
+    """AbleToScaleToZero: whether the last replicas go while nobody asks; None where no role says that they may."""
+    if all(role.spec.min_replicas for role in picture.all_roles.values()):
+        return None
+    if not picture.may_be_without_replicas:
+        text = (
+            "minReplicas 0 has an effect in Auto, with accelerators.minimum 0 and minReplicas 0 of all roles: until"
+            " then one replica of each role stays"
+        )
+        return Finding(False, "RolesKeepReplicas", text)
+    if picture.asked is None or picture.untold:
+        text = (
+            f"nothing tells which requests wait at the front end, as the preset {picture.group.spec.metrics.preset}"
+            " reads it: one replica of each role stays, since nothing would wake the group; an endpoint picker with"
+            " flow control tells it"
+        )
+        return Finding(False, "NoActivator", text)
+    text = (
+        f"all replicas go when no request has come for {PAST_SECONDS / 60:.0f} minutes, and come when one waits at the"
+        " front end"
+    )
+    return Finding(True, "FrontEndQueues", text)
 
 
 def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:

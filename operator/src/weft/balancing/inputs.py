@@ -76,6 +76,11 @@ def split_inputs(
         cold_start_seconds=cold_start,
         scaled_at=picture.scaled_at,
         grown_at=picture.grown_at,
+        to_zero=picture.may_be_without_replicas and picture.reading.asked is not None,
+        asleep=picture.may_be_without_replicas
+        and bool(allocation)
+        and all(allocation.names(name) and not allocation[name] for name in picture.roles)
+        and not (picture.asked or picture.untold),
     )
 
 
@@ -117,6 +122,9 @@ def _role_state(picture: GroupPicture, role: InferenceRole, allocation: Split) -
     profile = picture.profiles[role.metadata.name]
     least, most, asked = role.spec.min_replicas, role.spec.max_replicas, role.spec.replicas_asked
     target = picture.targets.get(role.metadata.name)
+    if picture.group.spec.rebalance.mode is RebalanceMode.AUTO:
+        # None at all is for the whole group, see `size.without_load`.
+        least = max(1, least)
     if target is not None:
         asked = target.replicas
         if picture.others_scale:

@@ -8,6 +8,26 @@ SECONDS_LEAST, SCRAPES_LEAST = 10.0, 2.0
 """For so long, and so many scrapes, has a target to be right before it counts as right again."""
 
 
+UNTOLD_SECONDS = 60.0
+"""For so long does a group without replicas sleep on although nothing tells whether a request waits for it."""
+
+
+class Asked:
+    """Whether a request waits for one group, as it was told last. In the leader's memory."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._last: bool | None = None
+
+    def of(self, asked: bool | None, boot: float) -> tuple[bool | None, bool]:
+        """What is told or was told last, None where nothing was; and whether nothing has told it for a while."""
+        if asked is not None:
+            self._since, self._last = None, asked
+            return asked, False
+        self._since = boot if self._since is None else self._since
+        return self._last, boot - self._since >= UNTOLD_SECONDS
+
+
 class Memory:
     """Of one group, in the leader's memory: a new leader trusts what it reads."""
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from weft.balancing.engine_calls import Call
 from weft.balancing.history import History
-from weft.balancing.memory import Memory
+from weft.balancing.memory import Asked, Memory
 from weft.balancing.record import Record
 from weft.controllers import Now
 
@@ -28,6 +28,7 @@ class Moments:
         self._asked: set[tuple[str, str]] = set()
         self.metrics = Memory()
         """What was wrong with the group's metrics until just now."""
+        self.asked = Asked()
         self.calls: dict[str, Call] = {}
         """The last call to each engine that changes its stage by one; a new leader knows none."""
         self.load = History()

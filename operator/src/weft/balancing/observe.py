@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from weft.api import FlipMethod, InferenceGroup, InferenceRole
+from weft.api import FlipMethod, InferenceGroup, InferenceRole, RebalanceMode
 from weft.api.inference import MOST_ROLES
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.bodies import with_template
-from weft.balancing.engine_calls import EngineCalls, EngineRole, asked
+from weft.balancing.engine_calls import EngineCalls, EngineRole
+from weft.balancing.engine_calls import asked as to_ask
 from weft.balancing.moments import Moments
 from weft.balancing.presets import Preset, Windows
 from weft.balancing.profile import Profile, Unusable, profile_of
@@ -59,6 +60,10 @@ class GroupPicture:
     """By role: the workload that its scaleTargetRef names, where it can be scaled."""
     target_problems: Mapping[str, Finding] = field(default_factory=dict)
     """By role: why that workload cannot be."""
+    asked: bool | None = None
+    """As the reading's, or as it was told last."""
+    untold: bool = False
+    """Nothing has told it for a while."""
     role_switch: RoleSwitchSettings | None = None
     """How the engines change their stage by an HTTP call, where they do."""
     engine_roles: Mapping[str, EngineRole] = field(default_factory=dict)
@@ -115,6 +120,16 @@ class GroupPicture:
         records = [self.roles[name].status.scale_target for name in self.targets]
         return any(one is not None and one.other_replicas is not None for one in records)
 
+    @property
+    def may_be_without_replicas(self) -> bool:
+        """Whether it is left without any while nobody asks for anything, if its front end tells when somebody does."""
+        spec = self.group.spec
+        return (
+            spec.rebalance.mode is RebalanceMode.AUTO
+            and spec.accelerators.minimum == 0
+            and all(role.spec.min_replicas == 0 for role in self.all_roles.values())
+        )
+
     def held_by(self, name: str) -> int:
         """Replicas of a role's workload that hold hardware, also those that Weft is about to ask for."""
         record = self.roles[name].status.scale_target
@@ -159,9 +174,12 @@ async def observe(
         return replace(picture, reading=Reading(None, {}, hold))
     alone = len(cluster.list(INFERENCE_GROUPS, picture.group.metadata.namespace)) == 1
     reading = await _read(picture, source, preset, moments, alone, now)
+    asked, untold = moments.asked.of(reading.asked, now.boot)
     picture = replace(
         picture,
         reading=reading,
+        asked=asked,
+        untold=untold,
         windows=source.windows,
         kv_hold_seconds=preset.kv_hold_seconds,
         kv_use_tells_reads=preset.kv_use_tells_reads,
@@ -171,7 +189,7 @@ async def observe(
     if preset.role_switch is None:
         return replace(picture, kinds={name: name for name in picture.kinds})
     moving = {one.replica for one in picture.group.status.transfers}
-    told = await engines.read(asked(picture.replicas, moving), preset.role_switch, moments.calls, now.boot)
+    told = await engines.read(to_ask(picture.replicas, moving), preset.role_switch, moments.calls, now.boot)
     return replace(picture, role_switch=preset.role_switch, engine_roles=told)
 
 

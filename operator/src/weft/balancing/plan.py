@@ -80,6 +80,8 @@ class SplitPlan:
 
 def plan_split(inputs: SplitInputs) -> SplitPlan:
     """The allocation that is to hold, with the reason where it changes."""
+    if inputs.asleep:
+        return SplitPlan(inputs.allocation)
     start, obstacle = starting_split(inputs)
     mode = inputs.mode
     if start != inputs.allocation:
@@ -460,6 +462,12 @@ def _flip_obstacle(inputs: SplitInputs) -> Finding | None:
 def _starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:
     if inputs.mode is not RebalanceMode.AUTO:
         reason = f"{inputs.mode}: the roles' replicas hold: {allocation}"
+    elif inputs.allocation and not inputs.allocation.total:
+        reason = (
+            f"grows from zero to {allocation}: a request waits at the front end, or nothing tells whether one does, or"
+            f" the group may not be without replicas any more; a new replica serves after"
+            f" {inputs.cold_start_seconds:,.0f} s"
+        )
     elif not inputs.allocation:
         reason = f"start with the roles' replicas: {allocation}"
     else:

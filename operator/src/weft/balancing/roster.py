@@ -86,7 +86,7 @@ def plan_roster(
         lacking = Counter(wanted)
         lacking.subtract(Counter(effective[one.name] for one in members if one.has_pod))
         surplus = len(members) - sum(wanted.values())
-        gone, held = _victims(members, effective, lacking, surplus, transfers, picture)
+        gone, held = _victims(members, effective, wanted, lacking, surplus, transfers, picture)
         if picture.recomposes:
             idle = [name for name in gone if not _serves(name, members)]
             costs = {one.name: _cost(roles.get(effective[one.name])) for one in members}
@@ -198,6 +198,7 @@ def _serves(name: str, members: Sequence[Replica]) -> bool:
 def _victims(
     members: Sequence[Replica],
     effective: Mapping[str, str],
+    wanted: Mapping[str, int],
     lacking: Mapping[str, int],
     surplus: int,
     transfers: Mapping[str, str],
@@ -226,7 +227,7 @@ def _victims(
             ),
         )
         others = [one for one in serving_in(replicas, victim.role) if one.name not in (victim.name, *gone)]
-        if victim.serving and not others:
+        if victim.serving and not others and wanted.get(victim.role):
             return gone, no_spare(victim.role, replicas)
         gone.append(victim.name)
         over[effective[victim.name]] = over.get(effective[victim.name], 0) - 1

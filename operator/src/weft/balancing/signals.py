@@ -57,6 +57,9 @@ class Reading:
     """Serving pods, and models that nobody asks for, whose series cannot be trusted: the others speak for them."""
     demand: Finding | None = None
     """What is to be said of where the offered work is known from; None where the front end tells it."""
+    asked: bool | None = None
+    """Whether a request waits at the front end, or came to it just now. None: that is not known, or the front end keeps
+    no requests while there is no replica."""
     first_token_of_engines: bool = False
     """The front end does not tell the time to first token: it is prefill's own."""
 
@@ -92,6 +95,18 @@ def read(
     enough that one of them has.
     """
     judge = _Judge(preset, SCRAPES_UNTIL_STALE * scrape_seconds + _AGE_TOLERANCE_SECONDS)
+    found = _read(snapshot, group, scrape_seconds, preset, remember, judge)
+    return replace(found, asked=_asked(snapshot, group, judge))
+
+
+def _read(
+    snapshot: Snapshot,
+    group: Group,
+    scrape_seconds: float,
+    preset: Preset,
+    remember: Remember,
+    judge: _Judge,
+) -> Reading:
     trusted: dict[str, EngineSeries] = {}
     left_out: dict[str, Hold] = {}
     for pod in sorted(group.pods):
@@ -203,6 +218,15 @@ def _demand(
         traffic = replace(traffic, ttft_buckets=told.ttft_buckets)
     noted = Finding(True, notes[0][0], "; ".join(text for _, text in notes)) if notes else None
     return Reading(traffic, {}, None, left_out, noted, of_engines)
+
+
+def _asked(snapshot: Snapshot, group: Group, judge: _Judge) -> bool | None:
+    """Whether a request waits at the front end or came to it; None where that is not known."""
+    fronts, wrong = _fronts(snapshot, group, judge, {})
+    untold = wrong is not None or any(one.queued is None for one in fronts.values())
+    if untold or snapshot.warnings:
+        return None
+    return any((one.queued or 0.0) + (one.requests_short or 0.0) > 0 for one in fronts.values())
 
 
 def _busy_without_requests(serving: Mapping[str, EngineSeries], group: Group) -> bool:

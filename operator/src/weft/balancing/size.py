@@ -162,14 +162,17 @@ def _may_shrink(inputs: SplitInputs) -> bool:
 
 
 def without_load(inputs: SplitInputs, here: Split) -> Sized | None:
-    """What is left of a group that nobody has asked for anything in the last minutes; None: as it is."""
+    """What is left of a group that nobody has asked for anything in the last minutes; None: as it is.
+
+    Nothing at all where the front end tells when somebody asks again: then all roles get replicas, at once.
+    """
     traffic = inputs.traffic
     past = traffic.past if traffic is not None else None
     if traffic is None or past is None or not _may_shrink(inputs):
         return None
     if traffic.long.requests > 0 or past.requests_per_second > 0:
         return None
-    split = _fewest(inputs, here)
+    split = Split.of(dict.fromkeys(dict(here.counts), 0)) if inputs.to_zero else _fewest(inputs, here)
     if split == here:
         return None
     return Sized(split, f"{_change(here, split)}: no request came in the last minutes", ())

@@ -283,6 +283,10 @@ class SplitInputs:
     """When another number of replicas was last decided."""
     grown_at: datetime | None = None
     """When more replicas were."""
+    to_zero: bool = False
+    """It may be left without replicas, and the front end tells which requests wait."""
+    asleep: bool = False
+    """It has no replicas, since nobody asked for anything, and nobody does."""
 
     @property
     def serving(self) -> Split:

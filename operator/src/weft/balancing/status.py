@@ -19,7 +19,7 @@ from weft.balancing.observe import GroupPicture
 from weft.balancing.plan import SplitPlan
 from weft.balancing.refusals import Refusal
 from weft.balancing.replicas import Replica
-from weft.balancing.state import Finding, Note
+from weft.balancing.state import Finding, Note, Split
 from weft.balancing.steps import Subject
 from weft.cluster import Object
 
@@ -55,7 +55,11 @@ def group_status(
             "DemandEstimated": conditions.demand_estimated(picture.reading),
             "Balanced": balanced(decision, refusals),
         }
+        if (to_zero := conditions.able_to_scale_to_zero(picture)) is not None:
+            findings["AbleToScaleToZero"] = to_zero
     found: Conditions = status.conditions
+    if "AbleToScaleToZero" not in findings:
+        found = tuple(one for one in found if one.type != "AbleToScaleToZero")
     for kind, finding in findings.items():
         found = _with(found, kind, finding, group.metadata.generation, now)
     return status.with_changes(
@@ -69,9 +73,9 @@ def group_status(
 def _scaled_by(picture: GroupPicture, plan: SplitPlan) -> int:
     """How many more replicas are decided than before; the first decision changes no size, nor one where replicas are
     composed in the place of fewer or more others."""
-    before = sum(one.replicas for one in picture.group.status.allocation)
+    before = Split.read(picture.group.status.allocation)
     exchanged = picture.recomposes and picture.group.spec.accelerators.minimum is None
-    return plan.allocation.total - before if before and not exchanged else 0
+    return plan.allocation.total - before.total if before and not exchanged else 0
 
 
 def _recommendation(picture: GroupPicture, plan: SplitPlan) -> Recommendation | None:

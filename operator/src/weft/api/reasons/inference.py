@@ -132,6 +132,13 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "ScaledToZero",
+                "No role is to have replicas.",
+                "Nothing: in Auto they are made when a request waits at the front end. Else raise `spec.replicas` of"
+                " the roles.",
+            ),
+            Reason(
+                "False",
                 "Removing",
                 "The group is being deleted and its replicas end their requests first.",
                 "Wait; without recent metrics a replica stays until its role's `spec.drain.timeoutSeconds` are over.",

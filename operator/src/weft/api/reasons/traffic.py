@@ -9,6 +9,29 @@ GROUP = ("InferenceGroup",)
 CONDITIONS = (
     ConditionType(
         GROUP,
+        "AbleToScaleToZero",
+        "Where roles have `spec.minReplicas` 0: all replicas go when no request has come for 20 minutes.",
+        (
+            Reason(
+                "True", "FrontEndQueues", "The front end tells which requests wait, and so wakes the group."
+            ),
+            Reason(
+                "False",
+                "NoActivator",
+                "Nothing tells which requests wait at the front end; one replica of each role stays.",
+                "Turn on flow control of the endpoint picker and have it scraped (docs/engines.md), or set"
+                " `spec.minReplicas` to 1.",
+            ),
+            Reason(
+                "False",
+                "RolesKeepReplicas",
+                "Something else keeps replicas: the mode, `accelerators.minimum`, or another role's `minReplicas`.",
+                "Set the mode to Auto, and these to 0; or `spec.minReplicas` to 1.",
+            ),
+        ),
+    ),
+    ConditionType(
+        GROUP,
         "ObjectivesMet",
         "In the long window the promised share of requests was within `spec.objectives`.",
         (
