@@ -65,7 +65,7 @@ fuzz: ## odd specs against the API server and the running operator; SEEDS=n SEED
 	FUZZ_SEEDS=$(or $(SEEDS),2000) FUZZ_SEED_START=$(SEED_START) $(BIN)/pytest tests/fuzz -s $(ARGS)
 
 .PHONY: test-live
-test-live: ## a group that shrinks and grows under real requests; takes four minutes
+test-live: ## groups that grow, shrink, roll and move under real requests; takes some minutes
 	@$(PYTHON) hack/dev/weft_dev/preflight.py test
 	@$(MAKE) -s $(VENV)/.complete
 	$(BIN)/pytest tests/live $(ARGS)

@@ -8,15 +8,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import io
-import json
 import random
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from live.playing import World, until, whole
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     EVENTS,
@@ -31,7 +29,6 @@ from weft_playground.case import AUTO, Case, Split
 from weft_playground.demo.manifests import only, read
 from weft_playground.demo.narrator import Narrator
 from weft_playground.demo.story import KINDS
-from weft_playground.demo.world import LoopbackWorld
 from weft_playground.lag import LagMeter
 from weft_playground.load import Target, run_load
 from weft_playground.trace import Request
@@ -39,23 +36,6 @@ from weft_playground.trace import Request
 FIRST = Split(4, 4)
 MAXIMUM = 20
 LIGHT_SECONDS, HEAVY_SECONDS = 110.0, 70.0
-REQUESTS = "inference_objective_request_total"
-PRESET = {
-    "inherits": "vllm",
-    "kv_hold_seconds": 3,
-    # The last minutes are the last 40 s here: a test does not wait for twenty of them.
-    "front_end": {
-        "past_windows": f"20 * count by (namespace, model_name) ({REQUESTS})",
-        "requests_past": f"max_over_time((sum by (namespace, model_name) (rate({REQUESTS}[15s])))[40s:5s])",
-    },
-}
-
-
-class World(LoopbackWorld):
-    """The demo's, with that preset."""
-
-    def operator_settings(self) -> dict[str, Any]:
-        return {**super().operator_settings(), "presets": {"quick": PRESET}}
 
 
 @pytest.fixture
@@ -84,13 +64,6 @@ def load() -> list[Request]:
         found.append(Request(at, 400 if light else 1200, 40 if light else 100))
         at += draw.expovariate(1.0 if light else 8.0)
     return found
-
-
-async def until(look: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not await asyncio.to_thread(look):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.3)
 
 
 class Watcher:
@@ -151,10 +124,7 @@ async def test_a_group_shrinks_and_grows_with_its_load_and_no_answer_is_cut(
     await run_load([target], requests, answers, LagMeter())
     watching.cancel()
 
-    results = [json.loads(line) for line in answers.getvalue().splitlines()]
-    assert len(results) == len(requests)
-    assert [one["error"] for one in results if not one["ok"]] == []
-    assert sum(one["tokens"] for one in results) == sum(one.answer_tokens for one in requests)
+    record_property("answers", whole(answers.getvalue(), requests))
 
     least = min(watcher.sizes)
     assert least < FIRST.replicas
@@ -175,5 +145,4 @@ async def test_a_group_shrinks_and_grows_with_its_load_and_no_answer_is_cut(
     assert report.double_attached == report.left_attached == ()
     for name in ("sizes", "attached", "reasons"):
         record_property(name, getattr(watcher, name))
-    record_property("answers", len(results))
     record_property("journal", f"{report.attaches} attached, {report.detaches} detached")
