@@ -72,14 +72,15 @@ def plan_roster(
     used = picture.accelerators_held
     names = {*picture.taken, *(one.name for one in replicas)}
     # Where one role's replica takes the place of another's the donor is wholly gone before, and few go at a time.
-    wanted_accelerators = places = accelerators_of(roles, dict(allocation.counts))
+    own = {name: role for name, role in roles.items() if role.spec.scale_target_ref is None}
+    wanted_accelerators = places = accelerators_of(own, dict(allocation.counts))
     if picture.recomposes:
         present = Counter(effective[one.name] for one in replicas if not lost(one, now))
-        places -= accelerators_of(roles, present)
+        places -= accelerators_of(own, present)
         places -= sum(max(1, one.accelerators) for one in replicas if effective[one.name] not in roles)
-    serving = accelerators_of(roles, Counter(effective[one.name] for one in replicas if one.serving))
-    spare = max(_of_one_exchange(roles), wanted_accelerators // 4) - max(0, wanted_accelerators - serving)
-    made = {kinds[name] for name, role in roles.items() if role.spec.scale_target_ref is None}
+    serving = accelerators_of(own, Counter(effective[one.name] for one in replicas if one.serving))
+    spare = max(_of_one_exchange(own), wanted_accelerators // 4) - max(0, wanted_accelerators - serving)
+    made = {kinds[name] for name in own}
     for kind in sorted(made):
         members = [one for one in staying if kinds.get(effective[one.name]) == kind]
         wanted = {name: allocation[name] for name in roles if kinds[name] == kind}
