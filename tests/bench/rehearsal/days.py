@@ -2,7 +2,7 @@
 
 The fixed fleet is the smallest that keeps the promise over the day, whatever its split: known only in hindsight.
 Writes build/bench/size.json and prints the table of docs/evaluation.md. `--days m-mid-day2 --attainments 0.99
---cold-starts 60` plays a part.
+--cold-starts 60` plays a part, `--bound` says in addition what a schedule that knew the day would hold.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import clairvoyant
 import stretches
 
 import bench
@@ -28,6 +29,8 @@ from weft.rehearse.world import Objectives
 DATA = Path(__file__).parent / "data"
 RESULTS = bench.ROOT / "build" / "bench" / "size.json"
 COPIES_SHIFT_SECONDS = 601.0
+STAGE_ERROR, REPLICA_ERROR = 0.3, 0.2
+"""Largest errors of the profile where engines are off it."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +65,44 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--days", default=",".join(day.name for day in DAYS))
     parser.add_argument("--attainments", default="0.95,0.99")
-    parser.add_argument("--cold-starts", default="60,180")
+    parser.add_argument("--cold-starts", default="0,60,180")
+    parser.add_argument(
+        "--off-profile", action="store_true", help="engines up to 30 %% per stage off, 20 %% each"
+    )
+    parser.add_argument(
+        "--bound", action="store_true", help="also what a schedule that knew the day would hold"
+    )
     arguments = parser.parse_args()
     rows: list[Row] = []
+    bounds: list[dict[str, object]] = []
     for day in DAYS:
         if day.name not in arguments.days.split(","):
             continue
         for attainment in map(float, arguments.attainments.split(",")):
             case = case_of(day, attainment)
+            if arguments.off_profile:
+                case = replace(case, stage_error=STAGE_ERROR, replica_error=REPLICA_ERROR)
             fixed = best_fixed(case)
             if fixed is None:
                 print(f"{day.name}: no fixed fleet of {day.most_replicas} keeps {attainment:.0%}", flush=True)
                 continue
+            if arguments.bound:
+                bounds.append(bound(day, fixed))
+                print(
+                    f"{day.name}: knowing the day, {bounds[-1]['hours']:,.0f} accelerator-hours meet"
+                    f" {fixed.attainment:.1%}; {split_text(fixed.first)} holds {fixed.accelerator_hours:,.0f}",
+                    flush=True,
+                )
             for cold_start in map(float, arguments.cold_starts.split(",")):
                 free = replace(case, cold_start_seconds=cold_start, first=fixed.first)
                 rows.append(compared(day, fixed, play(free, Weft(free))))
                 print(line(rows[-1]), flush=True)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(
-        json.dumps({"commit": bench.commit(), "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
+        json.dumps(
+            {"commit": bench.commit(), "rows": [asdict(row) for row in rows], "bounds": bounds}, indent=1
+        )
+        + "\n"
     )
     print(f"\nwritten to {RESULTS}")
     return 0
@@ -118,13 +140,13 @@ def decodes(case: Case, prefill: int, most: int) -> Iterator[Run]:
     """The run with the fewest decode replicas, of at most so many, that keeps the promise beside these for prefill."""
     if most < 1:
         return
-    found = fixed(case, prefill, most)
+    found = play_fixed(case, prefill, most)
     if found.attainment < case.objectives.attainment:
         return
     least, enough = 1, most
     while least < enough:
         middle = (least + enough) // 2
-        run = fixed(case, prefill, middle)
+        run = play_fixed(case, prefill, middle)
         if run.attainment >= case.objectives.attainment:
             enough, found = middle, run
         else:
@@ -132,12 +154,20 @@ def decodes(case: Case, prefill: int, most: int) -> Iterator[Run]:
     yield found
 
 
-def fixed(case: Case, prefill: int, decode: int) -> Run:
+def play_fixed(case: Case, prefill: int, decode: int) -> Run:
     return play(case, Static(case), {"prefill": prefill, "decode": decode})
 
 
 def _rank(run: Run) -> tuple[int, float]:
     return sum(run.first.values()), -run.attainment
+
+
+def bound(day: Day, fixed: Run) -> dict[str, object]:
+    """Accelerator-hours of a schedule that knew the day and meets as much as the fixed fleet."""
+    case = fixed.case
+    size = clairvoyant.mean_size(list(clairvoyant.blocks(case, play_fixed)), fixed.attainment)
+    hours = size * case.accelerators_per_replica * case.trace.seconds / 3600
+    return {"day": day.name, "attainment": fixed.attainment, "hours": hours}
 
 
 def compared(day: Day, fixed: Run, free: Run) -> Row:

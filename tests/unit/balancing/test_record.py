@@ -113,6 +113,18 @@ def test_a_new_leader_goes_on_from_the_headroom_that_was_written_down() -> None:
     assert kept.headroom == WIDEST
 
 
+def test_what_a_group_could_not_act_on_teaches_it_nothing() -> None:
+    record = Record()
+    for step in range(200):
+        at_its_minimum = record.with_record(served(1.0), OBJECTIVES, 30.0 * step, may_shrink=False).record
+    assert at_its_minimum is not None
+    assert at_its_minimum.headroom == 0
+    for step in range(200, 400):
+        at_its_maximum = record.with_record(served(0.5), OBJECTIVES, 30.0 * step, may_grow=False).record
+    assert at_its_maximum is not None
+    assert at_its_maximum.headroom == 0
+
+
 def test_what_was_between_two_readings_that_lie_far_apart_is_not_made_up() -> None:
     record = Record()
     record.with_record(served(0.5), OBJECTIVES, 0.0)

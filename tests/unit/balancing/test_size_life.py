@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from support.fleet import GROUP, NAMESPACE, Fleet
-from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, known
+from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, known, steady
 from weft.api.names import LABEL_ROLE
 from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES
 from weft.balancing.presets import PAST_SECONDS
@@ -85,6 +88,19 @@ async def test_a_new_leader_goes_on_from_what_the_last_one_had_learnt_of_the_pro
     assert sum(fleet.split().values()) > 9
     assert fleet.status()["decision"]["headroomPercent"] == 40
     assert "% are promised: 40 % more headroom" in fleet.status()["decision"]["reason"]
+
+
+@pytest.mark.parametrize("maximum", [18, 40])
+async def test_requests_that_were_late_for_lack_of_a_larger_budget_widen_no_headroom(maximum: int) -> None:
+    fleet = Fleet(5, 4)
+    fleet.group()["spec"]["accelerators"].update(minimum=18, maximum=maximum)
+    fleet.traffic = replace(known(PROMPT_HEAVY), ttft_buckets=((2.5, 0.0), (math.inf, 7.5)))
+    await fleet.run(150)
+    fleet.group()["spec"]["accelerators"]["maximum"] = 40
+    fleet.traffic = replace(fleet.traffic, long=steady(15, 1420, 145).long)
+    await fleet.run(10)
+    learnt = fleet.status()["decision"]["headroomPercent"]
+    assert learnt <= 1 if maximum == 18 else learnt >= 4
 
 
 async def test_a_replica_without_devices_is_said_and_not_counted_on() -> None:

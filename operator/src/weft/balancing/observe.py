@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from weft.balancing.refusals import Refusal, Version
 from weft.balancing.replicas import Replica, kind_of, replica, revision_of, serving_in
 from weft.balancing.settings import RoleSwitchSettings
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, Reading, read
-from weft.balancing.state import Finding, Hold
+from weft.balancing.state import Finding, Hold, Split
 from weft.balancing.steps import Subject
 from weft.balancing.targets import Kinds, Target, read_target
 from weft.cluster import Cluster, Object
@@ -338,8 +339,25 @@ async def _read(
     traffic = moments.load.with_history(reading.traffic, now.boot, scrape_seconds)
     decision = picture.group.status.decision
     written = decision.headroom_percent if decision is not None else None
-    traffic = moments.record.with_record(traffic, picture.group.spec.objectives, now.boot, written)
+    may_shrink, may_grow = _may_change(picture)
+    objectives = picture.group.spec.objectives
+    traffic = moments.record.with_record(traffic, objectives, now.boot, written, may_shrink, may_grow)
     return replace(reading, traffic=traffic)
+
+
+def _may_change(picture: GroupPicture) -> tuple[bool, bool]:
+    """Whether the group could be smaller than it is decided to be, and whether it could be larger."""
+    spec, allocation = picture.group.spec, Split.read(picture.group.status.allocation)
+    if spec.accelerators.minimum is None or spec.rebalance.mode is not RebalanceMode.AUTO:
+        return False, False
+    roles = [(role.spec, allocation[name]) for name, role in picture.roles.items()]
+    held = sum(count * role.accelerators_counted for role, count in roles)
+    more = [role.accelerators_counted for role, count in roles if count < role.max_replicas]
+    waits = any(one.waits_for_hardware for one in picture.replicas)
+    return (
+        held > spec.accelerators.minimum and any(count > role.min_replicas for role, count in roles),
+        held + min(more, default=math.inf) <= spec.accelerators.maximum and not waits,
+    )
 
 
 def _owned(obj: Object, group_name: str, group_uid: str) -> bool:

@@ -36,10 +36,17 @@ class Record:
         self._headroom = 0.0
 
     def with_record(
-        self, traffic: Traffic, objectives: Objectives, at: float, written_percent: int | None = None
+        self,
+        traffic: Traffic,
+        objectives: Objectives,
+        at: float,
+        written_percent: int | None = None,
+        may_shrink: bool = True,
+        may_grow: bool = True,
     ) -> Traffic:
         """The traffic with what became of the promise until now; `at` in seconds of one clock, `written_percent` the
-        headroom that was written down last, which counts at the first call.
+        headroom that was written down last, which counts at the first call. A group that may not shrink (it is at its
+        minimum, or others say its size) learns of no room, and one that may not grow of no lack: it was not tried.
 
         Without a histogram of the first token, and with no time promised, there is nothing to learn from.
         """
@@ -60,7 +67,8 @@ class Record:
         # Per request less where fewer may be late: one bad minute of a strict promise is no reason for a larger group.
         gain = PER_HOUR / math.sqrt(0.05 * max(allowed, 0.001))
         change = gain * requests * (late - AIM * allowed) / max(hourly, 1e-9)
-        self._headroom = _bounded(self._headroom + change)
+        if may_grow if change > 0 else may_shrink:
+            self._headroom = _bounded(self._headroom + change)
         return replace(traffic, record=self._kept())
 
     def _kept(self) -> Kept:

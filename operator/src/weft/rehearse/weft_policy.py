@@ -90,7 +90,14 @@ class Weft:
         traffic = reading.traffic
         if traffic is not None:
             traffic = self._history.with_history(traffic, now, scrapes.scrape_seconds)
-            traffic = self._record.with_record(traffic, self._config.objectives, now)
+            size, case = sum(mover.target.values()), self._case
+            traffic = self._record.with_record(
+                traffic,
+                self._config.objectives,
+                now,
+                may_shrink=size > case.least_replicas,
+                may_grow=size < case.most_replicas,
+            )
         since = now - scrapes.windows.long_seconds
         engines = tuple(
             Engine(
