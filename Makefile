@@ -21,7 +21,7 @@ help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## the whole job on a local cluster, narrated; OFFSET= SEED= SPLIT= change the case, ENGINES=vllm takes real ones, ARGS=--keep stays up
+demo: ## the whole job on a local cluster, narrated; OFFSET= SEED= SPLIT= change the case, ENGINES=vllm or dynamo takes real ones, ARGS=--keep stays up
 	@$(PYTHON) hack/dev/weft_dev/preflight.py demo
 	@$(MAKE) -s $(VENV)/.complete
 	@$(IN_ROOMS) weft_playground.demo $(if $(ENGINES),--engines $(ENGINES)) $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)

@@ -1,4 +1,4 @@
-"""Makes a tiny Llama without any hub, `python model.py FOLDER`: weights are made up when it is loaded.
+"""Makes a tiny Llama without any hub, `python model.py FOLDER TOKENS`: weights are made up when it is loaded.
 
 A token is a printable character, so every token that the model says is text at once and an event of its stream.
 A token's keys and values take 512 bytes.
@@ -12,14 +12,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 LONGEST = 16384
 SPECIAL = ("<s>", "</s>", "<unk>")
-VOCABULARY = 128
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, vocabulary_size: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # The byte-level alphabet writes a space as U+0120.
     tokens = [*SPECIAL, *map(chr, range(33, 127)), "\u0120"]
-    tokens += [f"w{number}" for number in range(len(tokens), VOCABULARY)]
+    tokens += [f"w{number}" for number in range(len(tokens), vocabulary_size)]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -45,7 +44,7 @@ def main(folder: Path) -> None:
             "num_attention_heads": 2,
             "num_key_value_heads": 2,
             "head_dim": 32,
-            "vocab_size": VOCABULARY,
+            "vocab_size": vocabulary_size,
             "max_position_embeddings": LONGEST,
             "rms_norm_eps": 1e-5,
             "rope_theta": 10000.0,
@@ -60,4 +59,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

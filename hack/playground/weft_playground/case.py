@@ -11,7 +11,7 @@ PAUSED = "demo-paused"
 MODES = {AUTO: "Auto", PAUSED: "Paused"}
 """Of each group, by its namespace."""
 ACCELERATORS_PER_REPLICA = 2
-REPLICAS = {"playground": 10, "vllm": 6}
+REPLICAS = {"playground": 10, "vllm": 6, "dynamo": 6}
 """By engines: as many real ones as two cores can step in time. The load is thinned as much."""
 ENGINES = tuple(REPLICAS)
 NODE_COUNT = 26
@@ -20,7 +20,7 @@ NODE_COUNT = 26
 FIRST = Stretch(start_minute=55, seconds=40, second_copy_minute=48, second_copy_permille=1000)
 SECOND = Stretch(start_minute=27, seconds=110)
 DEFAULT_SEED = 4
-SEEDS = {"playground": DEFAULT_SEED, "vllm": 8}
+SEEDS = {"playground": DEFAULT_SEED, "vllm": 8, "dynamo": 8}
 """By engines: hardware with which either stretch has a good split, and not the same one."""
 
 

@@ -8,14 +8,11 @@ old work would cost the new is not charged, which favours whoever moves).
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
-import struct
 import tempfile
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +24,8 @@ from seen import ROLES, Moves, Seen
 from weft.balancing.pace import LOOK_SECONDS, MOVING_SECONDS
 from weft.rehearse import play as rehearsal
 from weft.rehearse.world import DECODES, PREFILLS
-from weft_playground.profile import Profile, read_profile
+from weft_playground.dynamo_profile import write_profile
+from weft_playground.profile import SpeedError, read_profile
 from weft_playground.trace import Request
 
 os.environ.setdefault("DYN_LOG", "error")
@@ -49,43 +47,6 @@ class Outcome:
     replicas_moved: int
     worker_seconds: float
     log: tuple[tuple[float, int, int], ...] = ()
-
-
-def npz(folder: Path, prefill_factor: float, decode_factor: float) -> Path:
-    """The profile as the wheel reads it: numpy's file format, written by hand."""
-    profile = read_profile()
-    isl = [float(x) for x in profile.prefill.xs]
-    batches = [float(x) for x in profile.decode.xs]
-    context = [500.0, 1000.0, 2000.0, 4000.0]
-    active = sorted({b * c for b in batches for c in context})
-    arrays: dict[str, tuple[tuple[int, ...], list[float]]] = {
-        "prefill_isl": ((len(isl),), isl),
-        "prefill_ttft_ms": ((len(isl),), [profile.prefill(x) * 1000 * prefill_factor for x in isl]),
-        "decode_active_kv_tokens": ((len(active),), active),
-        "decode_context_length": ((len(context),), context),
-        "decode_itl": (
-            (len(active), len(context)),
-            [decode_ms(profile, kv / c) * decode_factor for kv in active for c in context],
-        ),
-    }
-    path = folder / f"profile-{prefill_factor:g}-{decode_factor:g}.npz"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, (shape, values) in arrays.items():
-            archive.writestr(f"{name}.npy", _npy(shape, values))
-    return path
-
-
-def decode_ms(profile: Profile, batch: float) -> float:
-    return profile.decode(min(float(profile.max_batch), max(1.0, batch))) * 1000
-
-
-def _npy(shape: tuple[int, ...], values: Sequence[float]) -> bytes:
-    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape!r}, }}"
-    header += " " * (-(len(header) + 11) % 64) + "\n"
-    out = io.BytesIO()
-    out.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode())
-    out.write(struct.pack(f"<{len(values)}d", *values))
-    return out.getvalue()
 
 
 class Callback:
@@ -282,5 +243,5 @@ def engine(folder: Path, stage: str) -> Any:
         max_num_batched_tokens=constants.AGGREGATED_CHUNK_TOKENS if stage == "aggregated" else 65_536,
         enable_prefix_caching=False,
         startup_time=constants.FLIP_SECONDS,
-        planner_profile_data=str(npz(folder, 1.0, 1.0)),
+        planner_profile_data=str(write_profile(folder, SpeedError())),
     )

@@ -12,11 +12,12 @@ from typing import Any
 
 import constants
 from cases import Case
-from referee import Decide, decode_ms
+from referee import Decide
 from seen import ROLES, Seen
 
 from weft.rehearse.opponents import DynamoSettings
 from weft.rehearse.world import DECODES, PREFILLS
+from weft_playground.dynamo_profile import decode_ms
 from weft_playground.profile import read_profile
 
 

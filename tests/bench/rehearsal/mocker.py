@@ -111,6 +111,9 @@ def replayed(
     import referee
     from dynamo._core import MockEngineArgs, run_mocker_trace_replay
 
+    from weft_playground.dynamo_profile import write_profile
+    from weft_playground.profile import SpeedError
+
     trace, report = folder / "trace.jsonl", folder / "report.jsonl"
     block = referee.TRACE_BLOCK
     with trace.open("w") as file:
@@ -126,7 +129,7 @@ def replayed(
     common: dict[str, Any] = {
         "block_size": referee.BLOCK,
         "num_gpu_blocks": capacity // referee.BLOCK,
-        "planner_profile_data": str(referee.npz(folder, 1.0, 1.0)),
+        "planner_profile_data": str(write_profile(folder, SpeedError())),
         "enable_prefix_caching": False,
     }
     run_mocker_trace_replay(

@@ -55,6 +55,12 @@ def test_a_new_pod_of_the_same_name_is_no_flip() -> None:
     assert seen.stage_changes == []
 
 
+def test_a_replica_whose_pod_is_being_made_again_exists_and_does_not_serve() -> None:
+    seen = facts()
+    seen.see_pods(5.0, [pod("g-0", "prefill")])
+    assert str(seen.census) == "1:0 +1"
+
+
 def test_accelerator_seconds_are_held_over_time() -> None:
     seen = facts()
     seen.see_pods(10.0, [pod("g-0", "prefill"), pod("g-1", "decode", ready=False)])

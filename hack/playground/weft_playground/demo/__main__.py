@@ -21,13 +21,14 @@ from weft_dev.containers import ContainerError
 from weft_dev.processes import ProcessError
 from weft_dev.tools import ToolError
 from weft_playground.case import ENGINES, SEEDS, Case, Split
+from weft_playground.demo.dynamo_world import DynamoWorld
 from weft_playground.demo.kind_world import KindWorld
 from weft_playground.demo.narrator import Narrator
 from weft_playground.demo.report import EXIT_FAILED, EXIT_OK, EXIT_TOO_SLOW
 from weft_playground.demo.story import Story, StoryError
 from weft_playground.demo.vllm_world import VLLMWorld
 from weft_playground.demo.world import LoopbackWorld
-from weft_playground.vllm_install import InstallError
+from weft_playground.installation import InstallError
 
 INTERRUPTED = 130
 WORDS = {EXIT_OK: "OK", EXIT_FAILED: "FAILED", EXIT_TOO_SLOW: "NO VERDICT"}
@@ -44,7 +45,10 @@ def main() -> int:
     )
     parser.add_argument("--kind", action="store_true", help="in a kind cluster, in pods")
     parser.add_argument(
-        "--engines", choices=ENGINES, default=ENGINES[0], help="vllm: six real ones, 5.9 GB once"
+        "--engines",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="vllm: six real ones, 5.9 GB once; dynamo: NVIDIA Dynamo with its engine simulator, 0.7 GB once",
     )
     parser.add_argument("--keep", action="store_true", help="stay up at the end")
     parser.add_argument("--ui", action="store_true", help="serve the page of `weft ui` while it runs")
@@ -55,7 +59,7 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     if arguments.kind and arguments.engines != ENGINES[0]:
-        parser.error("real engines run on loopback only: their image would be 6 GB")
+        parser.error("--engines is for loopback: there is no image of these")
     seed = SEEDS[arguments.engines] if arguments.seed is None else arguments.seed
     case = Case(arguments.offset, seed, split, arguments.engines)
     world = KindWorld(case, arguments.logs) if arguments.kind else _loopback(case, arguments.logs)
@@ -67,8 +71,9 @@ def main() -> int:
 
 
 def _loopback(case: Case, logs: Path | None) -> LoopbackWorld:
-    if case.engines == "vllm":
-        return VLLMWorld(case, tools.provide((*tools.DEMO_TOOLS, "kubectl")), logs)
+    real = {"vllm": VLLMWorld, "dynamo": DynamoWorld}.get(case.engines)
+    if real is not None:
+        return real(case, tools.provide((*tools.DEMO_TOOLS, "kubectl")), logs)
     return LoopbackWorld(case, tools.provide(tools.DEMO_TOOLS), logs)
 
 

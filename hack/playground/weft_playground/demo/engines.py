@@ -59,11 +59,16 @@ class Engines:
 
 def served_model(pod: Object) -> str:
     """The model's name, from the container's `--model=` argument as vLLM takes it."""
+    return argument(pod, "--model") or "model"
+
+
+def argument(pod: Object, name: str) -> str:
+    """The value of an argument of the pod's containers; empty where none has it."""
     for container in pod["spec"]["containers"]:
-        for argument in (*container.get("command", ()), *container.get("args", ())):
-            if str(argument).startswith("--model="):
-                return str(argument).partition("=")[2]
-    return "model"
+        for text in (*container.get("command", ()), *container.get("args", ())):
+            if str(text).startswith(f"{name}="):
+                return str(text).partition("=")[2]
+    return ""
 
 
 async def serve(kubeconfig: Path, nodes: Sequence[str], seed: int) -> None:

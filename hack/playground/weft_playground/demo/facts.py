@@ -59,7 +59,7 @@ class GroupFacts:
     def census(self) -> Census:
         serving = [stage_of(pod) for pod in self.pods.values() if is_serving(pod)]
         prefill, decode = serving.count(PREFILL), serving.count(DECODE)
-        return Census(prefill, decode, len(self.pods) - prefill - decode)
+        return Census(prefill, decode, self._replicas - prefill - decode)
 
     def accelerator_seconds(self, start: float, end: float) -> float:
         """Accelerators held by existing replicas, integrated over time."""
@@ -78,6 +78,11 @@ class GroupFacts:
             since = (since if since is not None else at) if here else None
         return None if since is None else max(since, after)
 
+    @property
+    def _replicas(self) -> int:
+        """Also one whose pod is between two lives."""
+        return len(self.pods.keys() | self.nodes.keys())
+
     def _see_stage(self, now: float, name: str, pod: Object) -> None:
         known = self.pods.get(name)
         if known is None or known["metadata"]["uid"] != pod["metadata"]["uid"]:
@@ -87,8 +92,7 @@ class GroupFacts:
             self.stage_changes.append((now, name, before, after))
 
     def _count(self, now: float) -> None:
-        replicas = len(self.pods.keys() | self.nodes.keys())
-        count = replicas * ACCELERATORS_PER_REPLICA
+        count = self._replicas * ACCELERATORS_PER_REPLICA
         self.most_accelerators = max(self.most_accelerators, count)
         if not self.accelerators or self.accelerators[-1][1] != count:
             self.accelerators.append((now, count))

@@ -32,7 +32,7 @@ class LoadRun:
 
     def start(self, model_name: str, fronts: Mapping[str, str]) -> float:
         """Begin; `fronts` has a URL by group. Returns the schedule's zero in monotonic time. Raises ProcessError."""
-        zero, lag = self.processes.directory / "load.zero", self.processes.directory / "load.lag"
+        zero, lag = self._zero, self.processes.directory / "load.lag"
         command = [
             *(sys.executable, "-m", "weft_playground.load", f"--model={model_name}"),
             *(
@@ -51,7 +51,15 @@ class LoadRun:
             if time.monotonic() > deadline:
                 raise ProcessError(f"the load has not begun within {START_SECONDS:.0f} s")
             time.sleep(0.05)
-        return float(zero.read_text())
+        return self.zero()
+
+    def zero(self) -> float:
+        """The schedule's zero in monotonic time, once the load has begun."""
+        return float(self._zero.read_text())
+
+    @property
+    def _zero(self) -> Path:
+        return self.processes.directory / "load.zero"
 
     def ended(self) -> bool:
         """Whether every answer is in. Raises ProcessError when the load ended badly."""

@@ -18,6 +18,8 @@ from weft_playground.demo.rehearsal import Objectives
 EXAMPLES = ROOT / "docs" / "examples"
 # The group comes last, so that its first decision knows all its roles.
 GROUP_KINDS = ("EngineProfile", "InferenceRole", "InferenceGroup")
+RESTART_GRACE_SECONDS = 30
+"""For what a front end sent before it heard that a pod ends."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,19 @@ class Examples:
         """The same with another preset of metrics."""
         changed = copy.deepcopy(self)
         only(changed.group, "InferenceGroup")["spec"]["metrics"]["preset"] = preset
+        return changed
+
+    def with_restarts(self, argument: str) -> Examples:
+        """The same with engines that serve one stage, which `argument` names, and change it by a restart."""
+        changed = copy.deepcopy(self)
+        group = only(changed.group, "InferenceGroup")["spec"]
+        group["rebalance"]["flip"] = "Restart"
+        template = group.pop("template")
+        template["spec"]["terminationGracePeriodSeconds"] = RESTART_GRACE_SECONDS
+        for each in changed.group:
+            if each["kind"] == "InferenceRole":
+                own = each["spec"]["template"] = copy.deepcopy(template)
+                own["spec"]["containers"][0]["args"].append(f"{argument}={each['spec']['stage'].lower()}")
         return changed
 
     def with_engine_argument(self, argument: str) -> Examples:

@@ -113,8 +113,8 @@ def key(item: Object) -> tuple[str, str]:
 def _step_text(transfer: Object) -> str:
     steps = {
         "Draining": "out of the router, finishes what it has",
-        "Switching": "drained, its labels change",
-        "Verifying": f"labelled {transfer['to']}, has to be seen serving it",
+        "Switching": "drained, changes its stage",
+        "Verifying": f"is {transfer['to']} now, has to be seen serving it",
         "RollingBack": f"goes back to {transfer['from']}",
     }
     return f"{transfer['from']} -> {transfer['to']}: {steps.get(transfer['step'], transfer['step'])}"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 
@@ -59,6 +59,7 @@ class LoopbackWorld:
     examples: Examples = field(default_factory=with_logical_nodes)
     namespaces = tuple(MODES)
     replicas_text = "each on a logical node of 2 GPUs"
+    routers: ClassVar[tuple[str, ...]] = ("router",)
     stopped_text = "every process has ended"
     _starting: threading.Lock = field(default_factory=threading.Lock)
 
@@ -244,7 +245,7 @@ class LoopbackWorld:
 
     def check(self) -> None:
         """Raise ProcessError when a server has ended by itself."""
-        self.processes.check(*MANAGERS, "engines", "router", "operator")
+        self.processes.check(*MANAGERS, "engines", *self.routers, "operator")
 
     def lags(self) -> list[Lag]:
         """How late everything ran so far. Needs the replicas and the ended load."""
