@@ -1,4 +1,4 @@
-"""A flip by restart on a real API server and a fabric manager: the pod is replaced, its devices stay attached."""
+"""Moves on a real API server and a fabric manager: by a restart, by other hardware, by a roll, to zero and back."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from weft_dev import PYTHONPATH
 from weft_dev.controlplane import ControlPlane
 
 Object = dict[str, Any]
+RATES = ("requests", "prompts", "prompt_tokens", "answers", "answer_tokens")
 
 
 @pytest.fixture
@@ -51,7 +52,9 @@ def start_kubelet(world: World) -> None:
     world.processes.start("kubelet", (*kubelet, f"--nodes={nodes}"), environment=environment)
 
 
-def test_a_restart_gives_the_pod_the_other_roles_arguments_and_detaches_nothing(world: World) -> None:
+def test_a_restart_and_a_roll_give_pods_other_arguments_and_one_that_cannot_run_stops_the_roll(
+    world: World,
+) -> None:
     world.create(heartbeats=False)
     start_kubelet(world)
     with idle_group.idle_engines(world.kube, world.namespace) as settings:
@@ -92,14 +95,54 @@ def test_a_restart_gives_the_pod_the_other_roles_arguments_and_detaches_nothing(
             assert labels["example.com/serves"] == labels["weft.dev/role"] == labels["weft.dev/stage"]
             args = pod["spec"]["containers"][0]["args"]
             assert args == [f"--disaggregation-mode={labels['weft.dev/role']}"]
+
+        def roll(image: str, **more: Any) -> None:
+            new = template("prefill")
+            new["spec"] |= more
+            new["spec"]["containers"][0]["image"] = image
+            # All of it: what a patch leaves out stays.
+            new["spec"].setdefault("nodeSelector", None)
+            world.kube.patch(INFERENCE_ROLES, "prefill", {"spec": {"template": new}}, world.namespace)
+
+        def images() -> list[str]:
+            return sorted(
+                pod["spec"]["containers"][0]["image"]
+                for pod in world.kube.list(PODS, world.namespace)
+                if pod["metadata"]["labels"]["weft.dev/role"] == "prefill"
+            )
+
+        roll("dynamo:2", nodeSelector={"example.com/none": "there"})
+        eventually(lambda: balanced(world)[0] == "WaitingForHardware", 30, what="it says what keeps it")
+        assert images() == ["dynamo:1", "dynamo:2"], "it goes no further"
+        stuck = next(
+            pod["metadata"]["name"]
+            for pod in world.kube.list(PODS, world.namespace)
+            if pod["spec"]["containers"][0]["image"] == "dynamo:2"
+        )
+        assert stuck in balanced(world)[1]
+        assert split(world.kube, world.namespace) == {"prefill": 1, "decode": 1}
+        roll("dynamo:3")
+        eventually(lambda: images() == ["dynamo:3"] * 2, 40, what="the corrected one rolls")
+        eventually(lambda: balanced(world)[0] == "AsDecided", 30, what="it is as decided")
+        assert split(world.kube, world.namespace) == {"prefill": 2, "decode": 1}
         world.kube.delete(INFERENCE_GROUPS, GROUP, world.namespace)
         eventually(lambda: not world.attached(), 60, what="all is released")
 
 
-def test_devices_go_from_host_to_host_where_the_hardware_under_a_role_changes(world: World) -> None:
+def balanced(world: World) -> tuple[str, str]:
+    group = world.kube.get(INFERENCE_GROUPS, GROUP, world.namespace) or {}
+    found = next(one for one in group["status"]["conditions"] if one["type"] == "Balanced")
+    return found["reason"], found["message"]
+
+
+def test_devices_go_from_host_to_host_where_the_hardware_under_a_role_changes_and_back_while_nobody_asks(
+    world: World,
+) -> None:
     world.create(heartbeats=False)
     start_kubelet(world)
-    with idle_group.idle_engines(world.kube, world.namespace) as settings:
+    front_end: dict[str, float] = {"age": 0, "jobs": 1, "past_windows": 100, "requests_past": 0, "queued": 0}
+    front_end |= {f"{signal}_{window}": 0 for signal in RATES for window in ("short", "long")}
+    with idle_group.idle_engines(world.kube, world.namespace, front_end) as settings:
         create_group(world.kube, world.namespace)
         # There is room for a fourth in the budget, and no fourth GPU.
         change = {"spec": {"accelerators": {"maximum": 4}, "rebalance": {"flip": "Recompose"}}}
@@ -125,6 +168,21 @@ def test_devices_go_from_host_to_host_where_the_hardware_under_a_role_changes(wo
         report = journal.check(world.journal.read_text().splitlines())
         assert report.double_attached == ()
         assert (report.attaches, report.detaches) == (6, 2), "one GPU went and came, one memory went"
+
+        for role in ("prefill", "decode"):
+            world.kube.patch(INFERENCE_ROLES, role, {"spec": {"minReplicas": 0}}, world.namespace)
+        change = {
+            "spec": {"accelerators": {"minimum": 0}, "rebalance": {"mode": "Auto", "cooldownSeconds": 0}}
+        }
+        world.kube.patch(INFERENCE_GROUPS, GROUP, change, world.namespace)
+        eventually(lambda: not world.attached(), 40, what="nobody asks: all is given back")
+        assert world.kube.list(PODS, world.namespace) == []
+        front_end["queued"] = 1
+        eventually(
+            lambda: split(world.kube, world.namespace) == {"prefill": 1, "decode": 1}, 40, what="it wakes"
+        )
+        group = world.kube.get(INFERENCE_GROUPS, GROUP, world.namespace) or {}
+        assert group["status"]["decision"]["reason"].startswith("grows from zero to decode 1, prefill 1")
         world.kube.delete(INFERENCE_GROUPS, GROUP, world.namespace)
         eventually(lambda: not world.attached(), 60, what="all is released")
 
