@@ -37,6 +37,7 @@ async def test_a_group_that_nobody_asks_gives_all_its_hardware_back_and_wakes_wh
     assert fleet.condition("Ready") == ("False", "ScaledToZero")
     assert fleet.condition("Balanced") == ("True", "AsDecided")
     assert fleet.condition("AbleToScaleToZero") == ("True", "FrontEndQueues")
+    assert fleet.condition("MetricsFresh") == ("Unknown", "ScaledToZero"), "no reason for an alert"
     assert fleet.status()["decision"]["reason"].startswith("shrinks by 1 decode, 1 prefill: no request came")
     await fleet.run(300)
     assert fleet.pods() == [], "it sleeps on"
@@ -137,3 +138,14 @@ async def test_paused_keeps_to_zero_replicas_where_the_roles_ask_for_none() -> N
     await fleet.run(10)
     assert fleet.pods() == []
     assert fleet.condition("Ready") == ("False", "ScaledToZero")
+
+
+async def test_an_operator_that_is_killed_at_any_write_takes_the_last_replicas_and_brings_them_back() -> None:
+    fleet = await idle(queued=None)
+    fleet.cluster.after_write = fleet.restart
+    fleet.changed_values[QUEUED] = 0.0
+    await fleet.run(60)
+    assert fleet.pods() == fleet.cluster.list(LOGICAL_NODES, NAMESPACE) == []
+    fleet.changed_values[QUEUED] = 1.0
+    await fleet.run(10)
+    assert fleet.serving() == AWAKE

@@ -41,8 +41,7 @@ def ready(picture: GroupPicture, refusals: Mapping[Subject, Refusal]) -> Finding
         refused = refusals.get(Subject("role", name))
         if refused is not None and not picture.serving(name):
             return Finding(False, refused.finding.reason, f"role {name}: {refused.finding.message}")
-    allocation = Split.read(picture.group.status.allocation)
-    if allocation and not allocation.total:
+    if asleep(picture):
         text = "no role is to have replicas: in Auto they are made when a request waits at the front end"
         return Finding(False, "ScaledToZero", text)
     has = {role.spec.stage for role in picture.roles.values()}
@@ -78,8 +77,9 @@ def too_many_roles(names: Collection[str]) -> Finding | None:
     return Finding(False, "TooManyRoles", text)
 
 
-def metrics_fresh(reading: Reading, windows: Windows) -> Finding:
-    """MetricsFresh: what is read is recent and whole. Also what rare scrapes cost."""
+def metrics_fresh(reading: Reading, windows: Windows, asleep: bool = False) -> Finding:
+    """MetricsFresh: what is read is recent and whole. Also what rare scrapes cost. `asleep`: no role is to have any
+    replica."""
     if reading.hold is None:
         text = "the metrics of all serving replicas and of the front end are recent"
         if windows.scrape_seconds > SCRAPE_SECONDS_MOST:
@@ -97,6 +97,10 @@ def metrics_fresh(reading: Reading, windows: Windows) -> Finding:
                 f"left out: {some} ({why.reason}: {why.message}); the others speak for them",
             )
         return Finding(True, "Fresh", text)
+    if reading.hold.reason == "NoReplicas" and asleep:
+        return Finding(
+            None, "ScaledToZero", "there are no replicas: only what waits at the front end is read"
+        )
     return Finding(False, reading.hold.reason, f"{reading.hold.message}; the split holds meanwhile")
 
 
@@ -131,6 +135,12 @@ def removing(replicas: Sequence[Replica], reading: Reading) -> Finding:
     if not reading.loads.keys() >= set(left):
         text += "; without recent metrics a replica stays until its drain times out"
     return Finding(False, "Removing", text)
+
+
+def asleep(picture: GroupPicture) -> bool:
+    """Whether no role is to have any replica."""
+    allocation = Split.read(picture.group.status.allocation)
+    return bool(allocation) and not allocation.total
 
 
 def able_to_scale_to_zero(picture: GroupPicture) -> Finding | None:

@@ -51,7 +51,9 @@ def group_status(
         findings = {
             "Ready": conditions.ready(picture, refusals),
             "ObjectivesMet": conditions.objectives_met(group, picture.reading),
-            "MetricsFresh": conditions.metrics_fresh(picture.reading, picture.windows),
+            "MetricsFresh": conditions.metrics_fresh(
+                picture.reading, picture.windows, conditions.asleep(picture)
+            ),
             "DemandEstimated": conditions.demand_estimated(picture.reading),
             "Balanced": balanced(decision, refusals),
         }

@@ -70,6 +70,9 @@ CONDITIONS = (
                 "Mend what the message says of them.",
             ),
             Reason(
+                "Unknown", "ScaledToZero", "There are no replicas: only what waits at the front end is read."
+            ),
+            Reason(
                 "False",
                 "NoReplicas",
                 "No replica has served for several scrapes yet.",
