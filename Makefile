@@ -111,9 +111,13 @@ bench-size: $(VENV)/.complete ## whole days with a free size against the best fi
 	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/days.py $(ARGS)
 
 .PHONY: check-engine-model
-check-engine-model: $(VENV)/.complete ## the rehearsal's engines against dynamo.mocker and against measured hardware
+check-engine-model: $(VENV)/.complete ## the rehearsal's and the playground's engines against dynamo.mocker, and measured hardware; ENGINES=vllm, dynamo, playground: against those, running
+ifeq ($(ENGINES),)
 	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/mocker.py
 	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/measured.py
+else
+	@$(IN_ROOMS) weft_playground.demo --compare --engines $(ENGINES) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
+endif
 
 .PHONY: tune-opponents
 tune-opponents: $(VENV)/.complete ## twelve settings for each policy other than Weft, on stretches that nothing is reported on

@@ -1,9 +1,10 @@
-"""The engine model against dynamo.mocker (ai-dynamo-runtime's own replay) on the same 500 requests.
+"""The engine models of `weft rehearse` and of the playground against dynamo.mocker on the same 500 requests.
 
-`make check-engine-model` prints p50 and p90 of TTFT and ITL of both for stretches of the Azure trace on several
-splits, then what share of requests each static split of the referee's cases meets in both (`CASES=` some of them by
-name, `SEED=`). Ends with status 1 where a p50 is more than 15 % or a share more than 5 points off. Fetches the wheel as
-`make bench-balancing` does, and skips where it cannot.
+It is ai-dynamo-runtime's own replay. `make check-engine-model` prints p50 and p90 of TTFT and ITL of all three for
+stretches of the Azure trace on several splits, then what share of requests each static split of the referee's cases
+meets in `weft rehearse` and in the replay (`CASES=` some of them by name, `SEED=`). Ends with status 1 where a p50
+is more than 15 % or a share more than 5 points off. Fetches the wheel as `make bench-balancing` does, and skips where
+it cannot.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def compare() -> int:
     from weft.rehearse.engine import Speeds
     from weft.rehearse.trace import Trace
     from weft.rehearse.world import DECODES, PREFILLS, World
-    from weft_playground.trace import read_trace
+    from weft_playground.demo.rehearsal import simulate
+    from weft_playground.profile import read_profile
+    from weft_playground.trace import Request, read_trace
 
     profile = stretches.weft_profile()
     worst = 0.0
@@ -69,10 +72,19 @@ def compare() -> int:
             theirs = replayed(
                 Path(folder), rows, prefill, decode, profile.max_batch, profile.kv_capacity_tokens
             )
-        for who, figures in (("weft", own), ("mocker", theirs)):
+        played = simulate([Request(*row) for row in rows], read_profile(), prefill, decode)
+        playground = [
+            quantile(values, q)
+            for values in (
+                [one.time_to_first_token for one in played],
+                [one.inter_token for one in played],
+            )
+            for q in (0.5, 0.9)
+        ]
+        for who, figures in (("weft", own), ("playground", playground), ("mocker", theirs)):
             texts = " | ".join(f"{each * 1000:,.0f} ms" for each in figures)
             print(f"| {prefill}:{decode} | {start:,.0f} s | {who} | {texts} |", flush=True)
-        worst = max(worst, *(abs(own[i] / theirs[i] - 1) for i in (0, 2)))
+        worst = max(worst, *(abs(one[i] / theirs[i] - 1) for one in (own, playground) for i in (0, 2)))
     print(f"\nlargest difference of a p50: {worst * 100:.1f} %\n")
     points = compare_shares(os.environ.get("CASES") or "scarce,recorded", int(os.environ.get("SEED") or 101))
     print(f"\nlargest difference of a share: {points:.1f} points\n")

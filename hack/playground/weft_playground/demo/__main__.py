@@ -20,7 +20,8 @@ from weft_dev.commands import CommandError
 from weft_dev.containers import ContainerError
 from weft_dev.processes import ProcessError
 from weft_dev.tools import ToolError
-from weft_playground.case import ENGINES, SEEDS, Case, Split
+from weft_playground.case import ENGINES, PAUSED, SEEDS, Case, Split
+from weft_playground.demo.comparison import Comparison
 from weft_playground.demo.dynamo_world import DynamoWorld
 from weft_playground.demo.kind_world import KindWorld
 from weft_playground.demo.narrator import Narrator
@@ -50,6 +51,9 @@ def main() -> int:
         default=ENGINES[0],
         help="vllm: six real ones, 5.9 GB once; dynamo: NVIDIA Dynamo with its engine simulator, 0.7 GB once",
     )
+    parser.add_argument(
+        "--compare", action="store_true", help="hold the engine model to these engines on a split that stays"
+    )
     parser.add_argument("--keep", action="store_true", help="stay up at the end")
     parser.add_argument("--ui", action="store_true", help="serve the page of `weft ui` while it runs")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="copy all logs there at the end")
@@ -63,8 +67,11 @@ def main() -> int:
     seed = SEEDS[arguments.engines] if arguments.seed is None else arguments.seed
     case = Case(arguments.offset, seed, split, arguments.engines)
     world = KindWorld(case, arguments.logs) if arguments.kind else _loopback(case, arguments.logs)
+    kind = Story
+    if arguments.compare:
+        kind, world.namespaces = Comparison, (PAUSED,)
     try:
-        return asyncio.run(_run(case, world, keep=arguments.keep, ui=arguments.ui))
+        return asyncio.run(_run(kind(case, world, Narrator(), keep=arguments.keep, ui=arguments.ui), world))
     except asyncio.CancelledError:
         print(f"\nstopped: {world.stopped_text}", file=sys.stderr)
         return INTERRUPTED
@@ -77,16 +84,16 @@ def _loopback(case: Case, logs: Path | None) -> LoopbackWorld:
     return LoopbackWorld(case, tools.provide(tools.DEMO_TOOLS), logs)
 
 
-async def _run(case: Case, world: LoopbackWorld | KindWorld, *, keep: bool, ui: bool) -> int:
+async def _run(story: Story, world: LoopbackWorld | KindWorld) -> int:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         # Also where a shell has SIGINT ignored, as it does for what it starts in the background.
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    narrator = Narrator()
+    narrator = story.narrator
     with world:
         try:
-            verdict = await Story(case, world, narrator, keep=keep, ui=ui).run()
+            verdict = await story.run()
         # OSError and the API's errors: a server that stopped answering, in a cluster that nothing here watches.
         except (
             *(StoryError, ProcessError, CommandError, ContainerError, ToolError, InstallError),

@@ -30,7 +30,6 @@ class DynamoWorld(RealWorld):
     nodes_module = "weft_playground.demo.dynamo_engines"
     namespaces = tuple(MODES)
     replicas_text = "each a Dynamo worker on a logical node of 2 GPUs"
-    routers = ("broker", *(f"frontend-{namespace}" for namespace in MODES))
 
     shared: dict[str, str] = field(init=False)
     """The environment of all of Dynamo's processes."""
@@ -54,6 +53,7 @@ class DynamoWorld(RealWorld):
         """A frontend per group, each in the name of a pod: that is who it is for Dynamo's discovery."""
         assert self.plane is not None
         api = self.plane.client()
+        self.routers = ("broker", *(f"frontend-{namespace}" for namespace in self.namespaces))
         for namespace, port in zip(self.namespaces, free_ports(len(self.namespaces)), strict=True):
             pod = api.apply(PODS, frontend_pod(namespace))
             self.processes.start(

@@ -29,7 +29,8 @@ async def keep_endpoints(api: AsyncKube, namespaces: Sequence[str], labels: Mapp
 
 
 async def _keep(api: AsyncKube, namespace: str, labels: Mapping[str, str]) -> None:
-    written: Object = {}
+    # Its namespace may not be there yet.
+    written = endpoint_slice(namespace, labels, ())
     async for pods in api.follow(PODS, namespace, labels=LABEL_GROUP):
         wanted = endpoint_slice(namespace, labels, pods.values())
         while wanted != written:

@@ -39,7 +39,7 @@ class VLLMWorld(RealWorld):
                 *("--vllm-pd-disaggregation", "--policy=power_of_two", "--kv-connector=nixl"),
                 *(
                     "--service-discovery",
-                    f"--service-discovery-namespace={AUTO}",
+                    f"--service-discovery-namespace={self.namespaces[0]}",
                     "--service-discovery-port=8000",
                 ),
                 "--prefill-selector=weft.dev/stage=prefill",
@@ -47,8 +47,8 @@ class VLLMWorld(RealWorld):
             ],
             environment={**server_environment(), "KUBECONFIG": str(self._start_proxy())},
         )
-        self.fronts = {AUTO: f"http://127.0.0.1:{port}"}
-        self.front_metrics = {AUTO: f"127.0.0.1:{metrics}"}
+        self.fronts = {self.namespaces[0]: f"http://127.0.0.1:{port}"}
+        self.front_metrics = {self.namespaces[0]: f"127.0.0.1:{metrics}"}
         self._wait("router", lambda: answers(f"http://127.0.0.1:{metrics}/metrics"))
 
     def lags(self) -> list[Lag]:

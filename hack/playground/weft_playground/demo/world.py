@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import yaml
 
@@ -57,9 +57,10 @@ class LoopbackWorld:
     fronts: dict[str, str] = field(default_factory=dict)
     front_metrics: dict[str, str] = field(default_factory=dict)
     examples: Examples = field(default_factory=with_logical_nodes)
+    routers: tuple[str, ...] = ("router",)
+    """The processes in front of the engines."""
     namespaces = tuple(MODES)
     replicas_text = "each on a logical node of 2 GPUs"
-    routers: ClassVar[tuple[str, ...]] = ("router",)
     stopped_text = "every process has ended"
     _starting: threading.Lock = field(default_factory=threading.Lock)
 
