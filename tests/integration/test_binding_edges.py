@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.world import World, condition, eventually, reason
-from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, NODES
+from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
 from weft_dev.controlplane import ControlPlane
 from weft_dev.kube import Kube
 
@@ -58,7 +58,9 @@ def test_bound_nodes_to_which_nothing_happens_cost_no_writes(world: World) -> No
     assert world.stats()["requests"]["byMethod"]["GET"] > reads, "the fabric was polled meanwhile"
 
 
-def test_a_node_that_is_deleted_and_registers_anew_is_reserved_again(world: World) -> None:
+def test_a_node_that_registers_anew_is_reserved_again_and_one_that_stays_away_is_released_if_its_owner_says_so(
+    world: World,
+) -> None:
     world.create()
     world.start_operator()
     world.logical_node("trainer")
@@ -72,6 +74,21 @@ def test_a_node_that_is_deleted_and_registers_anew_is_reserved_again(world: Worl
     assert [t["value"] for t in node["spec"]["taints"] if t["key"] == "weft.dev/logical-node"] == [
         f"{world.namespace}.trainer"
     ]
+    # Away it keeps its devices, unless its owner says for how long.
+    down = {"type": "Ready", "status": "False", "reason": "Test", "message": ""}
+    world.kube.patch(NODES, name, {"status": {"conditions": [down]}}, subresource="status")
+    eventually(lambda: reason(world.get("trainer"), "Ready") == "NodeNotReady", what="NodeNotReady")
+    before = world.attached()
+    patient = {"spec": {"releaseAfterNotReadySeconds": 3600}}
+    world.kube.patch(LOGICAL_NODES, "trainer", patient, world.namespace)
+    time.sleep(1.0)
+    assert world.attached() == before
+    world.kube.patch(LOGICAL_NODES, "trainer", {"spec": {"releaseAfterNotReadySeconds": 1}}, world.namespace)
+    eventually(
+        lambda: world.is_bound("trainer") and world.get("trainer")["status"]["nodeName"] != name,  # type: ignore[index]
+        what="trainer is Bound elsewhere",
+    )
+    assert len(world.attached()) == len(before)
 
 
 def test_a_rack_with_one_free_host_binds_after_a_device_failed_there(world: World) -> None:

@@ -11,7 +11,7 @@ import pytest
 from support import idle_group
 from support.idle_group import GROUP, create_group, split
 from support.world import World, eventually, reason
-from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from weft.api.resources import FABRICS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.emulator import journal
 from weft_dev import PYTHONPATH
 from weft_dev.controlplane import ControlPlane
@@ -125,6 +125,25 @@ def test_a_restart_and_a_roll_give_pods_other_arguments_and_one_that_cannot_run_
         eventually(lambda: images() == ["dynamo:3"] * 2, 40, what="the corrected one rolls")
         eventually(lambda: balanced(world)[0] == "AsDecided", 30, what="it is as decided")
         assert split(world.kube, world.namespace) == {"prefill": 2, "decode": 1}
+
+        # The only one that decodes leaves its host for maintenance when another one serves, and not before.
+        world.kube.patch(INFERENCE_ROLES, "prefill", {"spec": {"replicas": 1}}, world.namespace)
+        eventually(lambda: len(world.attached()) == len(world.claims()) == 2, 60, what="two are left")
+        hosts = {
+            node["metadata"]["name"]: node["status"]["host"]
+            for node in world.kube.list(LOGICAL_NODES, world.namespace)
+        }
+        (host,) = (
+            hosts[pod["metadata"]["name"]]
+            for pod in world.kube.list(PODS, world.namespace)
+            if pod["metadata"]["labels"]["weft.dev/role"] == "decode"
+        )
+        acts = len(world.acts())
+        out = {"spec": {"maintenance": {"hosts": [host], "drain": {}}}}
+        world.kube.patch(FABRICS, world.name, out)
+        eventually(lambda: host not in {at for _, at in world.attached()}, 60, what="its host is free")
+        assert [act["act"] for act in world.acts()[acts:]] == ["attach", "detach"]
+        assert split(world.kube, world.namespace) == {"prefill": 1, "decode": 1}
         world.kube.delete(INFERENCE_GROUPS, GROUP, world.namespace)
         eventually(lambda: not world.attached(), 60, what="all is released")
 
