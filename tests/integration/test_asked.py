@@ -119,6 +119,15 @@ def test_a_pause_reaches_the_operator_and_resume_takes_it_back(world: World, kub
     assert (resumed.returncode, mode()) == (0, "Manage")
     eventually(lambda: world.attached() == set() or world.is_bound("greedy"), what="trainer is released")
 
+    world.delete("greedy")
+    eventually(lambda: world.attached() == set(), what="all is released")
+    held = weft(world.plane.kubeconfig, "pause", "--taking", f"fabric/{world.name}")
+    assert held.returncode == 0, held.stderr
+    world.logical_node("later", gpus=1, memory="")
+    eventually(lambda: reason(world.get("later"), "Bound") == "Suspended", what="later is told")
+    weft(world.plane.kubeconfig, "resume", f"fabric/{world.name}")
+    eventually(lambda: reason(world.get("later"), "Bound") != "Suspended", what="the fabric gives again")
+
     create_group(kube, world.namespace)
     weft(world.plane.kubeconfig, "pause", "infg/llama", "-n", world.namespace)
     group = kube.get(INFERENCE_GROUPS, "llama", world.namespace) or {}

@@ -328,3 +328,32 @@ def test_a_plan_says_what_comes_what_it_costs_who_waits_and_why() -> None:
     assert "would ask to give way: a/low" in text
     assert "cost per hour of what would be attached at once: 2.1" in text
     assert answer.refused
+
+
+@pytest.mark.parametrize(
+    ("resource", "name"), [(FABRICS, "rack"), (LOGICAL_NODES, "trainer"), (INFERENCE_GROUPS, "llama")]
+)
+def test_what_takes_nothing_new_is_suspended_and_resume_takes_that_off(resource: Any, name: str) -> None:
+    found = made(resource, name, {"mode": "Manage"})
+    found["metadata"]["resourceVersion"] = "7"
+    ref = Ref(resource, name, "team-a" if resource.namespaced else "")
+    change = pausing(ref, found, taking=True)
+    assert change.patch == {"metadata": {"resourceVersion": "7"}, "spec": {"suspend": True}}
+    found["spec"]["suspend"] = True
+    assert pausing(ref, found, taking=True).patch is None
+    assert resuming(ref, found).patch == {"metadata": {"resourceVersion": "7"}, "spec": {"suspend": None}}
+
+
+def test_what_was_paused_both_ways_goes_back_as_a_whole() -> None:
+    found = made(FABRICS, "rack", {"mode": "Observe", "suspend": True})
+    found["metadata"] |= {"resourceVersion": "7", "annotations": {ANNOTATION_MODE: "Manage"}}
+    change = resuming(Ref(FABRICS, "rack"), found)
+    assert change.patch is not None
+    assert change.patch["spec"] == {"mode": "Manage", "suspend": None}
+    assert change.patch["metadata"]["annotations"] == {ANNOTATION_MODE: None}
+
+
+def test_a_kind_that_takes_nothing_is_not_suspended() -> None:
+    pool = made(GPU_POOLS, "h200", {})
+    with pytest.raises(AskError, match="a GPUPool takes nothing"):
+        pausing(Ref(GPU_POOLS, "h200"), pool, taking=True)

@@ -12,6 +12,7 @@ from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.maintenance import Drain
 from weft.api.meta import Model, NameRef, Resource
 from weft.api.values import ByteQuantity, Counter, DnsSubdomain, Identifier, Message, Version
+from weft.api.windows import Window
 
 # Matched against the whole URL: of what `url(...)` returns the API server knows no length, so that its estimate of the
 # cost goes beyond the limit.
@@ -210,6 +211,18 @@ class FabricSpec(Model):
         description="Hosts that are offered although devices are attached there that no DeviceAttachment stands for:"
         " whoever gets the host gets those devices, too. Absent: none.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    suspend: bool | None = Field(
+        default=None,
+        description="Gives no device of the fabric that is not claimed yet: requests wait with the reason Suspended,"
+        " and status.plan has what they would get. What is claimed is attached, releases and drains go on, unlike in"
+        " mode Observe. Set and taken off by `kubectl weft pause --taking` and `resume`.",
+    )
+    windows: Annotated[tuple[Window, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="When devices are given to logical nodes that have none yet; else they wait as with `suspend`."
+        " What a bound logical node lacks, of a device that failed too, waits for no window. Absent: at any time.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     maintenance: FabricMaintenance | None = Field(
         default=None, description="Which hosts are taken out of service. Absent: none."

@@ -13,6 +13,7 @@ from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.meta import Model, Resource
 from weft.api.pod_template import POD_TEMPLATE
 from weft.api.values import Counter, DnsSubdomain, Explained, Message, Timestamp, Version
+from weft.api.windows import Window
 
 _ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
 _BY_ROLE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["role"]}
@@ -155,6 +156,32 @@ class Rebalance(Model):
     )
 
 
+class MoveReason(enum.StrEnum):
+    """Why replicas are moved, made or removed without anybody having asked for it."""
+
+    SPLIT = "Split"
+    SIZE = "Size"
+    ROLLOUT = "Rollout"
+
+
+class MoveWindow(Window):
+    """When moves may begin, which, and how many at once."""
+
+    reasons: Annotated[tuple[MoveReason, ...], Field(max_length=3)] = Field(
+        default=(),
+        description="Moves that it is for. Split: replicas change their role. Size: their number follows the traffic."
+        " Rollout: they are made anew from a changed template or node. Absent: all of these.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    max_concurrent: int | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        description="Replicas that may be changing their role at one time while it is open; of several open windows the"
+        " largest number holds. Absent: no limit of its own.",
+    )
+
+
 class InferenceGroupSpec(Model):
     """What is promised, what may be used, and who decides."""
 
@@ -170,6 +197,18 @@ class InferenceGroupSpec(Model):
     accelerators: AcceleratorLimits = Field(description="How many accelerators the group may hold.")
     rebalance: Rebalance = Field(
         default=Rebalance(), description="How the split between the roles is changed."
+    )
+    suspend: bool | None = Field(
+        default=None,
+        description="Begins no move and adds no replica; moves under way end, and what is removed or released goes on."
+        " Set and taken off by `kubectl weft pause --taking` and `resume`.",
+    )
+    windows: Annotated[tuple[MoveWindow, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="When moves may begin: one for which there are windows begins within one of them alone, one for"
+        " which there is none at any time. What failed is replaced, and what somebody drains is moved, at any time."
+        " Absent: at any time.",
+        json_schema_extra=_ATOMIC,
     )
 
 

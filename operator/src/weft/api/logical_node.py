@@ -406,6 +406,13 @@ class LogicalNodeSpec(NodeShape):
         " Expired and does not bind again. Absent: kept until it is deleted.",
     )
 
+    suspend: bool | None = Field(
+        default=None,
+        description="Takes no devices: without any it waits with the reason Suspended and no place in the queue; bound,"
+        " it keeps what it has and gets nothing more, while what it gives back goes. Set and taken off by `kubectl"
+        " weft pause --taking` and `resume`.",
+    )
+
 
 class BoundDevice(Model):
     """One device of a logical node."""

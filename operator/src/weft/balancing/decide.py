@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from weft.api import Decision, RebalanceMode, Transfer, TransferStep
+from weft.api.inference import MoveReason
 from weft.api.names import FINALIZER
 from weft.balancing import conditions, removal
 from weft.balancing.inputs import split_inputs
@@ -19,9 +20,18 @@ from weft.balancing.replicas import Replica
 from weft.balancing.roster import Roster, plan_roster
 from weft.balancing.scaling import Scaling, plan_targets
 from weft.balancing.state import Finding, Note, Split
-from weft.balancing.steps import AddFinalizer, DropFinalizer, EnterRouter, GateReason, LeaveRouter, Step
+from weft.balancing.steps import (
+    AddFinalizer,
+    CreateNode,
+    DropFinalizer,
+    EnterRouter,
+    GateReason,
+    LeaveRouter,
+    Step,
+)
 from weft.balancing.stuck import short_of_pods, stuck
 from weft.balancing.transfers import Carried, carry_on, choose, hangs
+from weft.balancing.windows import SUSPENDED, Permit, permit, started, within
 from weft.controllers import Now
 
 
@@ -60,23 +70,29 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
     still = tuple(one.transfer for one in carried if not one.over)
     of_transfers = [step for one in carried for step in (one.check, one.step) if step is not None]
     recorded = Split.read(group.status.allocation)
+    allowed = permit(group.spec, now.wall)
     roster = Roster()
     steps: list[Step] = [*of_transfers]
     if recorded:
         forward = {one.replica: one.to for one in still if one.step is not TransferStep.ROLLING_BACK}
-        roster = plan_roster(picture, recorded, forward, now.wall)
+        roster = plan_roster(picture, recorded, forward, now.wall, allowed.held.get(MoveReason.ROLLOUT))
+        if allowed.suspended and any(isinstance(step, CreateNode) for step in roster.create):
+            kept = tuple(step for step in roster.create if not isinstance(step, CreateNode))
+            roster = replace(roster, create=kept, obstacle=SUSPENDED)
         # The end of a replica goes before what its transfer would do with it.
         steps = [step for step in of_transfers if step.replica not in roster.ending]
         steps += _follow(picture, roster, still, now)
     scaling = plan_targets(picture, recorded, creating=bool(roster.create), now=now.wall)
     steps += scaling.steps
-    plan = _split(picture, carried, recorded, bool(roster.remove), now)
-    started, obstacle = choose(plan.allocation, picture, still, now.wall)
-    transfers = (*still, *started)
+    plan = _split(picture, carried, recorded, bool(roster.remove), allowed, now)
+    chosen, obstacle = choose(plan.allocation, picture, still, now.wall)
+    begun, closed = started(allowed, chosen, len(still))
+    transfers = (*still, *begun)
     obstacles = (
         plan.obstacle,
         roster.obstacle,
         obstacle,
+        closed,
         scaling.obstacle,
         conditions.too_many_roles(picture.too_many),
         conditions.waiting_for_hardware(picture.replicas),
@@ -87,7 +103,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         steps=tuple(steps),
         plan=plan,
         transfers=transfers,
-        started=started,
+        started=begun,
         balanced=conditions.balanced(
             transfers,
             frozenset(one.replica for one in transfers if hangs(one, picture, now.wall)),
@@ -143,7 +159,7 @@ def _belongs_in(replica: Replica) -> bool:
 
 
 def _split(
-    picture: GroupPicture, carried: list[Carried], recorded: Split, removing: bool, now: Now
+    picture: GroupPicture, carried: list[Carried], recorded: Split, removing: bool, allowed: Permit, now: Now
 ) -> SplitPlan:
     """The split that holds from now on. A transfer that was rolled back takes its part of the decision with it.
 
@@ -182,6 +198,7 @@ def _split(
         plan = SplitPlan(allocation, obstacle=replace(problem, message=text))
     else:
         plan = plan_split(split_inputs(picture, allocation, decided_at, settled, moving, now.wall))
+        plan = within(allowed, plan, allocation, group.spec.rebalance.mode)
     return replace(plan, decision=back) if plan.decision is None and back is not None else plan
 
 

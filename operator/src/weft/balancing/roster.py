@@ -55,9 +55,14 @@ def effective_roles(replicas: Sequence[Replica], transfers: Mapping[str, str]) -
 
 
 def plan_roster(
-    picture: GroupPicture, allocation: Split, transfers: Mapping[str, str], now: datetime
+    picture: GroupPicture,
+    allocation: Split,
+    transfers: Mapping[str, str],
+    now: datetime,
+    no_rollout: Finding | None = None,
 ) -> Roster:
-    """What has to be created and removed. `transfers`: replica to role, of those that go forward."""
+    """What has to be created and removed. `transfers`: replica to role, of those that go forward. `no_rollout`: why
+    none is made anew from a changed template now."""
     roles, kinds, replicas = picture.roles, picture.kinds, picture.replicas
     budget_accelerators = picture.group.spec.accelerators.maximum
     effective = effective_roles(replicas, transfers)
@@ -126,8 +131,13 @@ def plan_roster(
     old: list[str] = []
     if not (remove or nodes or pods or transfers or obstacle):
         old, obstacle = _outdated(staying, effective, roles)
+        # What serves nobody may be of a template that never runs: its successor waits for no window.
+        goes_on = bool(old) and not any(one.serving for one in staying if one.name in old)
+        waits = no_rollout if (old or obstacle) and not goes_on else None
+        if waits is not None:
+            old, obstacle = [], waits
         remove += old
-        surge = _surge(staying, effective, picture, used, names) if obstacle is not None else None
+        surge = _surge(staying, effective, picture, used, names) if obstacle and not waits else None
         if isinstance(surge, CreatePod):
             pods.append(surge)
         elif surge is not None:

@@ -153,10 +153,17 @@ class Waiting:
     """Of the object, so that an outcome for another spec is known."""
     extends: str = ""
     """Operation that the node was bound with first, where the shape is what it lacks of devices; empty: it has none."""
+    suspended: bool = False
+    """Whether it takes nothing, because its spec says so."""
     may_preempt: bool = True
     """Whether its PriorityClass lets it take from lower ones where pools allow that."""
     whole: Shape | None = None
     """Where it lacks some: all that it asks for, with what its own devices have to have. None: the shape is all."""
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether a place is looked for at all."""
+        return self.not_accepted is None and not self.suspended
 
     @property
     def possible(self) -> Shape:

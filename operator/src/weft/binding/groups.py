@@ -18,7 +18,8 @@ Members = tuple[Waiting, ...]
 
 def group_of(request: Waiting) -> GroupKey:
     """Equal for two requests between which nothing but their age makes a difference."""
-    return request.namespace, request.priority, request.shape, request.whole, request.not_accepted
+    has_none = request.not_accepted, request.suspended
+    return request.namespace, request.priority, request.shape, request.whole, has_none
 
 
 class Groups:

@@ -14,6 +14,7 @@ from weft.api.pools import Maintenance, PoolKind
 from weft.api.resources import FABRICS, GPU_POOLS, LOGICAL_NODES, MEMORY_POOLS, PODS, STORAGE_POOLS
 from weft.binding.ages import BoundAges, Since
 from weft.binding.assignments import Outcome
+from weft.binding.closed import is_suspended
 from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture
 from weft.binding.keys import LogicalNodeKey
@@ -184,7 +185,10 @@ def observe(
     }
     unplaceable = ""
     if isinstance(outcome, Assignment):
-        why = (why_not_usable(cluster, each, sessions.get(each)) for each in sorted(outcome.fabrics))
+        why = (
+            why_not_usable(cluster, each, sessions.get(each)) or _why_not_given(cluster, each)
+            for each in sorted(outcome.fabrics)
+        )
         unplaceable = "; ".join(filter(None, why))
     return LogicalNodePicture(
         key=key,
@@ -199,6 +203,12 @@ def observe(
         preempted=preempted,
         unplaceable=unplaceable,
     )
+
+
+def _why_not_given(cluster: Cluster, fabric: str) -> str:
+    """Why nothing may be claimed there although calls can be made; empty: it may."""
+    raw = cluster.get(FABRICS, fabric)
+    return f"fabric {fabric} is suspended" if raw is not None and is_suspended(raw) else ""
 
 
 def _host_view(

@@ -30,6 +30,7 @@ from weft.api.resources import (
 )
 from weft.binding.asked import Waiting
 from weft.binding.assignments import Assignments, Outcome
+from weft.binding.closed import closed
 from weft.binding.grants import Grants
 from weft.binding.holders import holders
 from weft.binding.holdings import Holdings, Owner
@@ -71,10 +72,16 @@ class Snapshot:
     """Hosts to pass over, by the uid of a logical node."""
     yielding: frozenset[str] = frozenset()
     """Uids of the logical nodes that were asked to give way."""
+    at: datetime | None = None
+    """The moment for which fabrics' windows count; None: they do not."""
 
     @classmethod
     def take(
-        cls, cluster: Cluster, pictures: Mapping[str, Picture], assignments: Assignments | None = None
+        cls,
+        cluster: Cluster,
+        pictures: Mapping[str, Picture],
+        assignments: Assignments | None = None,
+        at: datetime | None = None,
     ) -> Snapshot:
         return cls(
             logical_nodes=tuple(cluster.list(LOGICAL_NODES)) if assignments else (),
@@ -91,6 +98,7 @@ class Snapshot:
             outcomes=assignments.outcomes() if assignments else (),
             avoided=assignments.avoided_hosts() if assignments else {},
             yielding=assignments.yielding if assignments else frozenset(),
+            at=at,
         )
 
     @cached_property
@@ -237,9 +245,13 @@ class Reader:
         readable: list[tuple[Object, Picture]] = []
         managed: list[tuple[Object, Picture]] = []
         observed_only: list[str] = []
+        gives_nothing = closed(snapshot.fabrics, snapshot.at)
         for raw, parsed in self._fabrics.pairs(snapshot.fabrics):
             name = parsed.metadata.name
             if parsed.spec.mode != "Manage":
+                observed_only.append(name)
+                gives_nothing.pop(name, None)
+            elif name in gives_nothing:
                 observed_only.append(name)
             picture = snapshot.pictures.get(name)
             if picture is None or parsed.metadata.deletion_timestamp is not None:
@@ -252,12 +264,13 @@ class Reader:
                 managed.append((raw, picture))
         promised_nodes = {item.host.node_name for item in snapshot.outstanding}
         hosts = self._hosting.hosts(managed, snapshot.nodes, holdings, promised_nodes)
+        hosts, busy = _giving(hosts, gives_nothing), _giving(self._hosting.busy, gives_nothing)
         own = {claims[0].spec.node_name for claims in self._growing(snapshot).values()}
         if own:
-            # Who has a host may have more there.
-            hosts += tuple(
-                replace(host, carries=True) for host in self._hosting.busy if host.node_name in own
-            )
+            # Who has a host may have more there, also of a fabric whose window is not open.
+            suspended = {name for name, each in gives_nothing.items() if each.reason == "Suspended"}
+            may_have_more = _giving(self._hosting.busy, suspended)
+            hosts += tuple(replace(host, carries=True) for host in may_have_more if host.node_name in own)
         if_managed: tuple[HostOffer, ...] = ()
         if observed_only:
             if_managed = self._if_managed.hosts(readable, snapshot.nodes, holdings, promised_nodes)
@@ -283,7 +296,8 @@ class Reader:
             quota_left(quotas, used),
             left,
             tuple(observed_only),
-            self._hosting.busy,
+            gives_nothing,
+            busy,
             held,
             self._grants(snapshot).weights,
             tuple(sorted(unread & {pool.spec.fabric_ref.name for pool in pools})),
@@ -342,6 +356,13 @@ class _FabricOffers:
             not_free if device in out else held if device in taken else free
             for device, free, held, not_free in self._offers
         ]
+
+
+def _giving(hosts: tuple[HostOffer, ...], gives_nothing: Collection[str]) -> tuple[HostOffer, ...]:
+    """The hosts at none of whose fabrics nothing is given."""
+    if not gives_nothing:
+        return hosts
+    return tuple(host for host in hosts if not any(fabric in gives_nothing for fabric, _ in host.places))
 
 
 def _readable(raw: Object) -> DeviceAttachment | None:

@@ -20,6 +20,7 @@ from weft.api.resources import (
 )
 from weft.binding.adoption import adopt
 from weft.binding.assignments import Assignments, Outcome
+from weft.binding.closed import LOOK_SECONDS, closed
 from weft.binding.fabrics import Fabrics
 from weft.binding.inputs import Inputs
 from weft.binding.inventory import Picture
@@ -83,10 +84,12 @@ class PlacementController:
         if not self._fabrics.all_looked_at():
             return RETRY_SECONDS
         pictures = self._fabrics.pictures()
-        inputs = self._depends_on(pictures)
+        fabrics = self._cluster.list(FABRICS)
+        inputs = *self._depends_on(pictures), closed(fabrics, now.wall)
+        again = LOOK_SECONDS if any(raw["spec"].get("windows") for raw in fabrics) else None
         if inputs == self._placed:
-            return None
-        snapshot = Snapshot.take(self._cluster, pictures, self._assignments)
+            return again
+        snapshot = Snapshot.take(self._cluster, pictures, self._assignments, now.wall)
         outcomes, unused, victims = await asyncio.to_thread(self._place, snapshot, now.wall)
         self._assignments.left(unused)
         self._assignments.preempt(victims)
@@ -100,7 +103,7 @@ class PlacementController:
             if raw is not None and raw["metadata"]["uid"] == waiting.uid and not _is_deleting(raw):
                 self._assignments.record(outcome)
         self._placed = inputs
-        return None
+        return again
 
     async def what_if(self, changes: Sequence[tuple[ResourceType, Object]], now: datetime) -> Answer | None:
         """What would be said of logical nodes if these objects were as given; one question at a time, beside the event
@@ -108,7 +111,7 @@ class PlacementController:
         async with self._asked:
             if not self._fabrics.all_looked_at():
                 return None
-            snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments)
+            snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments, now)
             reader, remembered = self._reader_of_what_if, self._remembered
             return await asyncio.to_thread(what_if, reader, snapshot, changes, remembered, now)
 

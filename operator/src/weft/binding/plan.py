@@ -156,6 +156,7 @@ class Remembered:
         hosts = {(host.fabric, host.host): host for host in self.stock.hosts}
         return (
             stock.observed_only == self.stock.observed_only
+            and stock.closed == self.stock.closed
             and stock.unread == self.stock.unread
             and self._has_hosts(stock)
             and _limited(stock) == _limited(self.stock)

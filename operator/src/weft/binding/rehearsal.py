@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from weft.binding.plan import Placement, Refusal, Remembered
+from weft.binding.closed import Closed
+from weft.binding.plan import Assignment, Placement, Refusal, Remembered
 from weft.binding.search import place
 from weft.binding.stock import Stock
 
@@ -41,6 +42,7 @@ class Rehearsal:
             offers=offers,
             hosts=tuple(host for host in stock.hosts_if_managed if host.node_name not in nodes),
             observed_only=(),
+            closed={},
         )
         rehearsed = place([each.waiting for each in placement.refusals], rest, self._remembered)
         self._remembered = rehearsed.remembered
@@ -55,9 +57,19 @@ class Rehearsal:
             if plan is None:
                 self._said[uid] = refusal
                 continue
-            fabrics = ", ".join(f"Fabric {name}" for name in sorted(plan.fabrics & set(stock.observed_only)))
-            text = f"{fabrics} is only observed: set spec.mode to Manage to have status.plan carried out"
-            now = replace(refusal, reason="OnlyPlanned", message=text, place="", plan=plan)
+            why = _why(plan, stock)
+            now = replace(refusal, reason=why.reason, message=why.words, place="", plan=plan)
             before = said.get(uid)
             self._said[uid] = before if before == now and before.waiting is refusal.waiting else now
         return tuple(self._said.values())
+
+
+def _why(plan: Assignment, stock: Stock) -> Closed:
+    """Why a plan is not carried out now."""
+    closed = [each for name, each in sorted(stock.closed.items()) if name in plan.fabrics]
+    words = [f"{each.words}: status.plan says what it would get" for each in closed]
+    observed = sorted(plan.fabrics & set(stock.observed_only) - stock.closed.keys())
+    if observed:
+        fabrics = ", ".join(f"Fabric {name}" for name in observed)
+        words.append(f"{fabrics} is only observed: set spec.mode to Manage to have status.plan carried out")
+    return Closed("OnlyPlanned" if observed else closed[0].reason, "; ".join(words))

@@ -128,11 +128,12 @@ def waiting(request: Request, pools: frozenset[PoolKey], avoid: frozenset[str], 
     """A logical node that has nothing, as one that waits."""
     meta = request.node.metadata
     shape = replace(request.shape, allowed_pools=pools, avoid_hosts=avoid)
-    adopt = frozenset((each.fabric, each.device) for each in request.node.spec.adopt)
+    suspended = bool(request.node.spec.suspend)
+    adopt = frozenset((each.fabric, each.device) for each in request.node.spec.adopt if not suspended)
     was_head = request.node.status.queue_place == "1"
     created = str(meta.creation_timestamp)
     known = meta.uid, meta.namespace, meta.name, created, shape, adopt, turn.priority, turn.refused, was_head
-    return Waiting(*known, generation=meta.generation, may_preempt=turn.may_preempt)
+    return Waiting(*known, generation=meta.generation, may_preempt=turn.may_preempt, suspended=suspended)
 
 
 def growing(

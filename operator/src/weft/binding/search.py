@@ -40,7 +40,7 @@ from weft.binding.stock import Holder, Offer, Stock
 from weft.binding.stranded import unused
 from weft.binding.told import Queue, tell
 from weft.binding.turns import Turns
-from weft.binding.why import DEVICE_REASONS, MOVABLE_REASONS, Words
+from weft.binding.why import DEVICE_REASONS, MOVABLE_REASONS, SUSPENDED, Words
 from weft.fabric.driver import DeviceKind
 
 MOST_ROUNDS = 3
@@ -249,11 +249,13 @@ class _Pass:
     def _why(self, request: Waiting) -> Why:
         if request.not_accepted is not None:
             return Why(*request.not_accepted, accepted=False)
+        if request.suspended:
+            return SUSPENDED
         return self._refused[self._key_of[request.uid]]
 
     def place(self, request: Waiting) -> bool:
         """Find a place, or the reason why there is none."""
-        if request.not_accepted is not None:
+        if not request.has_turn:
             return False
         key = self._key_of[request.uid] = self._key(request)
         if key in self._refused:
@@ -314,7 +316,7 @@ class _Pass:
 
     def _left(self, ordered: Ordered) -> Ordered:
         """Those that have a turn and no place."""
-        return [each for each in ordered if each.uid not in self._room.held and each.not_accepted is None]
+        return [each for each in ordered if each.uid not in self._room.held and each.has_turn]
 
     def _look_again(self, ordered: Ordered) -> None:
         """What was refused on the way may fit now that others were moved, and who lost a place is told why."""

@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from weft.api.logical_node import HostToleration
 from weft.api.maintenance import Drain
 from weft.binding.asked import same
+from weft.binding.closed import Closed
 from weft.binding.membership import POOL_KIND, PoolKey
 from weft.fabric.driver import Device, DeviceKind
 
@@ -152,6 +153,8 @@ class Stock:
     """Hosts that a namespace may still take; absent: no limit."""
     observed_only: tuple[str, ...] = ()
     """Fabrics on which Weft may not bind, because their mode is Observe."""
+    closed: Mapping[str, Closed] = field(default_factory=dict)
+    """Of the fabrics of `observed_only` those that are managed and give nothing now, and why."""
     busy_hosts: tuple[HostOffer, ...] = ()
     """Hosts that carry a logical node and are places again when it is released."""
     used: Mapping[tuple[str, DeviceKind], int] = field(default_factory=dict)

@@ -20,7 +20,13 @@ from weft.binding.stock import HostOffer, Stock, pool_words
 
 DEVICE_REASONS = ("NotEnoughDevices", "ConstraintUnmet")
 MOVABLE_REASONS = (*DEVICE_REASONS, "NoHost")
+SUSPENDED = Why(
+    "Suspended", "spec.suspend is set: it takes no devices; take it off (kubectl weft resume) to go on"
+)
 """Refusals that may end when others are moved."""
+SUSPENDED = Why(
+    "Suspended", "spec.suspend is set: it takes no devices; take it off (kubectl weft resume) to go on"
+)
 NOT_KEPT = "in pools open to this namespace and not kept for a request whose turn is earlier"
 
 
@@ -123,9 +129,10 @@ class Words:
         if closed:
             named = [f"{name} ({why})" for name, why in sorted(closed.items())]
             text += f"; Nodes that would do are closed: {', '.join(named[:3])}"
-        if self._stock.observed_only:
-            fabrics = ", ".join(f"Fabric {name}" for name in sorted(self._stock.observed_only))
+        if observed := set(self._stock.observed_only) - self._stock.closed.keys():
+            fabrics = ", ".join(f"Fabric {name}" for name in sorted(observed))
             text += f"; {fabrics} is only observed: set spec.mode to Manage to let Weft bind there"
+        text += "".join(f"; {each.words}" for _, each in sorted(self._stock.closed.items()))
         return Why("NoHost", text, in_queue=is_busy)
 
 

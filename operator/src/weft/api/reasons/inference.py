@@ -173,6 +173,20 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "Suspended",
+                "`spec.suspend` is set: no move begins and no replica is added.",
+                "Take it off when it may go on: `kubectl weft resume`.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
+                "OutsideWindow",
+                "A move waits: no window of `spec.windows` that is for it is open; the message says when one opens.",
+                "Wait for the window, or change `spec.windows`.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
                 "BudgetTooSmall",
                 "Replicas that are asked for do not fit into `accelerators.maximum`.",
                 "Do one of what the message names: fewer replicas, or a higher maximum.",

@@ -67,6 +67,20 @@ _SHORT = (
         event="Warning",
     ),
 )
+_TAKES_NOTHING = (
+    Reason(
+        "False",
+        "Suspended",
+        "`spec.suspend` of it, or of a Fabric that would have a place for it, is set.",
+        "Take it off when it may go on: `kubectl weft resume`.",
+    ),
+    Reason(
+        "False",
+        "OutsideWindow",
+        "A Fabric has a place for it, and no window of its `spec.windows` is open: the message says when one opens.",
+        "Wait for the window.",
+    ),
+)
 _NO_PLACE = (
     *_NOT_ACCEPTED,
     Reason(
@@ -76,6 +90,7 @@ _NO_PLACE = (
         "Look at the plan; it is carried out when `spec.mode` of the Fabric is Manage.",
     ),
     *_SHORT,
+    *_TAKES_NOTHING,
     Reason(
         "False",
         "CannotAdopt",
@@ -214,6 +229,7 @@ CONDITIONS = (
             ),
             *_NOT_ACCEPTED,
             *_SHORT,
+            *_TAKES_NOTHING,
             *_ON_THE_WAY,
             Reason(
                 "False",

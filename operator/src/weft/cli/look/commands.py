@@ -48,7 +48,22 @@ def parser(verb: str) -> argparse.ArgumentParser:
     )
     if verb in ("tree", "why", "pause", "resume"):
         made.add_argument(
-            "object", nargs="+", metavar="KIND/NAME", help="for example lnode/trainer or infg/llama-70b"
+            "object",
+            nargs="*" if verb in ("pause", "resume") else "+",
+            metavar="KIND/NAME",
+            help="for example lnode/trainer or infg/llama-70b",
+        )
+    if verb == "pause":
+        made.add_argument(
+            "--taking",
+            action="store_true",
+            help="only let it take nothing new: no devices, no moves; what is given back goes on",
+        )
+    if verb in ("pause", "resume"):
+        made.add_argument(
+            "--all",
+            action="store_true",
+            help="every Fabric and InferenceGroup that you may change (with -n: the namespace's groups alone)",
         )
     if verb == "report":
         made.add_argument(
@@ -93,6 +108,8 @@ def parser(verb: str) -> argparse.ArgumentParser:
 def main(verb: str, argv: Sequence[str]) -> int:
     """Ask and print; returns the exit status."""
     options = parser(verb).parse_args(argv)
+    if verb in ("pause", "resume") and bool(options.object) == options.all:
+        parser(verb).error("name an object, or --all")
     if getattr(options, "watch", False) and options.output != "text":
         parser(verb).error("--watch goes with text only")
     from weft.cli.look.reading import AskError
@@ -128,9 +145,14 @@ async def _ask(verb: str, options: argparse.Namespace) -> int:
             return await _report(asker, options.file)
         if verb == "ui":
             return await _ui(lambda: Asker(client, namespace, everywhere), options.once)
-        ref = ref_of(options.object, namespace)
         if verb in ("pause", "resume"):
-            return await _change(verb, asker, ref)
+            taking = verb == "pause" and options.taking
+            if options.all:
+                return await _change_all(
+                    verb, Asker(client, namespace, not options.namespace), taking, options.namespace
+                )
+            return await _change(verb, asker, ref_of(options.object, namespace), taking)
+        ref = ref_of(options.object, namespace)
         return await _about(verb, asker, ref, options.output)
     finally:
         await client.close()
@@ -176,7 +198,28 @@ async def _plan(client: KubeClient, namespace: str, options: argparse.Namespace)
     return WOULD_BE_REFUSED if answer.refused else ANSWERED
 
 
-async def _change(verb: str, asker: Asker, ref: Ref) -> int:
+async def _change_all(verb: str, asker: Asker, taking: bool, namespace: str) -> int:
+    """Whatever can be changed is, and what cannot is named."""
+    from weft.api.resources import FABRICS, INFERENCE_GROUPS
+    from weft.cli.look.reading import AskError, Ref
+    from weft.cluster import ClusterError
+
+    reading = await asker.read([INFERENCE_GROUPS] if namespace else [FABRICS, INFERENCE_GROUPS])
+    status = NOT_ANSWERED if reading.denied else ANSWERED
+    for resource, objects in reading.objects.items():
+        for each in objects:
+            ref = Ref(resource, each["metadata"]["name"], each["metadata"].get("namespace", ""))
+            try:
+                await _change(verb, asker, ref, taking)
+            except (AskError, ClusterError) as error:
+                status = NOT_ANSWERED
+                print(f"weft {verb}: {ref}: {error}", file=sys.stderr)
+    for plural in reading.denied:
+        print(f"weft {verb}: no right to list {plural}: left as they are", file=sys.stderr)
+    return status
+
+
+async def _change(verb: str, asker: Asker, ref: Ref, taking: bool) -> int:
     from weft.cli.look.pause import pausing, resuming
     from weft.cli.look.reading import AskError
     from weft.cluster import NotFoundError
@@ -185,7 +228,7 @@ async def _change(verb: str, asker: Asker, ref: Ref) -> int:
         found = await asker.client.get(ref.resource, ref.name, ref.namespace)
     except NotFoundError as error:
         raise AskError(f"there is no {ref}") from error
-    change = (pausing if verb == "pause" else resuming)(ref, found)
+    change = pausing(ref, found, taking=taking) if verb == "pause" else resuming(ref, found)
     if change.patch is not None:
         await asker.client.patch(ref.resource, ref.name, ref.namespace, change.patch)
     print(change.said)

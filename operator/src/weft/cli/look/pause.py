@@ -1,5 +1,6 @@
-"""`weft pause OBJECT` and `weft resume OBJECT`: the mode of one InferenceGroup or Fabric, there and back.
+"""`weft pause OBJECT` and `weft resume OBJECT`: the mode of an InferenceGroup or Fabric, there and back.
 
+With `--taking` it is `spec.suspend`: nothing new is taken, and what is given back goes on.
 These write the spec for the person who asks, as `kubectl edit` would; the operator itself writes no user's spec.
 """
 
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weft.api import FabricMode, RebalanceMode
-from weft.api.resources import FABRICS, GROUP, INFERENCE_GROUPS
+from weft.api.resources import FABRICS, GROUP, INFERENCE_GROUPS, LOGICAL_NODES
 from weft.cli.look.reading import AskError, Ref
 from weft.cluster import Object
 
@@ -26,8 +27,23 @@ class Change:
     said: str
 
 
-def pausing(ref: Ref, found: Object) -> Change:
-    """What pauses an object. Pure. Raises AskError for kinds that have no mode."""
+SUSPENDED = {
+    INFERENCE_GROUPS: "no move begins and no replica is added; what is removed goes on",
+    FABRICS: "no device is given that is not claimed; releases and drains go on",
+    LOGICAL_NODES: "it takes no devices; what it gives back goes",
+}
+"""What `spec.suspend` of each kind comes to."""
+
+
+def pausing(ref: Ref, found: Object, *, taking: bool = False) -> Change:
+    """What pauses an object, or its taking alone. Pure. Raises AskError for kinds that cannot be paused so."""
+    if taking:
+        if ref.resource not in SUSPENDED:
+            kinds = ", ".join(f"a {each.kind}" for each in SUSPENDED)
+            raise AskError(f"a {ref.resource.kind} takes nothing: {kinds} can be paused with --taking")
+        if found["spec"].get("suspend"):
+            return Change(None, f"{ref} is suspended already")
+        return Change(_suspend(found, True), f"{ref}: suspended: {SUSPENDED[ref.resource]}")
     mode, paused, effect = _mode(ref, found)
     if mode == paused:
         return Change(None, f"{ref} is {paused} already")
@@ -35,11 +51,21 @@ def pausing(ref: Ref, found: Object) -> Change:
 
 
 def resuming(ref: Ref, found: Object) -> Change:
-    """What takes a pause back. Pure. Raises AskError where it is not known what there was before."""
+    """What takes a pause back, and a suspension. Pure. Raises AskError where it is not known what there was before."""
+    before = found["metadata"].get("annotations", {}).get(ANNOTATION_MODE)
+    if found["spec"].get("suspend"):
+        patch, said = _suspend(found, None), f"{ref}: suspended no more"
+        if before:
+            mode, _, _ = _mode(ref, found)
+            back = _patch(ref, found, before, before=None)
+            patch = {"metadata": back["metadata"], "spec": {**back["spec"], **patch["spec"]}}
+            said += f", {mode} -> {before}"
+        return Change(patch, said)
+    if ref.resource == LOGICAL_NODES:
+        return Change(None, f"{ref} is not suspended")
     mode, paused, _ = _mode(ref, found)
     if mode != paused:
         return Change(None, f"{ref} is not paused: it is {mode}")
-    before = found["metadata"].get("annotations", {}).get(ANNOTATION_MODE)
     if not before:
         raise AskError(
             f"{ref} was not paused by `weft pause`, so there is no mode to go back to: set it by hand"
@@ -55,7 +81,9 @@ def _mode(ref: Ref, found: Object) -> tuple[str, str, str]:
     if ref.resource == FABRICS:
         mode = found["spec"].get("mode", FabricMode.OBSERVE.value)
         return mode, FabricMode.OBSERVE.value, "it is read, and nothing is attached or detached there"
-    raise AskError(f"a {ref.resource.kind} cannot be paused: an InferenceGroup and a Fabric can")
+    raise AskError(
+        f"a {ref.resource.kind} cannot be paused: an InferenceGroup and a Fabric can, and with --taking a LogicalNode"
+    )
 
 
 def _patch(ref: Ref, found: Object, mode: str, *, before: str | None) -> dict[str, Any]:
@@ -66,3 +94,7 @@ def _patch(ref: Ref, found: Object, mode: str, *, before: str | None) -> dict[st
         "resourceVersion": found["metadata"]["resourceVersion"],
     }
     return {"metadata": metadata, "spec": spec}
+
+
+def _suspend(found: Object, value: bool | None) -> dict[str, Any]:
+    return {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "spec": {"suspend": value}}

@@ -1,0 +1,83 @@
+"""Which moves a group's windows and its suspension allow at a moment. Pure.
+
+Only what Weft does of its own accord waits: the split, the size, and the rollout of a changed template. What replaces
+something that failed, and what somebody drains or asks for by a number, does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from weft.api import RebalanceMode, Transfer
+from weft.api.inference import InferenceGroupSpec, MoveReason
+from weft.api.windows import next_opening, opening_words
+from weft.balancing.plan import SplitPlan
+from weft.balancing.state import Finding, Split
+
+SUSPENDED = Finding(
+    False,
+    "Suspended",
+    "spec.suspend is set: nothing is moved, and no replica is added; take it off (kubectl weft resume) to go on",
+)
+
+
+@dataclass(frozen=True)
+class Permit:
+    """What may be done now."""
+
+    held: dict[MoveReason, Finding] = field(default_factory=dict)
+    """Why moves wait, by their reason; what is absent may go on."""
+    most_transfers: int | None = None
+    """That may be under way at one time; None: as many as there are otherwise."""
+    suspended: bool = False
+
+
+def permit(spec: InferenceGroupSpec, wall: datetime) -> Permit:
+    """What a group's spec allows at a moment. A window whose time zone is not known allows nothing."""
+    if spec.suspend:
+        return Permit(dict.fromkeys(MoveReason, SUSPENDED), suspended=True)
+    held: dict[MoveReason, Finding] = {}
+    most: int | None = None
+    for reason in MoveReason:
+        windows = [each for each in spec.windows if not each.reasons or reason in each.reasons]
+        try:
+            open_ = [each for each in windows if each.is_open(wall)]
+            if windows and not open_:
+                opens = opening_words(next_opening(windows, wall))
+                text = f"moves for {reason} wait for the window of spec.windows that opens on {opens}"
+                held[reason] = Finding(False, "OutsideWindow", text)
+        except ValueError as error:
+            held[reason] = Finding(False, "OutsideWindow", f"moves for {reason} wait: spec.windows: {error}")
+            continue
+        limits = [each.max_concurrent for each in open_]
+        if reason is MoveReason.SPLIT and limits and None not in limits:
+            most = max(each for each in limits if each is not None)
+    return Permit(held, most)
+
+
+def within(permit: Permit, plan: SplitPlan, before: Split, mode: RebalanceMode) -> SplitPlan:
+    """The plan, or the split that held before where what it would change has to wait."""
+    after = plan.allocation
+    if not before or after == before:
+        return plan
+    if permit.suspended:
+        if all(count <= before[role] for role, count in after.counts):
+            return plan
+        return replace(plan, allocation=before, decision=None, obstacle=SUSPENDED)
+    # Elsewhere than in Auto it is somebody's number that changed.
+    reason = MoveReason.SPLIT if after.total == before.total else MoveReason.SIZE
+    if mode is not RebalanceMode.AUTO or (why := permit.held.get(reason)) is None:
+        return plan
+    return replace(plan, allocation=before, decision=None, obstacle=why)
+
+
+def started(
+    permit: Permit, chosen: tuple[Transfer, ...], under_way: int
+) -> tuple[tuple[Transfer, ...], Finding | None]:
+    """Of the transfers that could start those that may, and why others wait."""
+    if chosen and (why := permit.held.get(MoveReason.SPLIT)) is not None:
+        return (), why
+    if permit.most_transfers is None:
+        return chosen, None
+    return chosen[: max(0, permit.most_transfers - under_way)], None
