@@ -11,6 +11,7 @@ from support.fleet import GROUP, NAMESPACE, TEMPLATE, Fleet
 from support.inference import T0
 from weft.api import InferenceGroup, InferenceRole, LogicalNode
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES
+from weft.balancing import replicas
 from weft.balancing.bodies import node_body, pod_body, role_labels, with_template
 from weft.balancing.replicas import revision_of
 from weft.cluster import Object
@@ -103,3 +104,22 @@ def test_a_replicas_logical_node_is_valid_and_has_the_roles_shape() -> None:
     assert node.spec.accelerator_count == 2
     assert node.metadata.name == "llama-3"
     assert node.metadata.labels["weft.dev/group"] == "llama"
+
+
+def test_what_pods_are_made_from_is_hashed_once_in_a_pass_and_anew_for_another_template(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed: list[object] = []
+
+    def note(value: object) -> str:
+        hashed.append(value)
+        return digest(value)
+
+    digest = replicas.digest
+    monkeypatch.setattr(replicas, "digest", note)
+    one = role()
+    assert revision_of(one) == revision_of(one)
+    assert len(hashed) == len({str(value) for value in hashed})
+    assert (one == role(), one.model_dump() == role().model_dump()) == (True, True)
+    spec = one.spec.model_copy(update={"template": {"spec": {"containers": []}}})
+    assert revision_of(one.model_copy(update={"spec": spec})) != revision_of(one)

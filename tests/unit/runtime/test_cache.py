@@ -148,6 +148,30 @@ def test_texts_that_are_used_once_are_not_remembered_for_ever() -> None:
     assert len(texts._known) <= MOST_TEXTS + 10
 
 
+def test_a_file_in_an_object_that_is_gone_is_not_kept() -> None:
+    texts = Texts()
+    texts.share({"spec": {"file": "x" * 1_000_000}})
+    assert sum(map(len, texts._known)) < 1000
+
+
+def test_of_an_object_whose_status_changed_the_spec_stays_what_it_was() -> None:
+    cache = ObjectCache()
+    spec = {"replicas": 2, "template": {"spec": {"containers": [{"name": "engine"}]}}}
+    cache.put(INFERENCE_ROLES, {**obj("n", 1), "spec": copy.deepcopy(spec)})
+    first = cache.get(INFERENCE_ROLES, "n", "a")
+    cache.put(INFERENCE_ROLES, {**obj("n", 2), "spec": copy.deepcopy(spec), "status": {"replicas": 1}})
+    second = cache.get(INFERENCE_ROLES, "n", "a")
+    cache.put(INFERENCE_ROLES, {**obj("n", 3), "spec": {**spec, "replicas": 3}})
+    third = cache.get(INFERENCE_ROLES, "n", "a")
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert second["spec"] is first["spec"]
+    assert second["status"] == {"replicas": 1}
+    assert third["spec"] == {**spec, "replicas": 3}
+    assert "status" not in third
+
+
 def test_what_a_tenant_nested_too_deep_is_kept_as_a_word_that_says_so() -> None:
     deep: dict[str, Any] = {}
     for _ in range(900):
@@ -156,6 +180,7 @@ def test_what_a_tenant_nested_too_deep_is_kept_as_a_word_that_says_so() -> None:
     cache.put(INFERENCE_ROLES, {**obj("n", 1), "spec": {"template": deep, "replicas": 2}})
     kept = cache.get(INFERENCE_ROLES, "n", "a")
     assert kept is not None
+    cache.put(INFERENCE_ROLES, {**obj("n", 2), "spec": {"template": deep, "replicas": 2}})
     # Whatever copies or compares it does not run out of stack.
     assert copy.deepcopy(kept) == kept
     assert kept["spec"]["replicas"] == 2

@@ -170,6 +170,16 @@ def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
 
 def revision_of(role: InferenceRole) -> str:
     """Hash of what a role's pods are made from, without labels: equal ones can exchange roles by labels."""
+    # Asked for once for each of its replicas and more in a pass, of a template that may have a megabyte.
+    made_from = role.spec.template, role.spec.node
+    known = role.__dict__.get("_revision")
+    if known is None or any(one is not other for one, other in zip(known[0], made_from, strict=True)):
+        known = role.__dict__["_revision"] = made_from, _revision(role)
+    revision: str = known[1]
+    return revision
+
+
+def _revision(role: InferenceRole) -> str:
     template = role.spec.template or {}
     metadata = {key: value for key, value in (template.get("metadata") or {}).items() if key != "labels"}
     return digest({"metadata": metadata, "spec": template.get("spec"), "node": shape_of(role)})

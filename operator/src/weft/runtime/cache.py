@@ -70,7 +70,7 @@ class ObjectCache:
         known = self._objects.setdefault(resource, {}).get(key)
         if known is not None and version(known) >= new:
             return
-        kept = self._objects[resource][key] = self._texts.share(lean(resource, obj))
+        kept = self._objects[resource][key] = self._texts.share(lean(resource, obj), known)
         self._index(resource, key, known, kept)
         self._tell(resource, known, kept)
 

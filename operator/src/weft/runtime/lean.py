@@ -25,6 +25,9 @@ ANNOTATIONS = frozenset({"controller.kubernetes.io/pod-deletion-cost"})
 """What is kept of their annotations beside Weft's own."""
 MOST_TEXTS = 20_000
 """Texts that are known at a time: a few MiB."""
+LONGEST_TEXT = 1024
+"""Characters of a text that is known, as many as a condition's message may have: a tenant's file in a pod template is
+a megabyte, and would stay when its object is gone."""
 DEEPEST = 40
 """Levels of an object that are kept: no field of Kubernetes is deeper, and what goes through one calls itself."""
 TOO_DEEP = "(nested too deep)"
@@ -70,17 +73,25 @@ class Texts:
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
-    def share(self, obj: Object) -> Object:
-        """An object that says the same, down to DEEPEST, with the texts that are known already where they are."""
+    def share(self, obj: Object, before: Object | None = None) -> Object:
+        """An object that says the same, down to DEEPEST, with the texts that are known already where they are.
+
+        `before`: the same object as it was, whose spec stays where it is equal. Most changes are of a status or a
+        label, and to walk through a spec takes many times as long as to compare it: 20 ms for one of a megabyte.
+        """
         if len(self._known) > MOST_TEXTS:
             # Names come and go. What all objects have is known again with the next one.
             self._known.clear()
-        shared: Object = self._share(obj, DEEPEST)
-        return shared
+        spec = obj.get("spec")
+        if before is None or spec is None or spec != before.get("spec"):
+            shared: Object = self._share(obj, DEEPEST)
+            return shared
+        rest = {key: value for key, value in obj.items() if key != "spec"}
+        return {**self._share(rest, DEEPEST), "spec": before["spec"]}
 
     def _share(self, value: Any, levels: int) -> Any:
         if type(value) is str:
-            return self._known.setdefault(value, value)
+            return self._known.setdefault(value, value) if len(value) <= LONGEST_TEXT else value
         if not levels and isinstance(value, dict | list):
             return TOO_DEEP
         if type(value) is dict:
