@@ -14,6 +14,7 @@ from weft.api.conditions import find, is_true
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES, PODS
 from weft.binding import taints
 from weft.binding.assignments import Assignments
+from weft.binding.audit import Cause
 from weft.binding.change import was_resized
 from weft.binding.claims import attachments, claim_refused, write_refused
 from weft.binding.fabrics import Fabrics
@@ -32,6 +33,7 @@ from weft.binding.status import Fact, Status, bound_status, unbound_status, with
 from weft.binding.steps import (
     Attach,
     Claim,
+    Claims,
     ClearTaint,
     CloseNode,
     Detach,
@@ -311,9 +313,9 @@ class Actions:
         for batch in step.batches:
             key = operation_key(spec.operation, batch, spec.claim_size)
             try:
-                operation = await session.attach(
-                    key, spec.host, batch, frozenset(uids[device] for device in batch)
-                )
+                batch_uids = frozenset(uids[device] for device in batch)
+                cause = _cause(step.claims, "Claimed")
+                operation = await session.attach(key, spec.host, batch, batch_uids, cause)
                 if operation.failed:
                     raise PartialFailure("the manager reports failed devices", operation.failed)
             except (OutcomeUnknown, InvalidRequest) as error:
@@ -441,7 +443,9 @@ class Actions:
         attempt = run.attempt(spec.fabric, spec.host)
         attempt.called, attempt.verified = True, False
         try:
-            await self._session(spec.fabric).detach(f"{spec.operation}-release", spec.host, step.devices)
+            cause = _cause(step.claims, step.reason)
+            key = f"{spec.operation}-release"
+            await self._session(spec.fabric).detach(key, spec.host, step.devices, cause)
         except FabricError as error:
             attempt.problem = error
 
@@ -474,3 +478,10 @@ class Actions:
         if raw is not None:
             self._assignments.settled(raw["metadata"]["uid"])
             await drop_finalizer(self._cluster, LOGICAL_NODES, raw)
+
+
+def _cause(claims: Claims, why: str) -> Cause:
+    """Who a call is for, as the record has it."""
+    spec = claims[0].spec
+    ref = spec.claim_ref
+    return Cause(f"LogicalNode {ref.namespace}/{ref.name}", ref.uid, why, spec.node_name)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from weft.api import Fabric
 from weft.api.quantity import parse_bytes
 from weft.api.resources import FABRICS, NAMESPACES, SECRETS, ResourceType
+from weft.binding.audit import Audit
 from weft.binding.inventory import Picture
 from weft.binding.session import FabricSession, Leader
 from weft.cluster import Cluster, Object
@@ -33,11 +34,19 @@ class SecretMissing(Exception):
 class Fabrics:
     """All sessions of this leader."""
 
-    def __init__(self, cluster: Cluster, read: ReadObject, namespace: str, leader: Leader) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        read: ReadObject,
+        namespace: str,
+        leader: Leader,
+        audit: Audit | None = None,
+    ) -> None:
         self._cluster = cluster
         self._read = read
         self._namespace = namespace
         self._leader = leader
+        self._audit = audit or Audit()
         self._sessions: dict[str, FabricSession] = {}
         self.looked: set[str] = set()
         """Fabrics that this leader has tried to read."""
@@ -101,6 +110,7 @@ class Fabrics:
             settle_seconds=fabric.spec.limits.settle_seconds,
             opened=now.boot,
             managed=fabric.spec.mode == "Manage",
+            audit=self._audit,
             secrets=(connection.password,),
         )
         if session is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from weft.api import DeviceAttachment
 from weft.api.conditions import is_true
@@ -63,6 +64,8 @@ def release(picture: LogicalNodePicture, claims: Claims, reason: str) -> Step:
         # A device that is left over beside the node's own was never published: nothing can be using it.
         users = picture.hosts[place].users if reason != "Superseded" else ()
         step = _at_host(picture.hosts[place], here, users)
+        if isinstance(step, Detach):
+            return replace(step, reason=reason)
         if not isinstance(step, Wait):
             return step
         waits.append(step)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from weft.binding.audit import Act, Audit, Cause
 from weft.binding.blame import Blame
 from weft.binding.call_trouble import CallTrouble
 from weft.binding.evidence import Evidence
@@ -22,6 +23,8 @@ from weft.fabric.errors import (
     PartialFailure,
     Unsupported,
 )
+
+NOBODY = Cause()
 
 
 class Leader(Protocol):
@@ -63,6 +66,7 @@ class FabricSession:
     orphans: Sightings = field(default_factory=Sightings)
     calls: CallTrouble = field(default_factory=CallTrouble)
     """What the manager said when calls failed."""
+    audit: Audit = field(default_factory=Audit)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """What must not be said, whoever repeats it."""
     _live: LivePicture | None = None
@@ -145,12 +149,15 @@ class FabricSession:
             for key in operations:
                 await self._find_task(key, host)
             devices = await self.driver.attached(host)
+        self.audit.read(self.name, host, devices)
         self.evidence.host_read(host, devices)
         if self._live is not None:
             self._live.read(host, devices)
         return devices
 
-    async def attach(self, key: str, host: str, devices: frozenset[str], uids: frozenset[str]) -> Operation:
+    async def attach(
+        self, key: str, host: str, devices: frozenset[str], uids: frozenset[str], cause: Cause = NOBODY
+    ) -> Operation:
         """Attach, having noted first that these devices may now become attached at any time.
 
         Raises Busy while the manager works on it.
@@ -158,17 +165,17 @@ class FabricSession:
         may_be_running = not all(self.evidence.is_uncalled(uid) for uid in uids)
         call = lambda: self.driver.attach(key, host, devices)  # noqa: E731
         with self._noted(host, "attach"):
-            operation = await self._run(key, host, devices, uids, may_be_running, call)
+            operation = await self._run(key, host, devices, uids, may_be_running, call, cause)
         if operation.failed:
             failure = PartialFailure(operation.message, operation.failed)
             self.calls.failed(self.name, (host, "attach"), failure, self.secrets)
         return operation
 
-    async def detach(self, key: str, host: str, devices: frozenset[str]) -> Operation:
+    async def detach(self, key: str, host: str, devices: frozenset[str], cause: Cause = NOBODY) -> Operation:
         """Detach; raises Busy while the manager works on it, or on anything else at the host."""
         call = lambda: self.driver.detach(key, host, devices)  # noqa: E731
         with self._noted(host, "detach"):
-            return await self._run(key, host, devices, frozenset(), True, call)
+            return await self._run(key, host, devices, frozenset(), True, call, cause)
 
     @contextmanager
     def _noted(self, host: str, what: str) -> Iterator[None]:
@@ -191,6 +198,7 @@ class FabricSession:
         uids: frozenset[str],
         may_be_running: bool,
         call: Callable[[], Awaitable[Operation]],
+        cause: Cause,
     ) -> Operation:
         """Start an operation, unless one with this key has been under way: then say how that one ended."""
         self.may_call()
@@ -204,8 +212,11 @@ class FabricSession:
         # Looking for the operation may have taken longer than the lease has left.
         self.may_call()
         before = self.evidence.calling(host, devices, uids)
+        seen = self._live.at(host) if self._live is not None else None
+        act = Act(self.name, "attach" if uids else "detach", host, devices, cause, seen)
+        self.audit.began(act)
         try:
-            operation = await call()
+            operation = await self._audited(act, call)
         except (DeviceFault, PartialFailure):
             # Of a batch some may have taken effect; reading tells.
             raise
@@ -226,6 +237,21 @@ class FabricSession:
             raise Busy(f"the manager works on it ({operation.id})")
         if not uids:
             self.evidence.detached(before)
+        return operation
+
+    async def _audited(self, act: Act, call: Callable[[], Awaitable[Operation]]) -> Operation:
+        """Make a call, and keep for the record how it was answered."""
+        try:
+            operation = await call()
+        except BaseException as error:
+            self.audit.ended(act, error)
+            raise
+        if operation.phase is OperationPhase.UNKNOWN:
+            self.audit.ended(act, OutcomeUnknown(operation.message))
+        elif not operation.phase.is_terminal:
+            self.audit.ended(act, Busy(operation.message))
+        else:
+            self.audit.ended(act, None, frozenset(operation.failed))
         return operation
 
     async def _task_at(self, host: str) -> None:

@@ -180,6 +180,8 @@ class Detach:
 
     claims: Claims
     devices: frozenset[str]
+    reason: str = ""
+    """Why they are released: for the record."""
 
 
 @dataclass(frozen=True)

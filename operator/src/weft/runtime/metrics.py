@@ -27,6 +27,12 @@ class OperatorMetrics:
             ["kind", "type", "reason"],
             registry=self.registry,
         )
+        self.hardware_acts = Counter(
+            "weft_hardware_acts",
+            "Calls of this process that change what is attached: act attach or detach, by how the manager answered.",
+            ["fabric", "act", "outcome"],
+            registry=self.registry,
+        )
         self.reconcile_seconds = Histogram(
             "weft_reconcile_seconds",
             "Time that one reconciliation took.",

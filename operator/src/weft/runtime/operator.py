@@ -16,6 +16,7 @@ from weft.balancing.keys import GroupKey
 from weft.balancing.presets import with_configured
 from weft.balancing.prometheus import PrometheusSource
 from weft.binding import controllers as binding_controllers
+from weft.binding.audit import Audit
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import PlacementKey
 from weft.binding.placement import PlacementController
@@ -60,7 +61,9 @@ async def run(settings: Settings) -> int:
         meter = Meter(clock.boottime)
         cache.listen(meter.hear)
         cluster = LiveCluster(client, cache, settings.identity, leadership.leads, metrics)
-        controllers = _controllers(settings, cluster, leadership, queue, sessions)
+        acts = metrics.hardware_acts
+        audit = Audit(lambda fabric, act, outcome: acts.labels(fabric, act, outcome).inc())
+        controllers = _controllers(settings, cluster, leadership, queue, sessions, audit)
         watches = Watches(controllers.values(), cluster, queue)
         rests = binding_controllers.OF_ALL_THERE_IS
         workers = Workers(controllers, queue, metrics, clock.now, rests)
@@ -117,9 +120,10 @@ def _controllers(
     leadership: Leadership,
     queue: WorkQueue,
     sessions: contextlib.AsyncExitStack,
+    audit: Audit,
 ) -> Mapping[type[Hashable], Controller[Any]]:
     """The controller of each type of key; what they hold open is closed by `sessions`."""
-    fabrics = Fabrics(cluster, cluster.read, settings.namespace, leadership)
+    fabrics = Fabrics(cluster, cluster.read, settings.namespace, leadership, audit)
     sessions.push_async_callback(fabrics.close)
     sources = {name: PrometheusSource(source) for name, source in settings.sources.items()}
     for source in sources.values():
