@@ -14,6 +14,8 @@ ACCELERATORS_PER_REPLICA = 2
 REPLICAS = {"playground": 10, "vllm": 6, "dynamo": 6}
 """By engines: as many real ones as two cores can step in time. The load is thinned as much."""
 ENGINES = tuple(REPLICAS)
+STEP_TOKENS = {"playground": 0, "vllm": 2048, "dynamo": 0}
+"""By engines: how many tokens of several prompts they compute in one step; 0: a prompt at a time."""
 NODE_COUNT = 26
 # README.md says how these were chosen. Superposing a second minute brings the first stretch to
 # the request rate of the second, so that the mix shifts and not the rate.
@@ -61,6 +63,10 @@ class Case:
     @property
     def replicas(self) -> int:
         return self.split.replicas if self.split is not None else REPLICAS[self.engines]
+
+    @property
+    def step_tokens(self) -> int:
+        return STEP_TOKENS[self.engines]
 
     def requests(self) -> list[Request]:
         """All that is sent."""

@@ -2,7 +2,8 @@
 
 A replica works like vLLM with continuous batching, one thing at a time on its GPUs:
 
-- a prefill: one prompt, first come first served; its time is the profile's at that length;
+- a prefill: one prompt, first come first served; its time is the profile's at that length. With `step_tokens`, as many
+  prompts as have that many tokens together, the last of them in part, in the time of one prompt as long as all;
 - a decode step: one token for every running sequence; its time is the profile's at that batch size.
 
 Both alternate when both are wanted. A sequence is admitted while the batch has room and its prompt and answer fit in
@@ -42,6 +43,8 @@ class Sequence:
     last_token: float | None = None
     generated: int = 0
     ready_at: float = 0.0
+    computed: int = 0
+    """Tokens of the prompt."""
     aborted: bool = False
 
     @property
@@ -59,6 +62,9 @@ class EngineModel:
 
     profile: Profile
     error: SpeedError = field(default_factory=SpeedError)
+    step_tokens: int = 0
+    """As vLLM steps, with this --max-num-batched-tokens: it also asks for a KV cache only when a step begins. 0: one
+    prompt at a time, and a KV cache as soon as there is room for it."""
     waiting: deque[Sequence] = field(default_factory=deque)
     to_prefill: deque[Sequence] = field(default_factory=deque)
     transferring: list[Sequence] = field(default_factory=list)
@@ -66,7 +72,7 @@ class EngineModel:
     held: set[Sequence] = field(default_factory=set)
     reserved_tokens: int = 0
     _busy_until: float | None = None
-    _prefilling: Sequence | None = None
+    _prefilling: list[Sequence] = field(default_factory=list)
     _stepping: list[Sequence] = field(default_factory=list)
     _decode_next: bool = False
 
@@ -121,8 +127,7 @@ class EngineModel:
     @property
     def requests_running(self) -> int:
         """As vLLM counts: sequences in the step or prefill that is under way, or ready for the next step."""
-        prefilling = 1 if self._prefilling is not None and not self._prefilling.aborted else 0
-        return len(self.running) + prefilling
+        return len(self.running) + sum(not sequence.aborted for sequence in self._prefilling)
 
     @property
     def requests_waiting(self) -> int:
@@ -136,8 +141,7 @@ class EngineModel:
         used += sum(s.prompt_tokens for s in self.transferring)
         used += sum(s.prompt_tokens for s in self.to_prefill)
         used += sum(s.prompt_tokens for s in self.held)
-        if self._prefilling is not None:
-            used += self._prefilling.prompt_tokens
+        used += sum(s.prompt_tokens for s in self._prefilling)
         return min(1.0, used / self.profile.kv_capacity_tokens)
 
     def _admit(self, now: float) -> None:
@@ -154,7 +158,8 @@ class EngineModel:
                 sequence.on_admitted(sequence)
             if sequence.remote_kv:
                 transfer = KV_TRANSFER_SETUP_SECONDS + KV_TRANSFER_SECONDS_PER_TOKEN * sequence.prompt_tokens
-                sequence.ready_at = now + transfer
+                begins = self._busy_until if self.step_tokens and self._busy_until is not None else now
+                sequence.ready_at = begins + transfer
                 self.transferring.append(sequence)
             else:
                 self.to_prefill.append(sequence)
@@ -169,8 +174,14 @@ class EngineModel:
                 self.transferring = [sequence for sequence in self.transferring if sequence.ready_at > now]
                 self.running += arrived
         if self.to_prefill and not (self._decode_next and self.running):
-            self._prefilling = self.to_prefill.popleft()
-            self._busy_until = now + self.profile.prefill(self._prefilling.prompt_tokens) * self.error.prefill
+            room = tokens = self.step_tokens or self.to_prefill[0].prompt_tokens
+            while self.to_prefill and room:
+                sequence = self.to_prefill.popleft()
+                part = min(room, sequence.prompt_tokens - sequence.computed)
+                sequence.computed += part
+                room -= part
+                self._prefilling.append(sequence)
+            self._busy_until = now + self.profile.prefill(tokens - room) * self.error.prefill
             self._decode_next = True
         elif self.running:
             self._stepping = list(self.running)
@@ -180,11 +191,14 @@ class EngineModel:
     def _finish(self, now: float) -> None:
         # Stays busy until the last callback has returned: one that submits must not start the next step half-way.
         produced = self._stepping
-        if self._prefilling is not None:
-            produced = [self._prefilling]
-            if not self._prefilling.aborted:
-                self.running.append(self._prefilling)
-            self._prefilling = None
+        if self._prefilling:
+            produced = [each for each in self._prefilling if each.computed == each.prompt_tokens]
+            self.running += [each for each in produced if not each.aborted]
+            # Only the last one may be done in part.
+            rest = self._prefilling[-1]
+            if rest.computed < rest.prompt_tokens and not rest.aborted:
+                self.to_prefill.appendleft(rest)
+            self._prefilling = []
         self._stepping = []
         for sequence in produced:
             if sequence.aborted:

@@ -169,6 +169,39 @@ def test_an_engine_that_does_both_stages_alternates() -> None:
     assert prompts[0].generated == 1
 
 
+def test_with_a_budget_of_tokens_a_step_takes_several_prompts_and_a_part_of_the_next() -> None:
+    model = EngineModel(PROFILE, step_tokens=2048)
+    first, *others = (Sequence(tokens, 1, keeps_kv=True) for tokens in (100, 1000, 1000, 1000))
+    for sequence in (first, *others):
+        model.submit(0.0, sequence)
+    run(model)
+    # The first one is alone when it comes; of the other three 2,048 tokens fit in a step.
+    alone = PROFILE.prefill(100)
+    both, rest = alone + PROFILE.prefill(2048), alone + PROFILE.prefill(2048) + PROFILE.prefill(952)
+    assert first.first_token == pytest.approx(alone)
+    assert [each.first_token for each in others] == pytest.approx([both, both, rest])
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_prompt_leaves_nothing_behind() -> None:
+    model, sequence = EngineModel(PROFILE, step_tokens=2048), Sequence(5000, 1, keeps_kv=True)
+    model.submit(0.0, sequence)
+    model.abort(0.1, sequence)
+    run(model)
+    assert (model.reserved_tokens, model.requests_running, model.requests_waiting) == (0, 0, 0)
+    assert sequence.first_token is None
+
+
+def test_with_a_budget_of_tokens_a_kv_cache_is_asked_for_only_when_the_step_under_way_ends() -> None:
+    model, running, late = EngineModel(PROFILE, step_tokens=2048), arrived(500, 10), arrived(500, 1)
+    model.submit(0.0, running)
+    model.advance(transfer(500))
+    model.submit(transfer(500) + 0.001, late)
+    run(model)
+    # Asked for at the end of the first step, so it misses the second.
+    assert late.first_token is not None
+    assert late.first_token > transfer(500) + 2 * PROFILE.decode(1) + PROFILE.decode(2) * 0.9
+
+
 def test_the_same_replica_of_both_groups_is_the_same_hardware_and_within_the_stated_error() -> None:
     for seed in range(50):
         errors = [speed_error(seed, replica) for replica in range(9)]

@@ -48,7 +48,7 @@ def test_the_best_split_comes_first_and_ties_go_to_the_one_with_more_room() -> N
 
 def test_what_every_fixed_split_would_have_done_is_there_for_each_request_of_the_load() -> None:
     requests = [Request(2.0 * i, 500, 20) for i in range(20)]
-    every = fixed_splits(requests, seed=4, replicas=4)
+    every = fixed_splits(requests, Case(seed=4), 4)
     assert [str(each.split) for each in every] == ["1:3", "2:2", "3:1"]
     assert [[result.scheduled for result in each.results] for each in every] == [
         [request.at_seconds for request in requests]

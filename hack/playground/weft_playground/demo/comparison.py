@@ -69,6 +69,7 @@ class Comparison(Story):
                 self.split.prefill,
                 self.split.decode,
                 [speed_error(self.case.seed, number) for number in replicas],
+                self.case.step_tokens,
             )
             self.narrator.show(table(self.case.engines, results, outcomes, self.case.shift_seconds))
             return judge(results, outcomes, lags, self.objectives)

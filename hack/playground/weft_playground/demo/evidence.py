@@ -35,12 +35,12 @@ def logical_nodes(
     return reports
 
 
-def fixed_splits(requests: Sequence[Request], seed: int, replicas: int) -> list[Computed]:
+def fixed_splits(requests: Sequence[Request], case: Case, replicas: int) -> list[Computed]:
     """What each fixed split would have done on the whole load, with engines as fast as the seed makes them.
 
     Replicas are numbered from prefill on, which is not quite how the operator numbers them.
     """
-    profile, errors = read_profile(), [speed_error(seed, number) for number in range(replicas)]
+    profile, errors = read_profile(), [speed_error(case.seed, number) for number in range(replicas)]
     return [
         Computed(
             Split(prefill, replicas - prefill),
@@ -53,7 +53,7 @@ def fixed_splits(requests: Sequence[Request], seed: int, replicas: int) -> list[
                 for index, (request, outcome) in enumerate(
                     zip(
                         requests,
-                        simulate(requests, profile, prefill, replicas - prefill, errors),
+                        simulate(requests, profile, prefill, replicas - prefill, errors, case.step_tokens),
                         strict=True,
                     )
                 )
@@ -101,7 +101,7 @@ def gather(
         logical_node_bound=any(node.devices for node in nodes),
         logical_nodes=nodes,
         split=split,
-        computed=fixed_splits(requests, case.seed, split.replicas),
+        computed=fixed_splits(requests, case, split.replicas),
     )
 
 

@@ -58,11 +58,16 @@ class Rehearsed:
 
 
 def simulate(
-    requests: Seq[Request], profile: Profile, prefill: int, decode: int, errors: Seq[SpeedError] = ()
+    requests: Seq[Request],
+    profile: Profile,
+    prefill: int,
+    decode: int,
+    errors: Seq[SpeedError] = (),
+    step_tokens: int = 0,
 ) -> list[Outcome]:
     """Outcomes of all requests (in their order) on a fixed split, run until the last token is out."""
     count = prefill + decode
-    models = [EngineModel(profile, errors[i] if errors else SpeedError()) for i in range(count)]
+    models = [EngineModel(profile, errors[i] if errors else SpeedError(), step_tokens) for i in range(count)]
     replicas = [Replica(str(i), stage=PREFILL if i < prefill else DECODE, serving=True) for i in range(count)]
     outcomes: list[Outcome | None] = [None] * len(requests)
     picks = itertools.count(1)
@@ -141,6 +146,7 @@ def rehearse(
     replicas: int,
     objectives: Objectives,
     errors: Seq[SpeedError] = (),
+    step_tokens: int = 0,
 ) -> list[Rehearsed]:
     """All splits of that many replicas with at least one of each stage, best first.
 
@@ -148,7 +154,7 @@ def rehearse(
     """
     results = []
     for prefill in range(1, replicas):
-        outcomes = simulate(requests, profile, prefill, replicas - prefill, errors)
+        outcomes = simulate(requests, profile, prefill, replicas - prefill, errors, step_tokens)
         within = sum(outcome.within(objectives) for outcome in outcomes)
         strains = sorted(outcome.strain(objectives) for outcome in outcomes)
         p90 = strains[int(len(strains) * 0.9)] if strains else 0.0

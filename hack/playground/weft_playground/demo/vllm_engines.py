@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.cluster import Object
+from weft_playground.case import STEP_TOKENS
 from weft_playground.demo.engines import served_model
 from weft_playground.demo.real_engines import Engine, main
 from weft_playground.engine_server import PORT
@@ -81,7 +82,7 @@ def order(name: str, model: str, ip: str, folder: Path, seed: int) -> dict[str, 
         "dtype": "bfloat16",
         "max-model-len": 16384,
         "max-num-seqs": MAX_BATCH,
-        "max-num-batched-tokens": 2048,
+        "max-num-batched-tokens": STEP_TOKENS["vllm"],
         "kv-cache-memory-bytes": KV_BYTES,
         "shutdown-timeout": DRAIN_SECONDS,
         "kv-transfer-config": json.dumps(transfer),
