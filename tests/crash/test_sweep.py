@@ -298,6 +298,9 @@ def stands(world: World, **wanted: Any) -> Callable[[], bool]:
         if not is_bound_as_it_says(world, "trainer"):
             return False
         node = world.get("trainer") or {}
+        if condition(node, "Bound") != "True":
+            # It was bound a moment ago.
+            return False
         devices = [item["device"] for item in node["status"]["devices"]]
         at = world.kube.get(NODES, node["status"]["nodeName"]) or {}
         return (
