@@ -248,6 +248,21 @@ async def test_a_device_that_fails_is_quarantined_and_replaced_where_its_owner_w
     assert len(devices(rack)) == 2
 
 
+async def test_the_only_device_of_a_node_is_replaced_also_where_it_has_to_settle_first(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n", 1, onDeviceFailure="Replace")
+    (broken,) = devices(rack)
+    rack.driver.devices[broken] = False
+    rack.restart()
+    await pass_by(rack, 20)
+    assert len(devices(rack)) == 1
+    assert broken not in devices(rack)
+    assert condition(rack.node("n"), "Ready")[0] == "True"
+    claim = rack.cluster.get(DEVICE_ATTACHMENTS, f"rack.{broken}")
+    assert condition(claim or {}, "Quarantined") == ("True", "DeviceFailed")
+    assert len(rack.driver.pairs) == 1
+
+
 async def test_a_failed_device_waits_for_the_pods_that_use_it(rack: Rack) -> None:
     await rack.build()
     await rack.ask("n", 2, onDeviceFailure="Replace")

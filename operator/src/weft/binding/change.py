@@ -81,7 +81,13 @@ def by_operation(claims: Iterable[DeviceAttachment]) -> list[Claims]:
 
 def split(node: LogicalNode, held: Claims) -> Parts:
     """The parts of a node's claims; of one that is not bound all are one."""
-    listed = {claim.spec.operation for claim in held if is_published(node, claim)}
+    # A failed one that leaves is listed no more: without the others of its set it is still no claim that goes forward.
+    is_bound = is_true(node.status.conditions, "Bound")
+    listed = {
+        claim.spec.operation
+        for claim in held
+        if is_published(node, claim) or (is_bound and is_leaving(claim))
+    }
     if not listed:
         return Parts(held)
     stay = tuple(claim for claim in held if not is_leaving(claim))
