@@ -35,6 +35,7 @@ NOT_SAID = {
     # Why a step of a logical node is taken, and the stages of a removal: for logs and diagrams.
     *(
         "ClaimIncomplete",
+        "Claimed",
         "Deleted",
         "GrowthFailed",
         "Lost",
