@@ -169,7 +169,9 @@ def test_more_prompts_never_give_prefill_less(
     busy = sum(one.need.saturated for one in needs_of(grown, demand).values())
     # Where nothing carries the work any more, no split is better than another.
     if busy < 0.8 * sum(counts):
-        assert plan_split(grown).allocation["prefill"] >= plan_split(less).allocation["prefill"]
+        prefill, before = (plan_split(one).allocation["prefill"] for one in (grown, less))
+        # Of two splits that are as good the one with the better worst stage is taken: enough may be less than before.
+        assert prefill >= min(before, needs_of(grown, demand)[Stage.PREFILL].need.required)
 
 
 @given(loads(), st.floats(1, 3))

@@ -9,6 +9,7 @@ import pytest
 
 from support.inference import PROMPT_HEAVY, steady
 from weft.balancing.demand import offered, recent, share_within, squared_variation
+from weft.balancing.state import Rates
 
 
 def test_steady_traffic_offers_arrivals_times_lengths() -> None:
@@ -61,6 +62,16 @@ def test_longer_answers_are_seen_in_the_tokens_written_before_they_end() -> None
     assert demand is not None
     # (2,300 * 15 + 30 * 145) / (2 * 15 + 30) = 648
     assert demand.answer_tokens == pytest.approx(647.5)
+
+
+def test_answers_of_a_young_load_are_between_those_that_ended_and_what_is_written_for_each_that_did() -> None:
+    # Real vLLM, 45 s after the first of answers of 264 tokens on average: 221 those that ended, 354 written for each.
+    short = Rates(requests=4.5, prompt_tokens=4.5 * 1000, answer_tokens=3.5 * 221, prompts=4.5, answers=3.5)
+    long = replace(short, requests=4.5 * 45 / 80)
+    young = replace(PROMPT_HEAVY, short=short, long=long, short_seconds=20.0)
+    demand = offered(young, generated_tokens_per_second=3.5 * 354)
+    assert demand is not None
+    assert 221 < demand.answer_tokens < 264 * 1.05
 
 
 def test_without_arrivals_or_before_the_first_answer_nothing_is_known() -> None:

@@ -138,13 +138,19 @@ def _present_answer(traffic: Traffic, ended: float, generated_tokens_per_second:
     """Mean length of the answers of now, from the tokens written and the answers that ended in the short window.
 
     Where an answer may end at any token, tokens over ends is its mean length, whatever part of the answers is still
-    running. `ended`, the mean of those that did, counts as so many more: after a shift few have.
+    running. `ended`, the mean of those that did, counts as so many more: after a shift few have. Of a load that is
+    younger than the long window the one is too long and the other too short: between both, by what part was there.
     """
     if generated_tokens_per_second <= 0:
         return ended
     tokens = generated_tokens_per_second * traffic.short_seconds
     ends = traffic.short.answers * traffic.short_seconds
-    return (tokens + ENDED_WEIGHT * ended) / (ends + ENDED_WEIGHT)
+    running = (tokens + ENDED_WEIGHT * ended) / (ends + ENDED_WEIGHT)
+    if traffic.short.requests <= 0:
+        return running
+    # Answers of a load that began within the long window are younger than they will be: few end, and those are short.
+    there = min(1.0, traffic.long.requests / traffic.short.requests)
+    return math.exp((1 - there) * math.log(ended) + there * math.log(running))
 
 
 def squared_variation(buckets: Buckets) -> float:
