@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from support.rack import Rack
+from support.rack import DONE, Rack
 from weft.api.resources import LOGICAL_NODES
 from weft.binding.audit import Act, Audit, Cause
-from weft.fabric.errors import Busy, CapacityExhausted, OutcomeUnknown
+from weft.fabric.driver import Operation, OperationPhase
+from weft.fabric.errors import (
+    Busy,
+    CapacityExhausted,
+    DeviceFault,
+    OutcomeUnknown,
+    PartialFailure,
+    Transient,
+)
 
 
 @pytest.fixture
@@ -52,26 +61,34 @@ async def test_a_bind_and_its_release_are_two_lines_with_who_what_why_before_and
     assert attach["node"].startswith("node-sled-")
 
 
+ACCEPTED = Operation("/tasks/1", OperationPhase.RUNNING)
+FAILED = Operation("/tasks/1", OperationPhase.FAILED, "no power")
+
+
 @pytest.mark.parametrize(
-    ("error", "failed", "outcome"),
+    ("answer", "outcome"),
     [
-        (None, (), "done"),
-        (None, ("gpu-1",), "failed"),
-        (Busy("works on it"), (), "accepted"),
-        (OutcomeUnknown("no answer"), (), "unanswered"),
-        (CapacityExhausted("full"), (), "refused"),
-        (KeyboardInterrupt(), (), "unanswered"),
+        (DONE, "done"),
+        (replace(DONE, failed={"gpu-1": "no power"}), "failed"),
+        (FAILED, "failed"),
+        (DeviceFault("broken", "gpu-1"), "failed"),
+        (PartialFailure("broken", {"gpu-1": "broken"}), "failed"),
+        (ACCEPTED, "accepted"),
+        (replace(ACCEPTED, phase=OperationPhase.UNKNOWN), "unanswered"),
+        (OutcomeUnknown("no answer"), "unanswered"),
+        (KeyboardInterrupt(), "unanswered"),
+        (CapacityExhausted("full"), "refused"),
     ],
 )
 def test_a_call_is_counted_once_by_how_it_was_answered(
-    caplog: pytest.LogCaptureFixture, error: BaseException | None, failed: tuple[str, ...], outcome: str
+    caplog: pytest.LogCaptureFixture, answer: Operation | BaseException, outcome: str
 ) -> None:
     caplog.set_level(logging.INFO, "weft.audit")
     counted: list[tuple[str, str, str]] = []
     audit = Audit(lambda *labels: counted.append(labels))
-    act = Act("rack", "attach", "sled-1", frozenset({"gpu-1"}), Cause("LogicalNode a/x"), None)
+    act = an_act("gpu-1")
     audit.began(act)
-    audit.ended(act, error, frozenset(failed))
+    audit.ended(act, answer)
     for _ in range(2):
         audit.read("rack", "sled-1", frozenset({"gpu-1"}))
     assert counted == [("rack", "attach", outcome)]
@@ -80,12 +97,45 @@ def test_a_call_is_counted_once_by_how_it_was_answered(
     assert line["after"] == (None if outcome == "refused" else ["gpu-1"])
 
 
+def an_act(device: str) -> Act:
+    return Act("rack", "attach", "sled-1", frozenset({device}), Cause("LogicalNode a/x"), frozenset())
+
+
+def test_a_host_that_is_busy_with_something_else_is_no_act(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "weft.audit")
+    counted: list[tuple[str, str, str]] = []
+    audit = Audit(lambda *labels: counted.append(labels))
+    for _ in range(3):
+        act = an_act("gpu-1")
+        audit.began(act)
+        audit.ended(act, Busy("works on another task"))
+        audit.read("rack", "sled-1", frozenset())
+    assert (counted, lines(caplog)) == ([], [])
+
+
 def test_a_call_whose_host_was_never_read_is_told_at_the_next_one(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "weft.audit")
     audit = Audit()
     for device in ("gpu-1", "gpu-2"):
-        act = Act("rack", "attach", "sled-1", frozenset({device}), Cause(), frozenset())
+        act = an_act(device)
         audit.began(act)
         audit.ended(act, OutcomeUnknown("no answer"))
     (line,) = lines(caplog)
     assert (line["devices"], line["after"]) == (["gpu-1"], None)
+
+
+async def test_a_call_whose_host_was_not_read_before_the_operator_stops_is_told_then(
+    rack: Rack, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "weft.audit")
+
+    async def fail() -> None:
+        raise Transient("not now")
+
+    await rack.build()
+    rack.driver.before_attached = fail
+    await rack.ask("trainer")
+    assert lines(caplog) == []
+    await rack.fabrics.close()
+    (line,) = lines(caplog)
+    assert (line["act"], line["outcome"], line["after"]) == ("attach", "done", None)

@@ -1,8 +1,8 @@
 """A record of each call that changes what is attached: one structured log line, and a count.
 
-The line is written when the host was read after the call, so that it says what came of it; of a call that was refused,
-and of one after which this process never read the host, at once or at the next call there, with no `after`. What a
-process did that was killed in between is in the claims, and in the next reading, and not here.
+The line is written when the host was read after the call, so that it says what came of it; with no `after` at once of a
+call that was refused, and at the next call there, or when the process stops, of one whose host was not read since.
+What a process did that was killed in between is in the claims, and in the next reading, and not here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from weft.fabric.errors import Busy, FabricError, OutcomeUnknown
+from weft.fabric.driver import Operation, OperationPhase
+from weft.fabric.errors import Busy, DeviceFault, FabricError, OutcomeUnknown, PartialFailure
 
 log = logging.getLogger("weft.audit")
 
@@ -58,17 +59,13 @@ class Audit:
         self._close(act.fabric, act.host, None)
         self._open[act.fabric, act.host] = act
 
-    def ended(self, act: Act, error: BaseException | None, failed: frozenset[str] = frozenset()) -> None:
-        """How the manager answered it. Its `outcome`: done, accepted, failed, refused or unanswered."""
-        match error:
-            case None:
-                act.outcome = "failed" if failed else "done"
-            case Busy():
-                act.outcome = "accepted"
-            case OutcomeUnknown():
-                act.outcome = "unanswered"
-            case FabricError():
-                act.outcome = "refused"
+    def ended(self, act: Act, answer: Operation | BaseException) -> None:
+        """What the manager said to it."""
+        if isinstance(answer, Busy):
+            # The host is busy with something else: nothing was done.
+            self._open.pop((act.fabric, act.host), None)
+            return
+        act.outcome = _outcome(answer)
         self.count(act.fabric, act.act, act.outcome)
         if act.outcome == "refused":
             self._close(act.fabric, act.host, None)
@@ -76,6 +73,11 @@ class Audit:
     def read(self, fabric: str, host: str, devices: frozenset[str]) -> None:
         """The host was read."""
         self._close(fabric, host, devices)
+
+    def close(self) -> None:
+        """No host is read any more."""
+        for fabric, host in list(self._open):
+            self._close(fabric, host, None)
 
     def _close(self, fabric: str, host: str, after: frozenset[str] | None) -> None:
         act = self._open.pop((fabric, host), None)
@@ -99,3 +101,20 @@ class Audit:
                 "after": None if after is None else sorted(after),
             },
         )
+
+
+def _outcome(answer: Operation | BaseException) -> str:
+    """done, accepted, failed, refused or unanswered."""
+    match answer:
+        case Operation(phase=OperationPhase.SUCCEEDED, failed=failed) if not failed:
+            return "done"
+        case Operation(phase=OperationPhase.PENDING | OperationPhase.RUNNING):
+            return "accepted"
+        case Operation(phase=OperationPhase.UNKNOWN) | OutcomeUnknown():
+            return "unanswered"
+        case Operation() | DeviceFault() | PartialFailure():
+            # Of a batch some may have taken effect.
+            return "failed"
+        case FabricError():
+            return "refused"
+    return "unanswered"

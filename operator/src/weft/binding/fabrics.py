@@ -77,6 +77,7 @@ class Fabrics:
         }
 
     async def close(self) -> None:
+        self._audit.close()
         sessions, self._sessions = list(self._sessions.values()), {}
         await asyncio.gather(*(session.driver.close() for session in sessions), return_exceptions=True)
 

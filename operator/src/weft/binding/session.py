@@ -246,12 +246,7 @@ class FabricSession:
         except BaseException as error:
             self.audit.ended(act, error)
             raise
-        if operation.phase is OperationPhase.UNKNOWN:
-            self.audit.ended(act, OutcomeUnknown(operation.message))
-        elif not operation.phase.is_terminal:
-            self.audit.ended(act, Busy(operation.message))
-        else:
-            self.audit.ended(act, None, frozenset(operation.failed))
+        self.audit.ended(act, operation)
         return operation
 
     async def _task_at(self, host: str) -> None:
