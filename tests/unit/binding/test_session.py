@@ -154,6 +154,21 @@ async def test_a_device_seen_after_an_answered_attach_is_free_as_soon_as_it_is_d
     assert certainty(made) is Certainty.CLEAR
 
 
+async def test_a_device_whose_detach_the_manager_calls_failed_is_not_free_before_it_has_settled() -> None:
+    made, driver, _ = session(settle_seconds=30.0)
+    await attach(made)
+    await made.attached(HOST)
+
+    async def fail(*_: object) -> Operation:
+        driver.pairs.clear()
+        return Operation("/tasks/1", OperationPhase.FAILED, "no power")
+
+    driver.detach = fail  # type: ignore[method-assign]
+    await made.detach("op-release", HOST, frozenset({"gpu-0"}))
+    await made.attached(HOST)
+    assert certainty(made) is Certainty.OPEN
+
+
 async def test_a_device_whose_first_attach_had_no_answer_settles_although_the_repeat_bound_it() -> None:
     made, driver, _ = session(settle_seconds=60)
     driver.before_attach = raises(OutcomeUnknown("no answer"))

@@ -8,7 +8,7 @@ import pytest
 
 from support.rack import Rack, condition
 from weft.api.resources import FABRICS, LOGICAL_NODES
-from weft.binding.keys import PlacementKey
+from weft.binding.keys import LogicalNodeKey, PlacementKey
 from weft.cluster import Object
 
 
@@ -108,6 +108,47 @@ async def test_a_fabric_gives_devices_in_its_windows_alone_and_says_when_the_nex
     rack.clock.wall += timedelta(hours=1)
     await rack.place_again()
     assert condition(rack.node("waits"), "Bound")[0] == "True"
+
+
+async def test_a_window_that_closes_between_the_choice_of_a_place_and_its_claim_gives_nothing(
+    rack: Rack,
+) -> None:
+    await rack.build(windows=[{"from": "23:00", "to": "01:00"}])
+    await rack.ask("late")
+    await rack.cluster.delete(LOGICAL_NODES, "late", "a")
+    await rack.work("late")
+    await rack.poll()
+    body = {"accelerators": [{"name": "main", "count": 2}]}
+    await rack.cluster.create(LOGICAL_NODES, {"metadata": {"name": "late", "namespace": "a"}, "spec": body})
+    key = LogicalNodeKey("a", "late")
+    await rack.reconcile(key)
+    await rack.reconcile(PlacementKey())
+    rack.clock.forward(3600)
+    await rack.work("late")
+    await rack.place_again()
+    assert condition(rack.node("late"), "Bound") == ("False", "OutsideWindow")
+    assert rack.claims() == []
+
+
+@pytest.mark.parametrize(
+    ("closed", "opened", "reason"),
+    [
+        ({"suspend": True}, {"suspend": False}, "Suspended"),
+        ({"windows": [{"from": "02:00", "to": "03:00"}]}, {"windows": None}, "OutsideWindow"),
+    ],
+)
+async def test_what_is_attached_at_a_fabric_that_gives_nothing_is_not_taken_over_and_that_is_said(
+    rack: Rack, closed: Object, opened: Object, reason: str
+) -> None:
+    rack.driver.pairs = {("gpu-0", "sled-0")}
+    await rack.build(orphanPolicy="Adopt", **closed)
+    await rack.poll()
+    await rack.ask("n", gpus=1, adopt=[{"fabric": "rack", "device": "gpu-0"}])
+    assert condition(rack.node("n"), "Bound") == ("False", reason)
+    assert rack.claims() == []
+    await rack.edit_fabric(**opened)
+    await rack.place_again()
+    assert condition(rack.node("n"), "Bound")[0] == "True"
 
 
 async def test_a_window_of_a_zone_that_the_operator_does_not_know_is_not_open(rack: Rack) -> None:

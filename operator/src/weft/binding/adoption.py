@@ -58,6 +58,12 @@ def adopt(
     left, hosts_left = dict(stock.quota_left), dict(stock.hosts_left)
     outcomes: list[Assignment | Refusal] = []
     for request in asking:
+        closed = [
+            stock.closed[name] for name in sorted({name for name, _ in request.adopt} & stock.closed.keys())
+        ]
+        if closed:
+            outcomes.append(Refusal(request, closed[0].reason, "; ".join(each.words for each in closed)))
+            continue
         try:
             machine = _machine(request.adopt, fabrics, claimed, snapshot)
             mine = tuple(_offer(named, offers, snapshot) for named in sorted(request.adopt))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import is_true
@@ -14,7 +15,7 @@ from weft.api.pools import Maintenance, PoolKind
 from weft.api.resources import FABRICS, GPU_POOLS, LOGICAL_NODES, MEMORY_POOLS, PODS, STORAGE_POOLS
 from weft.binding.ages import BoundAges, Since
 from weft.binding.assignments import Outcome
-from weft.binding.closed import is_suspended
+from weft.binding.closed import closed
 from weft.binding.evidence import Certainty
 from weft.binding.inventory import Picture
 from weft.binding.keys import LogicalNodeKey
@@ -185,8 +186,10 @@ def observe(
     }
     unplaceable = ""
     if isinstance(outcome, Assignment):
+        # What a bound one lacks waits for no window.
+        wall = None if outcome.waiting.extends else now.wall
         why = (
-            why_not_usable(cluster, each, sessions.get(each)) or _why_not_given(cluster, each)
+            why_not_usable(cluster, each, sessions.get(each)) or _why_not_given(cluster, each, wall)
             for each in sorted(outcome.fabrics)
         )
         unplaceable = "; ".join(filter(None, why))
@@ -205,10 +208,10 @@ def observe(
     )
 
 
-def _why_not_given(cluster: Cluster, fabric: str) -> str:
+def _why_not_given(cluster: Cluster, fabric: str, wall: datetime | None) -> str:
     """Why nothing may be claimed there although calls can be made; empty: it may."""
     raw = cluster.get(FABRICS, fabric)
-    return f"fabric {fabric} is suspended" if raw is not None and is_suspended(raw) else ""
+    return "; ".join(each.words for each in closed([raw], wall).values()) if raw is not None else ""
 
 
 def _host_view(

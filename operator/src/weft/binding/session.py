@@ -235,7 +235,7 @@ class FabricSession:
         if operation.id and not operation.phase.is_terminal:
             self.evidence.task_began(host, key, operation.id)
             raise Busy(f"the manager works on it ({operation.id})")
-        if not uids:
+        if not uids and operation.phase is OperationPhase.SUCCEEDED and not operation.failed:
             self.evidence.detached(before)
         return operation
 
