@@ -12,10 +12,12 @@ from support.rack import Rack, condition
 from weft.api.maintenance import Drain
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
+    FABRICS,
     GPU_POOLS,
     LOGICAL_NODES,
     PODS,
     PRIORITY_CLASSES,
+    ResourceType,
 )
 from weft.binding.asked import Waiting
 from weft.binding.stock import Holder, Offer, Stock
@@ -228,3 +230,32 @@ async def test_pods_are_evicted_before_a_device_is_detached_and_the_victim_is_to
     await go_on(rack)
     assert condition(rack.node("low"), "Draining") == ("False", "NotDraining")
     assert rack.cluster.get(PODS, "job", "a") is not None
+
+
+@pytest.mark.parametrize(
+    ("resource", "name", "spec"),
+    [
+        (FABRICS, "rack", {"suspend": True}),
+        (FABRICS, "rack", {"windows": [{"from": "02:00", "to": "03:00"}]}),
+        (LOGICAL_NODES, "urgent", {"suspend": True}),
+    ],
+)
+async def test_nobody_has_to_leave_any_more_for_one_that_may_take_nothing_now(
+    rack: Rack, resource: ResourceType, name: str, spec: dict[str, Any]
+) -> None:
+    await begin(rack, {})
+    assert reason(rack, "urgent") == "Bound"
+    await rack.cluster.delete(LOGICAL_NODES, "urgent", "a")
+    await go_on(rack)
+    node = rack.node("low")["status"]["nodeName"]
+    pod = {"nodeName": node, "tolerations": [TOLERATION], "containers": [{"name": "c", "image": "job:1"}]}
+    await rack.cluster.create(PODS, {"metadata": {"name": "job", "namespace": "a"}, "spec": pod})
+    rack.cluster.kept_by_budgets.add("job")
+    await ask(rack)
+    assert reason(rack, "low", "Draining") == "Preempted"
+    await rack.cluster.patch(resource, name, "a" if resource.namespaced else "", {"spec": spec})
+    await go_on(rack)
+    assert condition(rack.node("low"), "Draining") == ("False", "NotDraining")
+    await rack.cluster.delete(PODS, "job", "a")
+    await go_on(rack)
+    assert reason(rack, "low") == "Bound"
