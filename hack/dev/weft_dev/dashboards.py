@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weft.cli.look.recorded import QUERIES
+
 WIDTH, HEIGHT, ACROSS = 12, 8, 2
 """Of a panel, in Grafana's units, and how many stand side by side."""
 
@@ -70,22 +72,24 @@ FLEET = (
     Panel("Writes to the API server", "sum(rate(weft_api_writes_total[5m]))", "a second", "reqps"),
 )
 GROUPS = (
+    Panel("Replicas that serve", QUERIES["serving"], "{{namespace}}/{{group}} {{role}}", stacked=True),
     Panel(
-        "Replicas that serve",
-        'sum by (namespace, group, role) (weft_role_replicas{state="serving", group=~"$group"})',
-        "{{namespace}}/{{group}} {{role}}",
-        stacked=True,
+        "Replicas that the load needs", QUERIES["needed"], "{{namespace}}/{{group}} {{stage}}", stacked=True
     ),
+    Panel("Requests", QUERIES["requests"], "{{namespace}}/{{group}}", "reqps"),
+    Panel("Tokens asked for, a second", QUERIES["tokens"], "{{namespace}}/{{group}} {{of}}"),
+    Panel(
+        "Part within each objective",
+        QUERIES["within"],
+        "{{namespace}}/{{group}} {{objective}}",
+        "percentunit",
+    ),
+    Panel("Objectives met (1), missed (0), not known (-1)", QUERIES["met"], "{{namespace}}/{{name}}"),
     Panel(
         "Replicas that are to serve and do not",
-        'sum by (namespace, group, role) (weft_role_replicas{state="desired", group=~"$group"})'
-        ' - sum by (namespace, group, role) (weft_role_replicas{state="serving", group=~"$group"})',
+        'max by (namespace, group, role) (weft_role_replicas{state="desired", group=~"$group"})'
+        ' - max by (namespace, group, role) (weft_role_replicas{state="serving", group=~"$group"})',
         "{{namespace}}/{{group}} {{role}}",
-    ),
-    Panel(
-        "Objectives met (1), missed (0), not known (-1)",
-        'weft_condition{kind="InferenceGroup", condition="ObjectivesMet", name=~"$group"}',
-        "{{namespace}}/{{name}}",
     ),
     Panel(
         "Metrics fresh (1)",
@@ -99,7 +103,7 @@ GROUPS = (
     ),
     Panel(
         "Since the last decision",
-        'time() - weft_group_decision_timestamp_seconds{group=~"$group"}',
+        f"time() - {QUERIES['decided']}",
         "{{namespace}}/{{group}}",
         "s",
     ),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from weft.api import Stage
 from weft.api.resources import (
     FABRICS,
     GPU_POOLS,
@@ -15,6 +17,8 @@ from weft.api.resources import (
     LOGICAL_NODES,
     ResourceType,
 )
+from weft.balancing.keys import GroupKey
+from weft.balancing.load import GroupLoad
 from weft.runtime.cache import ObjectCache
 from weft.runtime.exposed import Exposed
 from weft.runtime.metering import Meter
@@ -38,10 +42,12 @@ def put(
     cache.put(resource, body if status is None else {**body, "status": status})
 
 
-def seen(cache: ObjectCache, leads: bool = True) -> dict[tuple[str, frozenset[str]], float]:
+def seen(
+    cache: ObjectCache, leads: bool = True, loads: Mapping[GroupKey, GroupLoad] | None = None
+) -> dict[tuple[str, frozenset[str]], float]:
     """Value by metric and labels' values, whatever their order."""
     registry = CollectorRegistry()
-    registry.register(Exposed(cache, Meter(lambda: 0.0), lambda: leads, lambda: NOW))
+    registry.register(Exposed(cache, Meter(lambda: 0.0), loads or {}, lambda: leads, lambda: NOW))
     return {
         (sample.name, frozenset(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -111,6 +117,25 @@ def test_a_groups_replicas_transfers_and_last_decision_are_shown() -> None:
     assert metrics["weft_role_replicas", frozenset({"team-a", "llama", "decode", "Decode", "serving"})] == 2
     assert metrics["weft_group_decision_timestamp_seconds", frozenset({"team-a", "llama"})] == NOW - 3600
     assert metrics["weft_group_transfers", frozenset({"team-a", "llama", "Draining"})] == 1
+
+
+def test_a_groups_traffic_need_and_lateness_are_shown_and_what_is_not_known_is_left_out() -> None:
+    needed, within = {Stage.PREFILL: 1.6}, {"TimeToFirstToken": 0.97}
+    loads = {
+        GroupKey("team-a", "llama"): GroupLoad(4.5, 900.0, 120.0, needed, within),
+        GroupKey("team-a", "idle"): GroupLoad(0.0, None, None, {}, {}),
+    }
+
+    metrics = seen(ObjectCache(), loads=loads)
+    assert {key: value for key, value in metrics.items() if "team-a" in key[1]} == {
+        ("weft_group_requests_per_second", frozenset({"team-a", "llama"})): 4.5,
+        ("weft_group_requests_per_second", frozenset({"team-a", "idle"})): 0,
+        ("weft_group_tokens_per_second", frozenset({"team-a", "llama", "prompts"})): 900,
+        ("weft_group_tokens_per_second", frozenset({"team-a", "llama", "answers"})): 120,
+        ("weft_group_needed_replicas", frozenset({"team-a", "llama", "Prefill"})): 1.6,
+        ("weft_group_within_objective_ratio", frozenset({"team-a", "llama", "TimeToFirstToken"})): 0.97,
+    }
+    assert seen(ObjectCache(), leads=False, loads=loads) == {}
 
 
 def test_a_replica_that_does_not_lead_shows_no_objects() -> None:

@@ -21,6 +21,7 @@ from weft.balancing.apply import Outcome, apply
 from weft.balancing.decide import GroupDecision, decide
 from weft.balancing.engine_calls import EngineCalls
 from weft.balancing.keys import GroupKey
+from weft.balancing.load import GroupLoad
 from weft.balancing.moments import Moments
 from weft.balancing.observe import GroupPicture, observe
 from weft.balancing.pace import LOOK_SECONDS, MOVING_SECONDS
@@ -57,6 +58,8 @@ class GroupController:
         self._presets = presets
         self._refusals: dict[GroupKey, dict[Subject, Refusal]] = {}
         self._moments: dict[GroupKey, Moments] = {}
+        self.loads: dict[GroupKey, GroupLoad] = {}
+        """Of groups whose metrics were fresh at the last look."""
 
     @property
     def watches(self) -> tuple[Watch[GroupKey], ...]:
@@ -79,6 +82,7 @@ class GroupController:
         if raw is None:
             self._refusals.pop(key, None)
             self._moments.pop(key, None)
+            self.loads.pop(key, None)
             return await self._disown(key, now.wall)
         known = self._refusals.get(key, {})
         moments = self._moments.setdefault(key, Moments())
@@ -94,6 +98,10 @@ class GroupController:
             self._engines,
         )
         decision = decide(picture, now)
+        if decision.load is not None:
+            self.loads[key] = decision.load
+        else:
+            self.loads.pop(key, None)
 
         def call(replica: Replica, stage: str) -> None:
             assert picture.role_switch is not None

@@ -14,6 +14,7 @@ from weft.api.inference import MoveReason
 from weft.api.names import FINALIZER
 from weft.balancing import conditions, removal
 from weft.balancing.inputs import split_inputs
+from weft.balancing.load import GroupLoad, group_load
 from weft.balancing.observe import GroupPicture
 from weft.balancing.plan import SplitPlan, plan_split
 from weft.balancing.replicas import Replica
@@ -49,6 +50,7 @@ class GroupDecision:
     """Those to record: the open ones, then those that start."""
     started: tuple[Transfer, ...] = ()
     balanced: Finding | None = None
+    load: GroupLoad | None = None
     scaling: Scaling = field(default_factory=Scaling)
     """What is recorded of existing workloads."""
     notes: tuple[Note, ...] = ()
@@ -84,7 +86,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         steps += _follow(picture, roster, still, now)
     scaling = plan_targets(picture, recorded, creating=bool(roster.create), now=now.wall)
     steps += scaling.steps
-    plan = _split(picture, carried, recorded, bool(roster.remove), allowed, now)
+    plan, load = _split(picture, carried, recorded, bool(roster.remove), allowed, now)
     chosen, obstacle = choose(plan.allocation, picture, still, now.wall)
     begun, closed = started(allowed, chosen, len(still))
     transfers = (*still, *begun)
@@ -112,6 +114,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
             picture.running,
             obstacles,
         ),
+        load=load,
         scaling=scaling,
         notes=(*(one.note for one in carried if one.note is not None), *scaling.notes),
         busy=bool(transfers or roster.remove or scaling.busy),
@@ -160,8 +163,10 @@ def _belongs_in(replica: Replica) -> bool:
 
 def _split(
     picture: GroupPicture, carried: list[Carried], recorded: Split, removing: bool, allowed: Permit, now: Now
-) -> SplitPlan:
-    """The split that holds from now on. A transfer that was rolled back takes its part of the decision with it.
+) -> tuple[SplitPlan, GroupLoad | None]:
+    """The split that holds from now on, and the load that it was decided for.
+
+    A transfer that was rolled back takes its part of the decision with it.
 
     What cannot be finished holds no other decision: a replica that has changed its role and does not become ready, or a
     role that has none to spare for what was decided.
@@ -187,6 +192,7 @@ def _split(
     settled = not still and not under_way
     forward = [one for one in still if one.step is not TransferStep.ROLLING_BACK]
     moving = tuple((one.from_, one.to) for one in forward) if len(forward) == len(still) else ()
+    load: GroupLoad | None = None
     without = sorted(picture.all_roles.keys() - picture.roles.keys())
     if without and allocation:
         # Nothing is decided without some of the roles: what the others have would be divided anew.
@@ -197,9 +203,11 @@ def _split(
         text = f"role {name}: {problem.message}"
         plan = SplitPlan(allocation, obstacle=replace(problem, message=text))
     else:
-        plan = plan_split(split_inputs(picture, allocation, decided_at, settled, moving, now.wall))
-        plan = within(allowed, plan, allocation, group.spec.rebalance.mode)
-    return replace(plan, decision=back) if plan.decision is None and back is not None else plan
+        inputs = split_inputs(picture, allocation, decided_at, settled, moving, now.wall)
+        load = group_load(inputs)
+        plan = within(allowed, plan_split(inputs), allocation, group.spec.rebalance.mode)
+    plan = replace(plan, decision=back) if plan.decision is None and back is not None else plan
+    return plan, load
 
 
 def _after_refusals(decision: GroupDecision, picture: GroupPicture, now: Now) -> GroupDecision:

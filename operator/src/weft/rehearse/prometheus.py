@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,10 @@ async def read_traffic(
     wanted = ("requests_long", "prompt_buckets", "answer_buckets")
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)) as session:
         answers = await asyncio.gather(
-            *(_ask(session, url, window.fill(expressions[name]), start, seconds, step) for name in wanted)
+            *(
+                ask_range(session, url, window.fill(expressions[name]), start, seconds, step)
+                for name in wanted
+            )
         )
     rates, prompts, answers_buckets = (
         _by_time(answer, namespace, models, histogram)
@@ -97,9 +101,13 @@ def _cumulative(points: Mapping[float, float] | None) -> Buckets:
     return buckets if buckets and buckets[-1][1] > 0 else ()
 
 
-async def _ask(
+async def ask_range(
     session: aiohttp.ClientSession, url: str, query: str, start: float, seconds: float, step: float
 ) -> list[dict[str, Any]]:
+    """The series of a range, as the API's `result`; its first point is one step after `start` (Unix time).
+
+    Raises TraceError with what to do where the server gives no usable answer. A login in the URL is not in the text.
+    """
     form = {
         "query": query,
         "start": f"{start + step:.3f}",
@@ -117,8 +125,13 @@ async def _ask(
         if isinstance(error, TraceError):
             raise
         raise TraceError(
-            f"the Prometheus server at {url} gave no usable answer: {type(error).__name__}: {error}"
+            f"the Prometheus server at {shown(url)} gave no usable answer: {type(error).__name__}: {error}"
         ) from error
+
+
+def shown(url: str) -> str:
+    """The URL without a login."""
+    return re.sub("//[^/]*@", "//", url)
 
 
 def _by_time(

@@ -7,7 +7,7 @@ not named, since a tenant can make as many as they like; groups and roles are na
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,6 +21,8 @@ from weft.api.resources import (
     LOGICAL_NODES,
     POOLS,
 )
+from weft.balancing.keys import GroupKey
+from weft.balancing.load import GroupLoad
 from weft.cluster import Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.metering import Meter
@@ -35,9 +37,15 @@ class Exposed(Collector):
     """`leads`: two replicas that both showed the objects would be added up."""
 
     def __init__(
-        self, cache: ObjectCache, meter: Meter, leads: Callable[[], bool], wall: Callable[[], float]
+        self,
+        cache: ObjectCache,
+        meter: Meter,
+        loads: Mapping[GroupKey, GroupLoad],
+        leads: Callable[[], bool],
+        wall: Callable[[], float],
     ) -> None:
         self._cache = cache
+        self._loads = loads
         self._meter = meter
         self._leads = leads
         self._wall = wall
@@ -52,6 +60,7 @@ class Exposed(Collector):
             yield from self._pools()
             yield from self._logical_nodes()
             yield from self._groups()
+            yield from self._load()
             yield from self._held()
 
     def _conditions(self) -> Iterator[Metric]:
@@ -186,6 +195,43 @@ class Exposed(Collector):
                 moving.add_metric([*_name(each), step], count)
         yield decided
         yield moving
+
+    def _load(self) -> Iterator[Metric]:
+        labels = ["namespace", "group"]
+        requests = GaugeMetricFamily(
+            "weft_group_requests_per_second",
+            "Requests that arrive, as the group's metrics told at the last look; none while they are not fresh.",
+            labels=labels,
+        )
+        tokens = GaugeMetricFamily(
+            "weft_group_tokens_per_second",
+            "Tokens of the prompts and of the answers that are asked for.",
+            labels=[*labels, "of"],
+        )
+        needed = GaugeMetricFamily(
+            "weft_group_needed_replicas",
+            "Replicas that a stage needs for this load to meet the objectives, by the engines' profile.",
+            labels=[*labels, "stage"],
+        )
+        within = GaugeMetricFamily(
+            "weft_group_within_objective_ratio",
+            "Part of the requests (of the tokens, for the time between them) that were within an objective just now.",
+            labels=[*labels, "objective"],
+        )
+        for key, load in list(self._loads.items()):
+            group = [key.namespace, key.name]
+            requests.add_metric(group, load.requests_per_second)
+            for of, rate in (
+                ("prompts", load.prompt_tokens_per_second),
+                ("answers", load.answer_tokens_per_second),
+            ):
+                if rate is not None:
+                    tokens.add_metric([*group, of], rate)
+            for stage, replicas in load.needed.items():
+                needed.add_metric([*group, stage.value], replicas)
+            for objective, share in load.within.items():
+                within.add_metric([*group, objective], share)
+        yield from (requests, tokens, needed, within)
 
     def _held(self) -> Iterator[Metric]:
         labels = ["namespace", "kind", "pool"]

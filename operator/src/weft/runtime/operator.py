@@ -84,7 +84,9 @@ async def run(settings: Settings) -> int:
             metrics.registry, heartbeat.live, informer.watching, workers.failures, plan.answer
         )
         metrics.follow(leadership.remaining_seconds, queue.__len__)
-        metrics.registry.register(Exposed(cache, meter, leadership.leads, time.time))
+        groups = controllers[GroupKey]
+        assert isinstance(groups, GroupController)
+        metrics.registry.register(Exposed(cache, meter, groups.loads, leadership.leads, time.time))
         closing.push_async_callback(health.stop)
         await _serve(health, settings)
         closing.push_async_callback(informer.stop)

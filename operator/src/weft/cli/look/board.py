@@ -11,6 +11,7 @@ from weft.api.conditions import Condition, is_true
 from weft.api.resources import DEVICE_ATTACHMENTS
 from weft.cli.look.history import Span
 from weft.cli.look.reading import Reading
+from weft.cli.look.recorded import NOT_ASKED, Records
 from weft.cli.look.status import FabricLine, GroupLine, NodeLine, PoolLine, status_of, waits_for
 from weft.cli.look.why import Chosen, Said, decisions, said_of
 from weft.cli.look.words import as_hoped, by_number
@@ -86,9 +87,15 @@ class Board:
     """What the user has no right to list."""
     unreadable: tuple[str, ...]
     """Objects that this version of the command cannot read, each with what of it."""
+    records: Records
+    """What a Prometheus has of the groups, or why there is nothing."""
 
 
-def board_of(reading: Reading, history: Mapping[str, tuple[Span, ...]] | None = None) -> Board:
+def board_of(
+    reading: Reading,
+    history: Mapping[str, tuple[Span, ...]] | None = None,
+    records: Records = NOT_ASKED,
+) -> Board:
     """The page's content; `history` by uid of the group. Pure."""
     spans = history or {}
     status = status_of(reading)
@@ -110,6 +117,7 @@ def board_of(reading: Reading, history: Mapping[str, tuple[Span, ...]] | None = 
         ),
         denied=status.denied,
         unreadable=status.unreadable,
+        records=records,
     )
 
 

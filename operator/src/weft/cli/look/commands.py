@@ -32,6 +32,7 @@ EVERYWHERE = ("status", "report", "ui")
 ANSWERED, NOT_ANSWERED, WOULD_BE_REFUSED = 0, 1, 3
 """Exit statuses; wrong usage is 2."""
 REFRESH_SECONDS = 2.0
+MOST_MINUTES = 7 * 24 * 60
 WIDE = 400
 """Columns where nobody looks: lines in a file are not wrapped."""
 
@@ -75,6 +76,15 @@ def parser(verb: str) -> argparse.ArgumentParser:
             type=Path,
             metavar="FILE",
             help="write the page and end, instead of serving it; - for stdout",
+        )
+        made.add_argument(
+            "--prometheus",
+            metavar="URL",
+            help="one that scrapes the operator: draws what groups were asked for and needed, for example"
+            " http://127.0.0.1:9090",
+        )
+        made.add_argument(
+            "--minutes", type=_minutes, default=60.0, metavar="N", help="of that, until now (default: 60)"
         )
     if verb == "plan":
         made.add_argument(
@@ -127,6 +137,13 @@ def main(verb: str, argv: Sequence[str]) -> int:
     return NOT_ANSWERED
 
 
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= MOST_MINUTES:
+        raise argparse.ArgumentTypeError(f"has to be 1 to {MOST_MINUTES}")
+    return value
+
+
 async def _ask(verb: str, options: argparse.Namespace) -> int:
     from weft.cli.look.reading import Asker, ref_of
     from weft.runtime.client import KubeClient, current_namespace, load_configuration
@@ -144,7 +161,7 @@ async def _ask(verb: str, options: argparse.Namespace) -> int:
         if verb == "report":
             return await _report(asker, options.file)
         if verb == "ui":
-            return await _ui(lambda: Asker(client, namespace, everywhere), options.once)
+            return await _ui(lambda: Asker(client, namespace, everywhere), options)
         if verb in ("pause", "resume"):
             taking = verb == "pause" and options.taking
             if options.all:
@@ -250,12 +267,13 @@ async def _report(asker: Asker, file: Path | None) -> int:
     return _write("report", data, file or Path(file_name(reading.now)))
 
 
-async def _ui(asker: Callable[[], Asker], once: Path | None) -> int:
+async def _ui(asker: Callable[[], Asker], options: argparse.Namespace) -> int:
     import secrets
 
     from weft.cli.look.board import Board, board_of
     from weft.cli.look.history import History
     from weft.cli.look.page import page
+    from weft.cli.look.recorded import NOT_ASKED, read_records
     from weft.cli.look.ui import serve
 
     history = History()
@@ -263,10 +281,14 @@ async def _ui(asker: Callable[[], Asker], once: Path | None) -> int:
     async def read() -> Board:
         # One for each reading: rights may change while the page is looked at.
         reading = await asker().read()
-        return board_of(reading, history.add(reading))
+        records = NOT_ASKED
+        if options.prometheus is not None:
+            records = await read_records(options.prometheus, reading.now.timestamp(), 60 * options.minutes)
+        return board_of(reading, history.add(reading), records)
 
-    if once is not None:
-        return _write("page", page(await read(), secrets.token_urlsafe(16), live=False).encode(), once)
+    if options.once is not None:
+        text = page(await read(), secrets.token_urlsafe(16), live=False)
+        return _write("page", text.encode(), options.once)
     await serve(
         read, lambda url: print(f"{url}\nOpen it in a browser of this machine; Ctrl-C ends it.", flush=True)
     )

@@ -10,6 +10,8 @@ from weft.cli.look.board import Board, FabricBoard, GroupBoard, Held, PoolBoard,
 from weft.cli.look.history_chart import STYLE as CHART_STYLE
 from weft.cli.look.history_chart import drawn
 from weft.cli.look.markup import Html, element, joined, table
+from weft.cli.look.recorded_chart import STYLE as RECORDED_STYLE
+from weft.cli.look.recorded_chart import cards
 from weft.cli.look.status import MARKS
 from weft.cli.look.why import Chosen, Said
 from weft.cli.look.words import UNREADABLE, age
@@ -45,6 +47,7 @@ summary { cursor: pointer; } ul { margin: .2rem 0; padding-left: 1.2rem; } td p:
 """
     + "".join(f".{state} {{ fill: var(--{state}); }} " for state in STATES)
     + CHART_STYLE
+    + RECORDED_STYLE
 )
 SCRIPT = """
 setInterval(async () => {
@@ -58,8 +61,8 @@ setInterval(async () => {
     const main = text.match(/<main>[^]*<\\/main>/)[0];
     const page = new DOMParser().parseFromString(main, 'text/html').querySelector('main');
     const focused = document.activeElement.id;
-    for (const each of old.querySelectorAll('details[open]'))
-      page.querySelector('#' + CSS.escape(each.id))?.setAttribute('open', '');
+    for (const each of old.querySelectorAll('details'))
+      page.querySelector('#' + CSS.escape(each.id))?.toggleAttribute('open', each.open);
     old.replaceWith(page);
     if (focused) document.getElementById(focused)?.focus({preventScroll: true});
     problem.textContent = '';
@@ -125,6 +128,9 @@ def _sections(board: Board) -> Iterable[Html]:
         ("Group", "Mode", "Split", "Serving", "Objectives", "Last decision", "To be looked at"),
         [_group(group, board) for group in board.groups],
     )
+    if board.groups:
+        yield element("h2", "Traffic and need over time")
+        yield from _recorded(board)
     yield element("h2", "Logical nodes that wait")
     yield table(
         "The oldest first",
@@ -194,6 +200,31 @@ def _group(group: GroupBoard, board: Board) -> tuple[str, ...]:
         joined((met, element("p", group.objectives, class_="soft"))),
         joined(_decision(one, name, board) for one in group.decisions) or "none yet",
         _said(group.said),
+    )
+
+
+def _recorded(board: Board) -> Iterable[Html]:
+    if board.records.missing:
+        yield element("p", board.records.missing, class_="soft")
+        return
+    told = {}
+    for group in board.groups:
+        last = next((one for one in group.decisions if not one.recommended), None)
+        told[group.line.namespace, group.line.name] = (
+            (last.at.timestamp(), "; ".join(last.because)) if last is not None else (0.0, "")
+        )
+    yield element(
+        "details",
+        element("summary", f"charts of {len(told)} groups", id="recorded-more"),
+        element(
+            "p",
+            "From your Prometheus. Filled: replicas that serve, and what arrives. Line: replicas that this load needs"
+            " by the engines' profiles. Upright: a decision. Objectives: the higher part is missed.",
+            class_="soft",
+        ),
+        cards(board.records, told),
+        id="recorded",
+        open="open",
     )
 
 
