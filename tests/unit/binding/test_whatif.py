@@ -165,10 +165,37 @@ async def test_a_tighter_quota_says_who_would_wait_for_it(rack: Rack) -> None:
     assert [(each.name, each.reason) for each in answer.others] == [("waits", "QuotaExceeded")]
 
 
-async def test_a_spec_that_cannot_be_read_is_said_and_not_left_out(rack: Rack) -> None:
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (asked("odd", -1), "count"),
+        ((GPU_POOLS, {"metadata": {"name": "gpus"}, "spec": {"selector": {}}}), "fabricRef"),
+        ((GPU_POOLS, {"metadata": {"name": "gpus"}, "spec": {"fabricRef": "rack"}}), "fabricRef"),
+        ((GPU_POOLS, {"metadata": {"name": "gpus"}, "spec": {**PRICED, "cost": "much"}}), "cost"),
+        ((FABRICS, {"metadata": {"name": "rack"}, "spec": {"mode": "Manage"}}), "endpoint"),
+        ((DEVICE_QUOTAS, {"metadata": {"name": "q", "namespace": "a"}, "spec": {"limits": 7}}), "limits"),
+    ],
+)
+async def test_a_spec_that_cannot_be_read_is_said_and_not_left_out(
+    rack: Rack, change: tuple[ResourceType, Object], why: str
+) -> None:
     await rack.build()
-    with pytest.raises(ValueError, match="count"):
-        await planned(rack, asked("odd", -1))
+    with pytest.raises(ValueError, match=why):
+        await planned(rack, change)
+
+
+@pytest.mark.parametrize("name", ["gpus", "new"])
+async def test_a_second_question_about_a_pool_is_answered_for_its_second_spec(rack: Rack, name: str) -> None:
+    await rack.build()
+    await rack.cluster.delete(GPU_POOLS, "gpus")
+    if name == "gpus":
+        await rack.cluster.create(GPU_POOLS, {"metadata": {"name": name}, "spec": PRICED})
+    await rack.ask("waits", 5)
+    none = {**PRICED, "selector": {"matchAttributes": {"model": "another"}}}
+    for spec, devices, outcome in ((PRICED, 4, "binds"), (none, 0, "refused"), (PRICED, 4, "binds")):
+        answer = await planned(rack, (GPU_POOLS, {"metadata": {"name": name}, "spec": spec}), asked("x"))
+        assert [each.devices for each in answer.pools] == [devices]
+        assert [each.outcome for each in answer.own] == [outcome]
 
 
 async def test_a_question_leaves_the_next_pass_of_placement_as_it_was(rack: Rack) -> None:

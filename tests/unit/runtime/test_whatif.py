@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
+from yarl import URL
 
 from weft.api.resources import (
     INFERENCE_GROUPS,
@@ -21,7 +23,7 @@ from weft.binding.whatif import Answer, Forecast
 from weft.cluster import ClusterError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.health import HealthServer
-from weft.runtime.whatif import BURST, WhatIf
+from weft.runtime.whatif import BURST, MOST_AT_ONCE, WhatIf
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HEAD = {"apiVersion": "weft.dev/v1alpha2"}
@@ -142,6 +144,7 @@ async def test_a_tenant_learns_no_name_of_others_who_would_give_way_and_not_how_
         ({"objects": [{**lnode(), "apiVersion": "weft.dev/v9"}]}, 400),
         ({"objects": [{**lnode(), "metadata": {"name": "x"}}]}, 400),
         ({"objects": [{**lnode(), "spec": "x"}]}, 400),
+        ({"objects": [lnode(), lnode(count=3)]}, 400),
         ({"objects": [lnode("x" * MOST_BYTES)]}, 413),
     ],
 )
@@ -149,6 +152,23 @@ async def test_what_is_no_question_is_refused_in_words(bench: Bench, body: Any, 
     told, answer = await bench.post(body)
     assert (told, bool(answer["error"])) == (status, True)
     assert bench.asked == []
+
+
+async def test_who_goes_away_in_the_middle_of_a_question_leaves_no_traceback_and_no_turn_taken(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = URL(bench.url)
+    for _ in range(MOST_AT_ONCE + 1):
+        _, writer = await asyncio.open_connection(address.host, address.port)
+        head = f"POST /plan HTTP/1.1\r\nHost: x\r\n{TOKEN_HEADER}: a {PLAN_AUDIENCE}\r\nContent-Length: 99\r\n\r\n{{"
+        writer.write(head.encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+    assert (await bench.post({"objects": [lnode()]}))[0] in (200, 429)
+    bench.seconds += 60
+    assert (await bench.post({"objects": [lnode()]}))[0] == 200
+    assert caplog.records == []
 
 
 async def test_a_replica_that_does_not_lead_answers_nothing(bench: Bench) -> None:

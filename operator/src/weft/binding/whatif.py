@@ -6,14 +6,17 @@ in the same queue, with what it remembers. So the answer is what a pass would sa
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from weft.api import DeviceAttachment, LogicalNode
+from weft.api import DeviceAttachment, DeviceQuota, Fabric, GPUPool, LogicalNode, MemoryPool, StoragePool
 from weft.api.conditions import is_true
+from weft.api.meta import Model
 from weft.api.resources import (
     DEVICE_QUOTAS,
     FABRICS,
@@ -38,13 +41,13 @@ from weft.binding.status import with_facts
 from weft.binding.stock import Holder
 from weft.cluster import Object
 
-_FIELDS: Mapping[ResourceType, str] = {
-    LOGICAL_NODES: "logical_nodes",
-    GPU_POOLS: "gpu_pools",
-    MEMORY_POOLS: "memory_pools",
-    STORAGE_POOLS: "storage_pools",
-    DEVICE_QUOTAS: "quotas",
-    FABRICS: "fabrics",
+_FIELDS: Mapping[ResourceType, tuple[str, type[Model]]] = {
+    LOGICAL_NODES: ("logical_nodes", LogicalNode),
+    GPU_POOLS: ("gpu_pools", GPUPool),
+    MEMORY_POOLS: ("memory_pools", MemoryPool),
+    STORAGE_POOLS: ("storage_pools", StoragePool),
+    DEVICE_QUOTAS: ("quotas", DeviceQuota),
+    FABRICS: ("fabrics", Fabric),
 }
 FOR_ALL = frozenset({GPU_POOLS, MEMORY_POOLS, STORAGE_POOLS, DEVICE_QUOTAS, FABRICS})
 """What changes the answer to everybody who waits."""
@@ -185,14 +188,15 @@ def _laid_over(snapshot: Snapshot, changes: Iterable[tuple[ResourceType, Object]
     fields: dict[str, Any] = {}
     dropped: set[str] = set()
     for kind, wanted in changes:
-        field = _FIELDS[kind]
+        field, model = _FIELDS[kind]
         objects: dict[tuple[str, str], Object] = {
             _owner(each): each for each in fields.get(field, getattr(snapshot, field))
         }
         key = _owner(wanted)
         made = _as_it_would_be(kind, wanted, objects.get(key), now)
+        # Raises where it cannot be read: nothing that is asked about is left out in silence.
+        model.model_validate(made)
         if kind == LOGICAL_NODES:
-            # Raises where it cannot be read: nothing that is asked about is left out in silence.
             read(made)
             made = _growing(made, _claims(snapshot, key), now)
             dropped.add(made["metadata"]["uid"])
@@ -214,6 +218,10 @@ def _as_it_would_be(kind: ResourceType, wanted: Object, there: Object | None, no
     }
     metadata = dict(there["metadata"]) if there is not None else fresh
     metadata["generation"] = metadata.get("generation", 0) + 1
+    if kind != LOGICAL_NODES:
+        # What is remembered of an object goes by its generation: the next question may be about another spec of it.
+        spec = json.dumps(wanted.get("spec"), sort_keys=True).encode()
+        metadata["generation"] = 2**32 + zlib.crc32(spec)
     for part in ("labels", "annotations"):
         if part in wanted["metadata"]:
             metadata[part] = wanted["metadata"][part]

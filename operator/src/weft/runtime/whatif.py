@@ -207,6 +207,8 @@ async def _body(request: web.Request) -> bytes:
                 body += more
     except TimeoutError as error:
         raise _Refused(408, "the question did not come in time") from error
+    except ConnectionError as error:
+        raise _Refused(400, "whoever asked went away in the middle of the question") from error
     if len(body) > MOST_BYTES:
         raise _Refused(413, f"more than {MOST_BYTES} bytes: plan fewer objects at once")
     return bytes(body)
@@ -234,6 +236,9 @@ def changes_of(body: Any) -> list[Change]:
                 f"{resource.kind} {metadata['name']} is not an object as the API server gives it"
             )
         found.append((resource, raw))
+    seen = {(kind, raw["metadata"].get("namespace"), raw["metadata"]["name"]) for kind, raw in found}
+    if len(seen) < len(found):
+        raise ValueError("an object is there twice")
     return found
 
 
