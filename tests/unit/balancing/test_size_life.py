@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from support.fleet import GROUP, NAMESPACE, Fleet
+from support.fleet import GROUP, MODEL, NAMESPACE, Fleet
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, known, steady
 from weft.api.names import LABEL_ROLE
-from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES
+from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES
 from weft.balancing.presets import PAST_SECONDS
 
 
@@ -138,3 +141,72 @@ async def test_paused_gives_the_roles_back_the_replicas_that_they_ask_for() -> N
     fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["rebalance"].update(mode="Paused"))
     await fleet.run(90)
     assert fleet.split() == {"prefill": 2, "decode": 3}
+
+
+def lasting(fleet: Fleet, minimum: int, zone: str = "") -> dict[str, Any]:
+    """A scheduled minimum that begins in an hour and lasts for two."""
+    begins = (fleet.now + timedelta(hours=1)).astimezone(ZoneInfo(zone or "UTC"))
+    return {
+        "days": [begins.strftime("%A")],
+        "from": begins.strftime("%H:%M"),
+        "to": (begins + timedelta(hours=2)).strftime("%H:%M"),
+        "minimum": minimum,
+        **({"timeZone": zone} if zone else {}),
+    }
+
+
+@pytest.mark.shows(
+    "InferenceGroup.spec.accelerators.schedule[].days",
+    "InferenceGroup.spec.accelerators.schedule[].from",
+    "InferenceGroup.spec.accelerators.schedule[].to",
+    "InferenceGroup.spec.accelerators.schedule[].timeZone",
+    "InferenceGroup.spec.accelerators.schedule[].minimum",
+)
+async def test_a_scheduled_minimum_is_held_while_it_lasts_and_the_size_follows_the_load_afterwards() -> None:
+    fleet = await elastic(2, 4)
+    another_day = {**lasting(fleet, 18), "days": [(fleet.now + timedelta(days=3)).strftime("%A")]}
+    schedule = [lasting(fleet, 14), lasting(fleet, 16, "Asia/Tokyo"), another_day]
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(schedule=schedule))
+    fleet.traffic = known(ANSWER_HEAVY, 1)
+    await fleet.run(20)
+    before = fleet.split()
+    assert sum(before.values()) < 8
+    fleet.now += timedelta(hours=1)
+    await fleet.run(40)
+    assert sum(fleet.serving().values()) == 8, "the larger of the two that last"
+    assert "its schedule, asks for 16 accelerators" in fleet.status()["decision"]["reason"]
+    assert fleet.condition("Balanced") == ("True", "AsDecided")
+    fleet.now += timedelta(hours=1)
+    await fleet.run(20)
+    assert sum(fleet.split().values()) == 8, "little load is no reason to go below it"
+    fleet.now += timedelta(hours=1)
+    await fleet.run(40)
+    assert fleet.split() == before
+
+
+async def test_a_scheduled_minimum_wakes_a_group_that_sleeps() -> None:
+    fleet = Fleet(1, 1)
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(minimum=0))
+    for role in ("prefill", "decode"):
+        fleet.edit(INFERENCE_ROLES, role, lambda spec: spec.update(minReplicas=0))
+    fleet.changed_values["front:queued", MODEL] = 0.0
+    fleet.traffic = known(steady(0, 0, 0))
+    await fleet.run(40)
+    assert fleet.serving() == {"prefill": 0, "decode": 0}
+    schedule = [lasting(fleet, 6)]
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(schedule=schedule))
+    await fleet.run(20)
+    assert fleet.serving() == {"prefill": 0, "decode": 0}
+    fleet.now += timedelta(hours=1)
+    await fleet.run(20)
+    assert sum(fleet.serving().values()) == 3
+
+
+async def test_a_schedule_in_a_time_zone_that_nobody_knows_is_held_at_any_time_and_said() -> None:
+    fleet = await elastic(2, 4)
+    schedule = [{**lasting(fleet, 16), "timeZone": "Europe/Atlantis"}]
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(schedule=schedule))
+    await fleet.run(40)
+    assert sum(fleet.serving().values()) == 8
+    assert fleet.condition("Balanced") == ("False", "ScheduleUnreadable")
+    assert "Europe/Atlantis" in fleet.message("Balanced")

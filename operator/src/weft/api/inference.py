@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -80,6 +81,17 @@ class GroupMetrics(Model):
     )
 
 
+class ScheduledMinimum(Window):
+    """Accelerators that are held at least within some times of the week."""
+
+    minimum: int = Field(
+        ge=1,
+        le=100_000,
+        description="Accelerators that the group holds at least while it lasts. The largest of all that last and of"
+        " `accelerators.minimum` holds.",
+    )
+
+
 class AcceleratorLimits(Model):
     """How many accelerators the group may hold."""
 
@@ -88,6 +100,16 @@ class AcceleratorLimits(Model):
             "!has(self.minimum) || self.minimum <= self.maximum",
             "minimum must not exceed maximum: lower minimum or raise maximum",
             ".minimum",
+        ),
+        Rule(
+            "!has(self.schedule) || size(self.schedule) == 0 || has(self.minimum)",
+            "schedule has an effect beside minimum only: set minimum, with which the size follows the traffic",
+            ".schedule",
+        ),
+        Rule(
+            "!has(self.schedule) || self.schedule.all(each, each.minimum <= self.maximum)",
+            "no minimum of the schedule may exceed maximum: lower it or raise maximum",
+            ".schedule",
         ),
     )
 
@@ -104,6 +126,19 @@ class AcceleratorLimits(Model):
         le=100_000,
         description="Accelerators that all replicas may hold together, also in the middle of a move.",
     )
+    schedule: Annotated[tuple[ScheduledMinimum, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="Times of the week with a larger minimum: replicas are made when one begins, whatever the traffic"
+        " is, and when it ends the size follows the traffic again. Begin it as long before the traffic as replicas take"
+        " to start.",
+        json_schema_extra=_ATOMIC,
+    )
+
+    def minimum_at(self, moment: datetime) -> int | None:
+        """Accelerators that are held at least then; None: the size is fixed. Raises ValueError for an unknown zone."""
+        if self.minimum is None:
+            return None
+        return max([self.minimum, *(each.minimum for each in self.schedule if each.is_open(moment))])
 
 
 class RebalanceMode(enum.StrEnum):

@@ -92,6 +92,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
     transfers = (*still, *begun)
     obstacles = (
         plan.obstacle,
+        picture.schedule_problem,
         roster.obstacle,
         obstacle,
         closed,

@@ -71,7 +71,7 @@ def split_inputs(
         answers_in_time=answers_in_time(engines, spec.objectives),
         corrections=observed_speeds(roles, engines, reading.traffic, picture.windows.long_seconds),
         hold=reading.hold,
-        minimum_accelerators=spec.accelerators.minimum,
+        minimum_accelerators=picture.minimum_accelerators,
         starting=_starting(picture, allocation, cold_start, now),
         cold_start_seconds=cold_start,
         scaled_at=picture.scaled_at,

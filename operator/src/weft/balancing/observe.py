@@ -25,6 +25,7 @@ from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, Reading, read
 from weft.balancing.state import Finding, Hold, Split
 from weft.balancing.steps import Subject
 from weft.balancing.targets import Kinds, Target, read_target
+from weft.balancing.windows import minimum_at
 from weft.cluster import Cluster, Object
 from weft.controllers import Now
 
@@ -73,6 +74,10 @@ class GroupPicture:
     recommended_at: datetime | None = None
     scaled_at: datetime | None = None
     grown_at: datetime | None = None
+    minimum_accelerators: int | None = None
+    """What `spec.accelerators` asks for at this time of the week; None: the size is fixed."""
+    schedule_problem: Finding | None = None
+    """Why its schedule cannot be read."""
 
     def replica(self, name: str) -> Replica | None:
         """The replica of this name, or None."""
@@ -127,7 +132,7 @@ class GroupPicture:
         spec = self.group.spec
         return (
             spec.rebalance.mode is RebalanceMode.AUTO
-            and spec.accelerators.minimum == 0
+            and self.minimum_accelerators == 0
             and all(role.spec.min_replicas == 0 for role in self.all_roles.values())
         )
 
@@ -281,6 +286,7 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
         )
 
     decision, recommendation = picture.group.status.decision, picture.group.status.recommendation
+    minimum, problem = minimum_at(picture.group.spec.accelerators, now.wall)
     told = replace(
         picture,
         replicas=tuple(map(of, picture.replicas)),
@@ -294,6 +300,8 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
         ),
         scaled_at=moments.told("", "scaled", picture.group.status.last_scale_time, now),
         grown_at=moments.told("", "grown", picture.group.status.last_scale_up_time, now),
+        minimum_accelerators=minimum,
+        schedule_problem=problem,
     )
     moments.forget_others()
     return told
@@ -348,14 +356,15 @@ async def _read(
 def _may_change(picture: GroupPicture) -> tuple[bool, bool]:
     """Whether the group could be smaller than it is decided to be, and whether it could be larger."""
     spec, allocation = picture.group.spec, Split.read(picture.group.status.allocation)
-    if spec.accelerators.minimum is None or spec.rebalance.mode is not RebalanceMode.AUTO:
+    least = picture.minimum_accelerators
+    if least is None or spec.rebalance.mode is not RebalanceMode.AUTO:
         return False, False
     roles = [(role.spec, allocation[name]) for name, role in picture.roles.items()]
     held = sum(count * role.accelerators_counted for role, count in roles)
     more = [role.accelerators_counted for role, count in roles if count < role.max_replicas]
     waits = any(one.waits_for_hardware for one in picture.replicas)
     return (
-        held > spec.accelerators.minimum and any(count > role.min_replicas for role, count in roles),
+        held > least and any(count > role.min_replicas for role, count in roles),
         held + min(more, default=math.inf) <= spec.accelerators.maximum and not waits,
     )
 

@@ -193,8 +193,8 @@ def _out_of_reach(inputs: SplitInputs, split: Split) -> Finding | None:
     if least is None or inputs.mode is not RebalanceMode.AUTO or accelerators(split, inputs.roles) >= least:
         return None
     text = (
-        "the roles' maxReplicas and accelerators.maximum allow fewer than accelerators.minimum,"
-        f" {least}: raise them, or lower it"
+        "the roles' maxReplicas and accelerators.maximum allow fewer than accelerators.minimum, or its schedule,"
+        f" asks for, {least}: raise them, or lower it"
     )
     return Finding(False, "MinimumOutOfReach", text)
 
@@ -470,6 +470,9 @@ def _starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:
         )
     elif not inputs.allocation:
         reason = f"start with the roles' replicas: {allocation}"
+    elif accelerators(inputs.allocation, inputs.roles) < (inputs.minimum_accelerators or 0):
+        least = inputs.minimum_accelerators
+        reason = f"accelerators.minimum, or its schedule, asks for {least} accelerators: {allocation}"
     else:
         reason = f"roles, their bounds or accelerators.maximum changed: {allocation}"
     return Decision(reason=reason, decision_time=inputs.now)

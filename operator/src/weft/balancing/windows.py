@@ -1,4 +1,4 @@
-"""Which moves a group's windows and its suspension allow at a moment. Pure.
+"""What a group's times of the week and its suspension allow, and ask for, at a moment. Pure.
 
 Only what Weft does of its own accord waits: the split, the size, and the rollout of a changed template. What replaces
 something that failed, and what somebody drains or asks for by a number, does not.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from weft.api import RebalanceMode, Transfer
-from weft.api.inference import InferenceGroupSpec, MoveReason
+from weft.api.inference import AcceleratorLimits, InferenceGroupSpec, MoveReason
 from weft.api.windows import next_opening, opening_words
 from weft.balancing.plan import SplitPlan
 from weft.balancing.state import Finding, Split
@@ -54,6 +54,21 @@ def permit(spec: InferenceGroupSpec, wall: datetime) -> Permit:
         if reason is MoveReason.SPLIT and limits and None not in limits:
             most = max(each for each in limits if each is not None)
     return Permit(held, most)
+
+
+def minimum_at(limits: AcceleratorLimits, wall: datetime) -> tuple[int | None, Finding | None]:
+    """Accelerators that are held at least at a moment, None where the size is fixed; and why that is not sure.
+
+    A schedule that cannot be read counts as in force: hardware that is missing at its time is what it is to prevent.
+    """
+    try:
+        return limits.minimum_at(wall), None
+    except ValueError as error:
+        text = (
+            f"accelerators.schedule counts as in force at any time: {error}: name a zone of the tz database"
+        )
+        most = max(each.minimum for each in limits.schedule)
+        return max(limits.minimum or 0, most), Finding(False, "ScheduleUnreadable", text)
 
 
 def within(permit: Permit, plan: SplitPlan, before: Split, mode: RebalanceMode) -> SplitPlan:

@@ -209,8 +209,17 @@ CONDITIONS = (
             Reason(
                 "False",
                 "MinimumOutOfReach",
-                "The roles' `maxReplicas` do not allow as many replicas as `accelerators.minimum` asks for.",
+                "The roles' `maxReplicas` do not allow as many replicas as `accelerators.minimum`, or a minimum of its"
+                " schedule that lasts now, asks for.",
                 "Raise `spec.maxReplicas` of the roles, or lower the minimum.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
+                "ScheduleUnreadable",
+                "A time zone of `accelerators.schedule` is not known to the operator: the largest minimum of the"
+                " schedule counts at any time.",
+                "Name a zone of the tz database that this version knows.",
                 event="Warning",
             ),
             Reason(
