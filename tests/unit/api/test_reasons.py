@@ -44,6 +44,8 @@ NOT_SAID = {
         "Superseded",
     ),
     *("TurnedBack", "Waiting", "Bare", "Draining", "Ending"),
+    # A group's objectives, as metrics name them.
+    *("InterTokenLatency", "TimeToFirstToken"),
 }
 """Words in the code that are never the type or reason of a condition or an event."""
 
