@@ -46,11 +46,13 @@ def observed_speeds(
 
 
 def _filled(engine: Engine, long_seconds: float) -> EngineLoad:
-    """Its load with the prompt rate of the time in which it served: Prometheus divides by the whole window."""
-    rate, part = engine.load.prompt_tokens_per_second, engine.serving_seconds / long_seconds
-    if rate is None or part >= 1 or part <= 0:
-        return engine.load
-    return replace(engine.load, prompt_tokens_per_second=rate / part)
+    """Its load as of the whole window: Prometheus has the mean share and batch of the time in which it served, and
+    divides its rates by the whole window."""
+    load, part = engine.load, engine.serving_seconds / long_seconds
+    if part >= 1 or part <= 0 or load.busy_share is None:
+        return load
+    batch = None if load.mean_running is None else load.mean_running * part
+    return replace(load, busy_share=load.busy_share * part, mean_running=batch)
 
 
 def queues(roles: Sequence[RoleState], engines: Sequence[Engine]) -> Queues | None:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from weft.api import InferenceRole, RebalanceMode
+from weft.api import InferenceRole, RebalanceMode, Stage
 from weft.balancing.engines import answers_in_time, generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.observe import GroupPicture
 from weft.balancing.profile import Profile, Unusable
-from weft.balancing.replicas import Replica, cold_start_seconds
+from weft.balancing.replicas import Replica, cold_start_seconds, restart_seconds
 from weft.balancing.state import (
     NO_SPLIT,
     Engine,
@@ -111,7 +111,7 @@ def _starting(
 
 
 def _seconds_left(one: Replica, cold_start: float, now: datetime) -> float:
-    made_at = one.node_created_at or one.created_at
+    made_at = one.created_at if one.restarted else one.node_created_at or one.created_at
     age = (now - made_at).total_seconds() if made_at is not None else 0.0
     if one.waits_for_hardware or age > OVERDUE_COLD_STARTS * cold_start + OVERDUE_SECONDS:
         return math.inf
@@ -142,6 +142,7 @@ def _role_state(picture: GroupPicture, role: InferenceRole, allocation: Split) -
         accelerators_per_replica=role.spec.accelerators_counted,
         kind=_kind(picture, role),
         start_seconds=_start_seconds(picture, role),
+        hold_seconds=_hold_seconds(picture, role),
         profile=profile if isinstance(profile, Profile) else None,
         profile_error=profile.why if isinstance(profile, Unusable) else "",
     )
@@ -164,7 +165,18 @@ def _start_seconds(picture: GroupPicture, role: InferenceRole) -> float:
     target = picture.targets.get(role.metadata.name)
     if target is not None:
         return cold_start_seconds(target.pods)
-    return cold_start_seconds(picture.replicas) if picture.restarts or picture.recomposes else 0.0
+    if picture.restarts:
+        return restart_seconds(picture.replicas)
+    return cold_start_seconds(picture.replicas) if picture.recomposes else 0.0
+
+
+def _hold_seconds(picture: GroupPicture, role: InferenceRole) -> float:
+    """How long a replica that leaves the role is held after its last request; zero where its engine goes on running."""
+    ends = picture.restarts or picture.recomposes or picture.calls_engines
+    of_weft = role.spec.scale_target_ref is None
+    if not (ends and of_weft and role.spec.stage is Stage.PREFILL) or picture.kv_use_tells_reads:
+        return 0.0
+    return picture.kv_hold_seconds
 
 
 def _kept(picture: GroupPicture, role: str, allocation: Split) -> int:
@@ -181,7 +193,8 @@ def _kept(picture: GroupPicture, role: str, allocation: Split) -> int:
 
 
 def engines_of(picture: GroupPicture, now: datetime) -> tuple[Engine, ...]:
-    """The replicas whose series can be trusted; those that had one role during the whole long window are steady.
+    """The replicas whose series can be trusted; those that had one role while they counted what the long window has are
+    steady.
 
     One that serves and was left out counts as the mean of its role's others: it has its part of the work.
     """
@@ -211,7 +224,7 @@ def _known_engines(picture: GroupPicture, now: datetime, since: datetime) -> tup
         Engine(
             one.role,
             picture.reading.loads[one.name],
-            steady=one.serving and (one.role_since is None or one.role_since <= since),
+            steady=one.serving and one.had_one_role(since),
             serving_seconds=_serving_seconds(one, now),
         )
         for one in picture.running

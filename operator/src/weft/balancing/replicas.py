@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from statistics import median
 from typing import Any
 
@@ -25,6 +25,10 @@ ANNOTATION_SHAPE = f"{GROUP}/shape"
 """On a replica's LogicalNode: hash of the node shape it was made from."""
 ANNOTATION_ROLE_SINCE = f"{GROUP}/role-since"
 """On a pod: when it got its present role; metrics from before belong to the other one."""
+
+FIRST_POD_WITHIN = timedelta(seconds=30)
+"""A logical node gets its first pod as soon as it is Bound."""
+FIRST_ROLE_WITHIN = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,11 @@ class Replica:
     waits_for_hardware: bool = False
     """No device is reserved for its logical node, or no Node takes its pod."""
     start_seconds: float | None = None
-    """From its making, of its logical node first where it has one, to its containers being ready."""
+    """From its making, with the attaching for its logical node where it has one, to its containers being ready."""
+    restart_seconds: float | None = None
+    """From the making of its pod to its containers being ready."""
+    restarted: bool = False
+    """Its logical node had another pod before this one."""
     node_role: str = ""
     """The role on its logical node's label: follows the pod's."""
     shape: str = ""
@@ -89,6 +97,13 @@ class Replica:
         return self.node_deleting or (
             self.has_pod and self.gate is False and self.gate_reason == GateReason.REMOVING
         )
+
+    def had_one_role(self, since: datetime) -> bool:
+        """Whether nothing that its engine counted since then was of another role."""
+        if self.role_since is None or self.role_since <= since:
+            return True
+        # Its first one: before it there was no engine. Times are whole seconds, the annotation's is the operator's.
+        return self.created_at is not None and self.role_since <= self.created_at + FIRST_ROLE_WITHIN
 
     @property
     def number(self) -> int:
@@ -118,8 +133,21 @@ def replica(name: str, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | 
         }
     if pod is not None:
         values |= _of_pod(pod)
-        values["start_seconds"] = _start_seconds(pod, values.get("node_created_at") or values["created_at"])
+        attached = timedelta()
+        if node is not None and values["created_at"] is not None:
+            attached, values["restarted"] = _before_pod(logical, values["created_at"])
+        values["restart_seconds"] = seconds = _ready_after(pod, values["created_at"])
+        values["start_seconds"] = None if seconds is None else attached.total_seconds() + seconds
     return Replica(**values)
+
+
+def _before_pod(node: LogicalNode, pod_created_at: datetime) -> tuple[timedelta, bool]:
+    """How long its devices took to be there, nothing where that is not known; and whether the pod is not its first."""
+    bound, created_at = find(node.status.conditions, "Bound"), node.metadata.creation_timestamp
+    if bound is None or created_at is None or not created_at <= bound.last_transition_time <= pod_created_at:
+        return timedelta(), False
+    bound_at = bound.last_transition_time
+    return bound_at - created_at, pod_created_at - bound_at > FIRST_POD_WITHIN
 
 
 def _is_taken_away(node: LogicalNode) -> bool:
@@ -127,8 +155,8 @@ def _is_taken_away(node: LogicalNode) -> bool:
     return said is not None and said.status == "True" and said.reason in ("Maintenance", "Preempted")
 
 
-def _start_seconds(pod: Mapping[str, Any], made_at: datetime | None) -> float | None:
-    """Both times are the cluster's: the operator's clock has no part in it."""
+def _ready_after(pod: Mapping[str, Any], made_at: datetime | None) -> float | None:
+    """Seconds; all times are the cluster's: the operator's clock has no part in it."""
     conditions = (pod.get("status") or {}).get("conditions") or ()
     ready: Mapping[str, Any] = next((one for one in conditions if one["type"] == "ContainersReady"), {})
     ready_at = _time(ready.get("lastTransitionTime"))
@@ -216,6 +244,19 @@ def cold_start_seconds(replicas: Iterable[Replica]) -> float:
     """As long as these replicas took: the middle one, since one may have had to fetch images."""
     seen = [one.start_seconds for one in replicas if one.start_seconds is not None]
     return max(1.0, median(seen)) if seen else COLD_START_SECONDS
+
+
+def restart_seconds(replicas: Iterable[Replica]) -> float:
+    """As long as a pod takes that replaces another one on its logical node.
+
+    The middle one of those that did; while there is none the quickest of the first pods: all others had to fetch
+    images, or to share a machine with more that started.
+    """
+    seen = [(one.restarted, one.restart_seconds) for one in replicas if one.restart_seconds is not None]
+    again = [seconds for restarted, seconds in seen if restarted]
+    if again:
+        return max(1.0, median(again))
+    return max(1.0, min(seconds for _, seconds in seen)) if seen else COLD_START_SECONDS
 
 
 def digest(value: Any) -> str:

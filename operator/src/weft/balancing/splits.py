@@ -194,8 +194,10 @@ def _late(
 
 def longest_drain(start: Split, split: Split, roles: Sequence[RoleState], terms: Terms) -> float:
     """Seconds until the last of the replicas that change their role has ended its work."""
-    giving = {role.stage for role in roles if split[role.name] < start[role.name]}
-    return max((terms.drain_seconds.get(stage, 0.0) for stage in giving), default=0.0)
+    giving = [role for role in roles if split[role.name] < start[role.name]]
+    return max(
+        (max(terms.drain_seconds.get(role.stage, 0.0), role.hold_seconds) for role in giving), default=0.0
+    )
 
 
 def moves_between(before: Split, after: Split) -> int:

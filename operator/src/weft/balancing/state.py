@@ -230,6 +230,8 @@ class RoleState:
     """Roles of one kind can exchange replicas: equal templates but for labels, equal hardware."""
     start_seconds: float = 0.0
     """What a replica takes until it serves, where one of another role does not become it but ends, and it is made."""
+    hold_seconds: float = 0.0
+    """How long the KV caches of one that leaves may still be read: it ends no earlier."""
     profile: Profile | None = None
     profile_error: str = ""
     kept: int = 0
