@@ -190,6 +190,8 @@ class Rack:
     def restart(self) -> None:
         """A new leader that remembers nothing."""
         self.keys.clear()
+        self._due: dict[Hashable, float] = {}
+        """When keys that were worked on by `settle` are to be looked at again, in boot time."""
         self._heard: dict[tuple[ResourceType, str, str], Object] = {}
         self.fabrics = Fabrics(self.cluster, self.read, "weft-system", self.leader)
         self.controllers = controllers(self.cluster, self.fabrics, 15.0, self._enqueue)
@@ -289,14 +291,26 @@ class Rack:
         await self.reconcile(PlacementKey())
         await self.settle()
 
+    async def pass_by(self, seconds: int) -> None:
+        """The fabric is read each second, and nothing else looked at before it is asked for."""
+        for _ in range(seconds):
+            await self.poll()
+            for key in [key for key, at in self._due.items() if at <= self.clock.boot]:
+                self._enqueue(key, 0)
+            await self.settle()
+
     async def settle(self) -> None:
         for _ in range(200):
             self._hear()
             if not self.keys:
                 return
             key = self.keys.pop(0)
-            if await self.reconcile(key) == 0:
+            again = await self.reconcile(key)
+            self._due.pop(key, None)
+            if again == 0:
                 self._enqueue(key, 0)
+            elif again is not None:
+                self._due[key] = self.clock.boot + again
         raise AssertionError(f"never idle; next would be {self.keys[0]}")
 
     def node(self, name: str) -> Object:

@@ -263,6 +263,34 @@ async def test_the_only_device_of_a_node_is_replaced_also_where_it_has_to_settle
     assert len(rack.driver.pairs) == 1
 
 
+async def test_a_device_whose_fault_an_earlier_leader_has_told_is_replaced_by_the_next_one(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n", 1, onDeviceFailure="Replace")
+    (broken,) = devices(rack)
+    rack.driver.devices[broken] = False
+    await rack.poll()
+    assert condition(rack.node("n"), "Ready") == ("False", "DeviceUnhealthy")
+    rack.restart()
+    # It looks at the node before it knows the fabric.
+    await rack.work("n")
+    await rack.pass_by(20)
+    assert devices(rack) not in ([], [broken])
+
+
+async def test_a_fault_goes_on_to_count_after_a_reading_that_lacked_something(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n", 1, onDeviceFailure="Replace")
+    (broken,) = devices(rack)
+    rack.driver.devices[broken] = False
+    await rack.pass_by(2)
+    rack.driver.complete = False
+    await rack.pass_by(8)
+    assert devices(rack) == [broken]
+    rack.driver.complete = True
+    await rack.pass_by(20)
+    assert devices(rack) not in ([], [broken])
+
+
 async def test_a_failed_device_waits_for_the_pods_that_use_it(rack: Rack) -> None:
     await rack.build()
     await rack.ask("n", 2, onDeviceFailure="Replace")

@@ -306,7 +306,9 @@ class FabricController:
             fine = is_shown is is_bound and "deletionTimestamp" not in claim["metadata"]
             if fine and is_bound:
                 healthy = device in picture.healthy and not picture.shared_at(host)
-                fine = _holds(raw, "Ready") is healthy
+                # How long a fault has lasted, this process may not have begun to count when it was told.
+                is_replaced = not healthy and raw["spec"].get("onDeviceFailure") == "Replace"
+                fine = _holds(raw, "Ready") is healthy and not is_replaced
             if not fine:
                 self._enqueue(LogicalNodeKey(ref["namespace"], ref["name"]), 0.0)
 
