@@ -70,6 +70,12 @@ async def test_no_replica_goes_while_requests_come_or_have_come_in_the_last_minu
         assert fleet.serving() == AWAKE
 
 
+async def test_no_replica_goes_while_a_request_waits_at_the_front_end_though_none_was_counted() -> None:
+    fleet = await idle(queued=1.0)
+    assert fleet.serving() == AWAKE
+    assert "ScaledDown" not in {reason for _, reason, _ in fleet.cluster.events}
+
+
 async def test_where_nothing_tells_which_requests_wait_one_replica_of_each_role_stays_and_it_is_said() -> (
     None
 ):

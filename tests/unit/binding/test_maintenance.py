@@ -263,7 +263,9 @@ async def test_the_only_device_of_a_node_is_replaced_also_where_it_has_to_settle
     assert len(rack.driver.pairs) == 1
 
 
-async def test_a_device_whose_fault_an_earlier_leader_has_told_is_replaced_by_the_next_one(rack: Rack) -> None:
+async def test_a_device_whose_fault_an_earlier_leader_has_told_is_replaced_by_the_next_one(
+    rack: Rack,
+) -> None:
     await rack.build()
     await rack.ask("n", 1, onDeviceFailure="Replace")
     (broken,) = devices(rack)

@@ -76,7 +76,7 @@ def split_inputs(
         cold_start_seconds=cold_start,
         scaled_at=picture.scaled_at,
         grown_at=picture.grown_at,
-        to_zero=picture.may_be_without_replicas and picture.reading.asked is not None,
+        to_zero=picture.may_be_without_replicas and picture.reading.asked is False,
         asleep=picture.may_be_without_replicas
         and bool(allocation)
         and all(allocation.names(name) and not allocation[name] for name in picture.roles)
