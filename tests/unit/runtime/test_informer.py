@@ -11,7 +11,7 @@ from weft.api.resources import LOGICAL_NODES, NODES, ResourceType
 from weft.cluster import Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.history import History
-from weft.runtime.informer import Informer, _NoMemories
+from weft.runtime.informer import Informer
 
 
 class Lists:
@@ -45,10 +45,3 @@ async def test_a_list_that_is_older_than_the_one_before_says_that_the_cluster_wa
     (said,) = caplog.messages
     assert "version 90 of the list of logicalnodes after version 120" in said
     assert "restored" in said
-
-
-async def test_kopf_keeps_no_record_of_the_objects_that_it_tells_of() -> None:
-    memories = _NoMemories()
-    memory = await memories.recall({"metadata": {"uid": "u"}}, noticed_by_listing=True)
-    assert memory.noticed_by_listing
-    assert list(memories.iter_all_memories()) == []

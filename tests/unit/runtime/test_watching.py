@@ -30,7 +30,11 @@ class Served:
 
     def __init__(self) -> None:
         self.history: list[tuple[str, Object]] = []
-        self.lists = self.watches = 0
+        self.lists = 0
+        self.since: list[str] = []
+        """The version that each watch was asked for from."""
+        self.refuses = 0
+        """The status that every watch is answered with instead."""
         self.lines: list[asyncio.Queue[bytes | None]] = []
         """Of each open watch; None ends it."""
         self.url = ""
@@ -64,7 +68,10 @@ class Served:
             self.lists += 1
             metadata = {"resourceVersion": str(self.version)}
             return web.json_response({"kind": "GPUPoolList", "metadata": metadata, "items": self.stored()})
-        self.watches += 1
+        self.since.append(request.query["resourceVersion"])
+        if self.refuses:
+            # As an API server does whose watch cache begins later.
+            return web.json_response({"kind": "Status", "code": self.refuses}, status=self.refuses)
         response = web.StreamResponse()
         await response.prepare(request)
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -193,12 +200,39 @@ async def test_what_happens_while_a_watch_that_ended_is_away_is_heard_of(
 
 
 @pytest.mark.usefixtures("informer")
-async def test_what_happened_before_a_watch_expired_is_listed(served: Served, cache: ObjectCache) -> None:
-    lists = served.lists
-    served.say(failure(410))
+async def test_a_watch_goes_on_from_the_first_list_without_another(
+    served: Served, cache: ObjectCache
+) -> None:
+    served.store("ADDED", "other")
+    await until(lambda: "other" in names(cache))
+    assert (served.lists, served.since) == (1, ["1"])
+
+
+@pytest.mark.usefixtures("informer")
+async def test_a_watch_goes_on_from_the_last_bookmark(served: Served, cache: ObjectCache) -> None:
+    metadata = {"name": "", "resourceVersion": "41"}
+    served.say(json.dumps({"type": "BOOKMARK", "object": {"metadata": metadata}}).encode() + b"\n")
+    served.say(None)
+    await until(lambda: len(served.since) == 2)
+    assert (served.since, set(names(cache))) == (["1", "41"], {"rack"})
+
+
+@pytest.mark.usefixtures("informer")
+@pytest.mark.parametrize("at_once", [False, True], ids=["in the stream", "instead of one"])
+async def test_what_was_changed_and_deleted_before_a_watch_expired_is_listed(
+    served: Served, cache: ObjectCache, at_once: bool
+) -> None:
+    served.store("ADDED", "other")
+    await until(lambda: "other" in names(cache))
+    served.refuses = 410 if at_once else 0
+    served.say(None if at_once else failure(410))
     served.store("MODIFIED", "rack", deletionTimestamp="2026-01-01T00:00:00Z")
+    served.store("DELETED", "other")
     await until(lambda: names(cache) == {"rack": True})
-    assert served.lists > lists
+    assert served.lists > 1
+    served.refuses = 0
+    served.store("ADDED", "new")
+    await until(lambda: "new" in names(cache))
 
 
 @pytest.mark.usefixtures("deep_json", "informer")

@@ -1,8 +1,9 @@
 """Keeps the object cache current: kopf watches, a periodic list corrects.
 
-kopf is used for its watch streams alone (`on.event`, which stores nothing on the objects). It runs in a thread of
-its own because it owns its event loop's tasks and signals; every event is handed to the operator's loop.
-docs/design.md says, with figures, why its create and update handlers are not used.
+kopf is used for its watch streams alone: it logs in, connects, repeats what failed, and notices streams that went
+silent. A stream begins where a list of Weft's own ended, so kopf lists nothing, and an event goes from the stream to
+the cache without kopf's queue, task and record for each object. kopf runs in a thread of its own because it owns its
+event loop's tasks and signals. docs/design.md says, with figures, why its handlers are not used.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from typing import Any, cast
 
 import kopf
 import uvloop
-from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
+from kopf._cogs.clients.errors import APIClientError, APITooManyRequestsError
+from kopf._cogs.clients.watching import watch_objs
 from kubernetes.aio import client as k8s
 
 from weft.api.resources import ResourceType
 from weft.cluster import ClusterError, Object
-from weft.runtime.cache import ObjectCache
+from weft.runtime.cache import ObjectCache, version
 from weft.runtime.client import KubeClient
 from weft.runtime.history import History
 
 log = logging.getLogger(__name__)
 
-WORKER_SECONDS = 0.2
+RETRY_SECONDS = 1.0
+GONE = 410
+"""What the API server calls a version whose events it no longer has."""
 
 
 class Informer:
@@ -43,6 +47,8 @@ class Informer:
         self._history = history
         self._cache = cache
         self._resources = resources
+        self._listed: dict[ResourceType, int] = {}
+        """The version of each resource's last list."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.ended = asyncio.Event()
@@ -50,65 +56,50 @@ class Informer:
 
     async def prime(self) -> None:
         """List everything once, however long the API server takes to answer."""
+        for resource in self._resources:
+            await self._list_until_answered(resource)
+
+    async def _list_until_answered(self, resource: ResourceType) -> int:
         while True:
             try:
-                return await self._list_all()
+                return await self._list(resource)
             except ClusterError as error:
                 log.warning("cannot list yet (are the CRDs installed?): %s", error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(RETRY_SECONDS)
 
-    async def _list_all(self) -> None:
-        for resource in self._resources:
-            items, version = await self._client.list(resource)
-            self._history.note(f"the list of {resource.plural}", version)
-            self._cache.replace(resource, items, version)
+    async def _list(self, resource: ResourceType) -> int:
+        """Compare the cache with a full list; returns the list's version."""
+        items, at = await self._client.list(resource)
+        self._history.note(f"the list of {resource.plural}", at)
+        self._cache.replace(resource, items, at)
+        self._listed[resource] = at
+        return at
 
     async def correct(self, every_seconds: float) -> None:
         """List everything from time to time: a watch may have ended silently or missed a deletion."""
         while True:
             await asyncio.sleep(every_seconds)
             try:
-                await self._list_all()
+                for resource in self._resources:
+                    await self._list(resource)
             except ClusterError as error:
                 log.warning("periodic list failed, the cache keeps what it knows: %s", error)
 
     def start_watching(self, configuration: k8s.Configuration) -> None:
-        """Start kopf's watches in a thread; `stop` ends it."""
+        """Start kopf's watches, each from the last list on, in a thread; `stop` ends it."""
         loop = asyncio.get_running_loop()
         registry = kopf.OperatorRegistry()
-
-        def take(resource: ResourceType, kind: str | None, obj: Object) -> None:
-            if kind == "DELETED":
-                self._cache.remove(resource, obj)
-            else:
-                self._cache.put(resource, obj)
-
-        def subscribe(resource: ResourceType) -> None:
-            async def on_event(event: Any, **_: Any) -> None:
-                obj: Object = dict(event["object"])
-                loop.call_soon_threadsafe(take, resource, event.get("type"), obj)
-
-            kopf.on.event(resource.group, resource.version, resource.plural, registry=registry)(on_event)
-
-        for resource in self._resources:
-            subscribe(resource)
 
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.ConnectionInfo:
             return await _connection(configuration)
 
-        settings = kopf.OperatorSettings()
-        settings.posting.enabled = False
-        settings.networking.error_backoffs = (1, 1, 2, 3, 5, *(10,) * 60)
-        settings.watching.connect_timeout = 10
-        settings.watching.server_timeout = 300
-        settings.process.ultimate_exiting_timeout = None
-        # Custom resources are named above; scanning the cluster for others would need more permissions.
-        settings.scanning.disabled = True
-        # A task waits for each object's next event for so long: of those that a list brings all at once there are many.
-        settings.queueing.idle_timeout = WORKER_SECONDS
-        settings.persistence.diffbase_storage = _NoDifferences()
-        settings.persistence.progress_storage = _NoProgress()
+        settings = _settings()
+
+        async def follow_all() -> None:
+            async with asyncio.TaskGroup() as following:
+                for resource, since in self._listed.items():
+                    following.create_task(self._follow(resource, since, settings, loop))
 
         def run() -> None:
             try:
@@ -122,12 +113,13 @@ class Informer:
                 await kopf.operator(
                     registry=registry,
                     settings=settings,
-                    memories=_NoMemories(),
                     standalone=True,
                     # Or kopf makes one of the user's name, and a pod's user may have none.
                     identity=cast(Any, "weft"),
                     clusterwide=True,
                     stop_flag=self._stop,
+                    # In place of the watches of kopf's own, for which it would list everything once more.
+                    _command=follow_all(),
                 )
             finally:
                 # A thread of kopf's waits for it, and the end of the event loop for that thread: where kopf gave up,
@@ -136,6 +128,54 @@ class Informer:
 
         self._thread = threading.Thread(target=run, name="kopf", daemon=True)
         self._thread.start()
+
+    async def _follow(
+        self,
+        resource: ResourceType,
+        since: int,
+        settings: kopf.OperatorSettings,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Hand every event of a resource to `loop`, one stream after the other; runs in kopf's thread.
+
+        Raises what kopf raises when it gives up, and RuntimeError when a stream says that something is wrong.
+        """
+        named = kopf.Resource(
+            resource.group, resource.version, resource.plural, namespaced=resource.namespaced
+        )
+        never = asyncio.get_running_loop().create_future()
+        while True:
+            stream = watch_objs(
+                settings=settings,
+                resource=named,
+                namespace=None,
+                since=str(since),
+                operator_pause_waiter=never,
+            )
+            try:
+                async for event in stream:
+                    kind, obj = event["type"], cast(Object, event["object"])
+                    if kind == "ERROR":
+                        raise _Refused(f"the watch of {resource.plural} says: {obj}", obj.get("code"))
+                    since = version(obj)
+                    if kind in ("ADDED", "MODIFIED", "DELETED"):
+                        loop.call_soon_threadsafe(self._take, resource, kind, obj)
+            except APITooManyRequestsError:
+                # It said so as often as kopf asks. The stream goes on where it was.
+                pass
+            except (_Refused, APIClientError) as error:
+                if error.status != GONE:
+                    raise
+                # What happened since then, deletions too, is in a list alone.
+                listing = asyncio.run_coroutine_threadsafe(self._list_until_answered(resource), loop)
+                since = await asyncio.wrap_future(listing)
+            await asyncio.sleep(settings.watching.reconnect_backoff)
+
+    def _take(self, resource: ResourceType, kind: str, obj: Object) -> None:
+        if kind == "DELETED":
+            self._cache.remove(resource, obj)
+        else:
+            self._cache.put(resource, obj)
 
     def watching(self) -> bool:
         """Whether the watches are running."""
@@ -147,43 +187,24 @@ class Informer:
             await asyncio.to_thread(self._thread.join, 5.0)
 
 
-class _NoMemories(ResourceMemories):
-    """Nothing is kept of an object: kopf has a record of each that it ever heard of, for handlers that may fail."""
+class _Refused(Exception):
+    """A stream says that something is wrong; `status` is the code that it says."""
 
-    async def recall(self, raw_body: Any, *, ephemeral: bool = False, **more: Any) -> ResourceMemory:
-        return await super().recall(raw_body, ephemeral=True, **more)
-
-
-class _NoDifferences(kopf.DiffBaseStorage):
-    """Nothing of an object is compared with what it was: to find out what changed, kopf copies it whole, twice."""
-
-    def build(self, **_: Any) -> Any:
-        return {}
-
-    def fetch(self, **_: Any) -> None:
-        return None
-
-    def store(self, **_: Any) -> None:
-        return None
+    def __init__(self, words: str, status: object) -> None:
+        super().__init__(words)
+        self.status = status
 
 
-class _NoProgress(kopf.ProgressStorage):
-    """Nothing is kept of the progress of handlers: there are none."""
-
-    def fetch(self, **_: Any) -> None:
-        return None
-
-    def store(self, **_: Any) -> None:
-        return None
-
-    def purge(self, **_: Any) -> None:
-        return None
-
-    def touch(self, **_: Any) -> None:
-        return None
-
-    def clear(self, *, essence: Any) -> Any:
-        return essence
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.networking.error_backoffs = (1, 1, 2, 3, 5, *(10,) * 60)
+    settings.watching.connect_timeout = 10
+    settings.watching.server_timeout = 300
+    settings.process.ultimate_exiting_timeout = None
+    # What is watched is known; scanning the cluster for more would need more permissions.
+    settings.scanning.disabled = True
+    return settings
 
 
 async def _connection(configuration: k8s.Configuration) -> kopf.ConnectionInfo:
