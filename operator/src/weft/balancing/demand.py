@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from weft.balancing.series import Buckets
 from weft.balancing.state import Rates, Traffic
@@ -164,6 +165,7 @@ def mean(buckets: Buckets) -> float:
     return _moments(buckets)[0]
 
 
+@lru_cache(maxsize=64)  # each histogram is asked for several times at one look
 def _moments(buckets: Buckets) -> tuple[float, float]:
     """Means of the values and of their squares.
 

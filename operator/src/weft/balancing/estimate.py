@@ -132,6 +132,11 @@ def enough(trusted: Collection[str], expected: Collection[str], stages: Mapping[
 
 def added(histograms: Sequence[Buckets]) -> Buckets:
     """Histograms of equal bounds added up. Where they differ in bounds only the common ones can be used."""
-    counted = [dict(one) for one in histograms if one]
+    told = [one for one in histograms if one]
+    bounds = [[bound for bound, _ in one] for one in told]
+    if told and all(one == bounds[0] for one in bounds):
+        columns = zip(*([count for _, count in one] for one in told), strict=True)
+        return tuple((bound, sum(column)) for bound, column in zip(bounds[0], columns, strict=True))
+    counted = [dict(one) for one in told]
     common = set(counted[0]).intersection(*counted[1:]) if counted else set()
     return tuple((bound, sum(one[bound] for one in counted)) for bound in sorted(common))

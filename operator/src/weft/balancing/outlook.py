@@ -28,6 +28,7 @@ from weft.balancing.capacity import Need, wait_probability
 SAMPLES = (0.1, 0.3, 0.6, 1.0)
 """Where in a span its mean is taken."""
 
+_ROOT_2 = math.sqrt(2)
 LEAST_ERLANGS = 1e-9
 """Less work than this is none."""
 
@@ -48,8 +49,7 @@ def prefill_late(need: Need, spans: Sequence[Span], waiting: float) -> float:
     for span in spans:
         if span.seconds <= 0:
             continue
-        values = [_work_exceeds(need, span.capacity, backlog, span.seconds * part) for part in SAMPLES]
-        late += span.seconds * sum(values) / len(values)
+        late += span.seconds * _work_exceeds(need, span, backlog)
         total += span.seconds
         backlog = max(0.0, backlog + (erlangs - span.capacity) * span.seconds)
     return late / total if total > 0 else 0.0
@@ -61,15 +61,15 @@ def decode_late(need: Need, spans: Sequence[Span], present: float) -> float:
     for span in spans:
         if span.seconds <= 0:
             continue
-        values = [_places_exceeded(need, span.capacity, present, span.seconds * part) for part in SAMPLES]
-        late += span.seconds * sum(values) / len(values)
+        late += span.seconds * _places_exceeded(need, span, present)
         total += span.seconds
         present = _present(need, span.capacity, present, span.seconds)
     return late / total if total > 0 else 0.0
 
 
-def _work_exceeds(need: Need, capacity: float, backlog: float, seconds: float) -> float:
-    erlangs, service = need.saturated, need.service_seconds
+def _work_exceeds(need: Need, span: Span, backlog: float) -> float:
+    """Mean share late over the span."""
+    erlangs, service, capacity = need.saturated, need.service_seconds, span.capacity
     if erlangs < LEAST_ERLANGS:
         return 0.0
     if capacity <= 0:
@@ -77,41 +77,52 @@ def _work_exceeds(need: Need, capacity: float, backlog: float, seconds: float) -
     limit = capacity * need.budget_seconds
     drift = erlangs - capacity
     variance = erlangs * service * need.variance
-    spread = math.sqrt(variance * seconds)
-    reached = _below((backlog - limit + drift * seconds) / spread)
-    reflected = _below((-limit - backlog - drift * seconds) / spread)
-    if reflected > 1e-12:
-        exponent = 2 * drift * limit / variance
-        alpha = 1.0 if drift >= 0 else wait_probability(-drift / math.sqrt(erlangs * need.variance / 2))
-        reflected *= alpha * math.exp(min(50.0, exponent))
-    return min(1.0, reached + reflected)
+    values: list[float] = []
+    factor: float | None = None
+    for part in SAMPLES:
+        seconds = span.seconds * part
+        spread = math.sqrt(variance * seconds)
+        late = _below((backlog - limit + drift * seconds) / spread)
+        reflected = _below((-limit - backlog - drift * seconds) / spread)
+        if reflected > 1e-12:
+            if factor is None:
+                exponent = 2 * drift * limit / variance
+                beta = -drift / math.sqrt(erlangs * need.variance / 2)
+                alpha = wait_probability(beta) if beta > 0 else 1.0
+                factor = alpha * math.exp(min(50.0, exponent))
+            late += reflected * factor
+        values.append(min(1.0, late))
+    return sum(values) / len(values)
 
 
-def _places_exceeded(need: Need, capacity: float, present: float, seconds: float) -> float:
-    places = capacity * need.places
+def _places_exceeded(need: Need, span: Span, present: float) -> float:
+    """Mean share late over the span."""
+    places = span.capacity * need.places
     if need.saturated < LEAST_ERLANGS and present <= places:
         return 0.0
     if places <= 0:
         return 1.0
     stay = need.service_seconds
     offered = need.saturated * need.places
-    mean = offered + (present - offered) * math.exp(-seconds / stay)
-    spread = math.sqrt(max(mean, 1.0) * need.variance)
-    full = _below((mean - places) / spread)
-    if need.budget_seconds <= 0:
-        return full
-    leaving = places / stay
-    outside = leaving * need.budget_seconds
-    late = _below((mean - places - outside) / spread)
     drift = (offered - places) / stay
+    outside = places / stay * need.budget_seconds
     excess = max(0.0, present - places)
-    step = math.sqrt(2 * max(offered, 1.0) / stay * seconds)
-    queue = _below((excess - outside + drift * seconds) / step)
-    if drift < 0:
-        queue += math.exp(drift * outside * stay / max(offered, 1.0)) * _below(
-            (-outside - excess - drift * seconds) / step
-        )
-    return max(late, min(1.0, full * queue))
+    returns = math.exp(drift * outside * stay / max(offered, 1.0)) if drift < 0 else 0.0
+    values: list[float] = []
+    for part in SAMPLES:
+        seconds = span.seconds * part
+        mean = offered + (present - offered) * math.exp(-seconds / stay)
+        spread = math.sqrt(max(mean, 1.0) * need.variance)
+        late = full = _below((mean - places) / spread)
+        if need.budget_seconds > 0 and full > 0:
+            late = _below((mean - places - outside) / spread)
+            step = math.sqrt(2 * max(offered, 1.0) / stay * seconds)
+            queue = _below((excess - outside + drift * seconds) / step)
+            if drift < 0:
+                queue += returns * _below((-outside - excess - drift * seconds) / step)
+            late = max(late, min(1.0, full * queue))
+        values.append(late)
+    return sum(values) / len(values)
 
 
 def _present(need: Need, capacity: float, present: float, seconds: float) -> float:
@@ -124,4 +135,4 @@ def _present(need: Need, capacity: float, present: float, seconds: float) -> flo
 
 def _below(x: float) -> float:
     """The standard normal distribution."""
-    return 0.5 * math.erfc(-x / math.sqrt(2))
+    return 0.5 * math.erfc(-x / _ROOT_2)

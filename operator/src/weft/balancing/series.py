@@ -20,10 +20,6 @@ class Series:
     repeated: bool = False
     """Whether any of them came more than once."""
 
-    def values(self) -> Iterator[tuple[str, float | None]]:
-        """Name and value of each signal that is one number."""
-        return ((name, getattr(self, name)) for name in signal_names(type(self)))
-
     def histograms(self) -> Iterator[tuple[str, Buckets]]:
         """Name and buckets of each signal that is a histogram; without series they are empty."""
         return ((name, getattr(self, name)) for name in histogram_names(type(self)))

@@ -25,7 +25,7 @@ from weft.balancing.estimate import (
     queue_growth,
 )
 from weft.balancing.presets import ENGINE_REQUIRED, FRONT_REQUIRED, VLLM, Preset, Windows
-from weft.balancing.series import EngineSeries, FrontEndSeries, Series, Snapshot
+from weft.balancing.series import EngineSeries, FrontEndSeries, Series, Snapshot, signal_names
 from weft.balancing.state import Finding, Hold, Past, PodLoad, Rates, Traffic
 
 SCRAPES_UNTIL_STALE = 3
@@ -294,8 +294,7 @@ class _Judge:
 
     def _missing(self, part: str, series: Series, required: Sequence[str]) -> str:
         """The first required signal without series, with the name of the series."""
-        values = dict(series.values())
-        signal = next((signal for signal in required if values[signal] is None), "")
+        signal = next((signal for signal in required if getattr(series, signal) is None), "")
         name = self.preset.series_of(part, signal) if signal else ""
         return f"{signal} ({name})" if name else signal
 
@@ -309,12 +308,13 @@ class _Judge:
         resets: float | None,
     ) -> Hold | None:
         for signal, buckets in series.histograms():
-            if not all(_is_count(count) for _, count in buckets):
+            if buckets and not _are_counts([count for _, count in buckets]):
                 return Hold("NotANumber", f"{who} reports {signal} that is not a number of zero or more")
-        for signal, value in series.values():
-            if value is not None and not (
-                _is_count(value) or (signal in _MAY_BE_NEGATIVE and math.isfinite(value))
-            ):
+        for signal in signal_names(type(series)):
+            value = getattr(series, signal)
+            if value is None or 0 <= value < math.inf:
+                continue
+            if not (signal in _MAY_BE_NEGATIVE and math.isfinite(value)):
                 return Hold("NotANumber", f"{who} reports {signal} that is not a number of zero or more")
         if (copies or 0) > 1:
             text = (
@@ -335,6 +335,11 @@ class _Judge:
 
 def _is_count(value: float) -> bool:
     return math.isfinite(value) and value >= 0
+
+
+def _are_counts(values: Sequence[float]) -> bool:
+    # Every bucket of every engine at every look: a finite sum of what is nowhere below zero needs no closer one.
+    return (math.isfinite(sum(values)) and min(values) >= 0) or all(map(_is_count, values))
 
 
 def _load(engine: EngineSeries, taken_at: datetime) -> PodLoad:

@@ -47,10 +47,17 @@ class Samples:
 
     times: list[float] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    _increases: dict[tuple[int, int, int | None, int | None], list[tuple[float, float] | None]] = field(
+        default_factory=dict
+    )
+    _means: dict[tuple[int, int, int, float], float] = field(default_factory=dict)
+    """What does not change between two samples, by first and last + 1 of a range and column: see `rate` and `mean`."""
 
     def add(self, now: float, row: Row, keep_seconds: float) -> None:
         self.times.append(now)
         self.rows.append(row)
+        self._increases.clear()
+        self._means.clear()
         if len(self.times) > 64 and self.times[0] < now - 2 * keep_seconds:
             old = bisect_left(self.times, now - keep_seconds)
             del self.times[:old], self.rows[:old]
@@ -73,23 +80,30 @@ class Samples:
             to_start = interval / 2
         if to_end >= interval * _EXTRAPOLATED_INTERVALS:
             to_end = interval / 2
-        rates = []
-        for before, after in zip(self.rows[first][columns], self.rows[end - 1][columns], strict=True):
-            increase = after - before
-            if increase <= 0:
-                rates.append(0.0)
-                continue
+        key = first, end, columns.start, columns.stop
+        increases = self._increases.get(key)
+        if increases is None:
             # A counter was zero once: it is not extrapolated to before that.
-            start = min(to_start, sampled * before / increase)
-            rates.append(increase * (sampled + start + to_end) / sampled / seconds)
-        return rates
+            increases = self._increases[key] = [
+                (after - before, sampled * before / (after - before)) if after > before else None
+                for before, after in zip(self.rows[first][columns], self.rows[end - 1][columns], strict=True)
+            ]
+        return [
+            0.0 if one is None else one[0] * (sampled + min(to_start, one[1]) + to_end) / sampled / seconds
+            for one in increases
+        ]
 
     def mean(self, now: float, seconds: float, column: int, at_most: float = math.inf) -> float | None:
         """avg_over_time() of a gauge, each sample cut at `at_most`."""
         first, end = self.within(now, seconds)
         if first == end:
             return None
-        return sum(min(at_most, row[column]) for row in self.rows[first:end]) / (end - first)
+        key = first, end, column, at_most
+        found = self._means.get(key)
+        if found is None:
+            found = sum([min(at_most, row[column]) for row in self.rows[first:end]]) / (end - first)
+            self._means[key] = found
+        return found
 
 
 RUNNING, WAITING, KV_USAGE = 0, 1, 2
