@@ -124,5 +124,8 @@ CASES: dict[str, dict[str, Any]] = {
         "serviceAccount": {"create": False, "name": "mine"},
         "resources": {},
     },
+    "with a pod monitor": {
+        "podMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}}
+    },
     "with everything": EVERYTHING,
 }

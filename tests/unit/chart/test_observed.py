@@ -49,6 +49,35 @@ def test_every_alert_asks_for_a_metric_that_is_served_and_links_to_what_to_do(he
     assert re.findall(r"^### (\w+)$", DOCS, re.MULTILINE) == [alert["alert"] for alert in alerts]
 
 
+def test_a_monitor_selects_the_operators_pods_and_keeps_the_namespaces_that_the_metrics_are_about(
+    helm: Helm,
+) -> None:
+    labels = {"release": "prometheus"}
+    for values, kind, endpoints in (
+        ("serviceMonitor", "ServiceMonitor", "endpoints"),
+        ("podMonitor", "PodMonitor", "podMetricsEndpoints"),
+    ):
+        objects = helm.render({values: {"enabled": True, "interval": "15s", "labels": labels}})
+        monitor = find(objects, kind, "weft")
+        pod = find(objects, "Deployment", "weft")["spec"]["template"]
+        service = find(objects, "Service", "weft")
+        selector = monitor["spec"]["selector"]["matchLabels"]
+        assert labels.items() <= monitor["metadata"]["labels"].items()
+        for selected in (service, pod):
+            assert selector.items() <= selected["metadata"]["labels"].items()
+        assert monitor["spec"][endpoints] == [
+            {"port": "http", "path": "/metrics", "interval": "15s", "honorLabels": True}
+        ]
+        assert [port["name"] for port in pod["spec"]["containers"][0]["ports"]] == ["http"]
+        assert [port["name"] for port in service["spec"]["ports"]] == ["http"]
+
+
+def test_two_monitors_at_once_are_refused_since_each_pod_would_be_scraped_twice(helm: Helm) -> None:
+    done = helm.template({"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}})
+    assert done.returncode != 0
+    assert "scraped twice; set one of them" in done.stderr
+
+
 def test_without_a_place_for_the_docs_alerts_have_no_link(helm: Helm) -> None:
     rendered = helm.render({"prometheusRule": {"enabled": True}})
     text = json.dumps(find(rendered, "PrometheusRule", "weft"))

@@ -26,7 +26,7 @@ from weft_dev.processes import free_ports
 from .cases import CASES, EVERYTHING
 
 VERSIONS = ("1.34", "1.35", "1.36", "1.37")
-FOREIGN = {"ServiceMonitor", "PrometheusRule"}
+FOREIGN = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
 """Kinds that Kubernetes has no schema for."""
 
 
