@@ -12,13 +12,19 @@ import pytest
 import yaml
 
 from support.idle_group import create_group, idle_engines
-from support.world import World, eventually
+from support.world import World, eventually, start_kubelet
 from weft.api.resources import GPU_POOLS
 from weft.cluster import Object
 from weft_dev import ROOT, prometheus
 from weft_dev.controlplane import ControlPlane
 from weft_dev.dashboards import DASHBOARDS
 
+WINDOW = {"requests": 2.0, "prompts": 2.0, "prompt_tokens": 200.0, "answers": 2.0, "answer_tokens": 100.0}
+TRAFFIC = {
+    **{f"{name}_{window}": rate for name, rate in WINDOW.items() for window in ("short", "long")},
+    **{"age": 0.0, "jobs": 1.0, "ttft_buckets 0.5": 1.9, "ttft_buckets +Inf": 2.0},
+}
+"""What the group's front end counts a second; half a second is the objective for the first token."""
 ALERTS = ROOT / "charts" / "weft" / "files" / "alerts.yaml"
 
 
@@ -27,7 +33,8 @@ def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
     world = World(control_plane, namespace, hosts=8, gpus=12, memories=1)
     try:
         world.start_emulator()
-        world.create()
+        world.create(heartbeats=False)
+        start_kubelet(world)
         yield world
     finally:
         world.close()
@@ -64,7 +71,7 @@ def promtool(tool_paths: dict[str, Path], *arguments: str, stdin: bytes = b"") -
 def test_every_dashboard_has_data_every_alert_is_valid_and_the_bill_is_right(
     world: World, tool_paths: dict[str, Path]
 ) -> None:
-    with idle_engines(world.kube, world.namespace) as settings:
+    with idle_engines(world.kube, world.namespace, TRAFFIC) as settings:
         world.kube.patch(GPU_POOLS, world.name, {"spec": {"cost": {"perDeviceHour": "36"}}})
         operator = world.start_operator(**settings)
         create_group(world.kube, world.namespace)
@@ -75,12 +82,20 @@ def test_every_dashboard_has_data_every_alert_is_valid_and_the_bill_is_right(
         job = {
             "job_name": "weft",
             "scrape_interval": "1s",
-            "static_configs": [{"targets": [f"127.0.0.1:{world.ports[operator]}"]}],
+            # As the chart's monitors have it: the operator's own namespace is a label of the target.
+            "honor_labels": True,
+            "static_configs": [
+                {
+                    "targets": [f"127.0.0.1:{world.ports[operator]}"],
+                    "labels": {"namespace": "weft-system"},
+                }
+            ],
         }
         config = {"rule_files": [str(ALERTS)], "scrape_configs": [job]}
         with prometheus.start(json.dumps(config), binary=tool_paths["prometheus"]) as server:
-            # Rates need two scrapes.
+            # Rates need two scrapes, and needs replicas that have served for several.
             eventually(lambda: server.query("rate(weft_api_writes_total[1m]) >= 0"), what="two scrapes")
+            eventually(lambda: server.query("weft_group_needed_replicas"), 30, what="the load is known")
             empty = [
                 f"{name}: {panel.title}"
                 for name, (_, panels) in DASHBOARDS.items()
@@ -88,6 +103,9 @@ def test_every_dashboard_has_data_every_alert_is_valid_and_the_bill_is_right(
                 if not server.query(panel.query.replace("$group", ".*"))
             ]
             assert empty == []
+            # And by the label of the group's own namespace, as `weft ui` looks for it.
+            needed = server.query(DASHBOARDS["groups"][1][1].query.replace("$group", ".*"))
+            assert {one["metric"]["namespace"] for one in needed} == {world.namespace}
             for group in yaml.safe_load(ALERTS.read_text())["groups"]:
                 for alert in group["rules"]:
                     server.query(alert["expr"])

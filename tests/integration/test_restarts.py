@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +9,9 @@ import pytest
 
 from support import idle_group
 from support.idle_group import GROUP, create_group, split
-from support.world import World, eventually, reason
+from support.world import World, eventually, reason, start_kubelet
 from weft.api.resources import FABRICS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.emulator import journal
-from weft_dev import PYTHONPATH
 from weft_dev.controlplane import ControlPlane
 
 Object = dict[str, Any]
@@ -42,14 +40,6 @@ def template(role: str) -> Object:
         "metadata": {"labels": {"example.com/serves": role}},
         "spec": {**pod, "terminationGracePeriodSeconds": 1},
     }
-
-
-def start_kubelet(world: World) -> None:
-    """One that plays all of the world's Nodes."""
-    nodes = f"{world.name}-sled-0..{len(world.hosts) - 1}"
-    kubelet = (sys.executable, "-m", "weft_dev.kubelet", f"--kubeconfig={world.plane.kubeconfig}")
-    environment = {"PYTHONPATH": PYTHONPATH, "PATH": "/usr/bin:/bin"}
-    world.processes.start("kubelet", (*kubelet, f"--nodes={nodes}"), environment=environment)
 
 
 def test_a_restart_and_a_roll_give_pods_other_arguments_and_one_that_cannot_run_stops_the_roll(

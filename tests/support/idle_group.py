@@ -23,7 +23,8 @@ def idle_engines(
 ) -> Iterator[dict[str, Any]]:
     """Every pod of the namespace is scraped and idle; yields the operator's settings for it.
 
-    `front_end`: its signals, of the model `llama`; looked at with each query. None: there is none.
+    `front_end`: its signals, of the model `llama`, those of a histogram as `signal le`; looked at with each query.
+    None: there is none.
     """
 
     class Answer(http.server.BaseHTTPRequestHandler):
@@ -42,9 +43,10 @@ def idle_engines(
             series += [
                 {
                     "metric": {
-                        "weft_signal": f"front:{signal}",
+                        "weft_signal": f"front:{signal.split()[0]}",
                         "namespace": namespace,
                         "model_name": GROUP,
+                        **({"le": signal.split()[1]} if " " in signal else {}),
                     },
                     "value": [0, str(number)],
                 }

@@ -28,6 +28,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.cluster import ClusterError
+from weft_dev import PYTHONPATH
 from weft_dev.controlplane import ControlPlane
 from weft_dev.kube import Kube
 from weft_dev.processes import ProcessGroup, free_ports, log_tail
@@ -318,3 +319,11 @@ def _renew(kube: Kube, node: str) -> None:
     spec = {"holderIdentity": node, "leaseDurationSeconds": 40, "renewTime": now}
     lease = _object(LEASES, node, spec)
     kube.apply(LEASES, lease, "kube-node-lease")
+
+
+def start_kubelet(world: World) -> None:
+    """One that plays all of the world's Nodes."""
+    nodes = f"{world.name}-sled-0..{len(world.hosts) - 1}"
+    kubelet = (sys.executable, "-m", "weft_dev.kubelet", f"--kubeconfig={world.plane.kubeconfig}")
+    environment = {"PYTHONPATH": PYTHONPATH, "PATH": "/usr/bin:/bin"}
+    world.processes.start("kubelet", (*kubelet, f"--nodes={nodes}"), environment=environment)

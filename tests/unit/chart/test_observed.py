@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from support.chart import CHART, Helm, find
 from weft.runtime.cache import ObjectCache
@@ -95,3 +102,42 @@ def test_the_dashboards_are_what_is_generated_and_reach_grafana_whole(helm: Helm
         assert (committed / path.name).read_text() == path.read_text(), "make generate"
         assert json.loads(found["data"][path.name]) == json.loads(path.read_text())
         assert set(METRIC.findall(path.read_text())) - {"weft_"} <= served()
+
+
+def lost(sent: Any, kept: Any, path: str = "") -> Iterator[str]:
+    """Where one JSON value has something that the other has not."""
+    if isinstance(sent, dict) and isinstance(kept, dict):
+        for key, value in sent.items():
+            if key in kept:
+                yield from lost(value, kept[key], f"{path}.{key}")
+            else:
+                yield f"{path}.{key}"
+    elif isinstance(sent, list) and isinstance(kept, list) and len(sent) == len(kept):
+        for number, pair in enumerate(zip(sent, kept, strict=True)):
+            yield from lost(*pair, f"{path}.{number}")
+    elif sent != kept:
+        yield path
+
+
+def not_grafanas(dashboard: dict[str, Any]) -> list[str]:
+    """What of a dashboard Grafana's own library does not know: it keeps no field that it has no name for."""
+    register_default_plugins()
+    return list(lost(dashboard, json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))))
+
+
+@pytest.mark.parametrize("name", dashboards.DASHBOARDS)
+def test_grafanas_own_library_knows_every_field_of_every_dashboard(name: str) -> None:
+    assert not_grafanas(dashboards.dashboard(name)) == []
+
+
+def test_a_misspelt_field_of_a_dashboard_would_have_been_found() -> None:
+    wrong = dashboards.dashboard("groups")
+    panel = wrong["panels"][0]
+    panel["targets"][0]["legend"] = "x"
+    panel["fieldConfig"]["defaults"]["custom"]["fill"] = 1
+    wrong["templating"]["list"][0]["kind"] = "query"
+    assert not_grafanas(wrong) == [
+        ".templating.list.0.kind",
+        ".panels.0.fieldConfig.defaults.custom.fill",
+        ".panels.0.targets.0.legend",
+    ]
