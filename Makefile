@@ -26,6 +26,10 @@ demo: ## the whole job on a local cluster, narrated; OFFSET= SEED= SPLIT= change
 	@$(MAKE) -s $(VENV)/.complete
 	@$(IN_ROOMS) weft_playground.demo $(if $(ENGINES),--engines $(ENGINES)) $(if $(OFFSET),--offset $(OFFSET)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(ARGS)
 
+.PHONY: pictures
+pictures: $(VENV)/.complete ## docs/images out of what the last make demo ARGS=--ui left in build/; needs Chromium
+	@$(IN_ROOMS) weft_playground.demo.pictures
+
 .PHONY: test
 test: ## all tests; those without a cluster run while its tools are built
 	@$(PYTHON) hack/dev/weft_dev/preflight.py test

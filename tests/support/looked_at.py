@@ -1,14 +1,9 @@
-"""Objects as the API server gives them to `weft status`, `tree`, `why` and `ui`: a small cluster, and one of any size.
-
-`python -m support.looked_at FILE` writes the page of `weft ui` that docs/images/ui.png shows.
-"""
+"""Objects as the API server gives them to what a person asks of a cluster: a small one, and one of any size."""
 
 from __future__ import annotations
 
 import copy
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from weft.api.resources import (
@@ -21,8 +16,6 @@ from weft.api.resources import (
     PODS,
     ResourceType,
 )
-from weft.cli.look.board import board_of
-from weft.cli.look.page import page
 from weft.cli.look.reading import Reading
 
 Object = dict[str, Any]
@@ -231,7 +224,3 @@ def cluster(hosts: int, groups: int, devices_per_host: int = 8) -> Reading:
     failed["status"]["conditions"] = [said("Quarantined", "True", "AttachFailed")]
     objects.append(failed)
     return reading(*objects, waits)
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(page(board_of(cluster(5, 2)), "picture", live=False))

@@ -60,6 +60,9 @@ class KindWorld:
         assert self._site is not None
         return self._site
 
+    prometheus_url = ""
+    """It is in the cluster, and nothing here forwards to it."""
+
     async def start_cluster(self, narrator: Narrator) -> Path:
         """The cluster with this clone's images; returns its kubeconfig.
 

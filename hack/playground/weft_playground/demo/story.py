@@ -52,6 +52,7 @@ PROGRESS_SECONDS = 5.0
 RECENT_SECONDS = 10.0
 PICTURE = Path("build", "demo.html")
 POSTER = PICTURE.with_suffix(".svg")
+PAGE = Path("build", "demo-ui.html")
 
 
 class StoryError(Exception):
@@ -72,6 +73,7 @@ class Story:
         self.objectives = self.world.examples.objectives
         self.requests: list[Request] = []
         self.split = Split(1, 1)
+        self.page_url = ""
 
     async def run(self) -> Verdict:
         alive = asyncio.create_task(self.narrator.keep_alive())
@@ -81,8 +83,10 @@ class Story:
             )
             await self.world.start_services(self.narrator)
             if self.ui:
-                url = await asyncio.to_thread(status_page.start, self.world.processes, kubeconfig)
-                self.narrator.say(f"watch it in a browser of this machine: {url}")
+                self.page_url = await asyncio.to_thread(
+                    status_page.start, self.world.processes, kubeconfig, self.world.prometheus_url
+                )
+                self.narrator.say(f"watch it in a browser of this machine: {self.page_url}")
             async with connected(kubeconfig) as api:
                 verdict = await self._play(api)
             if not self.keep:
@@ -217,7 +221,18 @@ class Story:
             if time.monotonic() - spoke >= PROGRESS_SECONDS:
                 spoke = time.monotonic()
                 self.narrator.say(self._progress(watching, at))
+                if self.page_url and at <= self.case.load_seconds:
+                    await asyncio.to_thread(self._keep_page)
         return zero
+
+    def _keep_page(self) -> None:
+        """What the status page shows, the last of it while requests are sent: for a picture."""
+        try:
+            page = status_page.read(self.page_url)
+            PAGE.parent.mkdir(parents=True, exist_ok=True)
+            PAGE.write_bytes(page)
+        except OSError as error:
+            self.narrator.say(f"the status page was not kept: {error}")
 
     def _progress(self, watching: Watching, at: float) -> str:
         """How both groups did with the answers of the last seconds."""

@@ -57,6 +57,7 @@ class LoopbackWorld:
     fronts: dict[str, str] = field(default_factory=dict)
     front_metrics: dict[str, str] = field(default_factory=dict)
     examples: Examples = field(default_factory=with_logical_nodes)
+    operator_port: int = field(default_factory=lambda: free_ports(1)[0])
     routers: tuple[str, ...] = ("router",)
     """The processes in front of the engines."""
     namespaces = tuple(MODES)
@@ -80,6 +81,11 @@ class LoopbackWorld:
             if each is not None:
                 each.stop()
         self.processes.close()
+
+    @property
+    def prometheus_url(self) -> str:
+        """Where it is once it runs."""
+        return self.prometheus.url if self.prometheus is not None else ""
 
     @property
     def directory(self) -> Path:
@@ -201,7 +207,7 @@ class LoopbackWorld:
         self._wait("router", lambda: all(answers(f"{each}/metrics") for each in self.fronts.values()))
 
     def _start_prometheus(self) -> None:
-        """Scrapes the engines' pods and the routers every second."""
+        """Scrapes the engines' pods and the routers every second, and the operator."""
         assert self.plane is not None
         front_ends = {
             "job_name": "routers",
@@ -210,11 +216,24 @@ class LoopbackWorld:
                 for namespace, address in self.front_metrics.items()
             ],
         }
+        # For `weft ui`: what the operator says of the groups is by their namespaces, not by its own.
+        operator = {
+            "job_name": "weft",
+            "honor_labels": True,
+            "scrape_interval": "2s",
+            "scrape_timeout": "2s",
+            "static_configs": [
+                {
+                    "targets": [f"127.0.0.1:{self.operator_port}"],
+                    "labels": {"namespace": OPERATOR_NAMESPACE},
+                }
+            ],
+        }
         with self._starting:
             self.prometheus = prometheus.start_for_pods(
                 self.plane.kubeconfig,
                 interval_seconds=SCRAPE_SECONDS,
-                more=[front_ends],
+                more=[front_ends, operator],
                 binary=self.binaries["prometheus"],
             )
 
@@ -234,12 +253,11 @@ class LoopbackWorld:
     def operator_settings(self) -> dict[str, Any]:
         """What `weft run` is told."""
         assert self.prometheus is not None
-        (port,) = free_ports(1)
         return {
             "namespace": OPERATOR_NAMESPACE,
             "identity": "demo",
             "health_host": "127.0.0.1",
-            "health_port": port,
+            "health_port": self.operator_port,
             "log_format": "text",
             "sources": {"default": {"url": self.prometheus.url, "scrape_interval_seconds": SCRAPE_SECONDS}},
         }

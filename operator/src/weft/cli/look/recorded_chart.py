@@ -56,9 +56,9 @@ def _card(records: Records, key: tuple[str, str], decided: float, because: str) 
             for stage in STAGES
             if stage in {*record.serving, *record.needed}
         ),
-        _rate("Requests", record.requests, marks, name, "a second"),
-        _rate("Prompt tokens", record.tokens.get("prompts", {}), marks, name, "a second"),
-        _rate("Answer tokens", record.tokens.get("answers", {}), marks, name, "a second"),
+        _rate("Requests", record.requests, marks, name),
+        _rate("Prompt tokens", record.tokens.get("prompts", {}), marks, name),
+        _rate("Answer tokens", record.tokens.get("answers", {}), marks, name),
         _objectives(record, name),
     ]
     begin, end = (_moment(records, n) for n in (-1, POINTS - 1))
@@ -87,11 +87,11 @@ def _stage(stage: str, record: GroupRecord, marks: Html, group: str) -> Html:
     return _lane(stage, drawn, label, told)
 
 
-def _rate(what: str, line: Line, marks: Html, group: str, unit: str) -> Html:
+def _rate(what: str, line: Line, marks: Html, group: str) -> Html:
     top = max([*line.values(), 1e-9])
     digits = ",.1f" if top < 100 else ",.0f"
-    told = f"{_last(line, digits)} {unit}, up to {top:{digits}}" if line else "not known"
-    label = f"{what} of {group}: {_course(line, digits)} {unit}"
+    told = f"{_last(line, digits)}/s, up to {top:{digits}}" if line else "not known"
+    label = f"{what} of {group}: {_course(line, digits)} a second"
     return _lane(what, joined((_area(line, top, "area traffic"), marks)), label, told)
 
 
