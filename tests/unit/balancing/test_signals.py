@@ -137,6 +137,17 @@ def test_without_a_front_end_the_work_is_what_prefill_ended_and_the_growth_of_it
     assert found.demand.reason == "FrontEndNotTrusted"
 
 
+@pytest.mark.parametrize("wrong", [{"resets": 1.0}, {"age": 60.0}])
+def test_a_front_end_that_starts_anew_holds_no_group_whose_engines_tell_what_they_got(
+    wrong: dict[str, float],
+) -> None:
+    engines = {"prefill-0": engine(3), "decode-0": engine(2)}
+    found = of_engines(engines, base=replace(counted(3), **wrong))
+    assert found.hold is None
+    assert found.demand is not None
+    assert found.demand.reason == "FrontEndNotTrusted"
+
+
 def test_how_much_arrives_is_not_concluded_from_engines_while_a_replica_has_counts_of_two_roles() -> None:
     engines = {"prefill-0": engine(3), "prefill-1": engine(9), "decode-0": engine(2)}
     found = of_engines(engines, steady={"prefill-0", "decode-0"})

@@ -13,7 +13,16 @@ from weft.api.cel import Rule
 from weft.api.conditions import CONDITION_LIST, Conditions
 from weft.api.meta import Model, Resource
 from weft.api.pod_template import POD_TEMPLATE
-from weft.api.values import Counter, DnsSubdomain, Explained, Message, Timestamp, Version
+from weft.api.values import (
+    AttributeName,
+    AttributeValue,
+    Counter,
+    DnsSubdomain,
+    Explained,
+    Message,
+    Timestamp,
+    Version,
+)
 from weft.api.windows import Window
 
 _ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
@@ -217,6 +226,17 @@ class MoveWindow(Window):
     )
 
 
+class GroupPlacement(Model):
+    """Where the replicas get their devices, beyond what each role's node asks for."""
+
+    same_domain: AttributeName = Field(
+        description="Device attribute that the accelerators of all replicas must have one value of, so that they share"
+        " an interconnect: rdmaDomain, nvlinkDomain and so on. Weft chooses the value, one that has room for all"
+        " replicas together, before the first gets a device; later ones go there or wait. It chooses again only while"
+        " no replica serves. When this is set or changed, replicas are made anew one by one."
+    )
+
+
 class InferenceGroupSpec(Model):
     """What is promised, what may be used, and who decides."""
 
@@ -230,6 +250,11 @@ class InferenceGroupSpec(Model):
     objectives: Objectives = Field(description="What users of the model may expect.")
     metrics: GroupMetrics = Field(description="Where the load and the latencies are read.")
     accelerators: AcceleratorLimits = Field(description="How many accelerators the group may hold.")
+    placement: GroupPlacement | None = Field(
+        default=None,
+        description="Where the replicas get their devices, beyond what each role's node asks for. Absent: each replica"
+        " by itself.",
+    )
     rebalance: Rebalance = Field(
         default=Rebalance(), description="How the split between the roles is changed."
     )
@@ -331,6 +356,13 @@ class Recommendation(Decision):
     )
 
 
+class Domain(Model):
+    """The interconnect domain that all replicas share."""
+
+    attribute: AttributeName = Field(description="Device attribute that says it: rdmaDomain.")
+    value: Annotated[AttributeValue, Field(min_length=1)] = Field(description="Its value: ib-0.")
+
+
 class InferenceGroupStatus(Model):
     """What was decided and how far it is."""
 
@@ -356,6 +388,9 @@ class InferenceGroupStatus(Model):
         default=(),
         description="The whole decision in one write: replicas that each role is to have.",
         json_schema_extra=_BY_ROLE,
+    )
+    domain: Domain | None = Field(
+        default=None, description="With spec.placement.sameDomain: what was chosen for all replicas."
     )
     transfers: Annotated[tuple[Transfer, ...], Field(max_length=16)] = Field(
         default=(), description="Replicas that are changing their role now.", json_schema_extra=_BY_NAME
@@ -393,3 +428,11 @@ class InferenceGroup(Resource):
     status: InferenceGroupStatus = Field(
         default=InferenceGroupStatus(), description="What was decided and how far it is."
     )
+
+    @property
+    def domain(self) -> str:
+        """The domain that was chosen for what `spec.placement` asks for; empty where none is, or for something else."""
+        placement, chosen = self.spec.placement, self.status.domain
+        if placement is None or chosen is None or chosen.attribute != placement.same_domain:
+            return ""
+        return chosen.value

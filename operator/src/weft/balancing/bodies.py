@@ -18,6 +18,7 @@ from weft.api.names import (
 from weft.api.pod_template import labelled
 from weft.api.resources import GROUP, INFERENCE_GROUPS, LOGICAL_NODES
 from weft.balancing.replicas import (
+    ANNOTATION_DOMAIN,
     ANNOTATION_DRAIN,
     ANNOTATION_REVISION,
     ANNOTATION_ROLE_SINCE,
@@ -26,6 +27,7 @@ from weft.balancing.replicas import (
     shape_of,
 )
 from weft.cluster import Object
+from weft.domains import domain_words, in_domain
 
 
 def with_template(group: InferenceGroup, role: InferenceRole) -> InferenceRole | None:
@@ -105,6 +107,11 @@ def pod_body(group: InferenceGroup, role: InferenceRole, name: str, node_name: s
 def node_body(group: InferenceGroup, role: InferenceRole, name: str) -> Object:
     """A replica's LogicalNode. Its role label says what it was made for; the pod's says what it serves."""
     assert role.spec.node is not None
+    spec, made_for = role.spec.node.dump(), {ANNOTATION_SHAPE: shape_of(role)}
+    if group.spec.placement is not None and group.domain:
+        attribute = group.spec.placement.same_domain
+        spec = in_domain(spec, attribute, group.domain)
+        made_for[ANNOTATION_DOMAIN] = domain_words(attribute, group.domain)
     return {
         "apiVersion": LOGICAL_NODES.api_version,
         "kind": LOGICAL_NODES.kind,
@@ -116,10 +123,10 @@ def node_body(group: InferenceGroup, role: InferenceRole, name: str) -> Object:
                 LABEL_ROLE: role.metadata.name,
                 LABEL_REPLICA: name,
             },
-            "annotations": {ANNOTATION_SHAPE: shape_of(role)},
+            "annotations": made_for,
             "ownerReferences": [_owner(group)],
         },
-        "spec": role.spec.node.dump(),
+        "spec": spec,
     }
 
 

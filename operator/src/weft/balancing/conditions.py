@@ -247,8 +247,9 @@ def balanced(
     return Finding(True, "AsDecided", "every role has the serving replicas that the allocation gives it")
 
 
-def waiting_for_hardware(replicas: Sequence[Replica]) -> Finding | None:
-    """Said while a new replica has no devices or no Node; None where none waits."""
+def waiting_for_hardware(replicas: Sequence[Replica], where: str = "") -> Finding | None:
+    """Said while a new replica has no devices or no Node; None where none waits. `where`: the only domain that it can
+    be in."""
     waiting = [one for one in replicas if one.waits_for_hardware and not one.serving and not one.removing]
     if not waiting:
         return None
@@ -263,7 +264,7 @@ def waiting_for_hardware(replicas: Sequence[Replica]) -> Finding | None:
         )
         if there
     )
-    text = f"no free hardware yet for {names}: see the {kinds} of that name; until then it is not counted on"
+    text = f"no free hardware yet for {names}{where}: see the {kinds} of that name; until then it is not counted on"
     return Finding(False, "WaitingForHardware", text)
 
 

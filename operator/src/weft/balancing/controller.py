@@ -19,6 +19,7 @@ from weft.api.resources import (
 )
 from weft.balancing.apply import Outcome, apply
 from weft.balancing.decide import GroupDecision, decide
+from weft.balancing.domain import with_domain
 from weft.balancing.engine_calls import EngineCalls
 from weft.balancing.keys import GroupKey
 from weft.balancing.load import GroupLoad
@@ -34,6 +35,7 @@ from weft.balancing.steps import AddFinalizer, DropFinalizer, Subject
 from weft.balancing.targets import ScaleTargetKind
 from weft.cluster import Cluster, ClusterError, ConflictError, Object
 from weft.controllers import Now, Watch
+from weft.domains import ChooseDomain, DomainAnswer, DomainQuestion
 
 RETRY_SECONDS = 0.2
 """After a write that lost to another one."""
@@ -49,11 +51,14 @@ class GroupController:
         presets: Mapping[str, Preset],
         scale_kinds: Iterable[ScaleTargetKind] = (),
         engines: EngineCalls | None = None,
+        choose_domain: ChooseDomain | None = None,
     ) -> None:
-        """`scale_kinds`: those that a role's scaleTargetRef may name. `engines` calls those that change by a call."""
+        """`scale_kinds`: those that a role's scaleTargetRef may name. `engines` calls those that change by a call.
+        `choose_domain`: how placement is asked for a group's domain."""
         self._cluster = cluster
         self._scale_kinds = {(one.group, one.kind): one.type for one in scale_kinds}
         self._engines = engines or EngineCalls()
+        self._choose_domain = choose_domain or _no_domain
         self._sources = sources
         self._presets = presets
         self._refusals: dict[GroupKey, dict[Subject, Refusal]] = {}
@@ -97,6 +102,7 @@ class GroupController:
             self._scale_kinds,
             self._engines,
         )
+        picture = await with_domain(picture, self._choose_domain, now)
         decision = decide(picture, now)
         if decision.load is not None:
             self.loads[key] = decision.load
@@ -163,6 +169,10 @@ class GroupController:
         except ConflictError:
             return RETRY_SECONDS
         return None
+
+
+async def _no_domain(question: DomainQuestion, now: Now) -> DomainAnswer:
+    return DomainAnswer("", "no placement runs here")
 
 
 def _refusals(

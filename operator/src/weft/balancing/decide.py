@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from weft.api import Decision, RebalanceMode, Transfer, TransferStep
 from weft.api.inference import MoveReason
 from weft.api.names import FINALIZER
-from weft.balancing import conditions, removal
+from weft.balancing import conditions, domain, removal
 from weft.balancing.inputs import split_inputs
 from weft.balancing.load import GroupLoad, group_load
 from weft.balancing.observe import GroupPicture
@@ -78,9 +78,12 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
     if recorded:
         forward = {one.replica: one.to for one in still if one.step is not TransferStep.ROLLING_BACK}
         roster = plan_roster(picture, recorded, forward, now.wall, allowed.held.get(MoveReason.ROLLOUT))
-        if allowed.suspended and any(isinstance(step, CreateNode) for step in roster.create):
-            kept = tuple(step for step in roster.create if not isinstance(step, CreateNode))
-            roster = replace(roster, create=kept, obstacle=SUSPENDED)
+        if any(isinstance(step, CreateNode) for step in roster.create):
+            # The domain is recorded first: a restart in between must not make some of them for another.
+            waits = SUSPENDED if allowed.suspended else picture.no_domain
+            if waits is not None or picture.domain != group.domain:
+                kept = tuple(step for step in roster.create if not isinstance(step, CreateNode))
+                roster = replace(roster, create=kept, obstacle=waits)
         # The end of a replica goes before what its transfer would do with it.
         steps = [step for step in of_transfers if step.replica not in roster.ending]
         steps += _follow(picture, roster, still, now)
@@ -98,10 +101,12 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         closed,
         scaling.obstacle,
         conditions.too_many_roles(picture.too_many),
-        conditions.waiting_for_hardware(picture.replicas),
+        conditions.waiting_for_hardware(picture.replicas, domain.words(picture)),
         stuck(picture.running, now.wall),
         short_of_pods(picture.targets, picture.decided_at, now.wall),
+        domain.without_node(picture),
     )
+    said = domain.chosen(picture)
     decision = GroupDecision(
         steps=tuple(steps),
         plan=plan,
@@ -117,7 +122,11 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         ),
         load=load,
         scaling=scaling,
-        notes=(*(one.note for one in carried if one.note is not None), *scaling.notes),
+        notes=(
+            *(one.note for one in carried if one.note is not None),
+            *scaling.notes,
+            *((said,) if said is not None else ()),
+        ),
         busy=bool(transfers or roster.remove or scaling.busy),
     )
     return _after_refusals(decision, picture, now)

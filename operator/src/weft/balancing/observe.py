@@ -28,6 +28,7 @@ from weft.balancing.targets import Kinds, Target, read_target
 from weft.balancing.windows import minimum_at
 from weft.cluster import Cluster, Object
 from weft.controllers import Now
+from weft.domains import domain_words
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class GroupPicture:
     """How the engines change their stage by an HTTP call, where they do."""
     engine_roles: Mapping[str, EngineRole] = field(default_factory=dict)
     """By replica: what its engine says of itself, where it was asked."""
+    domain: str = ""
+    """Of all replicas' devices, where the group asks for one: what is to be recorded. Empty: none is chosen."""
+    no_domain: Finding | None = None
+    """Why none is, where one is wanted."""
     decided_at: datetime | None = None
     recommended_at: datetime | None = None
     scaled_at: datetime | None = None
@@ -234,6 +239,8 @@ def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal])
             # Of a role that is gone nothing is known; a plain pod counts as one accelerator, as by default.
             count = served.spec.accelerators_counted if served is not None else 1
             found = replace(found, accelerators=count)
+        elif group.spec.placement is not None:
+            found = replace(found, misplaced=_misplaced(found, group, group.spec.placement.same_domain))
         replicas.append(found)
     return GroupPicture(
         group=group,
@@ -253,6 +260,13 @@ def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal])
         kv_use_tells_reads=False,
         refusals=refusals,
     )
+
+
+def _misplaced(one: Replica, group: InferenceGroup, attribute: str) -> bool:
+    if group.domain:
+        return one.domain != domain_words(attribute, group.domain)
+    # Without a domain for all, none is to get devices in the one that was chosen before.
+    return bool(one.domain) and not one.node_bound
 
 
 async def _with_targets(cluster: Cluster, picture: GroupPicture, kinds: Kinds) -> GroupPicture:

@@ -23,6 +23,8 @@ ANNOTATION_DRAIN = f"{GROUP}/drain-timeout-seconds"
 """On a pod: its role's drain.timeoutSeconds, which holds when the role is deleted before the pod."""
 ANNOTATION_SHAPE = f"{GROUP}/shape"
 """On a replica's LogicalNode: hash of the node shape it was made from."""
+ANNOTATION_DOMAIN = f"{GROUP}/domain"
+"""On a replica's LogicalNode: the domain that it was made for, where its group has all replicas in one."""
 ANNOTATION_ROLE_SINCE = f"{GROUP}/role-since"
 """On a pod: when it got its present role; metrics from before belong to the other one."""
 
@@ -83,6 +85,10 @@ class Replica:
     node_role: str = ""
     """The role on its logical node's label: follows the pod's."""
     shape: str = ""
+    domain: str = ""
+    """The one that its logical node was made for; empty: any."""
+    misplaced: bool = False
+    """Whether that is not the one that was chosen for the group."""
     pod: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     """The pod as it was read, for guarded patches."""
 
@@ -128,6 +134,7 @@ def replica(name: str, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | 
             "node_name": logical.status.node_name or "",
             "node_role": logical.metadata.labels.get(LABEL_ROLE, ""),
             "shape": logical.metadata.annotations.get(ANNOTATION_SHAPE, ""),
+            "domain": logical.metadata.annotations.get(ANNOTATION_DOMAIN, ""),
             "node_created_at": logical.metadata.creation_timestamp,
             "waits_for_hardware": is_false(logical.status.conditions, "Reserved"),
         }

@@ -121,7 +121,7 @@ def plan_roster(
             lacking[role] -= 1
             used += cost
             places -= _cost(roles[role])
-            name = _free_name(picture.group.metadata.name, names)
+            name = free_name(picture.group.metadata.name, names)
             names.add(name)
             reason = "the role has fewer replicas than the allocation gives it"
             if roles[role].spec.node is None:
@@ -186,7 +186,7 @@ def _of_one_exchange(roles: Mapping[str, InferenceRole]) -> int:
 
 def _must_leave(one: Replica, role: str, picture: GroupPicture) -> bool:
     """A replica of a role that is gone, one whose removal began, one whose devices are taken away, or a bare node of a
-    shape no longer asked for or with a name that is taken.
+    shape or a domain no longer asked for or with a name that is taken.
 
     What a role without a template has stays as it is: a template is taken away by mistake, or to be moved.
     """
@@ -199,7 +199,8 @@ def _must_leave(one: Replica, role: str, picture: GroupPicture) -> bool:
     if one.has_pod or not one.has_node:
         return False
     # Under a name that somebody else's pod has got meanwhile, it would wait for its own for ever.
-    return one.shape != shape_of(picture.all_roles[role]) or one.name in picture.taken
+    other = one.misplaced or one.shape != shape_of(picture.all_roles[role])
+    return other or one.name in picture.taken
 
 
 def _serves(name: str, members: Sequence[Replica]) -> bool:
@@ -271,7 +272,7 @@ def work(load: PodLoad | None) -> float:
 
 
 def _is_old(one: Replica, role: InferenceRole | None) -> bool:
-    return role is not None and one.has_pod and one.revision != revision_of(role)
+    return role is not None and one.has_pod and (one.misplaced or one.revision != revision_of(role))
 
 
 def _sole_of_old(one: Replica, members: Sequence[Replica], roles: Mapping[str, InferenceRole]) -> bool:
@@ -294,7 +295,7 @@ def _surge(
         if used + role.spec.accelerators_counted > picture.group.spec.accelerators.maximum:
             continue
         name, reason = (
-            _free_name(picture.group.metadata.name, names),
+            free_name(picture.group.metadata.name, names),
             "takes the place of one of an older template",
         )
         make = CreatePod if role.spec.node is None else CreateNode
@@ -326,7 +327,8 @@ def _most_lacking(lacking: Mapping[str, int], own: str) -> str:
     return max(sorted(lacking), key=lambda role: lacking[role])
 
 
-def _free_name(group_name: str, names: Collection[str]) -> str:
+def free_name(group_name: str, names: Collection[str]) -> str:
+    """The name of the next replica."""
     number = 0
     while f"{group_name}-{number}" in names:
         number += 1

@@ -12,7 +12,7 @@ from typing import Any
 from weft.api import InferenceRole, RebalanceMode, Recommendation
 from weft.api.conditions import Conditions, find, with_condition
 from weft.api.inference_role import InferenceRoleStatus
-from weft.balancing import conditions, scaling
+from weft.balancing import conditions, domain, scaling
 from weft.balancing.bodies import selector
 from weft.balancing.decide import GroupDecision
 from weft.balancing.observe import GroupPicture
@@ -47,6 +47,7 @@ def group_status(
             last_scale_time=now if _scaled_by(picture, plan) else group.status.last_scale_time,
             last_scale_up_time=now if _scaled_by(picture, plan) > 0 else group.status.last_scale_up_time,
             split=str(plan.allocation),
+            domain=domain.record(picture),
         )
         findings = {
             "Ready": conditions.ready(picture, refusals),
@@ -91,7 +92,9 @@ def _counts(picture: GroupPicture, replicas: Iterable[Replica]) -> dict[str, int
     with_pod = [one for one in replicas if one.has_pod]
     return {
         "replicas": len(with_pod),
-        "updated_replicas": sum(one.revision == picture.revisions.get(one.role) for one in with_pod),
+        "updated_replicas": sum(
+            one.revision == picture.revisions.get(one.role) and not one.misplaced for one in with_pod
+        ),
         "ready_replicas": sum(one.serving for one in with_pod),
     }
 

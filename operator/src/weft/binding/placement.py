@@ -21,6 +21,7 @@ from weft.api.resources import (
 from weft.binding.adoption import adopt
 from weft.binding.assignments import Assignments, Outcome
 from weft.binding.closed import LOOK_SECONDS, closed
+from weft.binding.domains import Promise, choose_domain
 from weft.binding.fabrics import Fabrics
 from weft.binding.inputs import Inputs
 from weft.binding.inventory import Picture
@@ -35,6 +36,7 @@ from weft.binding.stock import Holder
 from weft.binding.whatif import Answer, what_if
 from weft.cluster import Cluster, Object
 from weft.controllers import Now, Watch
+from weft.domains import DomainAnswer, DomainQuestion
 
 RETRY_SECONDS = 1.0
 RECORDS_AT_ONCE = 100
@@ -49,6 +51,8 @@ DEPENDS_ON = (
     DEVICE_ATTACHMENTS,
     PRIORITY_CLASSES,
 )
+PROMISE_SECONDS = 30.0
+"""How long a domain is kept for a group that was told to go there and has not asked for its logical nodes yet."""
 GATHER_SECONDS = 0.2
 """How long changes of what there is are gathered: one bind changes several objects."""
 
@@ -66,6 +70,10 @@ class PlacementController:
         self._rehearsal = Rehearsal()
         self._asked = asyncio.Lock()
         self._reader_of_what_if = Reader()
+        self._promises: dict[tuple[str, str], tuple[float, Promise]] = {}
+        """By namespace and group, with the end by the boot clock."""
+        self._without_domain: dict[tuple[str, str], tuple[object, DomainAnswer]] = {}
+        """What groups were told for which there is no domain, with what that stands on."""
         self._placed: tuple[object, ...] = ()
         self.passes = 0
         """Passes that looked for places."""
@@ -114,6 +122,33 @@ class PlacementController:
             snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments, now)
             reader, remembered = self._reader_of_what_if, self._remembered
             return await asyncio.to_thread(what_if, reader, snapshot, changes, remembered, now)
+
+    async def choose_domain(self, question: DomainQuestion, now: Now) -> DomainAnswer:
+        """The domain for a group's logical nodes; one question at a time, beside the event loop, so that two groups do
+        not count the same devices. Raises ValueError for what cannot be read."""
+        async with self._asked:
+            if not self._fabrics.all_looked_at():
+                return DomainAnswer("", "which devices are free is not known yet")
+            key, pictures = (question.namespace, question.group), self._fabrics.pictures()
+            stands_on = question, self._depends_on(pictures), closed(self._cluster.list(FABRICS), now.wall)
+            known = self._without_domain.pop(key, None)
+            if known is not None and known[0] == stands_on:
+                self._without_domain[key] = known
+                return known[1]
+            others = {name: one for name, one in self._promises.items() if one[0] > now.boot and name != key}
+            promises = [promise for _, promise in others.values()]
+            snapshot = Snapshot.take(self._cluster, pictures, self._assignments, now.wall)
+            reader, remembered = self._reader_of_what_if, self._remembered
+            answer = await asyncio.to_thread(
+                choose_domain, reader, snapshot, question, promises, remembered, now.wall
+            )
+            self._promises = others
+            if answer.domain:
+                ends = now.boot + PROMISE_SECONDS
+                self._promises[key] = ends, Promise(question, answer.domain)
+            elif not promises:
+                self._without_domain[key] = stands_on, answer
+            return answer
 
     def _place(
         self, snapshot: Snapshot, now: datetime

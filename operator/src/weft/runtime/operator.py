@@ -132,12 +132,18 @@ def _controllers(
         sessions.push_async_callback(source.close)
     engines = EngineCalls()
     sessions.push_async_callback(engines.close)
-    return {
-        **binding_controllers.controllers(cluster, fabrics, settings.inventory_seconds, queue.add),
-        GroupKey: GroupController(
-            cluster, sources, with_configured(settings.presets), settings.scale_targets, engines
-        ),
-    }
+    binding = binding_controllers.controllers(cluster, fabrics, settings.inventory_seconds, queue.add)
+    placement = binding[PlacementKey]
+    assert isinstance(placement, PlacementController)
+    groups = GroupController(
+        cluster,
+        sources,
+        with_configured(settings.presets),
+        settings.scale_targets,
+        engines,
+        placement.choose_domain,
+    )
+    return {**binding, GroupKey: groups}
 
 
 async def _serve(health: HealthServer, settings: Settings) -> None:

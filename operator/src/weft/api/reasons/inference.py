@@ -201,6 +201,21 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "WaitingForDomain",
+                "No value of `placement.sameDomain` has room for all replicas together: none is made, and none holds"
+                " devices meanwhile.",
+                "Free or add devices and hosts in the domain that the message names, or ask for fewer replicas.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
+                "PlacementIgnored",
+                "`placement.sameDomain` has no effect on a role of plain pods, of which no domain is known.",
+                "Give the role a `node`, or remove the field.",
+                event="Warning",
+            ),
+            Reason(
+                "False",
                 "WaitingForHardware",
                 "No devices, or no Node, are free for a new replica: it is not counted on, and no more are made.",
                 "Wait for a release, or see the condition Reserved of its LogicalNode, or its pod's events.",
@@ -371,6 +386,12 @@ EVENTS = (
         "Set the roles' `spec.replicas`, or `rebalance.mode` to Auto, to follow it.",
     ),
     Event(GROUP, "Normal", "TargetScaled", "The workload of a role gets another number of replicas."),
+    Event(
+        GROUP,
+        "Normal",
+        "DomainChosen",
+        "The domain in which all replicas get their devices was chosen (`spec.placement.sameDomain`).",
+    ),
     Event(GROUP, "Normal", "TransferStarted", "A replica begins to change its role."),
     Event(GROUP, "Normal", "TransferFinished", "A replica serves its new role."),
     Event(

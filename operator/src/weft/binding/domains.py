@@ -1,0 +1,208 @@
+"""Which interconnect domain has room for all logical nodes of a group together. Pure, and writes nothing.
+
+As `whatif`: what is asked about is laid over a snapshot of what there is, and the search that finds places looks for
+theirs, behind all that wait already. So a domain is chosen for what placement will do in it: hosts, quotas, grants and
+the queue count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from weft.api.resources import LOGICAL_NODES
+from weft.binding.asked import Choice, Waiting
+from weft.binding.offers import Reader, Snapshot
+from weft.binding.plan import Assignment, Placement, Remembered
+from weft.binding.requests import read
+from weft.binding.search import place
+from weft.binding.stock import Stock
+from weft.cluster import Object
+from weft.domains import DomainAnswer, DomainQuestion
+from weft.fabric.driver import Device, DeviceKind
+
+MOST_DOMAINS = 16
+"""Domains that are looked at for one question, the fullest that may suffice first: a bound on what a tenant costs."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A domain that was chosen for a group whose logical nodes may not be there yet."""
+
+    question: DomainQuestion
+    domain: str
+
+
+def choose_domain(
+    reader: Reader,
+    snapshot: Snapshot,
+    question: DomainQuestion,
+    promises: Iterable[Promise],
+    remembered: Remembered,
+    now: datetime,
+) -> DomainAnswer:
+    """The domain that was chosen before, if it has room for what is not in it yet; else the fullest that has room for
+    all.
+
+    `promises`: to other groups; what they are about to ask for is not free. `reader`: none that another thread uses.
+    Raises ValueError for a spec that cannot be read.
+    """
+    inside = _where_they_are(reader, snapshot, question)
+    base = _without_own(snapshot, question)
+    stock = reader.stock(base)
+    there = {_owner(raw) for raw in base.logical_nodes}
+    asked = {
+        name: _made(question.namespace, f"{name}.asked", spec, now) for name, spec in question.nodes.items()
+    }
+    promised = [
+        (_made(each.question.namespace, f"{name}.promised", spec, now), each)
+        for each in promises
+        for name, spec in each.question.nodes.items()
+        if (each.question.namespace, name) not in there
+    ]
+    extra = (*asked.values(), *(raw for raw, _ in promised))
+    for raw in extra:
+        read(raw)  # raises: nothing that is asked about is left out in silence
+    laid = replace(base, logical_nodes=(*base.logical_nodes, *extra))
+    waiting = {each.uid: each for each in reader.waiting(laid, now) if not each.adopt}
+    own = {name: waiting.pop(raw["metadata"]["uid"]) for name, raw in asked.items()}
+    for raw, each in promised:
+        uid = raw["metadata"]["uid"]
+        waiting[uid] = _pinned(waiting[uid], each.question.attribute, each.domain)
+    free = _free(stock, question.attribute)
+    nearest: tuple[int, str, str] | None = None
+    for domain in _candidates(free, question.present, own, inside):
+        lacking = [
+            _pinned(each, question.attribute, domain)
+            for name, each in own.items()
+            if inside.get(name) != domain
+        ]
+        placement = place([*waiting.values(), *lacking], stock, remembered)
+        placed = _placed(placement, question.attribute, domain)
+        left = [each for each in lacking if each.uid not in placed]
+        if not left:
+            return DomainAnswer(domain)
+        why = next((each.message for each in placement.refusals if each.waiting.uid == left[0].uid), "")
+        if nearest is None or len(left) < nearest[0]:
+            nearest = len(left), domain, why
+    return DomainAnswer("", _why_none(question.attribute, nearest, free))
+
+
+def _why_none(attribute: str, nearest: tuple[int, str, str] | None, free: Mapping[str, int]) -> str:
+    if not free:
+        return f"no accelerator has the attribute {attribute}"
+    if nearest is None:
+        return (
+            f"no {attribute} has so many accelerators free for all its replicas together: free some of one, add"
+            " devices there, or ask for fewer replicas"
+        )
+    _, domain, why = nearest
+    return f"no {attribute} has room for all its replicas together; {domain} comes nearest: {why}"
+
+
+def _candidates(
+    free: Mapping[str, int], present: str, own: Mapping[str, Waiting], inside: Mapping[str, str]
+) -> list[str]:
+    """The present domain, then those that have enough free accelerators, the fullest first."""
+    wanted = {name: sum(need.count for need in each.shape.needs) for name, each in own.items()}
+    has = Counter(free)
+    for name, domain in inside.items():
+        has[domain] += wanted[name]
+    order = sorted(has, key=lambda value: (value != present, free.get(value, 0), value))
+    return [value for value in order if has[value] >= sum(wanted.values())][:MOST_DOMAINS]
+
+
+def _free(stock: Stock, attribute: str) -> dict[str, int]:
+    """Free accelerators by domain, also of domains that have none."""
+    free: Counter[str] = Counter()
+    for offer in stock.offers:
+        value = offer.device.attributes.get(attribute)
+        if value and offer.device.kind is DeviceKind.ACCELERATOR:
+            free[value] += offer.free
+    return free
+
+
+def _placed(placement: Placement, attribute: str, domain: str) -> set[str]:
+    """Uids of those of which every accelerator would be in the domain."""
+
+    def is_inside(item: Assignment) -> bool:
+        devices = (each.offer.device for each in item.devices)
+        return all(
+            each.attributes.get(attribute) == domain
+            for each in devices
+            if each.kind is DeviceKind.ACCELERATOR
+        )
+
+    return {item.waiting.uid for item in placement.assignments if is_inside(item)}
+
+
+def _pinned(waiting: Waiting, attribute: str, domain: str) -> Waiting:
+    """The same in one domain, as `domains.in_domain` will ask for it."""
+
+    def inside(choice: Choice) -> Choice:
+        equal = (*choice.selector.equal, (attribute, domain))
+        return replace(choice, selector=replace(choice.selector, equal=equal))
+
+    needs = tuple(
+        replace(need, choices=tuple(map(inside, need.choices)))
+        if need.kind is DeviceKind.ACCELERATOR
+        else need
+        for need in waiting.shape.needs
+    )
+    return replace(waiting, shape=replace(waiting.shape, needs=needs))
+
+
+def _where_they_are(reader: Reader, snapshot: Snapshot, question: DomainQuestion) -> dict[str, str]:
+    """The domain of each logical node of the group whose accelerators are all claimed, or chosen, in one."""
+    found: dict[str, set[str]] = {}
+    known = {
+        (fabric, device.id): device
+        for fabric, picture in snapshot.pictures.items()
+        for device in picture.inventory.devices
+    }
+
+    def note(name: str, device: Device | None) -> None:
+        if device is None or device.kind is DeviceKind.ACCELERATOR:
+            # Of a device that the fabric does not show nobody knows where it is.
+            found.setdefault(name, set()).add(device.attributes.get(question.attribute, "") if device else "")
+
+    for each in reader.holdings(snapshot).all():
+        if each.keeps_owner and each.owner[0] == question.namespace and each.owner[1] in question.nodes:
+            note(each.owner[1], known.get((each.fabric, each.device)))
+    for item in snapshot.outstanding:
+        if item.waiting.namespace == question.namespace and item.waiting.name in question.nodes:
+            for chosen in item.devices:
+                note(item.waiting.name, chosen.offer.device)
+    return {
+        name: next(iter(values)) for name, values in found.items() if len(values) == 1 and "" not in values
+    }
+
+
+def _without_own(snapshot: Snapshot, question: DomainQuestion) -> Snapshot:
+    """The snapshot without the group's own logical nodes: they are asked about, and do not wait beside themselves."""
+    own = {(question.namespace, name) for name in question.nodes}
+    return replace(
+        snapshot, logical_nodes=tuple(raw for raw in snapshot.logical_nodes if _owner(raw) not in own)
+    )
+
+
+def _owner(raw: Object) -> tuple[str, str]:
+    return raw["metadata"]["namespace"], raw["metadata"]["name"]
+
+
+def _made(namespace: str, name: str, spec: Object, now: datetime) -> Object:
+    """A LogicalNode as it would be created now."""
+    return {
+        "apiVersion": LOGICAL_NODES.api_version,
+        "kind": LOGICAL_NODES.kind,
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": f"{namespace}/{name}",
+            "generation": 0,
+            "creationTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        },
+        "spec": spec,
+    }

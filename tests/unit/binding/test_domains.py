@@ -1,0 +1,334 @@
+"""A group's replicas in one interconnect domain: the group's controller and placement's together, over one rack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.fleet import TEMPLATE
+from support.inference import LLAMA_70B_SPEC
+from support.rack import Rack, condition
+from weft.api.names import GATE_SERVING
+from weft.api.resources import (
+    DEVICE_QUOTAS,
+    ENGINE_PROFILES,
+    GPU_POOLS,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
+    LOGICAL_NODES,
+    PODS,
+)
+from weft.balancing.controller import GroupController
+from weft.balancing.keys import GroupKey
+from weft.balancing.presets import PRESETS
+from weft.binding.keys import PlacementKey
+from weft.binding.placement import PlacementController
+from weft.cluster import Object
+from weft.fabric.driver import Device, DeviceKind
+
+IB = "rdmaDomain"
+
+
+class Rail:
+    """A rack of which the GPUs are in RDMA domains, and groups over it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, hosts: int = 16, **gpus: int) -> None:
+        """`gpus`: how many each domain has."""
+        self.rack = Rack(patch, gpus=0, hosts=hosts)
+        self.rack.driver.others = tuple(
+            Device(f"{domain}-{n}", DeviceKind.ACCELERATOR, {"model": "M", IB: domain}, 1, True)
+            for domain, count in gpus.items()
+            for n in range(count)
+        )
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Another leader."""
+        self.rack.restart()
+        placement = self.rack.controllers[PlacementKey]
+        assert isinstance(placement, PlacementController)
+        choose = placement.choose_domain
+        self.groups = GroupController(self.rack.cluster, {}, PRESETS, choose_domain=choose)
+
+    async def build(self) -> None:
+        await self.rack.build()
+        meta = {"name": "speed", "namespace": "a"}
+        await self.rack.cluster.create(ENGINE_PROFILES, {"metadata": meta, "spec": LLAMA_70B_SPEC})
+
+    async def ask(self, group: str, prefill: int = 1, decode: int = 1, gpus: int = 2, **spec: Any) -> None:
+        """A group of so many replicas, of two GPUs each; `spec`: of the group."""
+        cluster = self.rack.cluster
+        body = {
+            "objectives": {"timeToFirstTokenMilliseconds": 2500},
+            "metrics": {"models": [group]},
+            "template": TEMPLATE,
+            "accelerators": {"maximum": 64},
+            "placement": {"sameDomain": IB},
+            **spec,
+        }
+        body = {key: value for key, value in body.items() if value is not None}
+        meta = {"name": group, "namespace": "a", "generation": 1}
+        await cluster.create(INFERENCE_GROUPS, {"metadata": meta, "spec": body})
+        for stage, replicas in (("Prefill", prefill), ("Decode", decode)):
+            meta = {"name": f"{group}-{stage.lower()}", "namespace": "a", "generation": 1}
+            role = {
+                "groupRef": {"name": group},
+                "stage": stage,
+                "replicas": replicas,
+                "maxReplicas": 9,
+                "drain": {"timeoutSeconds": 5},
+                "profileRef": {"name": "speed"},
+                "node": {"accelerators": [{"name": "main", "count": gpus}]},
+            }
+            await cluster.create(INFERENCE_ROLES, {"metadata": meta, "spec": role})
+
+    async def look(self, *groups: str) -> None:
+        """A pass over each of these groups, all of them before the fabric does anything."""
+        for group in groups:
+            await self.groups.reconcile(GroupKey("a", group), self.rack.clock.now())
+
+    async def run(self, *groups: str, serve: bool = True) -> None:
+        """Let everything come to rest, with engines that start at once, if they are to serve."""
+        for _ in range(12):
+            before = self.rack.cluster.version
+            await self.look(*groups)
+            for name in self.nodes():
+                await self.rack.work(name)
+            await self.rack.place_again()
+            await self.rack.settle()
+            if serve:
+                await self.serve()
+            self.rack.clock.forward(2)
+            if self.rack.cluster.version == before:
+                return
+
+    async def serve(self) -> None:
+        """What a kubelet does: pods run, and end when they are deleted."""
+        cluster = self.rack.cluster
+        for pod in cluster.whole(PODS, "a"):
+            if "deletionTimestamp" in pod["metadata"]:
+                del cluster.objects[(PODS, "a", pod["metadata"]["name"])]
+                continue
+            others = [
+                one
+                for one in pod.get("status", {}).get("conditions", ())
+                if one["type"] not in ("Ready", "ContainersReady")
+            ]
+            gate = any(one["type"] == GATE_SERVING and one["status"] == "True" for one in others)
+            at = {"lastTransitionTime": "2026-01-01T00:00:00Z"}
+            ready = [
+                {"type": "ContainersReady", "status": "True", **at},
+                {"type": "Ready", "status": str(gate), **at},
+            ]
+            status = {"phase": "Running", "conditions": [*others, *ready]}
+            node = cluster.get(LOGICAL_NODES, pod["metadata"]["name"], "a") or {}
+            spec = {"nodeName": node.get("status", {}).get("nodeName"), **pod["spec"]}
+            cluster._store((PODS, "a", pod["metadata"]["name"]), {**pod, "spec": spec, "status": status})
+
+    def nodes(self) -> list[str]:
+        return [each["metadata"]["name"] for each in self.rack.cluster.list(LOGICAL_NODES, "a")]
+
+    def domains(self, group: str) -> list[str]:
+        """The domain of each device that the group's logical nodes have."""
+        where = {device.id: device.attributes.get(IB, "") for device in self.rack.driver.others}
+        return sorted(
+            where[claim["spec"]["device"]]
+            for claim in self.rack.claims()
+            if claim["spec"]["claimRef"]["name"].startswith(f"{group}-")
+        )
+
+    def group(self, name: str) -> Object:
+        found = self.rack.cluster.get(INFERENCE_GROUPS, name, "a")
+        assert found is not None
+        return found
+
+    def domain(self, group: str) -> str:
+        return str(self.group(group)["status"].get("domain", {}).get("value", ""))
+
+    def message(self, group: str) -> str:
+        conditions = self.group(group)["status"]["conditions"]
+        return next(str(one["message"]) for one in conditions if one["type"] == "Balanced")
+
+    async def set_replicas(self, role: str, replicas: int) -> None:
+        await self.rack.cluster.patch(INFERENCE_ROLES, role, "a", {"spec": {"replicas": replicas}})
+
+
+async def rail(patch: pytest.MonkeyPatch, **gpus: int) -> Rail:
+    made = Rail(patch, **gpus)
+    await made.build()
+    return made
+
+
+@pytest.mark.shows("InferenceGroup.spec.placement.sameDomain")
+async def test_all_replicas_get_devices_of_one_domain_which_has_room_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=4, ib1=6, ib2=16)
+    await one.ask("llama", prefill=1, decode=2)
+    await one.run("llama")
+    # The fullest that suffices, so that the large one stays whole.
+    assert (one.domain("llama"), one.domains("llama")) == ("ib1", ["ib1"] * 6)
+    nodes = one.rack.cluster.list(LOGICAL_NODES, "a")
+    asked = [each["spec"]["accelerators"][0]["selector"] for each in nodes]
+    assert asked == [{"matchAttributes": {IB: "ib1"}}] * 3
+
+
+async def test_no_replica_holds_a_device_until_a_domain_has_room_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=4, ib1=4)
+    await one.ask("llama", prefill=1, decode=2)
+    await one.run("llama")
+    assert (one.nodes(), one.domain("llama")) == ([], "")
+    assert condition(one.group("llama"), "Balanced") == ("False", "WaitingForDomain")
+    assert "free some of one, add devices there, or ask for fewer replicas" in one.message("llama")
+    more = Device("ib1-new", DeviceKind.ACCELERATOR, {"model": "M", IB: "ib1"}, 1, True)
+    another = Device("ib1-newer", DeviceKind.ACCELERATOR, {"model": "M", IB: "ib1"}, 1, True)
+    one.rack.driver.others += (more, another)
+    await one.rack.poll()
+    await one.run("llama")
+    assert one.domains("llama") == ["ib1"] * 6
+
+
+async def test_an_attribute_that_no_accelerator_has_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await rail(monkeypatch, ib0=8)
+    await one.ask("llama", placement={"sameDomain": "rdmadomain"})
+    await one.run("llama")
+    assert one.message("llama").endswith("no accelerator has the attribute rdmadomain")
+
+
+async def test_a_later_replica_goes_to_the_domain_of_the_others_or_waits_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=6, ib1=16)
+    await one.ask("llama", rebalance={"mode": "Paused"})
+    await one.run("llama")
+    assert one.domain("llama") == "ib0"
+    await one.set_replicas("llama-decode", 3)
+    await one.run("llama")
+    assert (one.domain("llama"), one.domains("llama")) == ("ib0", ["ib0"] * 6)
+    assert condition(one.group("llama"), "Balanced") == ("False", "WaitingForHardware")
+    assert "in rdmaDomain ib0, where the group's replicas are" in one.message("llama")
+    await one.set_replicas("llama-decode", 2)
+    await one.run("llama")
+    assert condition(one.group("llama"), "Balanced") == ("True", "AsDecided")
+
+
+async def test_two_groups_that_ask_at_the_same_time_are_not_given_the_same_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=4, ib1=6)
+    await one.ask("llama")
+    await one.ask("qwen")
+    await one.run("llama", "qwen")
+    assert {one.domain("llama"), one.domain("qwen")} == {"ib0", "ib1"}
+    for group in ("llama", "qwen"):
+        assert one.domains(group) == [one.domain(group)] * 4
+        assert condition(one.group(group), "Balanced") == ("True", "AsDecided")
+    said = [message for _, reason, message in one.rack.cluster.events if reason == "DomainChosen"]
+    assert len(said) == 2, "neither had to go elsewhere"
+
+
+@pytest.mark.parametrize(("elsewhere", "goes_to"), [(6, "ib1"), (3, "")])
+async def test_who_lost_its_room_to_another_goes_elsewhere_or_waits_without_devices(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: int, goes_to: str
+) -> None:
+    one = await rail(monkeypatch, ib0=4, ib1=elsewhere)
+    await one.ask("llama")
+    for _ in range(3):
+        await one.look("llama")
+    assert one.domain("llama") == "ib0"
+    # Another's request comes first to what was free when the domain was chosen.
+    selector = {"matchAttributes": {IB: "ib0"}}
+    await one.rack.ask("other", accelerators=[{"name": "main", "count": 3, "selector": selector}])
+    await one.run("llama")
+    assert (one.domain("llama"), one.domains("llama")) == (goes_to, [goes_to] * 4 if goes_to else [])
+    if not goes_to:
+        assert one.nodes() == ["other"]
+        assert condition(one.group("llama"), "Balanced") == ("False", "WaitingForDomain")
+
+
+async def test_a_group_of_which_the_domain_is_drained_goes_to_another_and_serves_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=4, ib1=6)
+    await one.ask("llama", prefill=1, decode=1)
+    await one.run("llama")
+    assert one.domain("llama") == "ib0"
+    devices = [each.id for each in one.rack.driver.others if each.id.startswith("ib0")]
+    maintenance = {"devices": devices, "drain": {}}
+    await one.rack.cluster.patch(GPU_POOLS, "gpus", "", {"spec": {"maintenance": maintenance}})
+    least = []
+    for _ in range(10):
+        await one.run("llama")
+        least.append(sum(map(serves, one.rack.cluster.list(PODS, "a"))))
+    assert (one.domain("llama"), one.domains("llama")) == ("ib1", ["ib1"] * 4)
+    assert min(least) == 2
+
+
+async def test_a_group_that_got_the_field_later_moves_replica_by_replica_and_serves_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=3, ib1=9)
+    await one.ask("llama", prefill=2, decode=2, placement=None, rebalance={"mode": "Paused"})
+    await one.run("llama")
+    assert set(one.domains("llama")) == {"ib0", "ib1"}
+    await one.rack.cluster.patch(
+        INFERENCE_GROUPS,
+        "llama",
+        "a",
+        {"metadata": {"generation": 2}, "spec": {"placement": {"sameDomain": IB}}},
+    )
+    least = []
+    for _ in range(30):
+        await one.run("llama")
+        least.append(sum(map(serves, one.rack.cluster.list(PODS, "a"))))
+    assert (one.domain("llama"), one.domains("llama")) == ("ib1", ["ib1"] * 8)
+    assert min(least) >= 3
+    assert condition(one.group("llama"), "Balanced") == ("True", "AsDecided")
+
+
+def serves(pod: Object) -> bool:
+    conditions = pod.get("status", {}).get("conditions", ())
+    return {"Ready", GATE_SERVING} <= {one["type"] for one in conditions if one["status"] == "True"}
+
+
+async def test_a_new_leader_goes_on_with_the_domain_that_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await rail(monkeypatch, ib0=4, ib1=4)
+    await one.ask("llama")
+    for _ in range(3):
+        await one.look("llama")
+    recorded = one.domain("llama")
+    one.take_over()
+    await one.rack.poll()
+    await one.run("llama")
+    assert recorded
+    assert one.domains("llama") == [recorded] * 4
+
+
+async def test_a_domain_that_a_quota_or_hosts_do_not_allow_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=8)
+    quota = {"hosts": 1}
+    await one.rack.cluster.create(
+        DEVICE_QUOTAS, {"metadata": {"name": "q", "namespace": "a", "uid": "q"}, "spec": quota}
+    )
+    await one.ask("llama")
+    await one.run("llama")
+    assert one.nodes() == []
+    assert "does not allow another host" in one.message("llama")
+
+
+async def test_a_role_of_plain_pods_is_told_that_the_field_has_no_effect_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=8)
+    await one.ask("llama", rebalance={"flip": "None"})
+    role = one.rack.cluster.get(INFERENCE_ROLES, "llama-decode", "a")
+    assert role is not None
+    spec = {key: value for key, value in role["spec"].items() if key != "node"}
+    one.rack.cluster._store((INFERENCE_ROLES, "a", "llama-decode"), {**role, "spec": spec})
+    await one.run("llama")
+    assert condition(one.group("llama"), "Balanced") == ("False", "PlacementIgnored")
