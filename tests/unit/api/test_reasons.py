@@ -25,6 +25,7 @@ NOT_SAID = {
         "NoSchedule",
         "Node",
         "PodScheduled",
+        "Replace",
         "Unschedulable",
     ),
     # A header of HTTP.
