@@ -13,6 +13,8 @@ from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     FABRICS,
     GPU_POOLS,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
     LOGICAL_NODES,
     NODES,
     PODS,
@@ -434,3 +436,62 @@ def devices(world: World, name: str) -> list[str]:
 
 def pool(world: World) -> Object | None:
     return world.kube.get(GPU_POOLS, world.name)
+
+
+def test_the_replicas_of_a_group_get_devices_of_the_one_domain_that_has_room_for_all(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    world = World(control_plane, namespace, hosts=5, gpus=16, memories=1)
+    where = {f"gpu-{number}": f"nvl-{number // 8}" for number in range(16)}
+
+    def make(resource: ResourceType, name: str, spec: Object) -> None:
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, "spec": spec}
+        world.kube.create(resource, {**body, "metadata": {"name": name, "namespace": namespace}})
+
+    def domains() -> list[str]:
+        claims = [each["spec"] for each in world.claims()]
+        return sorted(
+            where[each["device"]] for each in claims if each["claimRef"]["name"].startswith("llama-")
+        )
+
+    def group() -> Object | None:
+        return world.kube.get(INFERENCE_GROUPS, "llama", namespace)
+
+    try:
+        world.start_emulator()
+        world.create()
+        world.start_operator()
+        selector = {"matchAttributes": {"nvlinkDomain": "nvl-0"}}
+        one = [{"name": "main", "count": 1, "selector": selector}]
+        make(LOGICAL_NODES, "trainer", {"accelerators": one})
+        eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+        template = {"spec": {"containers": [{"name": "engine", "image": "engine:1"}]}}
+        spec = {
+            "template": template,
+            "objectives": {"timeToFirstTokenMilliseconds": 1000},
+            "metrics": {"models": ["m"]},
+            "accelerators": {"maximum": 64},
+            "rebalance": {"mode": "Paused"},
+            "placement": {"sameDomain": "nvlinkDomain"},
+        }
+        make(INFERENCE_GROUPS, "llama", spec)
+        node = {"accelerators": [{"name": "main", "count": 4}]}
+        for name in ("Prefill", "Decode"):
+            role = {"groupRef": {"name": "llama"}, "stage": name, "maxReplicas": 2, "node": node}
+            make(INFERENCE_ROLES, name.lower(), {**role, "profileRef": {"name": "none"}})
+        eventually(lambda: domains() == ["nvl-1"] * 8, what="both replicas have devices of nvl-1")
+        status = (group() or {})["status"]
+        assert status["domain"] == {"attribute": "nvlinkDomain", "value": "nvl-1"}
+        eventually(lambda: len(world.kube.list(PODS, namespace)) == 2, what="their pods are made")
+
+        # Four are free in nvl-0, and none where the others are.
+        world.kube.patch(INFERENCE_ROLES, "decode", {"spec": {"replicas": 2}}, namespace)
+        eventually(lambda: reason(group(), "Balanced") == "WaitingForHardware", what="the third waits")
+        assert domains() == ["nvl-1"] * 8
+    finally:
+        for resource in (INFERENCE_GROUPS, INFERENCE_ROLES):
+            for obj in world.kube.list(resource, namespace):
+                name = obj["metadata"]["name"]
+                world.kube.patch(resource, name, {"metadata": {"finalizers": None}}, namespace)
+                world.kube.delete(resource, name, namespace)
+        world.close()
