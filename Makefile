@@ -145,11 +145,12 @@ lint: $(VENV)/.complete ## ruff, mypy and the import contracts
 	$(BIN)/lint-imports
 
 .PHONY: generate
-generate: $(VENV)/.complete ## write crds/ and the chart's copy from the models in operator/src/weft/api, docs/fields.md from the tests, docs/reasons.md from api/reasons
+generate: $(VENV)/.complete ## write crds/ and the chart's copy from the models in operator/src/weft/api, docs/fields.md from the tests, docs/reasons.md from api/reasons, docs/options.md from the commands
 	$(BIN)/weft crds --output crds
 	$(BIN)/weft crds --output charts/weft/files/crds
 	PYTHONPATH=tests $(BIN)/python -m support.fields
 	PYTHONPATH=tests $(BIN)/python -m support.reasons
+	PYTHONPATH=tests $(BIN)/python -m support.options
 	$(IN_ROOMS) weft_dev.dashboards charts/weft/files/dashboards
 
 .PHONY: sbom

@@ -150,17 +150,19 @@ def _parser() -> argparse.ArgumentParser:
         prog="weft emulator", description="A fabric manager that speaks Redfish."
     )
     parser.add_argument("--inventory", type=Path, required=True, help="YAML file: hosts, devices, domains")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=0, help="0 (default): a free port")
     parser.add_argument("--journal", type=Path, help="append one JSON line for each act")
     parser.add_argument("--state", type=Path, help="keep attachments here across restarts")
     parser.add_argument("--seed", type=int, default=0, help="of the latencies")
     parser.add_argument("--permissive", action="store_true", help="attach whatever is asked, even twice")
     parser.add_argument("--user", default="", help="require this user and the password of --password-file")
-    parser.add_argument("--password-file", type=Path)
-    parser.add_argument("--session-timeout", type=int, default=1800, metavar="SECONDS")
-    parser.add_argument("--tls-cert", type=Path)
-    parser.add_argument("--tls-key", type=Path)
+    parser.add_argument("--password-file", type=Path, help="file with it")
+    parser.add_argument(
+        "--session-timeout", type=int, default=1800, metavar="SECONDS", help="of a login (default: 1800)"
+    )
+    parser.add_argument("--tls-cert", type=Path, help="serve https with this certificate (PEM)")
+    parser.add_argument("--tls-key", type=Path, help="and this key (PEM)")
     parser.add_argument(
         "--latency-ms", type=float, default=0.0, metavar="MEAN", help="of each attach and detach"
     )
