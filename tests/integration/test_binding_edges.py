@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,12 @@ def test_bound_nodes_to_which_nothing_happens_cost_no_writes(world: World) -> No
     assert world.stats()["requests"]["byMethod"]["GET"] > reads, "the fabric was polled meanwhile"
 
 
+def has_seen_its_spec(node: dict[str, Any] | None) -> bool:
+    assert node is not None
+    ready = next(each for each in node["status"]["conditions"] if each["type"] == "Ready")
+    return bool(ready["observedGeneration"] == node["metadata"]["generation"])
+
+
 def test_a_node_that_registers_anew_is_reserved_again_and_one_that_stays_away_is_released_if_its_owner_says_so(
     world: World,
 ) -> None:
@@ -81,7 +88,7 @@ def test_a_node_that_registers_anew_is_reserved_again_and_one_that_stays_away_is
     before = world.attached()
     patient = {"spec": {"releaseAfterNotReadySeconds": 3600}}
     world.kube.patch(LOGICAL_NODES, "trainer", patient, world.namespace)
-    time.sleep(1.0)
+    eventually(lambda: has_seen_its_spec(world.get("trainer")), what="the operator has seen the new spec")
     assert world.attached() == before
     world.kube.patch(LOGICAL_NODES, "trainer", {"spec": {"releaseAfterNotReadySeconds": 1}}, world.namespace)
     eventually(

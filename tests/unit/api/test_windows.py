@@ -59,6 +59,8 @@ def test_a_window_is_open_while_the_clock_of_its_zone_is_within_it(
             "2026-03-28 12:00",
             "Sunday 2026-04-05 02:00 Europe/Berlin",
         ),
+        # Half past two comes again, half an hour from now.
+        (window("02:30", "03:00"), "2026-10-25 01:00", "Sunday 2026-10-25 02:30 Europe/Berlin"),
     ],
 )
 def test_the_next_opening_is_the_moment_at_which_it_is_open_again(

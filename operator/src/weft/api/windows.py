@@ -108,6 +108,9 @@ class Window(Model):
                 earliest = local.replace(fold=1).astimezone(UTC)
                 minutes = (earliest + timedelta(minutes=each) for each in range(SKIPPED_MINUTES))
                 at = next((each for each in minutes if self.is_open(each)), moment)
+            elif at <= moment:
+                # The clock may come to that time twice.
+                at = local.replace(fold=1).astimezone(UTC)
             if at > moment and self._is_on(day):
                 return at.astimezone(zone)
         raise AssertionError("a day of the week comes within a fortnight")
