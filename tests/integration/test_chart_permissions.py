@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from support import idle_group
 from support.chart import NAMESPACE, Helm, Object, find, of_kind, pod_templates
@@ -35,12 +37,12 @@ from weft.api.resources import (
     LOGICAL_NODES,
     MEMORY_POOLS,
     NAMESPACES,
+    NODES,
     PODS,
     SECRETS,
     STORAGE_POOLS,
     ResourceType,
 )
-from weft.api.whatif import PLAN_AUDIENCE, TOKEN_HEADER
 from weft.cluster import ClusterError
 from weft_dev import PYTHONPATH, tools
 from weft_dev.controlplane import AUDIT_LOG, ControlPlane
@@ -49,7 +51,10 @@ from weft_dev.kube import APPLY_PATCH, Kube
 DEFINITIONS = ResourceType(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False
 )
+SERVICES = ResourceType("", "v1", "services", "Service", True)
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:weft"
+ASKS, ASKS_NOT = "asks", "asks-not"
+"""ServiceAccounts of the tenant's namespace with the cluster's role edit there; the chart lets the first one plan."""
 OWNERS_ARE_CHECKED = "only where the admission plugin OwnerReferencesPermissionEnforcement is on"
 NAME_TAKEN = "read when a creation finds the name taken by an object that no watch has shown yet"
 NOT_USED_HERE = {
@@ -81,7 +86,9 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
 
 @pytest.fixture(scope="module")
 def rendered(helm: Helm) -> list[Object]:
-    return helm.render({"emulator": {"enabled": True}, "crds": {"keep": False}})
+    asks = {"kind": "ServiceAccount", "name": ASKS, "namespace": TENANT}
+    values = {"emulator": {"enabled": True}, "crds": {"keep": False}, "tenantRoles": {"plan": [asks]}}
+    return helm.render(values)
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +119,41 @@ def world(plane: ControlPlane) -> Iterator[World]:
 
 
 @pytest.fixture
+def address() -> str:
+    """An address of this machine that the API server takes for a pod's: loopback it refuses."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Of a datagram socket this sends nothing: it chooses the way.
+            probe.connect(("198.51.100.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        return str(probe.getsockname()[0])
+
+
+@pytest.fixture
+def askers(plane: ControlPlane) -> None:
+    kube = plane.client()
+    for name in (ASKS, ASKS_NOT):
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+        kube.create(SERVICE_ACCOUNTS, account, TENANT)
+        subject = {"kind": "ServiceAccount", "name": name, "namespace": TENANT}
+        kube.create(ROLE_BINDINGS, binding(name, "edit", subject), TENANT)
+
+
+@pytest.fixture
 def idle_engines(plane: ControlPlane) -> Iterator[Object]:
     with idle_group.idle_engines(plane.client(), TENANT) as settings:
         yield settings
+
+
+def binding(name: str, role: str, subject: Object) -> Object:
+    """One of the cluster's own roles for a subject."""
+    head: Object = {"apiVersion": f"{RBAC}/v1", "kind": "RoleBinding", "metadata": {"name": name}}
+    return {
+        **head,
+        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+        "subjects": [subject],
+    }
 
 
 def requests_of_the_account(plane: ControlPlane) -> list[Object]:
@@ -140,23 +179,57 @@ def granted(rendered: list[Object]) -> set[Pair]:
     }
 
 
-def ask_what_if(world: World, operator: str) -> None:
-    """Ask as `weft plan` does, with a token made for that."""
-    token = {"spec": {"audiences": [PLAN_AUDIENCE]}}
-    path = SERVICE_ACCOUNTS.path(TENANT, "default", "token")
-    proof = world.kube.request("POST", path, token)["status"]["token"]
-    node = {"apiVersion": LOGICAL_NODES.api_version, "kind": "LogicalNode"}
-    node |= {
-        "metadata": {"name": "next", "namespace": TENANT},
-        "spec": {"accelerators": [{"name": "main", "count": 1}]},
-    }
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{world.ports[operator]}/plan",
-        json.dumps({"objects": [node]}).encode(),
-        {TOKEN_HEADER: proof},
+def serve_as_pod(plane: ControlPlane, rendered: list[Object], address: str, port: int) -> None:
+    """Let the operator that listens there be the pod behind the chart's Service.
+
+    The API server passes a question on to an endpoint that is a pod of the Service's namespace, and to no other.
+    """
+    kube = plane.client()
+    template = dict(pod_templates(rendered))["Deployment/weft"]
+    # Endpoints are pods of Nodes that exist; this one's kubelet is the test.
+    kube.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "beside"}})
+    spec = {**template["spec"], "nodeName": "beside"}
+    for container in spec["containers"]:
+        container["ports"] = [{"name": "http", "containerPort": port}]
+    labels = template["metadata"]["labels"]
+    kube.apply(SERVICES, find(rendered, "Service", "weft"))
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "weft-1", "labels": labels}, "spec": spec}
+    kube.create(PODS, pod, NAMESPACE)
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], **ready}
+    kube.patch(PODS, "weft-1", {"status": status}, NAMESPACE, subresource="status")
+
+
+def plan(world: World, account: str) -> subprocess.CompletedProcess[str]:
+    """`weft plan` of one request, its default way, as a ServiceAccount of the tenant."""
+    kubeconfig = world.directory / f"{account}.kubeconfig"
+    write_account(world.plane, account, kubeconfig, TENANT)
+    wanted = own(LOGICAL_NODES, "next", {"accelerators": [{"name": "main", "count": 1}]})
+    command = [sys.executable, "-m", "weft.cli.main", "plan", "-f", "-", "-n", TENANT, "-o", "json"]
+    return subprocess.run(
+        [*command, "--kubeconfig", kubeconfig],
+        input=yaml.safe_dump(wanted),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        assert json.load(answer)["nodes"][0]["outcome"] in ("binds", "waits")
+
+
+def ask_what_if(world: World) -> None:
+    """Ask through the API server: as a tenant that the chart lets ask, and as one that it does not."""
+    # The endpoint is made by a controller, some time after the pod.
+    slices = ResourceType("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", True)
+    eventually(
+        lambda: any(each["endpoints"] for each in world.kube.list(slices, NAMESPACE)), what="an endpoint"
+    )
+    answered = plan(world, ASKS)
+    assert answered.returncode == 0, answered.stderr
+    (node,) = json.loads(answered.stdout)["nodes"]
+    assert (node["name"], node["outcome"] in ("binds", "waits")) == ("next", True)
+    refused = plan(world, ASKS_NOT)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "tenantRoles.plan" in refused.stderr, refused.stderr
 
 
 def applied(plane: ControlPlane, rendered: list[Object], **query: str) -> dict[Pair, Object]:
@@ -178,7 +251,13 @@ def applied(plane: ControlPlane, rendered: list[Object], **query: str) -> dict[P
 
 
 def test_the_operator_needs_every_permission_it_has_and_no_other(
-    plane: ControlPlane, rendered: list[Object], account: Path, world: World, idle_engines: Object
+    plane: ControlPlane,
+    rendered: list[Object],
+    account: Path,
+    world: World,
+    idle_engines: Object,
+    address: str,
+    askers: None,
 ) -> None:
     nodes = f"{world.name}-sled-0..{len(world.hosts) - 1}"
     kubelet = (
@@ -201,10 +280,13 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
     world.kube.create(DEVICE_QUOTAS, own(DEVICE_QUOTAS, "devices", quota), TENANT)
 
     before = applied(plane, rendered, force="true")
-    operator = world.start_operator(kubeconfig=account, namespace=NAMESPACE, **idle_engines)
+    operator = world.start_operator(
+        kubeconfig=account, namespace=NAMESPACE, health_host=address, **idle_engines
+    )
+    serve_as_pod(plane, rendered, address, world.ports[operator])
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), 60, what="trainer is bound")
-    ask_what_if(world, operator)
+    ask_what_if(world)
     create_group(world.kube, TENANT)
     eventually(lambda: split(world.kube, TENANT) == {"prefill": 2, "decode": 2}, 60, what="the group serves")
     # In this order the budget admits the second change as a move only: the replica keeps its pod.
@@ -273,14 +355,8 @@ def tenants(plane: ControlPlane) -> Kube:
     """Users who have the cluster's own roles in the tenant's namespace, by the role's name."""
     kube = plane.client()
     for role in ("view", "edit", "admin"):
-        binding: Object = {
-            "apiVersion": f"{RBAC}/v1",
-            "kind": "RoleBinding",
-            "metadata": {"name": f"user-{role}"},
-            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
-            "subjects": [{"apiGroup": RBAC, "kind": "User", "name": f"user-{role}"}],
-        }
-        kube.apply(ROLE_BINDINGS, binding, TENANT)
+        user = {"apiGroup": RBAC, "kind": "User", "name": f"user-{role}"}
+        kube.apply(ROLE_BINDINGS, binding(f"user-{role}", role, user), TENANT)
     return kube
 
 

@@ -49,9 +49,9 @@ def started(
         yield plane
 
 
-def write_account(plane: ControlPlane, account: str, file: Path) -> None:
-    """Write a kubeconfig with a token of a ServiceAccount of the release, as its pods have it."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
+def write_account(plane: ControlPlane, account: str, file: Path, namespace: str = NAMESPACE) -> None:
+    """Write a kubeconfig with a token of a ServiceAccount, by default of the release, as its pods have it."""
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
     request = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import yaml
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from weft.api.resources import (
@@ -33,6 +33,7 @@ from weft.api.resources import (
 )
 from weft.api.whatif import PLAN_AUDIENCE, TOKEN_HEADER
 from weft.cli.look.reading import AskError
+from weft.cli.look.words import indented
 from weft.cluster import ClusterError, NotFoundError, Object
 from weft.runtime.client import KubeClient
 
@@ -141,10 +142,10 @@ async def plan(
     body = {"objects": taken}
     headers = {TOKEN_HEADER: token}
     if url:
-        answer = await _patiently(lambda: _post(f"{url.rstrip('/')}/plan", body, headers))
+        ask = partial(_post, f"{url.rstrip('/')}/plan", body, headers)
     else:
-        ask = lambda: client.post_to_service(operator_namespace, service, "/plan", body, headers)  # noqa: E731
-        answer = await _patiently(ask)
+        ask = partial(client.post_to_service, operator_namespace, service, "/plan", body, headers)
+    answer = await _patiently(ask)
     nodes = tuple(answer["nodes"])
     cost = sum(
         (Decimal(one["cost_per_hour"]) for one in nodes if one["outcome"] in ("binds", "grows")), Decimal(0)
@@ -189,11 +190,15 @@ async def _patiently(ask: Callable[[], Awaitable[Object]]) -> Object:
         try:
             return await ask()
         except ClusterError as error:
+            if error.reason == "Forbidden":
+                raise AskError(
+                    f"no right to ask the operator through the API server: {error.message}. The chart's value"
+                    " tenantRoles.plan grants it"
+                ) from error
             if error.status not in BUSY or not left:
                 raise AskError(
                     f"the operator does not answer: {error.message or error}. It is reached through the API server as"
-                    " Service NAME:PORT (--service, --operator-namespace; you need the right to create services/proxy"
-                    " there), or directly with --operator URL"
+                    " Service NAME:PORT (--service, --operator-namespace), or directly with --operator URL"
                 ) from error
         await asyncio.sleep(AGAIN_SECONDS)
     raise AssertionError
@@ -258,14 +263,14 @@ def shown(plan: Plan) -> RenderableType:
     for pool in plan.pools:
         models = f" ({', '.join(pool['models'])})" if pool["models"] else ""
         text = pool["message"] or f"would have {pool['devices']} devices{models}"
-        parts.append(_inside(f"{pool['kind']} {pool['name']}: {text}"))
+        parts.append(indented(f"{pool['kind']} {pool['name']}: {text}", 4))
     for role in plan.roles:
         text = f"{role['namespace']}/{role['name']}: {role['replicas']} replicas, {role['there']} have a logical node"
         parts += [Text(), Text(f"InferenceRole {text}")]
         if role["remade"]:
-            parts.append(_inside(f"made anew, one after the other: {', '.join(role['remade'])}"))
+            parts.append(indented(f"made anew, one after the other: {', '.join(role['remade'])}", 4))
         if role["message"]:
-            parts.append(_inside(role["message"]))
+            parts.append(indented(role["message"], 4))
     for node in plan.nodes:
         parts += [Text(), *_node(node)]
     if plan.others:
@@ -292,19 +297,15 @@ def _node(node: Mapping[str, Any]) -> list[RenderableType]:
     ]
     if node["reason"]:
         place = f", place {node['place']} in the queue" if node["place"] else ""
-        parts.append(_inside(f"{node['reason']}{place}: {node['message']}"))
+        parts.append(indented(f"{node['reason']}{place}: {node['message']}", 4))
     for device in node["devices"]:
         domains = f", {', '.join(device['domains'])}" if device["domains"] else ""
         model = f" {device['model']}" if device["model"] else ""
         cost = f", {device['cost_per_hour']} an hour" if device["cost_per_hour"] != "0" else ""
         where = f"of {device['pool']} at Fabric {device['fabric']}{domains}{cost}"
-        parts.append(_inside(f"{device['request']}: {device['device']}{model} {where}"))
+        parts.append(indented(f"{device['request']}: {device['device']}{model} {where}", 4))
     if node["gives_back"]:
-        parts.append(_inside(f"gives back {', '.join(node['gives_back'])}, once no pod uses the host"))
+        parts.append(indented(f"gives back {', '.join(node['gives_back'])}, once no pod uses the host", 4))
     if node["preempts"]:
-        parts.append(_inside(f"would ask to give way: {', '.join(node['preempts'])}"))
+        parts.append(indented(f"would ask to give way: {', '.join(node['preempts'])}", 4))
     return parts
-
-
-def _inside(text: str) -> RenderableType:
-    return Padding(Text(text), (0, 0, 0, 4))
