@@ -110,6 +110,11 @@ def test_a_pause_reaches_the_operator_and_resume_takes_it_back(world: World, kub
     def mode() -> str:
         return str((kube.get(FABRICS, world.name) or {})["spec"]["mode"])
 
+    device = next(each["metadata"]["name"] for each in world.claims())
+    held = weft(world.plane.kubeconfig, "why", f"device/{device}")
+    assert f"held by LogicalNode {world.namespace}/trainer" in held.stdout, held.stderr
+    assert f"Normal Bound: LogicalNode {world.namespace}/trainer: attached to sled-" in held.stdout
+
     paused = weft(world.plane.kubeconfig, "pause", f"fabric/{world.name}")
     assert paused.returncode == 0, paused.stderr
     assert mode() == "Observe"
@@ -121,6 +126,12 @@ def test_a_pause_reaches_the_operator_and_resume_takes_it_back(world: World, kub
 
     world.delete("greedy")
     eventually(lambda: world.attached() == set(), what="all is released")
+    eventually(lambda: world.claims() == [], what="nobody holds anything")
+    # Its owner is gone, and the administrator still reads who had it, and why it went.
+    past = json.loads(weft(world.plane.kubeconfig, "why", f"device/{device}", "-o", "json").stdout)
+    told = [(event["reason"], event["message"]) for event in past[0]["events"]]
+    assert (past[0]["holder"], [reason for reason, _ in told][:2]) == ("", ["Bound", "Detached"]), told
+    assert "(Deleted)" in told[1][1]
     held = weft(world.plane.kubeconfig, "pause", "--taking", f"fabric/{world.name}")
     assert held.returncode == 0, held.stderr
     world.logical_node("later", gpus=1, memory="")

@@ -11,7 +11,7 @@ tests/integration/test_stand_in_agrees.py holds it against a real API server. No
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -223,7 +223,14 @@ class MemoryCluster:
             raise ClusterError(429, "TooManyRequests", text)
         await self.delete(PODS, name, namespace, uid=uid)
 
-    def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+    def event(
+        self,
+        about: Object,
+        kind: Literal["Normal", "Warning"],
+        reason: str,
+        message: str,
+        devices: Iterable[str] = (),
+    ) -> None:
         assert is_event(about["kind"], kind, reason), f"not declared in weft.api.reasons: {kind} {reason}"
         self.events.append((kind, reason, message))
 

@@ -81,7 +81,8 @@ and in a third one:
   export KUBECONFIG={plane.kubeconfig}
   alias kubectl={kubectl}
   kubectl apply -f docs/examples
-  kubectl get weft -A --watch
+  kubectl get weft -A
+  .venv/bin/weft status
 
 Fabric manager: process {plane.processes.pids["emulator"]}, journal {plane.directory}/fabric-journal.jsonl
 Ctrl-C here ends the cluster and removes its data."""

@@ -7,7 +7,7 @@ the API client. Objects travel as the plain dictionaries of the API; callers par
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 from weft.api.names import FINALIZER
@@ -116,8 +116,18 @@ class Cluster(Protocol):
         Raises ClusterError, with status 429 where a budget does not allow it now.
         """
 
-    def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
-        """Record an Event about an object, in the background; repeats are folded by the caller's wording."""
+    def event(
+        self,
+        about: Object,
+        kind: Literal["Normal", "Warning"],
+        reason: str,
+        message: str,
+        devices: Iterable[str] = (),
+    ) -> None:
+        """Record an Event about an object, in the background; repeats are folded by the caller's wording.
+
+        `devices`: names of the DeviceAttachments, there or gone, whose history it belongs to.
+        """
 
 
 async def add_finalizer(cluster: Cluster, resource: ResourceType, raw: Object) -> Object:

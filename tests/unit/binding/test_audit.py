@@ -10,7 +10,7 @@ import pytest
 
 from support.rack import DONE, Rack
 from weft.api.resources import LOGICAL_NODES
-from weft.binding.audit import Act, Audit, Cause
+from weft.binding.audit import Act, Audit, Cause, reference
 from weft.fabric.driver import Operation, OperationPhase
 from weft.fabric.errors import (
     Busy,
@@ -20,6 +20,8 @@ from weft.fabric.errors import (
     PartialFailure,
     Transient,
 )
+
+ABOUT = reference(LOGICAL_NODES, {"name": "x", "namespace": "a", "uid": "1"})
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_a_call_is_counted_once_by_how_it_was_answered(
 ) -> None:
     caplog.set_level(logging.INFO, "weft.audit")
     counted: list[tuple[str, str, str]] = []
-    audit = Audit(lambda *labels: counted.append(labels))
+    audit = Audit(count=lambda *labels: counted.append(labels))
     act = an_act("gpu-1")
     audit.began(act)
     audit.ended(act, answer)
@@ -98,13 +100,13 @@ def test_a_call_is_counted_once_by_how_it_was_answered(
 
 
 def an_act(device: str) -> Act:
-    return Act("rack", "attach", "sled-1", frozenset({device}), Cause("LogicalNode a/x"), frozenset())
+    return Act("rack", "attach", "sled-1", frozenset({device}), Cause(ABOUT), frozenset())
 
 
 def test_a_host_that_is_busy_with_something_else_is_no_act(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "weft.audit")
     counted: list[tuple[str, str, str]] = []
-    audit = Audit(lambda *labels: counted.append(labels))
+    audit = Audit(count=lambda *labels: counted.append(labels))
     for _ in range(3):
         act = an_act("gpu-1")
         audit.began(act)
@@ -139,3 +141,24 @@ async def test_a_call_whose_host_was_not_read_before_the_operator_stops_is_told_
     await rack.fabrics.close()
     (line,) = lines(caplog)
     assert (line["act"], line["outcome"], line["after"]) == ("attach", "done", None)
+
+
+@pytest.mark.parametrize(
+    ("act", "after", "told"),
+    [
+        ("attach", {"gpu-1", "gpu-2"}, []),
+        ("attach", {"gpu-1"}, [("AttachFailed", ["rack.gpu-2"])]),
+        ("detach", set(), [("Detached", ["rack.gpu-1", "rack.gpu-2"])]),
+        ("detach", {"gpu-2"}, [("Detached", ["rack.gpu-1"]), ("DetachFailed", ["rack.gpu-2"])]),
+    ],
+)
+def test_what_came_of_a_call_is_told_of_the_devices_that_the_host_then_has(
+    act: str, after: set[str], told: list[Any]
+) -> None:
+    seen: list[Any] = []
+    audit = Audit(lambda about, kind, reason, text, devices=(): seen.append((reason, sorted(devices))))
+    call = Act("rack", act, "sled-1", frozenset({"gpu-1", "gpu-2"}), Cause(ABOUT, "Claimed"), frozenset())
+    audit.began(call)
+    audit.ended(call, DONE)
+    audit.read("rack", "sled-1", frozenset(after))
+    assert seen == told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -42,10 +42,10 @@ class Told:
         self.texts: list[str] = []
         record, write = rack.cluster.event, rack.cluster.write_status
 
-        def event(about: Object, kind: Any, reason: str, message: str) -> None:
+        def event(about: Object, kind: Any, reason: str, message: str, devices: Iterable[str] = ()) -> None:
             if about["metadata"].get("namespace"):
                 self.texts.append(f"{reason} {message}")
-            record(about, kind, reason, message)
+            record(about, kind, reason, message, devices)
 
         async def write_status(resource: Any, obj: Object, status: Object) -> Object:
             if resource.namespaced:

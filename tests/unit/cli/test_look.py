@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -11,9 +12,25 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from support.looked_at import EARLIER, EVERYTHING, FABRIC, GROUP, NOW, WAITS, Object, made, reading, said
+from support.looked_at import (
+    ASKED,
+    BOUND,
+    CLAIM,
+    EARLIER,
+    EVERYTHING,
+    FABRIC,
+    GROUP,
+    NOW,
+    POOL,
+    WAITS,
+    Object,
+    made,
+    reading,
+    said,
+)
+from weft.api.names import DEVICES
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, INFERENCE_GROUPS, LOGICAL_NODES
-from weft.cli.look import plan, status, tree, why
+from weft.cli.look import device, plan, status, tree, why
 from weft.cli.look.pause import ANNOTATION_MODE, pausing, resuming
 from weft.cli.look.reading import Asker, AskError, Ref, ref_of
 from weft.cli.look.report import archive
@@ -158,6 +175,71 @@ def test_why_says_that_a_condition_is_older_than_the_spec() -> None:
     answer = why.why_of(reading(changed), Ref(LOGICAL_NODES, "greedy", "team-a"), [])
 
     assert "said before the last change of the spec" in text_of(why.shown(answer, NOW))
+
+
+def event(reason: str, note: str, devices: list[str], kind: str = "LogicalNode", **more: Any) -> Object:
+    metadata = {"name": note, "creationTimestamp": EARLIER, "annotations": {DEVICES: json.dumps(devices)}}
+    about = {"kind": kind, "namespace": "team-b", "name": "past"}
+    head = {"metadata": metadata, "regarding": about, "type": "Normal", "reason": reason, "note": note}
+    return {**head, **more}
+
+
+PRICED = {**POOL, "spec": {**POOL["spec"], "cost": {"perDeviceHour": "2.10"}}}
+ENDS = made(
+    LOGICAL_NODES, "trainer", ASKED, {"conditions": [said("Draining", "True", "Preempted", "pod x is left")]}
+)
+
+
+def test_why_of_a_device_says_who_holds_it_what_it_costs_what_it_waits_for_and_what_happened_before() -> None:
+    past = [
+        event("Bound", "attached to sled-2: gpu-1, gpu-2", ["rack.gpu-1", "rack.gpu-2"]),
+        event("Detached", "gpu-2 from host sled-2", ["rack.gpu-2"]),
+        event("Detached", "gpu-1 from host sled-2", ["rack.gpu-1"], series={"count": 3}),
+    ]
+    held = reading(FABRIC, PRICED, CLAIM, ENDS)
+    text = text_of(device.shown(device.device_of(held, "gpu-1", past), held))
+
+    assert text.startswith("device rack.gpu-1\n  held by LogicalNode team-a/trainer, for 5 min\n")
+    assert "GPUPool a100, host sled-1, Node worker-1" in text
+    assert "2.1 an hour, 0.175 so far at that price" in text
+    assert "Draining=True Preempted" in text
+    past_lines = text.split("what happened")[1].splitlines()
+    happened = [line.split("Normal ")[1].strip() for line in past_lines if line.strip()]
+    assert happened == [
+        "Bound: LogicalNode team-b/past: attached to sled-2: gpu-1, gpu-2",
+        "Detached: LogicalNode team-b/past: gpu-1 from host sled-2 (3 times)",
+    ]
+
+
+def test_a_device_that_nobody_holds_is_known_by_its_history_in_each_fabric_that_has_one_of_the_name() -> None:
+    past = [event("Detached", "a", ["rack.gpu-9"]), event("Detached", "b", ["other.gpu-9"])]
+
+    found = device.device_of(reading(FABRIC), "gpu-9", past)
+
+    assert [(one.name, one.holder, len(one.events)) for one in found] == [
+        ("other.gpu-9", "", 1),
+        ("rack.gpu-9", "", 1),
+    ]
+    (exact,) = device.device_of(reading(FABRIC), "rack.gpu-9", past)
+    assert exact.name == "rack.gpu-9"
+    with pytest.raises(AskError, match="nothing is known of a device gpu-8"):
+        device.device_of(reading(FABRIC), "gpu-8", past)
+
+
+def test_a_tenant_sees_of_a_device_that_their_own_logical_node_has_it() -> None:
+    (one,) = device.device_of(reading(BOUND, denied=("deviceattachments",)), "gpu-1", [])
+
+    assert (one.name, one.holder, one.cost_per_hour) == ("rack.gpu-1", "team-a/trainer", "")
+
+
+def test_events_that_somebody_else_annotated_oddly_are_passed_over() -> None:
+    odd = [event("Bound", "x", []), event("Bound", "y", [])]
+    odd[0]["metadata"]["annotations"] = {DEVICES: "{"}
+    odd[1]["metadata"]["annotations"] = {DEVICES: '{"rack.gpu-1": [7]}'}
+
+    (one,) = device.device_of(reading(CLAIM), "gpu-1", odd)
+
+    assert one.events == ()
 
 
 @pytest.mark.parametrize(
@@ -357,3 +439,31 @@ def test_a_kind_that_takes_nothing_is_not_suspended() -> None:
     pool = made(GPU_POOLS, "h200", {})
     with pytest.raises(AskError, match="a GPUPool takes nothing"):
         pausing(Ref(GPU_POOLS, "h200"), pool, taking=True)
+
+
+def test_why_says_what_the_spec_keeps_an_object_from_and_the_way_back() -> None:
+    paused = {**FABRIC, "spec": {**FABRIC["spec"], "mode": "Observe"}}
+    paused["metadata"] = {**FABRIC["metadata"], "annotations": {ANNOTATION_MODE: "Manage"}}
+    ref = Ref(FABRICS, "rack")
+
+    text = text_of(why.shown(why.why_of(reading(paused), ref, []), NOW))
+    assert (
+        "Observe: it is read, and nothing is attached or detached there; `weft resume` goes back to Manage"
+        in text
+    )
+    own = {**FABRIC, "spec": {**FABRIC["spec"], "mode": "Observe", "suspend": True}}
+    assert why.why_of(reading(own), ref, []).held == (
+        "Observe: it is read, and nothing is attached or detached there; its spec says so",
+        "suspended: no device is given that is not claimed; releases and drains go on; `weft resume` takes that off",
+    )
+    assert why.why_of(reading(FABRIC), ref, []).held == ()
+
+
+def test_why_tells_what_several_conditions_say_once_and_leaves_no_blanks_at_the_ends_of_lines() -> None:
+    message = "main: 4 asked for"
+    said_twice = [said(kind, "False", "NotEnoughDevices", message) for kind in ("Reserved", "Bound")]
+    node = made(LOGICAL_NODES, "greedy", ASKED, {"conditions": said_twice})
+
+    text = text_of(why.shown(why.why_of(reading(node), Ref(LOGICAL_NODES, "greedy", "team-a"), []), NOW))
+    assert [text.count(each) for each in ("NotEnoughDevices", message, "do: Wait")] == [2, 1, 1]
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import pytest
 
-from weft.api.resources import DEVICE_ATTACHMENTS
-from weft.cluster import NotFoundError
+from support.eventually import eventually
+from weft.api.resources import DEVICE_ATTACHMENTS, ResourceType
+from weft.cluster import AlreadyExistsError, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 from weft.runtime.cluster import LiveCluster
@@ -41,3 +43,41 @@ async def test_what_a_patch_does_not_find_is_not_decided_on_again(cluster: LiveC
 async def test_what_a_deletion_does_not_find_is_not_deleted_again(cluster: LiveCluster) -> None:
     await cluster.delete(DEVICE_ATTACHMENTS, "rack.gpu-0")
     assert cluster.list(DEVICE_ATTACHMENTS) == []
+
+
+class Recorded:
+    """An API server that keeps the Events that it is sent."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, Object] = {}
+        self.series: list[Object] = []
+
+    async def create(self, resource: ResourceType, body: Object) -> Object:
+        name = body["metadata"]["name"]
+        if name in self.events:
+            raise AlreadyExistsError(409, "AlreadyExists", "")
+        self.events[name] = body
+        return body
+
+    async def patch(self, resource: ResourceType, name: str, namespace: str, body: Object) -> Object:
+        self.series.append(body["series"])
+        return body
+
+    def counted(self, counts: list[int]) -> bool:
+        return [one["count"] for one in self.series] == counts
+
+
+async def test_an_event_that_comes_again_and_again_is_counted_to_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("weft.runtime.cluster.SERIES_SECONDS", 0.05)
+    server = Recorded()
+    cluster = LiveCluster(cast(KubeClient, server), ObjectCache(), "test", lambda: True, OperatorMetrics())
+    about = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "b", "uid": "1"}}
+    for times, counts in ((2, [2]), (3, [2, 5])):
+        for _ in range(times):
+            cluster.event(about, "Normal", "Told", "again", ["rack.gpu-1"])
+        await eventually(partial(server.counted, counts), every_seconds=0.01)
+    (event,) = server.events.values()
+    assert event["metadata"]["annotations"] == {"weft.dev/devices": '["rack.gpu-1"]'}
+    assert event["metadata"]["labels"] == {"weft.dev/devices": ""}

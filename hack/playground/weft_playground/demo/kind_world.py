@@ -140,7 +140,7 @@ class KindWorld:
         kubectl = f"  kubectl --kubeconfig {shlex.quote(str(self.site.cluster.kubeconfig))}"
         return "\n".join(
             (
-                f"{kubectl} get weft -A",
+                f"  .venv/bin/weft status --kubeconfig {shlex.quote(str(self.site.cluster.kubeconfig))}",
                 f"{kubectl} -n {AUTO} get pods --show-labels",
                 f"{kubectl} -n monitoring port-forward service/prometheus 9090:80",
                 *(f"  {name}: {url}/v1/completions" for name, url in self.fronts.items()),

@@ -132,11 +132,12 @@ class LoopbackWorld:
         """What a user may type while everything stays up."""
         assert self.plane is not None
         assert self.prometheus is not None
-        kubectl = f"  kubectl --kubeconfig {self.plane.kubeconfig}"
         return "\n".join(
             (
-                f"{kubectl} get weft -A",
-                f"{kubectl} -n {AUTO} get pods --show-labels",
+                f"  export KUBECONFIG={self.plane.kubeconfig}",
+                "  .venv/bin/weft status",
+                f"  .venv/bin/weft why infg/{self.examples.group_name} -n {AUTO}",
+                f"  kubectl -n {AUTO} get pods --show-labels",
                 f"  Prometheus: {self.prometheus.url}",
                 f"  fabric manager: {self.examples.fabric['spec']['endpoint']}/redfish/v1",
                 *(f"  {name}: {url}/v1/completions" for name, url in self.fronts.items()),

@@ -14,7 +14,7 @@ from weft.api.conditions import find, is_true
 from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES, NODES, PODS
 from weft.binding import taints
 from weft.binding.assignments import Assignments
-from weft.binding.audit import Cause
+from weft.binding.audit import Cause, reference
 from weft.binding.change import was_resized
 from weft.binding.claims import attachments, claim_refused, write_refused
 from weft.binding.fabrics import Fabrics
@@ -84,8 +84,9 @@ class Pass:
     """Nodes that carry the logical node, once they were looked for; None after a taint was written."""
     status: Status | None = None
     """The draft that is written at the pass's end."""
-    news: list[tuple[Literal["Normal", "Warning"], str, str]] = field(default_factory=list)
-    """Events (kind, reason, message) that are recorded once the status is written."""
+    news: list[tuple[Literal["Normal", "Warning"], str, str, Claims]] = field(default_factory=list)
+    """Events (kind, reason, message, claims of devices that it is a part of the history of) that are recorded once the
+    status is written."""
 
     def attempt(self, fabric: str, host: str) -> Attempt:
         return self.attempts.setdefault((fabric, host), Attempt())
@@ -186,8 +187,8 @@ class Actions:
         if run.status is None or raw is None:
             return
         await self._cluster.write_status(LOGICAL_NODES, raw, run.status)
-        for kind, reason, message in run.news:
-            self._cluster.event(raw, kind, reason, message)
+        for kind, reason, message, claims in run.news:
+            self._cluster.event(raw, kind, reason, message, (claim.metadata.name for claim in claims))
 
     def _raw(self, run: Pass) -> Object | None:
         return self._cluster.get(LOGICAL_NODES, run.key.name, run.key.namespace)
@@ -254,7 +255,7 @@ class Actions:
                 run.status = with_facts(node, node.status.dump(), facts, run.now.wall)
             else:
                 self._draft_unbound(run, facts)
-            run.news.append(("Warning", *facts[0][2:]))
+            run.news.append(("Warning", *facts[0][2:], ()))
             await self.write(run)
         if isinstance(kept, BaseException):
             if isinstance(kept, ClusterError) and kept.status >= 400 and not isinstance(kept, ConflictError):
@@ -335,15 +336,17 @@ class Actions:
             self._enqueue(PlacementKey(), step.ask_after)
         if was_resized(node, step.facts):
             names = ", ".join(sorted(claim.spec.device for claim in step.claims))
-            run.news.append(("Normal", "Resized", f"has what spec asks for: {names}"))
+            run.news.append(("Normal", "Resized", f"has what spec asks for: {names}", step.claims))
         if not is_true(node.status.conditions, "Bound"):
             names = ", ".join(sorted(claim.spec.device for claim in step.claims))
             hosts = ", ".join(sorted({claim.spec.host for claim in step.claims}))
-            run.news.append(("Normal", "Bound", f"attached to {hosts} (Node {step.node}): {names}"))
+            run.news.append(
+                ("Normal", "Bound", f"attached to {hosts} (Node {step.node}): {names}", step.claims)
+            )
         before = find(node.status.conditions, "Ready")
         for kind, value, reason, message in step.facts:
             if kind == "Ready" and value is False and (before is None or before.reason != reason):
-                run.news.append(("Warning", reason, message))
+                run.news.append(("Warning", reason, message, ()))
         if step.ask_after is None:
             self._assignments.settled(node.metadata.uid)
         return Ended(step.again, step.failed)
@@ -373,6 +376,11 @@ class Actions:
             facts = [("Quarantined", True, step.reason, message)]
             status = with_facts(claim, claim.status.dump(), facts, run.now.wall)
             await self._cluster.write_status(DEVICE_ATTACHMENTS, raw, status)
+            # Of the manager's words nothing: events of cluster-scoped objects are in a namespace.
+            text = (
+                "not offered again until this DeviceAttachment is deleted; its condition Quarantined says why"
+            )
+            self._cluster.event(raw, "Warning", step.reason, text, (claim.metadata.name,))
         run.forget_attempts(step.claims)
         names = ", ".join(sorted(claim.spec.device for claim in step.claims))
         what = "failed to attach" if step.reason == "AttachFailed" else "failed, detached and quarantined"
@@ -456,7 +464,7 @@ class Actions:
                 await drop_finalizer(self._cluster, DEVICE_ATTACHMENTS, raw)
                 if is_quarantined(claim):
                     text = "its attachment was deleted by an administrator: the device is offered again"
-                    self._cluster.event(raw, "Normal", "QuarantineCleared", text)
+                    self._cluster.event(raw, "Normal", "QuarantineCleared", text, (claim.metadata.name,))
             session = self._fabrics.session(claim.spec.fabric)
             if session is not None:
                 session.evidence.released(claim.metadata.uid, claim.spec.device, claim.spec.host)
@@ -483,5 +491,4 @@ class Actions:
 def _cause(claims: Claims, why: str) -> Cause:
     """Who a call is for, as the record has it."""
     spec = claims[0].spec
-    ref = spec.claim_ref
-    return Cause(f"LogicalNode {ref.namespace}/{ref.name}", ref.uid, why, spec.node_name)
+    return Cause(reference(LOGICAL_NODES, spec.claim_ref.dump()), why, spec.node_name)

@@ -1,16 +1,21 @@
-"""A record of each call that changes what is attached: one structured log line, and a count.
+"""A record of each call that changes what is attached: one structured log line, a count, an Event of what came of it.
 
 The line is written when the host was read after the call, so that it says what came of it; with no `after` at once of a
 call that was refused, and at the next call there, or when the process stops, of one whose host was not read since.
 What a process did that was killed in between is in the claims, and in the next reading, and not here.
+
+What was attached as asked makes no Event of its own: the LogicalNode's Bound or Resized tells of it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from weft.api.attachment import attachment_name
+from weft.api.resources import ResourceType
+from weft.cluster import Object
 from weft.fabric.driver import Operation, OperationPhase
 from weft.fabric.errors import Busy, DeviceFault, FabricError, OutcomeUnknown, PartialFailure
 
@@ -20,15 +25,31 @@ Count = Callable[[str, str, str], None]
 """Takes fabric, act and outcome."""
 
 
+Tell = Callable[..., None]
+"""`Cluster.event`."""
+
+
+def reference(resource: ResourceType, metadata: Object) -> Object:
+    """What stands for an object that may be gone when something is told of it: `metadata` has name, namespace, uid."""
+    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
+
+
 @dataclass(frozen=True)
 class Cause:
     """Who a call is for, and why it is made."""
 
-    who: str = ""
-    """Kind, namespace and name of the object."""
-    uid: str = ""
+    about: Object | None = None
+    """The object, or a `reference`."""
     why: str = ""
     node: str = ""
+
+    @property
+    def who(self) -> str:
+        """Kind, namespace and name of the object; empty for nobody."""
+        if self.about is None:
+            return ""
+        metadata = self.about["metadata"]
+        return f"{self.about['kind']} {'/'.join(filter(None, (metadata.get('namespace'), metadata['name'])))}"
 
 
 @dataclass
@@ -50,6 +71,7 @@ class Act:
 class Audit:
     """Of all fabrics of one process."""
 
+    tell: Tell = lambda about, kind, reason, message, devices=(): None
     count: Count = lambda fabric, act, outcome: None
     _open: dict[tuple[str, str], Act] = field(default_factory=dict)
     """Calls whose host was not read since, by fabric and host."""
@@ -94,13 +116,35 @@ class Audit:
                 "node": act.cause.node,
                 "devices": sorted(act.devices),
                 "who": act.cause.who,
-                "uid": act.cause.uid,
+                "uid": act.cause.about["metadata"]["uid"] if act.cause.about is not None else "",
                 "why": act.cause.why,
                 "outcome": act.outcome,
                 "before": None if act.before is None else sorted(act.before),
                 "after": None if after is None else sorted(after),
             },
         )
+        self._tell(act, after)
+
+    def _tell(self, act: Act, after: frozenset[str] | None) -> None:
+        if act.cause.about is None or (after is None and act.outcome in ("done", "accepted")):
+            # What came of it is not known here.
+            return
+        attaches, at = act.act == "attach", f"host {act.host} of Fabric {act.fabric}"
+        missed = act.devices
+        if after is not None:
+            missed = act.devices - after if attaches else act.devices & after
+        if not attaches and (gone := act.devices - missed):
+            text = f"{', '.join(sorted(gone))} from {at} ({act.cause.why})"
+            self.tell(act.cause.about, "Normal", "Detached", text, _named(act, gone))
+        if missed:
+            names = ", ".join(sorted(missed))
+            reason, way = ("AttachFailed", "to") if attaches else ("DetachFailed", "from")
+            text = f"{names} {way} {at} ({act.cause.why}): the manager's answer was {act.outcome}"
+            self.tell(act.cause.about, "Warning", reason, text, _named(act, missed))
+
+
+def _named(act: Act, devices: Iterable[str]) -> list[str]:
+    return [attachment_name(act.fabric, device) for device in devices]
 
 
 def _outcome(answer: Operation | BaseException) -> str:

@@ -46,7 +46,7 @@ class Fabrics:
         self._read = read
         self._namespace = namespace
         self._leader = leader
-        self._audit = audit or Audit()
+        self._audit = audit or Audit(cluster.event)
         self._sessions: dict[str, FabricSession] = {}
         self.looked: set[str] = set()
         """Fabrics that this leader has tried to read."""

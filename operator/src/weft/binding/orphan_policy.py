@@ -9,7 +9,7 @@ from weft.api import Fabric
 from weft.api.attachment import attachment_name
 from weft.api.fabric import OrphanPolicy
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, NODES, PODS
-from weft.binding.audit import Cause
+from weft.binding.audit import Cause, reference
 from weft.binding.evidence import Pair
 from weft.binding.hosts import match
 from weft.binding.objects import fabric_of
@@ -100,7 +100,8 @@ class Orphans:
         """Detach orphans of one host, see that they are gone, and leave a record of it."""
         names = ", ".join(sorted(devices))
         log.warning("fabric %s: detaching %s from %s: no DeviceAttachment", fabric.metadata.name, names, host)
-        cause = Cause(f"Fabric {fabric.metadata.name}", fabric.metadata.uid, "OrphansDetached")
+        about = reference(FABRICS, {"name": fabric.metadata.name, "uid": fabric.metadata.uid})
+        cause = Cause(about, "OrphansDetached")
         await session.detach(operation_key("orphans", devices, 0), host, devices, cause)
         if left := devices & await session.attached(host):
             raise OutcomeUnknown(f"the manager still shows {', '.join(sorted(left))}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import logging
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from weft.api.names import DEVICES
 from weft.api.resources import EVENTS, PODS, SCALE, ResourceType
 from weft.cluster import AlreadyExistsError, ClusterError, Index, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
@@ -30,7 +32,10 @@ class _Series:
     """An Event that was told more than once."""
 
     count: int = 1
+    last: str = ""
     quiet_until: float = 0.0
+    is_due: bool = False
+    """Somebody waits until it may be written."""
 
 
 class LiveCluster:
@@ -173,13 +178,23 @@ class LiveCluster:
         else:
             self._cache.put(resource, answer)
 
-    def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+    def event(
+        self,
+        about: Object,
+        kind: Literal["Normal", "Warning"],
+        reason: str,
+        message: str,
+        devices: Iterable[str] = (),
+    ) -> None:
         self._metrics.events.labels(about.get("kind", ""), kind, reason).inc()
-        task = asyncio.get_running_loop().create_task(self._record(about, kind, reason, message))
+        record = self._record(about, kind, reason, message, sorted(devices))
+        task = asyncio.get_running_loop().create_task(record)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _record(self, about: Object, kind: str, reason: str, message: str) -> None:
+    async def _record(
+        self, about: Object, kind: str, reason: str, message: str, devices: Sequence[str]
+    ) -> None:
         metadata = about["metadata"]
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         # The same words about the same object are one Event: a repeat finds the name taken.
@@ -204,6 +219,8 @@ class LiveCluster:
                 "uid": metadata.get("uid"),
             },
         }
+        if devices:
+            body["metadata"] |= {"labels": {DEVICES: ""}, "annotations": {DEVICES: json.dumps(devices)}}
         try:
             await self._client.create(EVENTS, body)
         except AlreadyExistsError:
@@ -212,17 +229,20 @@ class LiveCluster:
             log.warning("event not recorded: %s", error)
 
     async def _repeat(self, name: str, namespace: str, now: str) -> None:
-        """Count an Event that was told before. What comes again and again is written once a minute."""
+        """Count an Event that was told before: at most once a minute, and the last one too."""
         if name not in self._series and len(self._series) >= MOST_SERIES:
             self._series.clear()
         series = self._series.setdefault(name, _Series())
         series.count += 1
-        if time.monotonic() < series.quiet_until:
+        series.last = now
+        if series.is_due:
             return
+        series.is_due = True
+        await asyncio.sleep(series.quiet_until - time.monotonic())
+        series.is_due = False
         series.quiet_until = time.monotonic() + SERIES_SECONDS
+        written = {"count": series.count, "lastObservedTime": series.last}
         try:
-            await self._client.patch(
-                EVENTS, name, namespace, {"series": {"count": series.count, "lastObservedTime": now}}
-            )
+            await self._client.patch(EVENTS, name, namespace, {"series": written})
         except ClusterError as error:
             log.warning("event not counted: %s", error)

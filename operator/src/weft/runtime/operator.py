@@ -62,7 +62,7 @@ async def run(settings: Settings) -> int:
         cache.listen(meter.hear)
         cluster = LiveCluster(client, cache, settings.identity, leadership.leads, metrics)
         acts = metrics.hardware_acts
-        audit = Audit(lambda fabric, act, outcome: acts.labels(fabric, act, outcome).inc())
+        audit = Audit(cluster.event, lambda fabric, act, outcome: acts.labels(fabric, act, outcome).inc())
         controllers = _controllers(settings, cluster, leadership, queue, sessions, audit)
         watches = Watches(controllers.values(), cluster, queue)
         rests = binding_controllers.OF_ALL_THERE_IS

@@ -8,6 +8,7 @@ FABRIC = ("Fabric",)
 POOLS = ("GPUPool", "MemoryPool", "StoragePool")
 QUOTA = ("DeviceQuota",)
 ATTACHMENT = ("DeviceAttachment",)
+DETACHED_FOR = ("LogicalNode", "Fabric")
 
 _ACCEPT_INVENTORY = (
     "Mend the manager, or annotate the Fabric with `weft.dev/accept-inventory=<count>` if that many are left."
@@ -335,12 +336,14 @@ CONDITIONS = (
                 "AttachFailed",
                 "The device could not be attached, for what the message quotes.",
                 "Have the device looked at, then delete this DeviceAttachment to offer it again.",
+                "Warning",
             ),
             Reason(
                 "True",
                 "DeviceFailed",
                 "The device was faulty or missing while it was attached, and was replaced.",
                 "Have the device looked at, then delete this DeviceAttachment to offer it again.",
+                "Warning",
             ),
         ),
     ),
@@ -385,6 +388,19 @@ EVENTS = (
         "OrphansDetached",
         "Devices without a DeviceAttachment were detached, as `spec.orphanPolicy` Detach says.",
         "Set `spec.orphanPolicy` to Report if that was not meant.",
+    ),
+    Event(
+        DETACHED_FOR,
+        "Normal",
+        "Detached",
+        "Devices were detached, and the host was seen without them.",
+    ),
+    Event(
+        DETACHED_FOR,
+        "Warning",
+        "DetachFailed",
+        "The host still had the devices after a call that detaches them, or was not read since.",
+        "Nothing; it is tried again, and the conditions say so while it goes on.",
     ),
     Event(
         ATTACHMENT,

@@ -296,6 +296,13 @@ CONDITIONS = (
 EVENTS = (
     Event(
         NODE,
+        "Warning",
+        "AttachFailed",
+        "The host did not have the devices after a call that attaches them, or was not read since.",
+        "Nothing; it is tried again or elsewhere, and the conditions say so while it goes on.",
+    ),
+    Event(
+        NODE,
         "Normal",
         "Shrinking",
         "Devices of a bound node are to be detached; the others stay.",

@@ -31,6 +31,8 @@ EVERYWHERE = ("status", "report", "ui")
 """These take all namespaces, where the user's rights reach that far and none is named."""
 ANSWERED, NOT_ANSWERED, WOULD_BE_REFUSED = 0, 1, 3
 """Exit statuses; wrong usage is 2."""
+DEVICE = "device"
+"""What `why` is asked about in place of a kind: a device has no object."""
 REFRESH_SECONDS = 2.0
 MOST_MINUTES = 7 * 24 * 60
 WIDE = 400
@@ -52,7 +54,8 @@ def parser(verb: str) -> argparse.ArgumentParser:
             "object",
             nargs="*" if verb in ("pause", "resume") else "+",
             metavar="KIND/NAME",
-            help="for example lnode/trainer or infg/llama-70b",
+            help="for example lnode/trainer or infg/llama-70b"
+            + ("; device/gpu-17 for who holds a device, and held it" if verb == "why" else ""),
         )
     if verb == "pause":
         made.add_argument(
@@ -169,8 +172,10 @@ async def _ask(verb: str, options: argparse.Namespace) -> int:
                     verb, Asker(client, namespace, not options.namespace), taking, options.namespace
                 )
             return await _change(verb, asker, ref_of(options.object, namespace), taking)
-        ref = ref_of(options.object, namespace)
-        return await _about(verb, asker, ref, options.output)
+        kind, _, name = "/".join(options.object).partition("/")
+        if verb == "why" and kind == DEVICE and name:
+            return await _about_device(Asker(client, namespace, not options.namespace), name, options.output)
+        return await _about(verb, asker, ref_of(options.object, namespace), options.output)
     finally:
         await client.close()
 
@@ -202,6 +207,16 @@ async def _about(verb: str, asker: Asker, ref: Ref, output: str) -> int:
     else:
         answer = why.why_of(reading, ref, await asker.events(ref))
         _say(output, answer, lambda: console.print(why.shown(answer, reading.now)))
+    return ANSWERED
+
+
+async def _about_device(asker: Asker, name: str, output: str) -> int:
+    from weft.cli.look import device
+
+    events = await asker.device_events()
+    reading = await asker.read()
+    answer = device.device_of(reading, name, events)
+    _say(output, answer, lambda: _console().print(device.shown(answer, reading)))
     return ANSWERED
 
 
@@ -326,7 +341,8 @@ def _say(output: str, value: Any, print_text: Any) -> None:
     import json
     from dataclasses import asdict
 
-    data = json.loads(json.dumps(asdict(value), default=str))
+    plain = [asdict(one) for one in value] if isinstance(value, list) else asdict(value)
+    data = json.loads(json.dumps(plain, default=str))
     if output == "json":
         print(json.dumps(data, indent=1, ensure_ascii=False))
         return

@@ -35,6 +35,20 @@ SUSPENDED = {
 """What `spec.suspend` of each kind comes to."""
 
 
+def held(ref: Ref, found: Object) -> tuple[str, ...]:
+    """What the spec of an object keeps Weft from, and the way back; empty for most. Pure."""
+    told = []
+    if ref.resource in (FABRICS, INFERENCE_GROUPS):
+        mode, paused, effect = _mode(ref, found)
+        before = found["metadata"].get("annotations", {}).get(ANNOTATION_MODE)
+        if mode == paused:
+            back = f"`weft resume` goes back to {before}" if before else "its spec says so"
+            told.append(f"{paused}: {effect}; {back}")
+    if found["spec"].get("suspend"):
+        told.append(f"suspended: {SUSPENDED[ref.resource]}; `weft resume` takes that off")
+    return tuple(told)
+
+
 def pausing(ref: Ref, found: Object, *, taking: bool = False) -> Change:
     """What pauses an object, or its taking alone. Pure. Raises AskError for kinds that cannot be paused so."""
     if taking:

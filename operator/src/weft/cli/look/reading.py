@@ -25,7 +25,7 @@ from weft.api import (
     Resource,
     StoragePool,
 )
-from weft.api.names import LABEL_GROUP
+from weft.api.names import DEVICES, LABEL_GROUP
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     DEVICE_QUOTAS,
@@ -233,6 +233,10 @@ class Asker:
                 return []
             raise AskError(f"the API server does not answer: {error}") from error
         return sorted(found, key=moment_of)
+
+    async def device_events(self) -> list[Object]:
+        """The events that name devices, the latest last; those of one namespace where rights end there."""
+        return sorted(await self._list(EVENTS, DEVICES), key=moment_of)
 
     async def all_events(self) -> list[Object]:
         """The events about objects of Weft's kinds, the latest last."""

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from weft.api import Condition, Decision, InferenceGroup, RoleAllocation
 from weft.api.reasons.declared import NOTHING
 from weft.api.resources import INFERENCE_GROUPS
+from weft.cli.look.pause import held
 from weft.cli.look.reading import AskError, Reading, Ref, moment_of
 from weft.cli.look.tree import tree_of
-from weft.cli.look.words import UNREADABLE, age, as_hoped, declared
+from weft.cli.look.words import UNREADABLE, age, as_hoped, declared, indented
 from weft.cluster import Object
 
 LAST_EVENTS = 10
@@ -68,6 +68,8 @@ class Why:
 
     what: str
     created: str
+    held: tuple[str, ...]
+    """What its spec keeps it from."""
     conditions: tuple[Said, ...]
     """Those that are not as hoped first."""
     decisions: tuple[Chosen, ...]
@@ -82,7 +84,8 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
     """The answer about one object. Pure. Raises AskError where there is no such object."""
     found = reading.find(ref)
     if found is None:
-        raise AskError(f"there is no {ref}, or no right to see it")
+        hint = " (-n says in which namespace)" if ref.namespace else ""
+        raise AskError(f"there is no {ref}, or no right to see it{hint}")
     generation = found["metadata"].get("generation", 0)
     conditions = tuple(Condition.model_validate(one) for one in found.get("status", {}).get("conditions", ()))
     said = sorted(
@@ -91,6 +94,7 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
     return Why(
         what=str(ref),
         created=found["metadata"].get("creationTimestamp", ""),
+        held=held(ref, found),
         conditions=tuple(said),
         decisions=next(
             (
@@ -101,7 +105,7 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
             (),
         ),
         below=_below(reading, ref),
-        events=tuple(_happened(one) for one in events[-LAST_EVENTS:]),
+        events=tuple(happened(one) for one in events[-LAST_EVENTS:]),
         denied=reading.denied,
         unreadable=reading.unreadable,
     )
@@ -168,7 +172,8 @@ def _below(reading: Reading, ref: Ref) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _happened(event: Object) -> Happened:
+def happened(event: Object) -> Happened:
+    """An event as it is told. Pure."""
     series = event.get("series") or {}
     return Happened(
         moment_of(event),
@@ -183,41 +188,58 @@ def shown(why: Why, now: datetime) -> RenderableType:
     """The answer for a terminal."""
     created = _ago(why.created, now)
     parts: list[RenderableType] = [Text(f"{why.what}{f', made {created}' if created else ''}", style="bold")]
+    parts += [indented(one, 2, "yellow") for one in why.held]
     if not why.conditions:
         parts.append(
             Text("no condition yet: either nothing is to be said of it, or the operator does not run")
         )
-    for one in why.conditions:
-        style = "green" if one.as_hoped else "yellow"
-        line = Text.assemble((f"{one.type}={one.status} {one.reason}", style), f", for {age(one.since, now)}")
-        parts.append(Padding(line, (0, 0, 0, 2)))
-        details = [one.message]
-        if not one.as_hoped:
-            details += [f"means: {one.means}" if one.means else "", f"do: {one.do}" if one.do else ""]
-        if one.outdated:
-            details.append("said before the last change of the spec: wait for the operator to look again")
-        parts += [Padding(Text(detail), (0, 0, 0, 6)) for detail in details if detail]
+    parts += shown_conditions(why.conditions, now)
     for decision in why.decisions:
         title = "recommended" if decision.recommended else "decided"
         way = f"from {decision.before} to {decision.after}" if decision.before else decision.after
         parts += [Text(), Text(f"{title} {age(decision.at, now)} ago: {way}", style="bold")]
-        parts += [Padding(Text(f"because {decision.because[0]}"), (0, 0, 0, 2))]
-        parts += [Padding(Text(one), (0, 0, 0, 10)) for one in decision.because[1:]]
-        parts += [Padding(Text(f"instead of {one}"), (0, 0, 0, 2)) for one in decision.instead]
+        parts += [indented(f"because {decision.because[0]}", 2)]
+        parts += [indented(one, 10) for one in decision.because[1:]]
+        parts += [indented(f"instead of {one}", 2) for one in decision.instead]
     if why.below:
         parts += [Text(), Text("below it", style="bold")]
-        parts += [Padding(Text(one, style="yellow"), (0, 0, 0, 2)) for one in why.below]
+        parts += [indented(one, 2, "yellow") for one in why.below]
     if why.events:
-        parts += [Text(), Text("events", style="bold")]
-        for event in why.events:
-            times = f" ({event.times} times)" if event.times > 1 else ""
-            text = f"{_ago(event.at, now):>16}  {event.type} {event.reason}: {event.message}{times}"
-            parts.append(Padding(Text(text, style="yellow" if event.type == "Warning" else ""), (0, 0, 0, 2)))
+        parts += [Text(), Text("events", style="bold"), *shown_events(why.events, now)]
     if why.denied:
         parts += [Text(), Text(f"not looked at, for want of the right: {', '.join(why.denied)}")]
     if why.unreadable:
         parts += [Text(), Text(UNREADABLE), *(Text(f"  {one}") for one in why.unreadable)]
     return Group(*parts)
+
+
+def shown_conditions(conditions: Iterable[Said], now: datetime) -> list[RenderableType]:
+    """Conditions for a terminal; of those that are not as hoped also what they mean and what to do."""
+    parts: list[RenderableType] = []
+    said: set[str] = set()
+    for one in conditions:
+        style = "green" if one.as_hoped else "yellow"
+        line = Text.assemble((f"{one.type}={one.status} {one.reason}", style), f", for {age(one.since, now)}")
+        parts.append(indented(line, 2))
+        details = [one.message]
+        if not one.as_hoped:
+            details += [f"means: {one.means}" if one.means else "", f"do: {one.do}" if one.do else ""]
+        if one.outdated:
+            details.append("said before the last change of the spec: wait for the operator to look again")
+        # Several conditions are false for one reason: it is told once.
+        parts += [indented(detail, 6) for detail in details if detail and detail not in said]
+        said.update(details)
+    return parts
+
+
+def shown_events(events: Iterable[Happened], now: datetime) -> list[RenderableType]:
+    """Events for a terminal, each with how long ago it was seen last."""
+    parts: list[RenderableType] = []
+    for event in events:
+        times = f" ({event.times} times)" if event.times > 1 else ""
+        text = f"{_ago(event.at, now):>16}  {event.type} {event.reason}: {event.message}{times}"
+        parts.append(indented(text, 2, "yellow" if event.type == "Warning" else ""))
+    return parts
 
 
 def _ago(moment: str, now: datetime) -> str:

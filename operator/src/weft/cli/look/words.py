@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
+from rich.padding import Padding
+from rich.text import Text
+
 from weft import __version__
 from weft.api import Condition
 from weft.api.reasons import CONDITIONS
 from weft.api.reasons.declared import NOTHING, ConditionType, Reason
 
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
-HOPED_FALSE = frozenset({"Quarantined", "Overlapping", "ReplicasIgnored", "Expired", "UnclaimedOffered"})
+HOPED_FALSE = frozenset(
+    {"Quarantined", "Leaving", "Draining", "Overlapping", "ReplicasIgnored", "Expired", "UnclaimedOffered"}
+)
 """Condition types of which False is the usual: of all others it is True."""
 
 UNREADABLE = (
@@ -32,6 +37,13 @@ def age(since: datetime | None, now: datetime) -> str:
         elif parts:
             break
     return " ".join(parts) or "0 s"
+
+
+def indented(text: str | Text, columns: int, style: str = "") -> Padding:
+    """A line, or a paragraph of it where the terminal is narrow, moved to the right; nothing is put behind it."""
+    return Padding(
+        Text(text, style=style) if isinstance(text, str) else text, (0, 0, 0, columns), expand=False
+    )
 
 
 def by_number(name: str) -> list[tuple[int, str]]:
