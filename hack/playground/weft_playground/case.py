@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 
 from weft_playground.trace import Request, Stretch, play, read_trace, thinned
 
@@ -16,6 +17,8 @@ REPLICAS = {"playground": 10, "vllm": 6, "dynamo": 6}
 ENGINES = tuple(REPLICAS)
 STEP_TOKENS = {"playground": 0, "vllm": 2048, "dynamo": 0}
 """By engines: how many tokens of several prompts they compute in one step; 0: a prompt at a time."""
+PICKS_OF_TWO = ("vllm",)
+"""Engines whose front end picks the better of two replicas, as vLLM's router does."""
 NODE_COUNT = 26
 # README.md says how these were chosen. Superposing a second minute brings the first stretch to
 # the request rate of the second, so that the mix shifts and not the rate.
@@ -67,6 +70,10 @@ class Case:
     @property
     def step_tokens(self) -> int:
         return STEP_TOKENS[self.engines]
+
+    def chance(self, draw: int = 0) -> Random | None:
+        """What the front end picks by, if it leaves anything to it."""
+        return Random(f"picks {draw}") if self.engines in PICKS_OF_TWO else None
 
     def requests(self) -> list[Request]:
         """All that is sent."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from random import Random
 
 PREFILL = "prefill"
 DECODE = "decode"
@@ -22,6 +23,7 @@ class Replica:
     url: str = ""
     stage: str = ""
     serving: bool = False
+    prompts: int = 0
     prefill_tokens: int = 0
     streams: int = 0
     stream_tokens: int = 0
@@ -45,5 +47,16 @@ def pick_decode(replicas: Iterable[Replica]) -> Replica | None:
     return min(
         (replica for replica in replicas if replica.serves(DECODE)),
         key=lambda replica: (replica.streams, replica.stream_tokens),
+        default=None,
+    )
+
+
+def pick_of_two(replicas: Iterable[Replica], stage: str, chance: Random) -> Replica | None:
+    """Of two chosen by chance the one with fewer requests, as vLLM's router picks with `power_of_two`, or None where
+    none serves the stage."""
+    able = [replica for replica in replicas if replica.serves(stage)]
+    return min(
+        chance.sample(able, min(2, len(able))),
+        key=lambda replica: replica.prompts + replica.streams,
         default=None,
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from weft_playground.case import FIRST, Case
 from weft_playground.demo.evidence import fixed_splits
 from weft_playground.demo.rehearsal import Objectives, rehearse, simulate
 from weft_playground.demo.report import share_within
+from weft_playground.picker import DECODE, PREFILL, Replica, pick_of_two
 from weft_playground.profile import read_profile
 from weft_playground.trace import Request, between, play, read_trace
 
@@ -23,6 +26,28 @@ def test_a_lone_request_takes_prefill_transfer_and_its_tokens() -> None:
 def test_every_request_is_answered_under_overload() -> None:
     requests = [Request(0.01 * i, 1000, 50) for i in range(300)]
     assert len(simulate(requests, PROFILE, 1, 2)) == 300
+
+
+def test_a_front_end_that_knows_two_replicas_of_three_makes_prompts_wait_longer() -> None:
+    requests = between(Case(engines="vllm").requests(), FIRST.seconds, 1e9)
+
+    def wait(chance: Random | None) -> float:
+        outcomes = simulate(requests, PROFILE, 3, 3, step_tokens=2048, chance=chance)
+        return sum(each.time_to_first_token for each in outcomes) / len(outcomes)
+
+    assert wait(Random(1)) > 1.02 * wait(None)
+
+
+def test_of_two_replicas_the_one_with_fewer_requests_is_picked_and_never_one_out_of_service() -> None:
+    replicas = [
+        Replica("busy", stage=PREFILL, serving=True, prompts=2),
+        Replica("free", stage=PREFILL, serving=True, prompts=1),
+        Replica("gone", stage=PREFILL),
+        Replica("other", stage=DECODE, serving=True),
+    ]
+    picked = {pick_of_two(replicas, PREFILL, Random(n)) for n in range(9)}
+    assert [one.name for one in picked if one] == ["free"]
+    assert pick_of_two(replicas[2:3], PREFILL, Random(1)) is None
 
 
 def test_the_stretches_want_different_splits_and_the_first_ones_fails_the_second() -> None:

@@ -75,7 +75,10 @@ def test_after_the_shift_another_split_of_six_engines_is_worth_a_move(engines: s
     after = between(requests, case.shift_seconds, case.load_seconds)
 
     def within(prefill: int) -> float:
-        outcomes = simulate(after, read_profile(), prefill, case.replicas - prefill, errors, case.step_tokens)
+        outcomes = simulate(
+            *(after, read_profile(), prefill, case.replicas - prefill, errors),
+            *(case.step_tokens, case.chance()),
+        )
         return sum(each.within(objectives) for each in outcomes) / len(outcomes)
 
     assert within(4) > within(3) + WORTH_A_MOVE

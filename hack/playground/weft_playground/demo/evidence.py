@@ -53,7 +53,10 @@ def fixed_splits(requests: Sequence[Request], case: Case, replicas: int) -> list
                 for index, (request, outcome) in enumerate(
                     zip(
                         requests,
-                        simulate(requests, profile, prefill, replicas - prefill, errors, case.step_tokens),
+                        simulate(
+                            *(requests, profile, prefill, replicas - prefill, errors),
+                            *(case.step_tokens, case.chance()),
+                        ),
                         strict=True,
                     )
                 )

@@ -12,10 +12,11 @@ import argparse
 import itertools
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from random import Random
 
 from weft_playground.case import Case
 from weft_playground.engine_model import EngineModel, Sequence
-from weft_playground.picker import DECODE, PREFILL, Replica, pick_decode, pick_prefill
+from weft_playground.picker import DECODE, PREFILL, Replica, pick_decode, pick_of_two, pick_prefill
 from weft_playground.profile import Profile, SpeedError, read_profile, speed_error
 from weft_playground.trace import Request, between, play, read_trace
 
@@ -64,8 +65,12 @@ def simulate(
     decode: int,
     errors: Seq[SpeedError] = (),
     step_tokens: int = 0,
+    chance: Random | None = None,
 ) -> list[Outcome]:
-    """Outcomes of all requests (in their order) on a fixed split, run until the last token is out."""
+    """Outcomes of all requests (in their order) on a fixed split, run until the last token is out.
+
+    With `chance` both replicas of a request are picked when it arrives, each as the better of two.
+    """
     count = prefill + decode
     models = [EngineModel(profile, errors[i] if errors else SpeedError(), step_tokens) for i in range(count)]
     replicas = [Replica(str(i), stage=PREFILL if i < prefill else DECODE, serving=True) for i in range(count)]
@@ -74,21 +79,25 @@ def simulate(
 
     def send(index: int, now: float) -> None:
         request = requests[index]
-        replica = pick_prefill(replicas)
+        replica = pick_of_two(replicas, PREFILL, chance) if chance else pick_prefill(replicas)
+        decode = pick_of_two(replicas, DECODE, chance) if chance else None
         assert replica is not None
         replica.last_picked = next(picks)
         model = models[int(replica.name)]
+        replica.prompts += 1
         replica.prefill_tokens += request.prompt_tokens
 
         def prefilled(kept: Sequence, at: float) -> None:
+            replica.prompts -= 1
             replica.prefill_tokens -= request.prompt_tokens
-            decode_on(index, at, model, kept)
+            decode_on(index, at, model, kept, decode or pick_decode(replicas))
 
         model.submit(now, Sequence(request.prompt_tokens, 1, keeps_kv=True, on_token=prefilled))
 
-    def decode_on(index: int, now: float, source: EngineModel, kept: Sequence) -> None:
+    def decode_on(
+        index: int, now: float, source: EngineModel, kept: Sequence, replica: Replica | None
+    ) -> None:
         request = requests[index]
-        replica = pick_decode(replicas)
         assert replica is not None
         replica.last_picked = next(picks)
         replica.streams += 1
@@ -147,6 +156,7 @@ def rehearse(
     objectives: Objectives,
     errors: Seq[SpeedError] = (),
     step_tokens: int = 0,
+    chance: Random | None = None,
 ) -> list[Rehearsed]:
     """All splits of that many replicas with at least one of each stage, best first.
 
@@ -154,7 +164,7 @@ def rehearse(
     """
     results = []
     for prefill in range(1, replicas):
-        outcomes = simulate(requests, profile, prefill, replicas - prefill, errors, step_tokens)
+        outcomes = simulate(requests, profile, prefill, replicas - prefill, errors, step_tokens, chance)
         within = sum(outcome.within(objectives) for outcome in outcomes)
         strains = sorted(outcome.strain(objectives) for outcome in outcomes)
         p90 = strains[int(len(strains) * 0.9)] if strains else 0.0

@@ -102,7 +102,11 @@ class Story:
         second = [request for request in requests if request.at_seconds >= self.case.shift_seconds]
         self.requests = requests
         replicas = self.case.replicas
-        tried = rehearse(first, read_profile(), replicas, self.objectives, step_tokens=self.case.step_tokens)
+        tried = rehearse(
+            *(first, read_profile(), replicas, self.objectives),
+            step_tokens=self.case.step_tokens,
+            chance=self.case.chance(),
+        )
         self.split = self.case.split or Split(tried[0].prefill, tried[0].decode)
         self.narrator.say(
             f"the load: {len(first)} requests at {prompt_per_answer_token(first):.1f} prompt tokens per answer token,"
