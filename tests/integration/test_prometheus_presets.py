@@ -82,7 +82,10 @@ SGLANG_DECODE: Changes = {
     "sglang:generation_tokens_total": Counter(480),
     "sglang:inter_token_latency_seconds": Histogram(480, 0.05, ITL),
 }
-DYNAMO_PREFILL: Changes = {'dynamo_component_inflight_requests{dynamo_endpoint="generate"}': Gauge(7)}
+DYNAMO_PREFILL: Changes = {
+    'dynamo_component_inflight_requests{dynamo_endpoint="generate"}': Gauge(7),
+    "dynamo_component_request_duration_seconds": Histogram(4, 0.3),
+}
 DYNAMO_DECODE: Changes = {
     "vllm:num_requests_running": Gauge(24),
     "vllm:num_requests_waiting": Gauge(0),
@@ -380,11 +383,11 @@ def test_a_preset_reads_what_its_exporters_were_given(told: Readings, name: str)
     assert (decode.running, decode.waiting, decode.kv_usage) == (24, 0, 0.5)
     assert decode.generated_tokens_per_second == pytest.approx(480, rel=1e-3)
     assert decode.inter_token_seconds == pytest.approx(0.05, rel=1e-3)
-    if name == "dynamo":  # its simulator's prefill tells only how many requests it has
+    assert prefill.prompt_tokens_per_second == pytest.approx(3600, rel=1e-3)
+    if name == "dynamo":  # its simulator's prefill tells only how many requests it has and has ended
         assert (prefill.running, prefill.waiting) == (1, 6)
     else:
         assert (prefill.running, prefill.waiting, prefill.kv_usage) == (2, 6, 0.25)
-        assert prefill.prompt_tokens_per_second == pytest.approx(3600, rel=1e-3)
         if name not in ("previous-names", "sglang", "sglang-epp"):
             assert decode.prompt_tokens_per_second == 0
 

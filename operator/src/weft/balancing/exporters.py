@@ -136,10 +136,12 @@ SGLANG_ENGINES: Expressions = {
 _D_GENERATE = 'dynamo_endpoint="generate"'
 _D_INFLIGHT = "dynamo_component_inflight_requests"
 _D_PREFILL = f'sum by (namespace, pod) ({_D_INFLIGHT}{{{_D_GENERATE}, dynamo_component="prefill"}})'
+_D_ENDED = f'dynamo_component_request_duration_seconds_count{{{_D_GENERATE}, dynamo_component="prefill"}}'
+_D_PROMPTS = "dynamo_frontend_input_sequence_tokens"
 _D_OTHERS = f'sum by (namespace, pod) ({_D_INFLIGHT}{{{_D_GENERATE}, dynamo_component!="prefill"}})'
 
 # Dynamo's workers export their engine's series too, but for the simulator's prefill workers: these say only how many
-# requests they have, and work on one prompt at a time.
+# requests they have and have ended, and work on one prompt at a time. Their mean length the frontend knows.
 DYNAMO_WORKERS: Expressions = {
     **_first(
         _VLLM,
@@ -148,6 +150,9 @@ DYNAMO_WORKERS: Expressions = {
             "running": f"clamp_max({_D_PREFILL}, 1) or {_D_OTHERS}",
             "waiting": f"clamp_min({_D_PREFILL} - 1, 0) or 0 * {_D_OTHERS}",
             "busy_share": f"avg_over_time((clamp_max({_D_PREFILL}, 1))[$long:$scrape])",
+            "prompt_tokens_per_second": f"sum by (namespace, pod) (rate({_D_ENDED}[$long]))"
+            f" * on (namespace) group_left () (sum by (namespace) (rate({_D_PROMPTS}_sum[$long]))"
+            f" / (sum by (namespace) (rate({_D_PROMPTS}_count[$long])) > 0))",
         },
     ),
     "resets": _pod("resets(dynamo_component_requests_total[$long])", how="max"),
