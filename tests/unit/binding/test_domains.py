@@ -30,6 +30,10 @@ from weft.fabric.driver import Device, DeviceKind
 IB = "rdmaDomain"
 
 
+class Killed(BaseException):
+    """The operator is gone at this moment."""
+
+
 class Rail:
     """A rack of which the GPUs are in RDMA domains, and groups over it."""
 
@@ -195,7 +199,23 @@ async def test_an_attribute_that_no_accelerator_has_is_named(monkeypatch: pytest
     one = await rail(monkeypatch, ib0=8)
     await one.ask("llama", placement={"sameDomain": "rdmadomain"})
     await one.run("llama")
-    assert one.message("llama").endswith("no accelerator has the attribute rdmadomain")
+    assert one.message("llama").endswith("has the attribute rdmadomain")
+
+
+async def test_a_domain_of_pools_that_are_not_open_to_the_namespace_is_neither_chosen_nor_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=8, ib1=2)
+    requirement = {"key": "rdmaDomain", "operator": "NotIn", "values": ["ib0"]}
+    selector = {"matchExpressions": [requirement]}
+    await one.rack.cluster.patch(GPU_POOLS, "gpus", "", {"spec": {"selector": selector}})
+    other = {"selector": {"matchAttributes": {IB: "ib0"}}, "allowedNamespaces": {"matchLabels": {"of": "b"}}}
+    spec = {"fabricRef": {"name": "rack"}, **other}
+    await one.rack.cluster.create(GPU_POOLS, {"metadata": {"name": "other"}, "spec": spec})
+    await one.ask("llama")
+    await one.run("llama")
+    assert condition(one.group("llama"), "Balanced") == ("False", "WaitingForDomain")
+    assert "ib0" not in one.message("llama")
 
 
 async def test_a_later_replica_goes_to_the_domain_of_the_others_or_waits_there(
@@ -305,6 +325,35 @@ async def test_a_new_leader_goes_on_with_the_domain_that_is_recorded(monkeypatch
     await one.run("llama")
     assert recorded
     assert one.domains("llama") == [recorded] * 4
+
+
+@pytest.mark.parametrize("write", range(1, 55, 6))
+async def test_two_groups_have_a_domain_each_whatever_write_the_operator_was_killed_at(
+    monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    one = await rail(monkeypatch, ib0=4, ib1=6)
+    await one.ask("llama")
+    await one.ask("qwen")
+    first = one.rack.cluster.writes
+    begun = len(first)
+
+    def die() -> None:
+        if len(first) - begun >= write:
+            raise Killed
+
+    one.rack.cluster.before_write = die
+    with pytest.raises(Killed):
+        await one.run("llama", "qwen")
+    one.rack.cluster.before_write = lambda: None
+    one.take_over()
+    for _ in range(7):
+        # What the first one may have called for has to settle.
+        one.rack.clock.forward(40)
+        await one.rack.poll()
+        await one.run("llama", "qwen")
+    for group in ("llama", "qwen"):
+        assert one.domains(group) == [one.domain(group)] * 4
+    assert one.domain("llama") != one.domain("qwen")
 
 
 async def test_a_domain_that_a_quota_or_hosts_do_not_allow_is_not_chosen(

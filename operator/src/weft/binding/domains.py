@@ -14,6 +14,7 @@ from datetime import datetime
 
 from weft.api.resources import LOGICAL_NODES
 from weft.binding.asked import Choice, Waiting
+from weft.binding.membership import PoolKey
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.plan import Assignment, Placement, Remembered
 from weft.binding.requests import read
@@ -54,10 +55,10 @@ def choose_domain(
     stock = reader.stock(base)
     there = {_owner(raw) for raw in base.logical_nodes}
     asked = {
-        name: _made(question.namespace, f"{name}.asked", spec, now) for name, spec in question.nodes.items()
+        name: _made(question.namespace, f"{name}/asked", spec, now) for name, spec in question.nodes.items()
     }
     promised = [
-        (_made(each.question.namespace, f"{name}.promised", spec, now), each)
+        (_made(each.question.namespace, f"{name}/promised", spec, now), each)
         for each in promises
         for name, spec in each.question.nodes.items()
         if (each.question.namespace, name) not in there
@@ -71,7 +72,9 @@ def choose_domain(
     for raw, each in promised:
         uid = raw["metadata"]["uid"]
         waiting[uid] = _pinned(waiting[uid], each.question.attribute, each.domain)
-    free = _free(stock, question.attribute)
+    free = _free(
+        stock, question.attribute, frozenset().union(*(each.shape.allowed_pools for each in own.values()))
+    )
     nearest: tuple[int, str, str] | None = None
     for domain in _candidates(free, question.present, own, inside):
         lacking = [
@@ -92,7 +95,7 @@ def choose_domain(
 
 def _why_none(attribute: str, nearest: tuple[int, str, str] | None, free: Mapping[str, int]) -> str:
     if not free:
-        return f"no accelerator has the attribute {attribute}"
+        return f"no accelerator of a pool open to this namespace has the attribute {attribute}"
     if nearest is None:
         return (
             f"no {attribute} has so many accelerators free for all its replicas together: free some of one, add"
@@ -114,12 +117,12 @@ def _candidates(
     return [value for value in order if has[value] >= sum(wanted.values())][:MOST_DOMAINS]
 
 
-def _free(stock: Stock, attribute: str) -> dict[str, int]:
-    """Free accelerators by domain, also of domains that have none."""
+def _free(stock: Stock, attribute: str, pools: frozenset[PoolKey]) -> dict[str, int]:
+    """Free accelerators of these pools by domain, also of domains that have none. A tenant is told of no others."""
     free: Counter[str] = Counter()
     for offer in stock.offers:
         value = offer.device.attributes.get(attribute)
-        if value and offer.device.kind is DeviceKind.ACCELERATOR:
+        if value and offer.device.kind is DeviceKind.ACCELERATOR and offer.pool in pools:
             free[value] += offer.free
     return free
 
@@ -193,7 +196,7 @@ def _owner(raw: Object) -> tuple[str, str]:
 
 
 def _made(namespace: str, name: str, spec: Object, now: datetime) -> Object:
-    """A LogicalNode as it would be created now."""
+    """A LogicalNode as it would be created now, under a name that no other can have."""
     return {
         "apiVersion": LOGICAL_NODES.api_version,
         "kind": LOGICAL_NODES.kind,
