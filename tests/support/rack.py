@@ -191,7 +191,7 @@ class Rack:
         """A new leader that remembers nothing."""
         self.keys.clear()
         self._due: dict[Hashable, float] = {}
-        """When keys that were worked on by `settle` are to be looked at again, in boot time."""
+        """When keys are to be looked at again, in boot time."""
         self._heard: dict[tuple[ResourceType, str, str], Object] = {}
         self.fabrics = Fabrics(self.cluster, self.read, "weft-system", self.leader)
         self.controllers = controllers(self.cluster, self.fabrics, 15.0, self._enqueue)
@@ -280,9 +280,8 @@ class Rack:
     async def work(self, name: str) -> float | None:
         """Work on a LogicalNode until it waits for something, and on what was asked for meanwhile."""
         key = LogicalNodeKey("a", name)
-        again = await self.reconcile(key)
-        while again == 0:
-            again = await self.reconcile(key)
+        while (again := await self._look(key)) == 0:
+            pass
         await self.settle()
         return again
 
@@ -305,13 +304,17 @@ class Rack:
             if not self.keys:
                 return
             key = self.keys.pop(0)
-            again = await self.reconcile(key)
-            self._due.pop(key, None)
-            if again == 0:
+            if await self._look(key) == 0:
                 self._enqueue(key, 0)
-            elif again is not None:
-                self._due[key] = self.clock.boot + again
         raise AssertionError(f"never idle; next would be {self.keys[0]}")
+
+    async def _look(self, key: Hashable) -> float | None:
+        """One pass, and when the next one is asked for."""
+        again = await self.reconcile(key)
+        self._due.pop(key, None)
+        if again:
+            self._due[key] = self.clock.boot + again
+        return again
 
     def node(self, name: str) -> Object:
         found = self.cluster.get(LOGICAL_NODES, name, "a")

@@ -254,3 +254,38 @@ async def test_a_shrink_in_the_middle_of_an_attach_that_has_no_answer_frees_noth
     await go_on(rack, 12)
     assert len(devices(rack)) == 1
     assert is_whole(rack)
+
+
+@pytest.mark.parametrize("copied", ["before the edit", "after the edit", "after the claim"])
+async def test_a_grow_before_which_etcd_is_set_back_attaches_nothing_twice_and_takes_nothing_away(
+    rack: Rack, copied: str
+) -> None:
+    await rack.build(orphanPolicy="Detach", limits={"settleSeconds": 2, "orphanSeconds": 600})
+    await rack.ask("n", 1)
+    copy = dict(rack.cluster.objects)
+
+    async def back_up() -> None:
+        if copied == "after the claim":
+            copy.update(rack.cluster.objects)
+
+    rack.driver.before_attach = back_up
+    spec = {"accelerators": [{"name": "main", "count": 2}]}
+    await rack.cluster.patch(LOGICAL_NODES, "n", "a", {"spec": spec})
+    if copied == "after the edit":
+        copy = dict(rack.cluster.objects)
+    await rack.work("n")
+    await rack.pass_by(3)
+    attached = set(rack.driver.pairs)
+    assert len(attached) == 2
+
+    rack.driver.before_attach = nothing
+    rack.cluster.objects.clear()
+    rack.cluster.objects.update(copy)
+    rack.restart()
+    await rack.work("n")
+    await rack.ask("other", 1)
+    await rack.pass_by(20)
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    assert attached < rack.driver.pairs
+    devices = [device for device, _ in rack.driver.pairs]
+    assert len(devices) == len(set(devices)) == 3

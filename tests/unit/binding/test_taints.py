@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.rack import Rack, condition
+from weft.api.names import TAINT_DRAINING, TAINT_LOGICAL_NODE
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     LOGICAL_NODES,
@@ -83,14 +84,19 @@ async def test_what_is_said_of_a_taken_node_names_no_other_tenant(rack: Rack) ->
     assert "secret" not in str(rack.node("n")["status"]) + str(rack.cluster.events)
 
 
-async def test_a_taint_that_was_left_of_a_logical_node_that_is_gone_is_taken_off(rack: Rack) -> None:
+@pytest.mark.parametrize(
+    "left", [(TAINT_LOGICAL_NODE,), (TAINT_LOGICAL_NODE, TAINT_DRAINING), (TAINT_DRAINING,)]
+)
+async def test_a_taint_that_was_left_of_a_logical_node_that_is_gone_is_taken_off(
+    rack: Rack, left: tuple[str, ...]
+) -> None:
     await rack.build()
     name = f"node-{rack.hosts[0]}"
-    taint = {"key": "weft.dev/logical-node", "value": "a.gone", "effect": "NoSchedule"}
-    node = await rack.cluster.patch(NODES, name, "", {"spec": {"taints": [taint]}})
+    taints = [{"key": key, "value": "a.gone", "effect": "NoSchedule"} for key in left]
+    node = await rack.cluster.patch(NODES, name, "", {"spec": {"taints": taints}})
     for key in rack.keys_of(NODES, node):
         await rack.reconcile(key)
-    assert rack.tainted() == {}
+    assert not (rack.cluster.get(NODES, name) or {})["spec"].get("taints")
 
 
 @pytest.mark.parametrize("length", [61, 62, 63, 200])

@@ -128,8 +128,8 @@ def fabric_of(claim: Object) -> Hashable:
 
 
 def carried_by(node: Object) -> Hashable:
-    """Index of Nodes: the value of Weft's taint."""
-    return logical_node_taint(node) or None
+    """Index of Nodes: the value of Weft's taints."""
+    return left_of(node) or None
 
 
 def place_of(pod: Object) -> Hashable:
@@ -161,6 +161,12 @@ def logical_node_taint(node: Object) -> str:
     return next((str(taint.get("value", "")) for taint in _taints(node, TAINT_LOGICAL_NODE)), "")
 
 
+def left_of(node: Object) -> str:
+    """The same, or of what is left where somebody took that taint alone off: the value of the draining one."""
+    taints = (*_taints(node, TAINT_LOGICAL_NODE), *_taints(node, TAINT_DRAINING))
+    return next((str(taint.get("value", "")) for taint in taints), "")
+
+
 def _taints(node: Object, key: str) -> list[Object]:
     return [taint for taint in node.get("spec", {}).get("taints", []) if taint["key"] == key]
 
@@ -173,7 +179,7 @@ def is_cut(value: str) -> bool:
 def tainted_by(node: Object) -> LogicalNodeKey | None:
     """The logical node that a Node's taint names; None without one, and where the name was too long and is not beside
     it."""
-    value = logical_node_taint(node)
+    value = left_of(node)
     if is_cut(value):
         whole = str(node["metadata"].get("annotations", {}).get(ANNOTATION_LOGICAL_NODE, ""))
         namespace, slash, name = whole.partition("/")

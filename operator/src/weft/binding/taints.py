@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from weft.api.names import ANNOTATION_LOGICAL_NODE, OWN_TAINTS, TAINT_DRAINING, TAINT_LOGICAL_NODE
 from weft.api.resources import NODES
-from weft.binding.objects import carried_by, is_cut, logical_node_taint, taint_value
+from weft.binding.objects import carried_by, is_cut, left_of, logical_node_taint, taint_value
 from weft.cluster import Cluster, Object
 
 
@@ -42,7 +42,7 @@ async def clear(cluster: Cluster, nodes: Iterable[str], namespace: str, name: st
     value = taint_value(namespace, name)
     for node in nodes:
         raw = cluster.get(NODES, node)
-        if raw is not None and logical_node_taint(raw) == value:
+        if raw is not None and left_of(raw) == value:
             await _write(cluster, raw, [], None)
 
 
