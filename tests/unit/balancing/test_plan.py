@@ -161,8 +161,9 @@ FAST = ((0.095, 10.0), (math.inf, 10.0))
 
 def test_while_objectives_are_met_and_nothing_waits_no_replica_moves() -> None:
     # By the profile prefill's three are too few; what is measured says otherwise.
-    met = replace(PROMPT_HEAVY, ttft_buckets=ON_TIME, itl_buckets=FAST)
-    quiet = {"queues": Queues(prompts_waiting=0, answers_present=70)}
+    # What was late is more than an overlapping flip may cost, and no more than was promised.
+    met = replace(PROMPT_HEAVY, ttft_buckets=((2.5, 9.6), (math.inf, 10.0)), itl_buckets=FAST)
+    quiet = {"queues": Queues(prompts_waiting=0, answers_present=70), "flips_overlap": True}
     assert plan_split(replace(group(3, 6, met), **quiet)).decision is None  # type: ignore[arg-type]
     missed = replace(PROMPT_HEAVY, ttft_buckets=LATE, itl_buckets=FAST)
     assert plan_split(replace(group(3, 6, missed), **quiet)).decision is not None  # type: ignore[arg-type]
@@ -172,16 +173,46 @@ def test_a_queue_that_eats_the_time_to_the_first_token_is_a_reason_to_move_while
     None
 ):
     met = replace(PROMPT_HEAVY, ttft_buckets=ON_TIME, itl_buckets=FAST)
-    observed = replace(group(3, 6, met), queues=Queues(prompts_waiting=12, answers_present=70))
+    observed = replace(group(3, 6, met), queues=Queues(prompts_waiting=50, answers_present=70))
     assert plan_split(observed).allocation["prefill"] > 3
 
 
 def test_decode_without_a_free_place_is_a_reason_to_move_while_objectives_are_still_met() -> None:
     met = replace(steady(2.0, 300, 700), ttft_buckets=ON_TIME, itl_buckets=FAST)
-    observed = replace(group(6, 3, met), queues=Queues(prompts_waiting=0, answers_present=110))
+    observed = replace(group(6, 3, met), queues=Queues(prompts_waiting=0, answers_present=130))
     assert plan_split(observed).allocation["decode"] > 3
     free = replace(observed, queues=Queues(prompts_waiting=0, answers_present=60))
     assert plan_split(free).decision is None
+
+
+def late_by_tenths(tenths: int) -> Traffic:
+    ttft = ((2.5, 10.0 - tenths), (math.inf, 10.0))
+    return replace(PROMPT_HEAVY, ttft_buckets=ttft, itl_buckets=FAST)
+
+
+def test_the_dearer_a_move_the_more_has_to_be_late_before_it_is_made() -> None:
+    # 6 s of arrivals were late. An overlapping flip and its way back cost a sixth of 10 s, one that drains of half a
+    # minute, one with a restart of minutes.
+    def moves(tenths: int, **changes: object) -> bool:
+        observed = group(3, 6, late_by_tenths(tenths), **changes)  # type: ignore[arg-type]
+        queues = Queues(prompts_waiting=0, answers_present=70)
+        return plan_split(replace(observed, queues=queues, flips_overlap=True)).decision is not None
+
+    restarts = tuple(
+        role(name, stage, count, start_seconds=60.0)
+        for name, stage, count in (("decode", Stage.DECODE, 6), ("prefill", Stage.PREFILL, 3))
+    )
+    assert moves(1)
+    assert not moves(1, roles=restarts)
+    assert moves(6, roles=restarts)
+
+
+def test_a_flip_that_drains_waits_for_longer_than_one_that_overlaps() -> None:
+    # Answers take half a minute to end: as long as their replica would be missing if the move were taken back.
+    load = replace(steady(4.1, 500, 500), ttft_buckets=((2.5, 9.2), (math.inf, 10.0)), itl_buckets=FAST)
+    few = replace(group(6, 3, load), queues=Queues(prompts_waiting=0, answers_present=80))
+    assert plan_split(replace(few, flips_overlap=True)).decision is not None
+    assert plan_split(few).decision is None
 
 
 def test_a_backlog_of_prompts_counts_as_work() -> None:
@@ -207,6 +238,15 @@ def test_within_the_cooldown_a_move_may_go_further_but_not_back() -> None:
     assert plan_split(replace(group(3, 6, PROMPT_HEAVY), **just)).allocation == split(5, 4)  # type: ignore[arg-type]
     turned = {"decided_at": T0 - timedelta(seconds=5), "decided_from": split(2, 7)}
     assert plan_split(replace(group(8, 1, ANSWER_HEAVY), **turned)).allocation == split(8, 1)  # type: ignore[arg-type]
+
+
+def test_a_move_after_which_its_givers_requests_alone_wait_for_too_long_is_taken_back_at_once() -> None:
+    just = {"decided_at": T0 - timedelta(seconds=12), "moved_at": T0, "decided_from": split(5, 4)}
+    wrong = replace(group(3, 6, PROMPT_HEAVY), **just)  # type: ignore[arg-type]
+    assert plan_split(replace(wrong, queues=Queues(60, 90))).allocation == split(5, 4)
+    assert plan_split(replace(wrong, queues=Queues(5, 90))).decision is None  # what waits is in time
+    assert plan_split(replace(wrong, queues=Queues(60, 300))).decision is None  # decode is short as well
+    assert plan_split(wrong).decision is None  # nothing is known of queues
 
 
 def test_an_aggregated_role_carries_what_the_others_lack() -> None:

@@ -5,17 +5,19 @@ The algorithm
 1. *Start.* In Paused and Recommend the roles' `spec.replicas` hold. In Auto the last decision holds, a new
    role starts with its `spec.replicas`. Bounds are applied, then the budget: what does not fit is left out.
 2. *Hold.* Nothing else happens while the metrics are not to be trusted, or while what was promised is kept and no
-   queue says that it will not be. Within the cooldown of a decision or of the end of a move, and while a move is under
-   way, it may go further, but not back.
+   queue says that it will not be. Within the cooldown of a decision or of the end of a move it may go further, but back
+   only if the stage that gave is measured short; while a move is under way, only further.
 3. *Load.* `regimes` tells the offered work of now from chance, and what it was at other times of the last minutes.
 4. *Need.* `capacity` turns each into replicas per stage, with profiles corrected by the speed that was observed.
 5. *Splits.* Every split that flips can reach with the same total (`splits.reachable`) is judged by the share of
    requests that would be late within the horizon (`outlook`), from the queues of now, with the capacity that the way
    there leaves. What was measured counts more than what is computed; and a load that was there before comes back.
-6. *Choice.* The best is taken, however far away, if it saves more than a margin over staying; the margin falls with
+6. *Price.* A split is gone to once as many requests were measured late as the first replica of the move may cost on its
+   way there and back: what is computed alone moves nothing, and the dearer a move the longer it is waited for.
+7. *Choice.* The best is taken, however far away, if it saves more than a margin over staying; the margin falls with
    the time since the last move. Ties: the better worst stage, fewer moves, the order of names.
 
-7. *Size.* Where `accelerators.minimum` sets it free, `size` is asked first; the above when it lets the size be.
+8. *Size.* Where `accelerators.minimum` sets it free, `size` is asked first; the above when it lets the size be.
 
 Limits of this version: present load, no forecast.
 """
@@ -28,34 +30,34 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Recommendation, Stage
-from weft.balancing.demand import Demand, recent, share_within
+from weft.balancing.demand import Demand, recent
+from weft.balancing.measured import late_seconds, measured_late, met_with_room, overdue
 from weft.balancing.regimes import Regimes, regimes
-from weft.balancing.size import at_least, choose_size, without_load
+from weft.balancing.size import choose_size, without_load
 from weft.balancing.splits import (
     STAGES,
     Judgement,
     Load,
     StageNeed,
     Terms,
-    accelerators,
-    given,
     judge,
-    longest_drain,
     moves_between,
     reachable,
+    round_trip,
     stage_needs,
     worst_stage,
 )
-from weft.balancing.state import Finding, RoleState, Split, SplitInputs
+from weft.balancing.start import starting_decision, starting_split
+from weft.balancing.state import Finding, Split, SplitInputs
+from weft.balancing.words import alternative_reason, price_of, reason_of
 
+RISKED_PART = 0.7
+"""Of what a move and its way back may cost so much has to have been late before it is made. With all of it, moving
+would never lose more than staying has lost; it is less, since most moves are not taken back."""
 MARGIN, MARGIN_LEAST, MARGIN_SECONDS = 0.10, 0.03, 90.0
 """Share of requests that a move has to save: just after a move, at last, and the time in which it falls to a third."""
 LEAST_WEIGHT = 0.02
 """What is less probable is not looked at."""
-WAIT_PART = 0.5
-"""Where prompts wait for more than this part of the first token's budget, what was measured before says too little."""
-ROOM = 0.2
-"""Part of the first token's budget that a prompt may wait while there is no reason to move."""
 HORIZON_SECONDS = 240.0
 """How long the offered work is taken to last: the time over which a move has to pay back."""
 FLIP_SECONDS = 5.0
@@ -85,7 +87,7 @@ def plan_split(inputs: SplitInputs) -> SplitPlan:
     start, obstacle = starting_split(inputs)
     mode = inputs.mode
     if start != inputs.allocation:
-        return SplitPlan(start, _starting_decision(inputs, start), obstacle=obstacle)
+        return SplitPlan(start, starting_decision(inputs, start), obstacle=obstacle)
     if inputs.minimum_accelerators is None or mode is RebalanceMode.PAUSED:
         return _follow_load(inputs, start, obstacle)
     # Recommend goes on from what it recommended.
@@ -123,7 +125,7 @@ def _resized(inputs: SplitInputs, here: Split, obstacle: Finding | None) -> Spli
     seen = recent(inputs.traffic, inputs.generated_tokens_per_second)
     if seen is not None:
         needs = needs_of(inputs, seen.before)
-        sized = choose_size(inputs, here, seen.before, _met_with_room(inputs, inputs.serving, needs))
+        sized = choose_size(inputs, here, seen.before, met_with_room(inputs, inputs.serving, needs))
     else:
         sized = without_load(inputs, here)
     if sized is None:
@@ -159,66 +161,6 @@ def _headroom(inputs: SplitInputs) -> int | None:
     return round(100 * record.headroom)
 
 
-def starting_split(inputs: SplitInputs) -> tuple[Split, Finding | None]:
-    """What holds before any balancing: the last decision or the roles' own numbers, within bounds and budget.
-
-    Also what does not fit into the budget of what the roles ask for: said for as long as it is so.
-    """
-    decided = dict(inputs.allocation.counts) if inputs.mode is RebalanceMode.AUTO else {}
-    split, left_out = _within_budget(inputs, decided)
-    if inputs.minimum_accelerators is not None and inputs.mode is RebalanceMode.AUTO:
-        split = at_least(inputs, split)
-    how = "raise spec.accelerators.maximum or lower the roles' replicas"
-    if decided and not left_out and inputs.minimum_accelerators is None:
-        # What was left out at the start is not in the decision any more.
-        fitting, left_out = _within_budget(inputs, {})
-        if split.total > fitting.total:
-            left_out = 0
-        how = (
-            "lower the roles' replicas; or raise spec.accelerators.maximum, and set rebalance.mode to Paused until"
-            " they are made"
-        )
-    if not left_out:
-        return split, _out_of_reach(inputs, split)
-    return split, Finding(
-        False,
-        "BudgetTooSmall",
-        f"{left_out} of the replicas asked for do not fit into accelerators.maximum, {inputs.budget_accelerators}:"
-        f" {how}",
-    )
-
-
-def _out_of_reach(inputs: SplitInputs, split: Split) -> Finding | None:
-    least = inputs.minimum_accelerators
-    if least is None or inputs.mode is not RebalanceMode.AUTO or accelerators(split, inputs.roles) >= least:
-        return None
-    text = (
-        "the roles' maxReplicas and accelerators.maximum allow fewer than accelerators.minimum, or its schedule,"
-        f" asks for, {least}: raise them, or lower it"
-    )
-    return Finding(False, "MinimumOutOfReach", text)
-
-
-def _within_budget(inputs: SplitInputs, decided: Mapping[str, int]) -> tuple[Split, int]:
-    """The split as decided, else as the roles ask for it, within bounds and budget; and how many were left out."""
-    split = {
-        role.name: min(role.maximum, max(role.minimum, decided.get(role.name, role.spec_replicas)))
-        for role in inputs.roles
-    }
-    cost = {role.name: role.accelerators_per_replica for role in inputs.roles}
-    least = {role.name: role.minimum for role in inputs.roles}
-    left_out = 0
-    while sum(split[name] * cost[name] for name in split) > inputs.budget_accelerators:
-        # First from roles above their minimum, the largest first; the budget holds even against the minimum.
-        name = max(
-            (name for name in sorted(split) if split[name] > 0 and cost[name] > 0),
-            key=lambda name: (split[name] > least[name], split[name]),
-        )
-        split[name] -= 1
-        left_out += 1
-    return Split.of(split), left_out
-
-
 def needs_of(inputs: SplitInputs, demand: Demand) -> dict[Stage, StageNeed]:
     """What each stage needs for this demand."""
     return stage_needs(inputs.roles, demand, inputs.corrections, inputs.objectives)
@@ -229,14 +171,20 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     assert traffic is not None
     demand = seen.likely
     needs = needs_of(inputs, demand)
-    if _met_with_room(inputs, inputs.serving, needs):
+    if met_with_room(inputs, inputs.serving, needs):
         return SplitPlan(start)
     terms = _terms(inputs, demand, needs)
-    load = _load(inputs, seen, terms)
+    load = _load(inputs, seen, terms, needs)
 
     asked = sum(role.spec_replicas * role.accelerators_per_replica for role in roles)
     most = min(inputs.budget_accelerators, asked)
-    others = [split for split in reachable(start, roles, most) if not _turns(inputs, start, split)]
+    kept = _ways_kept(inputs, needs, terms)
+    others = [split for split in reachable(start, roles, most) if not _turns(kept, start, split)]
+    lost = late_seconds(inputs, needs)
+    if lost is not None:
+        others = [split for split in others if RISKED_PART * round_trip(start, split, roles, terms) <= lost]
+    if not others:
+        return SplitPlan(start)
     if len(others) > JUDGED_MOST:
         others = sorted(others, key=lambda split: (worst_stage(split, roles, needs), split))[:JUDGED_MOST]
 
@@ -269,14 +217,14 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     recommends = inputs.mode is RebalanceMode.RECOMMEND
     if best == ((inputs.recommended or start) if recommends else start):
         return SplitPlan(start)
-    reason = _reason(inputs, start, best, stay, found[best], needs, demand) + _price(
+    reason = reason_of(inputs, start, best, stay, found[best], needs, demand) + price_of(
         start, best, roles, terms
     )
     alternatives = tuple(
         Alternative(
             allocation=split.written(),
             score=f"{found[split].late:.3f}",
-            reason=_alternative_reason(start, split, found[split]),
+            reason=alternative_reason(start, split, found[split]),
         )
         for split in [split for split in ranked if split != best][:ALTERNATIVES]
     )
@@ -311,54 +259,7 @@ def _without_stops(
         passed.add(here)
 
 
-def _met_with_room(inputs: SplitInputs, start: Split, needs: Mapping[Stage, StageNeed]) -> bool:
-    """Whether what was promised is being kept and no queue says that it will not be."""
-    shares, promised = _measured(inputs), inputs.objectives.attainment_permille / 1000
-    if shares is None or min(shares) < promised:
-        return False
-    return _has_room(inputs, start, needs, wait_part=ROOM, deviations=1.0)
-
-
-def _has_room(
-    inputs: SplitInputs, start: Split, needs: Mapping[Stage, StageNeed], wait_part: float, deviations: float
-) -> bool:
-    """Whether what waits takes less than this part of the first token's budget, and decode has a place for what is
-    there and so many standard deviations more."""
-    if inputs.queues is None:
-        return False
-    capacity = given(start, inputs.roles, needs)
-    for stage, stage_need in needs.items():
-        need = stage_need.need
-        if stage is Stage.PREFILL:
-            wait = inputs.queues.prompts_waiting * need.service_seconds / max(capacity[stage], 1e-9)
-            if wait > wait_part * need.budget_seconds:
-                return False
-        else:
-            present = inputs.queues.answers_present
-            if present + deviations * math.sqrt(present) >= capacity[stage] * need.places:
-                return False
-    return True
-
-
-def _measured(inputs: SplitInputs) -> tuple[float, float] | None:
-    """Shares within both objectives in the long window; 1 where there is no objective, None where one is not known."""
-    traffic = inputs.traffic
-    assert traffic is not None
-    ttft, itl = (
-        inputs.objectives.time_to_first_token_milliseconds,
-        inputs.objectives.inter_token_latency_microseconds,
-    )
-    first = share_within(traffic.ttft_buckets, ttft / 1000) if ttft is not None else (1.0, 1.0)
-    between = share_within(traffic.itl_buckets, itl / 1e6) if itl is not None else (1.0, 1.0)
-    if first is None or between is None:
-        return None
-    # An objective within a bucket: what the histogram leaves open, the engines' means tell.
-    least, greatest = between
-    told = inputs.answers_in_time
-    return first[0], least if told is None else min(greatest, max(least, told))
-
-
-def _load(inputs: SplitInputs, seen: Regimes, terms: Terms) -> Load:
+def _load(inputs: SplitInputs, seen: Regimes, terms: Terms, needs: Mapping[Stage, StageNeed]) -> Load:
     """What may be needed over the horizon. A load that was there before comes back as often as it did so far, and then
     has the split as it is now until it is seen and answered by a move."""
     traffic = inputs.traffic
@@ -372,23 +273,8 @@ def _load(inputs: SplitInputs, seen: Regimes, terms: Terms) -> Load:
         now=[(weight / total, needs_of(inputs, one)) for weight, one in likely],
         others=[(weight, needs_of(inputs, one)) for weight, one in seen.others],
         others_part=min(away, answered / seen.lasts_seconds) if seen.others else 0.0,
-        measured_late=_measured_late(inputs, seen),
+        measured_late=measured_late(inputs, needs) if seen.unchanged else None,
     )
-
-
-def _measured_late(inputs: SplitInputs, seen: Regimes) -> float | None:
-    """Share late in the long window, where all of that was this load on this split and no queue says otherwise."""
-    traffic, shares = inputs.traffic, _measured(inputs)
-    assert traffic is not None
-    if shares is None or not (inputs.settled and seen.unchanged):
-        return None
-    since = [moment for moment in (inputs.decided_at, inputs.moved_at) if moment is not None]
-    if since and (inputs.now - max(since)).total_seconds() < 4 * traffic.short_seconds:
-        return None
-    needs = needs_of(inputs, seen.likely)
-    if not _has_room(inputs, inputs.allocation, needs, wait_part=WAIT_PART, deviations=-1.0):
-        return None
-    return 1 - shares[0] * shares[1]
 
 
 def _margin(inputs: SplitInputs) -> float:
@@ -435,10 +321,31 @@ def _last_move(inputs: SplitInputs) -> tuple[tuple[str, str], ...]:
     return tuple((giver, taker) for giver in givers for taker in takers)
 
 
-def _turns(inputs: SplitInputs, start: Split, split: Split) -> bool:
-    """Whether a split takes something back of the move that is under way, or that the cooldown is of."""
-    ways = inputs.moving if not inputs.settled else _last_move(inputs) if _cooling(inputs) else ()
-    return any(split[giver] > start[giver] or split[taker] < start[taker] for giver, taker in ways)
+def _ways_kept(
+    inputs: SplitInputs, needs: Mapping[Stage, StageNeed], terms: Terms
+) -> tuple[tuple[str, str], ...]:
+    """(giver, taker) of each move that nothing is taken back of: those under way, and those that the cooldown is of.
+
+    Not where the giver's stage alone leaves requests waiting for too long: more than a replica gets while one flips.
+    """
+    if not inputs.settled:
+        return inputs.moving
+    ways, waits = _last_move(inputs) if _cooling(inputs) else (), overdue(inputs, needs)
+    if not ways or waits is None or inputs.traffic is None:
+        return ways
+    flips = terms.flip_seconds * inputs.traffic.short.requests
+    stages = {role.name: role.stage for role in inputs.roles}
+
+    def proven_wrong(giver: str, taker: str) -> bool:
+        waits_for_giver, waits_for_taker = (waits.get(stages[role], 0.0) for role in (giver, taker))
+        return waits_for_taker == 0 and waits_for_giver > flips / max(1, inputs.allocation[giver])
+
+    return tuple(way for way in ways if not proven_wrong(*way))
+
+
+def _turns(kept: Sequence[tuple[str, str]], start: Split, split: Split) -> bool:
+    """Whether a split takes something back of a move that is kept."""
+    return any(split[giver] > start[giver] or split[taker] < start[taker] for giver, taker in kept)
 
 
 def _flip_obstacle(inputs: SplitInputs) -> Finding | None:
@@ -457,73 +364,3 @@ def _flip_obstacle(inputs: SplitInputs) -> Finding | None:
             " HTTP needs a metrics preset with role_switch",
         )
     return None
-
-
-def _starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:
-    if inputs.mode is not RebalanceMode.AUTO:
-        reason = f"{inputs.mode}: the roles' replicas hold: {allocation}"
-    elif inputs.allocation and not inputs.allocation.total:
-        reason = (
-            f"grows from zero to {allocation}: a request waits at the front end, or nothing tells whether one does, or"
-            f" the group may not be without replicas any more; a new replica serves after"
-            f" {inputs.cold_start_seconds:,.0f} s"
-        )
-    elif not inputs.allocation:
-        reason = f"start with the roles' replicas: {allocation}"
-    elif accelerators(inputs.allocation, inputs.roles) < (inputs.minimum_accelerators or 0):
-        least = inputs.minimum_accelerators
-        reason = f"accelerators.minimum, or its schedule, asks for {least} accelerators: {allocation}"
-    else:
-        reason = f"roles, their bounds or accelerators.maximum changed: {allocation}"
-    return Decision(reason=reason, decision_time=inputs.now)
-
-
-def _reason(
-    inputs: SplitInputs,
-    start: Split,
-    best: Split,
-    stay: Judgement,
-    then: Judgement,
-    needs: Mapping[Stage, StageNeed],
-    demand: Demand,
-) -> str:
-    verb = "would be" if inputs.mode is RebalanceMode.RECOMMEND else "is"
-    again, better = f"the roles' own split {best} {verb} right again", f"{best} {verb} better than {start}"
-    parts = [again if best == start else better]
-    rates = {
-        Stage.PREFILL: (demand.prompt_tokens_per_second, "prompt"),
-        Stage.DECODE: (demand.answer_tokens_per_second, "answer"),
-    }
-    for stage, stage_need in needs.items():
-        need = stage_need.need
-        rate, tokens = rates[stage]
-        parts.append(
-            f"{stage.label} needs {need.required:.1f} replicas ({rate:,.0f} {tokens} tokens/s,"
-            f" {need.replica_tokens_per_second:,.0f} per replica)"
-        )
-        if need.limit:
-            parts.append(need.limit)
-    parts.append(f"expected violations {stay.late:.2f} -> {then.late:.2f}")
-    parts.append(f"mean prompt {demand.prompt_tokens:,.0f}, mean answer {demand.answer_tokens:,.0f} tokens")
-    return "; ".join(parts)
-
-
-def _price(start: Split, best: Split, roles: Sequence[RoleState], terms: Terms) -> str:
-    """What a replica costs on its way where it ends and another is made, in words; empty where its engine goes on."""
-    takers = [role for role in roles if best[role.name] > start[role.name] and role.start_seconds]
-    if not takers:
-        return ""
-    drain = longest_drain(start, best, roles, terms)
-    seconds = drain + terms.flip_seconds + max(role.start_seconds for role in takers)
-    moves = sum(
-        (best[role.name] - start[role.name]) * role.accelerators_per_replica * seconds for role in takers
-    )
-    return (
-        f"; each replica that moves is away for {seconds:,.0f} s, together {moves:,.0f} accelerator-seconds"
-    )
-
-
-def _alternative_reason(start: Split, split: Split, judged: Judgement) -> str:
-    moves = moves_between(start, split)
-    how = "stay" if moves == 0 else f"{moves} {'flip' if moves == 1 else 'flips'}"
-    return f"{how}; expected violations {judged.late:.2f}; worst stage needs {judged.worst:.2f} times what it has"
