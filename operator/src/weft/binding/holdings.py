@@ -93,6 +93,8 @@ class Holdings:
         self._raws: dict[int, Object] = {}
         """By identity: cached objects are never changed in place. Holding them keeps their identities."""
         self._known: dict[int, Holding] = {}
+        self._read: tuple[Object, ...] = ()
+        """What the last update was given: in one pass it is the same twice."""
         self.owners: Counter[Owner] = Counter()
         """Claims that keep a logical node from wanting a place."""
         self.devices: dict[str, Counter[str]] = {}
@@ -108,16 +110,21 @@ class Holdings:
         self.nodes: dict[str, Counter[str]] = {}
         """Nodes by namespace. Quarantined devices hold none."""
 
-    def update(self, raws: Iterable[Object]) -> Holdings:
+    def update(self, raws: tuple[Object, ...]) -> Holdings:
         """Bring the counts up to date; itself."""
-        now = {id(raw): raw for raw in raws}
-        new = {each: Holding.of(raw) for each, raw in now.items() if each not in self._raws}
-        for gone in self._raws.keys() - now.keys():
-            self._count(self._known.pop(gone), -1)
+        if raws is self._read:
+            return self
+        now = dict(zip(map(id, raws), raws, strict=True))
+        fresh = now.keys() - self._raws.keys()
+        # In their order: what is decided on holdings is the same in each process.
+        new = {each: Holding.of(raw) for each, raw in now.items() if each in fresh} if fresh else {}
+        if len(now) - len(new) < len(self._raws):
+            for gone in self._raws.keys() - now.keys():
+                self._count(self._known.pop(gone), -1)
         for each, holding in new.items():
             self._known[each] = holding
             self._count(holding, 1)
-        self._raws = now
+        self._raws, self._read = now, raws
         return self
 
     def all(self) -> Iterable[Holding]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from weft.api.fabric import HostMatching
 from weft.api.names import OWN_TAINTS
 from weft.api.quantity import parse_bytes, parse_decimal
 from weft.binding.holdings import Holdings
 from weft.binding.hosts import match
 from weft.binding.inventory import Picture
 from weft.binding.objects import is_ready, logical_node_taint
-from weft.binding.parsed import Parsed
+from weft.binding.parsed import Parsed, Same
 from weft.binding.stock import HostOffer, Taint
 from weft.cluster import Object
 
@@ -54,6 +55,8 @@ class Hosting:
     def __init__(self) -> None:
         self._nodes = Parsed(_Node.of)
         self._offers: dict[tuple[str, str], tuple[_Node, bool, HostOffer]] = {}
+        self._listed: dict[str, tuple[Same, Mapping[str, str]]] = {}
+        """By fabric, the Nodes of the hosts that its administrator listed, and the spec that they were read from."""
         self.busy: tuple[HostOffer, ...] = ()
         """Those that the last call found to carry a logical node, and that are places again when it is released."""
 
@@ -111,7 +114,7 @@ class Hosting:
         unclaimed = {host for device, host in attached - holdings.pairs.get(name, {}).keys()}
         foreign |= unclaimed - set(fabric["spec"].get("hostsWithUnclaimedDevices", ()))
         healthy = {host.id: host for host in picture.inventory.hosts if host.healthy}
-        nodes = match(fabric, picture.inventory.hosts, (node.raw for node in node_of.values())).nodes
+        nodes = self._nodes_of(fabric, picture, node_of)
         offers: list[HostOffer] = []
         for host, node_name in nodes.items():
             if host not in healthy:
@@ -131,6 +134,17 @@ class Hosting:
             self._offers[name, host] = before
             offers.append(before[2])
         return offers, _nodes(claimed, nodes), _nodes(foreign, nodes)
+
+    def _nodes_of(self, fabric: Object, picture: Picture, node_of: Mapping[str, _Node]) -> Mapping[str, str]:
+        """The Nodes by host; where an administrator listed them found anew when the list is another."""
+        hosts = picture.inventory.hosts
+        if fabric["spec"].get("hostMatching") == HostMatching.SYSTEM_UUID:
+            return match(fabric, hosts, (node.raw for node in node_of.values())).nodes
+        spec, before = Same(fabric["spec"]), self._listed.get(fabric["metadata"]["name"])
+        if before is None or before[0] != spec:
+            before = spec, match(fabric, hosts, ()).nodes
+            self._listed[fabric["metadata"]["name"]] = before
+        return before[1]
 
 
 def _nodes(hosts: Iterable[str], nodes: Mapping[str, str]) -> set[str]:
