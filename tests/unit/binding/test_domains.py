@@ -314,6 +314,21 @@ def serves(pod: Object) -> bool:
     return {"Ready", GATE_SERVING} <= {one["type"] for one in conditions if one["status"] == "True"}
 
 
+async def test_a_group_that_got_the_field_and_has_no_domain_for_all_serves_on_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=3, ib1=7)
+    await one.ask("llama", prefill=2, decode=2, placement=None, rebalance={"mode": "Paused"})
+    await one.run("llama")
+    before = one.nodes()
+    change = {"metadata": {"generation": 2}, "spec": {"placement": {"sameDomain": IB}}}
+    await one.rack.cluster.patch(INFERENCE_GROUPS, "llama", "a", change)
+    await one.run("llama")
+    assert condition(one.group("llama"), "Balanced") == ("False", "WaitingForDomain")
+    assert one.nodes() == before
+    assert sum(map(serves, one.rack.cluster.list(PODS, "a"))) == 4
+
+
 async def test_a_new_leader_goes_on_with_the_domain_that_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     one = await rail(monkeypatch, ib0=4, ib1=4)
     await one.ask("llama")
