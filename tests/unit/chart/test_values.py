@@ -19,7 +19,7 @@ from weft.balancing.settings import PresetSettings, SourceSettings
 from weft.balancing.targets import ScaleTargetKind
 from weft.emulator.inventory import load as load_inventory
 from weft.runtime.settings import Settings
-from weft_dev.kind_site import EMULATORS, VALUES
+from weft_dev.kind_site import EMULATORS, PROMETHEUS, VALUES
 
 CHARTS_OWN = {"namespace", "identity", "health_host", "health_port"}
 """Settings that follow from the pod: the chart sets them, a user cannot."""
@@ -261,6 +261,23 @@ def test_the_fabrics_of_the_kind_example_are_at_the_emulators_that_its_values_in
         "weft-emulator-memory": ({"CXL"}, "--dialect=connections"),
     }
     assert served.keys() == {f"weft-{name}" for name in EMULATORS}, "whose journals are read"
+
+
+def test_the_example_prometheus_scrapes_the_operators_pods_and_keeps_the_namespaces_that_they_speak_of(
+    helm: Helm,
+) -> None:
+    documents = yaml.safe_load_all(PROMETHEUS.read_text())
+    config = next(one for one in documents if one["kind"] == "ConfigMap")["data"]["prometheus.yml"]
+    (job,) = (one for one in yaml.safe_load(config)["scrape_configs"] if one["job_name"] == "weft")
+    template = find(helm.render(), "Deployment", "weft")["spec"]["template"]
+    found = {
+        f"__meta_kubernetes_pod_label_{re.sub('[^a-z]', '_', name)}": value
+        for name, value in template["metadata"]["labels"].items()
+    }
+    found["__meta_kubernetes_pod_container_port_name"] = template["spec"]["containers"][0]["ports"][0]["name"]
+    kept = [rule for rule in job["relabel_configs"] if rule.get("action") == "keep"]
+    assert [found.get(*rule["source_labels"]) for rule in kept] == [rule["regex"] for rule in kept] != []
+    assert job["honor_labels"] is True
 
 
 def notes(helm: Helm, values: Mapping[str, Any]) -> str:
