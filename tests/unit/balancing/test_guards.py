@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +14,12 @@ from support.inference import ANSWER_HEAVY, T0
 from weft.api.names import LABEL_ROLE
 from weft.api.resources import INFERENCE_ROLES
 from weft.balancing.drain import idle, may_stop
+from weft.balancing.moments import Moments
 from weft.balancing.replicas import Replica
 from weft.balancing.state import PodLoad, Split
 from weft.balancing.steps import GateReason
 from weft.balancing.transfers import choose
+from weft.controllers import Now
 
 AT = T0 + timedelta(seconds=100)
 
@@ -32,9 +34,12 @@ def load(requests: float) -> PodLoad:
 
 
 def test_a_prefill_replica_stays_while_decode_replicas_may_read_its_kv_caches() -> None:
-    def ends(seconds_after_it_left: int, others: float = 1.0, stage: str = "prefill") -> bool:
-        now = T0 + timedelta(seconds=seconds_after_it_left)
-        return may_stop(out_of_the_router(stage), load(0), [load(others)], 1, 120, False, 600, now)
+    def ends(seconds_idle: int, others: float = 1.0, stage: str = "prefill") -> bool:
+        # Its last prompt was computed 50 s after it had left the router: its lease begins then.
+        idle_since = T0 + timedelta(seconds=50)
+        replica = replace(out_of_the_router(stage), idle_since=idle_since)
+        now = idle_since + timedelta(seconds=seconds_idle)
+        return may_stop(replica, load(0), [load(others)], 1, 120, False, 600, now)
 
     assert not ends(119)
     assert ends(120)
@@ -42,13 +47,29 @@ def test_a_prefill_replica_stays_while_decode_replicas_may_read_its_kv_caches() 
     assert ends(119, stage="decode"), "nobody reads from a decode replica"
 
 
+def test_how_long_a_replica_has_been_idle_is_counted_anew_after_it_had_something_to_do() -> None:
+    moments = Moments()
+
+    def idle_since(seconds: float) -> datetime:
+        return moments.since("pod", "idle", Now(T0 + timedelta(seconds=seconds), seconds))
+
+    assert idle_since(0) == T0
+    moments.forget_others()
+    assert idle_since(20) == T0
+    moments.forget_others()
+    moments.forget_others()  # a pass in which it was not idle
+    assert idle_since(30) == T0 + timedelta(seconds=30)
+
+
 def test_a_prefill_replica_goes_when_its_engine_says_that_its_kv_caches_were_read() -> None:
-    def ends(kv_usage: float | None, tells: bool = True) -> bool:
+    def ends(kv_usage: float | None, tells: bool = True, late: datetime | None = None) -> bool:
         here = replace(load(0), kv_usage=kv_usage)
-        return may_stop(out_of_the_router("prefill"), here, [load(1)], 1, 120, tells, 600, T0)
+        return may_stop(out_of_the_router("prefill"), here, [load(1)], 1, 120, tells, 600, late or T0)
 
     assert ends(0.0)
     assert not ends(0.001), "some are still to be read"
+    assert not ends(0.001, late=T0 + timedelta(seconds=599)), "and no lease says otherwise"
+    assert ends(0.001, late=T0 + timedelta(seconds=601)), "but the drain timed out"
     assert not ends(None), "what is not told is not zero"
     assert not ends(0.0, tells=False), "of an engine whose figure was not seen to say it"
 

@@ -42,9 +42,10 @@ def may_stop(
 ) -> bool:
     """Whether its engine may be ended: idle, and no decode replica still reads KV caches from it.
 
-    Those reads have ended when its KV cache is unused, where the engine counts what is still to be read; when the rest
-    of the group is idle too; or when the connector's lease has passed since the replica got its last request. Or the
-    drain timed out.
+    Those reads have ended when the rest of the group is idle too; when its KV cache is unused, where the engine counts
+    what is still to be read; else when the connector's lease has passed since it was first seen idle: the lease of a
+    prompt begins when it is computed, which in a long queue is long after the replica left the router. Or the drain
+    timed out.
     """
     if not replica.pod_running or replica.gate is None or timed_out(replica, timeout_seconds, now):
         return True
@@ -52,7 +53,6 @@ def may_stop(
         return False
     if replica.stage == "decode" or all(one is not None and one.running + one.waiting == 0 for one in others):
         return True
-    if kv_use_tells_reads and load is not None and load.kv_usage == 0:
-        return True
-    assert replica.gate_changed_at is not None
-    return now - replica.gate_changed_at >= timedelta(seconds=kv_hold_seconds)
+    if kv_use_tells_reads and load is not None and load.kv_usage is not None:
+        return load.kv_usage == 0
+    return replica.idle_since is not None and now - replica.idle_since >= timedelta(seconds=kv_hold_seconds)

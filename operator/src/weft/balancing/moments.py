@@ -53,6 +53,12 @@ class Moments:
         told = now.wall - timedelta(seconds=known[1] + now.boot - known[2])
         return moment if abs(told - moment) < WHOLE_SECONDS else told
 
+    def since(self, subject: str, what: str, now: Now) -> datetime:
+        """When it was first asked for, without a pass since then in which it was not. A new leader begins anew."""
+        self._asked.add((subject, what))
+        first = self._known.setdefault((subject, what), (now.wall, 0.0, now.boot, now.boot))[2]
+        return now.wall - timedelta(seconds=now.boot - first)
+
     def forget_others(self) -> None:
         """Of what was not asked about since the last time nothing is kept."""
         self._known = {key: known for key, known in self._known.items() if key in self._asked}

@@ -12,6 +12,7 @@ from weft.api.inference import MOST_ROLES
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.balancing.bodies import with_template
+from weft.balancing.drain import idle
 from weft.balancing.engine_calls import EngineCalls, EngineRole
 from weft.balancing.engine_calls import asked as to_ask
 from weft.balancing.moments import Moments
@@ -186,8 +187,15 @@ async def observe(
     alone = len(cluster.list(INFERENCE_GROUPS, picture.group.metadata.namespace)) == 1
     reading = await _read(picture, source, preset, moments, alone, now)
     asked, untold = moments.asked.of(reading.asked, now.boot)
+    scrape_seconds = source.windows.scrape_seconds
     picture = replace(
         picture,
+        replicas=tuple(
+            replace(one, idle_since=moments.since(one.pod_uid, "idle", now))
+            if idle(one, reading.loads.get(one.name), scrape_seconds)
+            else one
+            for one in picture.replicas
+        ),
         reading=reading,
         asked=asked,
         untold=untold,

@@ -57,6 +57,8 @@ class Replica:
     gate: bool | None = None
     gate_reason: str = ""
     gate_changed_at: datetime | None = None
+    idle_since: datetime | None = None
+    """Since when this leader has seen it out of the router with nothing to do."""
     stage: str = ""
     """The value of the pod's stage label."""
     revision: str = ""
