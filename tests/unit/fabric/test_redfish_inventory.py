@@ -1,6 +1,7 @@
 """Parsing and assembly with hand-made resources in DMTF's shapes."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from weft.fabric.redfish.discovery import Service
 from weft.fabric.redfish.facts import Facts, facts_of
 from weft.fabric.redfish.inventory import Domain, Problems, Topology, assemble
 from weft.fabric.redfish.mapping import Reply
+from weft.fabric.redfish.members import Members
 from weft.fabric.redfish.polling import Poller
+from weft.fabric.redfish.reader import Listing
 from weft.fabric.redfish.resources import Block, System, block_of, system_of
 from weft.fabric.redfish.topology import domain_attribute
 from weft.fabric.redfish.uris import local_path, origin_of
@@ -392,3 +395,15 @@ def test_a_host_has_the_machines_uuid_that_the_manager_reports_also_within_a_dom
     assert host.uuid == "38947555-7742-3448-3784-823347823834"
     (untold,) = inventory([], [system("sled-1")]).hosts
     assert untold.uuid == ""
+
+
+async def test_a_reading_of_a_big_rack_lets_binds_go_on() -> None:
+    bodies = {f"{BLOCKS}/gpu-{n}": {"Id": f"gpu-{n}", "ResourceBlockType": []} for n in range(1000)}
+    members = Members(block_of, resolve)
+    taking = asyncio.create_task(members.take(Listing(bodies, whole=True), 1, Problems()))
+    read = [0]
+    while not taking.done():
+        await asyncio.sleep(0)
+        read.append(len(members.values()))
+    assert read[-1] == 1000
+    assert max(after - before for before, after in itertools.pairwise(read)) <= 100

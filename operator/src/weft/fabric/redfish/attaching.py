@@ -74,8 +74,8 @@ class Attaching:
         # Whose fabric an endpoint is does not change.
         self.fabric_of = fabric_of if listing.whole else self.fabric_of | fabric_of
         self.connected, self.marked = connected, frozenset(marked)
-        self.zones.take(_joined(zones), reading, problems)
-        self.connections.take(_joined(connections), reading, problems)
+        await self.zones.take(_joined(zones), reading, problems)
+        await self.connections.take(_joined(connections), reading, problems)
         return listing
 
     async def _listing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from weft.fabric.redfish.mapping import Json
 from weft.fabric.redfish.reader import Collections, Listing
 from weft.fabric.redfish.resources import Block, System
 from weft.fabric.redfish.shapes import Resolve
+
+AT_ONCE = 100
+"""Members that came with their collection and are read in one go: a few milliseconds, in which no bind goes on."""
 
 T = TypeVar("T", Block, System, Zone, Connection)
 
@@ -42,12 +46,17 @@ class Members(Generic[T]):
         self.whole = False
         """Whether the collection was read to its end in the last reading."""
 
-    def take(self, listing: Listing, reading: int, problems: Problems) -> None:
-        """Take a new list: members that are not in a whole one are gone."""
+    async def take(self, listing: Listing, reading: int, problems: Problems) -> None:
+        """Take a new list: members that are not in a whole one are gone.
+
+        A manager may send all its members along: the event loop gets its turn between a few of them.
+        """
         self.whole = listing.whole
         if listing.whole:
             self.entries = {uri: e for uri, e in self.entries.items() if uri in listing.members}
-        for uri, body in listing.members.items():
+        for number, (uri, body) in enumerate(listing.members.items(), 1):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
             self.entries.setdefault(uri, Entry())
             if body is not None:
                 try:

@@ -18,7 +18,7 @@ from weft.fabric.redfish.endpoints import Zone, endpoint_of
 from weft.fabric.redfish.facts import Facts, facts_of
 from weft.fabric.redfish.inventory import Composing, Problems, Topology, assemble, named_blocks, named_systems
 from weft.fabric.redfish.mapping import Json
-from weft.fabric.redfish.members import Members, failure_of
+from weft.fabric.redfish.members import AT_ONCE, Members, failure_of
 from weft.fabric.redfish.names import is_name, name_of_uri
 from weft.fabric.redfish.owners import OURS, owner_in
 from weft.fabric.redfish.reader import Collections, Expansion, Listing, together
@@ -138,9 +138,9 @@ class Poller:
         self._name()
         return zone
 
-    def meet_connections(self, listing: Listing) -> None:
+    async def meet_connections(self, listing: Listing) -> None:
         """Take connections that were listed outside of a reading. Raises Transient when one makes no sense."""
-        self.attaching.connections.take(listing, self._readings, Problems())
+        await self.attaching.connections.take(listing, self._readings, Problems())
         self._name()
 
     def meet_connection(self, uri: str, body: Json) -> Connection:
@@ -201,6 +201,7 @@ class Poller:
         await self._read_blocks(collections, first)
         await self.attaching.read_parts(service, collections, self._blocks.values(), problems, fresh)
         self._name()
+        await asyncio.sleep(0)
         if self.attaching.fabric_of:
             if service.expand and fresh:
                 await self.attaching.read_samples(collections, self._readings)
@@ -243,9 +244,9 @@ class Poller:
         self._systems.whole = self._blocks.whole = False
         if isinstance(systems, Listing):
             self._listed_offers = self._offers(service, systems.about)
-            self._systems.take(systems, self._readings, problems)
+            await self._systems.take(systems, self._readings, problems)
         if isinstance(blocks, Listing):
-            self._blocks.take(blocks, self._readings, problems)
+            await self._blocks.take(blocks, self._readings, problems)
 
     async def _listing(
         self, collections: Collections, service: Service, link: str, *queries: str
@@ -304,7 +305,9 @@ class Poller:
                 await self._look_into(await self._blocks.read(uri, collections, self._readings), collections)
 
         entries = self._blocks.entries
-        for entry in entries.values():
+        for number, entry in enumerate(tuple(entries.values())):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
             if entry.value is not None and entry.value.expanded:
                 self._learn(entry.value, entry.value.expanded)
                 # Two KiB of a device's documents, of which the facts are all that anybody wants.

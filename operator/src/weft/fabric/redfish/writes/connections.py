@@ -243,7 +243,7 @@ class Connections(OfEndpoints):
         members |= {uri: reply.body for uri, reply in zip(lacking, replies, strict=True) if reply is not None}
         gone = {uri for uri, reply in zip(lacking, replies, strict=True) if reply is None}
         left = {uri: body for uri, body in members.items() if uri not in gone}
-        call.poller.meet_connections(Listing(left, whole=True))
+        await call.poller.meet_connections(Listing(left, whole=True))
 
     async def _read_member(self, call: Call, uri: str) -> Reply | None:
         try:
