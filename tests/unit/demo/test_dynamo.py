@@ -9,13 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from weft.api import EngineProfile
 from weft.api.names import LABEL_GROUP
-from weft_playground.case import AUTO, PAUSED, Split
+from weft.balancing.profile import Profile
+from weft.rehearse.engine import Speeds
+from weft.rehearse.play import Case, play
+from weft.rehearse.static import Static
+from weft.rehearse.trace import Trace
+from weft.rehearse.weft_policy import Weft
+from weft.rehearse.world import Objectives
+from weft_playground.case import AUTO, PAUSED, SEEDS, Split
+from weft_playground.case import Case as Demo
 from weft_playground.demo.dynamo_engines import DISCOVERED, MODE, worker_command, worker_environment
 from weft_playground.demo.dynamo_world import requests_text
 from weft_playground.demo.endpoints import endpoint_slice
-from weft_playground.demo.manifests import all_groups, with_logical_nodes
-from weft_playground.demo.report import EXIT_FAILED, verdict
+from weft_playground.demo.manifests import all_groups, only, with_logical_nodes
+from weft_playground.demo.report import EXIT_FAILED, WORTH_A_MOVE, verdict
 from weft_playground.dynamo_profile import write_profile
 from weft_playground.profile import SpeedError, read_profile
 
@@ -73,3 +82,26 @@ def test_a_worker_is_as_slow_as_its_replicas_number_makes_it(tmp_path: Path) -> 
     header = content[10 : 10 + struct.unpack("<H", content[8:10])[0]].decode()
     values = struct.unpack("<7d", content[10 + len(header) :])
     assert json.dumps(values) == json.dumps([1200 * y for y in read_profile().prefill.ys])
+
+
+def test_wefts_policy_serves_the_demos_load_better_than_the_first_split_kept_also_by_restarts() -> None:
+    demo, examples = Demo(seed=SEEDS["dynamo"], engines="dynamo"), with_logical_nodes()
+    profile = Profile.of(EngineProfile.model_validate(only(examples.group, "EngineProfile")))
+    goal = examples.objectives
+    case = Case(
+        trace=Trace.of((each.at_seconds, each.prompt_tokens, each.answer_tokens) for each in demo.requests()),
+        speeds=Speeds(profile),
+        planned=profile,
+        objectives=Objectives(goal.time_to_first_token, goal.inter_token_latency, goal.attainment),
+        most_replicas=6,
+        least_replicas=6,
+        first={"prefill": 3, "decode": 3},
+        scrape_seconds=1.0,
+        flip_seconds=5.0,
+        seed=demo.seed,
+        stage_error=0.3,
+        replica_error=0.2,
+    )
+    balanced = play(case, Weft(case))
+    assert [each.counts for each in balanced.decisions] == [{"prefill": 4, "decode": 2}]
+    assert balanced.attainment > play(case, Static(case)).attainment + WORTH_A_MOVE
