@@ -106,6 +106,10 @@ bench: ## measure: what a bind costs, kopf as informer and as reconciler, placem
 bench-balancing: $(VENV)/.complete ## every policy in NVIDIA Dynamo's own replay, its own planner too; ARGS= for some
 	PYTHONPATH=$(ROOMS):tests/bench/balancing $(BIN)/python tests/bench/balancing/bench.py $(ARGS)
 
+.PHONY: bench-balancing-steps
+bench-balancing-steps: $(VENV)/.complete ## what a decision costs at 8 and 64 replicas, and 1,000 steady groups
+	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/steps.py
+
 .PHONY: bench-rehearsal
 bench-rehearsal: $(VENV)/.complete ## every policy of weft rehearse on the same cases; ARGS="--seeds 1 --cases scarce", --days
 	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/evaluate.py $(ARGS)

@@ -151,7 +151,7 @@ def test_a_shrunk_group_is_not_grown_again_by_the_same_load() -> None:
     [
         {"traffic": replace(known(ANSWER_HEAVY), past=None)},
         {"traffic": known(ANSWER_HEAVY, 2.5)},
-        {"scaled_at": T0 - timedelta(seconds=200)},
+        {"scaled_at": T0 - timedelta(seconds=880)},
         {"starting": (("decode", 30.0),)},
         {"settled": False},
         {"queues": Queues(50, 0)},
@@ -163,6 +163,14 @@ def test_a_shrunk_group_is_not_grown_again_by_the_same_load() -> None:
 def test_a_group_does_not_shrink_without_evidence(changes: dict[str, object]) -> None:
     inputs = replace(elastic(6, 5, known(ANSWER_HEAVY)), **changes)  # type: ignore[arg-type]  # any field
     assert plan_split(inputs).allocation.total == 11
+
+
+def test_a_group_that_has_just_grown_is_not_grown_again_by_what_a_window_still_fills_up_with() -> None:
+    creeping, doubled = steady(9.0, 1420, 130), steady(15.0, 1420, 130)
+    inputs = elastic(5, 4, creeping, grown_at=T0 - timedelta(seconds=20))
+    assert plan_split(inputs).decision is None
+    assert plan_split(replace(inputs, traffic=doubled)).allocation.total > 9
+    assert plan_split(replace(inputs, grown_at=T0 - timedelta(seconds=61))).allocation.total == 10
 
 
 def test_a_group_that_nobody_asks_shrinks_to_its_minimum() -> None:

@@ -32,10 +32,13 @@ BELIEVED_FROM = 1.25
 that are sampled at scrapes, that is chance, and a group that grows at once would follow each of them."""
 BACKLOG_SECONDS = 240.0
 """Time beyond a cold start in which what waits is to be worked off."""
-STAY_SECONDS, STAY_COLD_STARTS = 300.0, 2.0
+STAY_SECONDS, STAY_COLD_STARTS = 900.0, 2.0
 """Least time, in seconds and in cold starts, after a change of the size before the group gets smaller."""
 STEPS_MOST = 8
 """Replicas by which one decision changes the size at most."""
+AGAIN = 0.1
+"""Within a long window of a growth no more are asked for unless this part of what there will be is lacking: as a window
+fills with a larger load, its need creeps up at every look."""
 FLIP_GAIN = 0.95
 """A flip on the way to another size has to bring the worst stage below this part of what it is without."""
 FILLED = 0.9
@@ -62,7 +65,7 @@ def choose_size(inputs: SplitInputs, here: Split, load: Demand, kept: bool) -> S
     if past is not None:
         load = _shaped(load, past)
     needs = _needs(inputs, load)
-    if worst_stage(here, inputs.roles, needs) > 1:
+    if worst_stage(here, inputs.roles, needs) > (1 + AGAIN if _just_grown(inputs) else 1):
         return _larger(inputs, here, needs)
     if past is None or not kept or not _may_shrink(inputs):
         return None
@@ -176,6 +179,12 @@ def without_load(inputs: SplitInputs, here: Split) -> Sized | None:
     if split == here:
         return None
     return Sized(split, f"{_change(here, split)}: no request came in the last minutes", ())
+
+
+def _just_grown(inputs: SplitInputs) -> bool:
+    assert inputs.traffic is not None
+    window = timedelta(seconds=4 * inputs.traffic.short_seconds)
+    return inputs.grown_at is not None and inputs.now - inputs.grown_at < window
 
 
 def _may_grow(inputs: SplitInputs) -> bool:
