@@ -128,7 +128,9 @@ class Remembered:
         is_whole = has_all and len(stock.offers) == len(self.stock.offers)
         possible = self.possible if is_whole else frozenset()
         if self._holds_for(stock, other):
-            return replace(self, hopeless=hopeless, possible=possible)
+            # A device that came, and that somebody has, makes some worth the wait.
+            still = {key: why for key, why in self.refused.items() if has_all or key not in self.hopeless}
+            return replace(self, refused=still, hopeless=hopeless, possible=possible)
         refused = {key: self.refused[key] for key in hopeless}
         return replace(self, refused=refused, hopeless=hopeless, possible=possible)
 
