@@ -233,7 +233,8 @@ def is_clean(world: World, name: str) -> bool:
 
 def is_bound_as_it_says(world: World, name: str) -> bool:
     node = world.get(name)
-    if node is None or condition(node, "Bound") != "True":
+    if node is None or condition(node, "Bound") != "True" or "host" not in node["status"]:
+        # Where its only device is replaced it has none for a moment.
         return False
     host, devices = node["status"]["host"], {item["device"] for item in node["status"]["devices"]}
     if world.attached() != {(device, host) for device in devices}:

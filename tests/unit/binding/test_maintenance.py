@@ -275,8 +275,11 @@ async def test_a_device_whose_fault_an_earlier_leader_has_told_is_replaced_by_th
     rack.restart()
     # It looks at the node before it knows the fabric.
     await rack.work("n")
+    rack.driver.calls.clear()
     await rack.pass_by(20)
     assert devices(rack) not in ([], [broken])
+    # What settles on its way out is not attached again.
+    assert rack.driver.calls.count("attach") == rack.driver.calls.count("detach") == 1
 
 
 async def test_a_fault_goes_on_to_count_after_a_reading_that_lacked_something(rack: Rack) -> None:

@@ -159,7 +159,8 @@ def _bind(picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: C
     places = by_place(claims)
     # All claims name one Node, also where several fabrics attach to it.
     view = picture.hosts[places[0][0]]
-    pending = any(not is_attached(picture, claim) for claim in claims)
+    # What leaves is on its way back, whether it was seen there or not.
+    pending = any(not is_attached(picture, claim) for claim in parts.core)
     is_bound = is_true(node.status.conditions, "Bound") and not pending
     if is_bound:
         if view.node.exists and not view.node.taint:
