@@ -123,7 +123,7 @@ _RELEASING = Reason(
     "False",
     "Releasing",
     "The devices are being given back.",
-    "End the pods that the message names, if it names any; else wait for the manager.",
+    "End the pods that the message names, if any; resume the Fabric where it says so; else wait for the manager.",
 )
 _EXPIRED = Reason(
     "False",
