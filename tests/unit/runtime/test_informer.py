@@ -45,3 +45,19 @@ async def test_a_list_that_is_older_than_the_one_before_says_that_the_cluster_wa
     (said,) = caplog.messages
     assert "version 90 of the list of logicalnodes after version 120" in said
     assert "restored" in said
+
+
+async def test_a_list_that_takes_long_beside_another_is_not_taken_for_a_cluster_that_was_restored() -> None:
+    class Slow(Lists):
+        async def list(self, resource: ResourceType) -> tuple[list[Object], int]:
+            version = self.version
+            self.version += 10
+            # The first answer is the last to come.
+            await asyncio.sleep(0.03 if version == 100 else 0.0)
+            return [], version
+
+    client: Any = Slow()
+    history = History()
+    informer = Informer(client, ObjectCache(), (LOGICAL_NODES,), history)
+    await asyncio.gather(informer.prime(), informer.prime())
+    assert not history.went_back.is_set()

@@ -47,6 +47,7 @@ class Informer:
         self._history = history
         self._cache = cache
         self._resources = resources
+        self._listing = {resource: asyncio.Lock() for resource in resources}
         self._listed: dict[ResourceType, int] = {}
         """The version of each resource's last list."""
         self._stop = threading.Event()
@@ -69,11 +70,13 @@ class Informer:
 
     async def _list(self, resource: ResourceType) -> int:
         """Compare the cache with a full list; returns the list's version."""
-        items, at = await self._client.list(resource)
-        self._history.note(f"the list of {resource.plural}", at)
-        self._cache.replace(resource, items, at)
-        self._listed[resource] = at
-        return at
+        # One after the other: an older answer that came last would look like an earlier state of the cluster.
+        async with self._listing[resource]:
+            items, at = await self._client.list(resource)
+            self._history.note(f"the list of {resource.plural}", at)
+            self._cache.replace(resource, items, at)
+            self._listed[resource] = at
+            return at
 
     async def correct(self, every_seconds: float) -> None:
         """List everything from time to time: a watch may have ended silently or missed a deletion."""
