@@ -333,8 +333,10 @@ def test_what_would_save_little_is_done_only_if_it_lasts() -> None:
 
 
 def test_soon_after_a_move_too_nothing_moves_while_objectives_are_met_and_nothing_waits() -> None:
-    met = replace(PROMPT_HEAVY, ttft_buckets=ON_TIME, itl_buckets=FAST)
-    observed = replace(group(3, 6, met), queues=Queues(prompts_waiting=0, answers_present=70))
+    met = replace(PROMPT_HEAVY, ttft_buckets=((2.5, 9.6), (math.inf, 10.0)), itl_buckets=FAST)
+    observed = replace(
+        group(3, 6, met), queues=Queues(prompts_waiting=0, answers_present=70), flips_overlap=True
+    )
     assert plan_split(replace(observed, moved_at=T0 - timedelta(seconds=40))).decision is None
 
 
