@@ -12,8 +12,8 @@ The algorithm
 5. *Splits.* Every split that flips can reach with the same total (`splits.reachable`) is judged by the share of
    requests that would be late within the horizon (`outlook`), from the queues of now, with the capacity that the way
    there leaves. What was measured counts more than what is computed; and a load that was there before comes back.
-6. *Price.* A split is gone to once as many requests were measured late as the first replica of the move may cost on its
-   way there and back: what is computed alone moves nothing, and the dearer a move the longer it is waited for.
+6. *Price.* A split is gone to once as many requests were measured late, or are computed to be before the move can help,
+   as the first replica of the move may cost on its way there and back: the dearer a move the longer it is waited for.
 7. *Choice.* The best is taken, however far away, if it saves more than a margin over staying; the margin falls with
    the time since the last move. Ties: the better worst stage, fewer moves, the order of names.
 
@@ -41,6 +41,7 @@ from weft.balancing.splits import (
     StageNeed,
     Terms,
     judge,
+    lead_seconds,
     moves_between,
     reachable,
     round_trip,
@@ -51,9 +52,6 @@ from weft.balancing.start import starting_decision, starting_split
 from weft.balancing.state import Finding, Split, SplitInputs
 from weft.balancing.words import alternative_reason, price_of, reason_of
 
-RISKED_PART = 0.7
-"""Of what a move and its way back may cost so much has to have been late before it is made. With all of it, moving
-would never lose more than staying has lost; it is less, since most moves are not taken back."""
 MARGIN, MARGIN_LEAST, MARGIN_SECONDS = 0.10, 0.03, 90.0
 """Share of requests that a move has to save: just after a move, at last, and the time in which it falls to a third."""
 LEAST_WEIGHT = 0.02
@@ -182,7 +180,11 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     others = [split for split in reachable(start, roles, most) if not _turns(kept, start, split)]
     lost = late_seconds(inputs, needs)
     if lost is not None:
-        others = [split for split in others if RISKED_PART * round_trip(start, split, roles, terms) <= lost]
+        leads = {split: lead_seconds(start, split, roles, terms) for split in others}
+        coming = {lead: _late_until(start, inputs, needs, terms, load, lead) for lead in set(leads.values())}
+        others = [
+            split for split in others if round_trip(start, split, roles, terms) <= lost + coming[leads[split]]
+        ]
     if not others:
         return SplitPlan(start)
     if len(others) > JUDGED_MOST:
@@ -257,6 +259,19 @@ def _without_stops(
             return here
         here = following
         passed.add(here)
+
+
+def _late_until(
+    start: Split,
+    inputs: SplitInputs,
+    needs: Mapping[Stage, StageNeed],
+    terms: Terms,
+    load: Load,
+    seconds: float,
+) -> float:
+    """Requests that would be late before a move that takes so long can help, as seconds in which so many arrive."""
+    soon, present = replace(terms, horizon_seconds=seconds), replace(load, others_part=0.0)
+    return seconds * judge(start, start, inputs.roles, needs, soon, present).now
 
 
 def _load(inputs: SplitInputs, seen: Regimes, terms: Terms, needs: Mapping[Stage, StageNeed]) -> Load:

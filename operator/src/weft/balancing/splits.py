@@ -200,16 +200,18 @@ def longest_drain(start: Split, split: Split, roles: Sequence[RoleState], terms:
     )
 
 
+def lead_seconds(start: Split, split: Split, roles: Sequence[RoleState], terms: Terms) -> float:
+    """From a decision until the first replica that changes its role serves in the new one."""
+    made = max((role.start_seconds for role in roles if split[role.name] > start[role.name]), default=0.0)
+    waits = made > 0 or not terms.overlaps
+    return terms.flip_seconds + made + (longest_drain(start, split, roles, terms) if waits else 0.0)
+
+
 def round_trip(start: Split, split: Split, roles: Sequence[RoleState], terms: Terms) -> float:
     """What the first replica of a move and its way back may cost, in seconds of all arrivals: as long as it serves
     nobody its role gives up its part."""
     part = max((1 / start[role.name] for role in roles if split[role.name] < start[role.name]), default=0.0)
-    away = 0.0
-    for here, there in ((start, split), (split, start)):
-        made = max((role.start_seconds for role in roles if there[role.name] > here[role.name]), default=0.0)
-        waits = made > 0 or not terms.overlaps
-        away += terms.flip_seconds + made + (longest_drain(here, there, roles, terms) if waits else 0.0)
-    return part * away
+    return part * (lead_seconds(start, split, roles, terms) + lead_seconds(split, start, roles, terms))
 
 
 def moves_between(before: Split, after: Split) -> int:
