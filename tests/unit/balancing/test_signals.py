@@ -65,6 +65,14 @@ def test_a_model_that_nobody_has_asked_for_yet_has_no_traffic() -> None:
     assert found.traffic.short.requests == 3
 
 
+@pytest.mark.parametrize("count", [-1.0, math.nan, math.inf])
+def test_a_histogram_with_a_bucket_that_is_no_count_holds_the_group(count: float) -> None:
+    found = reading(("base",), base=replace(front(3), ttft_buckets=((0.5, count), (math.inf, 6.0))))
+    assert found.hold is not None
+    assert found.hold.reason == "NotANumber"
+    assert "ttft_buckets" in found.hold.message
+
+
 def test_where_no_model_has_series_the_group_holds() -> None:
     found = reading(("base", "adapter"), other=front(3))
     assert found.hold is not None
