@@ -16,6 +16,22 @@ def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
     return Rack(monkeypatch)
 
 
+async def bound_although_gpu_0_is_broken(rack: Rack) -> None:
+    """A logical node that got another device after gpu-0 failed once and was quarantined."""
+    await rack.build()
+    faults = [DeviceFault("broken", "gpu-0")]
+
+    async def fail_once() -> None:
+        if faults:
+            raise faults.pop()
+
+    rack.driver.before_attach = fail_once
+    await rack.ask("n")
+    for _ in range(3):
+        await rack.poll()
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+
+
 async def test_a_place_that_had_no_capacity_is_tried_again_when_nothing_else_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -40,18 +56,7 @@ async def test_a_quarantined_device_does_not_take_its_host_out_of_service(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rack = Rack(monkeypatch, hosts=1, settle=1)
-    await rack.build()
-    faults = [DeviceFault("broken", "gpu-0")]
-
-    async def fail_once() -> None:
-        if faults:
-            raise faults.pop()
-
-    rack.driver.before_attach = fail_once
-    await rack.ask("n")
-    for _ in range(3):
-        await rack.poll()
-    assert condition(rack.node("n"), "Bound")[0] == "True"
+    await bound_although_gpu_0_is_broken(rack)
     assert ("gpu-0", "sled-0") not in rack.driver.pairs
 
 
@@ -83,18 +88,7 @@ async def test_an_administrators_release_of_a_quarantined_device_is_an_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rack = Rack(monkeypatch, settle=1)
-    await rack.build()
-    faults = [DeviceFault("broken", "gpu-0")]
-
-    async def fail_once() -> None:
-        if faults:
-            raise faults.pop()
-
-    rack.driver.before_attach = fail_once
-    await rack.ask("n")
-    for _ in range(3):
-        await rack.poll()
-    assert condition(rack.node("n"), "Bound")[0] == "True"
+    await bound_although_gpu_0_is_broken(rack)
     await rack.cluster.delete(DEVICE_ATTACHMENTS, "rack.gpu-0")
     for _ in range(3):
         await rack.poll()

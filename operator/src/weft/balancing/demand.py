@@ -76,7 +76,7 @@ class Recent:
 def only_begun(traffic: Traffic) -> bool:
     """Whether the load began, or more than doubled, too short a while ago to conclude anything about decode."""
     # The long window is four short ones.
-    part = min(0.5, max(0.25, STARTED_SECONDS / (4 * traffic.short_seconds)))
+    part = min(0.5, max(0.25, STARTED_SECONDS / traffic.long_seconds))
     return traffic.long.requests < part * traffic.short.requests
 
 

@@ -70,7 +70,7 @@ def measured_late(inputs: SplitInputs, needs: Mapping[Stage, StageNeed]) -> floa
     if shares is None or not inputs.settled:
         return None
     since = [moment for moment in (inputs.decided_at, inputs.moved_at) if moment is not None]
-    if since and (inputs.now - max(since)).total_seconds() < 4 * traffic.short_seconds:
+    if since and (inputs.now - max(since)).total_seconds() < traffic.long_seconds:
         return None
     if not _has_room(inputs, inputs.allocation, needs, wait_part=WAIT_PART, deviations=-1.0):
         return None
@@ -88,7 +88,7 @@ def late_seconds(inputs: SplitInputs, needs: Mapping[Stage, StageNeed]) -> float
     arrivals = max(traffic.short.requests, traffic.long.requests)
     if shares is None or waits is None or arrivals <= 0:
         return None
-    were = (1 - shares[0] * shares[1]) * traffic.long.requests * 4 * traffic.short_seconds
+    were = (1 - shares[0] * shares[1]) * traffic.long.requests * traffic.long_seconds
     return (were + sum(waits.values())) / arrivals
 
 

@@ -156,7 +156,7 @@ def _past(traffic: Traffic, like: Demand) -> Iterable[_Group]:
         part = min(1.0, traffic.short_seconds / traffic.history_seconds)
         windows[0].answer += part * (windows[0].requests * like.answer_tokens - windows[0].answer)
         return windows
-    long = _window(traffic.long, 4 * traffic.short_seconds, like)
+    long = _window(traffic.long, traffic.long_seconds, like)
     return (
         long,
         replace(long, prompt=max(long.prompt, traffic.peak_prompt_tokens_per_second * long.seconds)),

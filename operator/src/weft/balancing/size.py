@@ -183,7 +183,7 @@ def without_load(inputs: SplitInputs, here: Split) -> Sized | None:
 
 def _just_grown(inputs: SplitInputs) -> bool:
     assert inputs.traffic is not None
-    window = timedelta(seconds=4 * inputs.traffic.short_seconds)
+    window = timedelta(seconds=inputs.traffic.long_seconds)
     return inputs.grown_at is not None and inputs.now - inputs.grown_at < window
 
 

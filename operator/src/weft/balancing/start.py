@@ -71,6 +71,7 @@ def _within_budget(inputs: SplitInputs, decided: Mapping[str, int]) -> tuple[Spl
 
 
 def starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:
+    """The record of a split that no load asked for, with who did."""
     if inputs.mode is not RebalanceMode.AUTO:
         reason = f"{inputs.mode}: the roles' replicas hold: {allocation}"
     elif inputs.allocation and not inputs.allocation.total:

@@ -148,6 +148,11 @@ class Traffic:
     record: Kept | None = None
     """None: not known, or nothing was promised."""
 
+    @property
+    def long_seconds(self) -> float:
+        """Length of the long window: four of the short one."""
+        return 4 * self.short_seconds
+
 
 @dataclass(frozen=True)
 class EngineLoad:

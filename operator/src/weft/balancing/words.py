@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from weft.api import RebalanceMode, Stage
 from weft.balancing.demand import Demand
-from weft.balancing.splits import Judgement, StageNeed, Terms, longest_drain, moves_between
+from weft.balancing.splits import Judgement, StageNeed, Terms, lead_seconds, moves_between
 from weft.balancing.state import RoleState, Split, SplitInputs
 
 
@@ -19,6 +19,7 @@ def reason_of(
     needs: Mapping[Stage, StageNeed],
     demand: Demand,
 ) -> str:
+    """Why the best split is gone to: what each stage needs, and what it saves."""
     verb = "would be" if inputs.mode is RebalanceMode.RECOMMEND else "is"
     again, better = f"the roles' own split {best} {verb} right again", f"{best} {verb} better than {start}"
     parts = [again if best == start else better]
@@ -45,8 +46,7 @@ def price_of(start: Split, best: Split, roles: Sequence[RoleState], terms: Terms
     takers = [role for role in roles if best[role.name] > start[role.name] and role.start_seconds]
     if not takers:
         return ""
-    drain = longest_drain(start, best, roles, terms)
-    seconds = drain + terms.flip_seconds + max(role.start_seconds for role in takers)
+    seconds = lead_seconds(start, best, roles, terms)
     moves = sum(
         (best[role.name] - start[role.name]) * role.accelerators_per_replica * seconds for role in takers
     )
@@ -56,6 +56,7 @@ def price_of(start: Split, best: Split, roles: Sequence[RoleState], terms: Terms
 
 
 def alternative_reason(start: Split, split: Split, judged: Judgement) -> str:
+    """What a split that was not chosen would have cost and brought."""
     moves = moves_between(start, split)
     how = "stay" if moves == 0 else f"{moves} {'flip' if moves == 1 else 'flips'}"
     return f"{how}; expected violations {judged.late:.2f}; worst stage needs {judged.worst:.2f} times what it has"

@@ -141,7 +141,7 @@ class Informer:
     ) -> None:
         """Hand every event of a resource to `loop`, one stream after the other; runs in kopf's thread.
 
-        Raises what kopf raises when it gives up, and RuntimeError when a stream says that something is wrong.
+        Raises what kopf raises when it gives up, and _Refused when a stream says that something is wrong.
         """
         named = kopf.Resource(
             resource.group, resource.version, resource.plural, namespaced=resource.namespaced

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from html import escape
 
+from weft.balancing.load import BETWEEN_TOKENS, FIRST_TOKEN
 from weft.cli.look.markup import Html, element, joined, table
 from weft.cli.look.recorded import POINTS, GroupRecord, Line, Records
 
 HEIGHT, TOP = 100, 96
 """Units of a lane's drawing, and of its highest value; its width is in points, each as of its right edge."""
 STAGES = ("Prefill", "Aggregated", "Decode")
-OBJECTIVES = {"TimeToFirstToken": "first token", "InterTokenLatency": "between tokens"}
+OBJECTIVES = {FIRST_TOKEN: "first token", BETWEEN_TOKENS: "between tokens"}
 MET = {1.0: "met", 0.0: "missed"}
 TABLE_POINTS = 5
 """Every so many points are a row."""
