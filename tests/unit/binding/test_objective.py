@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from support.placing import bytes_, chosen, gpu, gpus, host, memory, model, only, place, request, tied
-from weft.api.logical_node import Objective
+from weft.api.node_shape import Objective
 from weft.binding.stock import Offer
 
 

@@ -47,23 +47,20 @@ from weft.api.inference_role import (
     ScaleTargetStatus,
     Stage,
 )
-from weft.api.logical_node import (
+from weft.api.logical_node import BoundDevice, LogicalNode, LogicalNodeSpec, LogicalNodeStatus
+from weft.api.meta import LabelSelector, Model, NameRef, ObjectMeta, OwnerReference, Resource
+from weft.api.node_shape import (
     AcceleratorAlternative,
     AcceleratorRequest,
-    BoundDevice,
     ByteAlternative,
     ByteRequest,
     ConstraintPolicy,
     HostRequest,
     HostResources,
-    LogicalNode,
-    LogicalNodeSpec,
-    LogicalNodeStatus,
     NodeShape,
     Placement,
     PlacementConstraint,
 )
-from weft.api.meta import LabelSelector, Model, NameRef, ObjectMeta, OwnerReference, Resource
 from weft.api.pools import (
     ByteCost,
     BytePoolSpec,

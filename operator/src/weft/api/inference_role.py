@@ -10,8 +10,8 @@ from pydantic import Field, StringConstraints
 
 from weft.api.cel import Rule, immutable, immutable_optional, rules
 from weft.api.conditions import CONDITION_LIST, Conditions
-from weft.api.logical_node import NodeShape
 from weft.api.meta import Model, NameRef, Resource
+from weft.api.node_shape import NodeShape
 from weft.api.pod_template import POD_TEMPLATE
 from weft.api.values import Counter, DnsSubdomain, LabelValue, Version
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property, lru_cache
 
-from weft.api.logical_node import HostToleration, Objective
 from weft.api.meta import LabelOperator, LabelRequirement, LabelSelector
+from weft.api.node_shape import HostToleration, Objective
 from weft.binding.membership import PoolKey
 from weft.fabric.driver import Device, DeviceKind
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from weft.api.logical_node import Objective
+from weft.api.node_shape import Objective
 from weft.binding.asked import Choice, Constraint, Need, Shape
 from weft.binding.bins import Bin, bins_of
 from weft.binding.membership import PoolKey

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
-from weft.api.logical_node import Objective
+from weft.api.node_shape import Objective
 from weft.binding.bins import Bin
 
 WEIGHED = frozenset({Objective.COST, Objective.ENERGY})

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from weft.api import LogicalNode
 from weft.api.conditions import find, is_true
 from weft.api.devices import DeviceSelector
-from weft.api.logical_node import AcceleratorRequest, ByteRequest, ConstraintPolicy
+from weft.api.node_shape import AcceleratorRequest, ByteRequest, ConstraintPolicy
 from weft.api.quantity import parse_bytes, parse_decimal
 from weft.binding.asked import Choice, Constraint, Need, Selector, Shape, Waiting
 from weft.binding.holdings import Owner, owner_of

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property, lru_cache
 
-from weft.api.logical_node import HostToleration
 from weft.api.maintenance import Drain
+from weft.api.node_shape import HostToleration
 from weft.binding.asked import same
 from weft.binding.closed import Closed
 from weft.binding.membership import POOL_KIND, PoolKey
