@@ -171,9 +171,10 @@ class Lane:
                 host = self.world.hosts[act.pick % HOSTS]
                 patch = {"spec": {"taints": None}}
                 self.kube.patch(NODES, f"{self.world.name}-{host}", patch)
-            case "cordon":
+            case "cordon" | "uncordon":
                 host = self.world.hosts[act.pick % HOSTS]
-                self.kube.patch(NODES, f"{self.world.name}-{host}", {"spec": {"unschedulable": True}})
+                spec = {"unschedulable": act.verb == "cordon"}
+                self.kube.patch(NODES, f"{self.world.name}-{host}", {"spec": spec})
             case "restart-manager":
                 port = int(self.world.emulator_url.rsplit(":", 1)[1])
                 self.world.stop_emulator()

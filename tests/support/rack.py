@@ -70,6 +70,8 @@ class MemoryDriver:
         self.first: frozenset[str] = frozenset()
         """The devices that the last reading was asked to begin with."""
         self.unused: tuple[Unused, ...] = ()
+        self.uuids: dict[str, str] = {}
+        """Of the machines, by host."""
         self.made = False
         """Whether machines are there only while devices are attached."""
         self.not_writable: dict[str, str] = {}
@@ -98,7 +100,14 @@ class MemoryDriver:
         )
         devices += self.others
         hosts = tuple(
-            Host(name, {}, True, made=self.made, closed=self.not_writable.get(name, ""))
+            Host(
+                name,
+                {},
+                True,
+                self.uuids.get(name, ""),
+                made=self.made,
+                closed=self.not_writable.get(name, ""),
+            )
             for name in self.hosts
         )
         reading = Inventory(

@@ -175,6 +175,22 @@ TWO_LEADERS = (
     _two_leaders("leader-is-cut-off", "cut-operator"),
     # Whose watches tell it everything at once when it goes on would have nothing to repeat.
     _two_leaders("leader-is-cut-off-and-stopped", "cut-operator", "stop-operator"),
+    # It has the attach of the one that preempted to repeat; whom it preempted comes back under the next leader.
+    Schedule(
+        "leader-is-cut-off-during-a-preemption",
+        ("--permissive",),
+        (
+            Act(0.0, "create", "a", "one", gpus=GPUS),
+            Act(3.0, "create", "b", "one", gpus=GPUS, urgent=True),
+            Act(6.0, "cut-operator", seconds=7.0),
+            Act(6.1, "delete", "b", "one"),
+            *(Act(6.1, "cordon", pick=host) for host in range(HOSTS)),
+            *(Act(16.0, "uncordon", pick=host) for host in range(HOSTS)),
+        ),
+        (Episode(2.5, 13.7, "fabric attach", 1.0, Treatment(Way.REFUSE, status=503)),),
+        seconds=18.0,
+        preempts=True,
+    ),
 )
 
 
@@ -241,7 +257,8 @@ OPERATOR_VERBS = ("kill-operator", "kill-operator", "stop-operator", "term-opera
 OPERATOR_CHANCE = 0.4
 """`use` and `leave`: a pod on a bound node comes and goes. `strip`: a tenant forces its object away.
 `untaint`: a Node registers itself anew. `stop-operator`: SIGSTOP for longer than the lease. In directed runs also
-`cut-operator`: it reaches the fabric manager and, for longer than the lease, not the API server; and `cordon`."""
+`cut-operator`: it reaches the fabric manager and, for longer than the lease, not the API server; and
+`cordon`, `uncordon`."""
 
 
 def _fabric_write(rng: random.Random) -> Treatment:
@@ -363,7 +380,10 @@ def _episode(rng: random.Random, scope: str) -> Episode:
 def scopes_of(message: Message) -> tuple[str, ...]:
     """Which episodes concern a message."""
     if not message.is_api:
-        return ("fabric read" if message.method == "GET" else "fabric write",)
+        if message.method == "GET":
+            return ("fabric read",)
+        # The list of a host's blocks is written as a whole: what leaves nothing there is no attach.
+        return ("fabric write", "fabric attach") if b"@odata.id" in message.body else ("fabric write",)
     if message.is_watch:
         return ("watch", "pod watch") if message.path.endswith("/pods") else ("watch",)
     if "/leases" in message.path:

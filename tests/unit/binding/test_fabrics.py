@@ -235,15 +235,19 @@ async def test_a_reading_begins_with_the_devices_that_are_claimed(rack: Rack) ->
     assert len(rack.driver.first) == 2
 
 
-@pytest.mark.parametrize("service", ["uuid-1", ""], ids=["by-its-uuid", "by-its-address"])
+@pytest.mark.parametrize(
+    ("service", "again"),
+    [("uuid-a", "https://alias"), ("", "https://rack/"), ("", "https://RACK:443")],
+    ids=["by-its-uuid", "by-its-address", "by-its-address-spelled-otherwise"],
+)
 async def test_a_second_fabric_that_manages_the_same_manager_is_refused_and_places_nothing(
-    rack: Rack, service: str
+    rack: Rack, service: str, again: str
 ) -> None:
     rack.driver.service = service
     await rack.build()
-    again = "https://alias" if service else "https://rack/"
     other = rack.drivers[again] = MemoryDriver(4, rack.hosts)
-    other.service = service
+    # Case does not matter in a UUID (RFC 9562).
+    other.service = service.upper()
     await rack.add_fabric("other", endpoint=again)
     await rack.poll("other")
     assert condition(rack.cluster.get(FABRICS, "other") or {}, "Connected") == ("False", "ManagedTwice")
@@ -289,6 +293,9 @@ async def test_another_manager_at_the_address_of_a_claimed_one_is_not_worked_wit
     rack.driver.service = "uuid-1"
     await rack.build()
     await rack.ask("n")
+    rack.driver.service = "UUID-1"
+    await rack.poll()
+    assert condition(rack.cluster.get(FABRICS, "rack") or {}, "Connected")[0] == "True"
     rack.driver.service = "uuid-2"
     await rack.poll()
     assert condition(rack.cluster.get(FABRICS, "rack") or {}, "Connected") == ("False", "ManagerChanged")
@@ -329,6 +336,16 @@ async def test_a_manager_that_lost_its_uuid_for_good_is_worked_with_once_an_admi
     await rack.work("n")
     assert (rack.claims(), rack.driver.pairs) == ([], set())
     assert "ManagerAccepted" in {reason for *_, reason, _ in rack.cluster.events}
+
+
+async def test_a_fabric_beside_one_whose_endpoint_is_no_address_is_worked_with(rack: Rack) -> None:
+    await rack.build()
+    rack.drivers["//[odd"] = MemoryDriver(4, rack.hosts)
+    await rack.add_fabric("odd", endpoint="//[odd", driver="else")
+    await rack.poll("odd")
+    await rack.poll()
+    for name in ("odd", "rack"):
+        assert condition(rack.cluster.get(FABRICS, name) or {}, "Connected")[0] == "True"
 
 
 async def test_a_rack_of_which_a_part_cannot_be_read_is_counted_and_its_counts_do_not_fall(

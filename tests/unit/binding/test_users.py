@@ -123,6 +123,67 @@ async def test_devices_stay_under_a_running_pod_whatever_else_is_taken_away(rack
     assert (rack.claims(), rack.driver.pairs) == ([], set())
 
 
+@pytest.mark.parametrize("matching", ["List", "SystemUUID"])
+async def test_a_machine_that_registers_under_another_name_keeps_its_devices_its_taint_and_its_pods(
+    rack: Rack, matching: str
+) -> None:
+    rack.driver.uuids = {host: f"uuid-{host}" for host in rack.hosts}
+    await rack.build()
+    for host in rack.hosts:
+        await register(rack, f"node-{host}", host)
+    if matching == "SystemUUID":
+        await rack.edit_fabric(hosts=None, hostMatching=matching)
+    await rack.ask("n")
+    name, host = rack.node("n")["status"]["nodeName"], rack.node("n")["status"]["host"]
+
+    await rack.cluster.delete(NODES, name)
+    await rack.work("n")
+    assert condition(rack.node("n"), "Ready") == ("False", "NodeNotReady")
+    await rack.add_node("renamed")
+    await register(rack, "renamed", host)
+    if matching == "List":
+        names = {each: f"node-{each}" for each in rack.hosts} | {host: "renamed"}
+        await rack.edit_fabric(hosts=[{"host": at, "nodeName": node} for at, node in names.items()])
+    await rack.poll()
+    assert condition(rack.node("n"), "Ready") == ("True", "Ready")
+    assert rack.node("n")["status"]["nodeName"] == "renamed"
+    assert rack.tainted() == {"renamed": "a.n"}
+
+    # A pod that no watch has told of, without a toleration.
+    await add_pod(rack, "renamed", tolerations=[])
+    rack.cluster.unheard_of.add((PODS, "a", "job"))
+    await rack.cluster.delete(LOGICAL_NODES, "n", "a")
+    await rack.work("n")
+    assert len(rack.driver.pairs) == 2
+    assert "pods still use the devices: job" in str(rack.node("n")["status"]["conditions"])
+    await rack.cluster.delete(PODS, "job", "a", grace_seconds=0)
+    await rack.work("n")
+    assert (rack.claims(), rack.driver.pairs, rack.tainted()) == ([], set(), {})
+
+
+async def test_a_logical_node_does_not_move_to_a_node_that_carries_another(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    await rack.ask("m")
+    name, host = rack.node("n")["status"]["nodeName"], rack.node("n")["status"]["host"]
+    other = rack.node("m")["status"]["nodeName"]
+    await rack.cluster.delete(NODES, name)
+    await rack.edit_fabric(hosts=[{"host": host, "nodeName": other}])
+    await rack.work("n")
+    assert condition(rack.node("n"), "Ready") == ("False", "NodeNotReady")
+    assert rack.tainted() == {other: "a.m"}
+    assert rack.node("n")["status"]["nodeName"] == name
+
+
+async def register(rack: Rack, name: str, host: str) -> None:
+    """What a kubelet reports of its machine."""
+    node = rack.cluster.get(NODES, name)
+    assert node is not None
+    await rack.cluster.write_status(
+        NODES, node, {**node["status"], "nodeInfo": {"systemUUID": f"uuid-{host}"}}
+    )
+
+
 async def test_a_pod_that_was_there_before_the_claim_and_tolerates_nothing_does_not_hold_the_devices(
     rack: Rack,
 ) -> None:

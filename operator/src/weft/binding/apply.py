@@ -141,7 +141,8 @@ class Actions:
             case TurnBack():
                 await self._telling_why(self._turn_back_for(step, run), run)
             case LookForPods():
-                await self._cluster.refresh(PODS, step.namespace, field="spec.nodeName", value=step.node)
+                for node in sorted(step.nodes):
+                    await self._cluster.refresh(PODS, step.namespace, field="spec.nodeName", value=node)
                 run.attempt(step.fabric, step.host).pods_known = True
             case LookAtNode():
                 await self._cluster.refresh(NODES, "", field="metadata.name", value=step.node)

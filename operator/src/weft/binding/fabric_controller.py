@@ -13,7 +13,7 @@ from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
 from weft.binding.fabrics import Fabrics, SecretMissing
 from weft.binding.hosts import Matched, match, unknown
 from weft.binding.identity import ACCEPT_ANNOTATION as ACCEPT_MANAGER
-from weft.binding.identity import manager_of, moved, replaced, second
+from weft.binding.identity import is_another, manager_of, moved, replaced, second
 from weft.binding.inventory import Picture, accept
 from weft.binding.keys import FabricKey, LogicalNodeKey, PlacementKey, PoolsKey
 from weft.binding.objects import fabric_of
@@ -152,12 +152,7 @@ class FabricController:
         if session is not None and session.service is not None and session.managed and not session.trouble:
             known, manager = fabric.status.manager, manager_of(fabric, session.service)
             status["manager"] = manager.dump()
-            if (
-                known is not None
-                and known.service
-                and known.service != manager.service
-                and self._in_use(name)
-            ):
+            if known is not None and is_another(known, manager.service) and self._in_use(name):
                 what = f"the service {manager.service}" if manager.service else "a manager without a UUID"
                 accepted = (
                     f"{what} at {manager.endpoint} is worked with as the one that was {known.service}:"

@@ -58,11 +58,11 @@ def _more(names: list[str]) -> str:
 def _by_uuid(hosts: Iterable[Host], nodes: Iterable[Object]) -> Matched:
     host_of: dict[str, list[str]] = {}
     for host in hosts:
-        if uuid := machine(host.uuid):
+        if uuid := canonical(host.uuid):
             host_of.setdefault(uuid, []).append(host.id)
     node_of: dict[str, list[str]] = {}
     for node in nodes:
-        if uuid := machine(system_uuid(node)):
+        if uuid := canonical(system_uuid(node)):
             node_of.setdefault(uuid, []).append(node["metadata"]["name"])
     problems = [
         f"{what} {' and '.join(sorted(names)[:3])} have the same machine UUID {uuid}"
@@ -83,7 +83,7 @@ def system_uuid(node: Object) -> str:
     return str(node.get("status", {}).get("nodeInfo", {}).get("systemUUID", ""))
 
 
-def machine(uuid: str) -> str:
+def canonical(uuid: str) -> str:
     """A UUID in the one form in which they are compared; empty for none, and for those that say nothing."""
     text = uuid.strip().lower()
     # Firmware that was never given a UUID reports all zeros or all ones.

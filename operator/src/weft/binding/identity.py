@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from weft.api import Fabric
 from weft.api.fabric import FabricManager
+from weft.binding.hosts import canonical
 from weft.binding.status import Fact
 
 ACCEPT_ANNOTATION = "weft.dev/accept-manager"
@@ -16,7 +18,24 @@ WITHOUT = "without-"
 
 def manager_of(fabric: Fabric, service: str) -> FabricManager:
     """What is recorded of the manager that a Fabric now points at."""
-    return FabricManager(endpoint=fabric.spec.endpoint, driver=fabric.spec.driver, service=service)
+    return FabricManager(endpoint=fabric.spec.endpoint, driver=fabric.spec.driver, service=canonical(service))
+
+
+def is_another(known: FabricManager, service: str) -> bool:
+    """Whether a service is not the one that is recorded; of one without a UUID nobody can tell."""
+    before = canonical(known.service)
+    return bool(before) and before != canonical(service)
+
+
+def _place(endpoint: str) -> tuple[str, str | None, int | None, str]:
+    """An address in the one form in which addresses are compared."""
+    try:
+        parts = urlsplit(endpoint)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        # A driver of somebody else's may take what is no URL.
+        return "", endpoint, None, ""
+    return parts.scheme, parts.hostname, port, parts.path.rstrip("/")
 
 
 def moved(fabric: Fabric, is_claimed: bool) -> Fact | None:
@@ -36,10 +55,11 @@ def moved(fabric: Fabric, is_claimed: bool) -> Fact | None:
 def replaced(fabric: Fabric, is_claimed: bool, service: str) -> Fact | None:
     """Another manager answers at the address of the one at which devices are claimed."""
     known = fabric.status.manager
-    if known is None or not is_claimed or not known.service or known.service == service:
+    if known is None or not is_claimed or not is_another(known, service):
         return None
+    service = canonical(service)
     accepted = service or f"{WITHOUT}{known.service}"
-    if fabric.metadata.annotations.get(ACCEPT_ANNOTATION) == accepted:
+    if fabric.metadata.annotations.get(ACCEPT_ANNOTATION, "").lower() == accepted.lower():
         return None
     if service:
         message = (
@@ -60,13 +80,12 @@ def second(fabric: Fabric, service: str, managed: Iterable[Fabric]) -> Fact | No
     """Another Fabric manages the same manager already: two would attach a device twice."""
     if fabric.spec.mode != "Manage":
         return None
+    service, place = canonical(service), _place(fabric.spec.endpoint)
     for other in managed:
         theirs = other.status.manager
         if other.metadata.name == fabric.metadata.name or theirs is None or other.spec.mode != "Manage":
             continue
-        if (service and theirs.service == service) or theirs.endpoint.rstrip(
-            "/"
-        ) == fabric.spec.endpoint.rstrip("/"):
+        if (service and canonical(theirs.service) == service) or _place(theirs.endpoint) == place:
             message = (
                 f"Fabric {other.metadata.name} manages the same manager; two would attach a device twice:"
                 " delete one of them, or set its spec.mode to Observe"

@@ -12,11 +12,20 @@ from weft.api.maintenance import Drain
 from weft.api.meta import ObjectMeta
 from weft.api.names import TAINT_LOGICAL_NODE
 from weft.api.pools import Maintenance, PoolKind
-from weft.api.resources import FABRICS, GPU_POOLS, LOGICAL_NODES, MEMORY_POOLS, PODS, STORAGE_POOLS
+from weft.api.resources import (
+    FABRICS,
+    GPU_POOLS,
+    LOGICAL_NODES,
+    MEMORY_POOLS,
+    NODES,
+    PODS,
+    STORAGE_POOLS,
+)
 from weft.binding.ages import BoundAges, Since
 from weft.binding.assignments import Outcome
 from weft.binding.closed import closed
 from weft.binding.evidence import Certainty
+from weft.binding.hosts import match
 from weft.binding.inventory import Picture
 from weft.binding.keys import LogicalNodeKey
 from weft.binding.objects import (
@@ -225,9 +234,8 @@ def _host_view(
     now: Now,
 ) -> HostView:
     fabric, host = place
-    # The claim says which Node it was: neither the Fabric's list nor a taint, which others may edit.
-    view = view_node(cluster, claims[0].spec.node_name)
-    users = tuple(users_of(cluster, claims))
+    view = _node_of(cluster, session, place, claims)
+    users = tuple(users_of(cluster, claims, view.name))
     trouble = why_not_usable(cluster, fabric, session)
     attempt = attempt or Attempt()
     published = {claim.spec.device for claim in claims if is_published(node, claim)}
@@ -278,6 +286,23 @@ def _host_view(
         leaving_seconds=_leaving(claims, since, now),
         settle_seconds=settle,
     )
+
+
+def _node_of(
+    cluster: Cluster, session: FabricSession | None, place: Place, claims: Sequence[DeviceAttachment]
+) -> NodeView:
+    """The Node of a machine, or the one as which it registered since."""
+    spec = claims[0].spec
+    # The claim says which Node it was: neither the Fabric's list nor a taint, which others may edit.
+    view = view_node(cluster, spec.node_name)
+    raw = cluster.get(FABRICS, place[0])
+    if view.exists or raw is None or session is None or session.picture is None:
+        return view
+    hosts = session.picture.inventory.hosts
+    other = match(raw, hosts, cluster.list(NODES)).nodes.get(place[1])
+    now = view_node(cluster, other) if other is not None else view
+    is_its = now.taint in ("", taint_value(spec.claim_ref.namespace, spec.claim_ref.name))
+    return now if now.exists and is_its else view
 
 
 def host_drain(cluster: Cluster, fabric: str, host: str) -> Drain | None:
@@ -344,8 +369,9 @@ def _leaving(claims: Sequence[DeviceAttachment], since: Since, now: Now) -> dict
     return found
 
 
-def users_of(cluster: Cluster, claims: Sequence[DeviceAttachment]) -> list[str]:
-    """Pods that use devices of one host: of the claims' namespace, on the Node that the claims name.
+def users_of(cluster: Cluster, claims: Sequence[DeviceAttachment], node: str) -> list[str]:
+    """Pods that use devices of one host: of the claims' namespace, on the Node that the claims name, and on `node`, as
+    which its machine is registered now.
 
     Those that tolerate the logical node's taint, and those that came after the claim, whatever they tolerate: the
     taint may have been taken off. Found without the Node object, which may be gone.
@@ -358,7 +384,8 @@ def users_of(cluster: Cluster, claims: Sequence[DeviceAttachment]) -> list[str]:
         default=None,
     )
     users = []
-    for pod in cluster.select(PODS, place_of, (namespace, spec.node_name)):
+    nodes = {spec.node_name, node}
+    for pod in (pod for each in nodes for pod in cluster.select(PODS, place_of, (namespace, each))):
         if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
             continue
         # An agent that runs on every Node tolerates everything and uses nothing of the logical node.

@@ -119,7 +119,8 @@ def _at_host(view: HostView, claims: Claims, users: tuple[str, ...]) -> Step:
     if present and not view.called:
         if not view.pods_known:
             spec = claims[0].spec
-            return LookForPods(view.fabric, view.host, spec.claim_ref.namespace, spec.node_name)
+            nodes = frozenset((spec.node_name, view.node.name))
+            return LookForPods(view.fabric, view.host, spec.claim_ref.namespace, nodes)
         return Detach(claims, present)
     if present:
         left = ", ".join(sorted(present))

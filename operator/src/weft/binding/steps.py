@@ -132,12 +132,12 @@ class Withdraw:
 
 @dataclass(frozen=True)
 class LookForPods:
-    """Ask the API server which pods are on the Node: a watch that is silent may have missed one."""
+    """Ask the API server which pods are on the Nodes: a watch that is silent may have missed one."""
 
     fabric: str
     host: str
     namespace: str
-    node: str
+    nodes: frozenset[str]
 
 
 @dataclass(frozen=True)
