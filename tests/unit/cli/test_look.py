@@ -31,7 +31,7 @@ from support.looked_at import (
 from weft.api.names import DEVICES
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, INFERENCE_GROUPS, LOGICAL_NODES
 from weft.cli.look import device, plan, status, tree, why
-from weft.cli.look.pause import ANNOTATION_MODE, pausing, resuming
+from weft.cli.look.pause import ANNOTATION_MODE, PausedInSpecError, pausing, resuming
 from weft.cli.look.reading import Asker, AskError, Ref, ref_of
 from weft.cli.look.report import archive
 from weft.cluster import ClusterError, NotFoundError
@@ -63,6 +63,16 @@ def test_status_shows_fabrics_pools_groups_and_what_each_waiting_node_waits_for(
     assert "logical nodes: 1 of 2 bound and ready" in text
     assert lines["team-a/greedy"][1:5] == ["5", "min", "NotEnoughDevices", "main:"]
     assert "InferenceGroup team-a/llama: ObjectivesMet=False Missed: too late" in text
+
+
+def test_a_wide_status_says_where_the_devices_are_that_are_not_free_to_be_taken() -> None:
+    pool = {**POOL, "status": {**POOL["status"], "kept": 2, "stranded": [{"reason": "NoHost", "devices": 1}]}}
+
+    text = text_of(status.shown(status.status_of(reading(FABRIC, pool)), wide=True))
+
+    heads, cells = (line.split() for line in text.splitlines()[3:5])
+    assert " ".join(heads[3:]) == "BOUND RESERVED QUARANTINED UNAVAILABLE FREE TOTAL KEPT STRANDED"
+    assert cells[4:] == ["4", "0", "1", "0", "3", "8", "2", "1", "NoHost"]
 
 
 def test_status_says_what_the_rights_of_whoever_asks_hide() -> None:
@@ -288,7 +298,9 @@ def test_what_is_paused_already_is_not_written_again_and_keeps_the_mode_that_it_
     observed = {**FABRIC, "spec": {**FABRIC["spec"], "mode": "Observe"}}
 
     assert pausing(Ref(FABRICS, "rack"), observed).patch is None
-    with pytest.raises(AskError, match="was not paused by `weft pause`"):
+    with pytest.raises(
+        PausedInSpecError, match=r"stays Observe: its owner's spec says so.*edit spec\.mode to"
+    ):
         resuming(Ref(FABRICS, "rack"), observed)
 
 
@@ -309,8 +321,8 @@ def test_a_report_holds_the_objects_and_nothing_that_may_be_secret() -> None:
     ("refusal", "words"),
     [
         (
-            NotFoundError(404, "NotFound", ""),
-            r"this cluster has no fabrics\.weft\.dev: is Weft installed there\?",
+            NotFoundError(404, "", "404 page not found"),
+            r"this cluster does not know Weft's kinds: is Weft installed there\?",
         ),
         (ClusterError(403, "Forbidden", ""), r"no right to list deviceattachments,.*: Kubernetes' role view"),
         (ClusterError(0, "NoAnswer", "GET"), r"the API server does not answer"),

@@ -49,7 +49,7 @@ async def test_what_the_api_server_refuses_is_told_at_once_and_not_tried_again_b
         f"{{apiVersion: v1, kind: Config, current-context: c, clusters: [{{name: c, cluster: {{server: '{url}'}}}}],"
         " contexts: [{name: c, context: {cluster: c, user: u}}], users: [{name: u, user: {token: t}}]}"
     )
-    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     kube = KubeClient(await client.load_configuration())
     try:
         for call in (

@@ -7,12 +7,15 @@ generated models: Weft reads objects through its own.
 from __future__ import annotations
 
 import json
+import os
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import yaml
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
 
@@ -30,8 +33,26 @@ PAGE = 500
 """Objects per page of a list: keeps the API server's memory and ours bounded."""
 
 
+BROKEN_KUBECONFIG = (
+    k8s_config.ConfigException,
+    yaml.YAMLError,
+    OSError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+"""What the client lets through where a kubeconfig is not one."""
+
+
 class StartError(Exception):
     """The operator cannot start; the message says what the administrator has to change."""
+
+
+def kubeconfigs(named: str | None) -> tuple[str, bool]:
+    """The kubeconfigs that are meant, as KUBECONFIG has them, and whether any of them is there."""
+    files = named or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    return files, any(Path(file).expanduser().exists() for file in files.split(os.pathsep) if file)
 
 
 async def load_configuration(kubeconfig: str | None = None, context: str | None = None) -> k8s.Configuration:
@@ -45,10 +66,19 @@ async def load_configuration(kubeconfig: str | None = None, context: str | None 
             raise k8s_config.ConfigException
         k8s_config.load_incluster_config(client_configuration=configuration)
     except k8s_config.ConfigException:
+        files, found = kubeconfigs(kubeconfig)
+        if not found:
+            raise StartError(
+                f"no cluster to work with: there is no file {files}; set KUBECONFIG to the one of your cluster"
+            ) from None
         try:
-            await k8s_config.load_kube_config(kubeconfig, context, client_configuration=configuration)
-        except k8s_config.ConfigException as error:
-            raise StartError(f"no cluster to work with: not in a pod, and KUBECONFIG: {error}") from error
+            await k8s_config.load_kube_config(files, context, client_configuration=configuration)
+        except BROKEN_KUBECONFIG as error:
+            what = " ".join(str(error).split()) or type(error).__name__
+            raise StartError(
+                f"no cluster to work with: {files} cannot be used: {what}; `kubectl config get-contexts` shows what"
+                " there is"
+            ) from error
     # Not False: that is the number 0, after which the client's retries have no end.
     configuration.retries = None
     return configuration
@@ -58,7 +88,7 @@ def current_namespace(kubeconfig: str | None = None, context: str | None = None)
     """The namespace of a context of the kubeconfig (by default the current one), else `default`."""
     try:
         contexts, current = k8s_config.list_kube_config_contexts(kubeconfig)
-    except k8s_config.ConfigException:
+    except BROKEN_KUBECONFIG:
         return "default"
     chosen = next((one for one in contexts if one["name"] == context), current)
     return str(chosen["context"].get("namespace") or "default")

@@ -33,6 +33,7 @@ ANSWERED, NOT_ANSWERED, WOULD_BE_REFUSED = 0, 1, 3
 """Exit statuses; wrong usage is 2."""
 DEVICE = "device"
 """What `why` is asked about in place of a kind: a device has no object."""
+TEXTS = ("text", "wide")
 REFRESH_SECONDS = 2.0
 MOST_MINUTES = 7 * 24 * 60
 WIDE = 400
@@ -82,6 +83,7 @@ def parser(verb: str) -> argparse.ArgumentParser:
         )
         made.add_argument(
             "--prometheus",
+            type=_url,
             metavar="URL",
             help="one that scrapes the operator: draws what groups were asked for and needed, for example"
             " http://127.0.0.1:9090",
@@ -91,22 +93,33 @@ def parser(verb: str) -> argparse.ArgumentParser:
         )
     if verb == "plan":
         made.add_argument(
-            "-f", "--filename", type=Path, required=True, metavar="FILE", help="YAML or JSON; - for stdin"
+            "-f",
+            "--filename",
+            type=Path,
+            action="append",
+            required=True,
+            metavar="FILE",
+            help="YAML or JSON, or a folder of such files; - for stdin; may be given several times",
         )
         made.add_argument("--operator-namespace", default="weft-system", help="default: weft-system")
         made.add_argument(
             "--service", default="weft:http", metavar="NAME:PORT", help="the operator's (default: weft:http)"
         )
         made.add_argument(
-            "--operator", default="", metavar="URL", help="ask the operator there, not through the API server"
+            "--operator",
+            type=_url,
+            default="",
+            metavar="URL",
+            help="ask the operator there, not through the API server",
         )
-    made.add_argument("-n", "--namespace", default="", help="default: the current context's")
+    made.add_argument("-n", "--namespace", type=_namespace, default="", help="default: the current context's")
     if verb in EVERYWHERE:
         made.add_argument(
             "-A", "--all-namespaces", action="store_true", help="the default, where your rights allow it"
         )
     if verb in ("status", "tree", "why", "plan"):
-        made.add_argument("-o", "--output", choices=("text", "json", "yaml"), default="text")
+        wide = ("wide",) if verb == "status" else ()
+        made.add_argument("-o", "--output", choices=("text", *wide, "json", "yaml"), default="text")
     if verb == "status":
         made.add_argument(
             "-w", "--watch", action="store_true", help="show it anew every two seconds, until Ctrl-C"
@@ -123,7 +136,7 @@ def main(verb: str, argv: Sequence[str]) -> int:
     options = parser(verb).parse_args(argv)
     if verb in ("pause", "resume") and bool(options.object) == options.all:
         parser(verb).error("name an object, or --all")
-    if getattr(options, "watch", False) and options.output != "text":
+    if getattr(options, "watch", False) and options.output not in TEXTS:
         parser(verb).error("--watch goes with text only")
     from weft.cli.look.reading import AskError
     from weft.cluster import ClusterError
@@ -134,10 +147,24 @@ def main(verb: str, argv: Sequence[str]) -> int:
     except (AskError, StartError) as error:
         print(f"weft {verb}: {error}", file=sys.stderr)
     except ClusterError as error:
-        print(f"weft {verb}: the API server refuses it: {error}", file=sys.stderr)
+        from weft.cli.look.words import refusal
+
+        print(f"weft {verb}: {refusal(error)}", file=sys.stderr)
     except (KeyboardInterrupt, BrokenPipeError):
         return ANSWERED
     return NOT_ANSWERED
+
+
+def _namespace(text: str) -> str:
+    if not set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789-"):
+        raise argparse.ArgumentTypeError("has to be the name of a namespace: small letters, digits and -")
+    return text
+
+
+def _url(text: str) -> str:
+    if text and not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError("has to begin with http:// or https://")
+    return text
 
 
 def _minutes(text: str) -> float:
@@ -185,21 +212,24 @@ async def _status(asker: Asker, options: argparse.Namespace) -> int:
 
     from weft.cli.look.status import shown, status_of
 
-    console = _console()
+    console, wide = _console(), options.output == "wide"
     if not options.watch:
         status = status_of(await asker.read())
-        _say(options.output, status, lambda: console.print(shown(status)))
+        _say(options.output, status, lambda: console.print(shown(status, wide=wide)))
         return ANSWERED
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         while True:
-            live.update(shown(status_of(await asker.read())), refresh=True)
+            live.update(shown(status_of(await asker.read()), wide=wide), refresh=True)
             await asyncio.sleep(REFRESH_SECONDS)
 
 
 async def _about(verb: str, asker: Asker, ref: Ref, output: str) -> int:
     from weft.cli.look import tree, why
+    from weft.cli.look.reading import AskError
 
     reading = await asker.read(pods=True)
+    if reading.find(ref) is None:
+        raise AskError(await asker.missing(ref))
     console = _console()
     if verb == "tree":
         branch = tree.tree_of(reading, ref)
@@ -223,7 +253,7 @@ async def _about_device(asker: Asker, name: str, output: str) -> int:
 async def _plan(client: KubeClient, namespace: str, options: argparse.Namespace) -> int:
     from weft.cli.look import plan
 
-    objects = plan.objects_of(plan.read_file(options.filename), namespace)
+    objects = plan.objects_in(options.filename, namespace)
     at = options.operator_namespace, options.service, options.operator
     answer = await plan.plan(client, objects, *at)
     _say(options.output, answer, lambda: _console().print(plan.shown(answer)))
@@ -233,7 +263,9 @@ async def _plan(client: KubeClient, namespace: str, options: argparse.Namespace)
 async def _change_all(verb: str, asker: Asker, taking: bool, namespace: str) -> int:
     """Whatever can be changed is, and what cannot is named."""
     from weft.api.resources import FABRICS, INFERENCE_GROUPS
+    from weft.cli.look.pause import PausedInSpecError
     from weft.cli.look.reading import AskError, Ref
+    from weft.cli.look.words import refusal
     from weft.cluster import ClusterError
 
     reading = await asker.read([INFERENCE_GROUPS] if namespace else [FABRICS, INFERENCE_GROUPS])
@@ -243,9 +275,13 @@ async def _change_all(verb: str, asker: Asker, taking: bool, namespace: str) -> 
             ref = Ref(resource, each["metadata"]["name"], each["metadata"].get("namespace", ""))
             try:
                 await _change(verb, asker, ref, taking)
+            except PausedInSpecError as left:
+                # What somebody else paused is not what is to be taken back.
+                print(left)
             except (AskError, ClusterError) as error:
                 status = NOT_ANSWERED
-                print(f"weft {verb}: {ref}: {error}", file=sys.stderr)
+                why = refusal(error) if isinstance(error, ClusterError) else error
+                print(f"weft {verb}: {ref}: {why}", file=sys.stderr)
     for plural in reading.denied:
         print(f"weft {verb}: no right to list {plural}: left as they are", file=sys.stderr)
     return status
@@ -259,7 +295,9 @@ async def _change(verb: str, asker: Asker, ref: Ref, taking: bool) -> int:
     try:
         found = await asker.client.get(ref.resource, ref.name, ref.namespace)
     except NotFoundError as error:
-        raise AskError(f"there is no {ref}") from error
+        if error.reason != "NotFound":
+            raise
+        raise AskError(await asker.missing(ref)) from error
     change = pausing(ref, found, taking=taking) if verb == "pause" else resuming(ref, found)
     if change.patch is not None:
         await asker.client.patch(ref.resource, ref.name, ref.namespace, change.patch)
@@ -335,7 +373,7 @@ def _console() -> Console:
 
 def _say(output: str, value: Any, print_text: Any) -> None:
     """As text, or the same as data for programs."""
-    if output == "text":
+    if output in TEXTS:
         print_text()
         return
     import json

@@ -13,10 +13,15 @@ from typing import Any
 from weft.api import FabricMode, RebalanceMode
 from weft.api.resources import FABRICS, GROUP, INFERENCE_GROUPS, LOGICAL_NODES
 from weft.cli.look.reading import AskError, Ref
+from weft.cli.look.words import a
 from weft.cluster import Object
 
 ANNOTATION_MODE = f"{GROUP}/mode-before-pause"
 """On a paused object: the mode that it goes back to."""
+
+
+class PausedInSpecError(AskError):
+    """There is no pause of `weft pause` to take back: who owns the object paused it."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ def pausing(ref: Ref, found: Object, *, taking: bool = False) -> Change:
     """What pauses an object, or its taking alone. Pure. Raises AskError for kinds that cannot be paused so."""
     if taking:
         if ref.resource not in SUSPENDED:
-            kinds = ", ".join(f"a {each.kind}" for each in SUSPENDED)
-            raise AskError(f"a {ref.resource.kind} takes nothing: {kinds} can be paused with --taking")
+            kinds = ", ".join(a(each.kind) for each in SUSPENDED)
+            raise AskError(f"{a(ref.resource.kind)} takes nothing: {kinds} can be paused with --taking")
         if found["spec"].get("suspend"):
             return Change(None, f"{ref} is suspended already")
         return Change(_suspend(found, True), f"{ref}: suspended: {SUSPENDED[ref.resource]}")
@@ -65,7 +70,10 @@ def pausing(ref: Ref, found: Object, *, taking: bool = False) -> Change:
 
 
 def resuming(ref: Ref, found: Object) -> Change:
-    """What takes a pause back, and a suspension. Pure. Raises AskError where it is not known what there was before."""
+    """What takes a pause back, and a suspension. Pure.
+
+    Raises PausedInSpecError where it is not known what there was before.
+    """
     before = found["metadata"].get("annotations", {}).get(ANNOTATION_MODE)
     if found["spec"].get("suspend"):
         patch, said = _suspend(found, None), f"{ref}: suspended no more"
@@ -81,8 +89,9 @@ def resuming(ref: Ref, found: Object) -> Change:
     if mode != paused:
         return Change(None, f"{ref} is not paused: it is {mode}")
     if not before:
-        raise AskError(
-            f"{ref} was not paused by `weft pause`, so there is no mode to go back to: set it by hand"
+        raise PausedInSpecError(
+            f"{ref} stays {mode}: its owner's spec says so, not `weft pause`, so there is no mode to go back to;"
+            f" edit {'spec.rebalance.mode' if ref.resource == INFERENCE_GROUPS else 'spec.mode'} to end it"
         )
     return Change(_patch(ref, found, before, before=None), f"{ref}: {mode} -> {before}")
 
@@ -96,7 +105,7 @@ def _mode(ref: Ref, found: Object) -> tuple[str, str, str]:
         mode = found["spec"].get("mode", FabricMode.OBSERVE.value)
         return mode, FabricMode.OBSERVE.value, "it is read, and nothing is attached or detached there"
     raise AskError(
-        f"a {ref.resource.kind} cannot be paused: an InferenceGroup and a Fabric can, and with --taking a LogicalNode"
+        f"{a(ref.resource.kind)} cannot be paused: an InferenceGroup and a Fabric can, and with --taking a LogicalNode"
     )
 
 

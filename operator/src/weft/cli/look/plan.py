@@ -25,6 +25,7 @@ from weft.api.resources import (
     DEVICE_QUOTAS,
     ENGINE_PROFILES,
     FABRICS,
+    GROUP,
     INFERENCE_GROUPS,
     INFERENCE_ROLES,
     LOGICAL_NODES,
@@ -32,8 +33,8 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.api.whatif import PLAN_AUDIENCE, TOKEN_HEADER
-from weft.cli.look.reading import AskError
-from weft.cli.look.words import indented
+from weft.cli.look.reading import NAME, AskError
+from weft.cli.look.words import indented, refusal
 from weft.cluster import ClusterError, NotFoundError, Object
 from weft.runtime.client import KubeClient
 
@@ -83,6 +84,25 @@ class Plan:
         )
 
 
+def objects_in(paths: Iterable[Path], namespace: str) -> list[Object]:
+    """The objects of files and of folders' files. Raises AskError, also where one comes twice."""
+    found: list[Object] = []
+    for path in paths:
+        for file in files_of(path):
+            try:
+                found += objects_of(read_file(file), namespace)
+            except AskError as error:
+                raise AskError(f"{file}: {error}") from error
+    named: set[tuple[str, ...]] = set()
+    for each in found:
+        metadata = each["metadata"]
+        name = (each["kind"], metadata.get("namespace", ""), metadata["name"])
+        if name in named:
+            raise AskError(f"{each['kind']} {metadata['name']} is there twice: leave one of them out")
+        named.add(name)
+    return found
+
+
 def objects_of(text: str, namespace: str) -> list[Object]:
     """The objects of a YAML or JSON text, also of lists, with a namespace where they need one. Raises AskError."""
     found: list[Any] = []
@@ -92,22 +112,28 @@ def objects_of(text: str, namespace: str) -> list[Object]:
                 whole = isinstance(document, dict) and isinstance(document.get("items"), list)
                 found += document["items"] if whole else [document]
     except yaml.YAMLError as error:
-        raise AskError(f"the file is not YAML: {' '.join(str(error).split())}") from error
+        raise AskError(f"it is not YAML: {' '.join(str(error).split())}") from error
     for each in found:
         metadata = each.get("metadata") if isinstance(each, dict) else None
         if (
             not isinstance(metadata, dict)
             or not isinstance(metadata.get("name"), str)
+            or not isinstance(metadata.get("namespace", ""), str)
             or not each.get("kind")
+            or not isinstance(each["kind"], str)
         ):
             raise AskError(
-                "the file has something without kind and metadata.name (generateName cannot be planned)"
+                "it has something without kind and metadata.name, as text (generateName cannot be planned)"
+            )
+        if not all(map(NAME.fullmatch, (metadata["name"], metadata.get("namespace") or "default"))):
+            raise AskError(
+                f"{each['kind']} {metadata['name']!r}: no object and no namespace can be called so"
             )
         resource = APPLIED.get(each["kind"])
         if resource is not None and resource.namespaced:
             metadata.setdefault("namespace", namespace)
     if not found:
-        raise AskError("the file has no objects")
+        raise AskError("it has no objects")
     return found
 
 
@@ -160,14 +186,18 @@ async def _dry_run(client: KubeClient, wanted: Object) -> tuple[Applied, Object 
     namespace = metadata.get("namespace", "")
     what = f"{wanted['kind']} {namespace + '/' if namespace else ''}{metadata['name']}"
     resource = APPLIED.get(wanted["kind"])
-    if resource is None or wanted.get("apiVersion") != resource.api_version:
-        return Applied(what, "not looked at", f"{wanted.get('apiVersion')} is not of Weft's version"), None
+    version = wanted.get("apiVersion")
+    if resource is None or version != resource.api_version:
+        if version and not str(version).startswith(f"{GROUP}/"):
+            return Applied(what, "not looked at", f"{version} is not Weft's"), None
+        text = f"a kind is one of {', '.join(APPLIED)}, with apiVersion {LOGICAL_NODES.api_version}"
+        return Applied(what, "refused", text), None
     there = await _there(client, resource, metadata["name"], namespace)
     try:
         after = await client.server_side_apply(resource, wanted, MANAGER, dry_run=True)
     except ClusterError as error:
         if error.status in (0, *BUSY):
-            raise AskError(f"the API server does not answer: {error}") from error
+            raise AskError(refusal(error)) from error
         return Applied(what, "refused", error.message or str(error)), None
     if there is None:
         unread = "its devices are known when it was read: mode Observe reads and changes nothing"
@@ -181,7 +211,7 @@ async def _there(client: KubeClient, resource: ResourceType, name: str, namespac
     except NotFoundError:
         return None
     except ClusterError as error:
-        raise AskError(f"whether {resource.kind} {name} is there cannot be read: {error}") from error
+        raise AskError(f"whether {resource.kind} {name} is there: {refusal(error)}") from error
 
 
 async def _patiently(ask: Callable[[], Awaitable[Object]]) -> Object:
@@ -226,6 +256,16 @@ async def _post(url: str, body: Object, headers: Mapping[str, str]) -> Object:
     return answer
 
 
+def files_of(path: Path) -> list[Path]:
+    """The file, or of a folder those that kubectl would take, by name. Raises AskError."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml", ".json"))
+    if not files:
+        raise AskError(f"{path} has no .yaml, .yml or .json files")
+    return files
+
+
 def read_file(path: Path) -> str:
     """The text of a file, or of stdin for `-`. Raises AskError."""
     if str(path) == "-":
@@ -233,7 +273,9 @@ def read_file(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise AskError(f"the file is not read: {error}") from error
+        raise AskError(
+            f"it cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+        ) from error
 
 
 WORDS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,6 +42,7 @@ from weft.api.resources import (
     STORAGE_POOLS,
     ResourceType,
 )
+from weft.cli.look.words import FORBIDDEN, refusal
 from weft.cluster import ClusterError, Object
 from weft.runtime.client import KubeClient
 
@@ -71,7 +73,8 @@ MODELS: dict[ResourceType, type[Resource]] = {
     INFERENCE_ROLES: InferenceRole,
     ENGINE_PROFILES: EngineProfile,
 }
-FORBIDDEN, NO_SUCH_KIND = 403, 404
+NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+"""What the API server takes for the name of an object or namespace: anything else could be another path of it."""
 CLUSTER_EVENTS = "default"
 """Namespace of the events about objects that are in none."""
 
@@ -214,12 +217,7 @@ class Asker:
             if error.status == FORBIDDEN:
                 self._denied.add(resource.plural)
                 return ()
-            if error.status == NO_SUCH_KIND:
-                raise AskError(
-                    f"this cluster has no {resource.plural}.{resource.group}: is Weft installed there?"
-                    " See docs/install.md"
-                ) from error
-            raise AskError(f"the API server does not answer: {error}") from error
+            raise AskError(refusal(error)) from error
         return tuple(items)
 
     async def events(self, ref: Ref) -> list[Object]:
@@ -231,8 +229,22 @@ class Asker:
             if error.status == FORBIDDEN:
                 self._denied.add(EVENTS.plural)
                 return []
-            raise AskError(f"the API server does not answer: {error}") from error
+            raise AskError(refusal(error)) from error
         return sorted(found, key=moment_of)
+
+    async def missing(self, ref: Ref) -> str:
+        """Words for an object that is not there, with the namespaces that have one of its name."""
+        text = f"there is no {ref}, or no right to see it"
+        if not ref.resource.namespaced:
+            return text
+        try:
+            everywhere, _ = await self.client.list(ref.resource)
+        except ClusterError:
+            return f"{text} (-n says in which namespace)"
+        found = sorted(
+            each["metadata"]["namespace"] for each in everywhere if each["metadata"]["name"] == ref.name
+        )
+        return f"{text}; {' and '.join(found[:2])} has one: -n {found[0]}" if found else text
 
     async def device_events(self) -> list[Object]:
         """The events that name devices, the latest last; those of one namespace where rights end there."""
@@ -262,16 +274,16 @@ def moment_of(event: Object) -> str:
 def ref_of(words: list[str], namespace: str) -> Ref:
     """`KIND/NAME` or `KIND NAME`, kinds by singular, plural or short name. Raises AskError."""
     text = "/".join(words)
-    kind, slash, name = text.partition("/")
+    whole, slash, name = text.partition("/")
+    kind, _, group = whole.lower().partition(".")
     for resource, short in KINDS:
-        if kind.lower() in (
-            resource.kind.lower(),
-            resource.plural,
-            short,
-            f"{resource.plural}.{resource.group}",
-        ):
-            if not slash or not name or "/" in name:
+        # As `kubectl get -o name` prints them, too.
+        of_it = group in ("", resource.group, f"{resource.version}.{resource.group}")
+        if of_it and kind in (resource.kind.lower(), resource.plural, short):
+            if not NAME.fullmatch(name):
                 raise AskError(f"name one {resource.kind}: {resource.kind.lower()}/NAME")
             return Ref(resource, name, namespace if resource.namespaced else "")
     known = ", ".join(f"{resource.kind.lower()} ({short})" for resource, short in KINDS)
-    raise AskError(f"{kind!r} is no kind of Weft's. There are: {known}")
+    if not slash:
+        raise AskError(f"{text!r} has no kind: KIND/NAME, for example lnode/{text}. There are: {known}")
+    raise AskError(f"{whole!r} is no kind of Weft's. There are: {known}")

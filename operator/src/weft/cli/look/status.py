@@ -15,6 +15,7 @@ from weft.cli.look.words import UNREADABLE, age, as_hoped
 
 BAR = 20
 """Characters of a pool's bar."""
+WITHHELD = ("reserved", "quarantined", "unavailable")
 STYLES = {"bound": "green", "reserved": "cyan", "quarantined": "red", "unavailable": "yellow", "free": "dim"}
 MARKS = {"bound": "#", "reserved": "+", "quarantined": "!", "unavailable": "x", "free": "."}
 """What a device's state looks like in a bar, also without colours."""
@@ -198,8 +199,8 @@ def bar(counts: dict[str, int], width: int = BAR) -> Text:
     return text.append(MARKS["free"] * left, style=STYLES["free"])
 
 
-def shown(status: Status) -> RenderableType:
-    """The status for a terminal."""
+def shown(status: Status, *, wide: bool = False) -> RenderableType:
+    """The status for a terminal; `wide`: also where the devices are that are neither bound nor free to be taken."""
     parts: list[RenderableType] = []
     trouble: list[Text] = []
 
@@ -213,10 +214,14 @@ def shown(status: Status) -> RenderableType:
             note("Fabric", one.name, one.trouble)
         parts += [table, Text()]
     if status.pools:
-        table = _table("pool", "kind", "fabric", "", "bound", "free", "total")
+        states = ("bound", *(WITHHELD if wide else ()), "free", "total")
+        table = _table("pool", "kind", "fabric", "", *states, *(("kept", "stranded") if wide else ()))
         for pool in status.pools:
-            counts = (str(pool.counts.get(name, "")) for name in ("bound", "free", "total"))
-            table.add_row(pool.name, pool.kind, pool.fabric, bar(pool.counts), *counts)
+            cells = [str(pool.counts.get(name, "")) for name in states]
+            if wide:
+                stranded = ", ".join(f"{count} {reason}" for reason, count in pool.stranded.items())
+                cells += [str(pool.kept), stranded or "0"]
+            table.add_row(pool.name, pool.kind, pool.fabric, bar(pool.counts), *cells)
             note(pool.kind, pool.name, pool.trouble)
         legend = ", ".join(f"{mark} {state}" for state, mark in MARKS.items())
         parts += [table, Text(legend, style="dim"), Text()]

@@ -28,7 +28,7 @@ from weft.api.resources import (
     POOLS,
 )
 from weft.cli.look.reading import AskError, Reading, Ref
-from weft.cli.look.words import UNREADABLE
+from weft.cli.look.words import UNREADABLE, a, by_number
 from weft.cluster import Object
 
 
@@ -65,7 +65,7 @@ def tree_of(reading: Reading, ref: Ref) -> Branch:
         )
     if resource == DEVICE_ATTACHMENTS:
         return next(_attachment(one) for one in reading.attachments if one.metadata.name == ref.name)
-    raise AskError(f"a {resource.kind} has nothing below it: try `weft why`")
+    raise AskError(f"{a(resource.kind)} has nothing below it: try `weft why`")
 
 
 def _name(one: InferenceGroup | InferenceRole | LogicalNode) -> tuple[str, str]:
@@ -156,7 +156,7 @@ def _fabric(reading: Reading, fabric: Fabric) -> Branch:
 def _pool(reading: Reading, pool: GPUPool | MemoryPool | StoragePool) -> Branch:
     held = tuple(
         _attachment(one)
-        for one in reading.attachments
+        for one in sorted(reading.attachments, key=lambda one: by_number(one.spec.device))
         if (one.spec.pool_ref.kind.value, one.spec.pool_ref.name) == (pool.kind, pool.metadata.name)
     )
     counts = pool.status.devices

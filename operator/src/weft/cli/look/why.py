@@ -84,8 +84,7 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
     """The answer about one object. Pure. Raises AskError where there is no such object."""
     found = reading.find(ref)
     if found is None:
-        hint = " (-n says in which namespace)" if ref.namespace else ""
-        raise AskError(f"there is no {ref}, or no right to see it{hint}")
+        raise AskError(f"there is no {ref}, or no right to see it")
     generation = found["metadata"].get("generation", 0)
     conditions = tuple(Condition.model_validate(one) for one in found.get("status", {}).get("conditions", ()))
     said = sorted(

@@ -12,7 +12,9 @@ from weft import __version__
 from weft.api import Condition
 from weft.api.reasons import CONDITIONS
 from weft.api.reasons.declared import NOTHING, ConditionType, Reason
+from weft.cluster import ClusterError, ConflictError, NotFoundError
 
+UNAUTHORIZED, FORBIDDEN = 401, 403
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 HOPED_FALSE = frozenset(
     {"Quarantined", "Leaving", "Draining", "Overlapping", "ReplicasIgnored", "Expired", "UnclaimedOffered"}
@@ -37,6 +39,29 @@ def age(since: datetime | None, now: datetime) -> str:
         elif parts:
             break
     return " ".join(parts) or "0 s"
+
+
+def refusal(error: ClusterError) -> str:
+    """What the API server said, or that it said nothing, with what to do next."""
+    if not error.status:
+        return (
+            f"the API server does not answer: {error.message}; does the cluster run, and is its address in"
+            " `kubectl config view --minify` right?"
+        )
+    if error.status == UNAUTHORIZED:
+        return "the API server does not know who asks: log in again, or take another context (--context) or kubeconfig"
+    if error.status == FORBIDDEN:
+        return f"no right to do that: {error.message}; `kubectl auth can-i --list` shows yours"
+    if isinstance(error, NotFoundError) and error.reason != "NotFound":
+        return "this cluster does not know Weft's kinds: is Weft installed there? See docs/install.md"
+    if isinstance(error, ConflictError):
+        return "somebody else changed it meanwhile, and nothing was written: try again"
+    return f"the API server refuses it: {error.message or error}"
+
+
+def a(word: str) -> str:
+    """The word with its article."""
+    return f"{'an' if word[0] in 'AEIO' else 'a'} {word}"
 
 
 def indented(text: str | Text, columns: int, style: str = "") -> Padding:

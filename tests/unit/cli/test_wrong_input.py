@@ -1,0 +1,218 @@
+"""What a person gets wrong is answered in a line that says what to do next, with the exit status of the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.looked_at import GROUP, WAITS, Object, made
+from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES
+from weft.cli.look import plan
+from weft.cli.look.commands import main
+from weft.cli.look.pause import ANNOTATION_MODE
+from weft.cli.look.reading import Asker, AskError, Ref, ref_of
+from weft.cli.look.words import refusal
+from weft.cluster import ClusterError, ConflictError, NotFoundError
+
+ONE = "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: u, user: {}}]"
+KUBECONFIG = f"{{current-context: x, contexts: [{{name: x, context: {{cluster: c, user: u}}}}], {ONE}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (None, (), "there is no file"),
+        ("kind: [", (), "while parsing a flow node"),
+        ("", (), "cannot be used"),
+        ("[]", (), "cannot be used"),
+        ("just words", (), "cannot be used"),
+        ("{clusters: [{}]}", (), "cannot be used"),
+        ("{contexts: [{name: x}], current-context: y}", (), "cannot be used"),
+        (KUBECONFIG, ("--context", "elsewhere"), "elsewhere"),
+        (KUBECONFIG, (), "Cannot connect to host 127.0.0.1:1"),
+    ],
+)
+def test_a_kubeconfig_that_leads_nowhere_is_named_with_what_is_wrong_of_it(
+    text: str | None, options: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "kubeconfig"
+    if text is not None:
+        file.write_text(text)
+
+    assert main("status", ["--kubeconfig", str(file), *options]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert words in told.err
+    assert len(told.err.splitlines()) == 1
+    assert str(file) in told.err or "kubectl config view" in told.err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ClusterError(0, "NoAnswer", "GET /apis: no route"), "no route; does the cluster run"),
+        (ClusterError(401, "Unauthorized", "Unauthorized"), "does not know who asks: log in again"),
+        (
+            ClusterError(403, "Forbidden", 'User "x" cannot patch'),
+            'no right to do that: User "x" cannot patch;',
+        ),
+        (NotFoundError(404, "", "404 page not found"), "is Weft installed there?"),
+        (NotFoundError(404, "NotFound", 'namespaces "x" not found'), 'namespaces "x" not found'),
+        (ConflictError(409, "Conflict", "modified"), "nothing was written: try again"),
+        (ClusterError(500, "InternalError", "webhook is down"), "the API server refuses it: webhook is down"),
+    ],
+)
+def test_each_refusal_of_the_api_server_says_what_to_do_next(error: ClusterError, words: str) -> None:
+    assert words in refusal(error)
+
+
+class One:
+    """Has these objects, in all namespaces."""
+
+    def __init__(self, *objects: Object) -> None:
+        self.objects = objects
+        self.patched: list[str] = []
+
+    async def list(self, resource: Any, *_: object) -> tuple[list[Object], int]:
+        return [each for each in self.objects if each["kind"] == resource.kind], 1
+
+    async def get(self, resource: Any, name: str, _: str) -> Object:
+        return next(each for each in self.objects if each["metadata"]["name"] == name)
+
+    async def patch(self, _: object, name: str, *__: object) -> None:
+        self.patched.append(name)
+
+    async def close(self) -> None: ...
+
+
+async def test_an_object_of_another_namespace_is_pointed_to() -> None:
+    asker = Asker(One(WAITS), "default")  # type: ignore[arg-type]
+
+    said = await asker.missing(Ref(LOGICAL_NODES, "greedy", "default"))
+
+    assert said == "there is no LogicalNode default/greedy, or no right to see it; team-a has one: -n team-a"
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("trainer", "'trainer' has no kind: KIND/NAME, for example lnode/trainer."),
+        ("pod/x", "'pod' is no kind of Weft's. There are: fabric (fab), "),
+        ("lnode.apps/x", "'lnode.apps' is no kind of Weft's."),
+        ("lnode/x?dryRun=All", "name one LogicalNode: logicalnode/NAME"),
+    ],
+)
+def test_what_is_no_name_of_an_object_is_answered_by_how_one_is_named(words: str, answer: str) -> None:
+    with pytest.raises(AskError) as told:
+        ref_of([words], "team-a")
+    assert str(told.value).startswith(answer)
+
+
+@pytest.mark.parametrize("kind", ["logicalnode.weft.dev", "logicalnodes.v1alpha2.weft.dev", "LNODE"])
+def test_objects_are_named_as_kubectl_prints_them(kind: str) -> None:
+    assert ref_of([f"{kind}/x"], "a") == Ref(LOGICAL_NODES, "x", "a")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("status", "-n", "a/b"), "has to be the name of a namespace"),
+        (("plan", "-f", "x", "--operator", "127.0.0.1:8080"), "has to begin with http:// or https://"),
+        (("ui", "--prometheus", "prometheus:9090"), "has to begin with http:// or https://"),
+        (("pause",), "name an object, or --all"),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_asked(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments[0], arguments[1:])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+NODE = "{kind: LogicalNode, apiVersion: weft.dev/v1alpha2, metadata: {name: x%s}, spec: {}}"
+
+
+def test_a_plan_takes_files_and_folders_as_kubectl_does(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(NODE % 2)
+    (tmp_path / "a.yml").write_text(NODE % 1)
+    (tmp_path / "notes.txt").write_text("{")
+    more = tmp_path.parent / "more.json"
+    more.write_text('{"kind": "Fabric", "apiVersion": "weft.dev/v1alpha2", "metadata": {"name": "rack"}}')
+
+    found = plan.objects_in([tmp_path, more], "team-a")
+
+    assert [(one["kind"], one["metadata"]["name"]) for one in found] == [
+        ("LogicalNode", "x1"),
+        ("LogicalNode", "x2"),
+        ("Fabric", "rack"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{NODE % 1}\n---\n{NODE % 1}", "LogicalNode x1 is there twice"),
+        (NODE % "/status", r"'x/status': no object and no namespace can be called so"),
+        ("{kind: [x], metadata: {name: x}}", "without kind and metadata.name, as text"),
+        ("{kind: LogicalNode, metadata: {name: x, namespace: 7}}", "without kind and metadata.name, as text"),
+        ("[1]", "without kind and metadata.name, as text"),
+        ("a: [", "it is not YAML"),
+        ("\0", "it is not YAML"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_file_that_cannot_be_planned_is_named_with_what_is_wrong_of_it(
+    text: str | None, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "file.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(AskError, match=words):
+        plan.objects_in([file], "team-a")
+
+
+@pytest.mark.parametrize(
+    ("head", "verdict"),
+    [
+        ({"kind": "Deployment", "apiVersion": "apps/v1"}, "not looked at"),
+        ({"kind": "LogicalNode", "apiVersion": "weft.dev/v1alpha1"}, "refused"),
+        ({"kind": "logicalnode", "apiVersion": "weft.dev/v1alpha2"}, "refused"),
+        ({"kind": "LogicalNode"}, "refused"),
+    ],
+)
+async def test_a_misspelt_kind_or_version_of_wefts_is_refused_and_not_passed_over(
+    head: Object, verdict: str
+) -> None:
+    answer = await plan.plan(One(), [{**head, "metadata": {"name": "x"}}], "weft-system", "weft", "")  # type: ignore[arg-type]
+
+    assert [one.verdict for one in answer.objects] == [verdict]
+    assert answer.refused == (verdict == "refused")
+
+
+def test_resume_all_leaves_what_its_owner_paused_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, ours = (
+        made(INFERENCE_GROUPS, name, {**GROUP["spec"], "rebalance": {"mode": "Paused"}})
+        for name in ("own", "ours")
+    )
+    ours["metadata"]["annotations"] = {ANNOTATION_MODE: "Auto"}
+    client = One(own, ours)
+
+    async def configuration(*_: object) -> None: ...
+
+    monkeypatch.setattr("weft.runtime.client.KubeClient", lambda _: client)
+    monkeypatch.setattr("weft.runtime.client.load_configuration", configuration)
+
+    assert main("resume", ["--all", "-n", "team-a"]) == 0
+    told = capsys.readouterr()
+    assert "InferenceGroup team-a/own stays Paused: its owner's spec says so" in told.out
+    assert "InferenceGroup team-a/ours: Paused -> Auto" in told.out
+    assert (client.patched, told.err) == (["ours"], "")
+    # Of one object it is asked for what cannot be done.
+    assert main("resume", ["infg/own", "-n", "team-a"]) == 1
+    assert "edit spec.rebalance.mode to end it" in capsys.readouterr().err
