@@ -6,9 +6,11 @@ A replica works like vLLM with continuous batching, one thing at a time on its G
   prompts as have that many tokens together, the last of them in part, in the time of one prompt as long as all;
 - a decode step: one token for every running sequence; its time is the profile's at that batch size.
 
-Both alternate when both are wanted. A sequence is admitted while the batch has room and its prompt and answer fit in
-the KV cache; else it waits, in order. A sequence whose KV cache comes from another replica skips the prefill and joins
-the batch after the transfer. A prefill-only sequence keeps its KV cache until the reader has taken it (`release`).
+Both alternate when both are wanted. A sequence is admitted while the batch has room and its prompt fits into what is
+free of the KV cache; else it waits, in order. Answers take room as they grow: where none is left for the next token
+of all, the sequence that joined last gives its own back, waits in front of the others, and is computed anew. A
+sequence whose KV cache comes from another replica skips the prefill and joins the batch after the transfer. A
+prefill-only sequence keeps its KV cache until the reader has taken it (`release`).
 
 The caller owns the time: `submit(now, ...)`, then `advance(now)` at the time that `next_event` names. The same class
 runs behind real sockets (engine_server.py) and in virtual time (rehearsal.py), so both follow the same rules.
@@ -44,12 +46,13 @@ class Sequence:
     generated: int = 0
     ready_at: float = 0.0
     computed: int = 0
-    """Tokens of the prompt."""
+    """Tokens of the prompt, and of the answer of one that gave its KV cache back."""
     aborted: bool = False
 
     @property
-    def kv_tokens_reserved(self) -> int:
-        return self.prompt_tokens + (0 if self.keeps_kv else self.max_tokens)
+    def kv_tokens(self) -> int:
+        """What its KV cache takes while it has one."""
+        return self.prompt_tokens + (0 if self.keeps_kv else self.generated)
 
     @property
     def finished(self) -> bool:
@@ -70,7 +73,6 @@ class EngineModel:
     transferring: list[Sequence] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
     held: set[Sequence] = field(default_factory=set)
-    reserved_tokens: int = 0
     _busy_until: float | None = None
     _prefilling: list[Sequence] = field(default_factory=list)
     _stepping: list[Sequence] = field(default_factory=list)
@@ -87,7 +89,6 @@ class EngineModel:
         """The reader has taken this prefilled sequence's KV cache."""
         if sequence in self.held:
             self.held.remove(sequence)
-            self.reserved_tokens -= sequence.kv_tokens_reserved
             self._admit(now)
             self._start(now)
 
@@ -102,7 +103,6 @@ class EngineModel:
         for place in (self.to_prefill, self.transferring, self.running):
             if sequence in place:
                 place.remove(sequence)
-        self.reserved_tokens -= sequence.kv_tokens_reserved
         self._admit(now)
         self._start(now)
 
@@ -136,24 +136,24 @@ class EngineModel:
 
     @property
     def kv_usage(self) -> float:
-        """Share of the KV cache in use, 0..1: tokens that are there, not those reserved for the rest of an answer."""
-        used = sum(s.prompt_tokens + s.generated for s in self.running)
-        used += sum(s.prompt_tokens for s in self.transferring)
-        used += sum(s.prompt_tokens for s in self.to_prefill)
-        used += sum(s.prompt_tokens for s in self.held)
-        used += sum(s.prompt_tokens for s in self._prefilling)
-        return min(1.0, used / self.profile.kv_capacity_tokens)
+        """Share of the KV cache in use, 0..1."""
+        return min(1.0, self.held_tokens / self.profile.kv_capacity_tokens)
+
+    @property
+    def held_tokens(self) -> int:
+        places = (self.running, self.transferring, self.to_prefill, self.held, self._prefilling)
+        return sum(sequence.kv_tokens for place in places for sequence in place if not sequence.aborted)
 
     def _admit(self, now: float) -> None:
         while self.waiting:
             sequence = self.waiting[0]
-            empty = self.reserved_tokens == 0
-            fits = self.reserved_tokens + sequence.kv_tokens_reserved <= self.profile.kv_capacity_tokens
+            held, coming = self.held_tokens, len(self.running)
+            empty = held == 0
+            fits = held + coming + sequence.kv_tokens <= self.profile.kv_capacity_tokens
             admitted = self.requests_running + len(self.to_prefill) + len(self.transferring)
             if admitted >= self.profile.max_batch or not (fits or empty):
                 return
             self.waiting.popleft()
-            self.reserved_tokens += sequence.kv_tokens_reserved
             if sequence.on_admitted is not None:
                 sequence.on_admitted(sequence)
             if sequence.remote_kv:
@@ -164,26 +164,37 @@ class EngineModel:
             else:
                 self.to_prefill.append(sequence)
 
+    def _preempt(self) -> None:
+        """Take sequences out of the batch, the last to join first, until the others have room for a token each."""
+        while (
+            len(self.running) > 1 and self.held_tokens + len(self.running) > self.profile.kv_capacity_tokens
+        ):
+            sequence = self.running.pop()
+            sequence.remote_kv, sequence.computed = False, 0
+            self.waiting.appendleft(sequence)
+
     def _start(self, now: float) -> None:
         """Begin the next prefill or decode step if the replica is idle."""
         if self._busy_until is not None:
             return
         if self.transferring:
             arrived = [sequence for sequence in self.transferring if sequence.ready_at <= now]
+            arrived.sort(key=lambda sequence: sequence.ready_at)
             if arrived:
                 self.transferring = [sequence for sequence in self.transferring if sequence.ready_at > now]
                 self.running += arrived
         if self.to_prefill and not (self._decode_next and self.running):
-            room = tokens = self.step_tokens or self.to_prefill[0].prompt_tokens
+            room = tokens = self.step_tokens or self.to_prefill[0].kv_tokens
             while self.to_prefill and room:
                 sequence = self.to_prefill.popleft()
-                part = min(room, sequence.prompt_tokens - sequence.computed)
+                part = min(room, sequence.kv_tokens - sequence.computed)
                 sequence.computed += part
                 room -= part
                 self._prefilling.append(sequence)
             self._busy_until = now + self.profile.prefill(tokens - room) * self.error.prefill
             self._decode_next = True
         elif self.running:
+            self._preempt()
             self._stepping = list(self.running)
             self._busy_until = now + self.profile.decode(len(self._stepping)) * self.error.decode
             self._decode_next = False
@@ -192,11 +203,11 @@ class EngineModel:
         # Stays busy until the last callback has returned: one that submits must not start the next step half-way.
         produced = self._stepping
         if self._prefilling:
-            produced = [each for each in self._prefilling if each.computed == each.prompt_tokens]
+            produced = [each for each in self._prefilling if each.computed == each.kv_tokens]
             self.running += [each for each in produced if not each.aborted]
             # Only the last one may be done in part.
             rest = self._prefilling[-1]
-            if rest.computed < rest.prompt_tokens and not rest.aborted:
+            if rest.computed < rest.kv_tokens and not rest.aborted:
                 self.to_prefill.appendleft(rest)
             self._prefilling = []
         self._stepping = []
@@ -208,8 +219,6 @@ class EngineModel:
                 self.running.remove(sequence)
                 if sequence.keeps_kv:
                     self.held.add(sequence)
-                else:
-                    self.reserved_tokens -= sequence.kv_tokens_reserved
             if sequence.on_token is not None:
                 sequence.on_token(sequence, now)
             if sequence.first_token is None:

@@ -114,7 +114,7 @@ def test_requests_that_do_not_fit_the_kv_cache_wait_in_order() -> None:
     run(model)
     assert small.generated == 5
     assert model.kv_usage == 0
-    assert model.reserved_tokens == 0
+    assert model.held_tokens == 0
 
 
 def test_a_prefilled_kv_cache_is_held_until_it_is_read() -> None:
@@ -142,7 +142,7 @@ def test_a_client_that_leaves_makes_room() -> None:
     run(model)
     assert waiting.generated == 1
     assert leaving.generated < 100
-    assert model.reserved_tokens == 0
+    assert model.held_tokens == 0
 
 
 def test_a_late_caller_does_not_make_the_engine_slower() -> None:
@@ -187,7 +187,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_prompt_leaves_nothing_behind(
     model.submit(0.0, sequence)
     model.abort(0.1, sequence)
     run(model)
-    assert (model.reserved_tokens, model.requests_running, model.requests_waiting) == (0, 0, 0)
+    assert (model.held_tokens, model.requests_running, model.requests_waiting) == (0, 0, 0)
     assert sequence.first_token is None
 
 

@@ -127,7 +127,7 @@ async def test_each_stage_works_on_its_own_replica(site: Site) -> None:
     assert prefill["vllm:generation_tokens_total"] == 5, "one token per prompt, as vLLM's prefill side"
     assert decode["vllm:generation_tokens_total"] == 50
     assert decode["vllm:inter_token_latency_seconds_count"] == 45
-    assert site.engines["p"].model.reserved_tokens == 0, "KV caches that were read are released"
+    assert site.engines["p"].model.held_tokens == 0, "KV caches that were read are released"
 
 
 async def test_a_pod_reads_the_kv_cache_of_another_pod_and_frees_it_there(site: Site) -> None:
@@ -137,7 +137,7 @@ async def test_a_pod_reads_the_kv_cache_of_another_pod_and_frees_it_there(site: 
     results = await site.load([Request(0.0, 200, 10) for _ in range(5)])
     assert [each.error for each in results if not each.ok] == []
     prefill = site.engines["p"].model
-    await eventually(lambda: prefill.reserved_tokens == 0, what="KV caches that were read are released")
+    await eventually(lambda: prefill.held_tokens == 0, what="KV caches that were read are released")
 
 
 async def test_a_prompt_is_computed_again_where_the_pod_with_its_kv_cache_is_gone(site: Site) -> None:
@@ -166,8 +166,8 @@ async def test_a_kv_cache_that_nobody_comes_for_is_freed(site: Site, monkeypatch
     await site.add("p", "prefill")
     await prefilled(site)
     model = site.engines["p"].model
-    assert model.reserved_tokens == 50
-    await eventually(lambda: model.reserved_tokens == 0, what="the KV cache is freed")
+    assert model.held_tokens == 50
+    await eventually(lambda: model.held_tokens == 0, what="the KV cache is freed")
 
 
 async def test_a_kv_cache_is_freed_when_its_reader_gives_up_in_the_queue(site: Site) -> None:
@@ -182,10 +182,10 @@ async def test_a_kv_cache_is_freed_when_its_reader_gives_up_in_the_queue(site: S
     asked = {"prompt": [0] * 50, "max_tokens": 4, "kv_transfer_params": await prefilled(site)}
     reader = asyncio.create_task(post(site.urls["d"], asked))
     await eventually(lambda: len(decode.waiting) == queue + 1, what="the reader waits")
-    assert site.engines["p"].model.reserved_tokens == 50
+    assert site.engines["p"].model.held_tokens == 50
     for each in (reader, *long):
         each.cancel()
-    await eventually(lambda: site.engines["p"].model.reserved_tokens == 0, what="the KV cache is freed")
+    await eventually(lambda: site.engines["p"].model.held_tokens == 0, what="the KV cache is freed")
 
 
 async def test_an_engine_still_takes_what_was_under_way_to_it_when_it_was_told_to_end(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -30,8 +31,10 @@ PROFILE = Profile(
 SPEEDS = Speeds(PROFILE, KV_TRANSFER_SETUP_SECONDS, KV_TRANSFER_SECONDS_PER_TOKEN)
 
 
-def played(trace: Trace, prefill: int, decode: int, factors: dict[int, tuple[float, float]]) -> World:
-    world = World(trace, SPEEDS, factors)
+def played(
+    trace: Trace, prefill: int, decode: int, factors: dict[int, tuple[float, float]], speeds: Speeds = SPEEDS
+) -> World:
+    world = World(trace, speeds, factors)
     for role in [PREFILLS] * prefill + [DECODES] * decode:
         world.create(role, 0.0)
     world.run_until(math.inf)
@@ -40,7 +43,7 @@ def played(trace: Trace, prefill: int, decode: int, factors: dict[int, tuple[flo
 
 @pytest.mark.parametrize(("seed", "rate"), [(1, 2.0), (2, 5.0), (3, 9.0), (4, 14.0)])
 def test_every_request_is_as_fast_as_on_the_engines_of_the_demo(seed: int, rate: float) -> None:
-    """Lightly loaded, at the edge, and with queues that grow to the end; KV cache and batch as limits."""
+    """Lightly loaded, at the edge, and with queues that grow to the end; the batch is the limit."""
     chance = random.Random(seed)
     rows, at = [], 0.0
     for _ in range(400):
@@ -55,6 +58,48 @@ def test_every_request_is_as_fast_as_on_the_engines_of_the_demo(seed: int, rate:
 
     assert list(world.ttft) == pytest.approx([each.time_to_first_token for each in expected], rel=1e-6)
     assert list(world.itl) == pytest.approx([each.inter_token for each in expected], rel=1e-6)
+
+
+@pytest.mark.parametrize("capacity", [6_000, 12_000])
+def test_where_kv_caches_are_full_every_request_is_as_fast_as_on_the_engines_of_the_demo(
+    capacity: int,
+) -> None:
+    """Answers outgrow the room that their prompts left, so that the last to join are computed anew."""
+    chance = random.Random(capacity)
+    rows = [(each * 0.8, chance.randint(1, 1500), chance.randint(300, 900)) for each in range(150)]
+    speeds = replace(SPEEDS, profile=replace(PROFILE, kv_capacity_tokens=capacity))
+
+    world = played(Trace.of(rows), 2, 4, {}, speeds)
+    expected = simulate(
+        [Request(*row) for row in rows],
+        replace(MEASURED, kv_capacity_tokens=capacity),
+        2,
+        4,
+        [SpeedError()] * 6,
+    )
+
+    assert list(world.ttft) == pytest.approx([each.time_to_first_token for each in expected], rel=1e-6)
+    assert list(world.itl) == pytest.approx([each.inter_token for each in expected], rel=1e-6)
+
+
+def test_answers_that_outgrow_the_kv_cache_put_the_last_to_join_back() -> None:
+    """Two prompts of 400 and answers of 300 in 1,000 tokens: both are admitted, and after 100 tokens one goes back."""
+    profile = replace(LINEAR, kv_capacity_tokens=1_000)
+    world = World(Trace.of([(0.0, 400, 300), (0.001, 400, 300)]), Speeds(profile, 0.0, 0.0))
+    engine = world.create(AGGREGATES, 0.0).engine
+
+    world.run_until(1.5)
+    assert (engine.running, engine.waiting) == (2, 0)
+    world.run_until(4.0)
+    assert (engine.running, engine.waiting) == (1, 1)
+    world.run_until(60.0)
+
+    first, second = world.itl
+    assert first == pytest.approx(0.02, rel=0.02)
+    # It waits for the other's 200 tokens, and its prompt and some 100 tokens are read once more.
+    assert second * 299 == pytest.approx(299 * 0.02 + 200 * 0.02 + 0.05, rel=0.03)
+    assert engine.holds_nothing
+    assert sum(engine.itl_counts) == 2 * 299
 
 
 LINEAR = Profile(Curve((1, 10_001), (0.0, 1.0)), Curve((1, 8), (0.02, 0.02)), 100_000, 8)

@@ -7,9 +7,11 @@ speed of a profile; tests/unit/rehearse holds both against each other. A replica
 - a decode step: one token for every running request, in the time of that batch (and of its KV cache).
 
 Both alternate where both are wanted, which is how a replica that serves two stages, or still decodes while it has
-begun to prefill, slows itself. A request is admitted in order, while the batch has room and its prompt and answer fit
-into the KV cache. One whose prompt was read elsewhere joins the batch after the transfer of its KV cache. Steps
-between two changes of the batch are one event: their times follow in closed form.
+begun to prefill, slows itself. A request is admitted in order, while the batch has room and its prompt fits into what
+is free of the KV cache. One whose prompt was read elsewhere joins the batch after the transfer of its KV cache. Answers
+take room as they grow: where none is left for the next token of all, the request that joined last gives its own back,
+waits in front of all others, and has its prompt and its answer so far computed here anew (as vLLM's scheduler does).
+Steps between two changes of the batch are one event: their times follow in closed form.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from weft.balancing.profile import Profile
@@ -72,7 +74,8 @@ class Engine:
             "_transferring",
             "_running",
             "_fresh",
-            "_reserved",
+            "_joins",
+            "_preempted",
             "_parked",
             "_resident",
             "_clock",
@@ -114,12 +117,14 @@ class Engine:
         self._to_prefill: deque[tuple[int, int, float, int]] = deque()
         """(kind, request, seconds of a piece or 0 before the first, pieces left)"""
         self._transferring: list[tuple[float, int]] = []
-        self._running: list[tuple[int, int]] = []
-        """(clock at which it ends, request), a heap. The clock counts decode steps."""
+        self._running: list[tuple[int, int, int]] = []
+        """(clock at which it ends, how many joined before it, request), a heap. The clock counts decode steps."""
+        self._joins = 0
         self._fresh: list[int] = []
-        self._reserved = 0
+        self._preempted: dict[int, tuple[int, float]] = {}
+        """Per request that gave its KV cache back: tokens of its answer that are left, and when the last was out."""
         self._parked = 0
-        """Prompt tokens of requests that are admitted, or wait for their reader, and are not in the batch."""
+        """Tokens in the KV caches of requests that are admitted, or wait for their reader, and are not in the batch."""
         self._resident = 0
         """Tokens in the KV caches of the batch, as of the last change of it."""
         self._clock = 0
@@ -131,8 +136,8 @@ class Engine:
         self._last_step_end = 0.0
         self._cache: OrderedDict[int, None] = OrderedDict()
         """Blocks of prompts that were read, the least recently used first."""
-        self._joined = 0
-        """Of the running ones, those that had their first token from a prefill since the last step."""
+        self._joined: set[int] = set()
+        """Of the running ones, those that had a token from a prefill since the last step."""
 
     def clone(self, world: World) -> Engine:
         """A copy that goes its own way and belongs to another world."""
@@ -170,7 +175,7 @@ class Engine:
     @property
     def holds_nothing(self) -> bool:
         """No KV cache is reserved: none waits for its reader."""
-        return self._reserved == 0
+        return not (self._resident or self._parked)
 
     def counters(self, now: float) -> tuple[int, float, int, list[int]]:
         """Tokens generated, seconds between tokens, their number, and their histogram up to now, counted in
@@ -178,18 +183,24 @@ class Engine:
         counts = self.itl_counts
         generated, seconds = self.generated_total, self.itl_seconds_total
         if self._mode == _DECODING:
-            steps = min(self._steps, int((now - self._begun) / self._step + _EPSILON))
+            steps = self._steps_done(now)
             if steps > 0:
                 counts = counts.copy()
                 generated += steps * len(self._running)
                 seconds += self._count_intervals(counts, steps)
         return generated, seconds, sum(counts), counts
 
+    def _steps_done(self, now: float) -> int:
+        """Of the run of steps that is under way."""
+        if self._mode != _DECODING:
+            return 0
+        return min(self._steps, int((now - self._begun) / self._step + _EPSILON))
+
     def outlook(self, now: float) -> Iterator[tuple[int, float]]:
         """(request, about when its first token is out) of those that wait here for a prefill or for a place."""
         batch = len(self._running)
         step = self._step_seconds[min(batch, len(self._step_seconds) - 1)]
-        left = sum(end - self._clock for end, _ in self._running)
+        left = sum(end - self._clock for end, _, _ in self._running)
         # A place is free after each so many seconds, with the rest of the batch's answers spread evenly.
         pause = left * step / batch / batch if batch else 0.0
         at = self.due if self._prefilling else now
@@ -199,7 +210,7 @@ class Engine:
                 place += pause
                 yield request, place + step
             else:
-                at += self._prefill_seconds(self._world.prompt_tokens[request], 0) + (step if batch else 0.0)
+                at += self._prefill_seconds(self._tokens(request), 0) + (step if batch else 0.0)
                 yield request, at
 
     def cached_tokens(self, request: int) -> int:
@@ -219,7 +230,7 @@ class Engine:
         for block in blocks:
             cache[block] = None
             cache.move_to_end(block)
-        free = self._speeds.profile.kv_capacity_tokens - self._reserved
+        free = self._speeds.profile.kv_capacity_tokens - self._resident - self._parked
         room = max(0, free // self._world.trace.block_tokens)
         while len(cache) > room:
             cache.popitem(last=False)
@@ -234,7 +245,6 @@ class Engine:
 
     def release(self, request: int, now: float) -> None:
         """The reader has this request's KV cache."""
-        self._reserved -= self._world.prompt_tokens[request]
         self._parked -= self._world.prompt_tokens[request]
         self._admit(now)
         self._wake(now)
@@ -258,19 +268,18 @@ class Engine:
             if working >= profile.max_batch:
                 return
             kind, request = waiting[0]
-            if not self._fits(kind, request, working):
+            if not self._fits(kind, request, working, now):
                 # What is held here may wait for readers, some of them in this very queue: they go first.
                 if kind != PREFILL or not self._readers:
                     return
                 place = next(i for i, (each, _) in enumerate(waiting) if each != PREFILL)
                 kind, request = waiting[place]
-                if not self._fits(kind, request, working):
+                if not self._fits(kind, request, working, now):
                     return
                 del waiting[place]
             else:
                 waiting.popleft()
-            self._reserved += self._need(kind, request)
-            self._parked += world.prompt_tokens[request]
+            self._parked += self._tokens(request)
             if kind != PREFILL:
                 self._readers -= 1
             if kind == DECODE:
@@ -280,15 +289,44 @@ class Engine:
             else:
                 self._to_prefill.append((kind, request, 0.0, 1))
 
-    def _need(self, kind: int, request: int) -> int:
-        answer = 0 if kind == PREFILL else self._world.answer_tokens[request]
-        return self._world.prompt_tokens[request] + answer
+    def _tokens(self, request: int) -> int:
+        """Of its prompt, and of the answer of one that gave its KV cache back."""
+        tokens = self._world.prompt_tokens[request]
+        if request in self._preempted:
+            tokens += self._world.answer_tokens[request] - self._preempted[request][0]
+        return tokens
 
-    def _fits(self, kind: int, request: int, working: int) -> bool:
-        """Into the KV cache; what is too large for it, when nothing else is there. An answer also when nothing else
-        works, whatever is held: a replica that serves both stages could else wait for itself."""
-        alone = not self._reserved or (kind != PREFILL and not working)
-        return alone or self._reserved + self._need(kind, request) <= self._speeds.profile.kv_capacity_tokens
+    def _fits(self, kind: int, request: int, working: int, now: float) -> bool:
+        """Into the KV cache, beside the next token of all; what is too large for it, when nothing else is there. An
+        answer also when nothing else works, whatever is held: a replica that serves both stages could else wait for
+        itself."""
+        batch = len(self._running)
+        held = self._parked + self._resident + batch * self._steps_done(now)
+        alone = not held or (kind != PREFILL and not working)
+        return alone or held + batch + self._tokens(request) <= self._speeds.profile.kv_capacity_tokens
+
+    def _room_steps(self) -> int:
+        """Decode steps until the KV cache is full, from the last change of the batch on; at least one."""
+        free = self._speeds.profile.kv_capacity_tokens - self._resident - self._parked
+        return max(1, free // len(self._running))
+
+    def _preempt(self) -> None:
+        """Take requests out of the batch, the last to join first, until the others have room for a token each."""
+        running, world = self._running, self._world
+        capacity = self._speeds.profile.kv_capacity_tokens
+        while len(running) > 1 and self._resident + self._parked + len(running) > capacity:
+            victim = max(running, key=lambda each: each[1])
+            running.remove(victim)
+            end, _, request = victim
+            left = end - self._clock
+            self._resident -= world.prompt_tokens[request] + world.answer_tokens[request] - left
+            self._preempted[request] = (left, self._last_step_end)
+            if request in self._fresh:
+                self._fresh.remove(request)
+            self._joined.discard(request)
+            self._waiting.appendleft((WHOLE, request))
+            self._readers += 1
+        heapify(running)
 
     def _wake(self, now: float) -> None:
         """Something came: begin, or end the run of steps at the step in which it can be taken up."""
@@ -300,6 +338,7 @@ class Engine:
                 limit = min(limit, self._steps_until(now))
             if self._transferring:
                 limit = min(limit, self._steps_until(self._transferring[0][0]))
+            limit = min(limit, max(self._room_steps(), self._steps_until(now)))
             if limit < self._steps:
                 self._steps = limit
                 self.due = self._begun + limit * self._step
@@ -311,6 +350,7 @@ class Engine:
         transferring = self._transferring
         while transferring and transferring[0][0] <= now + _EPSILON:
             _, request = heappop(transferring)
+            self._parked -= self._world.prompt_tokens[request]
             self._join(request, self._world.answer_tokens[request])
             self._fresh.append(request)
         running = self._running
@@ -318,8 +358,9 @@ class Engine:
             self._begin_prefill(now)
         elif running:
             self._decode_next = False
+            self._preempt()
             step = self._step_seconds[min(len(running), len(self._step_seconds) - 1)]
-            steps = running[0][0] - self._clock
+            steps = min(running[0][0] - self._clock, self._room_steps())
             per_kv_token = self._speeds.decode_seconds_per_kv_token
             if per_kv_token:
                 steps = min(steps, STEPS_AT_ONE_SPEED)
@@ -340,15 +381,14 @@ class Engine:
     def _join(self, request: int, tokens: int) -> None:
         if not self._running:
             self._last_step_end = math.inf  # no interval is counted over a time with nothing to decode
-        heappush(self._running, (self._clock + tokens, request))
-        prompt = self._world.prompt_tokens[request]
-        self._parked -= prompt
-        self._resident += prompt + self._world.answer_tokens[request] - tokens
+        heappush(self._running, (self._clock + tokens, self._joins, request))
+        self._joins += 1
+        self._resident += self._world.prompt_tokens[request] + self._world.answer_tokens[request] - tokens
 
     def _begin_prefill(self, now: float) -> None:
         kind, request, piece, left = self._to_prefill.popleft()
         if not piece:
-            tokens = self._world.prompt_tokens[request]
+            tokens = self._tokens(request)
             seconds = self._prefill_seconds(tokens, self.cached_tokens(request))
             chunk = self._speeds.chunk_tokens
             left = math.ceil(tokens / chunk) if chunk else 1
@@ -373,22 +413,27 @@ class Engine:
             self._to_prefill.appendleft((kind, request, piece, left - 1))
             return
         world = self._world
-        self.prompt_tokens_total += world.prompt_tokens[request]
         if world.trace.blocks:
             self._keep_blocks(world.trace.blocks[request])
         if kind == PREFILL:
-            # Its KV cache stays reserved until `release`.
+            # Its KV cache stays until `release`.
+            self.prompt_tokens_total += world.prompt_tokens[request]
             world.prefilled(request)
             return
+        self._parked -= self._tokens(request)
+        left, last = self._preempted.pop(request, (world.answer_tokens[request], math.nan))
         self.generated_total += 1
-        world.first_token(request, now)
-        if world.answer_tokens[request] == 1:
-            self._reserved -= world.prompt_tokens[request] + 1
-            self._parked -= world.prompt_tokens[request]
+        if left == world.answer_tokens[request]:
+            self.prompt_tokens_total += world.prompt_tokens[request]
+            world.first_token(request, now)
+        else:
+            self.itl_counts[bisect_left(ITL_BOUNDS, now - last)] += 1
+            self.itl_seconds_total += now - last
+        if left == 1:
             world.answered(request, now)
         else:
-            self._join(request, world.answer_tokens[request] - 1)
-            self._joined += 1
+            self._join(request, left - 1)
+            self._joined.add(request)
 
     def _end_steps(self, now: float) -> None:
         running, world = self._running, self._world
@@ -398,12 +443,10 @@ class Engine:
         self._clock += self._steps
         self._last_step_end = now
         self._fresh.clear()
-        self._joined = 0
+        self._joined.clear()
         while running and running[0][0] <= self._clock:
-            _, request = heappop(running)
-            tokens = world.prompt_tokens[request] + world.answer_tokens[request]
-            self._reserved -= tokens
-            self._resident -= tokens
+            _, _, request = heappop(running)
+            self._resident -= world.prompt_tokens[request] + world.answer_tokens[request]
             world.answered(request, now)
 
     def _count_intervals(self, counts: list[int], steps: int) -> float:
@@ -412,9 +455,9 @@ class Engine:
         The first of them lasts since the last run for those that were in it; who has joined had no token before.
         """
         step, batch = self._step, len(self._running)
-        old = batch - len(self._fresh) - self._joined
+        old = batch - len(self._fresh) - len(self._joined)
         first = max(step, self._begun + step - self._last_step_end) if old else step
-        usual = batch * (steps - 1) + self._joined
+        usual = batch * (steps - 1) + len(self._joined)
         counts[bisect_left(ITL_BOUNDS, first)] += old
         counts[bisect_left(ITL_BOUNDS, step)] += usual
         return first * old + step * usual
