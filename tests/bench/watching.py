@@ -14,42 +14,59 @@ from urllib.parse import urlsplit
 
 from support.world import condition
 from weft.api.resources import LOGICAL_NODES
-from weft.cluster import Object
+from weft.cluster import ClusterError, Object
 from weft_dev.controlplane import ControlPlane
+
+ENDED = (OSError, http.client.HTTPException, ValueError, AttributeError, ClusterError)
+"""What reading a stream, or beginning one, comes to when one side or the other closed it."""
+AGAIN_SECONDS = 0.1
 
 
 class Bound:
     """Watches the logical nodes of a namespace from now on."""
 
     def __init__(self, plane: ControlPlane, namespace: str) -> None:
-        self._plane, self._path = plane, LOGICAL_NODES.path(namespace)
-        listed = plane.client().request("GET", self._path, query={"limit": "1"})
-        self._version, self._closed = listed["metadata"]["resourceVersion"], False
-        self._connect()
+        self._plane, self._path, self._closed = plane, LOGICAL_NODES.path(namespace), False
         self._times: dict[str, float] = {}
         self._changed = threading.Condition()
+        self._connect()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _connect(self) -> None:
-        context = ssl.create_default_context(cafile=str(self._plane.ca_file))
+        """List, and watch from there on.
+
+        The API server ends the watch of one that is slow, as in a burst of thousands, and may have forgotten what came
+        since: what became Bound meanwhile is in a list alone, and has the list's time.
+        """
+        listed = self._plane.client().request("GET", self._path)
+        for obj in listed["items"]:
+            self._hear(obj, time.monotonic())
         address = urlsplit(self._plane.url)
-        link = http.client.HTTPSConnection(address.hostname or "", address.port, context=context)
-        path = f"{self._path}?watch=1&resourceVersion={self._version}"
+        if address.scheme == "https":
+            context = ssl.create_default_context(cafile=str(self._plane.ca_file))
+            link: http.client.HTTPConnection = http.client.HTTPSConnection(address.netloc, context=context)
+        else:
+            link = http.client.HTTPConnection(address.netloc)
+        path = f"{self._path}?watch=1&resourceVersion={listed['metadata']['resourceVersion']}"
         link.request("GET", path, headers={"Authorization": f"Bearer {self._plane.token}"})
         self._socket, self._stream = link.sock, link.getresponse()
 
     def _read(self) -> None:
         while not self._closed:
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, by one side or the other
+            with contextlib.suppress(*ENDED):
                 for line in self._stream:
-                    self._hear(json.loads(line)["object"], time.monotonic())
-            # The API server ends the watch of one that is slow: a burst of thousands would be waited for in vain.
-            if not self._closed:
-                self._connect()
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        break
+                    self._hear(event["object"], time.monotonic())
+            while not self._closed:
+                with contextlib.suppress(*ENDED):
+                    self._connect()
+                    break
+                time.sleep(AGAIN_SECONDS)
 
     def _hear(self, obj: Object, arrived: float) -> None:
-        self._version = obj["metadata"]["resourceVersion"]
         if condition(obj, "Bound") == "True":
             with self._changed:
                 self._times.setdefault(obj["metadata"]["name"], arrived)
