@@ -5,8 +5,9 @@ Balancing knows nothing of devices, placement nothing of groups: this is all tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from weft.cluster import Object
@@ -25,6 +26,8 @@ class DomainQuestion:
     """The value that was chosen before; empty: none."""
     nodes: Mapping[str, Object]
     """The spec of each logical node that the group is to have, by name, without a domain; some are there already."""
+    waits_since: datetime | None = None
+    """Since when it waits; None: it wants no place in the queue, as it serves already."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,18 @@ class DomainAnswer:
 
     domain: str
     message: str = ""
+
+
+WAITING = "WaitingForDomain"
+"""Reason of the condition Balanced of a group that waits for its domain."""
+
+
+def waiting_groups(groups: Iterable[Object]) -> Iterator[tuple[str, str]]:
+    """Namespace and name of the InferenceGroups whose status says that they wait for a domain."""
+    for raw in groups:
+        conditions = raw.get("status", {}).get("conditions", ())
+        if any(one["type"] == "Balanced" and one["reason"] == WAITING for one in conditions):
+            yield raw["metadata"]["namespace"], raw["metadata"]["name"]
 
 
 ChooseDomain = Callable[[DomainQuestion, Now], Awaitable[DomainAnswer]]

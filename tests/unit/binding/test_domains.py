@@ -17,12 +17,13 @@ from weft.api.resources import (
     INFERENCE_GROUPS,
     INFERENCE_ROLES,
     LOGICAL_NODES,
+    NAMESPACES,
     PODS,
 )
 from weft.balancing.controller import GroupController
 from weft.balancing.keys import GroupKey
 from weft.balancing.presets import PRESETS
-from weft.binding.keys import PlacementKey
+from weft.binding.keys import LogicalNodeKey, PlacementKey
 from weft.binding.placement import PlacementController
 from weft.cluster import Object
 from weft.fabric.driver import Device, DeviceKind
@@ -396,3 +397,106 @@ async def test_a_role_of_plain_pods_is_told_that_the_field_has_no_effect_on_it(
     one.rack.cluster._store((INFERENCE_ROLES, "a", "llama-decode"), {**role, "spec": spec})
     await one.run("llama")
     assert condition(one.group("llama"), "Balanced") == ("False", "PlacementIgnored")
+
+
+class SmallOnes:
+    """Requests for one GPU each, beside the groups: one always waits, and one ends in each round."""
+
+    def __init__(self, one: Rail, namespace: str) -> None:
+        self.one, self.namespace, self.asked = one, namespace, 0
+        self.holders: list[str] = []
+
+    async def ask(self) -> None:
+        name = f"small-{self.asked}"
+        self.asked += 1
+        self.one.rack.clock.forward(1)
+        metadata = {"name": name, "namespace": self.namespace}
+        spec = {"accelerators": [{"name": "main", "count": 1}]}
+        await self.one.rack.cluster.create(LOGICAL_NODES, {"metadata": metadata, "spec": spec})
+        self.holders.append(name)
+        await self.work()
+
+    async def end(self) -> None:
+        name = self.holders.pop(0)
+        await self.one.rack.cluster.delete(LOGICAL_NODES, name, self.namespace)
+        await self.work()
+
+    async def work(self) -> None:
+        for _ in range(6):
+            for raw in self.one.rack.cluster.list(LOGICAL_NODES, self.namespace):
+                key = LogicalNodeKey(self.namespace, raw["metadata"]["name"])
+                await self.one.rack.reconcile(key)
+            await self.one.rack.settle()
+
+
+@pytest.mark.parametrize("namespace", ["a", "b"])
+async def test_a_group_gets_its_domain_though_smaller_requests_come_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, namespace: str
+) -> None:
+    one = await rail(monkeypatch, ib0=4)
+    if namespace == "b":
+        await one.rack.cluster.create(NAMESPACES, {"metadata": {"name": "b"}})
+    small = SmallOnes(one, namespace)
+    for _ in range(5):
+        await small.ask()
+    await one.ask("llama")
+    await one.run("llama")
+    assert condition(one.group("llama"), "Balanced") == ("False", "WaitingForDomain")
+    rounds = 0
+    while not one.domains("llama") and rounds < 9:
+        rounds += 1
+        await small.end()
+        await small.ask()
+        await one.run("llama")
+        if rounds == 3:
+            assert "kept for it" in one.message("llama")
+    assert one.domains("llama") == ["ib0"] * 4
+    assert rounds <= 6
+
+
+@pytest.mark.parametrize("why", ["a quota", "suspended", "deleted"])
+async def test_a_group_keeps_nothing_from_others_while_it_could_not_take_it(
+    monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    one = await rail(monkeypatch, ib0=4)
+    if why == "a quota":
+        meta = {"name": "q", "namespace": "a", "uid": "q"}
+        # As many hosts as the others have; the group needs two.
+        await one.rack.cluster.create(DEVICE_QUOTAS, {"metadata": meta, "spec": {"hosts": 4}})
+    small = SmallOnes(one, "a")
+    for _ in range(4):
+        await small.ask()
+    await one.ask("llama", **({"suspend": True} if why == "suspended" else {}))
+    await one.run("llama")
+    if why == "deleted":
+        await one.rack.cluster.delete(INFERENCE_GROUPS, "llama", "a")
+        await one.run("llama")
+        await one.rack.pass_by(31)
+    for _ in range(3):
+        await small.end()
+        await small.ask()
+        if why != "deleted":
+            await one.run("llama")
+    assert len(one.rack.claims()) == 4
+    assert not one.domains("llama")
+
+
+async def test_a_new_leader_goes_on_keeping_what_a_group_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await rail(monkeypatch, ib0=4)
+    small = SmallOnes(one, "a")
+    for _ in range(4):
+        await small.ask()
+    await one.ask("llama")
+    await one.run("llama")
+    for _ in range(2):
+        await small.end()
+        await small.ask()
+        await one.run("llama")
+    assert len(one.rack.claims()) == 2
+    one.take_over()
+    await one.rack.poll()
+    await small.work()
+    await one.run("llama")
+    await small.work()
+    assert len(one.rack.claims()) == 2, "two who wait took nothing of what is free"
+    assert "kept for it" in one.message("llama")

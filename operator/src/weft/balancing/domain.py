@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 
+from weft.api.conditions import find
 from weft.api.inference import Domain
 from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica
@@ -16,7 +18,7 @@ from weft.balancing.roster import free_name
 from weft.balancing.state import Finding, Note, Split
 from weft.cluster import Object
 from weft.controllers import Now
-from weft.domains import ChooseDomain, DomainQuestion
+from weft.domains import WAITING, ChooseDomain, DomainQuestion
 
 
 async def with_domain(picture: GroupPicture, choose: ChooseDomain, now: Now) -> GroupPicture:
@@ -33,7 +35,8 @@ async def with_domain(picture: GroupPicture, choose: ChooseDomain, now: Now) -> 
     if present and (complete or any(_holds(one) for one in picture.replicas)):
         return replace(picture, domain=present)
     metadata = group.metadata
-    asked = DomainQuestion(metadata.namespace, metadata.name, placement.same_domain, present, wanted)
+    question = DomainQuestion(metadata.namespace, metadata.name, placement.same_domain, present, wanted)
+    asked = replace(question, waits_since=_waits_since(picture, now))
     answer = await choose(asked, now)
     if not answer.domain and present and any(one.node_bound and not one.misplaced for one in own):
         # Some have their devices: the others wait there, as what is free elsewhere would not do either.
@@ -41,6 +44,16 @@ async def with_domain(picture: GroupPicture, choose: ChooseDomain, now: Now) -> 
     return replace(
         picture, domain=answer.domain, no_domain=_none(answer.message) if not answer.domain else None
     )
+
+
+def _waits_since(picture: GroupPicture, now: Now) -> datetime | None:
+    """Since when it waits in the queue; None: it has no place there. What serves, or may take nothing, needs none."""
+    group = picture.group
+    if group.spec.suspend or any(one.serving for one in picture.replicas):
+        return None
+    said = find(group.status.conditions, "Balanced")
+    waits = said is not None and said.reason == WAITING and said.status == "False"
+    return said.last_transition_time if said is not None and waits else now.wall
 
 
 def _holds(one: Replica) -> bool:
@@ -69,9 +82,7 @@ def _wanted(picture: GroupPicture, allocation: Split) -> Mapping[str, Object]:
 
 
 def _none(message: str) -> Finding:
-    return Finding(
-        False, "WaitingForDomain", f"no replica is made until there is a domain for all: {message}"
-    )
+    return Finding(False, WAITING, f"no replica is made until there is a domain for all: {message}")
 
 
 def record(picture: GroupPicture) -> Domain | None:

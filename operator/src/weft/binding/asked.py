@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property, lru_cache
 
@@ -133,6 +133,17 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Gang:
+    """Requests that get their places together, in one domain, or not at all."""
+
+    attribute: str
+    """Device attribute that the accelerators of all of them are to have one value of."""
+    members: tuple[Waiting, ...]
+    domain: str = ""
+    """The value that was chosen already, which the members ask for; empty: any that they all find room in."""
+
+
+@dataclass(frozen=True)
 class Waiting:
     """A logical node that has no devices yet, or not all that it asks for now."""
 
@@ -159,6 +170,15 @@ class Waiting:
     """Whether its PriorityClass lets it take from lower ones where pools allow that."""
     whole: Shape | None = None
     """Where it lacks some: all that it asks for, with what its own devices have to have. None: the shape is all."""
+    gang: Gang | None = None
+    """It is no logical node but the place in the queue of all these, which are made when there is room for them."""
+
+    def is_for(self, request: Waiting) -> bool:
+        """Whether it is the place of a gang whose domain is chosen, and the request one of its logical nodes."""
+        if self.gang is None or not self.gang.domain or self.namespace != request.namespace:
+            return False
+        asked = request.name, request.shape.needs
+        return any((each.name, each.shape.needs) == asked for each in self.gang.members)
 
     @property
     def has_turn(self) -> bool:
@@ -169,6 +189,22 @@ class Waiting:
     def possible(self) -> Shape:
         """What there has to be, in use or not, for the request to be met some day."""
         return self.whole or self.shape
+
+
+def pinned(waiting: Waiting, attribute: str, domain: str) -> Waiting:
+    """The same in one domain, as `domains.in_domain` will ask for it."""
+
+    def inside(choice: Choice) -> Choice:
+        equal = tuple(sorted({*choice.selector.equal, (attribute, domain)}))
+        return replace(choice, selector=replace(choice.selector, equal=equal))
+
+    needs = tuple(
+        replace(need, choices=tuple(map(inside, need.choices)))
+        if need.kind is DeviceKind.ACCELERATOR
+        else need
+        for need in waiting.shape.needs
+    )
+    return replace(waiting, shape=replace(waiting.shape, needs=needs))
 
 
 @lru_cache(maxsize=50_000)

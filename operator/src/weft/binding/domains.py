@@ -2,7 +2,8 @@
 
 As `whatif`: what is asked about is laid over a snapshot of what there is, and the search that finds places looks for
 theirs, behind all that wait already. So a domain is chosen for what placement will do in it: hosts, quotas, grants and
-the queue count.
+the queue count. A group that finds none waits in that queue itself, as a gang, and finds its domain before all others
+when it has become the head.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from weft.api.resources import LOGICAL_NODES
-from weft.binding.asked import Choice, Waiting
+from weft.binding.asked import Gang, Shape, Waiting, pinned
 from weft.binding.membership import PoolKey
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.plan import Assignment, Placement, Remembered
@@ -43,9 +44,9 @@ def choose_domain(
     promises: Iterable[Promise],
     remembered: Remembered,
     now: datetime,
-) -> DomainAnswer:
+) -> tuple[DomainAnswer, Waiting | None]:
     """The domain that was chosen before, if it has room for what is not in it yet; else the fullest that has room for
-    all.
+    all. And its place in the queue, as long as it needs one.
 
     `promises`: to other groups; what they are about to ask for is not free. `reader`: none that another thread uses.
     Raises ValueError for a spec that cannot be read.
@@ -71,26 +72,75 @@ def choose_domain(
     own = {name: waiting.pop(raw["metadata"]["uid"]) for name, raw in asked.items()}
     for raw, each in promised:
         uid = raw["metadata"]["uid"]
-        waiting[uid] = _pinned(waiting[uid], each.question.attribute, each.domain)
+        waiting[uid] = pinned(waiting[uid], each.question.attribute, each.domain)
+    gang = _gang(question, own, now)
+    is_head = gang is not None and gang.uid == remembered.head
+    before = waiting
+    if gang is not None and is_head:
+        # As for any head: what it needs is kept from all others, but for a greater priority of its namespace.
+        before = {
+            uid: each
+            for uid, each in waiting.items()
+            if uid in {raw["metadata"]["uid"] for raw, _ in promised}
+            or (each.namespace == gang.namespace and each.priority > gang.priority)
+        }
     free = _free(
         stock, question.attribute, frozenset().union(*(each.shape.allowed_pools for each in own.values()))
     )
     nearest: tuple[int, str, str] | None = None
     for domain in _candidates(free, question.present, own, inside):
         lacking = [
-            _pinned(each, question.attribute, domain)
+            pinned(each, question.attribute, domain)
             for name, each in own.items()
             if inside.get(name) != domain
         ]
-        placement = place([*waiting.values(), *lacking], stock, remembered)
+        placement = place([*before.values(), *lacking], stock, Remembered() if is_head else remembered)
         placed = _placed(placement, question.attribute, domain)
         left = [each for each in lacking if each.uid not in placed]
         if not left:
-            return DomainAnswer(domain)
+            return DomainAnswer(domain), _chosen(gang, domain) if gang is not None and is_head else None
         why = next((each.message for each in placement.refusals if each.waiting.uid == left[0].uid), "")
         if nearest is None or len(left) < nearest[0]:
             nearest = len(left), domain, why
-    return DomainAnswer("", _why_none(question.attribute, nearest, free))
+    message = _why_none(question.attribute, nearest, free)
+    if gang is not None:
+        after = place([*waiting.values(), gang], stock, remembered)
+        if after.remembered.head == gang.uid:
+            message += (
+                "; it is the head of the queue, and what is free where the least is missing is kept for it"
+            )
+    return DomainAnswer("", message), gang
+
+
+def _gang(question: DomainQuestion, own: Mapping[str, Waiting], now: datetime) -> Waiting | None:
+    """The group's place in the queue; None: it needs none."""
+    if question.waits_since is None:
+        return None
+    members = tuple(replace(each, name=name) for name, each in own.items())
+    needs = tuple(need for each in members for need in each.shape.needs)
+    pools = frozenset().union(*(each.shape.allowed_pools for each in members))
+    return Waiting(
+        f"{question.namespace}/{question.group}/gang",
+        question.namespace,
+        question.group,
+        str(question.waits_since.replace(microsecond=0)),
+        Shape(needs, pools),
+        priority=min(each.priority for each in members),
+        # Which of those that waited under the last leader was the head is not recorded: the oldest of them goes on.
+        was_head=question.waits_since < now,
+        not_accepted=next((each.not_accepted for each in members if each.not_accepted), None),
+        suspended=any(each.suspended for each in members),
+        may_preempt=False,
+        gang=Gang(question.attribute, members),
+    )
+
+
+def _chosen(waiting: Waiting, domain: str) -> Waiting:
+    """A place in the queue of which the logical nodes are about to be made, for this domain."""
+    assert waiting.gang is not None
+    attribute = waiting.gang.attribute
+    members = tuple(pinned(each, attribute, domain) for each in waiting.gang.members)
+    return replace(waiting, gang=Gang(attribute, members, domain))
 
 
 def _why_none(attribute: str, nearest: tuple[int, str, str] | None, free: Mapping[str, int]) -> str:
@@ -141,22 +191,6 @@ def _placed(placement: Placement, attribute: str, domain: str) -> set[str]:
     return {item.waiting.uid for item in placement.assignments if is_inside(item)}
 
 
-def _pinned(waiting: Waiting, attribute: str, domain: str) -> Waiting:
-    """The same in one domain, as `domains.in_domain` will ask for it."""
-
-    def inside(choice: Choice) -> Choice:
-        equal = (*choice.selector.equal, (attribute, domain))
-        return replace(choice, selector=replace(choice.selector, equal=equal))
-
-    needs = tuple(
-        replace(need, choices=tuple(map(inside, need.choices)))
-        if need.kind is DeviceKind.ACCELERATOR
-        else need
-        for need in waiting.shape.needs
-    )
-    return replace(waiting, shape=replace(waiting.shape, needs=needs))
-
-
 def _where_they_are(reader: Reader, snapshot: Snapshot, question: DomainQuestion) -> dict[str, str]:
     """The domain of each logical node of the group whose accelerators are all claimed, or chosen, in one."""
     found: dict[str, set[str]] = {}
@@ -184,10 +218,17 @@ def _where_they_are(reader: Reader, snapshot: Snapshot, question: DomainQuestion
 
 
 def _without_own(snapshot: Snapshot, question: DomainQuestion) -> Snapshot:
-    """The snapshot without the group's own logical nodes: they are asked about, and do not wait beside themselves."""
+    """The snapshot without the group's own logical nodes and its place in the queue: they are asked about, and do not
+    wait beside themselves."""
     own = {(question.namespace, name) for name in question.nodes}
     return replace(
-        snapshot, logical_nodes=tuple(raw for raw in snapshot.logical_nodes if _owner(raw) not in own)
+        snapshot,
+        logical_nodes=tuple(raw for raw in snapshot.logical_nodes if _owner(raw) not in own),
+        gangs=tuple(
+            each
+            for each in snapshot.gangs
+            if (each.namespace, each.name) != (question.namespace, question.group)
+        ),
     )
 
 

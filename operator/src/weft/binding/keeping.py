@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from weft.binding.asked import Constraint, Shape, Waiting
+from weft.binding.asked import Constraint, Gang, Shape, Waiting, pinned
 from weft.binding.bins import Bin
 from weft.binding.choose import Devices, Part, Parts, Try, cover, is_enough
 from weft.binding.places import Place
@@ -29,8 +29,8 @@ class Kept:
     request: Waiting
     parts: Parts
     """The free ones of its devices."""
-    place: Place | None
-    """A host for it, where there is one already."""
+    places: tuple[Place, ...]
+    """The hosts for it, as far as there are some already."""
     missing: int
     """Devices that have to be released by others; a host counts as one."""
 
@@ -38,22 +38,70 @@ class Kept:
     def identity(self) -> Hashable:
         """Equal where the same is withheld."""
         parts = frozenset((part.bin.offer.alike, part.count) for part in self.parts)
-        return self.request.uid, self.place, parts
+        return self.request.uid, self.places, parts
 
 
 def nearest(room: Room, request: Waiting) -> Kept | None:
     """The set of devices for a request of which the least is missing; None where no release of others suffices."""
-    best: Kept | None = None
+    if request.gang is not None:
+        return _nearest_domain(room, request, request.gang)
+    found = _nearest(room, request, Try(budget=dict(room.budget(request.namespace))))
+    return found and found[0]
+
+
+def _nearest(room: Room, request: Waiting, before: Try) -> tuple[Kept, Try] | None:
+    """The same, and what is taken then; `before` is taken already, for others of its gang."""
+    best: tuple[Kept, Try] | None = None
     shape, devices = request.shape, room.devices
     for reach in room.hosts.kinds_in_time(shape):
         place = next((each for each in room.hosts.open(shape) if room.hosts.reach(each) == reach), None)
         with devices.as_if_free(each.usable for each in devices.bins) as free:
             search = _Search(devices, shape, free)
-            for found in search.sets(reach, Try(budget=dict(room.budget(request.namespace)))):
+            for found in search.sets(reach, before):
                 missing = search.missing(found) + (place is None)
-                if best is None or missing < best.missing:
-                    best = Kept(request, search.free_parts(found), place, missing)
+                if best is None or missing < best[0].missing:
+                    places = () if place is None else (place,)
+                    best = Kept(request, search.free_parts(found, before), places, missing), found
     return best
+
+
+def _nearest_domain(room: Room, request: Waiting, gang: Gang) -> Kept | None:
+    """The domain in which the least is missing for all of a gang that have no place yet."""
+    held = {(each.request.namespace, each.request.name) for each in room.held.values()}
+    members = [each for each in gang.members if (each.namespace, each.name) not in held]
+    if not members or room.hosts_left.get(request.namespace, len(members)) < len(members):
+        return None
+    values = {each.offer.device.attributes.get(gang.attribute, "") for each in room.devices.bins} - {""}
+    best: Kept | None = None
+    for domain in [gang.domain] if gang.domain else sorted(values):
+        kept = _all_of(room, request, [pinned(each, gang.attribute, domain) for each in members])
+        if kept is not None and (best is None or kept.missing < best.missing):
+            best = kept
+    return best
+
+
+def _all_of(room: Room, request: Waiting, members: Sequence[Waiting]) -> Kept | None:
+    taken = Try(budget=dict(room.budget(request.namespace)))
+    parts: list[Part] = []
+    places: list[Place] = []
+    devices_missing = 0
+    try:
+        for each in members:
+            found = _nearest(room, each, replace(taken, chosen=[]))
+            if found is None:
+                return None
+            kept, taken = found
+            # Devices are counted for all so far, hosts for this one.
+            devices_missing = kept.missing - (not kept.places)
+            parts += kept.parts
+            for place in kept.places:
+                room.hosts.take(place)
+                places.append(place)
+    finally:
+        for place in places:
+            room.hosts.give_back(place)
+    missing = devices_missing + len(members) - len(places)
+    return Kept(request, tuple(parts), tuple(places), missing)
 
 
 class _Search:
@@ -81,8 +129,9 @@ class _Search:
     def missing(self, found: Try) -> int:
         return sum(max(0, count - self._free[number]) for number, count in found.taken.items())
 
-    def free_parts(self, found: Try) -> Parts:
-        left = dict(self._free)
+    def free_parts(self, found: Try, before: Try) -> Parts:
+        """What is free of a set, less what was taken before it."""
+        left = {number: max(0, free - before.taken.get(number, 0)) for number, free in self._free.items()}
         parts = []
         for number, each, count in found.chosen:
             taken = min(count, left[each.number])

@@ -74,6 +74,8 @@ class Snapshot:
     """Uids of the logical nodes that were asked to give way."""
     at: datetime | None = None
     """The moment for which fabrics' windows count; None: they do not."""
+    gangs: tuple[Waiting, ...] = ()
+    """The places in the queue of logical nodes that are made when there is room for all of them."""
 
     @classmethod
     def take(
@@ -82,6 +84,7 @@ class Snapshot:
         pictures: Mapping[str, Picture],
         assignments: Assignments | None = None,
         at: datetime | None = None,
+        gangs: tuple[Waiting, ...] = (),
     ) -> Snapshot:
         return cls(
             logical_nodes=tuple(cluster.list(LOGICAL_NODES)) if assignments else (),
@@ -99,6 +102,7 @@ class Snapshot:
             avoided=assignments.avoided_hosts() if assignments else {},
             yielding=assignments.yielding if assignments else frozenset(),
             at=at,
+            gangs=gangs,
         )
 
     @cached_property
@@ -171,7 +175,9 @@ class Reader:
             self._growing(snapshot),
             lambda claims: self.devices(snapshot, claims),
         )
-        return self._wishes.update(terms, now)
+        wishes = self._wishes.update(terms, now)
+        wishes.lay_gangs(snapshot.gangs)
+        return wishes
 
     def _growing(self, snapshot: Snapshot) -> Mapping[Owner, tuple[DeviceAttachment, ...]]:
         """The claims of the logical nodes that say that they have not what they ask for."""

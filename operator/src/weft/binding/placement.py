@@ -11,6 +11,7 @@ from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     DEVICE_QUOTAS,
     FABRICS,
+    INFERENCE_GROUPS,
     LOGICAL_NODES,
     NAMESPACES,
     NODES,
@@ -19,6 +20,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.binding.adoption import adopt
+from weft.binding.asked import Waiting
 from weft.binding.assignments import Assignments, Outcome
 from weft.binding.closed import LOOK_SECONDS, closed
 from weft.binding.domains import Promise, choose_domain
@@ -36,7 +38,7 @@ from weft.binding.stock import Holder
 from weft.binding.whatif import Answer, what_if
 from weft.cluster import Cluster, Object
 from weft.controllers import Now, Watch
-from weft.domains import DomainAnswer, DomainQuestion
+from weft.domains import DomainAnswer, DomainQuestion, waiting_groups
 
 RETRY_SECONDS = 1.0
 RECORDS_AT_ONCE = 100
@@ -53,6 +55,9 @@ DEPENDS_ON = (
 )
 PROMISE_SECONDS = 30.0
 """How long a domain is kept for a group that was told to go there and has not asked for its logical nodes yet."""
+ASK_SECONDS = 10.0
+"""How long the first pass of a leader waits for the groups that waited for a domain to ask for it again: what was kept
+for one of them would be given away before."""
 GATHER_SECONDS = 0.2
 """How long changes of what there is are gathered: one bind changes several objects."""
 
@@ -72,9 +77,16 @@ class PlacementController:
         self._reader_of_what_if = Reader()
         self._promises: dict[tuple[str, str], tuple[float, Promise]] = {}
         """By namespace and group, with the end by the boot clock."""
+        self._gangs: dict[tuple[str, str], tuple[float, Waiting]] = {}
+        """The places in the queue of groups without a domain, by namespace and group, with the end by the boot clock of
+        those that do not ask again."""
         self._without_domain: dict[tuple[str, str], tuple[object, DomainAnswer]] = {}
         """What groups were told for which there is no domain, with what that stands on."""
         self._placed: tuple[object, ...] = ()
+        self._asked_by: set[tuple[str, str]] = set()
+        """Groups that have asked for a domain."""
+        self._begun: float | None = None
+        """When the first pass was to be, by the boot clock."""
         self.passes = 0
         """Passes that looked for places."""
         # Who wants a place is asked for at once by the controller of its LogicalNode.
@@ -93,11 +105,20 @@ class PlacementController:
             return RETRY_SECONDS
         pictures = self._fabrics.pictures()
         fabrics = self._cluster.list(FABRICS)
-        inputs = *self._depends_on(pictures), closed(fabrics, now.wall)
-        again = LOOK_SECONDS if any(raw["spec"].get("windows") for raw in fabrics) else None
+        self._begun = now.boot if self._begun is None else self._begun
+        if not self.passes and now.boot < self._begun + ASK_SECONDS:
+            waited = set(waiting_groups(self._cluster.list(INFERENCE_GROUPS)))
+            if not waited <= self._asked_by:
+                return RETRY_SECONDS
+        gangs = self._waiting_gangs(now)
+        inputs = *self._depends_on(pictures), closed(fabrics, now.wall), gangs
+        ends = [end - now.boot for end, _ in self._gangs.values()]
+        if any(raw["spec"].get("windows") for raw in fabrics):
+            ends.append(LOOK_SECONDS)
+        again = min(ends, default=None)
         if inputs == self._placed:
             return again
-        snapshot = Snapshot.take(self._cluster, pictures, self._assignments, now.wall)
+        snapshot = Snapshot.take(self._cluster, pictures, self._assignments, now.wall, gangs)
         outcomes, unused, victims = await asyncio.to_thread(self._place, snapshot, now.wall)
         self._assignments.left(unused)
         self._assignments.preempt(victims)
@@ -119,7 +140,8 @@ class PlacementController:
         async with self._asked:
             if not self._fabrics.all_looked_at():
                 return None
-            snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments, now)
+            gangs = tuple(gang for _, gang in self._gangs.values())
+            snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments, now, gangs)
             reader, remembered = self._reader_of_what_if, self._remembered
             return await asyncio.to_thread(what_if, reader, snapshot, changes, remembered, now)
 
@@ -130,25 +152,37 @@ class PlacementController:
             if not self._fabrics.all_looked_at():
                 return DomainAnswer("", "which devices are free is not known yet")
             key, pictures = (question.namespace, question.group), self._fabrics.pictures()
-            stands_on = question, self._depends_on(pictures), closed(self._cluster.list(FABRICS), now.wall)
-            known = self._without_domain.pop(key, None)
+            if not self.passes:
+                self._asked_by.add(key)
+            gangs, head = self._waiting_gangs(now), self._remembered.head
+            fabrics = self._cluster.list(FABRICS)
+            stands_on = question, self._depends_on(pictures), closed(fabrics, now.wall), gangs, head
+            known, ends = self._without_domain.pop(key, None), now.boot + PROMISE_SECONDS
             if known is not None and known[0] == stands_on:
                 self._without_domain[key] = known
+                if key in self._gangs:
+                    self._gangs[key] = ends, self._gangs[key][1]
                 return known[1]
             others = {name: one for name, one in self._promises.items() if one[0] > now.boot and name != key}
             promises = [promise for _, promise in others.values()]
-            snapshot = Snapshot.take(self._cluster, pictures, self._assignments, now.wall)
+            snapshot = Snapshot.take(self._cluster, pictures, self._assignments, now.wall, gangs)
             reader, remembered = self._reader_of_what_if, self._remembered
-            answer = await asyncio.to_thread(
+            answer, gang = await asyncio.to_thread(
                 choose_domain, reader, snapshot, question, promises, remembered, now.wall
             )
             self._promises = others
+            self._gangs.pop(key, None)
+            if gang is not None:
+                self._gangs[key] = ends, gang
             if answer.domain:
-                ends = now.boot + PROMISE_SECONDS
                 self._promises[key] = ends, Promise(question, answer.domain)
             elif not promises:
                 self._without_domain[key] = stands_on, answer
             return answer
+
+    def _waiting_gangs(self, now: Now) -> tuple[Waiting, ...]:
+        self._gangs = {key: one for key, one in self._gangs.items() if one[0] > now.boot}
+        return tuple(gang for _, gang in self._gangs.values())
 
     def _place(
         self, snapshot: Snapshot, now: datetime

@@ -86,10 +86,12 @@ class Hosts:
             known.busy_kinds = dict.fromkeys(self._devices.reach(host.places) for host in hosts)
         return known.busy_kinds
 
-    def kinds_without(self, shape: Shape, gone: Collection[str], kept: Place | None) -> set[frozenset[int]]:
-        """The reaches of the hosts that a shape may have when the logical nodes of some Nodes are gone; `kept` is one
-        that is withheld for it."""
-        found = {self.reach(place) for place in (*self.open(shape), *((kept,) if kept else ()))}
+    def kinds_without(
+        self, shape: Shape, gone: Collection[str], kept: Iterable[Place]
+    ) -> set[frozenset[int]]:
+        """The reaches of the hosts that a shape may have when the logical nodes of some Nodes are gone; `kept` are
+        withheld for it."""
+        found = {self.reach(place) for place in (*self.open(shape), *kept)}
         return found | {
             self._devices.reach(host.places)
             for host in self._busy

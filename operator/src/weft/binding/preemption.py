@@ -87,7 +87,7 @@ class _Search:
         nodes = {each.node_name for each in gone}
         return any(
             self._suffices(request.shape, reach, budget, free)
-            for reach in room.hosts.kinds_without(request.shape, nodes, self._kept.place)
+            for reach in room.hosts.kinds_without(request.shape, nodes, self._kept.places)
         )
 
     def _suffices(self, shape: Shape, reach: frozenset[int], budget: Budget, free: list[int]) -> bool:

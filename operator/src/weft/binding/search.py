@@ -40,7 +40,7 @@ from weft.binding.stock import Holder, Offer, Stock
 from weft.binding.stranded import unused
 from weft.binding.told import Queue, tell
 from weft.binding.turns import Turns
-from weft.binding.why import DEVICE_REASONS, MOVABLE_REASONS, SUSPENDED, Words
+from weft.binding.why import AS_GANG, DEVICE_REASONS, MOVABLE_REASONS, SUSPENDED, Words
 from weft.fabric.driver import DeviceKind
 
 MOST_ROUNDS = 3
@@ -231,8 +231,8 @@ class _Pass:
             if kept is not None:
                 self._kept, self._behind = kept, kept.identity
                 self._room.devices.take(kept.parts)
-                if kept.place is not None:
-                    self._room.hosts.take(kept.place)
+                for place in kept.places:
+                    self._room.hosts.take(place)
 
     # --- one request ---
 
@@ -338,6 +338,8 @@ class _Pass:
 
     def _search(self, request: Waiting) -> Held | Why:
         self._searches += 1
+        if request.gang is not None:
+            return AS_GANG
         budget = self._room.budget(request.namespace)
         why = self._words.before_search(request.shape, request.namespace, budget)
         if why is not None:

@@ -38,7 +38,7 @@ class Turns:
         self._queues: dict[str, list[Waiting]] = {}
         """By namespace, the last one first."""
         self.first: list[Waiting] = []
-        """The head of the queue, after those of its namespace that have a greater priority."""
+        """The head of the queue, after those of its namespace that have a greater priority and those that it is for."""
         for each in waiting:
             self._queues.setdefault(each.namespace, []).append(each)
         for queue in self._queues.values():
@@ -50,7 +50,7 @@ class Turns:
                 self._head = first
                 self.first = [each for each in queue if self._is_first(each)]
                 queue[:] = [each for each in queue if not self._is_first(each)]
-                self.first.reverse()
+                self.first.sort(key=lambda each: (each is first, *_in_namespace(each)))
 
     def add(self, request: Waiting) -> None:
         """Another one, whose turn comes after all that had theirs already."""
@@ -90,7 +90,9 @@ class Turns:
     def _is_first(self, request: Waiting) -> bool:
         head = self._head
         return head is not None and (
-            request is head or (request.namespace == head.namespace and request.priority > head.priority)
+            request is head
+            or (request.namespace == head.namespace and request.priority > head.priority)
+            or head.is_for(request)
         )
 
     def order(self, namespaces: Iterable[str]) -> tuple[tuple[str, ...], ...]:

@@ -180,7 +180,7 @@ def _outcomes(reader: Reader, snapshot: Snapshot, remembered: Remembered, now: d
     placement = place([each for each in waiting if not each.adopt], stock, remembered)
     told = Rehearsal().add_plans(placement, stock)
     found: Iterable[Outcome] = (*snapshot.outstanding, *adopted, *placement.assignments, *told)
-    by_owner = {(each.waiting.namespace, each.waiting.name): each for each in found}
+    by_owner = {(each.waiting.namespace, each.waiting.name): each for each in found if not each.waiting.gang}
     return _Outcomes(by_owner, placement.victims, placement.remembered.head)
 
 

@@ -72,6 +72,8 @@ class Wishes:
         self._pools: Mapping[str, frozenset[PoolKey]] = {}
         self._turns: dict[tuple[str, str | None], Turn] = {}
         self._growing: Set[Owner] = frozenset()
+        self._gangs: dict[str, Waiting] = {}
+        """What is in the groups and is no logical node, by uid."""
         self._timed: set[Owner] = set()
         """Those of which only the time tells whether they want a place."""
 
@@ -143,6 +145,26 @@ class Wishes:
                 self.groups.put(wish)
             self._changed.discard(owner)
         return self
+
+    def lay_gangs(self, gangs: Iterable[Waiting]) -> None:
+        """Let these have their places in the queue: each for those of its members that have no devices yet."""
+        before, self._gangs = self._gangs, {}
+        for each in gangs:
+            assert each.gang is not None
+            members = each.gang.members
+            if each.gang.domain:
+                members = tuple(one for one in members if self._lacks(one))
+            if members:
+                now = replace(each, gang=replace(each.gang, members=members))
+                self._gangs[each.uid] = known if (known := before.get(each.uid)) == now else now
+        for uid in before.keys() - self._gangs.keys():
+            self.groups.drop(uid)
+        for each in self._gangs.values():
+            self.groups.put(each)
+
+    def _lacks(self, member: Waiting) -> bool:
+        owner = member.namespace, member.name
+        return owner not in self._nodes or owner in self._wishes
 
     def _changed_by(self, terms: Terms) -> set[Owner]:
         """Those that something else changed for since the last time."""
