@@ -21,6 +21,7 @@ from weft.api.resources import (
 from weft.api.whatif import MOST_BYTES, MOST_OBJECTS, PLAN_AUDIENCE, TOKEN_HEADER
 from weft.binding.whatif import Answer, Forecast
 from weft.cluster import ClusterError, Object
+from weft.domains import DomainAnswer, DomainQuestion
 from weft.runtime.cache import ObjectCache
 from weft.runtime.health import HealthServer
 from weft.runtime.whatif import BURST, MOST_AT_ONCE, WhatIf
@@ -54,6 +55,8 @@ class Bench:
         self.leads = True
         self.asked: list[Sequence[tuple[ResourceType, Object]]] = []
         self.answer: Answer | None = Answer(())
+        self.domains: dict[str, DomainAnswer] = {}
+        """By the attribute that is asked about."""
         self.seconds = 1000.0
         self.url = ""
 
@@ -61,6 +64,9 @@ class Bench:
         self.asked.append(changes)
         assert now == NOW
         return self.answer
+
+    async def ask_domain(self, question: DomainQuestion, now: datetime) -> DomainAnswer:
+        return self.domains[question.attribute]
 
     async def post(self, body: Any, token: str = f"team-a {PLAN_AUDIENCE}") -> tuple[int, Object]:
         async with (
@@ -81,6 +87,7 @@ async def bench() -> AsyncIterator[Bench]:
         lambda: bench.seconds,
         lambda: NOW,
         bench.ask,
+        bench.ask_domain,
     )
     server = HealthServer(CollectorRegistry(), lambda: True, lambda: True, dict, plan.answer)
     port = await server.start("127.0.0.1", 0)
@@ -219,6 +226,23 @@ async def test_a_group_asks_for_a_logical_node_for_each_replica_within_its_budge
     assert len(asked) == 4
     assert sum(each["replicas"] for each in body["roles"]) == 4
     assert all("8" in each["message"] for each in body["roles"])
+
+
+async def test_all_replicas_of_a_group_are_planned_in_one_domain_or_none_is(bench: Bench) -> None:
+    asked = group(maximum=10)
+    asked["spec"]["placement"] = {"sameDomain": "rdmaDomain"}
+    objects = [asked, role("prefill", 3), role("decode", 2)]
+    bench.domains["rdmaDomain"] = DomainAnswer("ib-1")
+    await bench.post({"objects": objects})
+    nodes = [raw for _, raw in bench.asked.pop()]
+    assert [each["spec"]["accelerators"][0]["selector"] for each in nodes] == [
+        {"matchAttributes": {"rdmaDomain": "ib-1"}}
+    ] * 5
+    bench.domains["rdmaDomain"] = DomainAnswer("", "none has room")
+    _, body = await bench.post({"objects": objects})
+    assert bench.asked == [[]]
+    said = "no replica is made until there is a domain for all: none has room"
+    assert [each["message"] for each in body["roles"]] == [said, said]
 
 
 async def test_a_role_of_a_group_that_is_there_asks_for_what_it_lacks(bench: Bench) -> None:

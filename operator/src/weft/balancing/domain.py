@@ -42,7 +42,7 @@ async def with_domain(picture: GroupPicture, choose: ChooseDomain, now: Now) -> 
         # Some have their devices: the others wait there, as what is free elsewhere would not do either.
         return replace(picture, domain=present)
     return replace(
-        picture, domain=answer.domain, no_domain=_none(answer.message) if not answer.domain else None
+        picture, domain=answer.domain, no_domain=no_domain(answer.message) if not answer.domain else None
     )
 
 
@@ -81,7 +81,8 @@ def _wanted(picture: GroupPicture, allocation: Split) -> Mapping[str, Object]:
     return found
 
 
-def _none(message: str) -> Finding:
+def no_domain(message: str) -> Finding:
+    """Said while there is none; `message` says what is missing."""
     return Finding(False, WAITING, f"no replica is made until there is a domain for all: {message}")
 
 

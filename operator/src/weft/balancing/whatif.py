@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weft.api import InferenceGroup, InferenceRole, RebalanceMode
 from weft.balancing.balancer import Balancer, Config, Observation
 from weft.balancing.bodies import node_body
+from weft.balancing.domain import no_domain
 from weft.balancing.replicas import ANNOTATION_SHAPE, shape_of
 from weft.balancing.state import RoleState, Split
 from weft.cluster import Object
+from weft.domains import DomainAnswer, DomainQuestion, in_domain
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,27 @@ def nodes_of(
         said = RoleForecast(group.metadata.namespace, name, wanted, len(here), other, decision.obstacle)
         told.append(said)
     return told, made
+
+
+def question_of(group: InferenceGroup, made: Sequence[Object]) -> DomainQuestion | None:
+    """What a group that has none of its logical nodes yet would ask placement; None: it may have them anywhere, or has
+    a domain already."""
+    placement, meta = group.spec.placement, group.metadata
+    if placement is None or group.domain or not made:
+        return None
+    nodes = {each["metadata"]["name"]: each["spec"] for each in made}
+    return DomainQuestion(meta.namespace, meta.name, placement.same_domain, "", nodes)
+
+
+def answered(
+    said: Iterable[RoleForecast], made: Iterable[Object], question: DomainQuestion, answer: DomainAnswer
+) -> tuple[list[RoleForecast], list[Object]]:
+    """What `nodes_of` says, when placement has answered: all in the domain, or none at all."""
+    if not answer.domain:
+        message = no_domain(answer.message).message
+        return [replace(each, message=message) for each in said], []
+    attribute, domain = question.attribute, answer.domain
+    return list(said), [{**each, "spec": in_domain(each["spec"], attribute, domain)} for each in made]
 
 
 def _config(group: InferenceGroup, roles: Iterable[InferenceRole]) -> Config:

@@ -145,6 +145,19 @@ class PlacementController:
             reader, remembered = self._reader_of_what_if, self._remembered
             return await asyncio.to_thread(what_if, reader, snapshot, changes, remembered, now)
 
+    async def domain_if_asked(self, question: DomainQuestion, now: datetime) -> DomainAnswer | None:
+        """The same for a group that nobody has made yet: it is promised nothing, and gets no place in the queue."""
+        async with self._asked:
+            if not self._fabrics.all_looked_at():
+                return None
+            gangs = tuple(gang for _, gang in self._gangs.values())
+            snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments, now, gangs)
+            reader, remembered = self._reader_of_what_if, self._remembered
+            answer, _ = await asyncio.to_thread(
+                choose_domain, reader, snapshot, question, (), remembered, now
+            )
+            return answer
+
     async def choose_domain(self, question: DomainQuestion, now: Now) -> DomainAnswer:
         """The domain for a group's logical nodes; one question at a time, beside the event loop, so that two groups do
         not count the same devices. Raises ValueError for what cannot be read."""

@@ -79,6 +79,7 @@ async def run(settings: Settings) -> int:
             clock.boottime,
             lambda: clock.now().wall,
             placement.what_if,
+            placement.domain_if_asked,
         )
         health = HealthServer(
             metrics.registry, heartbeat.live, informer.watching, workers.failures, plan.answer

@@ -29,9 +29,10 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.api.whatif import MOST_BYTES, MOST_OBJECTS, PLAN_AUDIENCE, TOKEN_HEADER
-from weft.balancing.whatif import RoleForecast, nodes_of
+from weft.balancing.whatif import RoleForecast, answered, nodes_of, question_of
 from weft.binding.whatif import FOR_ALL, Answer, Forecast
 from weft.cluster import ClusterError, Object
+from weft.domains import DomainAnswer, DomainQuestion
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 
@@ -50,6 +51,8 @@ EACH_SECONDS, BURST = 0.5, 10
 
 Change = tuple[ResourceType, Object]
 Ask = Callable[[Sequence[Change], datetime], Awaitable[Answer | None]]
+AskDomain = Callable[[DomainQuestion, datetime], Awaitable[DomainAnswer | None]]
+NOT_YET = "not every Fabric was looked at since this replica leads: ask again"
 
 
 class _Refused(Exception):
@@ -70,6 +73,7 @@ class WhatIf:
         boot: Callable[[], float],
         wall: Callable[[], datetime],
         ask: Ask,
+        ask_domain: AskDomain,
     ) -> None:
         self._client = client
         self._cache = cache
@@ -77,6 +81,7 @@ class WhatIf:
         self._leads = leads
         self._boot, self._wall = boot, wall
         self._ask = ask
+        self._ask_domain = ask_domain
         self._under_way = 0
         self._tokens, self._filled = float(BURST), boot()
 
@@ -117,14 +122,14 @@ class WhatIf:
                     f" namespaces at once need the right to create serviceaccounts/token in {self._namespace}",
                 )
         try:
-            roles, changes = self._with_nodes(changes)
+            roles, changes = await self._with_nodes(changes)
             if len(changes) > MOST_NODES:
                 raise _Refused(413, f"more than {MOST_NODES} logical nodes: plan fewer replicas at once")
             answer = await self._ask(changes, self._wall())
         except ValueError as error:
             raise _Refused(400, f"an object cannot be read: {error}") from error
         if answer is None:
-            raise _Refused(503, "not every Fabric was looked at since this replica leads: ask again")
+            raise _Refused(503, NOT_YET)
         seen = [each if asker == self._namespace else _as_seen_by(asker, each) for each in answer.own]
         return {
             "nodes": [asdict(each) for each in seen],
@@ -152,7 +157,7 @@ class WhatIf:
             raise _Refused(401, f"not a ServiceAccount's token for the audience {PLAN_AUDIENCE}")
         return parts[2]
 
-    def _with_nodes(self, changes: Iterable[Change]) -> tuple[list[RoleForecast], list[Change]]:
+    async def _with_nodes(self, changes: Iterable[Change]) -> tuple[list[RoleForecast], list[Change]]:
         """What becomes of roles, and the changes with the logical nodes that their replicas would ask for."""
         changes = list(changes)
         changed: dict[tuple[ResourceType, str, str], Object] = {}
@@ -192,7 +197,14 @@ class WhatIf:
             # More would be refused anyway; a thousand searches are not done to say so.
             if sum(role.spec.replicas_asked for role in own) > MOST_NODES:
                 raise _Refused(413, f"more than {MOST_NODES} replicas: plan fewer at once")
-            said, made = nodes_of(InferenceGroup.model_validate(raw_group), own, here)
+            group = InferenceGroup.model_validate(raw_group)
+            said, made = nodes_of(group, own, here)
+            question = question_of(group, made) if not here else None
+            if question is not None:
+                answer = await self._ask_domain(question, self._wall())
+                if answer is None:
+                    raise _Refused(503, NOT_YET)
+                said, made = answered(said, made, question, answer)
             told += said
             rest += [(LOGICAL_NODES, node) for node in made]
         return told, rest
