@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ VLLM_PREFILL: Changes = {
     "vllm:request_prompt_tokens": Histogram(4, 900, {1000.0: 1.0}),
     "vllm:request_generation_tokens": Histogram(4, 1, {1.0: 1.0}),
     "vllm:time_to_first_token_seconds": Histogram(4, 0.3, TTFT),
+    "vllm:nixl_num_kv_expired_reqs_total": Counter(0.02),
 }
 VLLM_DECODE: Changes = {
     "vllm:num_requests_running": Gauge(24),
@@ -58,7 +60,9 @@ def before(changes: Changes) -> Changes:
         "vllm:inter_token_latency_seconds": "vllm:time_per_output_token_seconds",
         'vllm:prompt_tokens_by_source_total{source="local_compute"}': "vllm:prompt_tokens_total",
     }
-    return {renamed.get(name, name): one for name, one in changes.items() if "external" not in name}
+    return {
+        renamed.get(name, name): one for name, one in changes.items() if not re.search("external|nixl", name)
+    }
 
 
 SGLANG_PREFILL: Changes = {
@@ -384,6 +388,11 @@ def test_a_preset_reads_what_its_exporters_were_given(told: Readings, name: str)
     assert decode.generated_tokens_per_second == pytest.approx(480, rel=1e-3)
     assert decode.inter_token_seconds == pytest.approx(0.05, rel=1e-3)
     assert prefill.prompt_tokens_per_second == pytest.approx(3600, rel=1e-3)
+    if name in ("previous-names", "sglang", "sglang-epp", "dynamo"):
+        assert prefill.kv_unread is decode.kv_unread is None, "nobody counts it there"
+    else:
+        assert prefill.kv_unread is not None
+        assert (prefill.kv_unread > 1, decode.kv_unread) == (True, 0)
     if name == "dynamo":  # its simulator's prefill tells only how many requests it has and has ended
         assert (prefill.running, prefill.waiting) == (1, 6)
     else:

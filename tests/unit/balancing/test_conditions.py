@@ -85,3 +85,29 @@ def test_scrapes_that_are_far_apart_are_said_with_what_they_cost() -> None:
     fresh = Reading(None, {}, None)
     assert "60 s" in metrics_fresh(fresh, Windows(15.0)).message
     assert "scrape" not in metrics_fresh(fresh, Windows(5.0)).message
+
+
+async def test_kv_caches_that_nobody_read_in_time_make_a_condition_and_change_nothing_else() -> None:
+    fleet = Fleet(1, 1)
+    await fleet.run(10)
+    assert fleet.condition("KVCachesRead") == ("", ""), "no engine counts it"
+    names = sorted(pod["metadata"]["name"] for pod in fleet.pods())
+    for name in names:
+        fleet.changed_values["engine:kv_unread", name] = 0.0
+    await fleet.run(10)
+    assert fleet.condition("KVCachesRead") == ("True", "AllRead")
+    fleet.changed_values["engine:kv_unread", names[0]] = 2.0
+    await fleet.run(10)
+    assert fleet.condition("KVCachesRead") == ("False", "KVExpired")
+    assert names[0] in fleet.message("KVCachesRead")
+    assert names[1] not in fleet.message("KVCachesRead")
+    assert [reason for _, reason, _ in fleet.cluster.events].count("KVExpired") == 1
+    assert fleet.condition("Balanced") == ("True", "AsDecided")
+    fleet.broken = "it is down"
+    await fleet.run(30)
+    assert fleet.condition("KVCachesRead") == ("False", "KVExpired"), "as it was told last"
+    fleet.broken = ""
+    for name in names:
+        fleet.changed_values["engine:kv_unread", name] = None
+    await fleet.run(30)
+    assert fleet.condition("KVCachesRead") == ("", "")

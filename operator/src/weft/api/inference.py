@@ -404,7 +404,8 @@ class InferenceGroupStatus(Model):
         description="Ready: a request can pass, and no role is kept from running. ObjectivesMet: the share of"
         " requests within the objectives is as promised. MetricsFresh: what is read is recent and whole; while"
         " it is not, the split holds. Balanced: the replicas serve where the allocation wants them. AbleToScaleToZero:"
-        " where roles have minReplicas 0, whether the last replicas go while nobody asks for anything.",
+        " where roles have minReplicas 0, whether the last replicas go while nobody asks for anything. KVCachesRead:"
+        " where engines count it, whether decode reads the KV caches that prefill computes for it in time.",
         json_schema_extra=CONDITION_LIST,
     )
 

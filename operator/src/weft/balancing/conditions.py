@@ -167,6 +167,25 @@ def able_to_scale_to_zero(picture: GroupPicture) -> Finding | None:
     return Finding(True, "FrontEndQueues", text)
 
 
+def kv_caches_read(reading: Reading) -> Finding | None:
+    """KVCachesRead: whether decode reads what prefill computes for it; None where no engine counts what is not read."""
+    unread = {name: load.kv_unread for name, load in reading.loads.items() if load.kv_unread is not None}
+    if not unread:
+        return None
+    of = sorted(name for name, count in unread.items() if count > 0)
+    minutes = f"{PAST_SECONDS / 60:.0f} minutes"
+    if not of:
+        return Finding(True, "AllRead", f"no KV cache of a prompt was left unread in the last {minutes}")
+    names = ", ".join(of[:NAMES_SHOWN]) + (", ..." if len(of) > NAMES_SHOWN else "")
+    text = (
+        f"the lease of KV caches that {names} computed ended in the last {minutes} before decode had read them: these"
+        " requests failed, were computed anew, or their clients had gone. Look whether decode replicas reach these pods"
+        " (the KV connector's port, the interconnect) and are not overloaded; if reads are only slow, raise the lease"
+        " (vLLM: kv_lease_duration in kv_connector_extra_config), and kv_hold_seconds of the preset with it"
+    )
+    return Finding(False, "KVExpired", text)
+
+
 def objectives_met(group: InferenceGroup, reading: Reading) -> Finding:
     """ObjectivesMet: in the long window the promised share is within the objectives.
 

@@ -83,7 +83,9 @@ def _wanted(picture: GroupPicture, allocation: Split) -> Mapping[str, Object]:
 
 def no_domain(message: str) -> Finding:
     """Said while there is none; `message` says what is missing."""
-    return Finding(False, WAITING, f"no replica is made until there is a domain for all: {message}")
+    return Finding(
+        False, "WaitingForDomain", f"no replica is made until there is a domain for all: {message}"
+    )
 
 
 def record(picture: GroupPicture) -> Domain | None:

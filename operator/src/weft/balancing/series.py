@@ -42,6 +42,8 @@ class EngineSeries(Series):
     """Of its counters, in the long window."""
     kv_usage: float | None = None
     """Part of the KV cache that is used, 0 to 1."""
+    kv_unread: float | None = None
+    """Prompts whose KV cache was computed and not read before its lease ended, in the last 20 minutes."""
     waiting_growth_short: float | None = None
     """Requests per second by which `waiting` grows; below zero while it shrinks. The next one over the long window."""
     waiting_growth_long: float | None = None

@@ -355,6 +355,7 @@ def _load(engine: EngineSeries, taken_at: datetime) -> PodLoad:
         inter_token_seconds=(engine.itl_seconds_per_second or 0.0) / intervals if intervals > 0 else None,
         tokens_per_second_timed=intervals,
         kv_usage=engine.kv_usage,
+        kv_unread=engine.kv_unread,
     )
 
 

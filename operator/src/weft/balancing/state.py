@@ -181,6 +181,8 @@ class PodLoad(EngineLoad):
     """When its oldest series was scraped, by the operator's clock."""
     kv_usage: float | None = None
     """Part of its KV cache that is used, 0 to 1."""
+    kv_unread: float | None = None
+    """Prompts whose KV cache nobody read in time, in the last 20 minutes."""
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,12 @@ def group_status(
         }
         if (to_zero := conditions.able_to_scale_to_zero(picture)) is not None:
             findings["AbleToScaleToZero"] = to_zero
+        if (kv_read := conditions.kv_caches_read(picture.reading)) is not None:
+            findings["KVCachesRead"] = kv_read
     found: Conditions = status.conditions
-    if "AbleToScaleToZero" not in findings:
-        found = tuple(one for one in found if one.type != "AbleToScaleToZero")
+    # While metrics are not fresh nothing says that engines no longer count it.
+    untold = {"AbleToScaleToZero"} if picture.reading.hold else {"AbleToScaleToZero", "KVCachesRead"}
+    found = tuple(one for one in found if one.type not in untold - findings.keys())
     for kind, finding in findings.items():
         found = _with(found, kind, finding, group.metadata.generation, now)
     return status.with_changes(
@@ -195,6 +198,10 @@ def notes(
     )
     if stuck and obstacle is not None and (known is None or known.reason != obstacle.reason):
         found.append((group, Note(obstacle.reason, obstacle.message, warning=True)))
+    unread = conditions.kv_caches_read(picture.reading) if plan is not None else None
+    known = find(picture.group.status.conditions, "KVCachesRead")
+    if unread is not None and unread.status is False and (known is None or known.status != "False"):
+        found.append((group, Note(unread.reason, unread.message, warning=True)))
     return found
 
 

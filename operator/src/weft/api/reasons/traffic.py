@@ -32,6 +32,22 @@ CONDITIONS = (
     ),
     ConditionType(
         GROUP,
+        "KVCachesRead",
+        "Where engines count it (vLLM with NIXL): decode read in time what prefill computed in the last 20 minutes.",
+        (
+            Reason("True", "AllRead", "None was left unread until its lease ended."),
+            Reason(
+                "False",
+                "KVExpired",
+                "The lease of some ended before decode had read them; Weft changes nothing for it.",
+                "See that decode replicas reach the pods that the message names and are not overloaded; else raise the"
+                " lease of the engines' KV connector, and `kv_hold_seconds` of the preset with it.",
+                event="Warning",
+            ),
+        ),
+    ),
+    ConditionType(
+        GROUP,
         "ObjectivesMet",
         "In the long window the promised share of requests was within `spec.objectives`.",
         (
