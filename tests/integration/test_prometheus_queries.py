@@ -211,7 +211,13 @@ async def test_every_query_of_the_preset_returns_what_the_exporters_said(tool_pa
         await rates_are_those_of_a_rehearsal(world.server.url)
         # And its range queries are the server's: 5 requests/s, fewer for the part of the minute before it began.
         trace = await read_traffic(
-            world.server.url, NAMESPACE, (MODEL,), time.time() - 60, 60.0, SCRAPE_SECONDS, seed=1
+            SourceSettings(url=world.server.url),
+            NAMESPACE,
+            (MODEL,),
+            time.time() - 60,
+            60.0,
+            SCRAPE_SECONDS,
+            seed=1,
         )
         assert 50 < len(trace) < 400
         assert 512 < min(trace.prompt_tokens) <= max(trace.prompt_tokens) <= 1024

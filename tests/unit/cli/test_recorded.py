@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from support.looked_at import GROUP, NOW, cluster, reading
+from weft.balancing.settings import SourceSettings
 from weft.cli.look.board import board_of
 from weft.cli.look.page import page
 from weft.cli.look.recorded import POINTS, QUERIES, GroupRecord, Records, read_records, records_of
@@ -174,14 +175,14 @@ def success(result: object) -> dict[str, Any]:
 
 async def test_one_range_of_sixty_points_is_asked_for_whole_steps_however_long_it_is() -> None:
     async with prometheus(lambda _, name: success(answers()[name])) as (url, asked):
-        records = await read_records(url, END + 12, 3600)
+        records = await read_records(SourceSettings(url=url), END + 12, 3600)
         assert (records.begin, records.step, records.missing) == (BEGIN, 60, "")
         assert records.groups["team-a", "llama"].requests[0] == 4.25
         assert {(one["start"], one["end"], one["step"]) for one in asked} == {
             (f"{BEGIN:.3f}", f"{END:.3f}", "60")
         }
         asked.clear()
-        await read_records(url, END, 7 * 86400)
+        await read_records(SourceSettings(url=url), END, 7 * 86400)
         assert {one["step"] for one in asked} == {"10080"}
 
 
@@ -200,13 +201,13 @@ async def test_a_prometheus_that_cannot_tell_is_said_with_what_it_answered_and_t
     answer: Any, words: str
 ) -> None:
     async with prometheus(lambda *_: answer) as (url, _):
-        records = await read_records(url, END, 3600)
+        records = await read_records(SourceSettings(url=url), END, 3600)
     assert words in records.missing
     assert words in Page(page(board_of(reading(GROUP), None, records), "n", live=True)).text
 
 
 async def test_a_prometheus_that_is_not_there_is_said_without_the_login_of_its_address() -> None:
-    records = await read_records("http://weft:canary@127.0.0.1:1/x", END, 3600)
+    records = await read_records(SourceSettings(url="http://weft:canary@127.0.0.1:1/x"), END, 3600)
     assert "the Prometheus server at http://127.0.0.1:1/x gave no usable answer" in records.missing
     assert "canary" not in records.missing
 

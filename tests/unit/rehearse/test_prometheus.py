@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from weft.balancing.settings import SourceSettings
 from weft.rehearse.prometheus import read_traffic
 from weft.rehearse.trace import Trace, TraceError
 
@@ -64,7 +65,7 @@ async def server(
 
 
 async def read(url: str, seed: int = 1, models: tuple[str, ...] = ("llama", "alias")) -> Trace:
-    return await read_traffic(url, "team", models, 1000.0, 3600.0, 5.0, seed)
+    return await read_traffic(SourceSettings(url=url), "team", models, 1000.0, 3600.0, 5.0, seed)
 
 
 async def test_rates_and_lengths_are_those_of_the_groups_models() -> None:

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from weft.cli import prometheus
+
 if TYPE_CHECKING:
     from weft.balancing.profile import Profile
     from weft.rehearse.play import Case, Policy, Run
@@ -39,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     own = parser.add_argument_group("instead of a file: traffic that your Prometheus saw")
     own.add_argument("--prometheus", metavar="URL", help="for example http://prometheus:9090")
+    prometheus.add_options(own)
     own.add_argument("--namespace", default="default", help="of the group (default: default)")
     own.add_argument("--model", action="append", default=[], metavar="NAME", help="as in spec.metrics.models")
     own.add_argument("--hours", type=_seconds, default=6.0, metavar="N", help="until now (default: 6)")
@@ -249,10 +252,12 @@ def _case(arguments: argparse.Namespace) -> Case:
 def _from_prometheus(arguments: argparse.Namespace) -> Trace:
     from weft.rehearse.prometheus import read_traffic
 
+    server = prometheus.settings_of(arguments)
+    assert server is not None, "there is no trace to read instead"
     seconds = arguments.hours * 3600
     return asyncio.run(
         read_traffic(
-            arguments.prometheus,
+            server,
             arguments.namespace,
             arguments.model,
             time.time() - seconds,

@@ -10,13 +10,16 @@ import asyncio
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 
+from weft.balancing.access import Access, AccessError
 from weft.balancing.presets import PRESETS, Windows
 from weft.balancing.series import Buckets
+from weft.balancing.settings import SourceSettings
 from weft.rehearse.trace import Trace, TraceError
 
 POINTS_MOST = 5000
@@ -25,7 +28,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 async def read_traffic(
-    url: str,
+    server: SourceSettings,
     namespace: str,
     models: Sequence[str],
     start: float,
@@ -43,12 +46,9 @@ async def read_traffic(
     window = Windows(step / 4 / 4) if step > windows.long_seconds else windows
     expressions = PRESETS[preset].front_end
     wanted = ("requests_long", "prompt_buckets", "answer_buckets")
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)) as session:
+    async with ranges(server, TIMEOUT_SECONDS) as asked:
         answers = await asyncio.gather(
-            *(
-                ask_range(session, url, window.fill(expressions[name]), start, seconds, step)
-                for name in wanted
-            )
+            *(asked.ask(window.fill(expressions[name]), start, seconds, step) for name in wanted)
         )
     rates, prompts, answers_buckets = (
         _by_time(answer, namespace, models, histogram)
@@ -101,32 +101,70 @@ def _cumulative(points: Mapping[float, float] | None) -> Buckets:
     return buckets if buckets and buckets[-1][1] > 0 else ()
 
 
-async def ask_range(
-    session: aiohttp.ClientSession, url: str, query: str, start: float, seconds: float, step: float
-) -> list[dict[str, Any]]:
-    """The series of a range, as the API's `result`; its first point is one step after `start` (Unix time).
+class Ranges:
+    """A Prometheus server that is asked for ranges, by way of a session; see `ranges`."""
 
-    Raises TraceError with what to do where the server gives no usable answer. A login in the URL is not in the text.
-    """
-    form = {
-        "query": query,
-        "start": f"{start + step:.3f}",
-        "end": f"{start + seconds:.3f}",
-        "step": f"{step:g}",
-    }
-    try:
-        async with session.post(f"{url.rstrip('/')}/api/v1/query_range", data=form) as response:
-            body = await response.json(content_type=None)
-            if body["status"] != "success":
-                raise TraceError(f"the Prometheus server says: {body.get('error', body['status'])}")
-            result: list[dict[str, Any]] = body["data"]["result"]
-            return result
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, TraceError):
-            raise
-        raise TraceError(
-            f"the Prometheus server at {shown(url)} gave no usable answer: {type(error).__name__}: {error}"
-        ) from error
+    def __init__(self, server: SourceSettings, session: aiohttp.ClientSession) -> None:
+        self._server = server
+        self._session = session
+        self._access = Access(server)
+
+    async def ask(self, query: str, start: float, seconds: float, step: float) -> list[dict[str, Any]]:
+        """The series of a range, as the API's `result`; its first point is one step after `start` (Unix time).
+
+        Raises TraceError with what to do where the server gives no usable answer. A login in the URL is not in the
+        text.
+        """
+        server = self._server
+        form = [
+            ("query", query),
+            ("start", f"{start + step:.3f}"),
+            ("end", f"{start + seconds:.3f}"),
+            ("step", f"{step:g}"),
+        ]
+        more = [(name, value) for name, values in server.query_parameters.items() for value in values]
+        try:
+            # A redirect would lead to an address that nobody named, with what lets one in here.
+            async with self._session.post(
+                f"{server.url.rstrip('/')}/api/v1/query_range",
+                params=more,
+                data=form,
+                headers=self._access.headers(),
+                ssl=self._access.ssl(),
+                allow_redirects=False,
+            ) as response:
+                if response.status in (401, 403):
+                    raise TraceError(
+                        f"the Prometheus server at {shown(server.url)} answers {response.status}: it wants another"
+                        " token, login, certificate or header"
+                    )
+                if response.status in (301, 302, 303, 307, 308):
+                    raise TraceError(
+                        f"the Prometheus server at {shown(server.url)} redirects, which is not followed: name the"
+                        " address that it is really at, and what lets one in"
+                    )
+                body = await response.json(content_type=None)
+                if body["status"] != "success":
+                    raise TraceError(f"the Prometheus server says: {body.get('error', body['status'])}")
+                result: list[dict[str, Any]] = body["data"]["result"]
+                return result
+        except AccessError as error:
+            raise TraceError(str(error)) from error
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, TraceError):
+                raise
+            raise TraceError(
+                f"the Prometheus server at {shown(server.url)} gave no usable answer:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+
+
+@asynccontextmanager
+async def ranges(server: SourceSettings, timeout_seconds: float) -> AsyncIterator[Ranges]:
+    """The server, to be asked by way of connections that end with this."""
+    timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        yield Ranges(server, session)
 
 
 def shown(url: str) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.cli import prometheus
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -88,6 +90,7 @@ def parser(verb: str) -> argparse.ArgumentParser:
             help="one that scrapes the operator: draws what groups were asked for and needed, for example"
             " http://127.0.0.1:9090",
         )
+        prometheus.add_options(made)
         made.add_argument(
             "--minutes", type=_minutes, default=60.0, metavar="N", help="of that, until now (default: 60)"
         )
@@ -136,6 +139,11 @@ def main(verb: str, argv: Sequence[str]) -> int:
     options = parser(verb).parse_args(argv)
     if verb in ("pause", "resume") and bool(options.object) == options.all:
         parser(verb).error("name an object, or --all")
+    if verb == "ui":
+        try:
+            options.prometheus = prometheus.settings_of(options)
+        except ValueError as error:
+            parser(verb).error(str(error))
     if getattr(options, "watch", False) and options.output not in TEXTS:
         parser(verb).error("--watch goes with text only")
     from weft.cli.look.reading import AskError

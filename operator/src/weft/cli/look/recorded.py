@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
-
-from weft.rehearse.prometheus import ask_range, shown
+from weft.balancing.settings import SourceSettings
+from weft.rehearse.prometheus import ranges, shown
 from weft.rehearse.trace import TraceError
 
 QUERIES = {
@@ -77,18 +76,17 @@ NOT_ASKED = Records(
 )
 
 
-async def read_records(url: str, now: float, seconds: float) -> Records:
-    """What the Prometheus at `url` has of the last `seconds` until `now` (Unix time). Raises nothing."""
+async def read_records(server: SourceSettings, now: float, seconds: float) -> Records:
+    """What a Prometheus has of the last `seconds` until `now` (Unix time). Raises nothing."""
     step = max(1.0, math.ceil(seconds / POINTS))
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        async with ranges(server, TIMEOUT_SECONDS) as asked:
             # A point at each whole step, so that a line does not tremble when the page is read anew.
             end = math.floor(now / step) * step
             begin = end - POINTS * step
             answers = await asyncio.gather(
                 *(
-                    ask_range(session, url, query.replace("$group", ".*"), begin, end - begin, step)
+                    asked.ask(query.replace("$group", ".*"), begin, end - begin, step)
                     for query in QUERIES.values()
                 )
             )
@@ -98,7 +96,7 @@ async def read_records(url: str, now: float, seconds: float) -> Records:
         return Records(missing=f"Traffic and need are not shown: {str(error).rstrip(': ')}.")
     except (AttributeError, KeyError, TypeError, ValueError):
         return Records(
-            missing=f"Traffic and need are not shown: no Prometheus server answers at {shown(url)}."
+            missing=f"Traffic and need are not shown: no Prometheus server answers at {shown(server.url)}."
         )
     if not any(found.values()):
         return Records(
