@@ -62,6 +62,8 @@ class Fleet:
         self.source = StubSource(self.snapshot)
         self.scale_kinds: tuple[ScaleTargetKind, ...] = ()
         """What the administrator listed; `restart` takes it over."""
+        self.drains: list[tuple[str, float]] = []
+        """What the operator told of drains that ended: what each was for, and its seconds."""
         self.restart()
         self.traffic: Traffic | None = None
         self.requests: dict[str, float] = {}
@@ -197,7 +199,13 @@ class Fleet:
 
     def restart(self) -> None:
         """Another operator takes over: it knows what is in the cluster and nothing else."""
-        self.controller = GroupController(self.cluster, {"default": self.source}, PRESETS, self.scale_kinds)
+        self.controller = GroupController(
+            self.cluster,
+            {"default": self.source},
+            PRESETS,
+            self.scale_kinds,
+            drained=lambda *ended: self.drains.append(ended),
+        )
 
     def moment(self) -> Now:
         """The present moment on both clocks; the machine was started at T0."""

@@ -193,7 +193,9 @@ class Rack:
         self.secrets: dict[str, Object] = {}
         self.settle_seconds = settle
         self.keys: list[Hashable] = []
-        patch.setattr("weft.binding.fabrics.open_driver", lambda name, link: self.drivers[link.endpoint])
+        patch.setattr(
+            "weft.binding.fabrics.open_driver", lambda name, link, called: self.drivers[link.endpoint]
+        )
         self.restart()
 
     def restart(self) -> None:

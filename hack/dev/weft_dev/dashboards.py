@@ -60,6 +60,18 @@ FLEET = (
         "s",
     ),
     Panel(
+        "Logical nodes that wait, by age",
+        "sum by (reason, longer_than) (weft_logical_nodes_waiting) or vector(0)",
+        "{{reason}} {{longer_than}}",
+    ),
+    Panel("Bytes by state", "sum by (kind, state) (weft_pool_bytes)", "{{kind}} {{state}}", "bytes", True),
+    Panel(
+        "Devices that are unavailable",
+        "sum by (kind, pool, cause) (weft_pool_unavailable_devices)",
+        "{{kind}} {{pool}} {{cause}}",
+        stacked=True,
+    ),
+    Panel(
         "Events", "sum by (kind, reason) (rate(weft_events_total[5m])) * 60", "{{kind}} {{reason}} a minute"
     ),
     Panel("Leaders", "sum(weft_leader)", "leaders"),
@@ -70,6 +82,19 @@ FLEET = (
         "s",
     ),
     Panel("Writes to the API server", "sum(rate(weft_api_writes_total[5m]))", "a second", "reqps"),
+    Panel(
+        "Requests to the API server",
+        "sum by (method, status) (rate(weft_api_request_seconds_count[5m]))",
+        "{{method}} {{status}}",
+        "reqps",
+    ),
+    Panel(
+        "Requests to the API server, 99th percentile",
+        "histogram_quantile(0.99, sum by (method, le) (rate(weft_api_request_seconds_bucket[5m])))",
+        "{{method}}",
+        "s",
+    ),
+    Panel("Keys that wait for a worker", "sum(weft_queue_depth)", "keys"),
 )
 GROUPS = (
     Panel("Replicas that serve", QUERIES["serving"], "{{namespace}}/{{group}} {{role}}", stacked=True),
@@ -102,6 +127,53 @@ GROUPS = (
         "{{namespace}}/{{group}}",
     ),
     Panel(
+        "Why the split is kept, or what was decided waits",
+        'max by (namespace, group, reason) (weft_group_hold{group=~"$group"}) or vector(0)',
+        "{{namespace}}/{{group}} {{reason}}",
+    ),
+    Panel(
+        "Decisions and moves, an hour",
+        'sum by (namespace, group, reason) (increase(weft_group_events_total{group=~"$group"}[1h])) or vector(0)',
+        "{{namespace}}/{{group}} {{reason}}",
+    ),
+    Panel(
+        "Part of the requests that is late: expected",
+        'max by (namespace, group, split) (weft_group_expected_late_ratio{group=~"$group"}) or vector(0)',
+        "{{namespace}}/{{group}} {{split}}",
+        "percentunit",
+    ),
+    Panel(
+        "Part of the requests that is late: measured",
+        '1 - min by (namespace, group) (weft_group_within_objective_ratio{group=~"$group"})',
+        "{{namespace}}/{{group}}",
+        "percentunit",
+    ),
+    Panel(
+        "Part of the last hours' requests that was in time, and the headroom that this asks for",
+        'label_replace(max by (namespace, group) (weft_group_kept_ratio{group=~"$group"}), "of", "in time", "", "")'
+        ' or label_replace(max by (namespace, group) (weft_group_headroom_ratio{group=~"$group"}),'
+        ' "of", "headroom", "", "")',
+        "{{namespace}}/{{group}} {{of}}",
+        "percentunit",
+    ),
+    Panel(
+        "Speed of the engines, as a multiple of their profile",
+        'min by (namespace, group, stage) (weft_group_speed_ratio{group=~"$group"})',
+        "{{namespace}}/{{group}} {{stage}}",
+    ),
+    Panel(
+        "Drains, 90th percentile",
+        "histogram_quantile(0.9, sum by (end, le) (rate(weft_drain_seconds_bucket[1h]))) or vector(0)",
+        "{{end}}",
+        "s",
+    ),
+    Panel(
+        "Queries for the metrics, 99th percentile",
+        "histogram_quantile(0.99, sum by (source, outcome, le) (rate(weft_source_query_seconds_bucket[5m])))",
+        "{{source}} {{outcome}}",
+        "s",
+    ),
+    Panel(
         "Since the last decision",
         f"time() - {QUERIES['decided']}",
         "{{namespace}}/{{group}}",
@@ -117,6 +189,29 @@ FABRICS = (
         'sum by (kind, pool, state) (weft_pool_devices{state=~"quarantined|unavailable"})',
         "{{kind}} {{pool}} {{state}}",
         stacked=True,
+    ),
+    Panel(
+        "Requests to the manager",
+        "sum by (fabric, method, status) (rate(weft_fabric_requests_total[5m]))",
+        "{{fabric}} {{method}} {{status}}",
+        "reqps",
+    ),
+    Panel(
+        "One reading of everything, mean",
+        'sum by (fabric) (rate(weft_fabric_call_seconds_sum{call="inventory"}[5m]))'
+        ' / sum by (fabric) (rate(weft_fabric_call_seconds_count{call="inventory"}[5m]))',
+        "{{fabric}}",
+        "s",
+    ),
+    Panel(
+        "Calls that ended with an error, a minute",
+        'sum by (fabric, call, outcome) (rate(weft_fabric_call_seconds_count{outcome!="done"}[5m])) * 60 or vector(0)',
+        "{{fabric}} {{call}} {{outcome}}",
+    ),
+    Panel(
+        "Attaching and detaching, a minute",
+        "sum by (fabric, act, outcome) (rate(weft_hardware_acts_total[5m])) * 60 or vector(0)",
+        "{{fabric}} {{act}} {{outcome}}",
     ),
 )
 DASHBOARDS = {

@@ -195,7 +195,7 @@ class Run:
         """The API server's clock; a replica's may be set."""
         return WALL + timedelta(seconds=self.loop.now)
 
-    def open_driver(self, _name: str, connection: object) -> SimulatedDriver:
+    def open_driver(self, _name: str, connection: object, _called: object) -> SimulatedDriver:
         return SimulatedDriver(self.manager, CURRENT.get(), TIMEOUT_SECONDS)
 
     def _heard(self, kind: str, resource: ResourceType, obj: Object) -> None:

@@ -30,8 +30,8 @@ NOT_SAID = {
     ),
     # A header of HTTP.
     "Authorization",
-    # Of a pool's stranded devices, not of a condition.
-    "NotAskedFor",
+    # Of a pool's stranded and unavailable devices, not of a condition.
+    *("NotAskedFor", "AttachedByOthers", "Unhealthy"),
     *("Nodes", "Normal", "Pod", "Running", "Succeeded", "True", "Warning", "Domain"),
     # Why a step of a logical node is taken, and the stages of a removal: for logs and diagrams.
     *(

@@ -101,9 +101,11 @@ async def test_a_replica_with_requests_keeps_its_role_until_they_are_done() -> N
     assert fleet.split() == {"prefill": 3, "decode": 6}
     assert fleet.condition("Balanced") == ("False", "Moving")
     assert {one["step"] for one in fleet.status()["transfers"]} == {"Draining"}
+    assert fleet.drains == []
     fleet.requests = {}
     await fleet.run(10)
     assert fleet.split() == {"prefill": 5, "decode": 4}
+    assert [(end, 10 < seconds < 60) for end, seconds in fleet.drains] == [("Transfer", True)] * 2
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,7 @@ async def test_a_drain_that_times_out_is_rolled_back_and_not_tried_again_at_once
     assert any(
         reason == "TransferRolledBack" and "within 60 s" in text for _, reason, text in fleet.cluster.events
     )
+    assert {(end, 60 < seconds < 65) for end, seconds in fleet.drains} == {("RolledBack", True)}
     assert {one["role"]: one["replicas"] for one in fleet.status()["allocation"]} == {
         "prefill": 3,
         "decode": 6,

@@ -60,10 +60,22 @@ def test_of_what_is_not_known_no_figure_is_told() -> None:
         {},
     )
 
+    assert idle.speeds == {}
+
     unmeasured = (role("decode", Stage.DECODE, 6), role("prefill", Stage.PREFILL, 3, profile=None))
     load = group_load(group(3, 6, PROMPT_HEAVY, roles=unmeasured))
     assert load is not None
     assert list(load.needed) == [Stage.DECODE]
+    assert list(load.speeds) == [Stage.DECODE]
+
+
+def test_a_decision_is_told_with_the_lateness_that_it_was_made_by() -> None:
+    plan = plan_split(group(3, 6, PROMPT_HEAVY))
+    assert plan.decision is not None
+    assert plan.expected is not None
+    said = re.search(r"expected violations ([0-9.]+) -> ([0-9.]+)", plan.decision.reason)
+    assert said is not None
+    assert said.groups() == (f"{plan.expected.before:.2f}", f"{plan.expected.after:.2f}")
 
 
 async def test_nothing_is_told_of_a_group_whose_metrics_are_not_fresh_nor_of_one_that_is_gone() -> None:

@@ -72,10 +72,14 @@ async def test_a_hundred_groups_cause_one_query_per_tick(server: Server) -> None
 
 async def test_a_failure_is_shared_for_a_tick_too(server: Server) -> None:
     server.status, server.body = 503, b"busy"
-    source = PrometheusSource(SourceSettings(url=server.url), Clock())
+    told: list[str] = []
+    source = PrometheusSource(
+        SourceSettings(url=server.url), Clock(), lambda outcome, _seconds: told.append(outcome)
+    )
     results = await asyncio.gather(*(source.read(VLLM) for _ in range(20)), return_exceptions=True)
     assert all(isinstance(one, SourceError) for one in results)
     assert len(server.queries) == 1
+    assert told == ["failed"]
     await source.close()
 
 

@@ -9,6 +9,7 @@ import pytest
 from support.rack import Rack, condition
 from weft.api.resources import DEVICE_ATTACHMENTS, DEVICE_QUOTAS, GPU_POOLS, LOGICAL_NODES, MEMORY_POOLS
 from weft.binding.keys import PoolsKey
+from weft.binding.pools import PoolsController
 from weft.cluster import Object
 from weft.fabric.errors import DeviceFault
 
@@ -244,3 +245,19 @@ async def test_a_quarantined_device_does_not_count_against_the_tenant(
     assert len(rack.cluster.list(DEVICE_ATTACHMENTS)) == 3
     assert condition(rack.node("n"), "Bound")[0] == "True"
     assert quota(rack)["status"]["used"] == [gpus(2)]
+
+
+async def test_a_pools_bytes_are_counted_and_each_unavailable_device_by_its_cause(rack: Rack) -> None:
+    await rack.build()
+    await rack.cluster.patch(GPU_POOLS, "gpus", "", {"spec": {"maintenance": {"devices": ["gpu-0"]}}})
+    rack.driver.devices["gpu-1"] = False
+    rack.driver.pairs.add(("gpu-2", rack.hosts[0]))
+    await rack.poll()
+
+    pools = rack.controllers[PoolsKey]
+    assert isinstance(pools, PoolsController)
+    (counted,) = pools.tallies.values()
+    assert counted.causes == {"Maintenance": 1, "AttachedByOthers": 1, "Unhealthy": 1}
+    # A GPU of this manager has one byte.
+    assert counted.bytes == counted.devices
+    assert (counted.devices["unavailable"], counted.devices["free"]) == (3, len(rack.driver.devices) - 3)

@@ -331,7 +331,7 @@ async def test_a_manager_is_reached_with_the_driver_secrets_and_limits_of_its_fa
 ) -> None:
     opened: list[tuple[str, Connection]] = []
 
-    def open_driver(name: str, connection: Connection) -> MemoryDriver:
+    def open_driver(name: str, connection: Connection, _called: object) -> MemoryDriver:
         opened.append((name, connection))
         return rack.driver
 

@@ -29,7 +29,7 @@ METRIC = re.compile(r"\bweft_[a-z_]+")
 def served() -> set[str]:
     """The names of all samples that the operator can show."""
     metrics = OperatorMetrics()
-    exposed = Exposed(ObjectCache(), Meter(lambda: 0.0), {}, lambda: True, lambda: 0.0)
+    exposed = Exposed(ObjectCache(), Meter(lambda: 0.0), {}, {}, {}, lambda: True, lambda: 0.0)
     names = set()
     for family in (*metrics.registry.collect(), *exposed.collect()):
         ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))

@@ -117,3 +117,10 @@ async def test_a_caller_that_gives_up_is_not_told_of_a_failure() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_each_call_is_told_with_how_it_ended() -> None:
+    told: list[tuple[str, str]] = []
+    driver = Guarded("x", Careless(Conflict("elsewhere")), 1.0, lambda *call: told.append(call[:2]))  # type: ignore[arg-type]
+    await raised_by(driver)
+    assert told == [("attached", "Conflict"), ("attach", "Conflict")]

@@ -50,7 +50,10 @@ async def test_what_the_api_server_refuses_is_told_at_once_and_not_tried_again_b
         " contexts: [{name: c, context: {cluster: c, user: u}}], users: [{name: u, user: {token: t}}]}"
     )
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    kube = KubeClient(await client.load_configuration())
+    told: list[tuple[str, int]] = []
+    kube = KubeClient(
+        await client.load_configuration(), requested=lambda method, status, _: told.append((method, status))
+    )
     try:
         for call in (
             kube.get(LOGICAL_NODES, "n", "a"),
@@ -66,3 +69,5 @@ async def test_what_the_api_server_refuses_is_told_at_once_and_not_tried_again_b
     finally:
         await kube.close()
     assert server.requests == ["GET", "GET", "PUT", "DELETE", "PATCH", "POST"]
+    assert [method for method, _ in told] == server.requests
+    assert {status for _, status in told} == {500}

@@ -19,6 +19,9 @@ from weft.api.resources import (
 )
 from weft.balancing.keys import GroupKey
 from weft.balancing.load import GroupLoad
+from weft.balancing.plan import Expected
+from weft.balancing.state import Kept
+from weft.binding.status import Tally
 from weft.runtime.cache import ObjectCache
 from weft.runtime.exposed import Exposed
 from weft.runtime.metering import Meter
@@ -43,11 +46,18 @@ def put(
 
 
 def seen(
-    cache: ObjectCache, leads: bool = True, loads: Mapping[GroupKey, GroupLoad] | None = None
+    cache: ObjectCache,
+    leads: bool = True,
+    loads: Mapping[GroupKey, GroupLoad] | None = None,
+    expected: Mapping[GroupKey, Expected] | None = None,
+    tallies: Mapping[tuple[str, str], Tally] | None = None,
 ) -> dict[tuple[str, frozenset[str]], float]:
     """Value by metric and labels' values, whatever their order."""
     registry = CollectorRegistry()
-    registry.register(Exposed(cache, Meter(lambda: 0.0), loads or {}, lambda: leads, lambda: NOW))
+    meter = Meter(lambda: 0.0)
+    registry.register(
+        Exposed(cache, meter, loads or {}, expected or {}, tallies or {}, lambda: leads, lambda: NOW)
+    )
     return {
         (sample.name, frozenset(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -103,6 +113,10 @@ def test_logical_nodes_are_counted_by_reason_and_never_named() -> None:
     assert metrics["weft_logical_nodes", frozenset({"team-a", "False", "NoHost"})] == 2
     assert metrics["weft_logical_nodes", frozenset({"team-a", "Unknown", ""})] == 1
     assert metrics["weft_logical_node_oldest_waiting_seconds", frozenset({"NoHost"})] == 3600
+    assert [
+        metrics["weft_logical_nodes_waiting", frozenset({"NoHost", age})]
+        for age in ("0s", "1m", "10m", "1h", "1d")
+    ] == [2, 2, 2, 2, 0]
     assert not any("waits-1" in labels for _, labels in metrics)
 
 
@@ -136,6 +150,42 @@ def test_a_groups_traffic_need_and_lateness_are_shown_and_what_is_not_known_is_l
         ("weft_group_within_objective_ratio", frozenset({"team-a", "llama", "TimeToFirstToken"})): 0.97,
     }
     assert seen(ObjectCache(), leads=False, loads=loads) == {}
+
+
+def test_what_engines_were_seen_to_do_is_shown_beside_what_was_expected_of_them() -> None:
+    key = GroupKey("team-a", "llama")
+    kept = Kept(in_time=0.93, requests=500.0, headroom=0.1)
+    loads = {key: GroupLoad(4.5, 900.0, 120.0, {}, {}, {Stage.DECODE: 0.8}, kept)}
+
+    metrics = seen(ObjectCache(), loads=loads, expected={key: Expected(before=0.4, after=0.02)})
+    assert metrics["weft_group_speed_ratio", frozenset({"team-a", "llama", "Decode"})] == 0.8
+    assert metrics["weft_group_kept_ratio", frozenset({"team-a", "llama"})] == 0.93
+    assert metrics["weft_group_headroom_ratio", frozenset({"team-a", "llama"})] == 0.1
+    assert metrics["weft_group_expected_late_ratio", frozenset({"team-a", "llama", "before"})] == 0.4
+    assert metrics["weft_group_expected_late_ratio", frozenset({"team-a", "llama", "chosen"})] == 0.02
+
+
+def test_why_a_groups_split_is_kept_is_shown_until_it_is_not_kept_any_more() -> None:
+    cache = ObjectCache()
+    blind = [said("MetricsFresh", "False", "EngineStale"), said("Balanced", "False", "BudgetTooSmall")]
+    moving = [said("MetricsFresh", "True", "Fresh"), said("Balanced", "False", "Moving")]
+    put(cache, INFERENCE_GROUPS, "blind", {}, {"conditions": [*blind, said("Ready", "False", "NoRoles")]})
+    put(cache, INFERENCE_GROUPS, "moving", {}, {"conditions": moving})
+
+    assert {labels for name, labels in seen(cache) if name == "weft_group_hold"} == {
+        frozenset({"team-a", "blind", "EngineStale"}),
+        frozenset({"team-a", "blind", "BudgetTooSmall"}),
+    }
+
+
+def test_a_pools_bytes_and_the_causes_of_what_is_unavailable_are_shown() -> None:
+    found = Tally()
+    found.bytes["free"], found.causes["Unhealthy"] = 80 << 30, 2
+
+    metrics = seen(ObjectCache(), tallies={("GPUPool", "a100"): found})
+    assert metrics["weft_pool_bytes", frozenset({"GPUPool", "a100", "free"})] == 80 << 30
+    assert metrics["weft_pool_bytes", frozenset({"GPUPool", "a100", "bound"})] == 0
+    assert metrics["weft_pool_unavailable_devices", frozenset({"GPUPool", "a100", "Unhealthy"})] == 2
 
 
 def test_a_replica_that_does_not_lead_shows_no_objects() -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from support.eventually import eventually
-from weft.api.resources import DEVICE_ATTACHMENTS, ResourceType
+from weft.api.resources import DEVICE_ATTACHMENTS, INFERENCE_GROUPS, ResourceType
 from weft.cluster import AlreadyExistsError, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
@@ -43,6 +43,25 @@ async def test_what_a_patch_does_not_find_is_not_decided_on_again(cluster: LiveC
 async def test_what_a_deletion_does_not_find_is_not_deleted_again(cluster: LiveCluster) -> None:
     await cluster.delete(DEVICE_ATTACHMENTS, "rack.gpu-0")
     assert cluster.list(DEVICE_ATTACHMENTS) == []
+
+
+async def test_what_is_told_of_a_group_is_counted_until_the_group_is_gone() -> None:
+    cache, metrics = ObjectCache(), OperatorMetrics()
+    cache.listen(metrics.hear)
+    cluster = LiveCluster(cast(KubeClient, Recorded()), cache, "test", lambda: True, metrics)
+    for name in ("llama", "other"):
+        metadata = {"name": name, "namespace": "a", "uid": name, "resourceVersion": "1"}
+        group = {"kind": "InferenceGroup", "metadata": metadata}
+        cache.put(INFERENCE_GROUPS, group)
+        cluster.event(group, "Normal", "Decided", "the split changed")
+
+    def told() -> list[str]:
+        samples = metrics.group_events.collect()[0].samples
+        return [one.labels["group"] for one in samples if one.name == "weft_group_events_total"]
+
+    assert told() == ["llama", "other"]
+    cache.remove(INFERENCE_GROUPS, {**group, "metadata": {**group["metadata"], "resourceVersion": "2"}})
+    assert told() == ["llama"]
 
 
 class Recorded:

@@ -56,6 +56,7 @@ class Outcome:
     """The first refused step of each subject; its further steps were not tried."""
     scaled: set[str] = field(default_factory=set)
     """Roles whose workload got another number of replicas."""
+    taken: list[Step] = field(default_factory=list)
     conflict: bool = False
     """An object had changed since it was read: look again at once."""
 
@@ -85,6 +86,7 @@ async def apply(
                 raise
             outcome.refused[step.subject] = (step, error)
         else:
+            outcome.taken.append(step)
             if isinstance(step, ScaleTarget):
                 outcome.scaled.add(step.role)
             group = picture.group.metadata

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
@@ -20,12 +20,14 @@ from weft.api.resources import (
 from weft.balancing.apply import Outcome, apply
 from weft.balancing.decide import GroupDecision, decide
 from weft.balancing.domain import with_domain
+from weft.balancing.drain import drains_ended
 from weft.balancing.engine_calls import EngineCalls
 from weft.balancing.keys import GroupKey
 from weft.balancing.load import GroupLoad
 from weft.balancing.moments import Moments
 from weft.balancing.observe import GroupPicture, observe
 from weft.balancing.pace import LOOK_SECONDS, MOVING_SECONDS
+from weft.balancing.plan import Expected
 from weft.balancing.presets import Preset
 from weft.balancing.prometheus import PrometheusSource
 from weft.balancing.refusals import Refusal, refusal
@@ -52,19 +54,24 @@ class GroupController:
         scale_kinds: Iterable[ScaleTargetKind] = (),
         engines: EngineCalls | None = None,
         choose_domain: ChooseDomain | None = None,
+        drained: Callable[[str, float], None] | None = None,
     ) -> None:
         """`scale_kinds`: those that a role's scaleTargetRef may name. `engines` calls those that change by a call.
-        `choose_domain`: how placement is asked for a group's domain."""
+        `choose_domain`: how placement is asked for a group's domain. `drained` is told of each drain that ended: what
+        it was for, and its seconds."""
         self._cluster = cluster
         self._scale_kinds = {(one.group, one.kind): one.type for one in scale_kinds}
         self._engines = engines or EngineCalls()
         self._choose_domain = choose_domain or _no_domain
+        self._drained = drained
         self._sources = sources
         self._presets = presets
         self._refusals: dict[GroupKey, dict[Subject, Refusal]] = {}
         self._moments: dict[GroupKey, Moments] = {}
         self.loads: dict[GroupKey, GroupLoad] = {}
         """Of groups whose metrics were fresh at the last look."""
+        self.expected: dict[GroupKey, Expected] = {}
+        """Of groups of which this leader decided, or recommended, a split."""
 
     @property
     def watches(self) -> tuple[Watch[GroupKey], ...]:
@@ -88,6 +95,7 @@ class GroupController:
             self._refusals.pop(key, None)
             self._moments.pop(key, None)
             self.loads.pop(key, None)
+            self.expected.pop(key, None)
             return await self._disown(key, now.wall)
         known = self._refusals.get(key, {})
         moments = self._moments.setdefault(key, Moments())
@@ -114,6 +122,9 @@ class GroupController:
             self._engines.switch(replica, stage, picture.role_switch, moments.calls)
 
         outcome = await apply(self._cluster, picture, decision.steps, now.wall, call)
+        if self._drained is not None:
+            for end, seconds in drains_ended(outcome.taken, picture.replicas, now.wall):
+                self._drained(end.value, seconds)
         records = decision.scaling.written(outcome.scaled)
         decision = replace(decision, scaling=replace(decision.scaling, records=records))
         refusals = _refusals(picture, decision, outcome, now)
@@ -154,6 +165,9 @@ class GroupController:
                 if error.status == 0:
                     raise
                 refusals[subject] = refusal(subject, error, known, version, now.boot)
+        plan = decision.plan
+        if plan is not None and plan.expected is not None and (plan.decision or plan.recommendation):
+            self.expected[_key(picture.raw, picture.group.metadata.name)] = plan.expected
         for about, note in notes(picture, decision, refusals):
             kind: Literal["Normal", "Warning"] = "Warning" if note.warning else "Normal"
             self._cluster.event(about, kind, note.reason, note.message)

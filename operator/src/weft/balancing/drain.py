@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from weft.balancing.replicas import Replica
 from weft.balancing.state import PodLoad
+from weft.balancing.steps import DeletePod, GateReason, ReturnToRouter, Step, Switch
 
 
 def idle(replica: Replica, load: PodLoad | None, scrape_seconds: float) -> bool:
@@ -56,3 +57,19 @@ def may_stop(
     if kv_use_tells_reads and load is not None and load.kv_usage is not None:
         return load.kv_usage == 0
     return replica.idle_since is not None and now - replica.idle_since >= timedelta(seconds=kv_hold_seconds)
+
+
+def drains_ended(
+    steps: Iterable[Step], replicas: Iterable[Replica], now: datetime
+) -> Iterator[tuple[GateReason, float]]:
+    """What each drain that these steps end was for, and its seconds; RolledBack: the replica stays what it was."""
+    by_name = {one.name: one for one in replicas}
+    for step in steps:
+        if not isinstance(step, Switch | DeletePod | ReturnToRouter):
+            continue
+        replica = by_name.get(step.replica)
+        if replica is None or replica.gate is not False or replica.gate_changed_at is None:
+            continue
+        if replica.gate_reason in (GateReason.TRANSFER, GateReason.REMOVING):
+            end = GateReason.ROLLED_BACK if isinstance(step, ReturnToRouter) else replica.gate_reason
+            yield GateReason(end), (now - replica.gate_changed_at).total_seconds()

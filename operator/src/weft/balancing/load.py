@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from weft.api import Stage
 from weft.balancing.demand import share_within
 from weft.balancing.plan import needs_of
 from weft.balancing.regimes import regimes
-from weft.balancing.state import SplitInputs
+from weft.balancing.state import Kept, SplitInputs
 
 FIRST_TOKEN, BETWEEN_TOKENS = "TimeToFirstToken", "InterTokenLatency"
 """The objectives of a group."""
@@ -27,6 +27,10 @@ class GroupLoad:
     """Replicas by stage: what decisions compare with what each stage has. Without stages that no profile speaks for."""
     within: Mapping[str, float]
     """By objective: the part of the long window's requests, or tokens, that were within it."""
+    speeds: Mapping[Stage, float] = field(default_factory=dict)
+    """By stage: how fast engines were seen to be, as a multiple of their profile."""
+    record: Kept | None = None
+    """What became of the promise over the last hours."""
 
 
 def group_load(inputs: SplitInputs) -> GroupLoad | None:
@@ -49,4 +53,13 @@ def group_load(inputs: SplitInputs) -> GroupLoad | None:
         demand.answer_tokens_per_second if demand is not None else None,
         {stage: one.need.required for stage, one in needs.items()},
         {name: share[0] for name, share in shares.items() if share is not None},
+        _speeds(inputs) if demand is not None else {},
+        traffic.record,
     )
+
+
+def _speeds(inputs: SplitInputs) -> dict[Stage, float]:
+    """Of the stages whose engines are compared with a profile."""
+    profiled = {role.stage for role in inputs.roles if role.profile is not None}
+    both = {Stage.PREFILL: inputs.corrections.prefill, Stage.DECODE: inputs.corrections.decode}
+    return {stage: speed for stage, speed in both.items() if stage in profiled}

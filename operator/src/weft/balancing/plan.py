@@ -66,6 +66,15 @@ ALTERNATIVES = 2
 
 
 @dataclass(frozen=True)
+class Expected:
+    """Shares of requests that are late within the horizon, as they are computed when a split is decided."""
+
+    before: float
+    """Without the move."""
+    after: float
+
+
+@dataclass(frozen=True)
 class SplitPlan:
     """What is to hold from now on."""
 
@@ -76,6 +85,8 @@ class SplitPlan:
     """Set when it is to be written: in Recommend another split than before is the best."""
     obstacle: Finding | None = None
     """Why the split cannot be balanced although it should be."""
+    expected: Expected | None = None
+    """What the decision, or the recommendation, was made by; None where no such share was computed."""
 
 
 def plan_split(inputs: SplitInputs) -> SplitPlan:
@@ -230,11 +241,12 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
         )
         for split in [split for split in ranked if split != best][:ALTERNATIVES]
     )
+    expected = Expected(stay.late, found[best].late)
     if recommends:
         recommendation = Recommendation(
             reason=reason, decision_time=inputs.now, alternatives=alternatives, allocation=best.written()
         )
-        return SplitPlan(start, recommendation=recommendation)
+        return SplitPlan(start, recommendation=recommendation, expected=expected)
     decision = Decision(
         reason=reason,
         decision_time=inputs.now,
@@ -242,7 +254,7 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
         alternatives=alternatives,
         headroom_percent=_headroom(inputs),
     )
-    return SplitPlan(best, decision)
+    return SplitPlan(best, decision, expected=expected)
 
 
 def _without_stops(

@@ -32,7 +32,14 @@ def _utc_now() -> datetime:
 class PrometheusSource:
     """One server. `read` may be called by many groups at once; `close` when the operator ends."""
 
-    def __init__(self, settings: SourceSettings, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self,
+        settings: SourceSettings,
+        clock: Callable[[], datetime] = _utc_now,
+        queried: Callable[[str, float], None] | None = None,
+    ) -> None:
+        """`queried` is told of each query: answered or failed, and the seconds that it took."""
+        self._queried = queried
         self.windows = Windows(settings.scrape_interval_seconds)
         self._settings = settings
         self._access = Access(settings)
@@ -51,10 +58,15 @@ class PrometheusSource:
             known = self._last.get(preset.name)
             now = self._clock()
             if known is None or not timedelta(0) <= now - known[0] < timedelta(seconds=TICK_SECONDS):
+                time = asyncio.get_running_loop().time
+                began = time()
                 try:
                     answer: Snapshot | SourceError = await self._query(preset, now)
                 except SourceError as error:
                     answer = error
+                if self._queried is not None:
+                    outcome = "failed" if isinstance(answer, SourceError) else "answered"
+                    self._queried(outcome, time() - began)
                 # From the end of the query: a server that answers slowly is not asked without pause.
                 known = self._last[preset.name] = (self._clock(), answer)
         if isinstance(known[1], SourceError):

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
 
 from weft.api import Fabric
 from weft.api.quantity import parse_bytes
@@ -41,12 +43,16 @@ class Fabrics:
         namespace: str,
         leader: Leader,
         audit: Audit | None = None,
+        called: Callable[[str, str, str, float], None] | None = None,
+        requested: Callable[[str, str, int], None] | None = None,
     ) -> None:
+        """`called` and `requested` are told of drivers' calls and requests, the fabric's name first."""
         self._cluster = cluster
         self._read = read
         self._namespace = namespace
         self._leader = leader
         self._audit = audit or Audit(cluster.event)
+        self._called, self._requested = called, requested
         self._sessions: dict[str, FabricSession] = {}
         self.looked: set[str] = set()
         """Fabrics that this leader has tried to read."""
@@ -100,12 +106,16 @@ class Fabrics:
         if session is not None and session.generation == fabric.metadata.generation:
             return session
         connection = await self._connection(fabric)
+        if self._requested is not None:
+            connection = replace(connection, requested=partial(self._requested, name))
         fresh = FabricSession(
             name=name,
             uid=fabric.metadata.uid,
             generation=fabric.metadata.generation,
             endpoint=fabric.spec.endpoint,
-            driver=open_driver(fabric.spec.driver, connection),
+            driver=open_driver(
+                fabric.spec.driver, connection, partial(self._called, name) if self._called else None
+            ),
             leader=self._leader,
             request_timeout_seconds=connection.request_timeout_seconds,
             settle_seconds=fabric.spec.limits.settle_seconds,

@@ -23,7 +23,7 @@ from weft.binding.keys import PoolsKey
 from weft.binding.membership import DEVICES_OF, Membership, Pool, PoolKey, pool_key
 from weft.binding.offers import Reader, Snapshot
 from weft.binding.plan import Unused
-from weft.binding.status import Fact, Status, pool_status, quota_status
+from weft.binding.status import Fact, Status, Tally, pool_status, quota_status, tally
 from weft.cluster import Cluster, ClusterError, ConflictError, Object, add_finalizer, drop_finalizer
 from weft.controllers import Now, Watch
 
@@ -50,6 +50,8 @@ class Write:
     status: Status
     hold: bool = False
     """Whether the object needs the finalizer, because something refers to it."""
+    tally: Tally | None = None
+    """Of a pool whose fabric was read."""
 
 
 class PoolsController:
@@ -61,6 +63,8 @@ class PoolsController:
         self._assignments = assignments
         self._reader = Reader()
         self._inputs = Inputs()
+        self.tallies: dict[tuple[str, str], Tally] = {}
+        """By kind and name of the pool: what was counted last."""
         self.watches: tuple[Watch[Any], ...] = (
             *(Watch(resource, self._if_changed(resource)) for resource in (*POOLS, DEVICE_QUOTAS)),
             Watch(DEVICE_ATTACHMENTS, _pools, after_seconds=GATHER_SECONDS),
@@ -78,8 +82,11 @@ class PoolsController:
         """Bring all pools and quotas up to date. Raises the last error; one does not keep the others from theirs."""
         snapshot = Snapshot.take(self._cluster, self._fabrics.last_pictures())
         steps = await asyncio.to_thread(count, self._reader, snapshot, now.wall, self._assignments.unused)
+        self.tallies.clear()
         failure: ClusterError | None = None
         for step in steps:
+            if isinstance(step, Write) and step.tally is not None:
+                self.tallies[step.resource.kind, step.raw["metadata"]["name"]] = step.tally
             try:
                 await self._apply(step)
             except ConflictError as error:
@@ -150,10 +157,11 @@ def count(
         here = claims_of.get(fabric, {})
         attached = frozenset(picture.inventory.attachments if picture else ())
         membership = memberships.get(fabric, {}).get(pool_key(pool))
+        counted = tally(pool, membership, here, attached) if membership is not None else None
         status = pool_status(
-            pool, membership, here, attached, ready, now, unused.get(pool_key(pool), Unused())
+            pool, membership, counted, here, attached, ready, now, unused.get(pool_key(pool), Unused())
         )
-        steps.append(Write(resource, raw, status, hold=in_use and not leaving))
+        steps.append(Write(resource, raw, status, in_use and not leaving, counted))
     return [*steps, *_quotas(reader, snapshot, pools, now)]
 
 

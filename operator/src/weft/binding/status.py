@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -141,16 +142,64 @@ def _planned(chosen: Chosen) -> dict[str, Any]:
     }
 
 
+STATES = ("free", "bound", "reserved", "quarantined", "unavailable")
+"""What is done with a pool's devices."""
+
+
+@dataclass
+class Tally:
+    """What a pool has."""
+
+    devices: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
+    """By state."""
+    bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
+    """By state: the memory of accelerators, the sizes of others."""
+    causes: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("Maintenance", "AttachedByOthers", "Unhealthy"), 0)
+    )
+    """The unavailable devices by why; one that is it for several reasons counts for the first of them."""
+
+
+def tally(
+    pool: Pool,
+    membership: Membership,
+    claims: Mapping[str, Holding],
+    attached: frozenset[tuple[str, str]],
+) -> Tally:
+    """What is done with the pool's devices. `claims` are the claims by device, `attached` the pairs of device and host
+    that the fabric shows."""
+    foreign = {device for device, _ in attached} - claims.keys()
+    found = Tally()
+    for device in membership.devices:
+        claim, state = claims.get(device.id), "unavailable"
+        if claim is not None and claim.quarantined:
+            state = "quarantined"
+        elif claim is not None:
+            state = "bound" if (device.id, claim.host) in attached else "reserved"
+        elif pool.spec.maintenance.means(device.id):
+            found.causes["Maintenance"] += 1
+        elif device.id in foreign:
+            found.causes["AttachedByOthers"] += 1
+        elif not device.healthy:
+            found.causes["Unhealthy"] += 1
+        else:
+            state = "free"
+        found.devices[state] += 1
+        found.bytes[state] += device.capacity_bytes
+    return found
+
+
 def pool_status(
     pool: Pool,
     membership: Membership | None,
+    counted: Tally | None,
     claims: Mapping[str, Holding],
     attached: frozenset[tuple[str, str]],
     reachable: Fact,
     now: datetime,
     unused: Unused,
 ) -> Status:
-    """Counts of a pool's devices; `membership` None: the fabric was never read, the last counts stay.
+    """Counts of a pool's devices; `membership` and `counted` None: the fabric was never read, the last counts stay.
 
     `claims` are the claims by device, `attached` the pairs of device and host that the fabric shows.
     """
@@ -162,22 +211,9 @@ def pool_status(
     if unused.stranded:
         status["stranded"] = [{"reason": reason, "devices": count} for reason, count in unused.stranded]
     facts: list[Fact] = [reachable]
-    if membership is not None:
+    if membership is not None and counted is not None:
         excluded = set(pool.spec.maintenance.devices)
-        foreign = {device for device, _ in attached} - claims.keys()
-        counts = dict.fromkeys(("total", "free", "bound", "reserved", "quarantined", "unavailable"), 0)
-        for device in membership.devices:
-            counts["total"] += 1
-            claim = claims.get(device.id)
-            if claim is not None and claim.quarantined:
-                counts["quarantined"] += 1
-            elif claim is not None:
-                counts["bound" if (device.id, claim.host) in attached else "reserved"] += 1
-            elif pool.spec.maintenance.means(device.id) or device.id in foreign or not device.healthy:
-                counts["unavailable"] += 1
-            else:
-                counts["free"] += 1
-        status["devices"] = counts
+        status["devices"] = {"total": len(membership.devices), **counted.devices}
         facts += _maintenance(pool, excluded - {device.id for device in membership.devices})
         facts += _drained(pool, membership, claims, attached)
         if membership.overlapping:

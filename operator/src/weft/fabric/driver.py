@@ -7,7 +7,7 @@ A driver is found by the entry point `weft.fabric.drivers` and made with a `Conn
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,14 @@ class DeviceKind(enum.StrEnum):
     ACCELERATOR = "Accelerator"
     MEMORY = "Memory"
     STORAGE = "Storage"
+
+
+Requested = Callable[[str, int], None]
+"""Told of each HTTP request that was sent: its method, and the status of the answer, 0 if there was none."""
+
+
+def _untold(method: str, status: int) -> None:
+    """Nobody counts."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class Connection:
     owner: str = ""
     """The mark of this cluster, 12 hexadecimal digits, for what is made on the fabric and has a place for it; empty:
     it has none."""
+    requested: Requested = field(default=_untold, repr=False, compare=False)
+    """For a driver to call, so that its requests are counted; one that speaks no HTTP need not."""
     part_bytes: Mapping[DeviceKind, int] = field(default_factory=dict)
     """The size of the parts into which devices of these kinds are carved, where the manager can."""
 

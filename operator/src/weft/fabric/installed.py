@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
@@ -21,7 +21,11 @@ GRACE_SECONDS = 0.25
 """What a driver that keeps to the request timeout may take beyond it: its own error says more."""
 
 
-def open_driver(name: str, connection: Connection) -> Driver:
+Called = Callable[[str, str, float], None]
+"""Told of each call of a driver: its name, `done` or the error that it ended with, and the seconds that it took."""
+
+
+def open_driver(name: str, connection: Connection, called: Called | None = None) -> Driver:
     """Make the driver installed under `name`.
 
     Raises LookupError: there is none (the text names those that are installed), or it cannot be loaded.
@@ -37,7 +41,7 @@ def open_driver(name: str, connection: Connection) -> Driver:
     except Exception as error:
         what = f"the driver {name!r} ({found[name].value}) cannot be loaded"
         raise LookupError(f"{what}: {type(error).__name__}: {error}") from error
-    return Guarded(name, made, connection.request_timeout_seconds)
+    return Guarded(name, made, connection.request_timeout_seconds, called)
 
 
 class Guarded:
@@ -46,43 +50,62 @@ class Guarded:
     The leader's lease is reckoned to outlast a call that changes something, so that is ended after one request timeout.
     """
 
-    def __init__(self, name: str, driver: Driver, request_timeout_seconds: float) -> None:
+    def __init__(
+        self, name: str, driver: Driver, request_timeout_seconds: float, called: Called | None = None
+    ) -> None:
         self.driver = driver
+        self._called = called
         self._name = name
         self._seconds = request_timeout_seconds + GRACE_SECONDS
         self._read_seconds = max(READ_SECONDS, 11 * request_timeout_seconds)
 
     async def capabilities(self) -> Capabilities:
-        return await self._read(self.driver.capabilities())
+        return await self._read("capabilities", self.driver.capabilities())
 
     async def inventory(self, first: frozenset[str] = frozenset()) -> Inventory:
-        return await self._read(self.driver.inventory(first))
+        return await self._read("inventory", self.driver.inventory(first))
 
     async def attached(self, host: str) -> frozenset[str]:
-        return await self._read(self.driver.attached(host))
+        return await self._read("attached", self.driver.attached(host))
 
     async def attach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
-        return await self._ended(self.driver.attach(operation, host, devices), self._seconds, OutcomeUnknown)
+        call = self.driver.attach(operation, host, devices)
+        return await self._ended("attach", call, self._seconds, OutcomeUnknown)
 
     async def detach(self, operation: str, host: str, devices: frozenset[str]) -> Operation:
-        return await self._ended(self.driver.detach(operation, host, devices), self._seconds, OutcomeUnknown)
+        call = self.driver.detach(operation, host, devices)
+        return await self._ended("detach", call, self._seconds, OutcomeUnknown)
 
     async def operation(self, id: str) -> Operation:
-        return await self._read(self.driver.operation(id))
+        return await self._read("operation", self.driver.operation(id))
 
     async def find_operation(self, key: str) -> Operation | None:
-        return await self._read(self.driver.find_operation(key))
+        return await self._read("find_operation", self.driver.find_operation(key))
 
     async def revoke_other_sessions(self) -> int:
-        return await self._read(self.driver.revoke_other_sessions())
+        return await self._read("revoke_other_sessions", self.driver.revoke_other_sessions())
 
     async def close(self) -> None:
-        await self._read(self.driver.close())
+        await self._read("close", self.driver.close())
 
-    async def _read(self, call: Awaitable[T]) -> T:
-        return await self._ended(call, self._read_seconds, Transient)
+    async def _read(self, name: str, call: Awaitable[T]) -> T:
+        return await self._ended(name, call, self._read_seconds, Transient)
 
-    async def _ended(self, call: Awaitable[T], seconds: float, otherwise: type[FabricError]) -> T:
+    async def _ended(self, name: str, call: Awaitable[T], seconds: float, otherwise: type[FabricError]) -> T:
+        clock = asyncio.get_running_loop().time
+        began, outcome = clock(), "cancelled"
+        try:
+            answer = await self._bounded(call, seconds, otherwise)
+            outcome = "done"
+            return answer
+        except FabricError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            if self._called is not None:
+                self._called(name, outcome, clock() - began)
+
+    async def _bounded(self, call: Awaitable[T], seconds: float, otherwise: type[FabricError]) -> T:
         try:
             async with asyncio.timeout(seconds) as limit:
                 return await call

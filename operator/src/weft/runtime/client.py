@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -105,7 +106,14 @@ def proxy_for(url: str) -> str | None:
 class KubeClient:
     """Requests to the API server. Every call is bounded by `timeout_seconds`; none is repeated here."""
 
-    def __init__(self, configuration: k8s.Configuration, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        configuration: k8s.Configuration,
+        timeout_seconds: float = 10.0,
+        requested: Callable[[str, int, float], None] | None = None,
+    ) -> None:
+        """`requested` is told of each request: method, status of the answer (0: none), and seconds."""
+        self._requested = requested
         # Else a proxy and a netrc are looked for with each request, in a thread.
         configuration.client_session_kwargs = {"trust_env": False}
         if configuration.proxy is None:
@@ -257,13 +265,18 @@ class KubeClient:
             header_params=all_headers,
             auth_settings=["BearerToken"],
         )
+        began, status = time.monotonic(), 0
         try:
             response = await self._api.call_api(
                 method, url, all_headers, body, _request_timeout=self._timeout_seconds
             )
             payload = await response.read()
+            status = response.status
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise ClusterError(0, "NoAnswer", f"{method} {path}: {error or type(error).__name__}") from error
+        finally:
+            if self._requested is not None:
+                self._requested(method, status, time.monotonic() - began)
         try:
             answer: Object = json.loads(payload)
         except ValueError:

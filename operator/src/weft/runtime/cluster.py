@@ -186,7 +186,7 @@ class LiveCluster:
         message: str,
         devices: Iterable[str] = (),
     ) -> None:
-        self._metrics.events.labels(about.get("kind", ""), kind, reason).inc()
+        self._metrics.event(about, kind, reason)
         record = self._record(about, kind, reason, message, sorted(devices))
         task = asyncio.get_running_loop().create_task(record)
         self._background.add(task)

@@ -21,14 +21,20 @@ from weft.api.resources import (
     LOGICAL_NODES,
     POOLS,
 )
+from weft.balancing.conditions import IN_PROGRESS
 from weft.balancing.keys import GroupKey
 from weft.balancing.load import GroupLoad
+from weft.balancing.plan import Expected
+from weft.binding.status import STATES, Tally
 from weft.cluster import Object
 from weft.runtime.cache import ObjectCache
+from weft.runtime.exposed_load import load_families
 from weft.runtime.metering import Meter
 
-STATES = ("free", "bound", "reserved", "quarantined", "unavailable")
 WITH_CONDITIONS = (FABRICS, *POOLS, DEVICE_QUOTAS, INFERENCE_GROUPS, INFERENCE_ROLES)
+AGES = {"0s": 0.0, "1m": 60.0, "10m": 600.0, "1h": 3600.0, "1d": 86400.0}
+HOLDS = ("MetricsFresh", "DemandEstimated", "Balanced")
+"""The conditions of a group that say why nothing is decided of it, or what was decided waits."""
 VALUES = {"True": 1.0, "False": 0.0}
 UNKNOWN = -1.0
 
@@ -41,10 +47,14 @@ class Exposed(Collector):
         cache: ObjectCache,
         meter: Meter,
         loads: Mapping[GroupKey, GroupLoad],
+        expected: Mapping[GroupKey, Expected],
+        tallies: Mapping[tuple[str, str], Tally],
         leads: Callable[[], bool],
         wall: Callable[[], float],
     ) -> None:
         self._cache = cache
+        self._expected = expected
+        self._tallies = tallies
         self._loads = loads
         self._meter = meter
         self._leads = leads
@@ -60,7 +70,7 @@ class Exposed(Collector):
             yield from self._pools()
             yield from self._logical_nodes()
             yield from self._groups()
-            yield from self._load()
+            yield from load_families(self._loads, self._expected)
             yield from self._held()
 
     def _conditions(self) -> Iterator[Metric]:
@@ -120,10 +130,28 @@ class Exposed(Collector):
                     stranded.add_metric([*labels, one["reason"]], one["devices"])
         yield kept
         yield stranded
+        size = GaugeMetricFamily(
+            "weft_pool_bytes",
+            "Bytes of a pool's devices (of accelerators: their memory) by what is done with them.",
+            labels=["kind", "pool", "state"],
+        )
+        unavailable = GaugeMetricFamily(
+            "weft_pool_unavailable_devices",
+            "Devices of a pool that are unavailable, by the first cause of it.",
+            labels=["kind", "pool", "cause"],
+        )
+        for pool, tally in list(self._tallies.items()):
+            for state, total in tally.bytes.items():
+                size.add_metric([*pool, state], total)
+            for cause, count in tally.causes.items():
+                unavailable.add_metric([*pool, cause], count)
+        yield size
+        yield unavailable
 
     def _logical_nodes(self) -> Iterator[Metric]:
         counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
         oldest: dict[str, float] = {}
+        longer: collections.Counter[tuple[str, str]] = collections.Counter()
         planned: collections.Counter[tuple[str, str]] = collections.Counter()
         for each in self._cache.list(LOGICAL_NODES):
             bound = _condition(each, "Bound")
@@ -134,6 +162,8 @@ class Exposed(Collector):
             if state != "True":
                 age = self._wall() - _seconds(each["metadata"]["creationTimestamp"])
                 oldest[reason] = max(oldest.get(reason, 0.0), age)
+                for name, seconds in AGES.items():
+                    longer[reason, name] += age >= seconds
         family = GaugeMetricFamily(
             "weft_logical_nodes",
             "Logical nodes by the status and reason of their condition Bound.",
@@ -150,6 +180,14 @@ class Exposed(Collector):
         for reason, age in sorted(oldest.items()):
             waiting.add_metric([reason], age)
         yield waiting
+        aged = GaugeMetricFamily(
+            "weft_logical_nodes_waiting",
+            "Logical nodes that are not bound, by reason, and how long ago at least they were created.",
+            labels=["reason", "longer_than"],
+        )
+        for name_of, number in sorted(longer.items()):
+            aged.add_metric(name_of, number)
+        yield aged
         plan = GaugeMetricFamily(
             "weft_planned_devices",
             "Devices that would be attached for a namespace if the fabrics in Observe mode were managed.",
@@ -186,6 +224,11 @@ class Exposed(Collector):
             "Replicas on their way to another role.",
             labels=["namespace", "group", "step"],
         )
+        held = GaugeMetricFamily(
+            "weft_group_hold",
+            "Why a group's split is kept, or a move or a new replica waits, by reason (docs/reasons.md).",
+            labels=["namespace", "group", "reason"],
+        )
         for each in self._cache.list(INFERENCE_GROUPS):
             status = each.get("status", {})
             if "decision" in status:
@@ -193,45 +236,17 @@ class Exposed(Collector):
             steps = collections.Counter(one["step"] for one in status.get("transfers", ()))
             for step, count in sorted(steps.items()):
                 moving.add_metric([*_name(each), step], count)
+            for reason in sorted(
+                {
+                    one["reason"]
+                    for one in _conditions(each)
+                    if one["type"] in HOLDS and one["status"] != "True" and one["reason"] not in IN_PROGRESS
+                }
+            ):
+                held.add_metric([*_name(each), reason], 1)
         yield decided
         yield moving
-
-    def _load(self) -> Iterator[Metric]:
-        labels = ["namespace", "group"]
-        requests = GaugeMetricFamily(
-            "weft_group_requests_per_second",
-            "Requests that arrive, as the group's metrics told at the last look; none while they are not fresh.",
-            labels=labels,
-        )
-        tokens = GaugeMetricFamily(
-            "weft_group_tokens_per_second",
-            "Tokens of the prompts and of the answers that are asked for.",
-            labels=[*labels, "of"],
-        )
-        needed = GaugeMetricFamily(
-            "weft_group_needed_replicas",
-            "Replicas that a stage needs for this load to meet the objectives, by the engines' profile.",
-            labels=[*labels, "stage"],
-        )
-        within = GaugeMetricFamily(
-            "weft_group_within_objective_ratio",
-            "Part of the requests (of the tokens, for the time between them) that were within an objective just now.",
-            labels=[*labels, "objective"],
-        )
-        for key, load in list(self._loads.items()):
-            group = [key.namespace, key.name]
-            requests.add_metric(group, load.requests_per_second)
-            for of, rate in (
-                ("prompts", load.prompt_tokens_per_second),
-                ("answers", load.answer_tokens_per_second),
-            ):
-                if rate is not None:
-                    tokens.add_metric([*group, of], rate)
-            for stage, replicas in load.needed.items():
-                needed.add_metric([*group, stage.value], replicas)
-            for objective, share in load.within.items():
-                within.add_metric([*group, objective], share)
-        yield from (requests, tokens, needed, within)
+        yield held
 
     def _held(self) -> Iterator[Metric]:
         labels = ["namespace", "kind", "pool"]

@@ -8,6 +8,7 @@ import logging
 import signal
 import time
 from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any
 
 from weft.balancing.controller import GroupController
@@ -18,8 +19,9 @@ from weft.balancing.prometheus import PrometheusSource
 from weft.binding import controllers as binding_controllers
 from weft.binding.audit import Audit
 from weft.binding.fabrics import Fabrics
-from weft.binding.keys import PlacementKey
+from weft.binding.keys import PlacementKey, PoolsKey
 from weft.binding.placement import PlacementController
+from weft.binding.pools import PoolsController
 from weft.controllers import Controller
 from weft.runtime import clock
 from weft.runtime.cache import ObjectCache
@@ -51,19 +53,20 @@ async def run(settings: Settings) -> int:
     stop = _stop_signals()
     configuration = await load_configuration()
     async with contextlib.AsyncExitStack() as closing, contextlib.AsyncExitStack() as sessions:
-        client = KubeClient(configuration, settings.api_timeout_seconds)
-        closing.push_async_callback(client.close)
         cache, queue, metrics = ObjectCache(), WorkQueue(settings.workers), OperatorMetrics()
+        client = KubeClient(configuration, settings.api_timeout_seconds, metrics.api_requested)
+        closing.push_async_callback(client.close)
         history = History()
         leadership = Leadership(
             client, settings.namespace, settings.identity, settings.lease_seconds, history
         )
         meter = Meter(clock.boottime)
         cache.listen(meter.hear)
+        cache.listen(metrics.hear)
         cluster = LiveCluster(client, cache, settings.identity, leadership.leads, metrics)
         acts = metrics.hardware_acts
         audit = Audit(cluster.event, lambda fabric, act, outcome: acts.labels(fabric, act, outcome).inc())
-        controllers = _controllers(settings, cluster, leadership, queue, sessions, audit)
+        controllers = _controllers(settings, cluster, leadership, queue, sessions, audit, metrics)
         watches = Watches(controllers.values(), cluster, queue)
         rests = binding_controllers.OF_ALL_THERE_IS
         workers = Workers(controllers, queue, metrics, clock.now, rests)
@@ -86,8 +89,13 @@ async def run(settings: Settings) -> int:
         )
         metrics.follow(leadership.remaining_seconds, queue.__len__)
         groups = controllers[GroupKey]
+        pools = controllers[PoolsKey]
         assert isinstance(groups, GroupController)
-        metrics.registry.register(Exposed(cache, meter, groups.loads, leadership.leads, time.time))
+        assert isinstance(pools, PoolsController)
+        exposed = Exposed(
+            cache, meter, groups.loads, groups.expected, pools.tallies, leadership.leads, time.time
+        )
+        metrics.registry.register(exposed)
         closing.push_async_callback(health.stop)
         await _serve(health, settings)
         closing.push_async_callback(informer.stop)
@@ -124,11 +132,23 @@ def _controllers(
     queue: WorkQueue,
     sessions: contextlib.AsyncExitStack,
     audit: Audit,
+    metrics: OperatorMetrics,
 ) -> Mapping[type[Hashable], Controller[Any]]:
     """The controller of each type of key; what they hold open is closed by `sessions`."""
-    fabrics = Fabrics(cluster, cluster.read, settings.namespace, leadership, audit)
+    fabrics = Fabrics(
+        cluster,
+        cluster.read,
+        settings.namespace,
+        leadership,
+        audit,
+        metrics.fabric_called,
+        metrics.fabric_requested,
+    )
     sessions.push_async_callback(fabrics.close)
-    sources = {name: PrometheusSource(source) for name, source in settings.sources.items()}
+    sources = {
+        name: PrometheusSource(source, queried=partial(metrics.source_queried, name))
+        for name, source in settings.sources.items()
+    }
     for source in sources.values():
         sessions.push_async_callback(source.close)
     engines = EngineCalls()
@@ -143,6 +163,7 @@ def _controllers(
         settings.scale_targets,
         engines,
         placement.choose_domain,
+        metrics.drained,
     )
     return {**binding, GroupKey: groups}
 

@@ -121,6 +121,7 @@ class Transport:
             reply = await self._exchange(method, path, body, headers, deadline)
             return reply
         finally:
+            self._connection.requested(method, reply.status if reply is not None else 0)
             if self._heard is not None:
                 self._heard(method, path, reply)
 
