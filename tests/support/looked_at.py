@@ -16,7 +16,7 @@ from weft.api.resources import (
     PODS,
     ResourceType,
 )
-from weft.cli.look.reading import Reading
+from weft.cli.look.reading import KINDS, Reading
 
 Object = dict[str, Any]
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -162,15 +162,7 @@ POD = made(
 
 
 def reading(*objects: Object, denied: tuple[str, ...] = ()) -> Reading:
-    resources = (
-        FABRICS,
-        GPU_POOLS,
-        LOGICAL_NODES,
-        DEVICE_ATTACHMENTS,
-        INFERENCE_GROUPS,
-        INFERENCE_ROLES,
-        PODS,
-    )
+    resources = (*(resource for resource, _ in KINDS), PODS)
     by_resource = {
         resource: tuple(one for one in objects if one["kind"] == resource.kind) for resource in resources
     }

@@ -166,7 +166,7 @@ def test_why_says_what_a_waiting_node_waits_for_what_it_means_and_what_to_do() -
     assert "LogicalNode team-a/greedy, made 5 min ago" in text
     assert "Bound=False NotEnoughDevices, for 5 min" in text
     assert "main: 4 asked for, too few are free" in text
-    assert "do: Wait for a release, ask for less" in text
+    assert "do first: Wait for a release, ask for less" in text
     assert "1 min ago  Warning NotEnoughDevices: too few (3 times)" in text
 
 
@@ -477,5 +477,5 @@ def test_why_tells_what_several_conditions_say_once_and_leaves_no_blanks_at_the_
     node = made(LOGICAL_NODES, "greedy", ASKED, {"conditions": said_twice})
 
     text = text_of(why.shown(why.why_of(reading(node), Ref(LOGICAL_NODES, "greedy", "team-a"), []), NOW))
-    assert [text.count(each) for each in ("NotEnoughDevices", message, "do: Wait")] == [2, 1, 1]
+    assert [text.count(each) for each in ("NotEnoughDevices", message, "Wait for")] == [3, 1, 1]
     assert [line for line in text.splitlines() if line != line.rstrip()] == []

@@ -24,6 +24,9 @@ class Reason:
     event: Literal["", "Normal", "Warning"] = ""
     """Type of the event, with the same reason, that tells when it begins; empty: none does."""
 
+    see: str = ""
+    """The condition that knows more, as `Type` of the same object or `Kind.Type` of one that it depends on."""
+
     def told(self, event: Literal["", "Normal", "Warning"]) -> Reason:
         """The same, of a condition that is told with this event, or none."""
         return replace(self, event=event)

@@ -186,6 +186,7 @@ CONDITIONS = (
                 "InUse",
                 "Something is still claimed or attached; the message names it.",
                 "Wait, or set `spec.maintenance.drain`; the LogicalNode's condition Draining says for what.",
+                see="LogicalNode.Draining",
             ),
             Reason(
                 "False",
@@ -199,6 +200,7 @@ CONDITIONS = (
                 "NotRead",
                 "The last reading of the manager was not whole, so that nobody can say what is there.",
                 "See the condition InventoryComplete.",
+                see="InventoryComplete",
                 event="Warning",
             ),
             Reason("False", "NoMaintenance", "Nothing is out of service."),
@@ -250,6 +252,7 @@ CONDITIONS = (
                 "FabricUnreachable",
                 "The Fabric is not Connected; the last counts stay.",
                 "See the Fabric's condition Connected.",
+                see="Fabric.Connected",
             ),
             *_INVENTORY,
             Reason(
@@ -299,6 +302,7 @@ CONDITIONS = (
                 "InUse",
                 "Something is still claimed or attached; the message names it.",
                 "Wait, or set `spec.maintenance.drain`; the LogicalNode's condition Draining or Resized says for what.",
+                see="LogicalNode.Draining",
             ),
             Reason("False", "NoMaintenance", "Nothing is out of service."),
         ),

@@ -129,6 +129,7 @@ CONDITIONS = (
                 "NoServingReplica",
                 "A stage has roles, but no replica that takes requests yet.",
                 "Wait; if it lasts, look at the group's pods and at the condition Bound of its LogicalNodes.",
+                see="LogicalNode.Bound",
             ),
             Reason(
                 "False",
@@ -164,6 +165,7 @@ CONDITIONS = (
                 "Scaling",
                 "Replicas are being made, for which their logical nodes may wait for devices, or removed.",
                 "Wait; if it lasts, see the condition Bound of the group's LogicalNodes.",
+                see="LogicalNode.Bound",
             ),
             Reason(
                 "False",
@@ -219,6 +221,7 @@ CONDITIONS = (
                 "WaitingForHardware",
                 "No devices, or no Node, are free for a new replica: it is not counted on, and no more are made.",
                 "Wait for a release, or see the condition Reserved of its LogicalNode, or its pod's events.",
+                see="LogicalNode.Reserved",
                 event="Warning",
             ),
             Reason(
@@ -300,6 +303,7 @@ CONDITIONS = (
                 "Progressing",
                 "Not all of them take requests yet.",
                 "Wait; if it lasts, look at its pods and at the condition Bound of its LogicalNodes.",
+                see="LogicalNode.Bound",
             ),
             Reason(
                 "False",

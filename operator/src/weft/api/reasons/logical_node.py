@@ -87,7 +87,7 @@ _NO_PLACE = (
         "False",
         "OnlyPlanned",
         "A place was found, but a Fabric there is in Observe mode: `status.plan` says what would be attached.",
-        "Look at the plan; it is carried out when `spec.mode` of the Fabric is Manage.",
+        "Look at the plan; to carry it out set the Fabric's `spec.mode` to Manage, or `kubectl weft resume` it.",
     ),
     *_SHORT,
     *_TAKES_NOTHING,
@@ -105,18 +105,21 @@ _ON_THE_WAY = (
         "FabricNotReady",
         "The devices are claimed, but their fabric cannot be worked with now.",
         "See the condition Connected of the Fabric that the message names; it goes on by itself.",
+        see="Fabric.Connected",
     ),
     Reason(
         "False",
         "Attaching",
         "The devices are being attached, or the last try failed and is repeated.",
         "Wait, or see the Fabric's condition CallsSucceed for the manager's words.",
+        see="Fabric.CallsSucceed",
     ),
     Reason(
         "False",
         "InvalidRequest",
         "The manager refuses the request as it is; it is repeated ever more rarely.",
         "See the Fabric's condition CallsSucceed for the manager's words; delete the LogicalNode to give up.",
+        see="Fabric.CallsSucceed",
     ),
 )
 _RELEASING = Reason(
@@ -212,7 +215,7 @@ CONDITIONS = (
         "The devices are bound and healthy, and their Node is ready and reserved for this logical node.",
         (
             Reason("True", "Ready", "It can be worked with."),
-            Reason("False", "NotBound", "It has no devices yet.", "See the condition Bound."),
+            Reason("False", "NotBound", "It has no devices yet.", "See the condition Bound.", see="Bound"),
             *_TROUBLE,
             _RELEASING,
             _EXPIRED,
@@ -248,6 +251,7 @@ CONDITIONS = (
                 "FabricError",
                 "The last try to detach a device failed and is repeated.",
                 "See the Fabric's condition CallsSucceed for the manager's words.",
+                see="Fabric.CallsSucceed",
             ),
         ),
     ),

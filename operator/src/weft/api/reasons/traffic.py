@@ -63,6 +63,7 @@ CONDITIONS = (
                 "MetricsNotFresh",
                 "The metrics cannot be trusted now.",
                 "See the condition MetricsFresh.",
+                see="MetricsFresh",
             ),
             Reason("Unknown", "NoRequests", "There was no request to judge an objective by."),
             Reason(
@@ -93,6 +94,7 @@ CONDITIONS = (
                 "NoReplicas",
                 "No replica has served for several scrapes yet.",
                 "Wait; if it lasts, see the condition Ready.",
+                see="Ready",
             ),
             Reason(
                 "False",
@@ -203,6 +205,7 @@ CONDITIONS = (
                 "MetricsNotFresh",
                 "The metrics cannot be trusted now.",
                 "See the condition MetricsFresh.",
+                see="MetricsFresh",
             ),
         ),
     ),

@@ -15,6 +15,7 @@ from weft.api.resources import INFERENCE_GROUPS
 from weft.cli.look.pause import held
 from weft.cli.look.reading import AskError, Reading, Ref, moment_of
 from weft.cli.look.tree import tree_of
+from weft.cli.look.unblock import First, first_step
 from weft.cli.look.words import UNREADABLE, age, as_hoped, declared, indented
 from weft.cluster import Object
 
@@ -68,10 +69,14 @@ class Why:
 
     what: str
     created: str
+    leaves: str
+    """Since when it is being deleted; empty while it is not."""
     held: tuple[str, ...]
     """What its spec keeps it from."""
+    first: First | None
+    """What to do first; None: nothing, as far as conditions say."""
     conditions: tuple[Said, ...]
-    """Those that are not as hoped first."""
+    """Those that are not as hoped first, and of these the cause."""
     decisions: tuple[Chosen, ...]
     below: tuple[str, ...]
     """What below it is not as hoped, with the reason."""
@@ -87,13 +92,18 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
         raise AskError(f"there is no {ref}, or no right to see it")
     generation = found["metadata"].get("generation", 0)
     conditions = tuple(Condition.model_validate(one) for one in found.get("status", {}).get("conditions", ()))
+    first = first_step(reading, ref)
+    cause = first.condition.partition("=")[0] if first is not None and first.what == str(ref) else ""
     said = sorted(
-        (said_of(ref.resource.kind, one, generation) for one in conditions), key=lambda one: one.as_hoped
+        (said_of(ref.resource.kind, one, generation) for one in conditions),
+        key=lambda one: (one.as_hoped, one.type != cause),
     )
     return Why(
         what=str(ref),
         created=found["metadata"].get("creationTimestamp", ""),
+        leaves=found["metadata"].get("deletionTimestamp", ""),
         held=held(ref, found),
+        first=first,
         conditions=tuple(said),
         decisions=next(
             (
@@ -186,13 +196,18 @@ def happened(event: Object) -> Happened:
 def shown(why: Why, now: datetime) -> RenderableType:
     """The answer for a terminal."""
     created = _ago(why.created, now)
-    parts: list[RenderableType] = [Text(f"{why.what}{f', made {created}' if created else ''}", style="bold")]
+    head = f"{why.what}{f', made {created}' if created else ''}"
+    if why.leaves:
+        head += f", deleted {_ago(why.leaves, now)} and not gone yet"
+    parts: list[RenderableType] = [Text(head, style="bold")]
     parts += [indented(one, 2, "yellow") for one in why.held]
+    parts += shown_first(why)
     if not why.conditions:
         parts.append(
             Text("no condition yet: either nothing is to be said of it, or the operator does not run")
         )
-    parts += shown_conditions(why.conditions, now)
+    told = (why.first.message, f"do: {why.first.do}") if why.first is not None else ()
+    parts += shown_conditions(why.conditions, now, told)
     for decision in why.decisions:
         title = "recommended" if decision.recommended else "decided"
         way = f"from {decision.before} to {decision.after}" if decision.before else decision.after
@@ -212,10 +227,26 @@ def shown(why: Why, now: datetime) -> RenderableType:
     return Group(*parts)
 
 
-def shown_conditions(conditions: Iterable[Said], now: datetime) -> list[RenderableType]:
-    """Conditions for a terminal; of those that are not as hoped also what they mean and what to do."""
+def shown_first(why: Why) -> list[RenderableType]:
+    """What to do first for a terminal, and why."""
+    if why.first is None:
+        return []
+    whose = "" if why.first.what == why.what else f"{why.first.what}: "
+    if why.first.likewise:
+        whose = f"{why.first.what} (and {why.first.likewise} like it): "
+    cause = ": ".join(filter(None, (f"{whose}{why.first.condition}", why.first.message)))
+    return [indented(f"do first: {why.first.do}", 2, "bold"), indented(cause, 12)]
+
+
+def shown_conditions(
+    conditions: Iterable[Said], now: datetime, told: Iterable[str] = ()
+) -> list[RenderableType]:
+    """Conditions for a terminal; of those that are not as hoped also what they mean and what to do.
+
+    `told`: lines that stand above already.
+    """
     parts: list[RenderableType] = []
-    said: set[str] = set()
+    said = set(told)
     for one in conditions:
         style = "green" if one.as_hoped else "yellow"
         line = Text.assemble((f"{one.type}={one.status} {one.reason}", style), f", for {age(one.since, now)}")
