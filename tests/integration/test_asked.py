@@ -88,7 +88,7 @@ def test_an_administrator_sees_the_rack_and_what_waits_and_a_tenant_their_own(wo
     seen = weft(own, "why", "lnode/greedy", "-n", world.namespace)
     assert seen.returncode == 0, seen.stderr
     assert "Bound=False NotEnoughDevices" in seen.stdout
-    assert "do: Wait for a release" in seen.stdout
+    assert "do first: Wait for a release" in seen.stdout
     assert "NotEnoughDevices" in seen.stdout.split("events")[-1]
     overview = weft(own, "status", "-n", world.namespace)
     assert "1 of 2 bound and ready" in overview.stdout
