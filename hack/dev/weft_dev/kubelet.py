@@ -47,6 +47,7 @@ class _Pod:
 
     object: Object
     ip: str = ""
+    started_at: str = ""
     gone: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -152,9 +153,10 @@ class Kubelet:
         await self._stop(pod, started)
 
     async def _start(self, pod: _Pod) -> None:
+        pod.started_at = pod.started_at or _now()
         if not pod.ip:
             pod.ip = await self._open(pod.object)
-        patch = running_patch(pod.object, pod.ip, NODE_ADDRESS, _now())
+        patch = running_patch(pod.object, pod.ip, NODE_ADDRESS, _now(), pod.started_at)
         pod.see(await self._patch_status(pod.object["metadata"], patch))
 
     async def _open(self, pod: Object) -> str:

@@ -28,10 +28,10 @@ def ready(pod: Object) -> Verdict:
     return Verdict(False, "ReadinessGatesNotReady", f"the status of pod readiness gate {named} is not True")
 
 
-def running_patch(pod: Object, ip: str, host_ip: str, now: str) -> Object:
-    """The status of a pod whose containers have just started, as a strategic merge patch.
+def running_patch(pod: Object, ip: str, host_ip: str, now: str, started_at: str) -> Object:
+    """The status of a pod whose containers have just become ready, as a strategic merge patch.
 
-    `now` is RFC 3339. Conditions that others write (readiness gates) are left alone.
+    `started_at`: when they began. Both are RFC 3339. Conditions that others write (readiness gates) are left alone.
     """
     containers = [
         {
@@ -42,7 +42,7 @@ def running_patch(pod: Object, ip: str, host_ip: str, now: str) -> Object:
             "ready": True,
             "started": True,
             "restartCount": 0,
-            "state": {"running": {"startedAt": now}},
+            "state": {"running": {"startedAt": started_at}},
         }
         for container in pod["spec"]["containers"]
     ]
@@ -56,7 +56,7 @@ def running_patch(pod: Object, ip: str, host_ip: str, now: str) -> Object:
             "hostIPs": [{"ip": host_ip}],
             "podIP": ip,
             "podIPs": [{"ip": ip}],
-            "startTime": now,
+            "startTime": started_at,
             "containerStatuses": containers,
             "conditions": [*conditions, _condition("Ready", ready(pod), now)],
         }

@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from weft.api import Stage
-from weft.api.resources import LOGICAL_NODES
+from weft.api.resources import LOGICAL_NODES, PODS
 from weft.balancing.replicas import Replica, cold_start_seconds, replica, restart_seconds
 from weft.balancing.splits import Terms, longest_drain
 from weft.balancing.state import RoleState, Split
 from weft.cluster import Object
+from weft.runtime.lean import lean
 
 MADE = datetime(2026, 11, 27, 8, 0, tzinfo=UTC)
 
@@ -21,7 +22,13 @@ def at(seconds: float) -> str:
     return (MADE + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def observed(pod_made: float, ready: float, bound: float = 4, role_since: float | None = None) -> Replica:
+def observed(
+    pod_made: float,
+    ready: float,
+    bound: float = 4,
+    role_since: float | None = None,
+    started: tuple[float, ...] = (),
+) -> Replica:
     """A replica on a logical node that was made at 0; all in seconds."""
     node: Object = {
         "apiVersion": LOGICAL_NODES.api_version,
@@ -37,9 +44,15 @@ def observed(pod_made: float, ready: float, bound: float = 4, role_since: float 
             "creationTimestamp": at(pod_made),
             "annotations": {} if role_since is None else {"weft.dev/role-since": at(role_since)},
         },
-        "status": {"phase": "Running", "conditions": [_condition("ContainersReady", ready)]},
+        "status": {
+            "phase": "Running",
+            "conditions": [_condition("ContainersReady", ready)],
+            "containerStatuses": [{"state": {"running": {"startedAt": at(each)}}} for each in started],
+        },
     }
-    return replica("r-0", pod, node)
+    labels = {"weft.dev/group": "g"}
+    pod["metadata"]["labels"] = labels
+    return replica("r-0", lean(PODS, pod), node)
 
 
 def _condition(kind: str, seconds: float) -> Object:
@@ -60,6 +73,12 @@ def test_restarts_that_were_seen_tell_more_of_the_next_one_than_first_starts_tha
     firsts = [observed(pod_made=5, ready=ready) for ready in (305, 310, 320)]
     assert restart_seconds(firsts) == 300
     assert restart_seconds([*firsts, observed(pod_made=3600, ready=3640)]) == 40
+
+
+def test_while_no_restart_was_seen_the_fetching_of_images_is_no_part_of_one() -> None:
+    firsts = [observed(pod_made=5, ready=ready, started=(265, 270)) for ready in (305, 310)]
+    assert (cold_start_seconds(firsts), restart_seconds(firsts)) == (306.5, 40)
+    assert restart_seconds([*firsts, observed(pod_made=3600, ready=3640, started=(3602,))]) == 40
 
 
 def test_a_pod_that_was_made_before_its_devices_were_there_took_no_longer_than_it_exists() -> None:

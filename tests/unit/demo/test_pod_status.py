@@ -43,7 +43,7 @@ def test_every_gate_has_to_be_true() -> None:
 
 
 def test_a_running_pod_reports_its_address_and_leaves_gates_to_their_writer() -> None:
-    patch = running_patch(pod(["weft.dev/serving"], {}), "127.64.0.9", "127.0.0.1", NOW)
+    patch = running_patch(pod(["weft.dev/serving"], {}), "127.64.0.9", "127.0.0.1", NOW, NOW)
     assert patch["status"]["podIP"] == "127.64.0.9"
     assert patch["status"]["phase"] == "Running"
     assert written(patch, "ContainersReady")["status"] == "True"

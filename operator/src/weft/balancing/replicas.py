@@ -82,6 +82,8 @@ class Replica:
     """From its making, with the attaching for its logical node where it has one, to its containers being ready."""
     restart_seconds: float | None = None
     """From the making of its pod to its containers being ready."""
+    engine_seconds: float | None = None
+    """From the start of its pod's first container to its containers being ready: without the fetching of images."""
     restarted: bool = False
     """Its logical node had another pod before this one."""
     node_role: str = ""
@@ -146,6 +148,7 @@ def replica(name: str, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | 
         if node is not None and values["created_at"] is not None:
             attached, values["restarted"] = _before_pod(logical, values["created_at"])
         values["restart_seconds"] = seconds = _ready_after(pod, values["created_at"])
+        values["engine_seconds"] = _ready_after(pod, _first_started(pod))
         values["start_seconds"] = None if seconds is None else attached.total_seconds() + seconds
     return Replica(**values)
 
@@ -172,6 +175,13 @@ def _ready_after(pod: Mapping[str, Any], made_at: datetime | None) -> float | No
     if ready.get("status") != "True" or ready_at is None or made_at is None:
         return None
     return max(0.0, (ready_at - made_at).total_seconds())
+
+
+def _first_started(pod: Mapping[str, Any]) -> datetime | None:
+    status = pod.get("status") or {}
+    containers = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+    states = (state or {} for one in containers for state in (one.get("state") or {}).values())
+    return min((at for one in states if (at := _time(one.get("startedAt"))) is not None), default=None)
 
 
 def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,14 +268,15 @@ def cold_start_seconds(replicas: Iterable[Replica]) -> float:
 def restart_seconds(replicas: Iterable[Replica]) -> float:
     """As long as a pod takes that replaces another one on its logical node.
 
-    The middle one of those that did; while there is none the quickest of the first pods: all others had to fetch
-    images, or to share a machine with more that started.
+    The middle one of those that did; while there is none what the quickest of the first pods took from the start of
+    its containers on: before that images were fetched, and the others shared a machine with more that started.
     """
-    seen = [(one.restarted, one.restart_seconds) for one in replicas if one.restart_seconds is not None]
-    again = [seconds for restarted, seconds in seen if restarted]
+    seen = [one for one in replicas if one.restart_seconds is not None]
+    again = [one.restart_seconds for one in seen if one.restarted and one.restart_seconds is not None]
     if again:
         return max(1.0, median(again))
-    return max(1.0, min(seconds for _, seconds in seen)) if seen else COLD_START_SECONDS
+    first = [one.restart_seconds if one.engine_seconds is None else one.engine_seconds for one in seen]
+    return max(1.0, min(each for each in first if each is not None)) if first else COLD_START_SECONDS
 
 
 def digest(value: Any) -> str:

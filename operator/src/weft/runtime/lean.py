@@ -52,19 +52,36 @@ def lean(resource: ResourceType, obj: Object) -> Object:
         for part, fields in used.items()
         if obj.get(part)
     }
-    if resource == PODS and (waiting := list(_waiting(obj.get("status") or {}))):
-        parts["status"]["containerStatuses"] = waiting
-    address = (obj.get("status") or {}).get("podIP") if resource == PODS else None
-    if address is not None and LABEL_GROUP in (metadata.get("labels") or {}):
-        parts["status"]["podIP"] = address  # of an engine, which may be called
+    if resource == PODS and (status := obj.get("status")):
+        is_engine = LABEL_GROUP in (metadata.get("labels") or {})
+        containers = list(_waiting(status))
+        if is_engine and (started := min(_starts(status), default=None)):
+            containers.append({"state": {"running": {"startedAt": started}}})
+        if containers:
+            parts["status"]["containerStatuses"] = containers
+        if is_engine and (address := status.get("podIP")) is not None:
+            parts["status"]["podIP"] = address  # it may be called
     return {**obj, "metadata": metadata, **parts}
 
 
 def _waiting(status: Mapping[str, Any]) -> Iterator[Object]:
     """Why containers of a pod wait, in a word; nothing of those that run, as nearly all do."""
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        if reason := ((container.get("state") or {}).get("waiting") or {}).get("reason"):
+    for state in _states(status):
+        if reason := (state.get("waiting") or {}).get("reason"):
             yield {"state": {"waiting": {"reason": reason}}}
+
+
+def _starts(status: Mapping[str, Any]) -> Iterator[str]:
+    """When containers of a pod began; one API server writes all of them alike, so that the first sorts first."""
+    for state in _states(status):
+        for one in state.values():
+            if at := (one or {}).get("startedAt"):
+                yield at
+
+
+def _states(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        yield container.get("state") or {}
 
 
 class Texts:
