@@ -94,6 +94,35 @@ def test_what_cannot_be_rehearsed_is_said(
     assert says in capsys.readouterr().err
 
 
+def test_times_since_the_epoch_are_said_and_not_played(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "arrival_seconds,prompt_tokens,answer_tokens\n1732700000,100,10\n1732700001,100,10\n"
+    (tmp_path / "trace.csv").write_text(text)
+    assert main([*files, "--replicas", "4"]) == 2
+    assert "comes 20,054 days after the start" in capsys.readouterr().err
+    assert main([*files, "--replicas", "4", "--start", "1732700000", "--policy", "static"]) == 0
+
+
+def test_requests_that_no_engine_would_take_are_counted(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "arrival_seconds,prompt_tokens,answer_tokens\n0,70000,10\n1,100,10\n"
+    (tmp_path / "trace.csv").write_text(text)
+    assert main([*files, "--replicas", "4", "--policy", "static"]) == 0
+    assert "1 of them are larger than a replica's KV cache (60,000 tokens)" in capsys.readouterr().out
+
+
+def test_where_the_size_is_free_hours_and_promise_are_said(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*files, "--replicas", "2..4", "--attainment", "0.95"]) == 0
+    out = capsys.readouterr().out
+    assert "promised 95 %" in out
+    assert "The smallest fixed fleet that keeps 95 %, known only in hindsight, is 1:1" in out
+    assert "Weft keeps the promise (100.0 %) with 100 % more accelerator-hours than that." in out
+
+
 def test_a_profile_that_is_none_says_why(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

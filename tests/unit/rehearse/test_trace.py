@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,11 @@ def test_the_published_forms_are_read_alike(tmp_path: Path) -> None:
         ("arrival_seconds,prompt_tokens,answer_tokens\n", "has no requests"),
         ("arrival_seconds,prompt_tokens,answer_tokens\n1,2,3\n1,x,3\n", "line 3"),
         ("arrival_seconds,prompt_tokens,answer_tokens\nnan,2,3\n", "line 2"),
-        ("arrival_seconds,prompt_tokens,answer_tokens\n1,2\n", "line 2"),
+        ("arrival_seconds,prompt_tokens,answer_tokens\n1,2\n", "line 2: None is no number of tokens"),
+        ("arrival_seconds,prompt_tokens,answer_tokens\n1,-2,3\n", "line 2: '-2' is no number of tokens"),
+        ("arrival_seconds,prompt_tokens,answer_tokens\n1,2,inf\n", "line 2: 'inf' is no number of tokens"),
+        ("arrival_seconds,prompt_tokens,answer_tokens\n1,2.5,3\n", "line 2: '2.5' is no number of tokens"),
+        ('{"timestamp": -1, "input_length": 1, "output_length": 1}\n', "line 1.*no time of arrival"),
         ('{"timestamp": 1}\n', "line 1"),
         ("", "no trace"),
     ],
@@ -62,3 +67,22 @@ def test_a_trace_over_itself_has_its_requests_so_many_times_in_the_same_time() -
 def test_a_part_of_a_trace_begins_at_zero() -> None:
     trace = Trace.of([(0.0, 1, 1), (10.0, 2, 2), (20.0, 3, 3)])
     assert trace.cut(10.0, 20.0) == Trace.of([(0.0, 2, 2)])
+
+
+def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
+    """A byte order mark, Windows' line ends, and whole numbers with a point."""
+    path = tmp_path / "trace.csv"
+    path.write_bytes(b"\xef\xbb\xbfarrival_seconds,prompt_tokens,answer_tokens\r\n2,3.0,4\r\n1,5,6\r\n")
+    trace = read_trace(path)
+    assert (trace.at_seconds, trace.prompt_tokens, trace.answer_tokens) == ((1.0, 2.0), (5, 3), (6, 4))
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda data: data[: len(data) // 2], lambda data: data[:60] + b"\0\xff" + data[62:]]
+)
+def test_a_compressed_file_that_is_damaged_is_said(tmp_path: Path, harm: Callable[[bytes], bytes]) -> None:
+    rows = "".join(f"{each},{100 + each % 37},10\n" for each in range(500))
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(harm(gzip.compress(f"arrival_seconds,prompt_tokens,answer_tokens\n{rows}".encode())))
+    with pytest.raises(TraceError, match=r"trace\.csv\.gz"):
+        read_trace(path)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 POLICIES = ("weft", "static", "best-static", "hpa", "dynamo", "ratio", "optimum")
 DONE, NOT_USABLE, INTERRUPTED = 0, 2, 130
 """Exit statuses."""
+LONGEST_SECONDS = 31 * 86400.0
+"""Of what is replayed: a longer trace is one whose times are of another kind, and would take days."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -215,6 +217,12 @@ def _case(arguments: argparse.Namespace) -> Case:
     trace = trace.cut(arguments.start, arguments.start + arguments.seconds)
     if not trace:
         raise TraceError(f"{_name(arguments)}: no request arrives in this part of it")
+    if trace.seconds > LONGEST_SECONDS:
+        raise TraceError(
+            f"{_name(arguments)}: its last request comes {trace.seconds / 86400:,.0f} days after the start, and 31 are"
+            " the most. arrival_seconds are seconds from the start of the trace, not of the epoch and not milliseconds;"
+            " --start and --seconds take a part"
+        )
     if arguments.no_prefix_cache:
         trace = replace(trace, blocks=())
     profile = _profile(arguments.profile)
@@ -324,7 +332,7 @@ def _play(name: str, case: Case, aggregated: bool, progress: Callable[[float], N
 
 def _show(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
     from weft.rehearse.page import page
-    from weft.rehearse.summary import course, figures, table, verdict
+    from weft.rehearse.summary import course, figures, larger_than_kv_cache, table, verdict
 
     rows = [figures(run, arguments.watts, arguments.price) for run in runs]
     courses = {run.policy: course(run) for run in runs}
@@ -343,6 +351,11 @@ def _show(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         f"{len(trace):,} requests in {trace.seconds:,.0f} s; mean prompt {_mean(trace.prompt_tokens):,.0f},"
         f" mean answer {_mean(trace.answer_tokens):,.0f} tokens\n"
     )
+    if large := larger_than_kv_cache(runs[0].case):
+        print(
+            f"{large:,} of them are larger than a replica's KV cache"
+            f" ({runs[0].case.planned.kv_capacity_tokens:,} tokens): engines refuse them, here they run alone\n"
+        )
     print(table(rows))
     if said := verdict(rows):
         print("", *said, sep="\n")
@@ -415,7 +428,7 @@ def _seconds(text: str) -> float:
 
 
 def _not_negative(text: str) -> float:
-    return _number(text, 0.0, 1e9, "a number of 0 or more")
+    return _number(text, 0.0, 1e12, "a number of 0 or more")
 
 
 def _share(text: str) -> float:

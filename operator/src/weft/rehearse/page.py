@@ -10,7 +10,7 @@ from typing import Any
 
 from weft.rehearse.charts import ROLE_COLOURS, chart, document, keys, replicas
 from weft.rehearse.play import Case
-from weft.rehearse.summary import paid_columns, verdict
+from weft.rehearse.summary import kept, paid_columns, verdict
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#64748b")
 
@@ -43,9 +43,10 @@ def page(
             ],
         ),
         "<h2>Within both objectives</h2>",
-        keys(colours.items()),
+        keys(colours.items(), "dashed: the share that is promised, on average over all requests"),
         chart(seconds, lines("attainment", 100.0), top=100.0, unit=" %", limit=100 * objectives.attainment),
         "<h2>Time to first token, 90th percentile</h2>",
+        keys((), "dashed, here and below: the objective"),
         chart(seconds, lines("ttftP90"), unit=" s", limit=objectives.ttft_seconds, cut=4.0),
         "<h2>Time between tokens, 90th percentile</h2>",
         chart(seconds, lines("itlP90", 1000.0), unit=" ms", limit=1000 * objectives.itl_seconds, cut=4.0),
@@ -86,7 +87,8 @@ def _case_line(case: Case) -> str:
     sizes = sorted({case.least_replicas, case.most_replicas})
     return (
         f"{len(trace):,} requests in {trace.seconds / 3600:.2f} h; {' to '.join(map(str, sizes))} replicas of"
-        f" {case.accelerators_per_replica}; {', '.join(promises)}; scraped every {case.scrape_seconds:g} s; flips"
+        f" {case.accelerators_per_replica} accelerator{'s' * (case.accelerators_per_replica > 1)} each;"
+        f" {', '.join(promises)}; scraped every {case.scrape_seconds:g} s; flips"
         f" {'overlap' if case.overlap else 'drain'} and take {case.flip_seconds:g} s; cold start"
         f" {case.cold_start_seconds:g} s; seed {case.seed}"
     )
@@ -100,6 +102,7 @@ def _table(rows: Sequence[dict[str, Any]], colours: Mapping[str, str]) -> str:
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("first split", lambda row: row["first"]),
         ("within objectives", lambda row: f"{row['attainment'] * 100:.1f} %"),
+        (f"{rows[0]['promised'] * 100:g} % promised", lambda row: "kept" if kept(row) else "missed"),
         ("TTFT p50 / p99", lambda row: _pair(row["ttftSeconds"], 1.0, "s", 2)),
         ("ITL p50 / p99", lambda row: _pair(row["itlSeconds"], 1000.0, "ms", 1)),
         ("accelerator-hours", lambda row: f"{row['acceleratorHours']:.2f}"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weft.rehearse.play import Run
+from weft.rehearse.play import Case, Run
 from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -41,6 +41,8 @@ def figures(run: Run, watts: float | None = None, price: float | None = None) ->
         "policy": run.policy,
         "first": split_text(run.first),
         "attainment": run.attainment,
+        "promised": run.case.objectives.attainment,
+        "sizeIsFree": run.case.least_replicas < run.case.most_replicas,
         "requests": len(world.trace),
         "unanswered": len(world.trace) - world.done,
         "ttftSeconds": {f"p{round(q * 100)}": _known(quantile(ttft, q)) for q in QUANTILES},
@@ -56,6 +58,12 @@ def figures(run: Run, watts: float | None = None, price: float | None = None) ->
         "wattHoursPerRequest": None if watts is None else watts * hours / max(1, len(world.trace)),
         "costPerMillionAnswerTokens": None if price is None else price * hours * 1e6 / max(1, tokens),
     }
+
+
+def larger_than_kv_cache(case: Case) -> int:
+    """Requests whose prompt and answer no replica has room for."""
+    sizes = map(sum, zip(case.trace.prompt_tokens, case.trace.answer_tokens, strict=True))
+    return sum(size > case.planned.kv_capacity_tokens for size in sizes)
 
 
 def course(run: Run) -> dict[str, Any]:
@@ -106,7 +114,18 @@ def _known(value: float) -> float | None:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for a terminal."""
-    head = ["policy", "first", "attained", "TTFT p50/p99", "ITL p50/p99", "acc-hours", "good/acc-h", "moves"]
+    promise = f"promised {rows[0]['promised'] * 100:g} %"
+    head = [
+        "policy",
+        "first",
+        "attained",
+        promise,
+        "TTFT p50/p99",
+        "ITL p50/p99",
+        "acc-hours",
+        "good/acc-h",
+        "moves",
+    ]
     paid = paid_columns(rows)
     lines = [[*head, *(title for title, _ in paid)]]
     for row in rows:
@@ -117,6 +136,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 row["policy"],
                 row["first"],
                 f"{row['attainment'] * 100:.1f} %",
+                "kept" if kept(row) else "missed",
                 f"{_text(ttft['p50'], 1)}/{_text(ttft['p99'], 1)} s",
                 f"{_text(itl['p50'], 1000)}/{_text(itl['p99'], 1000)} ms",
                 f"{row['acceleratorHours']:.2f}",
@@ -152,6 +172,11 @@ def _text(value: float | None, factor: int) -> str:
     return "-" if value is None else f"{value * factor:.{2 if factor == 1 else 1}f}"
 
 
+def kept(row: dict[str, Any]) -> bool:
+    """Whether the policy kept what was promised."""
+    return bool(row["attainment"] >= row["promised"])
+
+
 EQUAL = 0.01
 """Shares of requests that differ by less are told apart by accelerator-hours only."""
 
@@ -160,16 +185,18 @@ def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the figures say, in sentences: also that nothing should move, or that stages should not be apart."""
     by_name = {row["policy"]: row for row in rows}
     static, weft = by_name.get("best-static"), by_name.get("weft")
-    kept = by_name.get("static")
+    first = by_name.get("static")
     said: list[str] = []
     if static is not None and static["first"].startswith("0:") and static["first"].endswith(":0"):
         said.append(
             f"Do not disaggregate: of all fixed splits, replicas that serve both stages met most"
             f" ({_percent(static)})."
         )
-    if static is not None and weft is not None:
+    if rows[0]["sizeIsFree"]:
+        said += _of_sizes(by_name)
+    elif static is not None and weft is not None:
         gain = weft["attainment"] - static["attainment"]
-        saved = 1 - weft["acceleratorHours"] / max(static["acceleratorHours"], 1e-9)
+        saved = _saved(weft, static)
         if gain > EQUAL:
             said.append(
                 f"Weft met {_percent(weft)}, the best fixed split in hindsight ({static['first']}) {_percent(static)}."
@@ -184,16 +211,56 @@ def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
                 f"Do not move: {static['first']} fixed met {_percent(static)}, Weft from {weft['first']}"
                 f" {_percent(weft)}."
             )
-    if kept is not None:
-        said.append(f"The first split, kept ({kept['first']}), met {_percent(kept)}.")
+    if first is not None:
+        said.append(f"The first split, kept ({first['first']}), met {_percent(first)}.")
     others = [by_name[name] for name in ("hpa", "dynamo", "ratio") if name in by_name]
     if others:
-        said.append(
-            "Other policies: " + ", ".join(f"{row['policy']} {_percent(row)}" for row in others) + "."
-        )
-    if "optimum" in by_name:
+        said.append("Other policies: " + ", ".join(map(_other, others)) + ".")
+    if "optimum" in by_name and not rows[0]["sizeIsFree"]:
         said.append(f"A schedule that knew the trace would have met {_percent(by_name['optimum'])}.")
     return said
+
+
+def _other(row: dict[str, Any]) -> str:
+    hours = f" for {row['acceleratorHours']:,.2f} accelerator-hours" if row["sizeIsFree"] else ""
+    return f"{row['policy']} {_percent(row)}{hours}"
+
+
+def _of_sizes(by_name: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Where policies choose the size too: whether the promise is kept comes first, then what that takes."""
+    fixed, weft = by_name.get("best-static"), by_name.get("weft")
+    said: list[str] = []
+    if fixed is not None:
+        promised = f"{fixed['promised'] * 100:g} %"
+        met = f"{_percent(fixed)} for {fixed['acceleratorHours']:,.2f} accelerator-hours"
+        said.append(
+            f"The smallest fixed fleet that keeps {promised}, known only in hindsight, is {fixed['first']}: {met}."
+            if kept(fixed)
+            else f"No fixed fleet within the bounds keeps {promised}: {fixed['first']} comes nearest with {met}."
+        )
+    if fixed is None or weft is None:
+        return said
+    saved = _saved(weft, fixed)
+    hours = (
+        f"{abs(saved) * 100:.0f} % {'fewer' if saved > 0 else 'more'} accelerator-hours than that"
+        if round(abs(saved) * 100)
+        else "as many accelerator-hours as that"
+    )
+    if kept(weft):
+        said.append(f"Weft keeps the promise ({_percent(weft)}) with {hours}.")
+        if kept(fixed) and saved <= EQUAL:
+            said.append(f"Keep a fixed size: {fixed['first']} does as well.")
+    else:
+        said.append(f"Weft does not keep the promise: {_percent(weft)}, with {hours}.")
+        if kept(fixed):
+            said.append(f"Keep a fixed size, {fixed['first']}, or promise less.")
+    return said
+
+
+def _saved(row: dict[str, Any], than: dict[str, Any]) -> float:
+    """Part of the accelerator-hours; below zero: it takes more."""
+    hours = than["acceleratorHours"]
+    return 1 - row["acceleratorHours"] / hours if hours > 0 else 0.0
 
 
 def _percent(row: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -86,8 +87,9 @@ def read_trace(path: Path) -> Trace:
     """
     try:
         raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        # Some spreadsheets put a byte order mark in front.
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise TraceError(f"{path}: {error}") from error
     lines = io.StringIO(text, newline="")
     try:
@@ -107,7 +109,8 @@ def _mooncake(lines: Iterable[str]) -> Trace:
             continue
         try:
             one = json.loads(line)
-            rows.append((float(one["timestamp"]) / 1000, int(one["input_length"]), int(one["output_length"])))
+            lengths = _tokens(one["input_length"]), _tokens(one["output_length"])
+            rows.append((_seconds(str(one["timestamp"])) / 1000, *lengths))
             blocks.append(tuple(int(each) for each in one.get("hash_ids") or ()))
         except (KeyError, TypeError, ValueError) as error:
             raise TraceError(f"line {number}: {type(error).__name__}: {error}") from error
@@ -131,7 +134,7 @@ def _table(lines: Iterable[str]) -> Trace:
 def _rows(table: csv.DictReader[str], at: str, prompt: str, answer: str) -> Iterator[tuple[float, int, int]]:
     for row in table:
         try:
-            yield _seconds(row[at]), int(row[prompt]), int(row[answer])
+            yield _seconds(row[at]), _tokens(row[prompt]), _tokens(row[answer])
         except (TypeError, ValueError) as error:
             raise TraceError(f"line {table.line_num}: {error}") from error
 
@@ -145,6 +148,17 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise ValueError(f"{text!r} is no time of arrival")
     return seconds
+
+
+def _tokens(text: str | float | None) -> int:
+    """Also of a whole number written as 100.0, as tables with gaps are saved."""
+    try:
+        number = float(text if text is not None else "")
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf") or number % 1:
+        raise ValueError(f"{text!r} is no number of tokens")
+    return int(number)
 
 
 def _from_the_first(rows: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
