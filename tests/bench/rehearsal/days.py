@@ -204,9 +204,9 @@ def stationary(hours: float) -> str:
     while (at := at + draw.expovariate(len(trace) / (6 * 3600))) <= hours * 3600:
         place = draw.choice(range(len(trace)))
         rows.append((at, trace.prompt_tokens[place], trace.answer_tokens[place]))
-    case = replace(case, trace=Trace.of(rows), first={"prefill": 3, "decode": 14})
+    case = replace(case, trace=Trace.of(rows), first={"prefill": 3, "decode": 10})
     run = play(case, Weft(case))
-    sizes = [(0.0, 17), *((one.at_seconds, sum(one.counts.values())) for one in run.decisions)]
+    sizes = [(0.0, 13), *((one.at_seconds, sum(one.counts.values())) for one in run.decisions)]
     changes = [at for (_, before), (at, size) in pairwise(sizes) if size != before and at > 3600]
     return (
         f"stationary: {run.attainment:.1%} for {run.accelerator_hours:,.1f} accelerator-hours,"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -43,6 +45,15 @@ def test_prefill_saturates_at_the_offered_work_in_erlangs() -> None:
     assert need.saturated == pytest.approx(3.73, abs=0.005)
 
 
+def lognormal(chance: random.Random, mean: float, cv2: float) -> list[float]:
+    spread = math.log(1 + cv2)
+    return [chance.lognormvariate(math.log(mean) - spread / 2, math.sqrt(spread)) for _ in range(40_000)]
+
+
+def gamma(chance: random.Random, mean: float, cv2: float) -> list[float]:
+    return [chance.gammavariate(1 / cv2, mean * cv2) for _ in range(40_000)]
+
+
 def test_prefill_headroom_grows_with_the_variance_of_prompt_lengths() -> None:
     # Equal lengths: V = 1/2, budget 2.5 - 0.497 = 2.0 s = 4.03 services. beta = 0.25 already gives
     # alpha 0.72 * exp(-0.25 * sqrt(3.73 / 0.5) * 4.03) = 0.046 <= 0.05, so 3.73 + 0.25 * 1.366 = 4.07.
@@ -73,9 +84,25 @@ def test_decode_is_limited_by_the_kv_cache_where_contexts_are_long() -> None:
     assert need.saturated == pytest.approx(2.84, abs=0.01)
     # 95 %: 1.645 standard deviations of sqrt(76.1) = 8.7 requests more, (76.1 + 14.4) / 26.8.
     assert need.required == pytest.approx(3.38, abs=0.01)
-    # With cv^2 = 1 of the prompts the tokens vary by sqrt(2) more: (76.1 + 20.3) / 26.8.
+    # With cv^2 = 1 of the prompts a context's mean square is 2 * 1,420^2 + 1,420 * 145 + 145^2 / 3, which is 1.906
+    # times 1,492.5^2: (76.1 + 14.4 * 1.381) / 26.8.
     varied = replace(DEMAND, prompt_cv2=1.0)
-    assert decode_need(LLAMA_70B, 1.0, varied, OBJECTIVES).required == pytest.approx(3.60, abs=0.01)
+    assert decode_need(LLAMA_70B, 1.0, varied, OBJECTIVES).required == pytest.approx(3.58, abs=0.01)
+
+
+def test_where_answers_are_as_long_as_prompts_the_spread_of_prompts_is_diluted() -> None:
+    """1,300 of each, cv^2 7.4 and 2: the answers' part makes a context's cv^2 1.6, and the headroom half as large."""
+    chance = random.Random(1)
+    prompts, answers = lognormal(chance, 1300, 7.4), gamma(chance, 1300, 2.0)
+    contexts = [
+        prompt + chance.random() * answer
+        for prompt, answer in zip(prompts, chance.choices(answers, answers, k=len(answers)), strict=True)
+    ]
+    demand = Demand(1300.0, 1300.0, 1300.0, 1300.0, prompt_cv2=7.4, answer_cv2=2.0)
+    mean = sum(contexts) / len(contexts)
+    squares = sum(each * each for each in contexts) / len(contexts)
+    assert demand.context_tokens == pytest.approx(mean, rel=0.03)
+    assert demand.context_cv2 == pytest.approx(squares / mean**2 - 1, rel=0.1)
 
 
 @pytest.mark.shows("InferenceGroup.spec.objectives.interTokenLatencyMicroseconds")

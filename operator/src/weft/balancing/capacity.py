@@ -32,7 +32,8 @@ batch whose time per token meets the ITL objective, `rate` answer tokens per sec
 
 A request gets a place as soon as it arrives, so their number is that of an M/G/inf queue: Poisson around N,
 whatever the distribution of lengths. With z the normal quantile of the attainment, and per replica a batch of
-at most B requests and a KV cache for K contexts of mean length (whose tokens vary by cv^2 in addition),
+at most B requests and a KV cache for K contexts of mean length (whose tokens vary by cv^2 in addition, prompts and
+the part of their answers that is there together),
 
     saturated = N / min(B, K)
     required  = max((N + z * sqrt(N)) / B, (N + z * sqrt(N (1 + cv^2))) / K)
@@ -150,7 +151,7 @@ def decode_need(profile: Profile, speed: float, demand: Demand, objectives: Obje
     quantile = max(QUANTILE_LEAST, NormalDist().inv_cdf(objectives.attainment_permille / 1000))
     spread = quantile * math.sqrt(decoding)
     required = max(
-        (decoding + spread) / batch, (decoding + spread * math.sqrt(1 + demand.prompt_cv2)) / contexts
+        (decoding + spread) / batch, (decoding + spread * math.sqrt(1 + demand.context_cv2)) / contexts
     )
     answer_seconds = demand.answer_tokens * token_seconds
     # A batch that the time between tokens limits takes no more without missing it; one that the engine limits

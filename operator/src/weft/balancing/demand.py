@@ -50,6 +50,15 @@ class Demand:
         """
         return self.prompt_tokens + self.answer_tokens * (1 + self.answer_cv2) / 2
 
+    @property
+    def context_cv2(self) -> float:
+        """Squared coefficient of variation of the same. The mean of squares is E[P^2] + E[P] E[O^2] / E[O] +
+        E[O^3] / 3 E[O], with the third moment of a gamma distribution: E[O^3] = O^3 (1 + cv^2) (1 + 2 cv^2)."""
+        prompt, answer, cv2 = self.prompt_tokens, self.answer_tokens, self.answer_cv2
+        squares = prompt * prompt * (1 + self.prompt_cv2) + prompt * answer * (1 + cv2)
+        squares += answer * answer * (1 + cv2) * (1 + 2 * cv2) / 3
+        return squares / (self.context_tokens * self.context_tokens) - 1
+
 
 STARTED_SECONDS = 40.0
 """A load that began, or more than doubled, less than so long ago (at most half of the long window, at least the short
