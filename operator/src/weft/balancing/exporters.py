@@ -62,8 +62,10 @@ _VLLM: Expressions = {
     "waiting_growth_short": _pod(f"deriv({_V_WAITING}[$short])"),
     "waiting_growth_long": _pod(f"deriv({_V_WAITING}[$long])"),
     "kv_usage": _pod("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", how="max"),
-    # Counted by NIXL's connector alone: vLLM's others export nothing of it.
-    "kv_unread": _pod("increase(vllm:nixl_num_kv_expired_reqs_total[$past])"),
+    # Of the two connectors that count it; Mooncake's from 0.33 on.
+    "kv_unread": _pod(
+        *(f"increase(vllm:{one}_num_kv_expired_reqs_total[$past])" for one in ("nixl", "mooncake"))
+    ),
     "resets": _pod("resets(vllm:request_success_total[$long])", how="max"),
     # A prompt that decode pulled from prefill is no work of decode's, although prompt_tokens_total counts it.
     "prompt_tokens_per_second": _pod(f"rate({_V_SOURCE}[$long])", "rate(vllm:prompt_tokens_total[$long])"),

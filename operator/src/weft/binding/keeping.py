@@ -9,6 +9,7 @@ is outside of the set is free for those behind.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,10 @@ from weft.binding.bins import Bin
 from weft.binding.choose import Devices, Part, Parts, Try, cover, is_enough
 from weft.binding.places import Place
 from weft.binding.room import Room
+from weft.fabric.driver import DeviceKind
 
+MOST_DOMAINS = 16
+"""Domains that are looked at for one gang."""
 MOST_TRIES = 1000
 """Sets of domains that are looked at for one request at one kind of host: a bound on what a tenant can cost."""
 
@@ -71,13 +75,26 @@ def _nearest_domain(room: Room, request: Waiting, gang: Gang) -> Kept | None:
     members = [each for each in gang.members if (each.namespace, each.name) not in held]
     if not members or room.hosts_left.get(request.namespace, len(members)) < len(members):
         return None
-    values = {each.offer.device.attributes.get(gang.attribute, "") for each in room.devices.bins} - {""}
     best: Kept | None = None
-    for domain in [gang.domain] if gang.domain else sorted(values):
+    for domain in [gang.domain] if gang.domain else _domains(room, gang.attribute, members):
         kept = _all_of(room, request, [pinned(each, gang.attribute, domain) for each in members])
         if kept is not None and (best is None or kept.missing < best.missing):
             best = kept
     return best
+
+
+def _domains(room: Room, attribute: str, members: Sequence[Waiting]) -> list[str]:
+    """The domains that may suffice, those with the most free accelerators first."""
+    free: Counter[str] = Counter()
+    usable: Counter[str] = Counter()
+    for each in room.devices.bins:
+        value = each.offer.device.attributes.get(attribute)
+        if value and each.offer.device.kind is DeviceKind.ACCELERATOR:
+            free[value] += each.free
+            usable[value] += each.usable
+    wanted = sum(need.count for each in members for need in each.shape.needs)
+    enough = [value for value, count in usable.items() if count >= wanted]
+    return sorted(enough, key=lambda value: (-free[value], value))[:MOST_DOMAINS]
 
 
 def _all_of(room: Room, request: Waiting, members: Sequence[Waiting]) -> Kept | None:
