@@ -11,10 +11,11 @@ from weft.binding.bins import Bin
 from weft.binding.choose import Parts
 from weft.binding.membership import PoolKey
 from weft.binding.plan import Unused
+from weft.binding.why import AS_GANG
 from weft.fabric.driver import DeviceKind
 
-_SAID = {"NoSuchDevices": "NotEnoughDevices"}
-"""What is the reason of a device, where a request has another: it asks for more than there is."""
+_SAID = {"NoSuchDevices": "NotEnoughDevices", AS_GANG.reason: "ConstraintUnmet"}
+"""What is the reason of a device, where a request has another: it asks for more than there is, or for one domain."""
 
 
 def unused(
