@@ -406,4 +406,4 @@ async def test_a_reading_of_a_big_rack_lets_binds_go_on() -> None:
         await asyncio.sleep(0)
         read.append(len(members.values()))
     assert read[-1] == 1000
-    assert max(after - before for before, after in itertools.pairwise(read)) <= 100
+    assert max(after - before for before, after in itertools.pairwise(read)) <= 25

@@ -14,12 +14,9 @@ from weft.fabric.redfish.endpoints import Zone
 from weft.fabric.redfish.inventory import Problems
 from weft.fabric.redfish.limits import OutOfTime
 from weft.fabric.redfish.mapping import Json
-from weft.fabric.redfish.reader import Collections, Listing
+from weft.fabric.redfish.reader import AT_ONCE, Collections, Listing
 from weft.fabric.redfish.resources import Block, System
 from weft.fabric.redfish.shapes import Resolve
-
-AT_ONCE = 100
-"""Members that came with their collection and are read in one go: a few milliseconds, in which no bind goes on."""
 
 T = TypeVar("T", Block, System, Zone, Connection)
 

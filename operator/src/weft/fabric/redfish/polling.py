@@ -18,10 +18,10 @@ from weft.fabric.redfish.endpoints import Zone, endpoint_of
 from weft.fabric.redfish.facts import Facts, facts_of
 from weft.fabric.redfish.inventory import Composing, Problems, Topology, assemble, named_blocks, named_systems
 from weft.fabric.redfish.mapping import Json
-from weft.fabric.redfish.members import AT_ONCE, Members, failure_of
+from weft.fabric.redfish.members import Members, failure_of
 from weft.fabric.redfish.names import is_name, name_of_uri
 from weft.fabric.redfish.owners import OURS, owner_in
-from weft.fabric.redfish.reader import Collections, Expansion, Listing, together
+from weft.fabric.redfish.reader import AT_ONCE, Collections, Expansion, Listing, together
 from weft.fabric.redfish.resources import Block, System, block_of, system_of
 from weft.fabric.redfish.session import Session
 from weft.fabric.redfish.shapes import Resolve
@@ -200,6 +200,7 @@ class Poller:
         self.offers = (*self._listed_offers, *topology.offers)
         await self._read_blocks(collections, first)
         await self.attaching.read_parts(service, collections, self._blocks.values(), problems, fresh)
+        await asyncio.sleep(0)
         self._name()
         await asyncio.sleep(0)
         if self.attaching.fabric_of:
@@ -213,7 +214,9 @@ class Poller:
             if isinstance(whole := facts.get(end), Facts):
                 part = replace(whole, capacity_bytes=carved.part_bytes)
                 facts |= {part_uri(end, number): part for number in carved.numbers}
-        return assemble(
+        # Beside the event loop: of a big rack it takes as long as a bind.
+        return await asyncio.to_thread(
+            assemble,
             list(self.blocks.values()),
             list(self.systems.values()),
             facts,
@@ -291,7 +294,8 @@ class Poller:
         """Each block with what it holds, so that devices appear one by one, and not all at the end."""
         claimed = {uri for uri, b in self.blocks.items() if b.id in first}
         # Of those that were never read, the URI tells most of the ids.
-        claimed |= {uri for uri in self._blocks.entries if {last_segment(uri), name_of_uri(uri)} & first}
+        unread = [uri for uri, entry in self._blocks.entries.items() if entry.value is None]
+        claimed |= {uri for uri in unread if {last_segment(uri), name_of_uri(uri)} & first}
         claimed |= {uri for s in self._systems.values() for uri in s.blocks or ()}
 
         async def look(uri: str) -> None:
@@ -313,9 +317,10 @@ class Poller:
                 # Two KiB of a device's documents, of which the facts are all that anybody wants.
                 entry.value = replace(entry.value, expanded=())
         order = self._blocks.in_order(claimed, self._facts)
+        await asyncio.sleep(0)
         await collections.work([uri for uri in order if self._lacks(uri)], look)
         # Without an ETag nobody says that a device was exchanged: look now and then, when all the rest is read.
-        old = [uri for uri in order if not self._lacks(uri) and self._is_old(uri)]
+        old = [uri for uri in order if self._is_old(uri) and not self._lacks(uri)]
         await collections.work(old, look_again)
         parts = {uri for block in self._blocks.values() for uri, _ in _parts(block)}
         self._facts = {uri: known for uri, known in self._facts.items() if uri in entries or uri in parts}

@@ -27,6 +27,8 @@ NOT_ALL = (
     "one reading has not the time for everything: the rest follows in the next ones; a higher"
     " limits.requestsPerSecond, or a manager with $expand, shortens it"
 )
+AT_ONCE = 25
+"""Members that came with their collection and are looked at in one go: a millisecond, in which no bind goes on."""
 T = TypeVar("T")
 Look = Callable[[str], Awaitable[None]]
 """Reads a resource, and what else is to be read of it; raises a FabricError."""
@@ -169,6 +171,8 @@ class Collections:
                 missing("a collection that names no Members")
             for entry in entries or ():
                 listed += 1
+                if listed % AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 try:
                     uri = canonical(self._session.local(link_of(entry)))
                 except Transient as error:

@@ -23,6 +23,8 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_REDIRECTS = 3
 MAX_SPELLINGS = 100_000
 """Paths of which something is remembered."""
+LARGE = 64 * 1024
+"""Bytes of an answer that take about a millisecond to parse."""
 
 
 Heard = Callable[[str, str, "Reply | None"], None]
@@ -153,7 +155,7 @@ class Transport:
                 data = await self._read(response)
                 if method == "GET" and response.ok:
                     self._note_allowed(path, response.headers.getall("Allow", []))
-                return self._reply(method, path, response, data)
+            return self._reply(method, path, response, data, await _parsed(data))
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise AuthFailed(
                 f"TLS to {self._connection.endpoint} failed; check the Fabric's CA bundle and that the "
@@ -188,13 +190,9 @@ class Transport:
                 raise aiohttp.ClientPayloadError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
         return bytes(data)
 
-    def _reply(self, method: str, path: str, response: aiohttp.ClientResponse, data: bytes) -> Reply:
-        body: Any = {}
-        if data:
-            try:
-                body = json.loads(data)
-            except (ValueError, RecursionError):
-                body = None
+    def _reply(
+        self, method: str, path: str, response: aiohttp.ClientResponse, data: bytes, body: Any
+    ) -> Reply:
         if not isinstance(body, dict):
             if 200 <= response.status < 300:
                 text = f"{method} {path}: the answer is not a JSON object"
@@ -232,3 +230,21 @@ class Transport:
         http, self._http = self._http, None
         if http is not None:
             await http.close()
+
+
+async def _parsed(data: bytes) -> Any:
+    """What an answer says: an empty one nothing, and None where it is not JSON.
+
+    A rack that comes in one answer takes tens of milliseconds, in which no bind would go on: that is parsed beside the
+    event loop. Python's own parser keeps the interpreter to its end, unless it calls something written in Python.
+    """
+    try:
+        if len(data) < LARGE:
+            return json.loads(data) if data else {}
+        return await asyncio.to_thread(json.loads, data, object_hook=_as_it_is)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _as_it_is(obj: Json) -> Json:
+    return obj

@@ -1,0 +1,53 @@
+"""A reading of a big rack keeps no bind waiting: what takes long is done beside the event loop."""
+
+import asyncio
+import json
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from support.replay import BLOCKS, Replay, block, rack, serve
+from weft.fabric.driver import Inventory
+from weft.fabric.redfish import RedfishDriver, polling, transport
+from weft.fabric.redfish.inventory import assemble
+from weft.runtime.threads import let_the_event_loop_in
+
+
+async def test_binds_go_on_while_a_big_answer_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = {"Members": [{"@odata.id": f"{BLOCKS}/gpu-{n}", "Links": {}} for n in range(30_000)]}
+    turns, seen = [0], list[int]()
+
+    def parsed_object(obj: object) -> object:
+        seen.append(turns[0])
+        return obj
+
+    monkeypatch.setattr(transport, "_as_it_is", parsed_object)
+    before = sys.getswitchinterval()
+    let_the_event_loop_in()
+    try:
+        parsing = asyncio.create_task(transport._parsed(json.dumps(document).encode()))
+        while not parsing.done():
+            await asyncio.sleep(0)
+            turns[0] += 1
+    finally:
+        sys.setswitchinterval(before)
+    assert await parsing == document
+    assert len(set(seen)) > 3, "the event loop had turns between objects of one answer"
+
+
+async def test_a_big_rack_is_put_together_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_together_by = list[int]()
+
+    def assembled(*args: Any, **more: Any) -> Inventory:
+        put_together_by.append(threading.get_ident())
+        return assemble(*args, **more)
+
+    monkeypatch.setattr(polling, "assemble", assembled)
+    async with serve(Replay(rack(*(block(f"{BLOCKS}/gpu-{n}") for n in range(3))))) as manager:
+        driver = RedfishDriver(manager.connection())
+        assert len((await driver.inventory()).devices) == 3
+        await driver.close()
+    assert put_together_by != [threading.get_ident()]
+    assert len(put_together_by) == 1
