@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
@@ -187,13 +188,24 @@ def test_an_object_that_this_version_cannot_read_is_named_with_what_of_it() -> N
 def test_the_page_refers_to_nothing_outside_itself() -> None:
     text = page(board_of(reading(*EVERYTHING)), "n0nce", live=True)
 
-    assert not {name for _, attributes in Page(text).elements for name in attributes} & {
-        "src",
-        "href",
-        "style",
+    seen = Page(text).elements
+    assert not {name for _, attributes in seen for name in attributes} & {"src", "style"}
+    places = {str(attributes["id"]) for _, attributes in seen if "id" in attributes}
+    assert {str(attributes["href"]) for _, attributes in seen if "href" in attributes} == {
+        f"#{place}" for place in ("groups", "traffic", "waits", "pools", "fabrics") if place in places
     }
     assert "url(" not in text
     assert "default-src &#x27;none&#x27;" in text
+
+
+def test_in_a_narrow_window_each_cell_says_which_column_it_is_of() -> None:
+    text = page(board_of(cluster(hosts=3, groups=3)), "n", live=True)
+    heads = re.findall(r'<table class="stacked (\w+)">.*?<thead>(.*?)</thead>', text)
+    assert [kind for kind, _ in heads] == ["groups", "waits", "pools", "hosts"]
+    for kind, head in heads:
+        columns = [re.sub("<.*?>", "", cell) for cell in re.findall("<th .*?>(.*?)</th>", head)]
+        shown_before = re.findall(rf'\.{kind} td:nth-child\((\d+)\).*?content: "(.*?): "', text)
+        assert shown_before == [(str(n), column) for n, column in enumerate(columns, 1) if n > 1]
 
 
 def test_every_table_has_a_caption_and_headings_and_every_element_an_id_of_its_own() -> None:

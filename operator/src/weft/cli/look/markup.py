@@ -27,8 +27,8 @@ def joined(children: Iterable[str]) -> Html:
     return Html("".join(each if isinstance(each, Html) else escape(each) for each in children))
 
 
-def table(caption: str, columns: Iterable[str], rows: list[tuple[str, ...]]) -> Html:
-    """Rows of cells; the first is the row's heading."""
+def table(caption: str, columns: Iterable[str], rows: list[tuple[str, ...]], kind: str = "") -> Html:
+    """Rows of cells; the first is the row's heading. `kind`: classes of the table."""
     if not rows:
         return element("p", "None to be seen.", class_="soft")
     head = element("tr", *(element("th", column, scope="col") for column in columns))
@@ -40,6 +40,8 @@ def table(caption: str, columns: Iterable[str], rows: list[tuple[str, ...]]) -> 
         )
         for cells in rows
     )
-    table = element("table", element("caption", caption), element("thead", head), element("tbody", *body))
+    table = element(
+        "table", element("caption", caption), element("thead", head), element("tbody", *body), class_=kind
+    )
     # What is wider than the window can be reached by keyboard.
     return element("div", table, class_="wide", tabindex="0", role="region", aria_label=caption)

@@ -7,48 +7,26 @@ from html import escape
 
 from weft.api.resources import DEVICE_ATTACHMENTS
 from weft.cli.look.board import Board, FabricBoard, GroupBoard, Held, PoolBoard, WaitBoard
-from weft.cli.look.history_chart import STYLE as CHART_STYLE
 from weft.cli.look.history_chart import drawn
 from weft.cli.look.markup import Html, element, joined, table
-from weft.cli.look.recorded_chart import STYLE as RECORDED_STYLE
 from weft.cli.look.recorded_chart import cards
 from weft.cli.look.status import MARKS
+from weft.cli.look.style import GROUPS, HOSTS, POOLS, STATES, STYLE, WAITS
 from weft.cli.look.why import Chosen, Said
 from weft.cli.look.words import UNREADABLE, age
 
 REFRESH_SECONDS = 5
-STATES = ("bound", "reserved", "quarantined", "unavailable", "kept", "free")
-"""Of a pool's devices, in the order in which the bar shows them. Kept ones are among the free."""
+PLACES = {
+    "groups": "Inference groups",
+    "traffic": "Traffic and need over time",
+    "waits": "Logical nodes that wait",
+    "pools": "Pools",
+    "fabrics": "Fabrics",
+}
+"""The parts of the page by their ids."""
 WELL, LOOK = "✓", "!"
 """Stand before what is as hoped, and before what is not: colour alone says nothing."""
 
-STYLE = (
-    """
-:root { color-scheme: light dark; --ink: #1e293b; --soft: #475569; --ground: #fff; --line: #cbd5e1; --card: #f8fafc;
-  --well: #166534; --look: #9a3412; --bound: #15803d; --reserved: #0891b2; --quarantined: #dc2626;
-  --unavailable: #d97706; --kept: #7c3aed; --free: #cbd5e1; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e2e8f0; --soft: #a8b5c7; --ground: #0f172a; --line: #334155;
-  --card: #16213a; --well: #86efac; --look: #fdba74; --bound: #22c55e; --reserved: #22d3ee; --quarantined: #f87171;
-  --unavailable: #fbbf24; --kept: #a78bfa; --free: #334155; } }
-body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 1.2rem auto;
-  max-width: 1400px; padding: 0 1rem; }
-h1 { font-size: 1.3rem; margin: 0; } h2 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; } p { margin: .3rem 0; }
-.soft { color: var(--soft); } .well { color: var(--well); } .look { color: var(--look); }
-#problem:not(:empty) { border: 2px solid var(--look); padding: .4rem .7rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; margin: .3rem 0 .9rem; }
-caption { text-align: left; font-weight: 600; padding: .2rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
-  overflow-wrap: break-word; }
-thead th { white-space: nowrap; background: var(--card); } tbody th { font-weight: 600; min-width: 7rem; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.bar { display: block; width: 9rem; height: 1.1rem; }
-.key { width: .8rem; height: .8rem; display: inline-block; margin-right: .3rem; vertical-align: -1px; }
-summary { cursor: pointer; } ul { margin: .2rem 0; padding-left: 1.2rem; } td p:first-child { margin-top: 0; }
-"""
-    + "".join(f".{state} {{ fill: var(--{state}); }} " for state in STATES)
-    + CHART_STYLE
-    + RECORDED_STYLE
-)
 SCRIPT = """
 setInterval(async () => {
   if (document.hidden) return;
@@ -122,32 +100,48 @@ def _sections(board: Board) -> Iterable[Html]:
     if board.unreadable:
         lines = (element("li", one) for one in board.unreadable)
         yield element("div", element("p", f"{LOOK} {UNREADABLE}:"), element("ul", *lines), class_="look")
-    yield element("h2", "Inference groups")
+    yield element(
+        "nav",
+        *(
+            element("a", words, href=f"#{place}", id=f"to-{place}")
+            for place, words in PLACES.items()
+            if place != "traffic" or board.groups
+        ),
+        aria_label="Parts of the page",
+    )
+    yield _heading("groups")
     yield table(
         "What each serves, as of its last decision",
-        ("Group", "Mode", "Split", "Serving", "Objectives", "Last decision", "To be looked at"),
+        GROUPS,
         [_group(group, board) for group in board.groups],
+        "stacked groups",
     )
     if board.groups:
-        yield element("h2", "Traffic and need over time")
+        yield _heading("traffic")
         yield from _recorded(board)
-    yield element("h2", "Logical nodes that wait")
+    yield _heading("waits")
     yield table(
         "The oldest first",
-        ("Logical node", "Age", "Place", "Reason", "What it waits for", "What to do"),
+        WAITS,
         [_waits(one) for one in board.waiting],
+        "stacked waits",
     )
-    yield element("h2", "Pools")
+    yield _heading("pools")
     yield table(
         "Devices by what is done with them; what is kept or stranded is among the free",
-        ("Pool", "Fabric", "Devices", "Total", *_keys(), "Stranded", "To be looked at"),
+        (*POOLS[:4], *_keys(), *POOLS[4 + len(STATES) :]),
         [_pool(pool) for pool in board.pools],
+        "stacked pools",
     )
-    yield element("h2", "Fabrics")
+    yield _heading("fabrics")
     if not board.fabrics:
         yield element("p", "None to be seen.", class_="soft")
     for fabric in board.fabrics:
         yield from _fabric(fabric, DEVICE_ATTACHMENTS.plural not in board.denied)
+
+
+def _heading(place: str) -> Html:
+    return element("h2", PLACES[place], id=place)
 
 
 def _keys() -> Iterable[Html]:
@@ -158,7 +152,16 @@ def _keys() -> Iterable[Html]:
 
 
 def _mark(text: str, well: bool) -> Html:
-    return element("span", f"{WELL if well else LOOK} {text}", class_="well" if well else "look")
+    # No line ends between them.
+    return element(
+        "span", f"{WELL if well else LOOK}\N{NO-BREAK SPACE}{text}", class_="well" if well else "look"
+    )
+
+
+def _worded(text: str) -> Html:
+    """What `docs/reasons.md` sets between backticks is a word of the API, or a command."""
+    parts = text.split("`")
+    return joined(element("code", part) if n % 2 else part for n, part in enumerate(parts))
 
 
 def _said(said: tuple[Said, ...] | None) -> Html:
@@ -170,7 +173,7 @@ def _said(said: tuple[Said, ...] | None) -> Html:
             _mark(f"{one.type}={one.status} {one.reason}", False),
             f": {one.message}" if one.message else "",
             " (said before the last change of the spec)" if one.outdated else "",
-            joined((Html("<br>"), element("span", f"Do: {one.do}", class_="soft"))) if one.do else "",
+            joined((Html("<br>"), element("span", "Do: ", _worded(one.do), class_="soft"))) if one.do else "",
             title=one.means,
         )
         for one in said
@@ -254,11 +257,11 @@ def _waits(one: WaitBoard) -> tuple[str, ...]:
     place = line.place or element("span", "none", class_="soft")
     return (
         f"{line.namespace}/{line.name}",
-        line.age,
+        element("span", line.age, class_="whole"),
         place,
         _mark(line.reason, False),
         line.message,
-        one.do,
+        _worded(one.do),
     )
 
 
@@ -309,8 +312,9 @@ def _fabric(fabric: FabricBoard, all_claims: bool) -> Iterable[Html]:
             yield _said(fabric.said)
     yield table(
         f"Hosts of {fabric.name}",
-        ("Host", "Node", "Logical node", "State", "Devices"),
+        HOSTS,
         [_host(one) for one in fabric.held],
+        "stacked hosts",
     )
     listed = len({one.host for one in fabric.held})
     if line is not None and line.hosts > listed:
