@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import collections
+import functools
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from support.options import parsers
 from weft_dev import ROOT
 
 PAGES = sorted(
@@ -78,3 +81,54 @@ def test_every_page_of_docs_is_found_from_the_readme() -> None:
     linked = set(re.findall(r"\]\((docs/[^)#]+)", (ROOT / "README.md").read_text()))
     pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")}
     assert pages - linked == set()
+
+
+COMMAND = re.compile(r"\bweft ((?:check |fabric )?[a-z]+)((?: [^`\n|]*)?)")
+PARTS = re.compile(r"[`#|]| && | -- |\$\(|; ")
+
+
+@functools.cache
+def taken() -> dict[str, set[str]]:
+    """The options of each verb."""
+    return {verb: {o for each in parser._actions for o in each.option_strings} for verb, parser in parsers()}
+
+
+def wrong_options(text: str) -> list[str]:
+    """Options of `weft VERB` that the verb does not take; lines that end in a backslash are one."""
+    takes = taken()
+    found = []
+    for verb, rest in COMMAND.findall(text.replace("\\\n", " ")):
+        if verb in takes:
+            given = re.findall(r"(?<=\s)--?[a-z][a-z-]*", PARTS.split(rest)[0])
+            found += [f"{verb} {option}" for option in given if option not in takes[verb] | {"-A"}]
+    return found
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != CHANGELOG], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_option_of_weft_that_a_page_shows_is_one(page: Path) -> None:
+    assert wrong_options(page.read_text()) == []
+
+
+def test_a_misspelt_option_would_have_been_found() -> None:
+    text = "`kubectl weft pause --take lnode/x`, then\nweft plan --file x \\\n  --opertor URL   # --not"
+    assert wrong_options(text) == ["pause --take", "plan --file", "plan --opertor"]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != CHANGELOG], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_value_of_the_chart_that_a_page_sets_is_one(page: Path) -> None:
+    values = yaml.safe_load((ROOT / "charts" / "weft" / "values.yaml").read_text())
+    gone = []
+    for path in re.findall(r"--set(?:-string|-json)? ([A-Za-z.]+)[=.]", page.read_text()):
+        here = values
+        for name in path.split("."):
+            if here == {} or not isinstance(here, dict):
+                break  # whatever its user puts there
+            if name not in here:
+                gone.append(path)
+                break
+            here = here[name]
+    assert gone == []
