@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Row:
     goal: str
     """What was promised, for people; empty where nothing was."""
     met: bool | None
-    """None where nothing was promised."""
+    """None where nothing was promised, or the run does not tell."""
 
     def line(self) -> str:
         said = {True: "met", False: "MISSED", None: ""}[self.met]
@@ -71,6 +72,41 @@ def at_least(name: str, value: float, unit: str, limit: float) -> Row:
 
 def noted(name: str, value: float, unit: str) -> Row:
     return Row(name, value, unit, "", None)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One measurement of another, and what it is of when it is a matter of chance."""
+
+    value: float
+    low: float
+    """Nine of ten ratios of turns drawn anew are from here"""
+    high: float
+    """to here."""
+
+
+def compared(
+    these: Sequence[Sequence[float]],
+    others: Sequence[Sequence[float]],
+    of: Callable[[Sequence[float]], float],
+) -> Ratio:
+    """`of` all values of `these` by that of the `others`, each in turns that were taken in pairs."""
+
+    def ratio(turns: Iterable[int]) -> float:
+        chosen = list(turns)
+        mine, theirs = ([value for turn in chosen for value in each[turn]] for each in (these, others))
+        return of(mine) / of(theirs)
+
+    drawing, count = random.Random(1), len(these)
+    drawn = [ratio(drawing.choices(range(count), k=count)) for _ in range(1000)]
+    return Ratio(ratio(range(count)), percentile(drawn, 0.05), percentile(drawn, 0.95))
+
+
+def within(name: str, ratio: Ratio, unit: str, limit: float) -> Row:
+    """Neither met nor missed where the limit lies among what turns drawn anew come to: the run says nothing then."""
+    met = True if ratio.high <= limit else False if ratio.low > limit else None
+    said = f"<= {limit:g}; by chance {ratio.low:.2f} to {ratio.high:.2f}"
+    return Row(name, ratio.value, unit, said, met)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
