@@ -12,7 +12,7 @@ import pytest
 
 from support.rack import MemoryDriver, Rack, condition
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES
-from weft.binding import placement, requests
+from weft.binding import offers, placement, requests
 from weft.binding.assignments import Assignments
 from weft.binding.holdings import Holding
 from weft.binding.keys import FabricKey, PlacementKey
@@ -121,6 +121,26 @@ async def test_places_are_looked_for_beside_the_event_loop(
     await rack.ask("n")
     assert threads
     assert threading.main_thread() not in threads
+
+
+async def test_what_a_rack_offers_is_made_before_anybody_waits_for_it(
+    rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    class Noted(offers._FabricOffers):
+        def __init__(self, fabric: str, *more: Any) -> None:
+            made.append(fabric)
+            super().__init__(fabric, *more)
+
+    monkeypatch.setattr(offers, "_FabricOffers", Noted)
+    await rack.build()
+    await rack.poll()
+    assert made == ["rack"]
+    await rack.ask("n")
+    assert condition(rack.node("n"), "Bound")[0] == "True"
+    await rack.poll()
+    assert made == ["rack"]
 
 
 async def test_a_node_that_was_deleted_meanwhile_withholds_nothing(

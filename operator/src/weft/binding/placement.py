@@ -83,6 +83,8 @@ class PlacementController:
         self._without_domain: dict[tuple[str, str], tuple[object, DomainAnswer]] = {}
         """What groups were told for which there is no domain, with what that stands on."""
         self._placed: tuple[object, ...] = ()
+        self._offered: dict[str, Same] = {}
+        """The devices of each fabric of which the offers were made."""
         self._asked_by: set[tuple[str, str]] = set()
         """Groups that have asked for a domain."""
         self._begun: float | None = None
@@ -202,7 +204,12 @@ class PlacementController:
     ) -> tuple[list[Outcome], Mapping[PoolKey, Unused], tuple[Holder, ...]]:
         """What is new to say: who waits for the same reason as before is told nothing, and costs nothing."""
         wishes = self._reader.wishes(snapshot, now)
+        devices = {name: Same(picture.inventory.devices) for name, picture in snapshot.pictures.items()}
+        known, self._offered = self._offered, devices
         if not wishes.groups.waiting and not wishes.adopting:
+            if devices != known:
+                # What a big rack offers takes as long to make as a bind: the next one need not wait for it.
+                self._reader.stock(snapshot)
             return [], {}, ()
         adopted, stock = adopt(wishes.adopting.values(), snapshot, self._reader.stock(snapshot))
         placement = place_groups(wishes.groups, stock, self._remembered)
