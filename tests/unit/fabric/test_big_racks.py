@@ -51,3 +51,14 @@ async def test_a_big_rack_is_put_together_beside_the_event_loop(monkeypatch: pyt
         await driver.close()
     assert put_together_by != [threading.get_ident()]
     assert len(put_together_by) == 1
+
+
+async def test_the_answers_of_many_managers_are_parsed_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    document = {"Members": [{"@odata.id": f"{BLOCKS}/gpu-{n}"} for n in range(3_000)]}
+    threads = set[int]()
+    monkeypatch.setattr(transport, "_as_it_is", lambda obj: threads.add(threading.get_ident()) or obj)
+    data = json.dumps(document).encode()
+    assert await asyncio.gather(*(transport._parsed(data) for _ in range(4))) == [document] * 4
+    assert len(threads) == 1

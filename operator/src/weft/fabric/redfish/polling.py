@@ -9,6 +9,7 @@ from dataclasses import replace
 from weft.fabric.driver import DeviceKind, Inventory, Unread, UnusedReason
 from weft.fabric.errors import AuthFailed, FabricError, Transient
 from weft.fabric.redfish.attaching import Attaching
+from weft.fabric.redfish.beside import beside
 from weft.fabric.redfish.carving import part_uri
 from weft.fabric.redfish.composed import compose, composing
 from weft.fabric.redfish.connected import Connection
@@ -214,8 +215,7 @@ class Poller:
             if isinstance(whole := facts.get(end), Facts):
                 part = replace(whole, capacity_bytes=carved.part_bytes)
                 facts |= {part_uri(end, number): part for number in carved.numbers}
-        # Beside the event loop: of a big rack it takes as long as a bind.
-        return await asyncio.to_thread(
+        return await beside(
             assemble,
             list(self.blocks.values()),
             list(self.systems.values()),

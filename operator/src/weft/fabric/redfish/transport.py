@@ -15,6 +15,7 @@ from yarl import URL
 
 from weft.fabric.driver import Connection
 from weft.fabric.errors import AuthFailed, OutcomeUnknown, Transient
+from weft.fabric.redfish.beside import beside
 from weft.fabric.redfish.limits import Limits, OutOfTime
 from weft.fabric.redfish.mapping import Json, Reply, retry_after_seconds
 from weft.fabric.redfish.uris import SERVICE_ROOT, Origin, base_url, canonical, local_path, origin_of
@@ -241,7 +242,7 @@ async def _parsed(data: bytes) -> Any:
     try:
         if len(data) < LARGE:
             return json.loads(data) if data else {}
-        return await asyncio.to_thread(json.loads, data, object_hook=_as_it_is)
+        return await beside(json.loads, data, object_hook=_as_it_is)
     except (ValueError, RecursionError):
         return None
 
