@@ -143,7 +143,7 @@ class Stage:
         """Do an act with the leader killed at its `at`-th message (0: not at all)."""
         # A standby that is still starting would make the time of the take-over a matter of the machine.
         eventually(lambda: self._replicas.is_complete(), 30, what="two replicas are ready")
-        ended = self._replicas.ended
+        before = self._replicas.ended, self._replicas.lapses()
         trap = Trap(at, began=time.time())
         self._way, self._trap = way, trap
         act.do()
@@ -153,10 +153,10 @@ class Stage:
             took = time.monotonic() - trap.struck_at
             limit = usual_seconds + 2 * LEASE_SECONDS + 5
             what = f"{act.name}, {way.value} {trap.struck}: {took:.1f} s > {limit:.1f} s"
-            trap.disturbed = took > limit and self._replicas.ended != ended
+            trap.disturbed = took > limit and (self._replicas.ended, self._replicas.lapses()) != before
             assert took <= limit or trap.disturbed, what
             if trap.disturbed:
-                sys.stderr.write(f"{what}, another replica lost its lease meanwhile\n")
+                sys.stderr.write(f"{what}, a replica lost its lease meanwhile\n")
         return trap
 
     def sweep(self, acts: list[Act], way: Way) -> None:

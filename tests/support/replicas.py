@@ -65,6 +65,11 @@ class Replicas:
         except OSError:
             return False
 
+    def lapses(self) -> int:
+        """How often a replica was held up for so long that its lease ran out: by a busy machine, as with `ended`."""
+        logs = (self._world.processes.log(name) for name in self._sides)
+        return sum(log.read_text().count("the lease ran out") for log in logs if log.exists())
+
     def leader(self) -> str:
         """Name of the replica that holds the Lease, or nothing."""
         with contextlib.suppress(ClusterError, OSError):

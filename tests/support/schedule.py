@@ -182,13 +182,14 @@ TWO_LEADERS = (
         (
             Act(0.0, "create", "a", "one", gpus=GPUS),
             Act(3.0, "create", "b", "one", gpus=GPUS, urgent=True),
-            Act(6.0, "cut-operator", seconds=7.0),
-            Act(6.1, "delete", "b", "one"),
-            *(Act(6.1, "cordon", pick=host) for host in range(HOSTS)),
-            *(Act(16.0, "uncordon", pick=host) for host in range(HOSTS)),
+            # For as long as its pauses between tries have become by then.
+            Act(4.2, "cut-operator", seconds=18.0),
+            Act(4.3, "delete", "b", "one"),
+            *(Act(4.3, "cordon", pick=host) for host in range(HOSTS)),
+            *(Act(25.0, "uncordon", pick=host) for host in range(HOSTS)),
         ),
-        (Episode(2.5, 13.7, "fabric attach", 1.0, Treatment(Way.REFUSE, status=503)),),
-        seconds=18.0,
+        (Episode(2.5, 14.0, "fabric attach", 1.0, Treatment(Way.REFUSE, status=503)),),
+        seconds=27.0,
         preempts=True,
     ),
 )

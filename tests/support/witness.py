@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -135,11 +135,13 @@ def unsettled(
     hosts: int,
     *,
     may_be_lost: bool = False,
+    pinned: Collection[str] = (),
 ) -> str:
     """What is not yet as the objects say, or nothing.
 
     `pairs` are attached; `used` are the logical nodes on which pods run; a rack has `gpus`, `memories` and `hosts`.
     `may_be_lost`: the manager may take a device away that was seen attached; the logical node has to say so.
+    `pinned`: logical nodes that want certain devices, and wait though there are others.
     """
     by_owner = {f"{n['metadata']['namespace']}/{n['metadata']['name']}": n for n in nodes}
     claimed = {(c["spec"]["device"], c["spec"]["host"]) for c in claims}
@@ -182,7 +184,7 @@ def unsettled(
         # What is kept for the head of the queue is not for those behind it; whether the head fits is asked of the head.
         place = node.get("status", {}).get("queuePlace", "1")
         fits = fits and (place == "1" or "1" not in places)
-        if fits and condition(node, "Expired") != "True":
+        if fits and owner not in pinned and condition(node, "Expired") != "True":
             return f"{owner} is not bound though it would fit: {node.get('status', {}).get('conditions')}"
     return ""
 

@@ -35,14 +35,14 @@ class Tally:
     """Processor time."""
 
 
-def play_all(seeds: Sequence[int], leaders: bool, log: bool = False) -> Tally:
+def play_all(seeds: Sequence[int], leaders: bool, groups: bool, log: bool = False) -> Tally:
     """Play some seeds one after the other."""
     # Each seed leaves its tasks and their frames in cycles, and nothing else of any size.
     gc.disable()
     gc.collect()
     began, tally = time.process_time(), Tally()
     for seed in seeds:
-        run = Run(seed, leaders=leaders)
+        run = Run(seed, leaders=leaders, groups=groups)
         if log:
             print(run)
         verdict = play(run, print if log else None)
@@ -62,11 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", action="store_true", help="say everything that happens")
     parser.add_argument("--until-found", action="store_true", help="end soon after a seed that goes wrong")
     parser.add_argument("--leaders", action="store_true", help="stop leaders, and cut them off, more often")
+    parser.add_argument("--groups", action="store_true", help="with inference groups that are composed anew")
     options = parser.parse_args(argv)
     began, total, played = time.monotonic(), Tally(), 0
     seeds = range(options.start, options.start + options.seeds)
     some = [seeds[at : at + SEEDS_AT_ONCE] for at in range(0, len(seeds), SEEDS_AT_ONCE)]
-    play_some = functools.partial(play_all, leaders=options.leaders, log=options.log)
+    play_some = functools.partial(play_all, leaders=options.leaders, groups=options.groups, log=options.log)
     if options.log:
         logging.basicConfig(level=logging.DEBUG, format="%(message)s")
     with multiprocessing.Pool(1 if options.log else None) as pool:

@@ -339,8 +339,9 @@ class SimulatedDriver:
         return Operation(id, OperationPhase.RUNNING)
 
 
-def gpu(name: str) -> Device:
-    return Device(name, DeviceKind.ACCELERATOR, {"model": "A100-80GB", "type": "GPU"}, 80 << 30, True)
+def gpu(name: str, domain: str) -> Device:
+    attributes = {"model": "A100-80GB", "type": "GPU", "nvlinkDomain": domain}
+    return Device(name, DeviceKind.ACCELERATOR, attributes, 80 << 30, True)
 
 
 def memory(name: str) -> Device:

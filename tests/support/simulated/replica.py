@@ -14,6 +14,8 @@ from weft.balancing.keys import GroupKey
 from weft.balancing.presets import with_configured
 from weft.binding.controllers import controllers
 from weft.binding.fabrics import Fabrics
+from weft.binding.keys import PlacementKey
+from weft.binding.placement import PlacementController
 from weft.controllers import Now
 from weft.runtime.cache import ObjectCache
 from weft.runtime.cluster import LiveCluster
@@ -61,11 +63,12 @@ class Replica:
             cluster = LiveCluster(client, cache, self.name, leadership.leads, METRICS)  # type: ignore[arg-type]
             fabrics = Fabrics(cluster, cluster.read, NAMESPACE, leadership)
             sessions.push_async_callback(fabrics.close)
-            by_key = {
-                **controllers(cluster, fabrics, INVENTORY_SECONDS, queue.add),
-                # There are no groups; but it is this one that has the pods watched.
-                GroupKey: GroupController(cluster, {}, PRESETS),
-            }
+            binding = controllers(cluster, fabrics, INVENTORY_SECONDS, queue.add)
+            placement = binding[PlacementKey]
+            assert isinstance(placement, PlacementController)
+            # Also where there are no groups it is this one that has the pods watched.
+            groups = GroupController(cluster, {}, PRESETS, choose_domain=placement.choose_domain)
+            by_key = {**binding, GroupKey: groups}
             watches = Watches(by_key.values(), cluster, queue)
             workers = Workers(by_key, queue, METRICS, lambda: Now(self._wall(), self._server.loop.now))
             informer = Informer(client, cache, watches.resources, history)  # type: ignore[arg-type]

@@ -30,7 +30,9 @@ from support.schedule import (
     Act,
     Trouble,
 )
+from support.simulated import groups as of_groups
 from support.simulated.api import Server
+from support.simulated.groups import Groups
 from support.simulated.loop import Stuck, VirtualLoop
 from support.simulated.manager import Kind, Manager, SimulatedDriver, gpu, memory
 from support.simulated.process import CURRENT, factory
@@ -123,10 +125,14 @@ class Complaints(logging.Handler):
 class Run:
     """One seed."""
 
-    def __init__(self, seed: int, *, leaders: bool = False) -> None:
-        """`leaders`: each leader is stopped beyond its lease, or cut off from the API server, again and again."""
+    def __init__(self, seed: int, *, leaders: bool = False, groups: bool = False) -> None:
+        """`leaders`: each leader is stopped beyond its lease, or cut off from the API server, again and again.
+        `groups`: two inference groups are there, too, on a larger rack."""
         self.seed = seed
         self._leaders = leaders
+        self._gpus, self._memories, self._hosts = GPUS, MEMORIES, HOSTS
+        if groups:
+            self._gpus, self._memories, self._hosts = of_groups.GPUS, of_groups.MEMORIES, of_groups.HOSTS
         self.say: Callable[[str], object] | None = None
         self.schedule = schedules.make(seed)
         self.rng = random.Random(f"weft simulated {seed}")
@@ -141,7 +147,9 @@ class Run:
         self.manager = self._manager()
         self.claims: list[Claim] = []
         self.uses: dict[tuple[str, str], Use] = {}
-        self.acts = sorted([*self.schedule.acts, *self._more_acts()], key=lambda act: act.at)
+        self._groups = Groups(seed, self.cluster, self._runs, self._ends) if groups else None
+        more = self._groups.acts if self._groups is not None else []
+        self.acts = sorted([*self.schedule.acts, *self._more_acts(), *more], key=lambda act: act.at)
         self._disturbed: set[str] = set()
         """uids of logical nodes whose release was asked for."""
         self._skew = timedelta()
@@ -159,8 +167,9 @@ class Run:
             whole_lists=rng.random() < 0.5,
             sessions=rng.random() < 0.5,
         )
-        devices = [*(gpu(f"gpu-{n}") for n in range(GPUS)), *(memory(f"cxl-{n}") for n in range(MEMORIES))]
-        manager = Manager(self.loop, rng, kind, devices, HOSTS)
+        gpus = [gpu(f"gpu-{n}", of_groups.domain_of(f"gpu-{n}")) for n in range(self._gpus)]
+        devices = [*gpus, *(memory(f"cxl-{n}") for n in range(self._memories))]
+        manager = Manager(self.loop, rng, kind, devices, self._hosts)
         manager.struck = self.server.struck
         manager.tell = self.server.tell = self.tell
         return manager
@@ -205,6 +214,8 @@ class Run:
             self.tell("api", kind, resource.plural, obj["metadata"], obj.get("status"))
         self.trace = hash((self.trace, now, kind, resource.plural, name))
         if resource == DEVICE_ATTACHMENTS and kind == "ADDED":
+            if self._groups is not None and (wrong := self._groups.too_much(obj)):
+                self.found.append(wrong)
             spec, ref = obj["spec"], obj["spec"]["claimRef"]
             owner = f"{ref['namespace']}/{ref['name']}"
             self.claims.append(Claim(name, spec["device"], spec["host"], owner, now))
@@ -223,7 +234,12 @@ class Run:
     async def main(self) -> None:
         await self._build()
         keeper = self.loop.create_task(self._keep_up())
-        await self._until(lambda: "" if self._free(GPU_POOLS) == GPUS else "nothing is offered", 30, "begun")
+        await self._until(
+            lambda: "" if self._free(GPU_POOLS) == self._gpus else "nothing is offered", 30, "begun"
+        )
+        if self._groups is not None:
+            await self._groups.build()
+            await self._until(self._groups.unserved, 30, "begun")
         began = self.loop.now
         trouble = Trouble(self.schedule, began, self.loop.time)
         self.manager.treat = self.server.treat = trouble.treatment
@@ -241,6 +257,9 @@ class Run:
         await self._end_maintenance()
         self.manager.vanished.clear()
         await self._until(self._unsettled, LIMIT_SECONDS, "converged")
+        if self._groups is not None:
+            await self._groups.delete()
+            await self._until(lambda: "a group" if self._there() else "", LIMIT_SECONDS, "gone")
         for key in [key for key, use in self.uses.items() if use.end is None]:
             await self._leave(key)
         for node in self.cluster.list(LOGICAL_NODES):
@@ -309,6 +328,9 @@ class Run:
                 # As a kubelet ends what was evicted.
                 if pod is not None and "deletionTimestamp" in pod["metadata"]:
                     await self._leave(key)
+            if self._groups is not None:
+                with contextlib.suppress(ClusterError):
+                    await self._groups.play()
             if self._in_maintenance_until and self.loop.now > self._in_maintenance_until:
                 await self._end_maintenance()
             await asyncio.sleep(RESTART_SECONDS)
@@ -332,21 +354,30 @@ class Run:
         match act.verb:
             case "create":
                 await self._create(act)
+            case "recompose":
+                assert self._groups is not None
+                await self._groups.recompose(act)
             case "delete":
-                if node := self._pick(self.cluster.list(LOGICAL_NODES), act):
+                if node := self._pick(self._own_nodes(), act):
                     await self._delete(node)
             case "use":
-                if node := self._pick(list(filter(self._is_usable, self.cluster.list(LOGICAL_NODES))), act):
+                if node := self._pick(list(filter(self._is_usable, self._own_nodes())), act):
                     await self._use(node, f"pod-{len(self.uses)}")
             case "leave":
                 if running := [key for key, use in self.uses.items() if use.end is None]:
                     await self._leave(running[act.pick % len(running)])
             case "delete-claim":
-                if claim := self._pick(self.cluster.list(DEVICE_ATTACHMENTS), act):
+                own = {node["metadata"]["uid"] for node in self._own_nodes()}
+                claims = self.cluster.list(DEVICE_ATTACHMENTS)
+                # Of what a pod of a group uses nobody takes the claim away: it would wait for the pod.
+                found = [
+                    each for each in claims if not self._groups or each["spec"]["claimRef"]["uid"] in own
+                ]
+                if claim := self._pick(found, act):
                     self._disturbed.add(claim["spec"]["claimRef"]["uid"])
                     await self.cluster.delete(DEVICE_ATTACHMENTS, claim["metadata"]["name"])
             case "strip":
-                if node := self._pick(self.cluster.list(LOGICAL_NODES), act):
+                if node := self._pick(self._own_nodes(), act):
                     metadata = node["metadata"]
                     await self._delete(node)
                     patch = {"metadata": {"finalizers": None}}
@@ -364,7 +395,7 @@ class Run:
                 if self.manager.vanished.get(device, 0.0) + SETTLE_SECONDS + 1.0 < self.loop.now:
                     self.manager.vanished[device] = back
             case "resize":
-                if node := self._pick(self.cluster.list(LOGICAL_NODES), act):
+                if node := self._pick(self._own_nodes(), act):
                     metadata = node["metadata"]
                     spec = {"accelerators": [{"name": "main", "count": act.gpus}]}
                     await self.cluster.patch(
@@ -407,6 +438,10 @@ class Run:
             found = [o for o in found if (o["metadata"]["namespace"], o["metadata"]["name"]) == wanted]
         return found[act.pick % len(found)] if found else None
 
+    def _own_nodes(self) -> list[Object]:
+        """Those that users made."""
+        return [node for node in self.cluster.list(LOGICAL_NODES) if not of_groups.is_of_group(node)]
+
     async def _create(self, act: Act) -> None:
         spec: Object = {"accelerators": [{"name": "main", "count": act.gpus}]}
         if act.memory:
@@ -442,6 +477,19 @@ class Run:
         await self.cluster.create(PODS, {"metadata": {"name": name, "namespace": space}, "spec": spec})
         self.uses[space, name] = Use(node["status"]["host"], f"{space}/{owner}", self.loop.now)
 
+    def _runs(self, pod: Object, node: Object) -> None:
+        """A replica's pod runs; an earlier one may have had its name."""
+        space, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        if earlier := self.uses.pop((space, name), None):
+            self.uses[space, f"{name} of {earlier.start}"] = earlier
+        self.uses[space, name] = Use(node["status"]["host"], f"{space}/{name}", self.loop.now)
+
+    async def _ends(self, key: tuple[str, str]) -> None:
+        if key in self.uses and self.uses[key].end is None:
+            await self._leave(key)
+        else:
+            await self.cluster.delete(PODS, key[1], key[0], grace_seconds=0)
+
     async def _leave(self, key: tuple[str, str]) -> None:
         use = self.uses[key]
         self.uses[key] = Use(use.host, use.owner, use.start, self.loop.now)
@@ -455,7 +503,13 @@ class Run:
         pairs = set(self.manager.pairs)
         # A list that was sent before its repeat, and is written after it, takes back what the repeat attached.
         lists = self.manager.kind.whole_lists
-        return unsettled(nodes, claims, pairs, used, GPUS, MEMORIES, HOSTS, may_be_lost=lists)
+        sizes = self._gpus, self._memories, self._hosts
+        waiting = self._groups.waiting() if self._groups is not None else set()
+        problem = unsettled(nodes, claims, pairs, used, *sizes, may_be_lost=lists, pinned=waiting)
+        return problem or (self._groups.unsettled() if self._groups is not None else "")
+
+    def _there(self) -> bool:
+        return self._groups is not None and self._groups.is_there()
 
     def _left_over(self) -> str:
         nodes = self.cluster.list(NODES)
@@ -464,7 +518,10 @@ class Run:
             for node in nodes
             if any(taint["key"] == TAINT_LOGICAL_NODE for taint in node["spec"].get("taints", []))
         ]
-        free = {"GPUPool": (self._free(GPU_POOLS), GPUS), "MemoryPool": (self._free(MEMORY_POOLS), MEMORIES)}
+        free = {
+            "GPUPool": (self._free(GPU_POOLS), self._gpus),
+            "MemoryPool": (self._free(MEMORY_POOLS), self._memories),
+        }
         claims = self.cluster.list(DEVICE_ATTACHMENTS)
         return left_over(self.cluster.list(LOGICAL_NODES), claims, set(self.manager.pairs), tainted, free)
 

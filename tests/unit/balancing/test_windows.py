@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.fleet import GROUP, Fleet
+from support.fleet import GROUP, NAMESPACE, Fleet
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 
@@ -145,3 +145,47 @@ async def test_a_suspended_group_begins_no_move_and_adds_no_replica_and_lets_go_
     fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec.pop("suspend"))
     await fleet.run(15)
     assert fleet.condition("Balanced")[1] != "Suspended"
+
+
+def suspend_at(fleet: Fleet, write: int) -> None:
+    """`kubectl weft pause --taking` right after the so many-th write from now."""
+    writes = 0
+
+    def after_write() -> None:
+        nonlocal writes
+        writes += 1
+        if writes == write:
+            fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec.update(suspend=True))
+
+    fleet.cluster.after_write = after_write
+
+
+@pytest.mark.parametrize("write", [2, 14])
+async def test_a_move_that_has_begun_when_its_group_is_suspended_is_brought_to_its_end(write: int) -> None:
+    fleet = await started(nodes=True)
+    fleet.now += timedelta(seconds=60)
+    suspend_at(fleet, write)
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(12)
+    assert fleet.group()["spec"]["suspend"]
+    assert fleet.split() == fleet.serving() == {"prefill": 5, "decode": 4}
+    assert not fleet.status().get("transfers")
+
+
+@pytest.mark.parametrize("write", [3, 24])
+async def test_a_group_that_is_suspended_while_it_is_composed_anew_gives_back_and_takes_when_it_is_resumed(
+    write: int,
+) -> None:
+    fleet = Fleet(nodes=True, flip="Recompose", drainFirst=None, mode="Paused")
+    await fleet.run(10)
+    suspend_at(fleet, write)
+    for role, replicas in (("decode", 5), ("prefill", 4)):
+        fleet.edit(INFERENCE_ROLES, role, lambda spec, n=replicas: spec.update(replicas=n))
+    await fleet.run(15)
+    assert fleet.condition("Balanced") == ("False", "Suspended")
+    made = {node["metadata"]["uid"] for node in fleet.cluster.list(LOGICAL_NODES, NAMESPACE)}
+    assert (len(made), fleet.serving()) == (8, {"prefill": 3, "decode": 5})
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec.pop("suspend"))
+    await fleet.run(15)
+    assert fleet.split() == fleet.serving() == {"prefill": 4, "decode": 5}
+    assert made < {node["metadata"]["uid"] for node in fleet.cluster.list(LOGICAL_NODES, NAMESPACE)}

@@ -30,6 +30,11 @@ def test_nothing_is_attached_twice_leaked_lost_or_shared_in_virtual_time() -> No
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_groups_that_are_composed_anew_in_one_domain_keep_to_it_and_to_what_they_may_have() -> None:
+    done = simulated(Path(weft.__file__).parents[1], ROOT, "--groups", "--seeds", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_seed_is_the_same_each_time() -> None:
     first, second = (play(Run(7)) for _ in range(2))
     assert first == second
