@@ -7,7 +7,7 @@ and there is no metrics source: replicas go as roles ask for them.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from support.memory_cluster import MemoryCluster
@@ -55,7 +55,7 @@ class Groups:
                 "template": {"spec": {"containers": [{"name": "engine", "image": "none"}]}},
                 "objectives": {"timeToFirstTokenMilliseconds": 1000},
                 "metrics": {"models": ["m"]},
-                "accelerators": {"maximum": 64},
+                "accelerators": {"maximum": REPLICAS},
                 "rebalance": {"mode": "Paused", "flip": "Recompose"},
                 "placement": {"sameDomain": "nvlinkDomain"},
             }
@@ -174,17 +174,17 @@ class Groups:
     def _names(self, tenant: str) -> set[str]:
         return {node["metadata"]["name"] for node in self._nodes(tenant)}
 
-    def _claims(self, tenant: str) -> Iterable[Mapping[str, Any]]:
-        """Its accelerators that are not on their way back."""
+    def _claims(self, tenant: str) -> list[Object]:
+        """Its accelerators, without those that stay behind when another took their place."""
         names = self._names(tenant)
-        for claim in self._cluster.list(DEVICE_ATTACHMENTS):
-            ref = claim["spec"]["claimRef"]
-            is_its = ref["namespace"] == tenant and ref["name"] in names
-            leaves = "deletionTimestamp" in claim["metadata"] or any(
-                condition(claim, kind) == "True" for kind in ("Quarantined", "Leaving")
-            )
-            if is_its and not leaves and claim["spec"]["device"].startswith("gpu"):
-                yield claim
+        return [
+            claim
+            for claim in self._cluster.list(DEVICE_ATTACHMENTS)
+            if claim["spec"]["claimRef"]["namespace"] == tenant
+            and claim["spec"]["claimRef"]["name"] in names
+            and claim["spec"]["device"].startswith("gpu")
+            and all(condition(claim, kind) != "True" for kind in ("Quarantined", "Leaving"))
+        ]
 
 
 def is_of_group(node: Object) -> bool:
