@@ -162,6 +162,45 @@ def test_a_preset_that_the_operator_takes_is_taken_by_the_chart(
     assert done.returncode == 0, done.stderr
 
 
+LOGIN = "/etc/weft-secrets/login"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            {"bearer_token_file": "/t", "basic_auth": {"username": "a", "password_file": "/p"}},
+            "bearer_token_file and basic_auth: set one of them",
+        ),
+        (
+            {"bearer_token_file": "/t", "headers": {"authorization": "x"}},
+            "headers: Authorization is set by bearer_token_file or basic_auth already",
+        ),
+        ({"key_file": "/k"}, "key_file: needs certificate_file"),
+        ({"url": "http://p", "ca_file": "/c"}, "url: has to begin with https:// where certificates are set"),
+    ],
+)
+def test_a_source_with_which_no_pod_would_start_is_refused_with_the_operators_words(
+    helm: Helm, source: Mapping[str, Any], message: str
+) -> None:
+    sources = {"default": {"url": "https://p", **source}}
+    with pytest.raises(ValueError, match=message.partition(": ")[2]):
+        Settings.model_validate({"sources": sources})
+    done = helm.template({"settings": {"sources": sources}})
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_a_file_of_a_secret_that_is_not_mounted_is_refused_with_its_name(helm: Helm) -> None:
+    settings = {"sources": {"default": {"url": "https://p", "ca_file": f"{LOGIN}/ca.crt"}}}
+    assert f"{LOGIN}/ca.crt is of the Secret login, which mountedSecrets does not name" in (
+        helm.template({"settings": settings}).stderr
+    )
+    own = {"extraVolumeMounts": [{"name": "own", "mountPath": LOGIN}]}
+    for values in ({"mountedSecrets": ["login"]}, own):
+        assert helm.template({"settings": settings, **values}).returncode == 0
+
+
 @pytest.mark.parametrize("settings", [None, {"sources": None}, {"presets": None}, {"scale_targets": None}])
 def test_settings_of_which_all_is_a_comment_are_the_built_in_ones(helm: Helm, settings: object) -> None:
     """`settings:` with nothing below it is null in YAML."""
