@@ -249,14 +249,20 @@ async def test_a_quarantined_device_does_not_count_against_the_tenant(
 
 async def test_a_pools_bytes_are_counted_and_each_unavailable_device_by_its_cause(rack: Rack) -> None:
     await rack.build()
-    await rack.cluster.patch(GPU_POOLS, "gpus", "", {"spec": {"maintenance": {"devices": ["gpu-0"]}}})
+    spec = {"fabricRef": {"name": "rack"}, "selector": {}}
+    await rack.cluster.create(MEMORY_POOLS, {"metadata": {"name": "none"}, "spec": spec})
     rack.driver.devices["gpu-1"] = False
     rack.driver.pairs.add(("gpu-2", rack.hosts[0]))
     await rack.poll()
-
+    await rack.cluster.patch(GPU_POOLS, "gpus", "", {"spec": {"maintenance": {"devices": ["gpu-0"]}}})
     pools = rack.controllers[PoolsKey]
     assert isinstance(pools, PoolsController)
-    (counted,) = pools.tallies.values()
+    seen: list[int] = []
+    rack.cluster.after_write = lambda: seen.append(len(pools.tallies))
+    await rack.reconcile(PoolsKey())
+
+    assert set(seen) == {2}, "a scrape between two statuses finds all pools"
+    counted = pools.tallies["GPUPool", "gpus"]
     assert counted.causes == {"Maintenance": 1, "AttachedByOthers": 1, "Unhealthy": 1}
     # A GPU of this manager has one byte.
     assert counted.bytes == counted.devices

@@ -82,11 +82,13 @@ class PoolsController:
         """Bring all pools and quotas up to date. Raises the last error; one does not keep the others from theirs."""
         snapshot = Snapshot.take(self._cluster, self._fabrics.last_pictures())
         steps = await asyncio.to_thread(count, self._reader, snapshot, now.wall, self._assignments.unused)
+        # At once: who reads them while statuses are written must find every pool.
         self.tallies.clear()
-        failure: ClusterError | None = None
         for step in steps:
             if isinstance(step, Write) and step.tally is not None:
                 self.tallies[step.resource.kind, step.raw["metadata"]["name"]] = step.tally
+        failure: ClusterError | None = None
+        for step in steps:
             try:
                 await self._apply(step)
             except ConflictError as error:
