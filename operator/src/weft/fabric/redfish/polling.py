@@ -52,6 +52,8 @@ class Poller:
         self.blocks: dict[str, Block] = {}
         """The last reading, by URI, with the ids that Weft uses."""
         self.systems: dict[str, System] = {}
+        self._listed_at: dict[str, set[str]] = {}
+        """Of `systems` those that list a block, by URIs."""
         self._block_named: dict[str, str] = {}
         self._system_named: dict[str, str] = {}
         self.attaching = Attaching(session, part_bytes)
@@ -101,6 +103,9 @@ class Poller:
             self._name()
         else:
             self.systems[uri] = replace(system, host=replace(system.host, id=known.host.id))
+            for each in known.blocks or ():
+                self._listed_at[each].discard(uri)
+            self._note_listed(system)
         self.systems_tell |= any(self.is_device(each) for each in system.blocks or ())
 
     def block_named(self, device: str) -> str:
@@ -118,6 +123,14 @@ class Poller:
         named += [(each.name, self.attaching.reached(each)) for each in self.attaching.connections.values()]
         marked = [(owner, uris) for name, uris in named if (owner := owner_in(name))]
         return {uri: owner for owner, uris in marked for uri in uris if self.is_device(uri)}
+
+    def listed_at(self, uri: str) -> frozenset[str]:
+        """URIs of the systems that list this block; costs what it finds, not what there is."""
+        return frozenset(self._listed_at.get(uri, ()))
+
+    def _note_listed(self, system: System) -> None:
+        for each in system.blocks or ():
+            self._listed_at.setdefault(each, set()).add(system.uri)
 
     def compute_hosts(self) -> frozenset[str]:
         """URIs of the hosts that are compute blocks."""
@@ -372,6 +385,9 @@ class Poller:
         systems = named_systems(systems, {uri: s.host.id for uri, s in self.systems.items()})
         self.blocks = {b.uri: b for b in blocks}
         self.systems = {s.uri: s for s in systems}
+        self._listed_at = {}
+        for system in systems:
+            self._note_listed(system)
         # A host's own endpoint, or another way to a device, may have the device's name: the device goes before it.
         self._block_named = {b.id: b.uri for b in sorted(blocks, key=lambda b: b.unused is not None)[::-1]}
         self._system_named = {s.host.id: s.uri for s in reversed(systems)}

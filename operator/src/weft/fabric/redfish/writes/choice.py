@@ -67,7 +67,8 @@ class Choice:
         attaching = self._poller.attaching
         if attaching.fabric_of:
             return Connections() if attaching.connected else ZoneEndpoints()
-        return ComposeByPost() if path in self._poller.compute_hosts() else ComposeByPatch()
+        host = self._poller.systems.get(path)
+        return ComposeByPost() if host is not None and host.compute else ComposeByPatch()
 
     def ways(self, host: System, *, also_refused: bool = False) -> list[tuple[Idiom, Evidence]]:
         """The idioms that may change the host, the one to use first."""

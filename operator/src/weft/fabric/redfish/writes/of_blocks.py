@@ -56,8 +56,7 @@ class OfBlocks:
         if name not in (block.id, name_of_uri(uri)) or block.unused is not None:
             raise InvalidRequest(f"{uri}: the manager does not have {name} there as a device")
         poller = call.poller
-        shown = {s.uri for s in poller.systems.values() if uri in (s.blocks or ())}
-        shown |= {poller.asked.get(uri, path)}
+        shown = poller.listed_at(uri) | {poller.asked.get(uri, path)}
         owners = set(block.systems or ())
         if not (elsewhere := shown - {path}):
             return owners
