@@ -102,6 +102,32 @@ async def test_a_changed_template_waits_for_its_window_and_a_pod_that_vanished_d
     assert {pod["spec"]["containers"][0]["image"] for pod in fleet.pods()} == {"vllm:2"}
 
 
+async def test_a_raised_minimum_waits_for_its_window_and_a_number_that_a_paused_group_is_given_does_not() -> (
+    None
+):
+    fleet = await started()
+    window = {"from": later(fleet, 1), "to": later(fleet, 2), "reasons": ["Size"]}
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec.update(windows=[window]))
+    before = len(fleet.pods())
+    limits = {"minimum": 2 * (before + 2), "maximum": 2 * (before + 4)}  # of two per replica
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec.update(accelerators=limits))
+    await fleet.run(30)
+    assert len(fleet.pods()) == before
+    assert fleet.condition("Balanced") == ("False", "OutsideWindow")
+    fleet.now += timedelta(hours=1)
+    await fleet.run(30)
+    assert len(fleet.pods()) >= before + 2
+
+    fleet.now += timedelta(hours=1)
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["rebalance"].update(mode="Paused"))
+    await fleet.run(10)
+    here = len(fleet.pods())
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(replicas=1))
+    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(replicas=1))
+    await fleet.run(60)
+    assert len(fleet.pods()) == 2 != here
+
+
 async def test_a_clock_that_jumps_into_a_window_and_back_leaves_it_closed() -> None:
     fleet = await started()
     window = {"from": later(fleet, 5), "to": later(fleet, 7)}
