@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from support.idle_group import create_group
 from support.world import World, eventually, reason
 from weft.api.resources import FABRICS, INFERENCE_GROUPS, LOGICAL_NODES, ResourceType
 from weft_dev import controlplane
+from weft_dev.commands import Kubectl
 from weft_dev.controlplane import ControlPlane
 from weft_dev.kube import Kube
 
+ROOT = Path(__file__).resolve().parents[2]
 ROLES = ResourceType("rbac.authorization.k8s.io", "v1", "roles", "Role", True)
 
 
@@ -73,7 +76,9 @@ def tenant(world: World) -> Path:
     return file
 
 
-def test_an_administrator_sees_the_rack_and_what_waits_and_a_tenant_their_own(world: World) -> None:
+def test_an_administrator_sees_the_rack_and_what_waits_and_a_tenant_their_own(
+    world: World, kubectl: Kubectl
+) -> None:
     whole = weft(world.plane.kubeconfig, "status", "-o", "json")
     assert whole.returncode == 0, whole.stderr
     told = json.loads(whole.stdout)
@@ -83,6 +88,22 @@ def test_an_administrator_sees_the_rack_and_what_waits_and_a_tenant_their_own(wo
 
     drawn = weft(world.plane.kubeconfig, "tree", f"fab/{world.name}")
     assert drawn.stdout.count(f"for LogicalNode {world.namespace}/trainer") == 2, drawn.stdout + drawn.stderr
+
+    # As kubectl finds and runs its plugins: the script that the package installs.
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["kubectl-weft"]
+    module, _, function = declared.partition(":")
+    script = world.directory / "kubectl-weft"
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+    )
+    script.chmod(0o755)
+    path = os.pathsep.join((str(world.directory), os.environ["PATH"]))
+    plugin = subprocess.run(
+        [str(kubectl.binary), "weft", "tree", f"fab/{world.name}"],
+        env={**os.environ, "PATH": path, "KUBECONFIG": str(world.plane.kubeconfig)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (plugin.returncode, plugin.stdout) == (0, drawn.stdout), plugin.stderr
 
     own = tenant(world)
     seen = weft(own, "why", "lnode/greedy", "-n", world.namespace)
