@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.eventually import eventually
 from weft.api.resources import NODES, PODS
+from weft.cli.main import main
 from weft.cluster import Object
 from weft_dev import PYTHONPATH, controlplane
 from weft_dev.controlplane import ControlPlane
 from weft_dev.kube import Kube
+from weft_dev.processes import free_ports
 from weft_dev.tools.cache import cache_directory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,7 +167,89 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def test_a_local_cluster_leaves_the_users_own_clusters_and_folders_alone(
+SAYS = {
+    "weft status": "rack-a  Manage  Connected",
+    "weft tree": "main: gpu-59 of GPUPool h200 at Fabric rack-a",
+    "weft plan": "LogicalNode demo/greedy would wait\n    QuotaExceeded: ",
+    "weft why lnode/greedy": "do first: Release what the namespace holds, or have the DeviceQuota raised.",
+    "weft pause": "Fabric rack-a: Manage -> Observe",
+    "weft why lnode/trainer": "fabric rack-a is in Observe mode",
+    "weft resume": "Fabric rack-a: Observe -> Manage",
+}
+"""What the README's commands by hand say, as its comments have it; the operator has a moment for it."""
+
+
+def weft(*arguments: str) -> tuple[int, str]:
+    """Status and output of a command; in this process, since a new one takes most of a second to start."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        status = main(arguments)
+    return status, output.getvalue()
+
+
+async def type_the_way_by_hand(printed: str, folder: Path) -> None:
+    """What README.md has under "By hand" for terminals 2 and 3, at a cluster that printed this; writes to `folder`."""
+    text = (ROOT / "README.md").read_text().split("\n## By hand\n")[1].split("\n## ")[0]
+    first, second, third = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    kubeconfig, metrics, kubectl = (
+        re.findall(rf"{name}=(\S+)", printed)[0] for name in ("KUBECONFIG", "URL", "alias kubectl")
+    )
+    assert first == "make cluster\n"
+    assert second.splitlines() == ["export KUBECONFIG=... WEFT_SOURCES__DEFAULT__URL=...", "make run"]
+    (fabric,) = Path(kubeconfig).parent.glob("**/emulator.url")
+    # The ports of the docs may be taken on this machine.
+    shutil.copytree(ROOT / "docs" / "examples", folder / "docs" / "examples")
+    example = folder / "docs" / "examples" / "10-fabric.yaml"
+    example.write_text(example.read_text().replace("http://127.0.0.1:18443", fabric.read_text().strip()))
+    (port,) = free_ports(1)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "PYTHONPATH": PYTHONPATH,
+        "KUBECONFIG": kubeconfig,
+        "WEFT_SOURCES__DEFAULT__URL": metrics,
+        "WEFT_HEALTH_PORT": str(port),
+        "YES": "1",
+    }
+    shell: dict[str, Any] = {
+        "cwd": folder,
+        "env": environment,
+        "stdout": asyncio.subprocess.PIPE,
+        "stderr": asyncio.subprocess.STDOUT,
+    }
+    with (folder / "operator.log").open("w") as log:
+        running = {**shell, "stdout": log}
+        operator = await asyncio.create_subprocess_exec(sys.executable, "-m", "weft_dev.run", **running)
+    expected = dict(SAYS)
+    try:
+        for line in filter(None, third.splitlines()):
+            if line in ("export KUBECONFIG=...", "alias kubectl=..."):
+                continue
+            typed = line.partition(" #")[0].replace(":8080", f":{port}")
+            program, *arguments = shlex.split(typed)
+            wanted = next((expected.pop(start) for start in SAYS if f"/{start}" in typed), "")
+
+            async def said(
+                program: str = program, arguments: list[str] = arguments, wanted: str = wanted
+            ) -> bool:
+                if program == ".venv/bin/weft":
+                    arguments = [str(folder / one) if one.startswith("docs/") else one for one in arguments]
+                    status, output = await asyncio.to_thread(weft, *arguments, "--kubeconfig", kubeconfig)
+                else:
+                    assert program == "kubectl"
+                    told = await asyncio.create_subprocess_exec(kubectl, *arguments, **shell)
+                    output = (await told.communicate())[0].decode()
+                    status = told.returncode or 0
+                assert status == 0, f"{program} {arguments}: {output}"
+                return wanted in output
+
+            await eventually(said, what=f"{typed} says {wanted}")
+        assert expected == {}
+    finally:
+        operator.terminate()
+        await operator.wait()
+
+
+async def test_the_readmes_way_by_hand_works_as_typed_and_leaves_the_users_own_clusters_and_folders_alone(
     tool_paths: dict[str, Path], tmp_path: Path
 ) -> None:
     connections = 0
@@ -200,6 +289,7 @@ async def test_a_local_cluster_leaves_the_users_own_clusters_and_folders_alone(
     try:
         seen = await asyncio.wait_for(cluster.stdout.readuntil(b"Ctrl-C here"), 120)
         assert b"export KUBECONFIG=" + str(temporary).encode() in seen
+        await type_the_way_by_hand(seen.decode(), tmp_path / "typed")
         cluster.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(cluster.wait(), 30) == 0
     finally:

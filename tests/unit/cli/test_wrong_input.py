@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.looked_at import GROUP, WAITS, Object, made
+from support.looked_at import FABRIC, GROUP, WAITS, Object, made
 from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES
 from weft.cli.look import plan
 from weft.cli.look.commands import main
@@ -74,6 +74,7 @@ class One:
     def __init__(self, *objects: Object) -> None:
         self.objects = objects
         self.patched: list[str] = []
+        self.conflicts = 0
 
     async def list(self, resource: Any, *_: object) -> tuple[list[Object], int]:
         return [each for each in self.objects if each["kind"] == resource.kind], 1
@@ -82,6 +83,9 @@ class One:
         return next(each for each in self.objects if each["metadata"]["name"] == name)
 
     async def patch(self, _: object, name: str, *__: object) -> None:
+        self.conflicts -= 1
+        if self.conflicts >= 0:
+            raise ConflictError(409, "Conflict", "modified")
         self.patched.append(name)
 
     async def close(self) -> None: ...
@@ -193,6 +197,29 @@ async def test_a_misspelt_kind_or_version_of_wefts_is_refused_and_not_passed_ove
     assert answer.refused == (verdict == "refused")
 
 
+def connected(monkeypatch: pytest.MonkeyPatch, *objects: Object) -> One:
+    client = One(*objects)
+
+    async def configuration(*_: object) -> None: ...
+
+    monkeypatch.setattr("weft.runtime.client.KubeClient", lambda _: client)
+    monkeypatch.setattr("weft.runtime.client.load_configuration", configuration)
+    return client
+
+
+def test_a_pause_is_tried_again_where_the_operator_writes_at_the_same_time_and_gives_up_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = connected(monkeypatch, FABRIC)
+    client.conflicts = 2
+
+    assert main("pause", ["fabric/rack"]) == 0
+    assert (client.patched, capsys.readouterr().err) == (["rack"], "")
+    client.conflicts = 100
+    assert main("pause", ["fabric/rack"]) == 1
+    assert "nothing was written: try again" in capsys.readouterr().err
+
+
 def test_resume_all_leaves_what_its_owner_paused_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,12 +228,7 @@ def test_resume_all_leaves_what_its_owner_paused_and_says_so(
         for name in ("own", "ours")
     )
     ours["metadata"]["annotations"] = {ANNOTATION_MODE: "Auto"}
-    client = One(own, ours)
-
-    async def configuration(*_: object) -> None: ...
-
-    monkeypatch.setattr("weft.runtime.client.KubeClient", lambda _: client)
-    monkeypatch.setattr("weft.runtime.client.load_configuration", configuration)
+    client = connected(monkeypatch, own, ours)
 
     assert main("resume", ["--all", "-n", "team-a"]) == 0
     told = capsys.readouterr()

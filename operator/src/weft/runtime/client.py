@@ -88,7 +88,7 @@ async def load_configuration(kubeconfig: str | None = None, context: str | None 
 def current_namespace(kubeconfig: str | None = None, context: str | None = None) -> str:
     """The namespace of a context of the kubeconfig (by default the current one), else `default`."""
     try:
-        contexts, current = k8s_config.list_kube_config_contexts(kubeconfig)
+        contexts, current = k8s_config.list_kube_config_contexts(kubeconfigs(kubeconfig)[0])
     except BROKEN_KUBECONFIG:
         return "default"
     chosen = next((one for one in contexts if one["name"] == context), current)

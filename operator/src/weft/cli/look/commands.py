@@ -35,6 +35,8 @@ ANSWERED, NOT_ANSWERED, WOULD_BE_REFUSED = 0, 1, 3
 """Exit statuses; wrong usage is 2."""
 DEVICE = "device"
 """What `why` is asked about in place of a kind: a device has no object."""
+TRIES = 5
+"""To change an object that somebody else writes at the same time."""
 TEXTS = ("text", "wide")
 REFRESH_SECONDS = 2.0
 MOST_MINUTES = 7 * 24 * 60
@@ -298,17 +300,24 @@ async def _change_all(verb: str, asker: Asker, taking: bool, namespace: str) -> 
 async def _change(verb: str, asker: Asker, ref: Ref, taking: bool) -> int:
     from weft.cli.look.pause import pausing, resuming
     from weft.cli.look.reading import AskError
-    from weft.cluster import NotFoundError
+    from weft.cluster import ConflictError, NotFoundError
 
-    try:
-        found = await asker.client.get(ref.resource, ref.name, ref.namespace)
-    except NotFoundError as error:
-        if error.reason != "NotFound":
-            raise
-        raise AskError(await asker.missing(ref)) from error
-    change = pausing(ref, found, taking=taking) if verb == "pause" else resuming(ref, found)
-    if change.patch is not None:
-        await asker.client.patch(ref.resource, ref.name, ref.namespace, change.patch)
+    for left in range(TRIES)[::-1]:
+        try:
+            found = await asker.client.get(ref.resource, ref.name, ref.namespace)
+        except NotFoundError as error:
+            if error.reason != "NotFound":
+                raise
+            raise AskError(await asker.missing(ref)) from error
+        change = pausing(ref, found, taking=taking) if verb == "pause" else resuming(ref, found)
+        try:
+            if change.patch is not None:
+                await asker.client.patch(ref.resource, ref.name, ref.namespace, change.patch)
+            break
+        except ConflictError:
+            # The operator wrote a status in between, most often.
+            if not left:
+                raise
     print(change.said)
     return ANSWERED
 
