@@ -10,6 +10,9 @@ import contextlib
 import http.client
 import io
 import json
+import os
+import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +38,8 @@ from weft.api.resources import (
 )
 from weft.cluster import ClusterError, Object
 from weft.emulator import journal
-from weft_dev.commands import CommandError
+from weft_dev import ROOT
+from weft_dev.commands import CommandError, environment
 from weft_dev.containers import docker
 from weft_dev.kind_site import KindSite
 from weft_playground.case import Split
@@ -459,14 +463,34 @@ def until_settled(look: Callable[[], set[str]]) -> set[str]:
     return seen
 
 
-def test_uninstall_keeps_the_definitions_where_they_are_to_be_kept(
-    site: KindSite, installed: Installed, lived: Lived
-) -> None:
-    site.install()
-    site.release.uninstall()
-    crds = {name for name in site.kubectl("get", "crd", "-o", "name").split() if name.endswith(".weft.dev")}
-    assert len(crds) == len(DEFINITIONS)
-    # The API server's own record that it serves the group.
-    kept = {f"CustomResourceDefinition/<none>/{name.partition('/')[2]}" for name in crds}
-    kept.add("APIService/<none>/v1alpha2.weft.dev")
-    assert until_settled(lambda: everything(site) - installed.before - kept) == set()
+def typed(section: str) -> Iterator[str]:
+    """The commands of docs/install.md's first block below a heading, as they stand there."""
+    text = (ROOT / "docs" / "install.md").read_text().split(f"\n### {section}\n")[1].split("\n### ")[0]
+    block = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)[0].replace("\\\n", " ")
+    yield from block.splitlines()
+
+
+def test_the_pages_way_to_install_leads_to_a_bound_node_and_back_to_an_empty_cluster(site: KindSite) -> None:
+    site.clean(*NAMESPACES)
+    before = everything(site)
+    folders = [str(each.parent) for each in (site.kubectl.binary, site.release.helm)]
+    kubeconfig = environment(site.kubectl.kubeconfig)
+    shell = {**kubeconfig, "PATH": os.pathsep.join((*folders, kubeconfig["PATH"]))}
+
+    def run(section: str) -> None:
+        for command in typed(section):
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", command],
+                cwd=ROOT, env=shell, capture_output=True, text=True, timeout=300, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            if command.startswith("helm uninstall"):
+                # crds.keep is true in these values.
+                kept = site.kubectl("get", "crd", "-o", "name").split()
+                assert len([name for name in kept if name.endswith(".weft.dev")]) == len(DEFINITIONS)
+
+    run("Install Weft")
+    run("Hardware: the first logical node")
+    assert len(attachments(site)) == 8
+    run("And back")
+    assert until_settled(lambda: everything(site) - before) == set()
