@@ -14,6 +14,7 @@ from weft.cli.look.commands import main
 from weft.cli.look.pause import ANNOTATION_MODE
 from weft.cli.look.reading import Asker, AskError, Ref, ref_of
 from weft.cli.look.words import refusal
+from weft.cli.main import main as command
 from weft.cluster import ClusterError, ConflictError, NotFoundError
 
 ONE = "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: u, user: {}}]"
@@ -138,6 +139,15 @@ def test_wrong_usage_is_refused_before_anything_is_asked(
 
 
 NODE = "{kind: LogicalNode, apiVersion: weft.dev/v1alpha2, metadata: {name: x%s}, spec: {}}"
+
+
+def test_definitions_that_cannot_be_written_are_an_answer_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+
+    assert command(["crds", "--output", str(tmp_path / "file" / "crds")]) == 1
+    assert capsys.readouterr().err == f"weft crds: {tmp_path}/file/crds cannot be written: Not a directory\n"
 
 
 def test_a_plan_takes_files_and_folders_as_kubectl_does(tmp_path: Path) -> None:

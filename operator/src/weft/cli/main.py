@@ -88,7 +88,11 @@ def _crds(output: Path | None) -> int:
     from weft.api import crd
 
     if output is not None:
-        crd.write(output)
+        try:
+            crd.write(output)
+        except OSError as error:
+            print(f"weft crds: {output} cannot be written: {error.strerror}", file=sys.stderr)
+            return 1
         return 0
     sys.stdout.write("---\n".join(text for _, text in sorted(crd.manifests().items())))
     return 0
