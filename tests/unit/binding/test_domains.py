@@ -500,3 +500,18 @@ async def test_a_new_leader_goes_on_keeping_what_a_group_waits_for(monkeypatch: 
     await small.work()
     assert len(one.rack.claims()) == 2, "two who wait took nothing of what is free"
     assert "kept for it" in one.message("llama")
+
+
+async def test_groups_that_wait_cost_no_pass_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await rail(monkeypatch, ib0=3)
+    for name in ("llama", "qwen"):
+        await one.ask(name)
+    await one.run("llama", "qwen")
+    placement = one.rack.controllers[PlacementKey]
+    assert isinstance(placement, PlacementController)
+    passes = placement.passes
+    for _ in range(4):
+        one.rack.clock.forward(20)
+        await one.look("qwen", "llama")
+        await one.rack.place_again()
+    assert placement.passes == passes

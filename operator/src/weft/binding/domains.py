@@ -116,14 +116,15 @@ def _gang(question: DomainQuestion, own: Mapping[str, Waiting], now: datetime) -
     """The group's place in the queue; None: it needs none."""
     if question.waits_since is None:
         return None
-    members = tuple(replace(each, name=name) for name, each in own.items())
+    since = str(question.waits_since.replace(microsecond=0))
+    members = tuple(replace(each, name=name, created=since) for name, each in own.items())
     needs = tuple(need for each in members for need in each.shape.needs)
     pools = frozenset().union(*(each.shape.allowed_pools for each in members))
     return Waiting(
         f"{question.namespace}/{question.group}/gang",
         question.namespace,
         question.group,
-        str(question.waits_since.replace(microsecond=0)),
+        since,
         Shape(needs, pools),
         priority=min(each.priority for each in members),
         # Which of those that waited under the last leader was the head is not recorded: the oldest of them goes on.

@@ -196,7 +196,8 @@ class PlacementController:
             return answer
 
     def _waiting_gangs(self, now: Now) -> tuple[Waiting, ...]:
-        self._gangs = {key: one for key, one in self._gangs.items() if one[0] > now.boot}
+        # In one order, whoever asked last: another one would be something that changed.
+        self._gangs = {key: self._gangs[key] for key in sorted(self._gangs) if self._gangs[key][0] > now.boot}
         return tuple(gang for _, gang in self._gangs.values())
 
     def _place(
