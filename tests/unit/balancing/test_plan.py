@@ -12,7 +12,7 @@ from support.inference import ANSWER_HEAVY, LLAMA_70B, PROMPT_HEAVY, T0, group, 
 from weft.api import RebalanceMode, Stage
 from weft.balancing.plan import plan_split
 from weft.balancing.splits import reachable
-from weft.balancing.state import Corrections, Hold, Queues, Split, Traffic
+from weft.balancing.state import Corrections, Hold, Queues, Split, SplitInputs, Traffic
 
 IDLE = steady(0, 0, 0)
 
@@ -249,17 +249,44 @@ def test_a_move_after_which_its_givers_requests_alone_wait_for_too_long_is_taken
     assert plan_split(wrong).decision is None  # nothing is known of queues
 
 
-def test_an_aggregated_role_carries_what_the_others_lack() -> None:
+def mixed(prefill: int, both: int, decode: int, traffic: Traffic) -> SplitInputs:
     roles = (
-        role("both", Stage.AGGREGATED, 3),
-        role("decode", Stage.DECODE, 3),
-        role("prefill", Stage.PREFILL, 3),
+        role("both", Stage.AGGREGATED, both, minimum=0),
+        role("decode", Stage.DECODE, decode),
+        role("prefill", Stage.PREFILL, prefill),
     )
-    observed = replace(
-        group(3, 3, PROMPT_HEAVY, roles=roles), allocation=Split((("both", 3), ("decode", 3), ("prefill", 3)))
+    allocation = Split.of({"both": both, "decode": decode, "prefill": prefill})
+    return replace(group(prefill, decode, traffic, roles=roles), allocation=allocation)
+
+
+def test_an_aggregated_role_carries_what_the_others_lack() -> None:
+    # One replica decodes where 3.9 are busy: the four that do both fill the gap, and short prompts hardly slow them.
+    assert plan_split(mixed(1, 4, 1, LONG_ANSWERS)).decision is None
+
+
+def test_prompts_that_aggregated_replicas_read_count_against_the_answers_beside_them() -> None:
+    # As many as in total are needed: but half of the prompts would slow half of the answers beyond the objective.
+    counts = dict(plan_split(mixed(3, 3, 3, PROMPT_HEAVY)).allocation.counts)
+    assert counts["both"] < 2
+    assert counts["prefill"] > 3
+
+
+def test_a_mix_that_swings_gets_aggregated_replicas_where_a_steady_one_gets_dedicated_ones() -> None:
+    prompts = steady(6.0, 2000, 80)
+    swings = plan_split(mixed(3, 0, 3, alternating(prompts, LONG_ANSWERS))).allocation
+    stays = plan_split(mixed(3, 0, 3, alternating(prompts, prompts))).allocation
+    assert dict(swings.counts) == {"both": 2, "decode": 1, "prefill": 3}
+    assert dict(stays.counts) == {"both": 0, "decode": 2, "prefill": 4}
+
+
+def test_the_last_aggregated_replica_goes_where_others_serve_both_stages() -> None:
+    observed = mixed(3, 1, 3, PROMPT_HEAVY)
+    assert Split.of({"both": 0, "decode": 3, "prefill": 4}) in reachable(
+        observed.allocation, observed.roles, 32
     )
-    # 4.07 + 3.38 of 9: one or two of the three that do both fill the gaps.
-    assert plan_split(observed).decision is None
+    alone = (role("both", Stage.AGGREGATED, 2, minimum=0), role("decode", Stage.DECODE, 0, minimum=0))
+    found = list(reachable(Split.of({"both": 2, "decode": 0}), alone, 32))
+    assert found == [Split.of({"both": 1, "decode": 1})]  # nobody would read prompts
 
 
 def test_a_role_of_faster_replicas_counts_for_more() -> None:

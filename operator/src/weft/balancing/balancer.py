@@ -136,7 +136,7 @@ class Balancer:
             generated_tokens_per_second=generated_tokens_per_second(config.roles, seen.engines),
             flips_overlap=config.flips_overlap,
             queues=queues(config.roles, seen.engines),
-            answers_in_time=answers_in_time(seen.engines, config.objectives),
+            answers_in_time=answers_in_time(config.roles, seen.engines, config.objectives, seen.traffic),
             corrections=speeds,
             minimum_accelerators=config.minimum_accelerators,
             starting=seen.starting,

@@ -68,6 +68,18 @@ EVIDENCE_HALF_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Seconds between two tokens of an answer."""
+
+    alone: float
+    """Of one that decodes alone."""
+    full: float
+    """With a replica's `places` all taken."""
+    objective: float
+    """What was promised; infinite where nothing was."""
+
+
+@dataclass(frozen=True)
 class Need:
     """What one stage needs, in replicas of one role."""
 
@@ -83,6 +95,8 @@ class Need:
     """How long a request may wait for this stage without missing an objective."""
     places: float = 1.0
     """Requests that one replica serves at a time."""
+    steps: Steps | None = None
+    """Of decode: how long its steps take."""
     limit: str = ""
     """Set when the objective cannot be met with any number of replicas: why."""
 
@@ -165,6 +179,7 @@ def decode_need(profile: Profile, speed: float, demand: Demand, objectives: Obje
         service_seconds=answer_seconds,
         budget_seconds=0.0 if batch < min(profile.max_batch, contexts) else patience,
         places=most,
+        steps=Steps(alone_seconds, token_seconds, objective_seconds),
         limit=limit,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import NormalDist
@@ -70,16 +71,32 @@ def queues(roles: Sequence[RoleState], engines: Sequence[Engine]) -> Queues | No
     return Queues(waiting, present)
 
 
-def answers_in_time(engines: Sequence[Engine], objectives: Objectives) -> float | None:
+def answers_in_time(
+    roles: Sequence[RoleState],
+    engines: Sequence[Engine],
+    objectives: Objectives,
+    traffic: Traffic | None,
+) -> float | None:
     """Share of answers within the objective between tokens, from each engine's mean time; None where none tells.
 
-    Histograms do not say it where the objective lies between two of their bounds (vLLM's are 75 and 100 ms).
+    Histograms do not say it where the objective lies between two of their bounds (vLLM's are 75 and 100 ms), nor of
+    engines that read prompts between tokens: few tokens then wait for very long, and all answers are slower.
     """
     limit = (objectives.inter_token_latency_microseconds or 0) / 1e6
+    demand = offered(traffic, generated_tokens_per_second(roles, engines)) if traffic is not None else None
+    aggregated = {role.name: role.profile for role in roles if role.stage is Stage.AGGREGATED}
     within = total = 0.0
     for one in engines:
         mean, weight = one.load.inter_token_seconds, one.load.tokens_per_second_timed
         if mean is not None and mean > 0 and weight > 0:
-            within += weight * NormalDist(mean, ANSWERS_DEVIATE * mean).cdf(limit)
+            deviation = ANSWERS_DEVIATE * mean
+            profile = aggregated.get(one.role)
+            if profile is not None and demand is not None:
+                prompts = (one.load.prompt_tokens_per_second or 0.0) / demand.prompt_tokens
+                seconds = profile.prefill_seconds(demand.prompt_tokens)
+                # Of the time that prompts take during an answer: as many as chance brings (shared.py).
+                variance = prompts * mean * seconds**2 * (1 + demand.prompt_cv2) / demand.answer_tokens
+                deviation = math.hypot(deviation, math.sqrt(variance))
+            within += weight * NormalDist(mean, deviation).cdf(limit)
             total += weight
     return within / total if total > 0 else None

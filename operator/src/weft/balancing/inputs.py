@@ -68,7 +68,7 @@ def split_inputs(
         generated_tokens_per_second=generated_tokens_per_second(roles, engines),
         flips_overlap=not picture.drains_first,
         queues=queues(roles, engines),
-        answers_in_time=answers_in_time(engines, spec.objectives),
+        answers_in_time=answers_in_time(roles, engines, spec.objectives, reading.traffic),
         corrections=observed_speeds(roles, engines, reading.traffic, picture.windows.long_seconds),
         hold=reading.hold,
         minimum_accelerators=picture.minimum_accelerators,

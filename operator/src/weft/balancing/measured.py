@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from weft.api import Stage
 from weft.balancing.demand import share_within
-from weft.balancing.splits import StageNeed, given
+from weft.balancing.splits import StageNeed, places
 from weft.balancing.state import Split, SplitInputs
 
 WAIT_PART = 0.5
@@ -31,7 +31,7 @@ def _has_room(
     there and so many standard deviations more."""
     if inputs.queues is None:
         return False
-    capacity = given(start, inputs.roles, needs)
+    capacity = places(start, inputs.roles, needs)
     for stage, stage_need in needs.items():
         need = stage_need.need
         if stage is Stage.PREFILL:
@@ -60,6 +60,10 @@ def _shares(inputs: SplitInputs) -> tuple[float, float] | None:
     # An objective within a bucket: what the histogram leaves open, the engines' means tell.
     least, greatest = between
     told = inputs.answers_in_time
+    if told is not None and any(
+        role.stage is Stage.AGGREGATED and inputs.serving[role.name] for role in inputs.roles
+    ):
+        return first[0], told if itl is not None else 1.0
     return first[0], least if told is None else min(greatest, max(least, told))
 
 
@@ -97,7 +101,7 @@ def overdue(inputs: SplitInputs, needs: Mapping[Stage, StageNeed]) -> dict[Stage
     queues = inputs.queues
     if queues is None:
         return None
-    capacity = given(inputs.serving, inputs.roles, needs)
+    capacity = places(inputs.serving, inputs.roles, needs)
     found: dict[Stage, float] = {}
     for stage, stage_need in needs.items():
         need = stage_need.need

@@ -63,7 +63,7 @@ def decode_late(need: Need, spans: Sequence[Span], present: float) -> float:
             continue
         late += span.seconds * _places_exceeded(need, span, present)
         total += span.seconds
-        present = _present(need, span.capacity, present, span.seconds)
+        present = present_after(need, span.capacity, present, span.seconds)
     return late / total if total > 0 else 0.0
 
 
@@ -82,8 +82,8 @@ def _work_exceeds(need: Need, span: Span, backlog: float) -> float:
     for part in SAMPLES:
         seconds = span.seconds * part
         spread = math.sqrt(variance * seconds)
-        late = _below((backlog - limit + drift * seconds) / spread)
-        reflected = _below((-limit - backlog - drift * seconds) / spread)
+        late = below((backlog - limit + drift * seconds) / spread)
+        reflected = below((-limit - backlog - drift * seconds) / spread)
         if reflected > 1e-12:
             if factor is None:
                 exponent = 2 * drift * limit / variance
@@ -113,19 +113,19 @@ def _places_exceeded(need: Need, span: Span, present: float) -> float:
         seconds = span.seconds * part
         mean = offered + (present - offered) * math.exp(-seconds / stay)
         spread = math.sqrt(max(mean, 1.0) * need.variance)
-        late = full = _below((mean - places) / spread)
+        late = full = below((mean - places) / spread)
         if need.budget_seconds > 0 and full > 0:
-            late = _below((mean - places - outside) / spread)
+            late = below((mean - places - outside) / spread)
             step = math.sqrt(2 * max(offered, 1.0) / stay * seconds)
-            queue = _below((excess - outside + drift * seconds) / step)
+            queue = below((excess - outside + drift * seconds) / step)
             if drift < 0:
-                queue += returns * _below((-outside - excess - drift * seconds) / step)
+                queue += returns * below((-outside - excess - drift * seconds) / step)
             late = max(late, min(1.0, full * queue))
         values.append(late)
     return sum(values) / len(values)
 
 
-def _present(need: Need, capacity: float, present: float, seconds: float) -> float:
+def present_after(need: Need, capacity: float, present: float, seconds: float) -> float:
     places, offered = capacity * need.places, need.saturated * need.places
     relaxed = offered + (present - offered) * math.exp(-seconds / need.service_seconds)
     if max(relaxed, present) <= places:
@@ -133,6 +133,6 @@ def _present(need: Need, capacity: float, present: float, seconds: float) -> flo
     return max(0.0, present + (offered - places) / need.service_seconds * seconds)
 
 
-def _below(x: float) -> float:
+def below(x: float) -> float:
     """The standard normal distribution."""
     return 0.5 * math.erfc(-x / _ROOT_2)

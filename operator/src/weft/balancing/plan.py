@@ -49,7 +49,7 @@ from weft.balancing.splits import (
     worst_stage,
 )
 from weft.balancing.start import starting_decision, starting_split
-from weft.balancing.state import Finding, Split, SplitInputs
+from weft.balancing.state import Finding, RoleState, Split, SplitInputs
 from weft.balancing.words import alternative_reason, price_of, reason_of
 
 MARGIN, MARGIN_LEAST, MARGIN_SECONDS = 0.10, 0.03, 90.0
@@ -196,6 +196,9 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
         others = [
             split for split in others if round_trip(start, split, roles, terms) <= lost + coming[leads[split]]
         ]
+    if not seen.others:
+        # To a load that stays as it is replicas with one stage each give more: the others are for one that swings.
+        others = [split for split in others if _aggregated(split, roles) <= _aggregated(start, roles)]
     if not others:
         return SplitPlan(start)
     if len(others) > JUDGED_MOST:
@@ -292,6 +295,9 @@ def _load(inputs: SplitInputs, seen: Regimes, terms: Terms, needs: Mapping[Stage
     traffic = inputs.traffic
     assert traffic is not None
     answered = traffic.short_seconds + terms.flip_seconds
+    if not terms.overlaps and any(role.stage is Stage.AGGREGATED for role in inputs.roles):
+        # The way back drains as well; without such a role there is no split that needs none.
+        answered += max(terms.drain_seconds.values(), default=0.0)
     loads = terms.horizon_seconds / seen.lasts_seconds
     away = 1 - (1 - math.exp(-loads)) / loads if loads > 0 else 0.0
     likely = [(weight, one) for weight, one in seen.now if weight > LEAST_WEIGHT]
@@ -302,6 +308,10 @@ def _load(inputs: SplitInputs, seen: Regimes, terms: Terms, needs: Mapping[Stage
         others_part=min(away, answered / seen.lasts_seconds) if seen.others else 0.0,
         measured_late=measured_late(inputs, needs) if seen.unchanged else None,
     )
+
+
+def _aggregated(split: Split, roles: Sequence[RoleState]) -> int:
+    return sum(split[role.name] for role in roles if role.stage is Stage.AGGREGATED)
 
 
 def _margin(inputs: SplitInputs) -> float:

@@ -22,7 +22,7 @@ from statistics import NormalDist
 from weft.api import FlipMethod, Stage
 from weft.balancing.demand import Demand, mean, squared_variation
 from weft.balancing.presets import PAST_SECONDS
-from weft.balancing.splits import StageNeed, accelerators, given, stage_needs, worst_stage
+from weft.balancing.splits import StageNeed, accelerators, given, places, stage_needs, worst_stage
 from weft.balancing.state import Corrections, Past, Queues, RoleState, Split, SplitInputs
 
 QUANTILE, BURSTS = 1.4, 0.25
@@ -79,7 +79,7 @@ def _needs(inputs: SplitInputs, load: Demand) -> dict[Stage, StageNeed]:
     headroom = (1 + BURSTS * max(0.0, promised - QUANTILE)) * (1 + _learnt(inputs))
     seconds = BACKLOG_SECONDS + inputs.cold_start_seconds
     needs = stage_needs(inputs.roles, load, speeds, inputs.objectives)
-    capacity = given(inputs.serving, inputs.roles, needs)
+    capacity = places(inputs.serving, inputs.roles, needs)
     return {
         stage: replace(
             one,

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from weft.api import Objectives, Stage
 from weft.balancing.capacity import Need, decode_need, prefill_need
 from weft.balancing.demand import Demand
-from weft.balancing.outlook import Span, decode_late, prefill_late
+from weft.balancing.outlook import Span, prefill_late
+from weft.balancing.shared import Division, answers_late, divide
 from weft.balancing.state import Corrections, Queues, RoleState, Split
 
 STAGES = (Stage.PREFILL, Stage.DECODE)
 """What every request passes through. An aggregated replica divides its time between the two."""
 INTERFERENCE = 0.3
 """Part of a replica that its old work takes while it ends beside the new."""
-SPLITS_MOST = 300
+SPLITS_MOST = 150
 """No further ring of neighbours is looked at beyond this many splits; two roles are always looked at whole."""
 
 
@@ -113,28 +115,22 @@ def judge(
     load: Load,
 ) -> Judgement:
     """How a split would fare that flips lead to from `start`. A stage with work that nobody serves is wholly late."""
-    before, after = given(start, roles, needs), given(split, roles, needs)
     made = max((role.start_seconds for role in roles if split[role.name] > start[role.name]), default=0.0)
     if made:
         terms = replace(terms, flip_seconds=terms.flip_seconds + made, overlaps=False)
-    drain = longest_drain(start, split, roles, terms)
-    spans: dict[Stage, tuple[Span, ...]] = {}
-    for stage in needs:
-        spans[stage] = _spans(before[stage], after[stage], drain, terms)
-        for role, seconds in terms.starting:
-            spans[stage] = _without(spans[stage], needs[stage].worth.get(role, 0.0), seconds)
+    way = _way(start, split, roles, terms)
+    steady = [(terms.horizon_seconds, split.replicas)]
     away = AWAY_PART * moves_between(start, split)
-    steady = {stage: (Span(terms.horizon_seconds, after[stage]),) for stage in needs}
     now = away
     for weight, one in load.now:
         # Where a backlog makes everything late for long, what comes after it tells the splits apart.
-        then = _late(one, steady, None)
-        now += weight * (then + (1 - AFTER_PART) * (_late(one, spans, terms.queues) - then))
+        then = _late(one, roles, steady, None)
+        now += weight * (then + (1 - AFTER_PART) * (_late(one, roles, way, terms.queues) - then))
     if start == split and load.measured_late is not None:
         now = min(now, load.measured_late)
     late = now
     if load.others_part > 0:
-        other = sum(weight * _late(one, steady, None) for weight, one in load.others)
+        other = sum(weight * _late(one, roles, steady, None) for weight, one in load.others)
         late += load.others_part * (other - now)
     return Judgement(late, now, worst_stage(split, roles, needs))
 
@@ -153,41 +149,55 @@ def worst_stage(
     )
 
 
-def _spans(before: float, after: float, drain: float, terms: Terms) -> tuple[Span, ...]:
-    """A stage's capacity over the horizon: givers leave at once, takers begin when they have flipped."""
-    if before == after:
-        return (Span(terms.horizon_seconds, after),)
-    way = min(terms.horizon_seconds, terms.flip_seconds + (0.0 if terms.overlaps else drain))
-    rest = terms.horizon_seconds - way
-    if not terms.overlaps or after <= before:
-        return Span(way, min(before, after)), Span(rest, after)
-    beside = min(rest, drain)
-    slowed = after - INTERFERENCE * (after - before)
-    return Span(way, before), Span(beside, slowed), Span(rest - beside, after)
+Phase = tuple[float, dict[str, float]]
+"""So many seconds with so many replicas per role."""
 
 
-def _without(spans: Sequence[Span], capacity: float, seconds: float) -> tuple[Span, ...]:
-    """The same course with less capacity for the first seconds."""
-    found: list[Span] = []
-    for span in spans:
-        lacking = min(span.seconds, max(0.0, seconds))
-        found.append(Span(lacking, max(0.0, span.capacity - capacity)))
-        found.append(Span(span.seconds - lacking, span.capacity))
+def _way(start: Split, split: Split, roles: Sequence[RoleState], terms: Terms) -> list[Phase]:
+    """Who serves over the horizon: givers leave at once, takers begin when they have flipped."""
+    after = split.replicas
+    drain = longest_drain(start, split, roles, terms)
+    seconds = min(terms.horizon_seconds, terms.flip_seconds + (0.0 if terms.overlaps else drain))
+    if start == split:
+        phases = [(terms.horizon_seconds, after)]
+    else:
+        least = {role.name: float(min(start[role.name], split[role.name])) for role in roles}
+        beside = min(terms.horizon_seconds - seconds, drain) if terms.overlaps else 0.0
+        slowed = {name: now - INTERFERENCE * max(0.0, now - start[name]) for name, now in after.items()}
+        phases = [(seconds, least), (beside, slowed), (terms.horizon_seconds - seconds - beside, after)]
+        phases = [phase for phase in phases if phase[0] > 0]
+    for role, lacks in terms.starting:
+        phases = _without(phases, role, lacks)
+    return phases
+
+
+def _without(phases: Sequence[Phase], role: str, seconds: float) -> list[Phase]:
+    """The same course with a replica less for the first seconds."""
+    found: list[Phase] = []
+    for length, counts in phases:
+        lacking = min(length, max(0.0, seconds))
+        found.append((lacking, {**counts, role: max(0.0, counts.get(role, 0.0) - 1)}))
+        found.append((length - lacking, counts))
         seconds -= lacking
-    return tuple(found)
+    return found
 
 
 def _late(
-    needs: Mapping[Stage, StageNeed], spans: Mapping[Stage, Sequence[Span]], queues: Queues | None
+    needs: Mapping[Stage, StageNeed],
+    roles: Sequence[RoleState],
+    phases: Sequence[Phase],
+    queues: Queues | None,
 ) -> float:
+    divided = [(seconds, _divided(counts, roles, needs)) for seconds, counts in phases]
     on_time = 1.0
     for stage, one in needs.items():
         need = one.need
         if stage is Stage.PREFILL:
-            late = prefill_late(need, spans[stage], queues.prompts_waiting if queues is not None else 0.0)
+            spans = [Span(seconds, each.prefill) for seconds, each in divided]
+            late = prefill_late(need, spans, queues.prompts_waiting if queues is not None else 0.0)
         else:
             present = queues.answers_present if queues is not None else need.saturated * need.places
-            late = decode_late(need, spans[stage], present)
+            late = answers_late(need, divided, present)
         on_time *= 1 - late
     return 1 - on_time
 
@@ -227,37 +237,51 @@ def accelerators(split: Split, roles: Iterable[RoleState]) -> int:
 def reachable(start: Split, roles: Sequence[RoleState], most_accelerators: int) -> Iterator[Split]:
     """Splits that moves lead to from here, nearest first, without the present one.
 
-    Replicas are exchanged between roles of one kind only, within every role's bounds, and no stage that has a
-    replica is left without. Where both have as many accelerators the total stays. Else as few are given as make room
+    Replicas are exchanged between roles of one kind only, within every role's bounds, and no stage that a replica
+    serves is left without. Where both have as many accelerators the total stays. Else as few are given as make room
     for one, and as many taken as have room: within `most_accelerators`, or what `start` holds where that is more.
     """
-    bounds = {role.name: role for role in roles}
+    names = [role.name for role in roles]
     most = max(most_accelerators, accelerators(start, roles))
-    staged = {role.stage for role in roles if start[role.name] > 0}
-    seen = {start}
-    ring = [start]
+    pairs = [
+        (giver, taker)
+        for giver, taker in permutations(range(len(roles)), 2)
+        if roles[giver].kind == roles[taker].kind
+    ]
+    least = [max(0, role.minimum, role.kept) for role in roles]
+    beginning = tuple(start[role.name] for role in roles)
+    served = _served(beginning, roles)
+    seen = {beginning}
+    ring = [beginning]
     while ring and len(seen) <= SPLITS_MOST:
-        following: list[Split] = []
-        for split in ring:
-            for giver in roles:
-                for taker in roles:
-                    if giver.name == taker.name or giver.kind != taker.kind:
-                        continue
-                    given, taken = _exchange(giver, taker, most - accelerators(split, roles))
-                    left = split[giver.name] - given
-                    if left < max(0, bounds[giver.name].minimum, bounds[giver.name].kept):
-                        continue
-                    if split[taker.name] >= bounds[taker.name].maximum:
-                        continue
-                    taken = min(taken, bounds[taker.name].maximum - split[taker.name])
-                    neighbour = split.exchanged(giver.name, given, taker.name, taken)
-                    if neighbour in seen:
-                        continue
-                    seen.add(neighbour)
-                    following.append(neighbour)
-                    if {role.stage for role in roles if neighbour[role.name] > 0} >= staged:
-                        yield neighbour
+        following: list[tuple[int, ...]] = []
+        for counts in ring:
+            held = sum(
+                count * role.accelerators_per_replica for count, role in zip(counts, roles, strict=True)
+            )
+            for giver, taker in pairs:
+                given, taken = _exchange(roles[giver], roles[taker], most - held)
+                left = counts[giver] - given
+                if left < least[giver]:
+                    continue
+                if counts[taker] >= roles[taker].maximum:
+                    continue
+                changed = list(counts)
+                changed[giver] = left
+                changed[taker] = min(counts[taker] + taken, roles[taker].maximum)
+                neighbour = tuple(changed)
+                if neighbour in seen:
+                    continue
+                seen.add(neighbour)
+                following.append(neighbour)
+                if _served(neighbour, roles) >= served:
+                    yield Split.of({**dict(start.counts), **dict(zip(names, neighbour, strict=True))})
         ring = following
+
+
+def _served(counts: Sequence[int], roles: Sequence[RoleState]) -> set[Stage]:
+    stages = {role.stage for count, role in zip(counts, roles, strict=True) if count > 0}
+    return {*STAGES} if Stage.AGGREGATED in stages else stages
 
 
 def _exchange(giver: RoleState, taker: RoleState, free_accelerators: int) -> tuple[int, int]:
@@ -270,25 +294,38 @@ def _exchange(giver: RoleState, taker: RoleState, free_accelerators: int) -> tup
 
 
 def given(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> dict[Stage, float]:
-    """Capacity of each stage, aggregated replicas divided so that both stages stand equally well."""
-    own = dict.fromkeys(needs, 0.0)
-    shared = dict.fromkeys(needs, 0.0)
+    """Capacity of each stage for requests that are in time."""
+    divided = _divided(split.replicas, roles, needs)
+    return {stage: divided.prefill if stage is Stage.PREFILL else divided.answering for stage in needs}
+
+
+def places(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> dict[Stage, float]:
+    """Capacity of each stage for requests at a time, however slow."""
+    divided = _divided(split.replicas, roles, needs)
+    return {
+        stage: divided.prefill if stage is Stage.PREFILL else divided.decode + divided.both for stage in needs
+    }
+
+
+def _divided(
+    counts: Mapping[str, float], roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]
+) -> Division:
+    """How so many replicas per role divide the work."""
+    own = dict.fromkeys(STAGES, 0.0)
+    shared = dict.fromkeys(STAGES, 0.0)
     for stage, need in needs.items():
         for role in roles:
-            capacity = split[role.name] * need.worth.get(role.name, 0.0)
+            if role.name not in need.worth or not counts.get(role.name):
+                continue
+            capacity = counts[role.name] * need.worth[role.name]
             if role.stage is stage:
                 own[stage] += capacity
-            elif role.stage is Stage.AGGREGATED:
+            else:
                 shared[stage] += capacity
-    if set(needs) != set(STAGES) or not any(shared.values()):
-        return own
-    prefill, decode = Stage.PREFILL, Stage.DECODE
-    need_p, need_d = needs[prefill].need.required, needs[decode].need.required
-    # (own_p + x shared_p) / need_p = (own_d + (1 - x) shared_d) / need_d, solved for x and cut to 0..1
-    divisor = need_d * shared[prefill] + need_p * shared[decode]
-    wanted = need_p * (own[decode] + shared[decode]) - need_d * own[prefill]
-    part = min(1.0, max(0.0, wanted / divisor)) if divisor > 0 else 0.5
-    return {
-        prefill: own[prefill] + part * shared[prefill],
-        decode: own[decode] + (1 - part) * shared[decode],
-    }
+    if not shared[Stage.PREFILL] or not shared[Stage.DECODE]:
+        return Division(own[Stage.PREFILL], own[Stage.DECODE])
+    prompts, answers = needs[Stage.PREFILL].need, needs[Stage.DECODE].need
+    return divide(
+        (prompts, own[Stage.PREFILL], shared[Stage.PREFILL]),
+        (answers, own[Stage.DECODE], shared[Stage.DECODE]),
+    )

@@ -66,6 +66,11 @@ class Split:
         return Split.of({**self._by_role, giver: self[giver] - given, taker: self[taker] + taken})
 
     @cached_property
+    def replicas(self) -> dict[str, float]:
+        """By role, as what they carry is counted."""
+        return {role: float(count) for role, count in self.counts}
+
+    @cached_property
     def _by_role(self) -> dict[str, int]:
         return dict(self.counts)
 

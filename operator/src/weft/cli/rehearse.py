@@ -65,7 +65,10 @@ def _parser() -> argparse.ArgumentParser:
         help="replicas at any time, starting and draining ones included",
     )
     group.add_argument(
-        "--split", type=_split, metavar="P:D or P:A:D", help="the first split (default: half of them each)"
+        "--split",
+        type=_split,
+        metavar="P:D or P:A:D",
+        help="the first split; with :A:, also 0, Weft may use aggregated replicas (default: half of them each)",
     )
     group.add_argument(
         "--accelerators", type=_positive, default=1, metavar="N", help="per replica (default: 1)"
@@ -409,8 +412,10 @@ def _split(text: str) -> dict[str, int]:
     prefill, both, decode = parts if len(parts) == 3 else (parts[0], 0, parts[1])
     if not both and not (prefill and decode):
         raise argparse.ArgumentTypeError(f"{text!r}: nobody would serve one of the stages")
-    split = {"prefill": prefill, "aggregated": both, "decode": decode}
-    return {role: count for role, count in split.items() if count}
+    if len(parts) == 2:
+        return {"prefill": prefill, "decode": decode}
+    # A role without replicas is one that may get some.
+    return {"prefill": prefill, "aggregated": both, "decode": decode}
 
 
 def _number(text: str, least: float, most: float, what: str) -> float:

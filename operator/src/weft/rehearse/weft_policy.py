@@ -38,7 +38,7 @@ class Weft:
                 profile=case.planned,
             )
             for role, stage in STAGES.items()
-            if role != AGGREGATES or first.get(role)
+            if role != AGGREGATES or role in first
         )
         self._config = config = Config(
             roles=roles,
