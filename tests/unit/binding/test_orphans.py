@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -307,3 +308,32 @@ async def test_what_may_be_at_a_host_unclaimed_is_not_detached_as_an_orphan(rack
     await after(rack, 700)
     await after(rack, 700)
     assert rack.driver.pairs == ORPHANS
+
+
+async def test_a_device_that_grew_after_the_backup_is_given_to_nobody_when_the_cluster_is_restored(
+    rack: Rack,
+) -> None:
+    rack.driver.pairs.clear()
+    await rack.build()
+    await rack.ask("n", gpus=1)
+    backup = copy.deepcopy(rack.cluster.objects)
+    more = {"spec": {"accelerators": [{"name": "main", "count": 2}]}}
+    await rack.cluster.patch(LOGICAL_NODES, "n", "a", more)
+    await rack.work("n")
+    (host,) = {at for _, at in rack.driver.pairs}
+    grown = set(rack.driver.pairs)
+    assert len(grown) == 2
+
+    rack.cluster.objects = backup
+    rack.restart()
+    await rack.poll()
+    await rack.ask("other", gpus=1)
+    assert condition(rack.cluster.get(FABRICS, "rack") or {}, "NoOrphans") == ("False", "OrphansFound")
+    # It grows again: not by what nobody is known to have, and not at a host that has it.
+    await rack.cluster.patch(LOGICAL_NODES, "n", "a", more)
+    await rack.work("n")
+    assert condition(rack.node("n"), "Resized") == ("False", "NoHost")
+    (new,) = rack.driver.pairs - grown
+    assert new[1] != host
+    assert grown < rack.driver.pairs
+    assert len({device for device, _ in rack.driver.pairs}) == 3
