@@ -243,7 +243,8 @@ class Fleet:
         for pod in self.pods():
             stays = condition(pod, "Ready") == condition(pod, GATE_SERVING) == "True"
             if stays and "deletionTimestamp" not in pod["metadata"]:
-                counts[pod["metadata"]["labels"][LABEL_STAGE]] += 1
+                stage = pod["metadata"]["labels"][LABEL_STAGE]
+                counts[stage] = counts.get(stage, 0) + 1
         return counts
 
     def group(self) -> Object:

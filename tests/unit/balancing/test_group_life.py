@@ -138,6 +138,26 @@ async def test_a_flip_that_overlaps_gives_requests_of_the_new_stage_at_once_and_
     assert fleet.status().get("transfers", []) == []
 
 
+async def test_an_aggregated_replica_becomes_a_prefill_one_and_one_again_and_is_never_out_of_the_router() -> (
+    None
+):
+    fleet = Fleet(3, 4, drainFirst=False, mode="Paused")
+    fleet.put_role("both", "Aggregated", 2, minReplicas=0)
+    await fleet.run(10)
+    names = {pod["metadata"]["name"] for pod in fleet.pods()}
+    fleet.requests = dict.fromkeys(names, 2.0)
+    ready: list[int] = []
+    fleet.cluster.after_write = lambda: ready.append(sum(fleet.serving().values()))
+    for both, prefill in ((0, 5), (2, 3)):
+        fleet.put_role("both", "Aggregated", both, minReplicas=0)
+        fleet.put_role("prefill", "Prefill", prefill)
+        await fleet.run(20)
+        assert fleet.serving().get("aggregated", 0) == both
+        assert (fleet.serving()["prefill"], fleet.serving()["decode"]) == (prefill, 4)
+    assert set(ready) == {9}
+    assert {pod["metadata"]["name"] for pod in fleet.pods()} == names
+
+
 async def test_a_flip_changed_to_overlap_while_it_drains_goes_on_without_the_drain() -> None:
     fleet = await started()
     fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}

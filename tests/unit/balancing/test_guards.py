@@ -11,6 +11,7 @@ import pytest
 
 from support.fleet import GROUP, Fleet
 from support.inference import ANSWER_HEAVY, T0
+from weft.api import Stage
 from weft.api.names import LABEL_ROLE
 from weft.api.resources import INFERENCE_ROLES
 from weft.balancing.drain import idle, may_stop
@@ -124,9 +125,12 @@ def replica(number: int, role: str, ready: bool = True, **gate: Any) -> Replica:
 
 def group(*replicas: Replica) -> Any:
     """What `choose` looks at, of a group of two roles with one replica each at least."""
-    role = SimpleNamespace(spec=SimpleNamespace(min_replicas=1))
+    stages = {"prefill": Stage.PREFILL, "decode": Stage.DECODE}
     return SimpleNamespace(
-        roles={"prefill": role, "decode": role},
+        roles={
+            name: SimpleNamespace(spec=SimpleNamespace(min_replicas=1, stage=stage))
+            for name, stage in stages.items()
+        },
         kinds={"prefill": "same", "decode": "same"},
         replicas=replicas,
         reading=SimpleNamespace(loads={}),

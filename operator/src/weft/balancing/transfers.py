@@ -32,7 +32,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from weft.api import Transfer, TransferStep
+from weft.api import Stage, Transfer, TransferStep
 from weft.balancing import removal
 from weft.balancing.drain import idle, timed_out
 from weft.balancing.engine_calls import EngineRole
@@ -227,7 +227,7 @@ def reason_to_turn_back(transfer: Transfer, replica: Replica, picture: GroupPict
         timeout = giver.spec.drain.timeout_seconds
         return f"it did not drain within {timeout} s" if timed_out(replica, timeout, now) else ""
     others = [one for one in serving_in(picture.replicas, transfer.from_) if one.name != replica.name]
-    least = max(1, giver.spec.min_replicas)
+    least = _least_serving(transfer.from_, picture)
     return (
         ""
         if len(others) >= least
@@ -264,7 +264,7 @@ def choose(
             leaving = {transfer.replica for transfer in (*open_transfers, *started)}
             spare = [one for one in serving_in(replicas, giver) if one.name not in leaving]
             free = [one for one in spare if not _rolled_back_lately(one, cooldown_seconds, now)]
-            if len(spare) <= max(1, roles[giver].spec.min_replicas):
+            if len(spare) <= _least_serving(giver, picture):
                 obstacle = no_spare(giver, replicas)
                 break
             if not free:
@@ -283,6 +283,18 @@ def choose(
             lacking[giver] += 1
             lacking[taker] -= 1
     return tuple(started), obstacle
+
+
+def _least_serving(role: str, picture: GroupPicture) -> int:
+    """Replicas of a role that go on serving it: its last one goes only where others serve what it serves."""
+    spec = picture.roles[role].spec
+    others = {
+        other.spec.stage
+        for name, other in picture.roles.items()
+        if name != role and serving_in(picture.replicas, name)
+    }
+    covered = {Stage.AGGREGATED, spec.stage} & others or {Stage.PREFILL, Stage.DECODE} <= others
+    return max(0 if covered else 1, spec.min_replicas)
 
 
 def _rolled_back_lately(replica: Replica, cooldown_seconds: int, now: datetime) -> bool:
