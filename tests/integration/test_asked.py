@@ -17,7 +17,6 @@ from support.idle_group import create_group
 from support.world import World, eventually, reason
 from weft.api.resources import FABRICS, INFERENCE_GROUPS, LOGICAL_NODES, ResourceType
 from weft_dev import controlplane
-from weft_dev.commands import Kubectl
 from weft_dev.controlplane import ControlPlane
 from weft_dev.kube import Kube
 
@@ -77,7 +76,7 @@ def tenant(world: World) -> Path:
 
 
 def test_an_administrator_sees_the_rack_and_what_waits_and_a_tenant_their_own(
-    world: World, kubectl: Kubectl
+    world: World, tool_paths: dict[str, Path]
 ) -> None:
     whole = weft(world.plane.kubeconfig, "status", "-o", "json")
     assert whole.returncode == 0, whole.stderr
@@ -99,7 +98,7 @@ def test_an_administrator_sees_the_rack_and_what_waits_and_a_tenant_their_own(
     script.chmod(0o755)
     path = os.pathsep.join((str(world.directory), os.environ["PATH"]))
     plugin = subprocess.run(
-        [str(kubectl.binary), "weft", "tree", f"fab/{world.name}"],
+        [str(tool_paths["kubectl"]), "weft", "tree", f"fab/{world.name}"],
         env={**os.environ, "PATH": path, "KUBECONFIG": str(world.plane.kubeconfig)},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
