@@ -58,6 +58,29 @@ def test_a_load_that_comes_back_is_known_from_the_minutes_in_which_it_was_there_
     assert len(found.others) == 1
 
 
+def becoming(now: Traffic, *before: Traffic, prompt: float, answer: float) -> Traffic:
+    """A load, and a short window in which the mean prompt and answer that ended are these."""
+    return replace(seen(now, *before), short=steady(4.5, prompt, answer).short)
+
+
+def test_a_load_that_comes_back_is_known_while_requests_of_the_other_still_end_in_the_window() -> None:
+    # A third of what ended in these 15 s was asked for since the long prompts are back.
+    mixed = becoming(LONG_ANSWERS, *[LONG_ANSWERS] * 4, *[LONG_PROMPTS] * 5, prompt=970, answer=290)
+    found = regimes(mixed, 0.0)
+    assert found is not None
+    assert math.isclose(found.likely.prompt_tokens_per_second, 10_000, rel_tol=0.03)
+    assert math.isclose(found.likely.answer_tokens_per_second, 400, rel_tol=0.03)
+    ((_, other),) = found.others
+    assert math.isclose(other.answer_tokens_per_second, 4.2 * 400, rel_tol=0.03)
+
+
+def test_short_answers_that_end_first_are_not_the_load_with_short_answers_that_was_there_before() -> None:
+    young = becoming(LONG_ANSWERS, *[LONG_PROMPTS] * 5, prompt=450, answer=230)
+    found = regimes(young, 0.0)
+    assert found is not None
+    assert found.likely.prompt_tokens_per_second < 2_500
+
+
 def test_a_mix_that_alternates_lasts_as_long_as_it_did() -> None:
     alternating = seen(
         LONG_ANSWERS, LONG_ANSWERS, *[LONG_PROMPTS] * 2, *[LONG_ANSWERS] * 2, *[LONG_PROMPTS] * 2

@@ -5,8 +5,10 @@ Windows of n and m requests differ by chance: their arrivals, mean prompts and m
 less than AGAIN_DEVIATIONS are put together, wherever they lie: each such regime is known from all the minutes that it
 was there, so a load that comes back is known from its first seconds on, and a steady one is not chased in its chances.
 
-The load of now is that of the newest regime, or that of the short window if that differs by more than chance. How long
-it lasts is told by how often it changed: one that has not changed is taken to go on.
+The load of now is that of the newest regime, or that of the short window if that differs by more than chance. A short
+window in which the load changed has requests of both loads, and its means are of neither: where it is on the way from
+the newest regime to one of before, the load has become that one again. How long it lasts is told by how often it
+changed: one that has not changed is taken to go on.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ AGAIN_DEVIATIONS = 5.0
 """Standard deviations, of arrivals, prompts and answers together, within which two windows are of one load."""
 LEAST_CV2 = 0.2
 """Lengths vary by at least so much, where the histograms say less or are missing."""
+TOLD_APART, ON_THE_WAY, BESIDE = 3.0, 1.0, 2.0
+"""Standard deviations of the short window: what differs by so many between two loads tells them apart, by so many has
+it to have gone from the one to the other, and by so many may it lie before the one or beyond the other."""
 IDLE_PART = 0.4
 """A window with a smaller part of the present requests asks nothing of any split."""
 LASTS_SECONDS = 300.0
@@ -90,16 +95,20 @@ class _Group:
             answer_tokens=self.answer / self.requests,
         )
 
+    def towards(self, other: _Group, like: Demand) -> tuple[float, float, float]:
+        """By how much the other has more requests, longer prompts and longer answers, in what these vary by."""
+        arrivals = math.log(other.requests / other.seconds * self.seconds / self.requests)
+        prompts = math.log(other.prompt / other.requests * self.requests / self.prompt)
+        answers = math.log(other.answer / other.requests * self.requests / self.answer)
+        prompts /= math.sqrt(max(LEAST_CV2, like.prompt_cv2))
+        answers /= math.sqrt(max(LEAST_CV2, like.answer_cv2))
+        return arrivals, prompts, answers
+
     def deviations(self, other: _Group, like: Demand) -> float:
         """By how many standard deviations two loads differ, all that is known of them together."""
         if min(self.requests, other.requests) < 1:
             return math.inf
-        arrivals = math.log(self.requests / self.seconds * other.seconds / other.requests)
-        prompts = math.log(self.prompt / self.requests * other.requests / other.prompt)
-        answers = math.log(self.answer / self.requests * other.requests / other.answer)
-        prompts /= math.sqrt(max(LEAST_CV2, like.prompt_cv2))
-        answers /= math.sqrt(max(LEAST_CV2, like.answer_cv2))
-        return math.hypot(arrivals, prompts, answers) / math.sqrt(1 / self.requests + 1 / other.requests)
+        return math.hypot(*self.towards(other, like)) / math.sqrt(1 / self.requests + 1 / other.requests)
 
 
 def regimes(traffic: Traffic, generated_tokens_per_second: float) -> Regimes | None:
@@ -135,8 +144,11 @@ def regimes(traffic: Traffic, generated_tokens_per_second: float) -> Regimes | N
             changes += 1
         again = _nearest(others, short, like)
         if again is not None:
-            others = [one for one in others if one is not again]
             again.add(short)
+        else:
+            again = _becoming(present, others, short, like)
+        if again is not None:
+            others = [one for one in others if one is not again]
             changed = again.demand(like)
     total = sum(one.seconds for one in others)
     return Regimes(
@@ -184,6 +196,25 @@ def _nearest(groups: Sequence[_Group], one: _Group, like: Demand) -> _Group | No
     found = [(group.deviations(one, like), place) for place, group in enumerate(groups)]
     deviations, place = min(found, default=(math.inf, 0))
     return groups[place] if deviations < AGAIN_DEVIATIONS else None
+
+
+def _becoming(present: _Group, others: Sequence[_Group], short: _Group, like: Demand) -> _Group | None:
+    """Which of the others the present load is becoming, if any: the nearest to which all has gone a part of the way
+    that tells the two apart. One alone may be chance: of a young load the shortest answers have ended first."""
+    if min(short.requests, present.requests) < 1:
+        return None
+    chance = 1 / math.sqrt(short.requests)
+
+    def on_the_way(other: _Group) -> bool:
+        for way, gone in zip(present.towards(other, like), present.towards(short, like), strict=True):
+            length, done = abs(way) / chance, math.copysign(gone, way * gone) / chance
+            least = ON_THE_WAY if length > TOLD_APART else -BESIDE
+            if not least <= done <= length + BESIDE:
+                return False
+        return True
+
+    found = (one for one in others if one is not present and on_the_way(one))
+    return min(found, key=lambda one: one.deviations(short, like), default=None)
 
 
 def _window(rates: Rates, seconds: float, like: Demand) -> _Group:
