@@ -438,7 +438,7 @@ def pool(world: World) -> Object | None:
     return world.kube.get(GPU_POOLS, world.name)
 
 
-def test_the_replicas_of_a_group_get_devices_of_the_one_domain_that_has_room_for_all(
+def test_objectives_choose_between_pools_and_the_replicas_of_a_group_get_devices_of_the_domain_with_room_for_all(
     control_plane: ControlPlane, namespace: str
 ) -> None:
     world = World(control_plane, namespace, hosts=5, gpus=16, memories=1)
@@ -457,14 +457,43 @@ def test_the_replicas_of_a_group_get_devices_of_the_one_domain_that_has_room_for
     def group() -> Object | None:
         return world.kube.get(INFERENCE_GROUPS, "llama", namespace)
 
+    def free(name: str) -> int | None:
+        status = (world.kube.get(GPU_POOLS, name) or {}).get("status", {})
+        return (status.get("devices") or {}).get("free")  # type: ignore[no-any-return]
+
     try:
         world.start_emulator()
         world.create()
         world.start_operator()
-        selector = {"matchAttributes": {"nvlinkDomain": "nvl-0"}}
-        one = [{"name": "main", "count": 1, "selector": selector}]
-        make(LOGICAL_NODES, "trainer", {"accelerators": one})
-        eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
+        # The devices of nvl-0 draw less, and cost more.
+        for name, domain, watts, cost in (
+            (world.name, "nvl-1", 700, "1"),
+            (f"{world.name}-0", "nvl-0", 300, "4"),
+        ):
+            spec = {
+                "selector": {"matchAttributes": {"nvlinkDomain": domain}},
+                "power": {"busyWatts": watts},
+                "cost": {"perDeviceHour": cost},
+            }
+            if name == world.name:
+                world.kube.patch(GPU_POOLS, name, {"spec": spec})
+                continue
+            identity = {
+                "apiVersion": GPU_POOLS.api_version,
+                "kind": GPU_POOLS.kind,
+                "metadata": {"name": name},
+            }
+            spec |= {"fabricRef": {"name": world.name}, "allowedNamespaces": {}}
+            world.kube.create(GPU_POOLS, {**identity, "spec": spec})
+        for name in (world.name, f"{world.name}-0"):
+            eventually(lambda name=name: free(name) == 8, what=f"{name} has its eight")  # type: ignore[misc]
+        one = [{"name": "main", "count": 1}]
+        for name, objective, domain in (("cheap", "Cost", "nvl-1"), ("trainer", "Energy", "nvl-0")):
+            make(LOGICAL_NODES, name, {"accelerators": one, "placement": {"objective": objective}})
+            eventually(lambda name=name: world.is_bound(name), what=f"{name} is Bound")  # type: ignore[misc]
+            assert [where[each] for each in devices(world, name)] == [domain]
+        world.delete("cheap")
+        eventually(lambda: len(world.claims()) == 1, what="cheap is gone")
         template = {"spec": {"containers": [{"name": "engine", "image": "engine:1"}]}}
         spec = {
             "template": template,
@@ -494,4 +523,5 @@ def test_the_replicas_of_a_group_get_devices_of_the_one_domain_that_has_room_for
                 name = obj["metadata"]["name"]
                 world.kube.patch(resource, name, {"metadata": {"finalizers": None}}, namespace)
                 world.kube.delete(resource, name, namespace)
+        world.kube.delete(GPU_POOLS, f"{world.name}-0")
         world.close()
