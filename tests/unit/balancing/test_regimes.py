@@ -66,7 +66,7 @@ def becoming(now: Traffic, *before: Traffic, prompt: float, answer: float) -> Tr
 def test_a_load_that_comes_back_is_known_while_requests_of_the_other_still_end_in_the_window() -> None:
     # A third of what ended in these 15 s was asked for since the long prompts are back.
     mixed = becoming(LONG_ANSWERS, *[LONG_ANSWERS] * 4, *[LONG_PROMPTS] * 5, prompt=970, answer=290)
-    found = regimes(mixed, 0.0)
+    found = regimes(mixed, 0.0, flips_overlap=True)
     assert found is not None
     assert math.isclose(found.likely.prompt_tokens_per_second, 10_000, rel_tol=0.03)
     assert math.isclose(found.likely.answer_tokens_per_second, 400, rel_tol=0.03)
@@ -74,9 +74,16 @@ def test_a_load_that_comes_back_is_known_while_requests_of_the_other_still_end_i
     assert math.isclose(other.answer_tokens_per_second, 4.2 * 400, rel_tol=0.03)
 
 
+def test_a_window_of_two_loads_is_not_taken_for_one_that_comes_back_where_replicas_drain() -> None:
+    mixed = becoming(LONG_ANSWERS, *[LONG_ANSWERS] * 4, *[LONG_PROMPTS] * 5, prompt=970, answer=290)
+    found = regimes(mixed, 0.0, flips_overlap=False)
+    assert found is not None
+    assert found.likely.prompt_tokens_per_second < 5_000
+
+
 def test_short_answers_that_end_first_are_not_the_load_with_short_answers_that_was_there_before() -> None:
     young = becoming(LONG_ANSWERS, *[LONG_PROMPTS] * 5, prompt=450, answer=230)
-    found = regimes(young, 0.0)
+    found = regimes(young, 0.0, flips_overlap=True)
     assert found is not None
     assert found.likely.prompt_tokens_per_second < 2_500
 

@@ -38,7 +38,7 @@ def group_load(inputs: SplitInputs) -> GroupLoad | None:
     traffic = inputs.traffic
     if traffic is None:
         return None
-    seen = regimes(traffic, inputs.generated_tokens_per_second)
+    seen = regimes(traffic, inputs.generated_tokens_per_second, inputs.flips_overlap)
     demand = seen.likely if seen is not None else None
     needs = needs_of(inputs, demand) if demand is not None else {}
     first = inputs.objectives.time_to_first_token_milliseconds

@@ -117,7 +117,7 @@ def _follow_load(inputs: SplitInputs, start: Split, obstacle: Finding | None) ->
     obstacle = obstacle or no_flips
     if no_flips is not None or inputs.traffic is None or inputs.hold is not None or not _may_decide(inputs):
         return SplitPlan(start, obstacle=obstacle)
-    seen = regimes(inputs.traffic, inputs.generated_tokens_per_second)
+    seen = regimes(inputs.traffic, inputs.generated_tokens_per_second, inputs.flips_overlap)
     if seen is None:
         return SplitPlan(start, obstacle=obstacle)
     return replace(_choose(inputs, start, seen), obstacle=obstacle)

@@ -7,8 +7,8 @@ was there, so a load that comes back is known from its first seconds on, and a s
 
 The load of now is that of the newest regime, or that of the short window if that differs by more than chance. A short
 window in which the load changed has requests of both loads, and its means are of neither: where it is on the way from
-the newest regime to one of before, the load has become that one again. How long it lasts is told by how often it
-changed: one that has not changed is taken to go on.
+the newest regime to one of before, the load has become that one again, if flips overlap. How long it lasts is told by
+how often it changed: one that has not changed is taken to go on.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class _Group:
         return math.hypot(*self.towards(other, like)) / math.sqrt(1 / self.requests + 1 / other.requests)
 
 
-def regimes(traffic: Traffic, generated_tokens_per_second: float) -> Regimes | None:
+def regimes(
+    traffic: Traffic, generated_tokens_per_second: float, flips_overlap: bool = False
+) -> Regimes | None:
     """None while nothing arrives, no answer has ended or the load has only begun."""
     seen = recent(traffic, generated_tokens_per_second)
     if seen is None:
@@ -145,7 +147,8 @@ def regimes(traffic: Traffic, generated_tokens_per_second: float) -> Regimes | N
         again = _nearest(others, short, like)
         if again is not None:
             again.add(short)
-        else:
+        elif flips_overlap:
+            # Where replicas drain, a move for a load that is not there costs minutes: the window has to be of one load.
             again = _becoming(present, others, short, like)
         if again is not None:
             others = [one for one in others if one is not again]
