@@ -63,6 +63,7 @@ class Exporter:
                 f"vllm:prompt_tokens_total{label} {1000 * t}",
                 f"vllm:generation_tokens_total{label} {200 * t}",
                 f"vllm:kv_cache_usage_perc{label} 0.5",
+                f"vllm:nixl_num_kv_expired_reqs_total{label} 0",
                 f"vllm:request_success_total{label} {2 * t}",
                 *ended("vllm:request_prompt_tokens", 2 * t, 500),
                 *ended("vllm:request_generation_tokens", 2 * t, 100),
