@@ -12,13 +12,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from weft.cli.look.markup import element
+from weft.cli.look.page import PLACES
 from weft_dev import ROOT
 from weft_playground.demo.story import PAGE, POSTER
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH = 1360
 """Of the window, in pixels."""
-GROUPS_END = "<h2>Logical nodes that wait</h2>"
+GROUPS_END = element("h2", PLACES["waits"], id="waits")
 """Where the picture of the groups alone ends."""
 MEASURE = "<script>document.title = document.documentElement.scrollHeight</script>"
 TIMEOUT_SECONDS = 60
@@ -37,8 +39,12 @@ def main() -> int:
     shutil.copy(POSTER, images / "demo.svg")
     # It would ask for itself again where nobody answers, and its policy lets nothing else run.
     page = re.sub("<script.*</script>|<meta http-equiv=.*?>", "", PAGE.read_text(), flags=re.DOTALL)
+    groups, end, _ = page.partition(GROUPS_END)
+    if not end:
+        print(f"{PAGE} is of another version: make demo ARGS=--ui", file=sys.stderr)
+        return 1
     draw(browser, page, images / "ui.png")
-    draw(browser, page.partition(GROUPS_END)[0], images / "demo-ui.png")
+    draw(browser, groups, images / "demo-ui.png")
     print("docs/images: demo.svg, demo-ui.png, ui.png")
     return 0
 
