@@ -20,6 +20,7 @@ from weft_dev.controlplane import ControlPlane
 ENDED = (OSError, http.client.HTTPException, ValueError, AttributeError, ClusterError)
 """What reading a stream, or beginning one, comes to when one side or the other closed it."""
 AGAIN_SECONDS = 0.1
+"""Between two tries to begin, so that an API server that is busy is not asked without a pause."""
 
 
 class Bound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -457,9 +458,9 @@ def test_objectives_choose_between_pools_and_the_replicas_of_a_group_get_devices
     def group() -> Object | None:
         return world.kube.get(INFERENCE_GROUPS, "llama", namespace)
 
-    def free(name: str) -> int | None:
+    def has_eight(name: str) -> bool:
         status = (world.kube.get(GPU_POOLS, name) or {}).get("status", {})
-        return (status.get("devices") or {}).get("free")  # type: ignore[no-any-return]
+        return bool(status.get("devices", {}).get("free") == 8)
 
     try:
         world.start_emulator()
@@ -486,11 +487,11 @@ def test_objectives_choose_between_pools_and_the_replicas_of_a_group_get_devices
             spec |= {"fabricRef": {"name": world.name}, "allowedNamespaces": {}}
             world.kube.create(GPU_POOLS, {**identity, "spec": spec})
         for name in (world.name, f"{world.name}-0"):
-            eventually(lambda name=name: free(name) == 8, what=f"{name} has its eight")  # type: ignore[misc]
+            eventually(partial(has_eight, name), what=f"{name} has its eight")
         one = [{"name": "main", "count": 1}]
         for name, objective, domain in (("cheap", "Cost", "nvl-1"), ("trainer", "Energy", "nvl-0")):
             make(LOGICAL_NODES, name, {"accelerators": one, "placement": {"objective": objective}})
-            eventually(lambda name=name: world.is_bound(name), what=f"{name} is Bound")  # type: ignore[misc]
+            eventually(partial(world.is_bound, name), what=f"{name} is Bound")
             assert [where[each] for each in devices(world, name)] == [domain]
         world.delete("cheap")
         eventually(lambda: len(world.claims()) == 1, what="cheap is gone")

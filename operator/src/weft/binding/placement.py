@@ -142,8 +142,7 @@ class PlacementController:
         async with self._asked:
             if not self._fabrics.all_looked_at():
                 return None
-            gangs = tuple(gang for _, gang in self._gangs.values())
-            snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments, now, gangs)
+            snapshot = self._as_it_is(now)
             reader, remembered = self._reader_of_what_if, self._remembered
             return await asyncio.to_thread(what_if, reader, snapshot, changes, remembered, now)
 
@@ -152,8 +151,7 @@ class PlacementController:
         async with self._asked:
             if not self._fabrics.all_looked_at():
                 return None
-            gangs = tuple(gang for _, gang in self._gangs.values())
-            snapshot = Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments, now, gangs)
+            snapshot = self._as_it_is(now)
             reader, remembered = self._reader_of_what_if, self._remembered
             answer, _ = await asyncio.to_thread(
                 choose_domain, reader, snapshot, question, (), remembered, now
@@ -194,6 +192,10 @@ class PlacementController:
             elif not promises:
                 self._without_domain[key] = stands_on, answer
             return answer
+
+    def _as_it_is(self, now: datetime) -> Snapshot:
+        gangs = tuple(gang for _, gang in self._gangs.values())
+        return Snapshot.take(self._cluster, self._fabrics.pictures(), self._assignments, now, gangs)
 
     def _waiting_gangs(self, now: Now) -> tuple[Waiting, ...]:
         # In one order, whoever asked last: another one would be something that changed.
