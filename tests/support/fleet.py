@@ -120,7 +120,7 @@ class Fleet:
                 "replicas": replicas,
                 "minReplicas": 1,
                 "maxReplicas": 32,
-                "profileRef": {"name": "speed"},
+                **({} if stage == "Encode" else {"profileRef": {"name": "speed"}}),
                 "drain": {"timeoutSeconds": 60},
                 "labels": {"llm-d.ai/role": name},
                 **hardware,

@@ -19,6 +19,7 @@ from weft.api.values import Counter, DnsSubdomain, LabelValue, Version
 class Stage(enum.StrEnum):
     """What a role does for a request."""
 
+    ENCODE = "Encode"
     PREFILL = "Prefill"
     DECODE = "Decode"
     AGGREGATED = "Aggregated"
@@ -80,6 +81,22 @@ class InferenceRoleSpec(Model):
         ),
         immutable_optional("scaleTargetRef", "create another role and delete this one"),
         Rule(
+            "self.stage == 'Encode' || has(self.profileRef)",
+            "set profileRef: without the measured speed of a replica the traffic cannot be divided over it",
+            ".profileRef",
+        ),
+        Rule(
+            "self.stage != 'Encode' || !has(self.profileRef)",
+            "nothing of a role of stage Encode is decided by a measured speed: remove profileRef",
+            ".profileRef",
+        ),
+        Rule(
+            "self.stage != 'Encode' || !has(self.scaleTargetRef)",
+            "Weft never changes how many replicas encode: remove scaleTargetRef and give the role a template, or leave"
+            " that workload outside the group",
+            ".scaleTargetRef",
+        ),
+        Rule(
             "!has(self.scaleTargetRef) || !(has(self.template) || has(self.node)"
             " || (has(self.labels) && size(self.labels) > 0))",
             "the workload makes its own pods: remove template, node and labels, or scaleTargetRef",
@@ -92,8 +109,9 @@ class InferenceRoleSpec(Model):
         json_schema_extra=immutable("create a role in the other group and delete this one"),
     )
     stage: Stage = Field(
-        description="Prefill reads prompts, Decode writes answers, Aggregated does both. Cannot be changed;"
-        " a group may have several roles of one stage.",
+        description="Encode turns images, audio or video into embeddings, Prefill reads prompts, Decode writes answers,"
+        " Aggregated does both of these two. Cannot be changed; a group may have several roles of one stage. A role of"
+        " stage Encode has the replicas that it asks for, in every mode, and exchanges none.",
         json_schema_extra=immutable("create a role of the other stage and delete this one"),
     )
     replicas: int = Field(
@@ -101,8 +119,8 @@ class InferenceRoleSpec(Model):
         ge=0,
         le=1000,
         description="Replicas that the role has while the group's rebalance mode is Recommend or Paused, and"
-        " starts with in Auto. Left at 1, minReplicas is meant where that is more. Also set through /scale. With a"
-        " scaleTargetRef the workload's own number is meant instead.",
+        " starts with in Auto; of stage Encode: that it has in every mode. Left at 1, minReplicas is meant where that"
+        " is more. Also set through /scale. With a scaleTargetRef the workload's own number is meant instead.",
     )
     min_replicas: int = Field(
         default=1,
@@ -118,8 +136,10 @@ class InferenceRoleSpec(Model):
         description="Logical node that each replica gets for itself. Absent: plain pods, placed by the"
         " scheduler.",
     )
-    profile_ref: NameRef = Field(
-        description="EngineProfile in the role's namespace: the measured speed of one replica."
+    profile_ref: NameRef | None = Field(
+        default=None,
+        description="EngineProfile in the role's namespace: the measured speed of one replica. Of every role but those"
+        " of stage Encode.",
     )
     template: dict[str, Any] | None = Field(
         default=None,

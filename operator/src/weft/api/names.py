@@ -11,7 +11,7 @@ LABEL_ROLE = f"{GROUP}/role"
 """On a replica's pod: the InferenceRole it serves now. A flip changes it."""
 
 LABEL_STAGE = f"{GROUP}/stage"
-"""On a replica's pod: `prefill`, `decode` or `aggregated`, in one patch with LABEL_ROLE."""
+"""On a replica's pod: `encode`, `prefill`, `decode` or `aggregated`, in one patch with LABEL_ROLE."""
 
 LABEL_REPLICA = f"{GROUP}/replica"
 """On a replica's pod and logical node: the replica's name, which a flip does not change.

@@ -19,6 +19,7 @@ from weft.balancing.refusals import Refusal
 from weft.balancing.replicas import Replica, serving_in
 from weft.balancing.series import Buckets
 from weft.balancing.signals import Reading
+from weft.balancing.stages import PLANNED, is_planned, parts_of
 from weft.balancing.state import Finding, Split
 from weft.balancing.steps import Subject
 
@@ -44,17 +45,27 @@ def ready(picture: GroupPicture, refusals: Mapping[Subject, Refusal]) -> Finding
     if asleep(picture):
         text = "no role is to have replicas: in Auto they are made when a request waits at the front end"
         return Finding(False, "ScaledToZero", text)
-    has = {role.spec.stage for role in picture.roles.values()}
+    has = {role.spec.stage for role in picture.roles.values()} - {Stage.ENCODE}
     serves = {role.spec.stage for name, role in picture.roles.items() if picture.serving(name)}
-    if Stage.AGGREGATED in serves or serves >= {Stage.PREFILL, Stage.DECODE}:
+    if parts_of(serves) >= set(PLANNED):
+        if _encoders_missing(picture, serves):
+            text = "no replica serves Encode yet: requests with images, audio or video cannot pass, or wait"
+            return Finding(False, "NoServingReplica", text)
         return Finding(True, "Serving", "a request can pass: every stage that it needs has a serving replica")
-    needed = (Stage.AGGREGATED,) if has == {Stage.AGGREGATED} else (Stage.PREFILL, Stage.DECODE)
+    needed = (Stage.AGGREGATED,) if has == {Stage.AGGREGATED} else PLANNED
     absent = [stage for stage in needed if stage not in has]
     if absent and Stage.AGGREGATED not in has:
         text = f"no role of stage {absent[0]} refers to this group: a request needs Prefill and Decode, or Aggregated"
         return Finding(False, "StageMissing", text)
     missing = " or ".join(stage for stage in needed if stage not in serves)
     return Finding(False, "NoServingReplica", f"no replica serves {missing} yet")
+
+
+def _encoders_missing(picture: GroupPicture, serves: Collection[Stage]) -> bool:
+    asked = any(
+        role.spec.replicas_asked for role in picture.roles.values() if role.spec.stage is Stage.ENCODE
+    )
+    return asked and Stage.ENCODE not in serves
 
 
 def template_missing(role: str) -> Finding:
@@ -312,4 +323,10 @@ def replicas_ignored(group: InferenceGroup, role: InferenceRole, allocation: Spl
     if group.spec.rebalance.mode is RebalanceMode.AUTO and given != asked:
         text = f"Auto gives this role {given} replicas; spec.replicas ({asked}) was the starting point"
         return Finding(True, "DecidedByAuto", text)
+    if not is_planned(role.spec.stage):
+        text = (
+            f"Auto holds roles of stage {role.spec.stage} at what they ask for, since no engine tells what they need:"
+            " set spec.replicas, or have an autoscaler write it through /scale"
+        )
+        return Finding(False, "HeldAsAsked", text)
     return Finding(False, "AsAsked", "the role has the replicas that spec.replicas asks for")

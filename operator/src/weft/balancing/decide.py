@@ -20,6 +20,7 @@ from weft.balancing.plan import SplitPlan, plan_split
 from weft.balancing.replicas import Replica
 from weft.balancing.roster import Roster, plan_roster
 from weft.balancing.scaling import Scaling, plan_targets
+from weft.balancing.stages import is_planned
 from weft.balancing.state import Finding, Note, Split
 from weft.balancing.steps import (
     AddFinalizer,
@@ -195,7 +196,9 @@ def _split(
         back, decided_at = Decision(reason=text, decision_time=now.wall), now.wall
     still = [one.transfer for one in carried if not one.over and not hangs(one.transfer, picture, now.wall)]
     counts = {
-        name: sum(one.role == name and one.has_pod for one in picture.replicas) for name in picture.roles
+        name: sum(one.role == name and one.has_pod for one in picture.replicas)
+        for name, role in picture.roles.items()
+        if is_planned(role.spec.stage)
     }
     # What a workload was told is done: how long its pods take to end is no reason to decide nothing.
     counts |= {name: target.replicas for name, target in picture.targets.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
+from weft.api import Stage
 from weft.balancing.replicas import Replica
 from weft.balancing.state import PodLoad
 from weft.balancing.steps import DeletePod, GateReason, ReturnToRouter, Step, Switch
@@ -41,7 +42,7 @@ def may_stop(
     timeout_seconds: int,
     now: datetime,
 ) -> bool:
-    """Whether its engine may be ended: idle, and no decode replica still reads KV caches from it.
+    """Whether its engine may be ended: idle, and no other replica still reads KV caches or embeddings from it.
 
     Those reads have ended when the rest of the group is idle too; when its KV cache is unused, where the engine counts
     what is still to be read; else when the connector's lease has passed since it was first seen idle: the lease of a
@@ -54,7 +55,9 @@ def may_stop(
         return False
     if replica.stage == "decode" or all(one is not None and one.running + one.waiting == 0 for one in others):
         return True
-    if kv_use_tells_reads and load is not None and load.kv_usage is not None:
+    # What prefill still reads of an encoder is in no KV cache.
+    told = kv_use_tells_reads and replica.stage != Stage.ENCODE.label
+    if told and load is not None and load.kv_usage is not None:
         return load.kv_usage == 0
     return replica.idle_since is not None and now - replica.idle_since >= timedelta(seconds=kv_hold_seconds)
 

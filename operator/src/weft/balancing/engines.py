@@ -11,6 +11,7 @@ from weft.api import Objectives, Stage
 from weft.balancing.capacity import corrections
 from weft.balancing.demand import offered
 from weft.balancing.profile import Profile
+from weft.balancing.stages import PARTS
 from weft.balancing.state import Corrections, Engine, EngineLoad, Queues, RoleState, Traffic
 
 ANSWERS_DEVIATE = 0.03
@@ -18,9 +19,10 @@ ANSWERS_DEVIATE = 0.03
 
 
 def generated_tokens_per_second(roles: Sequence[RoleState], engines: Sequence[Engine]) -> float:
-    """Tokens per second at which answers are written. Draining replicas write too; prefill's one token is not of it."""
-    prefill = {role.name for role in roles if role.stage is Stage.PREFILL}
-    return sum(one.load.generated_tokens_per_second or 0.0 for one in engines if one.role not in prefill)
+    """Tokens per second at which answers are written. Draining replicas write too; the one token of prefill, or of an
+    encoder, is not of it."""
+    silent = {role.name for role in roles if Stage.DECODE not in PARTS[role.stage]}
+    return sum(one.load.generated_tokens_per_second or 0.0 for one in engines if one.role not in silent)
 
 
 def observed_speeds(
@@ -60,13 +62,13 @@ def queues(roles: Sequence[RoleState], engines: Sequence[Engine]) -> Queues | No
     """What waits and runs now, by stage; None where no engine reports. Aggregated engines decode what they run."""
     if not engines:
         return None
-    prefill = {role.name for role in roles if role.stage is Stage.PREFILL}
-    aggregated = {role.name for role in roles if role.stage is Stage.AGGREGATED}
-    waiting = sum(one.load.waiting for one in engines if one.role in prefill | aggregated)
+    reads = {role.name for role in roles if Stage.PREFILL in PARTS[role.stage]}
+    silent = {role.name for role in roles if Stage.DECODE not in PARTS[role.stage]}
+    waiting = sum(one.load.waiting for one in engines if one.role in reads)
     present = sum(
-        one.load.running + (0.0 if one.role in aggregated else one.load.waiting)
+        one.load.running + (0.0 if one.role in reads else one.load.waiting)
         for one in engines
-        if one.role not in prefill
+        if one.role not in silent
     )
     return Queues(waiting, present)
 

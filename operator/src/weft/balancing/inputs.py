@@ -11,6 +11,7 @@ from weft.balancing.engines import answers_in_time, generated_tokens_per_second,
 from weft.balancing.observe import GroupPicture
 from weft.balancing.profile import Profile, Unusable
 from weft.balancing.replicas import Replica, cold_start_seconds, restart_seconds
+from weft.balancing.stages import is_planned
 from weft.balancing.state import (
     NO_SPLIT,
     Engine,
@@ -90,7 +91,9 @@ def _starting(
     """Per replica of the allocation that does not serve yet, its role and when it will."""
     moving = {one.replica: one.to for one in picture.group.status.transfers}
     found: list[tuple[str, float]] = []
-    for role in sorted(picture.roles.keys() - picture.targets.keys()):
+    # One that the planner does not decide about holds none of its decisions.
+    made = {name for name, role in picture.roles.items() if is_planned(role.spec.stage)}
+    for role in sorted(made - picture.targets.keys()):
         members = [
             one for one in picture.replicas if moving.get(one.name, one.role) == role and not one.removing
         ]
@@ -119,7 +122,7 @@ def _seconds_left(one: Replica, cold_start: float, now: datetime) -> float:
 
 
 def _role_state(picture: GroupPicture, role: InferenceRole, allocation: Split) -> RoleState:
-    profile = picture.profiles[role.metadata.name]
+    profile = picture.profiles.get(role.metadata.name)
     least, most, asked = role.spec.min_replicas, role.spec.max_replicas, role.spec.replicas_asked
     target = picture.targets.get(role.metadata.name)
     if picture.group.spec.rebalance.mode is RebalanceMode.AUTO:
@@ -154,7 +157,10 @@ def _kind(picture: GroupPicture, role: InferenceRole) -> str:
     Where replicas are composed, numbers of accelerators may differ, but what has none makes no room for one. With a
     size that follows the load every role grows and shrinks by itself.
     """
-    composed = picture.recomposes and role.spec.scale_target_ref is None and role.spec.node is not None
+    planned = is_planned(role.spec.stage)
+    composed = (
+        planned and picture.recomposes and role.spec.scale_target_ref is None and role.spec.node is not None
+    )
     if composed and picture.group.spec.accelerators.minimum is None:
         return "recompose" if role.spec.accelerators_counted else "recompose without accelerators"
     return picture.kinds[role.metadata.name]

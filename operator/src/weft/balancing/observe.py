@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from weft.api import FlipMethod, InferenceGroup, InferenceRole, RebalanceMode
+from weft.api import FlipMethod, InferenceGroup, InferenceRole, RebalanceMode, Stage
 from weft.api.inference import MOST_ROLES
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
@@ -23,6 +23,7 @@ from weft.balancing.refusals import Refusal, Version
 from weft.balancing.replicas import Replica, kind_of, replica, revision_of, serving_in
 from weft.balancing.settings import RoleSwitchSettings
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, Reading, read
+from weft.balancing.stages import is_planned
 from weft.balancing.state import Finding, Hold, Split
 from weft.balancing.steps import Subject
 from weft.balancing.targets import Kinds, Target, read_target
@@ -51,6 +52,7 @@ class GroupPicture:
     too_many: Mapping[str, InferenceRole]
     """Roles beyond those that a group can have, by name: they are in none of the above and get no replicas."""
     profiles: Mapping[str, Profile | Unusable]
+    """By role that names one."""
     replicas: tuple[Replica, ...]
     taken: frozenset[str]
     """Names of replicas that pods and logical nodes of others have."""
@@ -233,8 +235,9 @@ def _objects(cluster: Cluster, raw: Object, refusals: Mapping[Subject, Refusal])
     }
     profiles: dict[str, Profile | Unusable] = {}
     for key, role in runnable.items():
-        wanted = role.spec.profile_ref.name
-        profiles[key] = profile_of(cluster.get(ENGINE_PROFILES, wanted, namespace), wanted)
+        if role.spec.profile_ref is not None:
+            wanted = role.spec.profile_ref.name
+            profiles[key] = profile_of(cluster.get(ENGINE_PROFILES, wanted, namespace), wanted)
     pods = {one["metadata"]["name"]: one for one in cluster.list(PODS, namespace)}
     nodes = {one["metadata"]["name"]: one for one in cluster.list(LOGICAL_NODES, namespace)}
     own_pods = {key: pod for key, pod in pods.items() if _owned(pod, name, uid)}
@@ -349,7 +352,8 @@ async def _read(
     # A replica that entered service just now may not have been scraped yet: nothing is wrong with that.
     settled = now.wall - timedelta(seconds=SCRAPES_UNTIL_STALE * scrape_seconds)
     steady = now.wall - timedelta(seconds=source.windows.long_seconds)
-    serving = [one for one in picture.running if one.serving]
+    # What encodes says nothing of the load that is divided, and engines tell of it as they please.
+    serving = [one for one in picture.running if one.serving and one.stage != Stage.ENCODE.label]
     group = Group(
         namespace=picture.group.metadata.namespace,
         models=picture.group.spec.metrics.models,
@@ -381,8 +385,9 @@ def _may_change(picture: GroupPicture) -> tuple[bool, bool]:
     least = picture.minimum_accelerators
     if least is None or spec.rebalance.mode is not RebalanceMode.AUTO:
         return False, False
-    roles = [(role.spec, allocation[name]) for name, role in picture.roles.items()]
-    held = sum(count * role.accelerators_counted for role, count in roles)
+    every = [(role.spec, allocation[name]) for name, role in picture.roles.items()]
+    held = sum(count * role.accelerators_counted for role, count in every)
+    roles = [(role, count) for role, count in every if is_planned(role.stage)]
     more = [role.accelerators_counted for role, count in roles if count < role.max_replicas]
     waits = any(one.waits_for_hardware for one in picture.replicas)
     return (

@@ -35,7 +35,6 @@ from weft.balancing.measured import late_seconds, measured_late, met_with_room, 
 from weft.balancing.regimes import Regimes, regimes
 from weft.balancing.size import choose_size, without_load
 from weft.balancing.splits import (
-    STAGES,
     Judgement,
     Load,
     StageNeed,
@@ -48,6 +47,7 @@ from weft.balancing.splits import (
     stage_needs,
     worst_stage,
 )
+from weft.balancing.stages import PLANNED, is_planned
 from weft.balancing.start import starting_decision, starting_split
 from weft.balancing.state import Finding, RoleState, Split, SplitInputs
 from weft.balancing.words import alternative_reason, price_of, reason_of
@@ -93,6 +93,8 @@ def plan_split(inputs: SplitInputs) -> SplitPlan:
     """The allocation that is to hold, with the reason where it changes."""
     if inputs.asleep:
         return SplitPlan(inputs.allocation)
+    if not all(is_planned(role.stage) for role in inputs.roles):
+        inputs = replace(inputs, roles=tuple(map(_held, inputs.roles)))
     start, obstacle = starting_split(inputs)
     mode = inputs.mode
     if start != inputs.allocation:
@@ -106,12 +108,19 @@ def plan_split(inputs: SplitInputs) -> SplitPlan:
     return plan if mode is RebalanceMode.AUTO else replace(plan, allocation=start)
 
 
+def _held(role: RoleState) -> RoleState:
+    """A role whose need nobody knows has what it asks for, neither more nor fewer."""
+    if is_planned(role.stage):
+        return role
+    return replace(role, minimum=role.spec_replicas, maximum=role.spec_replicas)
+
+
 def _follow_load(inputs: SplitInputs, start: Split, obstacle: Finding | None) -> SplitPlan:
     """The split of as many replicas that is to hold."""
     mode = inputs.mode
     if mode is RebalanceMode.PAUSED or inputs.flip is FlipMethod.NONE:
         return SplitPlan(start, obstacle=obstacle)
-    if not {role.stage for role in inputs.roles} & set(STAGES) or len(inputs.roles) < 2:
+    if not {role.stage for role in inputs.roles} & set(PLANNED) or len(inputs.roles) < 2:
         return SplitPlan(start, obstacle=obstacle)
     no_flips = _flip_obstacle(inputs)
     obstacle = obstacle or no_flips
@@ -125,7 +134,7 @@ def _follow_load(inputs: SplitInputs, start: Split, obstacle: Finding | None) ->
 
 def _resized(inputs: SplitInputs, here: Split, obstacle: Finding | None) -> SplitPlan | None:
     """The size, with its split, that the load asks for; None: as it is."""
-    unmeasured = next((role for role in inputs.roles if role.profile is None), None)
+    unmeasured = next((role for role in inputs.roles if _unmeasured(role)), None)
     if unmeasured is not None:
         text = f"role {unmeasured.name}: {unmeasured.profile_error}"
         return SplitPlan(here, obstacle=obstacle or Finding(False, "ProfileMissing", text))
@@ -385,8 +394,12 @@ def _turns(kept: Sequence[tuple[str, str]], start: Split, split: Split) -> bool:
     return any(split[giver] > start[giver] or split[taker] < start[taker] for giver, taker in kept)
 
 
+def _unmeasured(role: RoleState) -> bool:
+    return role.profile is None and is_planned(role.stage)
+
+
 def _flip_obstacle(inputs: SplitInputs) -> Finding | None:
-    without = [role for role in inputs.roles if role.profile is None]
+    without = [role for role in inputs.roles if _unmeasured(role)]
     if without:
         return Finding(False, "ProfileMissing", f"role {without[0].name}: {without[0].profile_error}")
     kinds: dict[str, set[Stage]] = {}

@@ -14,6 +14,7 @@ from weft.api import FlipMethod, InferenceRole, LogicalNode, Stage
 from weft.api.conditions import find, is_false, is_true
 from weft.api.names import GATE_SERVING, LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import GROUP
+from weft.balancing.stages import is_planned
 from weft.balancing.state import COLD_START_SECONDS
 from weft.balancing.steps import GateReason
 
@@ -238,14 +239,16 @@ def shape_of(role: InferenceRole) -> str:
 
 
 def kind_of(role: InferenceRole, flip: FlipMethod) -> str:
-    """Roles of one kind can exchange replicas. Without flips, or where another is composed, each role
-    is its own.
+    """Roles of one kind can exchange replicas. Without flips, where another is composed, or where the planner does not
+    know what its stage needs, each role is its own.
 
     By label: equal but for labels. By a restart: on equal logical nodes. By an HTTP call:
     of prefill and decode, on equal hardware. Two existing workloads: by one having
     fewer and the other more.
     """
-    if flip is FlipMethod.NONE or (flip is FlipMethod.RECOMPOSE and role.spec.scale_target_ref is None):
+    if not is_planned(role.spec.stage) or flip is FlipMethod.NONE:
+        return role.metadata.name
+    if flip is FlipMethod.RECOMPOSE and role.spec.scale_target_ref is None:
         return role.metadata.name
     if role.spec.scale_target_ref is not None:
         return f"scale-{role.spec.accelerators_counted}"

@@ -12,10 +12,9 @@ from weft.balancing.capacity import Need, decode_need, prefill_need
 from weft.balancing.demand import Demand
 from weft.balancing.outlook import Span, prefill_late
 from weft.balancing.shared import Division, answers_late, divide
+from weft.balancing.stages import PARTS, PLANNED
 from weft.balancing.state import Corrections, Queues, RoleState, Split
 
-STAGES = (Stage.PREFILL, Stage.DECODE)
-"""What every request passes through. An aggregated replica divides its time between the two."""
 INTERFERENCE = 0.3
 """Part of a replica that its old work takes while it ends beside the new."""
 SPLITS_MOST = 150
@@ -85,10 +84,10 @@ def stage_needs(
 ) -> dict[Stage, StageNeed]:
     """What each stage needs. Every role that serves a stage has to have a profile."""
     needs: dict[Stage, StageNeed] = {}
-    for stage in STAGES:
+    for stage in PLANNED:
         per_role: dict[str, Need] = {}
         for role in roles:
-            if role.stage not in (stage, Stage.AGGREGATED) or role.profile is None:
+            if stage not in PARTS[role.stage] or role.profile is None:
                 continue
             if stage is Stage.PREFILL:
                 per_role[role.name] = prefill_need(role.profile, corrections.prefill, demand, objectives)
@@ -281,7 +280,7 @@ def reachable(start: Split, roles: Sequence[RoleState], most_accelerators: int) 
 
 def _served(counts: Sequence[int], roles: Sequence[RoleState]) -> set[Stage]:
     stages = {role.stage for count, role in zip(counts, roles, strict=True) if count > 0}
-    return {*STAGES} if Stage.AGGREGATED in stages else stages
+    return {*PLANNED} if Stage.AGGREGATED in stages else stages.intersection(PLANNED)
 
 
 def _exchange(giver: RoleState, taker: RoleState, free_accelerators: int) -> tuple[int, int]:
@@ -311,8 +310,8 @@ def _divided(
     counts: Mapping[str, float], roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]
 ) -> Division:
     """How so many replicas per role divide the work."""
-    own = dict.fromkeys(STAGES, 0.0)
-    shared = dict.fromkeys(STAGES, 0.0)
+    own = dict.fromkeys(PLANNED, 0.0)
+    shared = dict.fromkeys(PLANNED, 0.0)
     for stage, need in needs.items():
         for role in roles:
             if role.name not in need.worth or not counts.get(role.name):

@@ -19,6 +19,7 @@ from weft.balancing.observe import GroupPicture
 from weft.balancing.plan import SplitPlan
 from weft.balancing.refusals import Refusal
 from weft.balancing.replicas import Replica
+from weft.balancing.stages import is_planned
 from weft.balancing.state import Finding, Note, Split
 from weft.balancing.steps import Subject
 from weft.cluster import Object
@@ -81,7 +82,11 @@ def _scaled_by(picture: GroupPicture, plan: SplitPlan) -> int:
     composed in the place of fewer or more others."""
     before = Split.read(picture.group.status.allocation)
     exchanged = picture.recomposes and picture.group.spec.accelerators.minimum is None
-    return plan.allocation.total - before.total if before and not exchanged else 0
+    if not before or exchanged:
+        return 0
+    # What somebody gave a role that the planner holds says nothing of the load.
+    held = [name for name, role in picture.roles.items() if not is_planned(role.spec.stage)]
+    return plan.allocation.total - before.total - sum(plan.allocation[name] - before[name] for name in held)
 
 
 def _recommendation(picture: GroupPicture, plan: SplitPlan) -> Recommendation | None:
@@ -124,9 +129,10 @@ def role_statuses(
         ready = conditions.role_ready(name, name in picture.roles, wanted, picture.running)
         findings = {
             "Ready": ready if refusal is None else refusal.finding,
-            "ProfileValid": conditions.profile_valid(picture.profiles.get(name)),
             "ReplicasIgnored": conditions.replicas_ignored(picture.group, role, wanted),
         }
+        if role.spec.profile_ref is not None:
+            findings["ProfileValid"] = conditions.profile_valid(picture.profiles.get(name))
         target, record = picture.targets.get(name), decision.scaling.records.get(name)
         if role.spec.scale_target_ref is not None:
             refused = refusals.get(Subject("target of role", name))

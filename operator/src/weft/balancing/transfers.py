@@ -32,7 +32,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from weft.api import Stage, Transfer, TransferStep
+from weft.api import Transfer, TransferStep
 from weft.balancing import removal
 from weft.balancing.drain import idle, timed_out
 from weft.balancing.engine_calls import EngineRole
@@ -40,6 +40,7 @@ from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, cold_start_seconds, serving_in
 from weft.balancing.role_switch import Verdict, judge, unwilling, why_not
 from weft.balancing.roster import effective_roles, no_spare, work
+from weft.balancing.stages import PARTS, parts_of
 from weft.balancing.state import Finding, Note, Split
 from weft.balancing.steps import (
     CallEngine,
@@ -293,7 +294,7 @@ def _least_serving(role: str, picture: GroupPicture) -> int:
         for name, other in picture.roles.items()
         if name != role and serving_in(picture.replicas, name)
     }
-    covered = {Stage.AGGREGATED, spec.stage} & others or {Stage.PREFILL, Stage.DECODE} <= others
+    covered = PARTS[spec.stage] <= parts_of(others)
     return max(0 if covered else 1, spec.min_replicas)
 
 

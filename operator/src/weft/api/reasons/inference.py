@@ -348,6 +348,13 @@ CONDITIONS = (
                 "Set `rebalance.mode` to Paused to have `spec.replicas` followed.",
             ),
             Reason("False", "AsAsked", "The role has the replicas that `spec.replicas` asks for."),
+            Reason(
+                "False",
+                "HeldAsAsked",
+                "A role of stage Encode has the replicas that `spec.replicas` asks for, also in Auto: no engine tells"
+                " what it needs.",
+                "Set `spec.replicas`, or have an autoscaler write it through `/scale`.",
+            ),
         ),
     ),
     ConditionType(

@@ -12,19 +12,21 @@ from weft.cli.look.words import age
 
 WIDTH, HEIGHT, STRIP = 1000, 40, 8
 """Units of the drawing: replicas above, objectives in a strip below."""
-STAGES = ("Prefill", "Aggregated", "Decode")
+STAGES = ("Encode", "Prefill", "Aggregated", "Decode")
 """From the bottom up."""
 OBJECTIVES = {"True": "met", "False": "missed"}
 SHORTEST_SECONDS = 10.0
 
 STYLE = """
-:root { --prefill: #b45309; --aggregated: #64748b; --decode: #2563eb; --met: #15803d; --missed: #dc2626; }
-@media (prefers-color-scheme: dark) { :root { --prefill: #f59e0b; --aggregated: #94a3b8; --decode: #60a5fa;
-  --met: #22c55e; --missed: #f87171; } }
+:root { --encode: #7c3aed; --prefill: #b45309; --aggregated: #64748b; --decode: #2563eb;
+  --met: #15803d; --missed: #dc2626; }
+@media (prefers-color-scheme: dark) { :root { --encode: #a78bfa; --prefill: #f59e0b;
+  --aggregated: #94a3b8; --decode: #60a5fa; --met: #22c55e; --missed: #f87171; } }
 .past { shape-rendering: crispEdges; display: block; width: 16rem; height: 3.4rem;
   margin-top: .4rem; border-bottom: 1px solid var(--line); }
 .decided { fill: var(--ink); } td table { font-size: .85rem; }
-.prefill { fill: var(--prefill); } .aggregated { fill: var(--aggregated); } .decode { fill: var(--decode); }
+.encode { fill: var(--encode); } .prefill { fill: var(--prefill); }
+.aggregated { fill: var(--aggregated); } .decode { fill: var(--decode); }
 .met { fill: var(--met); } .missed { fill: var(--missed); }
 """
 

@@ -12,7 +12,7 @@ from weft.cli.look.recorded import POINTS, GroupRecord, Line, Records
 
 HEIGHT, TOP = 100, 96
 """Units of a lane's drawing, and of its highest value; its width is in points, each as of its right edge."""
-STAGES = ("Prefill", "Aggregated", "Decode")
+STAGES = ("Encode", "Prefill", "Aggregated", "Decode")
 OBJECTIVES = {FIRST_TOKEN: "first token", BETWEEN_TOKENS: "between tokens"}
 MET = {1.0: "met", 0.0: "missed"}
 TABLE_POINTS = 5
