@@ -19,8 +19,10 @@ RATES = ("requests", "prompts", "prompt_tokens", "answers", "answer_tokens")
 
 
 @pytest.fixture
-def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
-    world = World(control_plane, namespace, hosts=3, gpus=3, memories=3)
+def world(control_plane: ControlPlane, namespace: str, request: pytest.FixtureRequest) -> Iterator[World]:
+    """Of three hosts with a GPU each, or as many as a test asks for."""
+    hosts = getattr(request, "param", 3)
+    world = World(control_plane, namespace, hosts=hosts, gpus=hosts, memories=hosts)
     world.start_emulator()
     try:
         yield world
@@ -194,6 +196,77 @@ def test_devices_go_from_host_to_host_where_the_hardware_under_a_role_changes_an
         assert group["status"]["decision"]["reason"].startswith("grows from zero to decode 1, prefill 1")
         world.kube.delete(INFERENCE_GROUPS, GROUP, world.namespace)
         eventually(lambda: not world.attached(), 60, what="all is released")
+
+
+@pytest.mark.parametrize("world", [4], indirect=True)
+def test_encoders_are_made_rolled_scaled_and_removed_beside_what_they_encode_for(world: World) -> None:
+    world.create(heartbeats=False)
+    start_kubelet(world)
+    with idle_group.idle_engines(world.kube, world.namespace) as settings:
+        create_group(world.kube, world.namespace)
+        change: Object = {"spec": {"rebalance": {"mode": "Auto"}}}
+        world.kube.patch(INFERENCE_GROUPS, GROUP, change, world.namespace)
+        for role in ("prefill", "decode"):
+            world.kube.patch(INFERENCE_ROLES, role, {"spec": {"replicas": 1}}, world.namespace)
+        spec = {
+            "groupRef": {"name": GROUP},
+            "stage": "Encode",
+            "replicas": 2,
+            "maxReplicas": 3,
+            "node": {"accelerators": [{"name": "main", "count": 1}]},
+            "template": template("encode"),
+            "labels": {"llm-d.ai/role": "encode"},
+            "drain": {"timeoutSeconds": 20},
+        }
+        world.kube.create(INFERENCE_ROLES, idle_group.own(INFERENCE_ROLES, "encode", spec), world.namespace)
+        world.start_operator(**settings)
+        whole = {"prefill": 1, "decode": 1, "encode": 2}
+        eventually(lambda: split(world.kube, world.namespace) == whole, 60, what="all serve")
+        assert len(world.attached()) == 4
+        others = {key: uid for key, uid in uids(world, PODS).items() if key not in encoders(world)}
+        for pod in encoders(world).values():
+            assert pod["metadata"]["labels"]["weft.dev/stage"] == "encode"
+            assert pod["metadata"]["labels"]["llm-d.ai/role"] == "encode"
+        eventually(
+            lambda: (
+                reason(world.kube.get(INFERENCE_ROLES, "encode", world.namespace), "ReplicasIgnored")
+                == "HeldAsAsked"
+            ),
+            what="it says that it is held",
+        )
+
+        new = template("encode")
+        new["spec"]["containers"][0]["image"] = "encoder:2"
+        world.kube.patch(INFERENCE_ROLES, "encode", {"spec": {"template": new}}, world.namespace)
+        eventually(lambda: images(world) == ["encoder:2"] * 2, 90, what="they roll")
+        eventually(lambda: split(world.kube, world.namespace) == whole, 30, what="all serve again")
+
+        world.kube.patch(
+            INFERENCE_ROLES, "encode", {"spec": {"replicas": 1}}, world.namespace, subresource="scale"
+        )
+        eventually(lambda: len(world.attached()) == 3, 60, what="one gives its device back")
+        assert split(world.kube, world.namespace) == {**whole, "encode": 1}
+
+        world.kube.delete(INFERENCE_ROLES, "encode", world.namespace)
+        eventually(lambda: len(world.attached()) == 2, 60, what="the last one does")
+        eventually(
+            lambda: reason(world.kube.get(INFERENCE_GROUPS, GROUP, world.namespace), "Ready") == "Serving",
+            what="the group serves on",
+        )
+        assert uids(world, PODS) == others, "nothing else was touched"
+        world.kube.delete(INFERENCE_GROUPS, GROUP, world.namespace)
+        eventually(lambda: not world.attached(), 60, what="all is released")
+
+
+def encoders(world: World) -> dict[str, Object]:
+    pods = world.kube.list(PODS, world.namespace)
+    return {
+        pod["metadata"]["name"]: pod for pod in pods if pod["metadata"]["labels"]["weft.dev/role"] == "encode"
+    }
+
+
+def images(world: World) -> list[str]:
+    return sorted(pod["spec"]["containers"][0]["image"] for pod in encoders(world).values())
 
 
 def uids(world: World, resource: Any) -> dict[str, str]:

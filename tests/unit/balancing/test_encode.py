@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from support.fleet import GROUP, NAMESPACE, TEMPLATE, Fleet, condition
-from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, group, known, role
+from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, group, known, role, steady
 from weft.api import Stage
 from weft.api.names import LABEL_STAGE
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES
@@ -55,7 +56,7 @@ async def test_encoders_are_composed_labelled_counted_and_shown() -> None:
     assert found is not None
     assert condition(found, "Ready") == "True"
     told = {one["type"]: one["reason"] for one in found["status"]["conditions"]}
-    assert told == {"Ready": "Serving", "ReplicasIgnored": "HeldAsAsked"}
+    assert told == {"Ready": "Serving", "ReplicasIgnored": "HeldAsAsked", "KeepsUp": "QueueShort"}
 
 
 async def test_encoders_beyond_the_budget_are_not_made_and_the_group_says_so() -> None:
@@ -87,6 +88,8 @@ async def test_in_auto_the_role_follows_its_own_replicas_and_the_least_loaded_en
     assert fleet.serving() == {"encode": 3, "prefill": 3, "decode": 6}
     busy = encoders(fleet)
     fleet.requests = {busy[0]: 2.0, busy[1]: 1.0, busy[2]: 3.0}
+    for pod in busy:
+        fleet.changed_values[("engine:kv_usage", pod)] = 0.0
     fleet.edit(INFERENCE_ROLES, "encode", lambda spec: spec.update(replicas=2))
     await fleet.run(10)
     assert fleet.serving() == {"encode": 2, "prefill": 3, "decode": 6}
@@ -96,6 +99,41 @@ async def test_in_auto_the_role_follows_its_own_replicas_and_the_least_loaded_en
     assert len(encoders(fleet)) == 3, "its embeddings may still be read"
     await fleet.run(20)
     assert encoders(fleet) == [busy[0], busy[2]]
+
+
+async def test_an_encoder_that_drains_for_long_holds_no_flip_of_the_others() -> None:
+    fleet = await encoding()
+    fleet.requests = dict.fromkeys(encoders(fleet), 5.0)
+    fleet.edit(INFERENCE_ROLES, "encode", lambda spec: spec.update(replicas=1, drain={"timeoutSeconds": 600}))
+    await fleet.run(5)
+    assert fleet.serving()["encode"] == 1
+    await prompts_grow(fleet)
+    assert len(encoders(fleet)) == 2
+
+
+async def test_encoders_are_made_anew_where_another_stage_asks_for_fewer_at_the_same_time() -> None:
+    fleet = await encoding(mode="Paused")
+    before = {pod["metadata"]["name"] for pod in fleet.pods()}
+    fleet.edit(INFERENCE_ROLES, "encode", lambda spec: spec.update(replicas=3))
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(replicas=2))
+    for _ in range(15):
+        await fleet.run(1)
+        assert not fleet.status().get("transfers")
+    assert len(encoders(fleet)) == 3
+    assert set(encoders(fleet)) - before
+
+
+async def test_an_encoder_that_waits_for_hardware_holds_no_growth_of_the_others() -> None:
+    fleet = await encoding(nodes=True)
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(minimum=8, maximum=40))
+    fleet.devices_free = False
+    fleet.edit(INFERENCE_ROLES, "encode", lambda spec: spec.update(replicas=3))
+    await fleet.run(3)
+    fleet.traffic = known(steady(12.0, 1420, 281))
+    await fleet.run(30)
+    given = {one["role"]: one["replicas"] for one in fleet.status()["allocation"]}
+    assert given["encode"] == 3
+    assert given["prefill"] + given["decode"] > 9
 
 
 async def test_another_number_of_encoders_is_no_change_of_the_size_that_the_load_asked_for() -> None:
@@ -111,9 +149,58 @@ async def test_an_encoder_that_no_series_tell_of_holds_no_decision_of_the_others
     fleet = await encoding()
     for pod in encoders(fleet):
         for signal in ("running", "waiting"):
-            fleet.changed_values[(signal, pod)] = None
+            fleet.changed_values[(f"engine:{signal}", pod)] = None
     await prompts_grow(fleet)
     assert fleet.condition("MetricsFresh") == ("True", "Fresh")
+
+
+def keeps_up(fleet: Fleet) -> tuple[str, str]:
+    found = fleet.cluster.get(INFERENCE_ROLES, "encode", NAMESPACE)
+    assert found is not None
+    return next(
+        (one["status"], one["reason"]) for one in found["status"]["conditions"] if one["type"] == "KeepsUp"
+    )
+
+
+async def test_a_queue_at_the_encoders_that_lasts_is_said_until_it_is_gone_and_a_burst_is_not() -> None:
+    fleet = await encoding()
+    one, other = encoders(fleet)
+    fleet.requests = {one: 2.0, other: 2.0}
+    fleet.changed_values[("engine:waiting", one)] = 5.0
+    await fleet.run(50)
+    assert keeps_up(fleet) == ("True", "QueueShort"), "it has waited for less than a long window"
+    await fleet.run(15)
+    assert keeps_up(fleet) == ("False", "QueueLong")
+    fleet.restart()
+    await fleet.run(2)
+    assert keeps_up(fleet) == ("False", "QueueLong"), "a new leader knows no better"
+    fleet.changed_values[("engine:waiting", one)] = 4.0
+    await fleet.run(2)
+    assert keeps_up(fleet) == ("True", "QueueShort")
+
+
+@pytest.mark.parametrize("queued", [0.0, 5.0], ids=["encoders keep up", "encoders do not"])
+async def test_late_requests_widen_the_headroom_of_prefill_and_decode_only_while_encoders_keep_up(
+    queued: float,
+) -> None:
+    fleet = await encoding(replicas=1)
+    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["accelerators"].update(minimum=8, maximum=60))
+    fleet.changed_values[("engine:waiting", encoders(fleet)[0])] = queued
+    await fleet.run(65)
+    late = known(ANSWER_HEAVY)
+    fleet.traffic = replace(late, ttft_buckets=((2.5, 0.5), (math.inf, 1.0)))
+    await fleet.run(60)
+    fleet.traffic = replace(known(steady(12.0, 1420, 281)), ttft_buckets=fleet.traffic.ttft_buckets)
+    await fleet.run(10)
+    assert ("more headroom" in fleet.status()["decision"]["reason"]) is (queued == 0)
+
+
+async def test_encoders_whose_engine_tells_no_queue_say_that_it_does_not() -> None:
+    fleet = await encoding()
+    for pod in encoders(fleet):
+        fleet.changed_values[("engine:waiting", pod)] = None
+    await fleet.run(2)
+    assert keeps_up(fleet) == ("Unknown", "NotTold")
 
 
 async def test_encoders_without_devices_make_the_group_unready_and_hold_no_flip() -> None:

@@ -15,13 +15,13 @@ from .test_ui import Page
 
 
 def looked_at_again(
-    history: History, seconds: int, objectives: str, decode: int, why: str = "first"
+    history: History, seconds: int, objectives: str, decode: int, why: str = "first", stage: str = "Decode"
 ) -> Board:
-    """A reading so many seconds later, with so many replicas of decode that serve."""
+    """A reading so many seconds later, with so many replicas of decode, or of another stage, that serve."""
     group, role = copy.deepcopy(GROUP), copy.deepcopy(ROLE)
     role["metadata"]["name"], role["spec"]["stage"], role["status"]["readyReplicas"] = (
-        "decode",
-        "Decode",
+        stage.lower(),
+        stage,
         decode,
     )
     group["status"]["conditions"] = [said("ObjectivesMet", objectives, "Met")]
@@ -62,6 +62,17 @@ def test_a_groups_split_objectives_and_decisions_are_drawn_over_the_time_that_th
         *(("prefill", half), ("decode", half), ("met", half)),
         ("", "6"),
     ]  # fmt: skip
+
+
+def test_encoders_are_drawn_below_what_they_encode_for() -> None:
+    history = History()
+    for seconds in range(0, 60, 5):
+        board = looked_at_again(history, seconds, "True", 2, stage="Encode")
+
+    seen = Page(page(board, "n", live=True))
+
+    drawn = [attributes.get("class") for tag, attributes in seen.elements if tag == "rect"]
+    assert drawn[:2] == ["encode", "prefill"]
 
 
 def test_where_nobody_looked_the_history_has_a_gap_and_it_forgets_what_is_an_hour_old_or_gone() -> None:

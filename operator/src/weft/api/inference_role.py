@@ -221,7 +221,8 @@ class InferenceRoleStatus(Model):
         default=(),
         description="Ready: the role has the replicas it is to have and they take requests; the reason says what is"
         " wrong with its template, its pods or its logical nodes. ProfileValid: its EngineProfile can be used."
-        " ReplicasIgnored: in Auto the group's allocation differs from spec.replicas. AbleToScale: the workload of"
+        " ReplicasIgnored: in Auto the group's allocation differs from spec.replicas. KeepsUp: of stage Encode, whether"
+        " more waits at its replicas than they work on. AbleToScale: the workload of"
         " spec.scaleTargetRef can be read and scaled.",
         json_schema_extra=CONDITION_LIST,
     )

@@ -7,9 +7,10 @@ happened.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 
 from weft.api import InferenceGroup, InferenceRole, RebalanceMode, Stage, Transfer
-from weft.api.conditions import is_true
+from weft.api.conditions import is_false, is_true
 from weft.api.inference import MOST_ROLES
 from weft.balancing.demand import only_begun, share_within
 from weft.balancing.observe import GroupPicture
@@ -305,6 +306,28 @@ def role_ready(name: str, has_template: bool, allocation: Split, replicas: Seque
     if len(serving_in(replicas, name)) >= allocation[name]:
         return Finding(True, "Serving", "all its replicas take requests")
     return Finding(False, "Progressing", "not all of its replicas take requests yet")
+
+
+def keeps_up(picture: GroupPicture, name: str, now: datetime) -> Finding:
+    """KeepsUp of a role of stage Encode: whether what waits at its replicas is more, for long, than they work on."""
+    if not any(one.name in picture.reading.loads for one in serving_in(picture.replicas, name)):
+        preset = picture.group.spec.metrics.preset
+        text = (
+            f"nothing tells what waits at its replicas: none serves, or they have no series of running and waiting"
+            f" requests that the preset {preset} reads"
+        )
+        return Finding(None, "NotTold", text)
+    since, known = picture.overrun_since.get(name), picture.roles[name].status.conditions
+    window = timedelta(seconds=picture.windows.long_seconds)
+    if since is not None and (now - since >= window or is_false(known, "KeepsUp")):
+        text = (
+            "more requests wait at its replicas than they work on, for longer than a burst: first tokens are late for"
+            " it; raise spec.replicas, or make its replicas faster"
+        )
+        return Finding(False, "QueueLong", text)
+    return Finding(
+        True, "QueueShort", "no more requests wait at its replicas than they work on, but for bursts"
+    )
 
 
 def profile_valid(profile: Profile | Unusable | None) -> Finding:

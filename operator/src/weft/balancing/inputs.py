@@ -157,10 +157,7 @@ def _kind(picture: GroupPicture, role: InferenceRole) -> str:
     Where replicas are composed, numbers of accelerators may differ, but what has none makes no room for one. With a
     size that follows the load every role grows and shrinks by itself.
     """
-    planned = is_planned(role.spec.stage)
-    composed = (
-        planned and picture.recomposes and role.spec.scale_target_ref is None and role.spec.node is not None
-    )
+    composed = picture.recomposes and role.spec.scale_target_ref is None and role.spec.node is not None
     if composed and picture.group.spec.accelerators.minimum is None:
         return "recompose" if role.spec.accelerators_counted else "recompose without accelerators"
     return picture.kinds[role.metadata.name]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from weft.api import FlipMethod, InferenceGroup, InferenceRole, RebalanceMode, Stage
+from weft.api.conditions import is_false
 from weft.api.inference import MOST_ROLES
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
@@ -74,6 +75,8 @@ class GroupPicture:
     """How the engines change their stage by an HTTP call, where they do."""
     engine_roles: Mapping[str, EngineRole] = field(default_factory=dict)
     """By replica: what its engine says of itself, where it was asked."""
+    overrun_since: Mapping[str, datetime] = field(default_factory=dict)
+    """By role of stage Encode: since when more requests wait at its replicas than they work on."""
     domain: str = ""
     """Of all replicas' devices, where the group asks for one: what is to be recorded. Empty: none is chosen."""
     no_domain: Finding | None = None
@@ -199,6 +202,11 @@ async def observe(
             for one in picture.replicas
         ),
         reading=reading,
+        overrun_since={
+            name: moments.since(role.metadata.uid, "overrun", now)
+            for name, role in picture.roles.items()
+            if role.spec.stage is Stage.ENCODE and _overrun(picture.replicas, name, reading)
+        },
         asked=asked,
         untold=untold,
         windows=source.windows,
@@ -379,6 +387,12 @@ async def _read(
     return replace(reading, traffic=traffic)
 
 
+def _overrun(replicas: Iterable[Replica], role: str, reading: Reading) -> bool:
+    """Whether more waits at the role's replicas than they work on."""
+    loads = [reading.loads[one.name] for one in serving_in(replicas, role) if one.name in reading.loads]
+    return sum(one.waiting for one in loads) > sum(one.running for one in loads)
+
+
 def _may_change(picture: GroupPicture) -> tuple[bool, bool]:
     """Whether the group could be smaller than it is decided to be, and whether it could be larger."""
     spec, allocation = picture.group.spec, Split.read(picture.group.status.allocation)
@@ -390,6 +404,8 @@ def _may_change(picture: GroupPicture) -> tuple[bool, bool]:
     roles = [(role, count) for role, count in every if is_planned(role.stage)]
     more = [role.accelerators_counted for role, count in roles if count < role.max_replicas]
     waits = any(one.waits_for_hardware for one in picture.replicas)
+    # What is late for the encoders is no lack of the others.
+    waits = waits or any(is_false(role.status.conditions, "KeepsUp") for role in picture.roles.values())
     return (
         held > least and any(count > role.min_replicas for role, count in roles),
         held + min(more, default=math.inf) <= spec.accelerators.maximum and not waits,

@@ -280,7 +280,8 @@ def reachable(start: Split, roles: Sequence[RoleState], most_accelerators: int) 
 
 def _served(counts: Sequence[int], roles: Sequence[RoleState]) -> set[Stage]:
     stages = {role.stage for count, role in zip(counts, roles, strict=True) if count > 0}
-    return {*PLANNED} if Stage.AGGREGATED in stages else stages.intersection(PLANNED)
+    # Of two parts at once: what is left where the last such replica goes has to do both.
+    return {*stages, *PLANNED} - {Stage.AGGREGATED} if Stage.AGGREGATED in stages else stages
 
 
 def _exchange(giver: RoleState, taker: RoleState, free_accelerators: int) -> tuple[int, int]:

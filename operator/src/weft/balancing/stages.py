@@ -8,11 +8,12 @@ from weft.api import Stage
 
 PLANNED = (Stage.PREFILL, Stage.DECODE)
 """What every request passes through, and what engines tell enough of to say how many replicas it needs."""
+_PLANNED = frozenset(PLANNED)
 PARTS: Mapping[Stage, frozenset[Stage]] = {
     Stage.ENCODE: frozenset({Stage.ENCODE}),
     Stage.PREFILL: frozenset({Stage.PREFILL}),
     Stage.DECODE: frozenset({Stage.DECODE}),
-    Stage.AGGREGATED: frozenset(PLANNED),
+    Stage.AGGREGATED: _PLANNED,
 }
 """An aggregated replica divides its time between two parts."""
 
@@ -24,4 +25,4 @@ def parts_of(stages: Iterable[Stage]) -> set[Stage]:
 
 def is_planned(stage: Stage) -> bool:
     """Whether the planner decides how many replicas a role of this stage has. Else it has as many as its spec says."""
-    return PARTS[stage] <= set(PLANNED)
+    return PARTS[stage] <= _PLANNED

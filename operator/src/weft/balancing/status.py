@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from weft.api import InferenceRole, RebalanceMode, Recommendation
+from weft.api import InferenceRole, RebalanceMode, Recommendation, Stage
 from weft.api.conditions import Conditions, find, with_condition
 from weft.api.inference_role import InferenceRoleStatus
 from weft.balancing import conditions, domain, scaling
@@ -133,6 +133,8 @@ def role_statuses(
         }
         if role.spec.profile_ref is not None:
             findings["ProfileValid"] = conditions.profile_valid(picture.profiles.get(name))
+        if role.spec.stage is Stage.ENCODE and name in picture.roles:
+            findings["KeepsUp"] = conditions.keeps_up(picture, name, now)
         target, record = picture.targets.get(name), decision.scaling.records.get(name)
         if role.spec.scale_target_ref is not None:
             refused = refusals.get(Subject("target of role", name))

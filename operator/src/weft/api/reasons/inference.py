@@ -359,6 +359,26 @@ CONDITIONS = (
     ),
     ConditionType(
         ROLE,
+        "KeepsUp",
+        "Of stage Encode: what waits at the role's replicas is no more than they work on.",
+        (
+            Reason("True", "QueueShort", "No more requests wait than are worked on, but for bursts."),
+            Reason(
+                "False",
+                "QueueLong",
+                "More requests have waited than are worked on for a whole long window, a minute or more.",
+                "Raise `spec.replicas` of the role, or let an autoscaler write it through `/scale`.",
+            ),
+            Reason(
+                "Unknown",
+                "NotTold",
+                "None of its replicas serves, or none has series of running and waiting requests.",
+                "Have them scraped, or watch what the engine exports itself (docs/engines.md).",
+            ),
+        ),
+    ),
+    ConditionType(
+        ROLE,
         "AbleToScale",
         "The workload that `spec.scaleTargetRef` names can be read and scaled.",
         (
