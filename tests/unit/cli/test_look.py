@@ -22,6 +22,7 @@ from support.looked_at import (
     GROUP,
     NOW,
     POOL,
+    ROLE,
     WAITS,
     Object,
     made,
@@ -29,8 +30,16 @@ from support.looked_at import (
     said,
 )
 from weft.api.names import DEVICES
-from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, GPU_POOLS, INFERENCE_GROUPS, LOGICAL_NODES
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    DEVICE_QUOTAS,
+    FABRICS,
+    GPU_POOLS,
+    INFERENCE_GROUPS,
+    LOGICAL_NODES,
+)
 from weft.cli.look import device, plan, status, tree, why
+from weft.cli.look.leader import nobody_leads
 from weft.cli.look.pause import ANNOTATION_MODE, PausedInSpecError, pausing, resuming
 from weft.cli.look.reading import Asker, AskError, Ref, ref_of
 from weft.cli.look.report import archive
@@ -73,6 +82,110 @@ def test_a_wide_status_says_where_the_devices_are_that_are_not_free_to_be_taken(
     heads, cells = (line.split() for line in text.splitlines()[3:5])
     assert " ".join(heads[3:]) == "BOUND RESERVED QUARANTINED UNAVAILABLE FREE TOTAL KEPT STRANDED"
     assert cells[4:] == ["4", "0", "1", "0", "3", "8", "2", "1", "NoHost"]
+
+
+def status_text(*objects: Object, **more: Any) -> str:
+    return text_of(status.shown(status.status_of(reading(*objects, **more))))
+
+
+def test_status_says_what_is_suspended_in_its_mode_and_how_to_take_that_off() -> None:
+    fabric, group = ({**one, "spec": {**one["spec"], "suspend": True}} for one in (FABRIC, GROUP))
+
+    text = status_text(fabric, group)
+
+    lines = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert "Manage, suspended" in lines["rack"]
+    assert "Recommend, suspended" in lines["team-a/llama"]
+    looked_at = text.split("to be looked at")[1]
+    assert "Fabric rack: suspended: no device is given" in looked_at
+    assert "`weft resume infg/llama -n team-a` takes that off" in looked_at
+
+
+def test_status_names_what_weft_pause_paused_and_not_what_its_owner_only_observes() -> None:
+    own = {**FABRIC, "spec": {**FABRIC["spec"], "mode": "Observe"}}
+    paused = {**own, "metadata": {**own["metadata"], "annotations": {ANNOTATION_MODE: "Manage"}}}
+
+    assert "`weft resume fabric/rack` goes back to Manage" in status_text(paused)
+    assert "to be looked at" not in status_text(own)
+
+
+def test_status_names_a_quota_that_is_broken_a_role_without_a_profile_and_a_device_in_quarantine() -> None:
+    over = said("WithinLimits", "False", "LimitLowered", "hosts: 4 allowed, 9 held")
+    quota = made(DEVICE_QUOTAS, "gpus", {"hosts": 4}, {"conditions": [over]})
+    within = made(DEVICE_QUOTAS, "more", {}, {"conditions": [said("WithinLimits", "True", "WithinLimits")]})
+    role = {**ROLE, "status": {"conditions": [said("ProfileValid", "False", "ProfileNotFound", "p")]}}
+    failed = {**CLAIM, "status": {"conditions": [said("Quarantined", "True", "AttachFailed", "no answer")]}}
+
+    assert status_text(quota, within, role, failed).split("to be looked at\n")[1].splitlines() == [
+        "DeviceQuota team-a/gpus: WithinLimits=False LimitLowered: hosts: 4 allowed, 9 held",
+        "InferenceRole team-a/prefill: ProfileValid=False ProfileNotFound: p",
+        "DeviceAttachment rack.gpu-1: Quarantined=True AttachFailed: no answer",
+    ]
+
+
+def test_status_says_a_cause_once_and_not_what_follows_from_it() -> None:
+    conditions = [
+        said("ObjectivesMet", "Unknown", "MetricsNotFresh"),
+        said("MetricsFresh", "False", "SeriesMissing", "pod a has no series"),
+        said("DemandEstimated", "Unknown", "MetricsNotFresh"),
+    ]
+    text = status_text({**GROUP, "status": {"conditions": conditions}})
+
+    assert text.split("to be looked at\n")[1].splitlines() == [
+        "InferenceGroup team-a/llama: MetricsFresh=False SeriesMissing: pod a has no series"
+    ]
+
+
+LEASE = {
+    "spec": {"holderIdentity": "weft-1", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T11:59:40.5Z"}
+}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([LEASE], ""),
+        # Who may not list Leases is told what they are told without one.
+        (None, ""),
+        ([], "nobody leads: none has run here yet; "),
+        # The chart makes it before an operator runs.
+        ([{"spec": {}}], "nobody leads: none has run here yet; "),
+        (
+            [{"spec": {**LEASE["spec"], "holderIdentity": ""}}],
+            "nobody leads: the last one ended 19 s ago; ",
+        ),
+        (
+            [{"spec": {**LEASE["spec"], "renewTime": "2026-01-01T11:57:00Z"}}],
+            "nobody leads: the last one, weft-1, has not been heard of for 3 min; ",
+        ),
+        ([{"spec": {**LEASE["spec"], "holderIdentity": ""}}, LEASE], ""),
+    ],
+)
+def test_an_operator_that_is_gone_is_known_by_its_lease(found: list[Object] | None, words: str) -> None:
+    told = nobody_leads(found, NOW)
+
+    assert told.startswith(words) if words else told == ""
+
+
+def test_status_and_why_say_first_that_nobody_leads() -> None:
+    seen = reading(FABRIC, nobody_leads="nobody leads: the last one ended 5 min ago")
+
+    assert text_of(status.shown(status.status_of(seen))).startswith("nobody leads: the last one ended")
+    told = text_of(why.shown(why.why_of(seen, Ref(FABRICS, "rack"), []), NOW)).splitlines()
+    assert told[1].strip().startswith("nobody leads")
+
+
+async def test_whoever_may_not_see_the_lease_sees_the_rest() -> None:
+    class Tenants:
+        async def list(self, *_: object) -> tuple[list[Object], int]:
+            return [WAITS], 1
+
+        async def find(self, *_: object) -> tuple[Object, ...]:
+            raise ClusterError(403, "Forbidden", "leases")
+
+    seen = await Asker(Tenants(), "team-a").read([LOGICAL_NODES])  # type: ignore[arg-type]
+
+    assert (seen.nobody_leads, len(seen.nodes)) == ("", 1)
 
 
 def test_status_says_what_the_rights_of_whoever_asks_hide() -> None:
@@ -460,13 +573,14 @@ def test_why_says_what_the_spec_keeps_an_object_from_and_the_way_back() -> None:
 
     text = text_of(why.shown(why.why_of(reading(paused), ref, []), NOW))
     assert (
-        "Observe: it is read, and nothing is attached or detached there; `weft resume` goes back to Manage"
+        "Observe: it is read, and nothing is attached or detached there; `weft resume fabric/rack` goes back to Manage"
         in text
     )
     own = {**FABRIC, "spec": {**FABRIC["spec"], "mode": "Observe", "suspend": True}}
     assert why.why_of(reading(own), ref, []).held == (
         "Observe: it is read, and nothing is attached or detached there; its spec says so",
-        "suspended: no device is given that is not claimed; releases and drains go on; `weft resume` takes that off",
+        "suspended: no device is given that is not claimed; releases and drains go on;"
+        " `weft resume fabric/rack` takes that off",
     )
     assert why.why_of(reading(FABRIC), ref, []).held == ()
 

@@ -254,6 +254,9 @@ def test_the_page_is_written_once_with_what_a_tenants_rights_allow(
                 raise ClusterError(403, "Forbidden", "")
             return [WAITS], "1"
 
+        async def find(self, *_: object) -> tuple[Object, ...]:
+            raise ClusterError(403, "Forbidden", "")
+
         async def close(self) -> None: ...
 
     async def configuration(*_: object) -> None: ...

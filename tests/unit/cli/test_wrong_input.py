@@ -69,6 +69,11 @@ def test_each_refusal_of_the_api_server_says_what_to_do_next(error: ClusterError
     assert words in refusal(error)
 
 
+LEADS = {
+    "spec": {"holderIdentity": "weft-1", "leaseDurationSeconds": 15, "renewTime": "9999-01-01T00:00:00Z"}
+}
+
+
 class One:
     """Has these objects, in all namespaces."""
 
@@ -79,6 +84,9 @@ class One:
 
     async def list(self, resource: Any, *_: object) -> tuple[list[Object], int]:
         return [each for each in self.objects if each["kind"] == resource.kind], 1
+
+    async def find(self, *_: object) -> tuple[Object, ...]:
+        return (LEADS,)
 
     async def get(self, resource: Any, name: str, _: str) -> Object:
         return next(each for each in self.objects if each["metadata"]["name"] == name)

@@ -86,6 +86,7 @@ def _in_condition(condition: str, field: str) -> str:
 
 
 _AGE = Column("Age", ".metadata.creationTimestamp", "Time since it was created.", type="date")
+_SUSPENDED = Column("Suspended", ".spec.suspend", "Whether it takes nothing new.", type="boolean")
 _POOL_COLUMNS = (
     Column("Fabric", ".spec.fabricRef.name", "Fabric of the devices."),
     *(
@@ -104,6 +105,7 @@ DEFINITIONS = (
         ("fab",),
         (
             Column("Mode", ".spec.mode", "Whether Weft may change the fabric."),
+            _SUSPENDED,
             _status_of("Connected"),
             Column("Devices", ".status.devices", "Devices at the manager.", "integer"),
             Column("Hosts", ".status.hosts", "Hosts at the manager.", "integer"),
@@ -191,6 +193,7 @@ DEFINITIONS = (
             Column("Balance", _in_condition("Balanced", "reason"), "Why Balanced is what it is."),
             Column("Metrics", _in_condition("MetricsFresh", "reason"), "Why MetricsFresh is what it is."),
             Column("Mode", ".spec.rebalance.mode", "Who decides the split.", wide=True),
+            _SUSPENDED,
             Column("Maximum", ".spec.accelerators.maximum", "Accelerators it may hold.", "integer", True),
             Column("Decision", ".status.decision.reason", "Why the split is what it is.", wide=True),
             _AGE,

@@ -14,7 +14,7 @@ from weft.cli.look.reading import Reading
 from weft.cli.look.recorded import NOT_ASKED, Records
 from weft.cli.look.status import FabricLine, GroupLine, NodeLine, PoolLine, status_of, waits_for
 from weft.cli.look.why import Chosen, Said, decisions, said_of
-from weft.cli.look.words import as_hoped, by_number
+from weft.cli.look.words import by_number, causes
 
 Place = tuple[str, str, str, str]
 """Fabric, host, Node and owner (`namespace/name` of a LogicalNode) of a device."""
@@ -87,6 +87,8 @@ class Board:
     """What the user has no right to list."""
     unreadable: tuple[str, ...]
     """Objects that this version of the command cannot read, each with what of it."""
+    nobody_leads: str
+    """Why no operator leads; empty where one does, or it is not known."""
     records: Records
     """What a Prometheus has of the groups, or why there is nothing."""
 
@@ -117,6 +119,7 @@ def board_of(
         ),
         denied=status.denied,
         unreadable=status.unreadable,
+        nobody_leads=status.nobody_leads,
         records=records,
     )
 
@@ -129,7 +132,7 @@ def _said(one: Resource, conditions: tuple[Condition, ...]) -> tuple[Said, ...] 
     if not conditions:
         return None
     kind, generation = type(one).__name__, one.metadata.generation
-    return tuple(said_of(kind, each, generation) for each in conditions if not as_hoped(kind, each))
+    return tuple(said_of(kind, each, generation) for each in causes(kind, conditions))
 
 
 def _do(node: LogicalNode) -> str:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,7 +209,9 @@ async def _ask(verb: str, options: argparse.Namespace) -> int:
                 return await _change_all(
                     verb, Asker(client, namespace, not options.namespace), taking, options.namespace
                 )
-            return await _change(verb, asker, ref_of(options.object, namespace), taking)
+            status = await _change(verb, asker, ref_of(options.object, namespace), taking)
+            _note_that(verb, await asker.nobody_leads(datetime.now(UTC)))
+            return status
         kind, _, name = "/".join(options.object).partition("/")
         if verb == "why" and kind == DEVICE and name:
             return await _about_device(Asker(client, namespace, not options.namespace), name, options.output)
@@ -292,9 +295,16 @@ async def _change_all(verb: str, asker: Asker, taking: bool, namespace: str) -> 
                 status = NOT_ANSWERED
                 why = refusal(error) if isinstance(error, ClusterError) else error
                 print(f"weft {verb}: {ref}: {why}", file=sys.stderr)
+    _note_that(verb, reading.nobody_leads)
     for plural in reading.denied:
         print(f"weft {verb}: no right to list {plural}: left as they are", file=sys.stderr)
     return status
+
+
+def _note_that(verb: str, nobody_leads: str) -> None:
+    """A pause is written, and nobody may be there to carry it out."""
+    if nobody_leads:
+        print(f"weft {verb}: {nobody_leads}", file=sys.stderr)
 
 
 async def _change(verb: str, asker: Asker, ref: Ref, taking: bool) -> int:

@@ -10,7 +10,7 @@ from weft.cli.look.board import Board, FabricBoard, GroupBoard, Held, PoolBoard,
 from weft.cli.look.history_chart import drawn
 from weft.cli.look.markup import Html, element, joined, table
 from weft.cli.look.recorded_chart import cards
-from weft.cli.look.status import MARKS
+from weft.cli.look.status import MARKS, mode_of
 from weft.cli.look.style import GROUPS, HOSTS, POOLS, STATES, STYLE, WAITS
 from weft.cli.look.why import Chosen, Said
 from weft.cli.look.words import UNREADABLE, age
@@ -94,6 +94,8 @@ def _sections(board: Board) -> Iterable[Html]:
         "p",
         f"As of {moment}: {bound} of {board.nodes} logical nodes bound and ready, {len(board.groups)} groups.",
     )
+    if board.nobody_leads:
+        yield element("p", _mark(board.nobody_leads, False))
     if board.denied:
         what = ", ".join(board.denied)
         yield element("p", f"{LOOK} Not shown, for want of the right to list them: {what}.", class_="look")
@@ -191,7 +193,7 @@ def _group(group: GroupBoard, board: Board) -> tuple[str, ...]:
     )
     return (
         name,
-        line.mode,
+        _mark(mode_of(line), False) if line.suspended else line.mode,
         joined(
             (
                 line.split,
@@ -307,7 +309,7 @@ def _fabric(fabric: FabricBoard, all_claims: bool) -> Iterable[Html]:
         yield element("p", "It is known here from logical nodes, or claims, alone.", class_="soft")
     else:
         counted = f"{line.devices} devices, {line.hosts} hosts, {line.nodes} with a known Node"
-        yield element("p", f"{line.mode}, {line.state}: {counted}")
+        yield element("p", f"{mode_of(line)}, {line.state}: {counted}")
         if fabric.said != ():
             yield _said(fabric.said)
     yield table(

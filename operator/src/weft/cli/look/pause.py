@@ -12,7 +12,7 @@ from typing import Any
 
 from weft.api import FabricMode, RebalanceMode
 from weft.api.resources import FABRICS, GROUP, INFERENCE_GROUPS, LOGICAL_NODES
-from weft.cli.look.reading import AskError, Ref
+from weft.cli.look.reading import KINDS, AskError, Ref
 from weft.cli.look.words import a
 from weft.cluster import Object
 
@@ -40,17 +40,27 @@ SUSPENDED = {
 """What `spec.suspend` of each kind comes to."""
 
 
-def held(ref: Ref, found: Object) -> tuple[str, ...]:
-    """What the spec of an object keeps Weft from, and the way back; empty for most. Pure."""
+def named(ref: Ref) -> str:
+    """The object as commands take it: `infg/llama-70b -n demo`."""
+    short = next(short for resource, short in KINDS if resource == ref.resource)
+    kind = "fabric" if ref.resource == FABRICS else short
+    return f"{kind}/{ref.name}{f' -n {ref.namespace}' if ref.namespace else ''}"
+
+
+def held(ref: Ref, found: Object, *, by_owner: bool = True) -> tuple[str, ...]:
+    """What the spec of an object keeps Weft from, and the way back; empty for most. Pure.
+
+    `by_owner`: also a mode that is no pause of `weft pause`.
+    """
     told = []
     if ref.resource in (FABRICS, INFERENCE_GROUPS):
         mode, paused, effect = _mode(ref, found)
         before = found["metadata"].get("annotations", {}).get(ANNOTATION_MODE)
-        if mode == paused:
-            back = f"`weft resume` goes back to {before}" if before else "its spec says so"
+        if mode == paused and (before or by_owner):
+            back = f"`weft resume {named(ref)}` goes back to {before}" if before else "its spec says so"
             told.append(f"{paused}: {effect}; {back}")
     if found["spec"].get("suspend"):
-        told.append(f"suspended: {SUSPENDED[ref.resource]}; `weft resume` takes that off")
+        told.append(f"suspended: {SUSPENDED[ref.resource]}; `weft resume {named(ref)}` takes that off")
     return tuple(told)
 
 

@@ -42,6 +42,7 @@ from weft.api.resources import (
     STORAGE_POOLS,
     ResourceType,
 )
+from weft.cli.look.leader import leases, nobody_leads
 from weft.cli.look.words import FORBIDDEN, refusal
 from weft.cluster import ClusterError, Object
 from weft.runtime.client import KubeClient
@@ -103,6 +104,8 @@ class Reading:
     objects: Mapping[ResourceType, tuple[Object, ...]]
     denied: tuple[str, ...] = ()
     """Plural names of what whoever asks has no right to list."""
+    nobody_leads: str = ""
+    """Why no operator leads; empty where one does, or whoever asks may not see its Lease."""
 
     def of(self, resource: ResourceType, model: type[R]) -> list[R]:
         """The objects as models, by namespace and name; those of `unreadable` are not among them."""
@@ -203,7 +206,15 @@ class Asker:
                 f"no right to list {', '.join(sorted(self._denied))}: Kubernetes' role view of the namespace has it,"
                 " where Weft's chart is installed"
             )
-        return Reading(datetime.now(UTC), objects, tuple(sorted(self._denied)))
+        now = datetime.now(UTC)
+        return Reading(now, objects, tuple(sorted(self._denied)), await self.nobody_leads(now))
+
+    async def nobody_leads(self, now: datetime) -> str:
+        """Why no operator leads; empty where one does, or it is not known."""
+        try:
+            return nobody_leads(await leases(self.client), now)
+        except ClusterError as error:
+            raise AskError(refusal(error)) from error
 
     async def _list(self, resource: ResourceType, labels: str = "") -> tuple[Object, ...]:
         namespace = "" if self.everywhere or not resource.namespaced else self.namespace

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from weft.api import Condition, Fabric, GPUPool, InferenceGroup, LogicalNode, MemoryPool, StoragePool
+from weft.api import (
+    Condition,
+    DeviceAttachment,
+    DeviceQuota,
+    Fabric,
+    GPUPool,
+    InferenceGroup,
+    InferenceRole,
+    LogicalNode,
+    MemoryPool,
+    StoragePool,
+)
 from weft.api.conditions import find, is_true
-from weft.cli.look.reading import Reading
-from weft.cli.look.words import UNREADABLE, age, as_hoped
+from weft.api.resources import FABRICS, INFERENCE_GROUPS
+from weft.cli.look.pause import held
+from weft.cli.look.reading import Reading, Ref
+from weft.cli.look.words import UNREADABLE, age, causes
 
 BAR = 20
 """Characters of a pool's bar."""
@@ -25,12 +39,13 @@ MARKS = {"bound": "#", "reserved": "+", "quarantined": "!", "unavailable": "x", 
 class FabricLine:
     name: str
     mode: str
+    suspended: bool
     state: str
     devices: int
     hosts: int
     nodes: int
     trouble: tuple[str, ...]
-    """A sentence for each condition that is not as hoped."""
+    """A sentence for a pause of `weft pause`, and for each condition that is not as hoped, but for consequences."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,7 @@ class GroupLine:
     namespace: str
     name: str
     mode: str
+    suspended: bool
     split: str
     desired: int
     serving: int
@@ -84,6 +100,10 @@ class Status:
     """Logical nodes in all."""
     waiting: tuple[NodeLine, ...]
     """Those that are not bound and ready, the oldest first."""
+    others: tuple[tuple[str, tuple[str, ...]], ...]
+    """Quotas, roles and devices of which something has to be looked at, each with what."""
+    nobody_leads: str
+    """Why no operator leads; empty where one does, or it is not known."""
     denied: tuple[str, ...]
     """What the user has no right to list."""
     unreadable: tuple[str, ...]
@@ -98,11 +118,13 @@ def status_of(reading: Reading) -> Status:
         key=lambda node: (node.metadata.creation_timestamp or reading.now, node.metadata.name),
     )
     return Status(
-        fabrics=tuple(_fabric(fabric) for fabric in reading.fabrics),
+        fabrics=tuple(_fabric(fabric, reading) for fabric in reading.fabrics),
         pools=tuple(_pool(pool) for pool in reading.pools),
-        groups=tuple(_group(group) for group in reading.groups),
+        groups=tuple(_group(group, reading) for group in reading.groups),
         nodes=len(nodes),
         waiting=tuple(_node(node, reading) for node in waiting),
+        others=tuple(_others(reading)),
+        nobody_leads=reading.nobody_leads,
         denied=reading.denied,
         unreadable=reading.unreadable,
     )
@@ -116,22 +138,47 @@ def waits_for(node: LogicalNode) -> Condition | None:
 
 def _trouble(kind: str, conditions: tuple[Condition, ...]) -> tuple[str, ...]:
     return tuple(
-        f"{one.type}={one.status} {one.reason}: {one.message}"
-        for one in conditions
-        if not as_hoped(kind, one)
+        f"{one.type}={one.status} {one.reason}{f': {one.message}' if one.message else ''}"
+        for one in causes(kind, conditions)
     )
 
 
-def _fabric(fabric: Fabric) -> FabricLine:
+def _paused(reading: Reading, ref: Ref) -> tuple[str, ...]:
+    """What `weft pause` keeps an object from. A mode that its owner chose is in the column of modes alone."""
+    found = reading.find(ref)
+    return held(ref, found, by_owner=False) if found is not None else ()
+
+
+def mode_of(line: FabricLine | GroupLine) -> str:
+    """The mode as it is shown, with whether the object takes anything new."""
+    return f"{line.mode}, suspended" if line.suspended else line.mode
+
+
+def _others(reading: Reading) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """What has no line of its own, and whose conditions nobody else's repeat."""
+    listed: list[DeviceQuota | InferenceRole | DeviceAttachment]
+    listed = [*reading.quotas, *reading.roles, *reading.attachments]
+    for one in listed:
+        told = [each for each in one.status.conditions if (one.kind, each.type) != ("InferenceRole", "Ready")]
+        if trouble := _trouble(one.kind, tuple(told)):
+            name = "/".join(filter(None, (one.metadata.namespace, one.metadata.name)))
+            yield f"{one.kind} {name}", trouble
+
+
+def _fabric(fabric: Fabric, reading: Reading) -> FabricLine:
     connected = find(fabric.status.conditions, "Connected")
     return FabricLine(
         fabric.metadata.name,
         fabric.spec.mode.value,
+        bool(fabric.spec.suspend),
         connected.reason if connected else "not read yet",
         fabric.status.devices or 0,
         fabric.status.hosts or 0,
         fabric.status.nodes or 0,
-        _trouble("Fabric", fabric.status.conditions),
+        (
+            *_paused(reading, Ref(FABRICS, fabric.metadata.name)),
+            *_trouble("Fabric", fabric.status.conditions),
+        ),
     )
 
 
@@ -148,18 +195,20 @@ def _pool(pool: GPUPool | MemoryPool | StoragePool) -> PoolLine:
     )
 
 
-def _group(group: InferenceGroup) -> GroupLine:
+def _group(group: InferenceGroup, reading: Reading) -> GroupLine:
+    ref = Ref(INFERENCE_GROUPS, group.metadata.name, group.metadata.namespace)
     met = find(group.status.conditions, "ObjectivesMet")
     words = {"True": "met", "False": "missed"}
     return GroupLine(
         group.metadata.namespace,
         group.metadata.name,
         group.spec.rebalance.mode.value,
+        bool(group.spec.suspend),
         group.status.split,
         group.status.desired_replicas,
         group.status.ready_replicas,
         (words.get(met.status) or met.reason) if met else "not judged yet",
-        _trouble("InferenceGroup", group.status.conditions),
+        (*_paused(reading, ref), *_trouble("InferenceGroup", group.status.conditions)),
     )
 
 
@@ -207,10 +256,13 @@ def shown(status: Status, *, wide: bool = False) -> RenderableType:
     def note(kind: str, name: str, lines: tuple[str, ...]) -> None:
         trouble.extend(Text(f"{kind} {name}: {line}") for line in lines)
 
+    if status.nobody_leads:
+        parts += [Text(status.nobody_leads, style="bold yellow"), Text()]
     if status.fabrics:
         table = _table("fabric", "mode", "state", "devices", "hosts", "nodes")
         for one in status.fabrics:
-            table.add_row(one.name, one.mode, one.state, str(one.devices), str(one.hosts), str(one.nodes))
+            counts = str(one.devices), str(one.hosts), str(one.nodes)
+            table.add_row(one.name, mode_of(one), one.state, *counts)
             note("Fabric", one.name, one.trouble)
         parts += [table, Text()]
     if status.pools:
@@ -231,7 +283,7 @@ def shown(status: Status, *, wide: bool = False) -> RenderableType:
             name = f"{group.namespace}/{group.name}"
             style = {"met": "green", "missed": "red"}.get(group.objectives, "")
             serving = f"{group.serving} of {group.desired}"
-            table.add_row(name, group.mode, group.split, serving, Text(group.objectives, style=style))
+            table.add_row(name, mode_of(group), group.split, serving, Text(group.objectives, style=style))
             note("InferenceGroup", name, group.trouble)
         parts += [table, Text()]
     bound = status.nodes - len(status.waiting)
@@ -241,6 +293,8 @@ def shown(status: Status, *, wide: bool = False) -> RenderableType:
         for node in status.waiting:
             table.add_row(f"{node.namespace}/{node.name}", node.age, node.reason, node.message)
         parts.append(table)
+    for what, lines in status.others:
+        trouble.extend(Text(f"{what}: {line}") for line in lines)
     if trouble:
         parts += [Text(), Text("to be looked at", style="bold"), *trouble]
     if status.denied:

@@ -83,6 +83,8 @@ class Why:
     events: tuple[Happened, ...]
     denied: tuple[str, ...]
     unreadable: tuple[str, ...]
+    nobody_leads: str
+    """Why no operator leads; empty where one does, or it is not known."""
 
 
 def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
@@ -117,6 +119,7 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
         events=tuple(happened(one) for one in events[-LAST_EVENTS:]),
         denied=reading.denied,
         unreadable=reading.unreadable,
+        nobody_leads=reading.nobody_leads,
     )
 
 
@@ -200,7 +203,7 @@ def shown(why: Why, now: datetime) -> RenderableType:
     if why.leaves:
         head += f", deleted {_ago(why.leaves, now)} and not gone yet"
     parts: list[RenderableType] = [Text(head, style="bold")]
-    parts += [indented(one, 2, "yellow") for one in why.held]
+    parts += [indented(one, 2, "yellow") for one in (why.nobody_leads, *why.held) if one]
     parts += shown_first(why)
     if not why.conditions:
         parts.append(

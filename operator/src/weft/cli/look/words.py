@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 
 from rich.padding import Padding
@@ -85,6 +86,13 @@ def as_hoped(kind: str, condition: Condition) -> bool:
     if reason is not None:
         return reason.action == NOTHING
     return condition.status == ("False" if condition.type in HOPED_FALSE else "True")
+
+
+def causes(kind: str, conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """The conditions of an object that are not as hoped, without those that another one of these is the reason for."""
+    bad = tuple(one for one in conditions if not as_hoped(kind, one))
+    types = {one.type for one in bad}
+    return tuple(one for one in bad if (reason := declared(kind, one)[1]) is None or reason.see not in types)
 
 
 def declared(kind: str, condition: Condition) -> tuple[ConditionType | None, Reason | None]:
