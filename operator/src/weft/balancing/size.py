@@ -2,7 +2,7 @@
 
 Only where `accelerators.minimum` says that the size is free. Loads are those of long windows: a burst is over before a
 new replica serves, and is left to flips, which `plan` decides whenever nothing is decided here. Lengths are those of
-the last minutes (`Traffic.past`).
+the last minutes, and answers count as a mean over as long as one takes (`size_load`).
 
 - *Up* if no split of the present replicas carries the load of now with the headroom of the promise, which follows what
   became of the promise over the last hours (`record`). While a replica waits for hardware no more are asked for.
@@ -20,10 +20,11 @@ from itertools import islice
 from statistics import NormalDist
 
 from weft.api import FlipMethod, Stage
-from weft.balancing.demand import Demand, mean, squared_variation
+from weft.balancing.demand import Demand
 from weft.balancing.presets import PAST_SECONDS
+from weft.balancing.size_load import averaged, largest, shaped
 from weft.balancing.splits import StageNeed, accelerators, given, places, stage_needs, worst_stage
-from weft.balancing.state import Corrections, Past, Queues, RoleState, Split, SplitInputs
+from weft.balancing.state import Corrections, Queues, RoleState, Split, SplitInputs
 
 QUANTILE, BURSTS = 1.4, 0.25
 """Bursts are larger than chance: what is needed grows by this part per standard deviation promised beyond 92 %."""
@@ -62,14 +63,15 @@ def choose_size(inputs: SplitInputs, here: Split, load: Demand, kept: bool) -> S
     """
     assert inputs.traffic is not None
     past = inputs.traffic.past
-    if past is not None:
-        load = _shaped(load, past)
+    load = shaped(load, past)
+    decode = _needs(inputs, load).get(Stage.DECODE)
+    load, windows = averaged(load, inputs.traffic, decode.need.service_seconds if decode is not None else 0.0)
     needs = _needs(inputs, load)
     if worst_stage(here, inputs.roles, needs) > (1 + AGAIN if _just_grown(inputs) else 1):
         return _larger(inputs, here, needs)
     if past is None or not kept or not _may_shrink(inputs):
         return None
-    return _smaller(inputs, here, _needs(inputs, _largest(load, past)))
+    return _smaller(inputs, here, _needs(inputs, largest(load, past, windows)))
 
 
 def _needs(inputs: SplitInputs, load: Demand) -> dict[Stage, StageNeed]:
@@ -238,27 +240,6 @@ def _cooling(inputs: SplitInputs) -> bool:
     cooldown = timedelta(seconds=inputs.cooldown_seconds)
     since = [moment for moment in (inputs.decided_at, inputs.moved_at) if moment is not None]
     return any(inputs.now - moment < cooldown for moment in since)
-
-
-def _shaped(load: Demand, past: Past) -> Demand:
-    """The load with the prompts and the spread of the last minutes: in one minute a single long prompt decides them."""
-    return replace(
-        load,
-        prompt_tokens=mean(past.prompt_buckets) or load.prompt_tokens,
-        prompt_cv2=squared_variation(past.prompt_buckets) or load.prompt_cv2,
-        answer_cv2=squared_variation(past.answer_buckets) or load.answer_cv2,
-    )
-
-
-def _largest(load: Demand, past: Past) -> Demand:
-    """The largest load of now and of the last minutes; where tokens were not counted, by the lengths of now."""
-    prompts = past.requests_per_second * load.prompt_tokens
-    answers = past.requests_per_second * load.answer_tokens
-    return replace(
-        load,
-        prompt_tokens_per_second=max(load.prompt_tokens_per_second, past.prompt_tokens_per_second or prompts),
-        answer_tokens_per_second=max(load.answer_tokens_per_second, past.answer_tokens_per_second or answers),
-    )
 
 
 def _steps(
