@@ -94,6 +94,9 @@ NOT_SERVED = unwell(
     said("MetricsFresh", "False", "NoReplicas"),
     said("Ready", "False", "NoServingReplica"),
 )
+NO_ROOM = unwell(
+    NOT_SERVED, *NOT_SERVED["status"]["conditions"], said("Balanced", "False", "BudgetTooSmall", "no room")
+)
 AUTH = "do first: Correct the Secret, or the account at the manager; the Secret is read again by itself."
 
 
@@ -129,6 +132,24 @@ AUTH = "do first: Correct the Secret, or the account at the manager; the Secret 
             (unwell(ROLE, said("Ready", "False", "Progressing")), *REPLICAS),
             "do first: Wait for a release, ask for less,",
             "LogicalNode team-a/llama-2 (and 1 like it): Bound=False NotEnoughDevices: too few for 2",
+        ),
+        (
+            Ref(INFERENCE_ROLES, "prefill", "team-a"),
+            (unwell(ROLE, said("Ready", "False", "NoReplicaGiven")), NO_ROOM),
+            "do first: Raise `spec.accelerators.maximum`",
+            "InferenceGroup team-a/llama: Balanced=False BudgetTooSmall: no room",
+        ),
+        (
+            Ref(INFERENCE_GROUPS, "llama", "team-a"),
+            (NO_ROOM,),
+            "do first: Raise `spec.accelerators.maximum`",
+            "Balanced=False BudgetTooSmall: no room",
+        ),
+        (
+            Ref(INFERENCE_GROUPS, "llama", "team-a"),
+            (NOT_SERVED,),
+            "do first: Wait; if it lasts, look at the group's pods",
+            "Ready=False NoServingReplica",
         ),
         (
             Ref(FABRICS, "rack"),

@@ -389,6 +389,11 @@ class InferenceGroupStatus(Model):
         description="The whole decision in one write: replicas that each role is to have.",
         json_schema_extra=_BY_ROLE,
     )
+    left_out_replicas: Counter | None = Field(
+        default=None,
+        description="Replicas that the roles ask for and accelerators.maximum has no room for: they are made when it"
+        " has. Absent: none.",
+    )
     domain: Domain | None = Field(
         default=None, description="With spec.placement.sameDomain: what was chosen for all replicas."
     )

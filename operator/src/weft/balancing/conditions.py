@@ -33,7 +33,7 @@ ATTAINMENT_BAND = 0.005
 """Once missed, objectives count as met again this far above the promised share: the condition must not flap."""
 
 
-def ready(picture: GroupPicture, refusals: Mapping[Subject, Refusal]) -> Finding:
+def ready(picture: GroupPicture, refusals: Mapping[Subject, Refusal], allocation: Split) -> Finding:
     """Ready: a request can pass, and no role is kept from running."""
     if not picture.all_roles:
         return Finding(False, "NoRoles", "no InferenceRole refers to this group")
@@ -58,6 +58,11 @@ def ready(picture: GroupPicture, refusals: Mapping[Subject, Refusal]) -> Finding
     if absent and Stage.AGGREGATED not in has:
         text = f"no role of stage {absent[0]} refers to this group: a request needs Prefill and Decode, or Aggregated"
         return Finding(False, "StageMissing", text)
+    coming = serves | {role.spec.stage for name, role in picture.roles.items() if allocation[name]}
+    none = [stage for stage in needed if stage not in coming]
+    if none and Stage.AGGREGATED not in coming:
+        text = f"no replica is made for {' or '.join(none)}: the condition Balanced says why"
+        return Finding(False, "NoReplicaGiven", text)
     missing = " or ".join(stage for stage in needed if stage not in serves)
     return Finding(False, "NoServingReplica", f"no replica serves {missing} yet")
 
@@ -299,11 +304,20 @@ def waiting_for_hardware(replicas: Sequence[Replica], where: str = "") -> Findin
     return Finding(False, "WaitingForHardware", text)
 
 
-def role_ready(name: str, has_template: bool, allocation: Split, replicas: Sequence[Replica]) -> Finding:
+def role_ready(
+    role: InferenceRole, has_template: bool, allocation: Split, replicas: Sequence[Replica]
+) -> Finding:
     """Ready of a role: it has the replicas it is to have and they take requests."""
+    name = role.metadata.name
     if not has_template:
         return template_missing(name)
-    if len(serving_in(replicas, name)) >= allocation[name]:
+    serving = len(serving_in(replicas, name))
+    if not serving and not allocation[name] and not role.spec.scale_target_ref and role.spec.replicas_asked:
+        if role.spec.min_replicas:
+            text = "no replica is made for the role: the condition Balanced of its group says why"
+            return Finding(False, "NoReplicaGiven", text)
+        return Finding(False, "NoneNeeded", "minReplicas is 0, and the role is to have no replica now")
+    if serving >= allocation[name]:
         return Finding(True, "Serving", "all its replicas take requests")
     return Finding(False, "Progressing", "not all of its replicas take requests yet")
 
@@ -339,10 +353,17 @@ def profile_valid(profile: Profile | Unusable | None) -> Finding:
     return Finding(True, "ProfileRead", "the measured profile is usable")
 
 
-def replicas_ignored(group: InferenceGroup, role: InferenceRole, allocation: Split) -> Finding:
-    """ReplicasIgnored of a role: in Auto the allocation differs from what its spec asks for."""
+def replicas_ignored(group: InferenceGroup, role: InferenceRole, allocation: Split, left_out: int) -> Finding:
+    """ReplicasIgnored of a role: the allocation differs from what its spec asks for. `left_out`: replicas of the group
+    for which its budget has no room."""
     asked, name = role.spec.replicas_asked, role.metadata.name
     given = allocation[name] if allocation.names(name) else asked
+    if given < asked and left_out:
+        text = (
+            "accelerators.maximum of the group has no room for all replicas that its roles ask for: this one is"
+            f" given {given} of {asked}"
+        )
+        return Finding(True, "BudgetTooSmall", text)
     if group.spec.rebalance.mode is RebalanceMode.AUTO and given != asked:
         text = f"Auto gives this role {given} replicas; spec.replicas ({asked}) was the starting point"
         return Finding(True, "DecidedByAuto", text)

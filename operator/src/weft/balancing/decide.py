@@ -210,16 +210,21 @@ def _split(
     without = sorted(picture.all_roles.keys() - picture.roles.keys())
     if without and allocation:
         # Nothing is decided without some of the roles: what the others have would be divided anew.
-        plan = SplitPlan(allocation, obstacle=conditions.template_missing(without[0]))
+        missing = conditions.template_missing(without[0])
+        plan = SplitPlan(allocation, obstacle=missing, left_out=group.status.left_out_replicas or 0)
     elif picture.target_problems:
         name = min(picture.target_problems)
         problem = picture.target_problems[name]
         text = f"role {name}: {problem.message}"
-        plan = SplitPlan(allocation, obstacle=replace(problem, message=text))
+        told = replace(problem, message=text)
+        plan = SplitPlan(allocation, obstacle=told, left_out=group.status.left_out_replicas or 0)
     else:
         inputs = split_inputs(picture, allocation, decided_at, settled, moving, now.wall)
         load = group_load(inputs)
-        plan = within(allowed, plan_split(inputs), allocation, group.spec.rebalance.mode)
+        planned = plan_split(inputs)
+        plan = within(allowed, planned, allocation, group.spec.rebalance.mode)
+        if plan.allocation != planned.allocation:
+            plan = replace(plan, left_out=inputs.left_out)
     plan = replace(plan, decision=back) if plan.decision is None and back is not None else plan
     return plan, load
 

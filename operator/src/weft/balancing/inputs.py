@@ -59,6 +59,7 @@ def split_inputs(
         roles=roles,
         now=now,
         allocation=allocation,
+        left_out=status.left_out_replicas or 0,
         recommended=Split.read(recommendation.allocation) if recommendation is not None else NO_SPLIT,
         decided_at=max((one for one in (decided_at, recommended_at) if one is not None), default=None),
         decided_from=Split.read((status.decision.previous if status.decision else None) or ()),

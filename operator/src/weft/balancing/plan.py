@@ -3,7 +3,8 @@
 The algorithm
 -------------
 1. *Start.* In Paused and Recommend the roles' `spec.replicas` hold. In Auto the last decision holds, a new
-   role starts with its `spec.replicas`. Bounds are applied, then the budget: what does not fit is left out.
+   role starts with its `spec.replicas`. Bounds are applied, then the budget: what does not fit is left out, and made
+   when it fits. Where the roles' least does not fit nothing changes.
 2. *Hold.* Nothing else happens while the metrics are not to be trusted, or while what was promised is kept and no
    queue says that it will not be. Within the cooldown of a decision or of the end of a move it may go further, but back
    only if the stage that gave is measured short; while a move is under way, only further.
@@ -48,7 +49,7 @@ from weft.balancing.splits import (
     worst_stage,
 )
 from weft.balancing.stages import PLANNED, is_planned
-from weft.balancing.start import starting_decision, starting_split
+from weft.balancing.start import Start, starting_decision, starting_split
 from weft.balancing.state import Finding, RoleState, Split, SplitInputs
 from weft.balancing.words import alternative_reason, price_of, reason_of
 
@@ -87,6 +88,8 @@ class SplitPlan:
     """Why the split cannot be balanced although it should be."""
     expected: Expected | None = None
     """What the decision, or the recommendation, was made by; None where no such share was computed."""
+    left_out: int = 0
+    """Replicas that the roles ask for and the budget has no room for."""
 
 
 def plan_split(inputs: SplitInputs) -> SplitPlan:
@@ -95,10 +98,16 @@ def plan_split(inputs: SplitInputs) -> SplitPlan:
         return SplitPlan(inputs.allocation)
     if not all(is_planned(role.stage) for role in inputs.roles):
         inputs = replace(inputs, roles=tuple(map(_held, inputs.roles)))
-    start, obstacle = starting_split(inputs)
-    mode = inputs.mode
+    found = starting_split(inputs)
+    return replace(_from(found, inputs), left_out=found.left_out)
+
+
+def _from(found: Start, inputs: SplitInputs) -> SplitPlan:
+    start, obstacle, mode = found.split, found.finding, inputs.mode
     if start != inputs.allocation:
         return SplitPlan(start, starting_decision(inputs, start), obstacle=obstacle)
+    if found.held:
+        return SplitPlan(start, obstacle=obstacle)
     if inputs.minimum_accelerators is None or mode is RebalanceMode.PAUSED:
         return _follow_load(inputs, start, obstacle)
     # Recommend goes on from what it recommended.

@@ -3,40 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from weft.api import Decision, RebalanceMode
 from weft.balancing.size import at_least
 from weft.balancing.splits import accelerators
-from weft.balancing.state import Finding, Split, SplitInputs
+from weft.balancing.state import Finding, RoleState, Split, SplitInputs
 
 
-def starting_split(inputs: SplitInputs) -> tuple[Split, Finding | None]:
-    """What holds before any balancing: the last decision or the roles' own numbers, within bounds and budget.
+@dataclass(frozen=True)
+class Start:
+    """What holds before any balancing."""
 
-    Also what does not fit into the budget of what the roles ask for: said for as long as it is so.
-    """
-    decided = dict(inputs.allocation.counts) if inputs.mode is RebalanceMode.AUTO else {}
-    split, left_out = _within_budget(inputs, decided)
-    if inputs.minimum_accelerators is not None and inputs.mode is RebalanceMode.AUTO:
+    split: Split
+    finding: Finding | None = None
+    """What of it cannot be as the spec asks for: said for as long as it is so."""
+    left_out: int = 0
+    """Replicas that the roles ask for and the budget has no room for."""
+    held: bool = False
+    """The roles' least does not fit: nothing is changed, as though the spec had been refused."""
+
+
+def starting_split(inputs: SplitInputs) -> Start:
+    """What holds before any balancing: the last decision or the roles' own numbers, within bounds and budget."""
+    auto = inputs.mode is RebalanceMode.AUTO
+    decided = dict(inputs.allocation.counts) if auto else {}
+    wanted = _within_bounds(inputs, decided)
+    least = Split.of({role.name: _least(role, wanted) for role in inputs.roles})
+    if accelerators(least, inputs.roles) > inputs.budget_accelerators:
+        return _held(inputs, least)
+    split = _within_budget(inputs, wanted)
+    asked = _within_bounds(inputs, {})
+    if inputs.minimum_accelerators is not None and auto:
+        left_out = wanted.total - split.total
         split = at_least(inputs, split)
-    how = "raise spec.accelerators.maximum or lower the roles' replicas"
-    if decided and not left_out and inputs.minimum_accelerators is None:
-        # What was left out at the start is not in the decision any more.
-        fitting, left_out = _within_budget(inputs, {})
-        if split.total > fitting.total:
-            left_out = 0
-        how = (
-            "lower the roles' replicas; or raise spec.accelerators.maximum, and set rebalance.mode to Paused until"
-            " they are made"
-        )
+    else:
+        fitting = _within_budget(inputs, asked)
+        # Others may be more and smaller replicas, where those of the roles differ.
+        left_out = 0 if split.total > fitting.total else asked.total - fitting.total
+        if decided and left_out < inputs.left_out:
+            split = _with_those_left_out(inputs, split, fitting)
     if not left_out:
-        return split, _out_of_reach(inputs, split)
-    return split, Finding(
-        False,
-        "BudgetTooSmall",
+        return Start(split, _out_of_reach(inputs, split))
+    text = (
         f"{left_out} of the replicas asked for do not fit into accelerators.maximum, {inputs.budget_accelerators}:"
-        f" {how}",
+        " raise spec.accelerators.maximum or lower the roles' replicas"
     )
+    return Start(split, Finding(False, "BudgetTooSmall", text), left_out)
+
+
+def _held(inputs: SplitInputs, least: Split) -> Start:
+    """Nothing changes: fewer replicas would leave a role without any, and the others then serve nobody."""
+    asked = _within_bounds(inputs, {}).total
+    before = inputs.allocation
+    split = Split.of({role.name: before[role.name] for role in inputs.roles}) if before else before
+    stays = f"{split} stays" if before else "none is made"
+    text = (
+        f"accelerators.maximum, {inputs.budget_accelerators}, has no room for the fewest replicas that the roles can"
+        f" have, {least}, which hold {accelerators(least, inputs.roles)} accelerators: {stays} until"
+        " spec.accelerators.maximum is raised or the roles ask for less"
+    )
+    left_out = max(0, asked - split.total)
+    return Start(split, Finding(False, "BudgetTooSmall", text), left_out, held=True)
 
 
 def _out_of_reach(inputs: SplitInputs, split: Split) -> Finding | None:
@@ -50,24 +78,50 @@ def _out_of_reach(inputs: SplitInputs, split: Split) -> Finding | None:
     return Finding(False, "MinimumOutOfReach", text)
 
 
-def _within_budget(inputs: SplitInputs, decided: Mapping[str, int]) -> tuple[Split, int]:
-    """The split as decided, else as the roles ask for it, within bounds and budget; and how many were left out."""
-    split = {
-        role.name: min(role.maximum, max(role.minimum, decided.get(role.name, role.spec_replicas)))
-        for role in inputs.roles
-    }
+def _within_bounds(inputs: SplitInputs, decided: Mapping[str, int]) -> Split:
+    """The split as decided, else as the roles ask for it, within the roles' bounds."""
+    return Split.of(
+        {
+            role.name: min(role.maximum, max(role.minimum, decided.get(role.name, role.spec_replicas)))
+            for role in inputs.roles
+        }
+    )
+
+
+def _least(role: RoleState, wanted: Split) -> int:
+    """What the budget leaves the role at least: a role that is to have replicas is not left without any."""
+    return max(min(role.minimum, role.maximum), min(1, wanted[role.name]))
+
+
+def _within_budget(inputs: SplitInputs, wanted: Split) -> Split:
+    """The split less what the budget has no room for."""
+    split = dict(wanted.counts)
     cost = {role.name: role.accelerators_per_replica for role in inputs.roles}
-    least = {role.name: role.minimum for role in inputs.roles}
-    left_out = 0
+    least = {role.name: _least(role, wanted) for role in inputs.roles}
     while sum(split[name] * cost[name] for name in split) > inputs.budget_accelerators:
-        # First from roles above their minimum, the largest first; the budget holds even against the minimum.
-        name = max(
-            (name for name in sorted(split) if split[name] > 0 and cost[name] > 0),
-            key=lambda name: (split[name] > least[name], split[name]),
-        )
-        split[name] -= 1
-        left_out += 1
-    return Split.of(split), left_out
+        # The largest first.
+        above = [name for name in sorted(split) if split[name] > least[name] and cost[name] > 0]
+        if not above:
+            break
+        split[max(above, key=lambda name: split[name])] -= 1
+    return Split.of(split)
+
+
+def _with_those_left_out(inputs: SplitInputs, split: Split, fitting: Split) -> Split:
+    """The split with the replicas for which there was no room and is some now: to the roles that have the smallest part
+    of what they ask for; what the traffic decided meanwhile stays."""
+    most = accelerators(fitting, inputs.roles)
+    while True:
+        free = [
+            role
+            for role in inputs.roles
+            if split[role.name] < role.maximum
+            and 0 < role.accelerators_per_replica <= most - accelerators(split, inputs.roles)
+        ]
+        if not free:
+            return split
+        taker = min(free, key=lambda role: (split[role.name] / max(1, role.spec_replicas), role.name))
+        split = Split.of({**dict(split.counts), taker.name: split[taker.name] + 1})
 
 
 def starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:

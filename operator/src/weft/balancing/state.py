@@ -263,6 +263,8 @@ class SplitInputs:
     now: datetime
     allocation: Split = NO_SPLIT
     """The last decision that was written; empty for a new group."""
+    left_out: int = 0
+    """Replicas that the roles asked for and the budget had no room for when `allocation` was decided on, or since."""
     recommended: Split = NO_SPLIT
     """In Recommend: the split that was last recommended."""
     decided_from: Split = NO_SPLIT

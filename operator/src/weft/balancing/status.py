@@ -42,6 +42,7 @@ def group_status(
     else:
         status = group.status.with_changes(
             allocation=plan.allocation.written(),
+            left_out_replicas=plan.left_out or None,
             transfers=decision.transfers,
             decision=plan.decision or group.status.decision,
             recommendation=_recommendation(picture, plan),
@@ -51,7 +52,7 @@ def group_status(
             domain=domain.record(picture),
         )
         findings = {
-            "Ready": conditions.ready(picture, refusals),
+            "Ready": conditions.ready(picture, refusals, plan.allocation),
             "ObjectivesMet": conditions.objectives_met(group, picture.reading),
             "MetricsFresh": conditions.metrics_fresh(
                 picture.reading, picture.windows, conditions.asleep(picture)
@@ -126,10 +127,12 @@ def role_statuses(
     statuses: dict[str, dict[str, Any]] = {}
     for name, role in picture.all_roles.items():
         refusal = refusals.get(Subject("role", name))
-        ready = conditions.role_ready(name, name in picture.roles, wanted, picture.running)
+        ready = conditions.role_ready(role, name in picture.roles, wanted, picture.running)
         findings = {
             "Ready": ready if refusal is None else refusal.finding,
-            "ReplicasIgnored": conditions.replicas_ignored(picture.group, role, wanted),
+            "ReplicasIgnored": conditions.replicas_ignored(
+                picture.group, role, wanted, decision.plan.left_out
+            ),
         }
         if role.spec.profile_ref is not None:
             findings["ProfileValid"] = conditions.profile_valid(picture.profiles.get(name))

@@ -133,6 +133,13 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "NoReplicaGiven",
+                "A stage has roles, and none of them is to have a replica.",
+                "See the group's condition Balanced.",
+                see="Balanced",
+            ),
+            Reason(
+                "False",
                 "ScaledToZero",
                 "No role is to have replicas.",
                 "Nothing: in Auto they are made when a request waits at the front end. Else raise `spec.replicas` of"
@@ -190,8 +197,9 @@ CONDITIONS = (
             Reason(
                 "False",
                 "BudgetTooSmall",
-                "Replicas that are asked for do not fit into `accelerators.maximum`.",
-                "Do one of what the message names: fewer replicas, or a higher maximum.",
+                "Replicas that are asked for do not fit into `accelerators.maximum`; if not even the fewest do that the"
+                " roles can have, nothing is changed.",
+                "Raise `spec.accelerators.maximum`, and what was left out is made, or lower what the message names.",
                 event="Warning",
             ),
             Reason(
@@ -307,6 +315,14 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "NoReplicaGiven",
+                "The role is to have replicas and is given none.",
+                "See the condition Balanced of its group.",
+                see="InferenceGroup.Balanced",
+            ),
+            Reason("False", "NoneNeeded", "`spec.minReplicas` is 0, and the role is to have no replica now."),
+            Reason(
+                "False",
                 "GroupNotFound",
                 "There is no InferenceGroup of the name in `spec.groupRef`.",
                 "Create it, or delete the role.",
@@ -339,12 +355,18 @@ CONDITIONS = (
     ConditionType(
         ROLE,
         "ReplicasIgnored",
-        "True says that the group's mode Auto gives the role another number than `spec.replicas`.",
+        "True says that the role is given another number than `spec.replicas`.",
         (
             Reason(
                 "True",
+                "BudgetTooSmall",
+                "`accelerators.maximum` of the group has no room for all replicas that its roles ask for.",
+                "Raise `spec.accelerators.maximum` of the group, or lower `spec.replicas` of its roles.",
+            ),
+            Reason(
+                "True",
                 "DecidedByAuto",
-                "`spec.replicas` was the starting point, and the traffic asks for another split.",
+                "`spec.replicas` was the starting point, and the group's `status.decision` has another number since.",
                 "Set `rebalance.mode` to Paused to have `spec.replicas` followed.",
             ),
             Reason("False", "AsAsked", "The role has the replicas that `spec.replicas` asks for."),

@@ -23,8 +23,15 @@ from weft.cluster import Object
 
 RESULTS = ("ObjectivesMet", "AbleToScaleToZero")
 """Conditions that are not as hoped for what others say."""
-ORDER = {type: n for n, type in enumerate(each.type for each in CONDITIONS if each.type not in RESULTS)}
-"""Of several conditions that are not as hoped the one that is declared first is the cause."""
+ORDER = {
+    (kind, each.type): n
+    for n, each in enumerate(CONDITIONS)
+    if each.type not in RESULTS
+    for kind in each.kinds
+}
+"""Of several conditions of an object that are not as hoped the one that is declared first is the cause."""
+BY_SPEC = frozenset({"BudgetTooSmall"})
+"""Reasons that stand in the object's own spec: no metric and no waiting changes them."""
 MOST_NAMES = 3
 
 
@@ -77,7 +84,11 @@ def first_step(reading: Reading, ref: Ref) -> First | None:
 
 
 def _worst(ref: Ref, found: Object | None) -> tuple[Ref, Condition, Reason] | None:
-    bad = sorted(_bad(ref, found), key=lambda one: ORDER.get(one[0].type, len(ORDER)))
+    def rank(one: tuple[Condition, Reason]) -> tuple[bool, int]:
+        order = ORDER.get((ref.resource.kind, one[0].type), len(CONDITIONS))
+        return one[0].reason not in BY_SPEC, order
+
+    bad = sorted(_bad(ref, found), key=rank)
     return (ref, *bad[0]) if bad else None
 
 
@@ -105,6 +116,8 @@ def _related(reading: Reading, ref: Ref, kind: str) -> list[Ref]:
             held = [each["attachment"] for each in found.get("status", {}).get("devices", ())]
             held += [each["metadata"]["name"] for each in _attachments(reading, ref)]
             names = {("", each.partition(".")[0]) for each in held}
+    elif resource == INFERENCE_GROUPS and ref.resource == INFERENCE_ROLES:
+        names = {(ref.namespace, found["spec"]["groupRef"]["name"])}
     elif resource == LOGICAL_NODES and ref.resource in (INFERENCE_GROUPS, INFERENCE_ROLES):
         label = LABEL_GROUP if ref.resource == INFERENCE_GROUPS else LABEL_ROLE
         names = {
