@@ -74,6 +74,16 @@ def test_a_load_that_comes_back_is_known_while_requests_of_the_other_still_end_i
     assert math.isclose(other.answer_tokens_per_second, 4.2 * 400, rel_tol=0.03)
 
 
+def test_a_load_that_comes_back_is_known_by_its_prompts_while_only_answers_of_the_other_have_ended() -> None:
+    # Prompts as prefill's queue tells them, see prefill_queue.py; also where replicas drain.
+    mixed = becoming(LONG_ANSWERS, *[LONG_ANSWERS] * 4, *[LONG_PROMPTS] * 5, prompt=1950, answer=390)
+    told, ended = (regimes(mixed, 0.0, prompts_told=known) for known in (True, False))
+    assert told is not None
+    assert ended is not None
+    assert math.isclose(told.likely.answer_tokens_per_second, 400, rel_tol=0.03)
+    assert ended.likely.answer_tokens_per_second > 4 * 400
+
+
 def test_a_window_of_two_loads_is_not_taken_for_one_that_comes_back_where_replicas_drain() -> None:
     mixed = becoming(LONG_ANSWERS, *[LONG_ANSWERS] * 4, *[LONG_PROMPTS] * 5, prompt=970, answer=290)
     found = regimes(mixed, 0.0, flips_overlap=False)

@@ -58,7 +58,9 @@ def _filled(engine: Engine, long_seconds: float) -> EngineLoad:
     return replace(load, busy_share=load.busy_share * part, mean_running=batch)
 
 
-def queues(roles: Sequence[RoleState], engines: Sequence[Engine]) -> Queues | None:
+def queues(
+    roles: Sequence[RoleState], engines: Sequence[Engine], short_seconds: float | None = None
+) -> Queues | None:
     """What waits and runs now, by stage; None where no engine reports. Aggregated engines decode what they run."""
     if not engines:
         return None
@@ -70,7 +72,13 @@ def queues(roles: Sequence[RoleState], engines: Sequence[Engine]) -> Queues | No
         for one in engines
         if one.role not in silent
     )
-    return Queues(waiting, present)
+    if reads - silent or short_seconds is None:
+        return Queues(waiting, present)
+    reading = [one for one in engines if one.role in reads]
+    growth = [one.load.waiting_growth for one in reading]
+    served = sum(min(1.0, one.serving_seconds / short_seconds) for one in reading)
+    known = None if not growth or None in growth else sum(each or 0.0 for each in growth)
+    return Queues(waiting, present, known, served)
 
 
 def answers_in_time(

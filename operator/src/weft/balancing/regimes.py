@@ -104,17 +104,24 @@ class _Group:
         answers /= math.sqrt(max(LEAST_CV2, like.answer_cv2))
         return arrivals, prompts, answers
 
-    def deviations(self, other: _Group, like: Demand) -> float:
-        """By how many standard deviations two loads differ, all that is known of them together."""
+    def deviations(self, other: _Group, like: Demand, answers: bool = True) -> float:
+        """By how many standard deviations two loads differ, all that is known of them together; or without answers."""
         if min(self.requests, other.requests) < 1:
             return math.inf
-        return math.hypot(*self.towards(other, like)) / math.sqrt(1 / self.requests + 1 / other.requests)
+        apart = self.towards(other, like)
+        return math.hypot(*(apart if answers else apart[:2])) / math.sqrt(
+            1 / self.requests + 1 / other.requests
+        )
 
 
 def regimes(
-    traffic: Traffic, generated_tokens_per_second: float, flips_overlap: bool = False
+    traffic: Traffic,
+    generated_tokens_per_second: float,
+    flips_overlap: bool = False,
+    prompts_told: bool = False,
 ) -> Regimes | None:
-    """None while nothing arrives, no answer has ended or the load has only begun."""
+    """None while nothing arrives, no answer has ended or the load has only begun. `prompts_told`: prompts of the short
+    window are of those that are being read, while its answers may still be those of the load before."""
     seen = recent(traffic, generated_tokens_per_second)
     if seen is None:
         return None
@@ -147,6 +154,9 @@ def regimes(
         again = _nearest(others, short, like)
         if again is not None:
             again.add(short)
+        elif prompts_told:
+            # The answers of a load that comes back were known before.
+            again = _nearest([one for one in others if one is not present], short, like, answers=False)
         elif flips_overlap:
             # Where replicas drain, a move for a load that is not there costs minutes: the window has to be of one load.
             again = _becoming(present, others, short, like)
@@ -194,9 +204,9 @@ def _grouped(windows: Sequence[_Group], like: Demand) -> tuple[list[_Group], lis
     return groups, order
 
 
-def _nearest(groups: Sequence[_Group], one: _Group, like: Demand) -> _Group | None:
+def _nearest(groups: Sequence[_Group], one: _Group, like: Demand, answers: bool = True) -> _Group | None:
     """Which of the groups a window is of, if any."""
-    found = [(group.deviations(one, like), place) for place, group in enumerate(groups)]
+    found = [(group.deviations(one, like, answers), place) for place, group in enumerate(groups)]
     deviations, place = min(found, default=(math.inf, 0))
     return groups[place] if deviations < AGAIN_DEVIATIONS else None
 

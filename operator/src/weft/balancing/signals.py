@@ -350,6 +350,7 @@ def _load(engine: EngineSeries, taken_at: datetime) -> PodLoad:
         sampled_at=taken_at - timedelta(seconds=max(0.0, engine.age or 0.0)),
         prompt_tokens_per_second=engine.prompt_tokens_per_second,
         generated_tokens_per_second=engine.generated_tokens_per_second,
+        waiting_growth=engine.waiting_growth_short,
         busy_share=engine.busy_share,
         mean_running=engine.mean_running,
         inter_token_seconds=(engine.itl_seconds_per_second or 0.0) / intervals if intervals > 0 else None,

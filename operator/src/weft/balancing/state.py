@@ -169,6 +169,8 @@ class EngineLoad:
     prompt_tokens_per_second: float | None = None
     generated_tokens_per_second: float | None = None
     """Over the short window."""
+    waiting_growth: float | None = None
+    """Requests per second by which `waiting` grows, over the short window."""
     busy_share: float | None = None
     """Share of samples with a request running."""
     mean_running: float | None = None
@@ -210,6 +212,10 @@ class Queues:
     """At prefill, beyond those being worked on."""
     answers_present: float
     """At decode, written or waiting for it."""
+    prompts_growth: float | None = None
+    """Prompts per second by which those that wait grow, over the short window; None: not known."""
+    prefill_serving: float = 0.0
+    """Prefill replicas that served in it, on average."""
 
 
 @dataclass(frozen=True)

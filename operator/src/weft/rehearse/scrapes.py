@@ -105,6 +105,19 @@ class Samples:
             self._means[key] = found
         return found
 
+    def slope(self, now: float, seconds: float, column: int) -> float | None:
+        """Prometheus's deriv() of a gauge: the line of least squares through its samples. None with fewer than two."""
+        first, end = self.within(now, seconds)
+        count = end - first
+        if count < 2:
+            return None
+        times, values = self.times[first:end], [row[column] for row in self.rows[first:end]]
+        mean_time, mean_value = sum(times) / count, sum(values) / count
+        apart = [each - mean_time for each in times]
+        return sum(x * (y - mean_value) for x, y in zip(apart, values, strict=True)) / sum(
+            x * x for x in apart
+        )
+
 
 RUNNING, WAITING, KV_USAGE = 0, 1, 2
 """Columns of an engine's samples: gauges, the last one from 0 to 1."""
@@ -157,6 +170,7 @@ class Scrapes:
             age=now - samples.times[-1],
             targets=1.0,
             resets=0.0,
+            waiting_growth_short=samples.slope(now, windows.short_seconds, WAITING),
             prompt_tokens_per_second=long[0] if long else None,
             generated_tokens_per_second=generated[0] if generated else None,
             busy_share=samples.mean(now, windows.long_seconds, RUNNING, 1.0),
