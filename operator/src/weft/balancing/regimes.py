@@ -157,7 +157,7 @@ def regimes(
         elif prompts_told:
             # The answers of a load that comes back were known before.
             again = _nearest([one for one in others if one is not present], short, like, answers=False)
-        elif flips_overlap:
+        if again is None and flips_overlap:
             # Where replicas drain, a move for a load that is not there costs minutes: the window has to be of one load.
             again = _becoming(present, others, short, like)
         if again is not None:
