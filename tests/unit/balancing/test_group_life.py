@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support.fleet import GROUP, MODEL, NAMESPACE, TEMPLATE, Fleet, condition
-from support.inference import ANSWER_HEAVY, PROMPT_HEAVY
+from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, steady
 from support.refusals import Policy, Write
 from weft.api import InferenceGroup, InferenceRole
 from weft.api.names import FINALIZER, GATE_SERVING, LABEL_ROLE, LABEL_STAGE
@@ -186,6 +186,21 @@ async def test_a_drain_that_times_out_is_rolled_back_and_not_tried_again_at_once
         "prefill": 3,
         "decode": 6,
     }
+
+
+async def test_replicas_that_still_drain_are_called_back_when_the_load_turns_and_no_other_drains() -> None:
+    fleet = await started()
+    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
+    fleet.traffic = PROMPT_HEAVY
+    await fleet.run(30)
+    assert [one["step"] for one in fleet.status()["transfers"]] == ["Draining", "Draining"]
+    fleet.traffic = steady(7.0, 400, 300)
+    await fleet.run(20)  # drain.timeoutSeconds is 60
+    assert fleet.status().get("transfers", []) == []
+    assert fleet.split() == fleet.serving() == {"prefill": 3, "decode": 6}
+    assert {one["role"]: one["replicas"] for one in fleet.status()["allocation"]} == fleet.split()
+    reasons = [reason for _, reason, _ in fleet.cluster.events]
+    assert [reasons.count(f"Transfer{what}") for what in ("Started", "CalledBack", "RolledBack")] == [2, 2, 0]
 
 
 BAD_ENGINES = [

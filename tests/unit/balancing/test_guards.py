@@ -11,7 +11,7 @@ import pytest
 
 from support.fleet import GROUP, Fleet
 from support.inference import ANSWER_HEAVY, T0
-from weft.api import Stage
+from weft.api import Stage, Transfer, TransferStep
 from weft.api.names import LABEL_ROLE
 from weft.api.resources import INFERENCE_ROLES
 from weft.balancing.drain import idle, may_stop
@@ -19,7 +19,7 @@ from weft.balancing.moments import Moments
 from weft.balancing.replicas import Replica
 from weft.balancing.state import PodLoad, Split
 from weft.balancing.steps import GateReason
-from weft.balancing.transfers import choose
+from weft.balancing.transfers import called_back, choose
 from weft.controllers import Now
 
 AT = T0 + timedelta(seconds=100)
@@ -160,3 +160,27 @@ def test_a_replica_that_was_just_rolled_back_is_left_alone_for_the_cooldown() ->
     here = group(replica(0, "prefill", **back), replica(1, "prefill", **back), replica(2, "decode"))
     assert choose(WANTED, here, (), AT + timedelta(seconds=29))[0] == ()
     assert len(choose(WANTED, here, (), AT + timedelta(seconds=30))[0]) == 1
+
+
+def test_of_those_that_still_drain_for_a_role_with_too_many_the_last_to_have_left_goes_back() -> None:
+    def leaves(number: int, step: TransferStep, seconds: int) -> Transfer:
+        start = AT + timedelta(seconds=seconds)
+        return Transfer(
+            name=f"t{number}",
+            from_="prefill",
+            to="decode",
+            replica=f"llama-{number}",
+            step=step,
+            start_time=start,
+        )
+
+    here = group(*(replica(number, "prefill") for number in range(4)), replica(4, "decode"))
+    drain, change = TransferStep.DRAINING, TransferStep.SWITCHING
+    transfers = (leaves(0, drain, 0), leaves(1, drain, 5), leaves(2, change, 9))
+    kept, notes = called_back(Split.of({"prefill": 2, "decode": 3}), here, transfers)
+    assert [one.step for one in kept] == [drain, TransferStep.ROLLING_BACK, change]
+    assert [note.reason for note in notes] == ["TransferCalledBack"]
+    again, _ = called_back(Split.of({"prefill": 2, "decode": 3}), here, kept)
+    assert again == kept
+    assert called_back(Split.of({"prefill": 1, "decode": 4}), here, transfers) == (transfers, ())
+    assert choose(Split.of({"prefill": 2, "decode": 3}), here, kept, AT)[0] == ()

@@ -32,7 +32,7 @@ from weft.balancing.steps import (
     Step,
 )
 from weft.balancing.stuck import short_of_pods, stuck
-from weft.balancing.transfers import Carried, carry_on, choose, hangs
+from weft.balancing.transfers import Carried, called_back, carry_on, choose, hangs
 from weft.balancing.windows import SUSPENDED, Permit, permit, started, within
 from weft.controllers import Now
 
@@ -91,6 +91,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
     scaling = plan_targets(picture, recorded, creating=bool(roster.create), now=now.wall)
     steps += scaling.steps
     plan, load = _split(picture, carried, recorded, bool(roster.remove), allowed, now)
+    still, turned = called_back(plan.allocation, picture, still)
     chosen, obstacle = choose(plan.allocation, picture, still, now.wall)
     begun, closed = started(allowed, chosen, len(still))
     transfers = (*still, *begun)
@@ -126,6 +127,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         scaling=scaling,
         notes=(
             *(one.note for one in carried if one.note is not None),
+            *turned,
             *scaling.notes,
             *((said,) if said is not None else ()),
         ),

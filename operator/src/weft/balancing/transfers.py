@@ -21,14 +21,16 @@ and with `flip: HTTP`, where the engine changes its stage when it is asked to
 Without a drain the router sends it the new stage's requests as soon as it sees the labels, and the engine, which
 serves both stages, ends the old ones beside them.
 
-Until the labels have changed it can turn back: when the drain times out, a role disappears, or the role that
-gives would be left without enough serving replicas. Afterwards it only goes forward. But for a restart the engine keeps
+Until the labels have changed it can turn back: when the drain times out, a role disappears, the role that
+gives would be left without enough serving replicas, or another decision wants the replica where it is. Afterwards it
+only goes forward. But for a restart the engine keeps
 running throughout, so KV caches that decode replicas still read stay where they are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -70,7 +72,7 @@ class Carried:
     over: bool = False
     """It is finished, rolled back, or its replica is gone: it leaves the status."""
     returned: bool = False
-    """Its replica is back with the role that it was to leave."""
+    """It cannot be finished: its replica stays with the role that it was to leave, from now on."""
     step: TransferAct | None = None
     """What to do for it now; None: wait."""
     check: CheckTemplate | None = None
@@ -89,13 +91,14 @@ def carry_on(transfer: Transfer, picture: GroupPicture, now: datetime) -> Carrie
         return Carried(transfer, over=True, note=Note("TransferEnded", text, warning=True))
     if transfer.step is TransferStep.ROLLING_BACK:
         if replica.gate is True:
-            return Carried(transfer, over=True, returned=True)
+            return Carried(transfer, over=True)
         return Carried(transfer, step=ReturnToRouter(replica.name, "takes requests again in its old role"))
     why = reason_to_turn_back(transfer, replica, picture, now)
     if why:
         # Recorded first, carried out by the next pass: a restart in between must not begin the drain anew.
         text = f"{transfer.replica} stays with {transfer.from_} instead of {transfer.to}: {why}"
-        return Carried(_at(transfer, TransferStep.ROLLING_BACK), note=Note("TransferRolledBack", text, True))
+        back = _at(transfer, TransferStep.ROLLING_BACK)
+        return Carried(back, returned=True, note=Note("TransferRolledBack", text, True))
     return _forward(transfer, replica, picture, now)
 
 
@@ -236,6 +239,39 @@ def reason_to_turn_back(transfer: Transfer, replica: Replica, picture: GroupPict
     )
 
 
+def called_back(
+    allocation: Split, picture: GroupPicture, transfers: Iterable[Transfer]
+) -> tuple[tuple[Transfer, ...], tuple[Note, ...]]:
+    """The transfers, those rolled back that still drain and that the allocation wants no more; what is to be said.
+
+    Else another replica would have to drain to come the opposite way. The last to have left goes back first.
+    """
+    transfers = tuple(transfers)
+    lacking = _lacking(allocation, picture, transfers)
+    turned: dict[str, Transfer] = {}
+    notes: list[Note] = []
+    for one in sorted(transfers, key=lambda each: each.start_time, reverse=True):
+        drains = one.step is TransferStep.DRAINING
+        if drains and lacking[one.from_] > 0 and lacking[one.to] < 0:
+            lacking[one.from_] -= 1
+            lacking[one.to] += 1
+            turned[one.name] = _at(one, TransferStep.ROLLING_BACK)
+            text = f"{one.replica} stays with {one.from_}, which it had not left wholly: {allocation} was decided"
+            notes.append(Note("TransferCalledBack", text))
+    return tuple(turned.get(one.name, one) for one in transfers), tuple(notes)
+
+
+def _lacking(allocation: Split, picture: GroupPicture, transfers: Iterable[Transfer]) -> Counter[str]:
+    """What each role lacks once these transfers have ended; below zero where it has too many."""
+    forward = {one.replica: one.to for one in transfers if one.step is not TransferStep.ROLLING_BACK}
+    effective = effective_roles(picture.replicas, forward)
+    lacking = Counter({name: allocation[name] for name in picture.roles})
+    lacking.subtract(
+        Counter(effective[one.name] for one in picture.replicas if one.has_pod and not one.removing)
+    )
+    return lacking
+
+
 def choose(
     allocation: Split, picture: GroupPicture, open_transfers: tuple[Transfer, ...], now: datetime
 ) -> tuple[tuple[Transfer, ...], Finding | None]:
@@ -249,9 +285,7 @@ def choose(
         return (), refusal
     roles, kinds, replicas, loads = picture.roles, picture.kinds, picture.replicas, picture.reading.loads
     cooldown_seconds = picture.group.spec.rebalance.cooldown_seconds
-    effective = effective_roles(replicas, {transfer.replica: transfer.to for transfer in open_transfers})
-    lacking = Counter({name: allocation[name] for name in roles})
-    lacking.subtract(Counter(effective[one.name] for one in replicas if one.has_pod and not one.removing))
+    lacking = _lacking(allocation, picture, open_transfers)
     started: list[Transfer] = []
     drains = picture.drains_first
     room = (min(OPEN_MOST, max(1, len(replicas) // 4)) if drains else OPEN_MOST) - len(open_transfers)

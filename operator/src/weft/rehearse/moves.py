@@ -1,8 +1,9 @@
 """Brings a world's replicas to what a policy wants, as slowly as it is in a cluster.
 
-A flip takes a replica out of the router, waits until it is seen idle, changes its role and puts it back; or, where the
-engine serves both stages at once (`overlap`), changes its role first and lets old work end beside the new. A replica
-that is made starts for `cold_start_seconds`, one that is removed finishes its work; both hold their hardware meanwhile.
+A flip takes a replica out of the router, waits until it is seen idle, changes its role and puts it back; while it
+waits it is called back where the target wants it in its old role again. Where the engine serves both stages at once
+(`overlap`), it changes its role first and old work ends beside the new. A replica that is made starts for
+`cold_start_seconds`, one that is removed finishes its work; both hold their hardware meanwhile.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class Mover:
         """Begin what the target lacks: flips first, then replicas made, then replicas removed."""
         lacking = self._lacking()
         if self.ways.flips:
+            self._call_back(lacking)
             self._flip(lacking)
         room = self.ways.most_replicas - len(self.world.replicas)
         for role in ROLES:
@@ -132,6 +134,17 @@ class Mover:
             if not one.leaving:
                 lacking[one.moving_to or one.role] -= 1
         return lacking
+
+    def _call_back(self, lacking: dict[str, int]) -> None:
+        """Who still drains for a role that has too many, where its own lacks one. The last to have left goes first."""
+        world = self.world
+        for one in sorted(world.replicas.values(), key=lambda each: each.out_since, reverse=True):
+            drains = one.moving_to and not one.serving and one.switched_at == float("inf")
+            if drains and lacking[one.role] > 0 and lacking[one.moving_to] < 0:
+                lacking[one.role] -= 1
+                lacking[one.moving_to] += 1
+                one.moving_to, one.rolled_back_at, self.moved_at = "", world.now, world.now
+                world.enter(one)
 
     def _flip(self, lacking: dict[str, int]) -> None:
         replicas = self.world.replicas.values()

@@ -456,6 +456,12 @@ EVENTS = (
     ),
     Event(
         GROUP,
+        "Normal",
+        "TransferCalledBack",
+        "A replica that had not ended its old work yet stays with its role: another decision wants it there.",
+    ),
+    Event(
+        GROUP,
         "Warning",
         "TransferEnded",
         "A replica was gone before it served its new role; another is made where one is lacking.",
