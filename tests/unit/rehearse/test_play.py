@@ -106,6 +106,17 @@ def test_a_flip_that_drains_waits_for_its_answers_and_one_that_overlaps_does_not
     assert times[False] > 108
 
 
+def test_a_replica_that_still_drains_is_called_back_when_the_target_is_the_old_one_again() -> None:
+    steps = [(100.0, {"prefill": 4, "decode": 2}), (104.0, {"prefill": 3, "decode": 3})]
+    run = play(CASE, Script(steps, Ways(6)))
+    assert run.flips == 0
+    assert [serving for at, serving, _ in run.sizes if at >= 100] == [
+        {"prefill": 3, "decode": 2},
+        {"prefill": 3, "decode": 3},
+    ]
+    assert next(at for at, serving, _ in run.sizes if at > 100 and serving["decode"] == 3) <= 104.5
+
+
 def test_replicas_that_start_or_drain_are_paid_for_and_serve_nobody() -> None:
     steps = [(100.0, {"prefill": 4, "decode": 4}), (300.0, {"prefill": 3, "decode": 3})]
     run = play(
