@@ -29,7 +29,7 @@ from support.looked_at import (
     reading,
     said,
 )
-from weft.api.names import DEVICES
+from weft.api.names import ANNOTATION_MODE, DEVICES
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     DEVICE_QUOTAS,
@@ -40,7 +40,7 @@ from weft.api.resources import (
 )
 from weft.cli.look import device, plan, status, tree, why
 from weft.cli.look.leader import nobody_leads
-from weft.cli.look.pause import ANNOTATION_MODE, PausedInSpecError, pausing, resuming
+from weft.cli.look.pause import PausedInSpecError, pausing, resuming
 from weft.cli.look.reading import Asker, AskError, Ref, ref_of
 from weft.cli.look.report import archive
 from weft.cluster import ClusterError, NotFoundError
@@ -300,6 +300,25 @@ def test_why_says_that_a_condition_is_older_than_the_spec() -> None:
     assert "said before the last change of the spec" in text_of(why.shown(answer, NOW))
 
 
+def test_a_deletion_is_no_change_of_the_spec_that_a_condition_would_be_older_than() -> None:
+    gone = {**WAITS["metadata"], "generation": 2, "deletionTimestamp": EARLIER}
+    answer = why.why_of(reading({**WAITS, "metadata": gone}), Ref(LOGICAL_NODES, "greedy", "team-a"), [])
+
+    assert "said before the last change" not in text_of(why.shown(answer, NOW))
+
+
+def test_why_leaves_out_the_events_of_an_earlier_object_of_the_name() -> None:
+    node = {**WAITS, "metadata": {**WAITS["metadata"], "uid": "second"}}
+    events = [
+        {"metadata": {"creationTimestamp": EARLIER}, "regarding": {"uid": uid}, "reason": uid.capitalize()}
+        for uid in ("first", "second")
+    ]
+
+    answer = why.why_of(reading(node), Ref(LOGICAL_NODES, "greedy", "team-a"), events)
+
+    assert [one.reason for one in answer.events] == ["Second"]
+
+
 def event(reason: str, note: str, devices: list[str], kind: str = "LogicalNode", **more: Any) -> Object:
     metadata = {"name": note, "creationTimestamp": EARLIER, "annotations": {DEVICES: json.dumps(devices)}}
     about = {"kind": kind, "namespace": "team-b", "name": "past"}
@@ -345,7 +364,7 @@ def test_a_device_that_nobody_holds_is_known_by_its_history_in_each_fabric_that_
     ]
     (exact,) = device.device_of(reading(FABRIC), "rack.gpu-9", past)
     assert exact.name == "rack.gpu-9"
-    with pytest.raises(AskError, match="nothing is known of a device gpu-8"):
+    with pytest.raises(AskError, match=r"nothing is known of a device gpu-8 \(there is gpu-9"):
         device.device_of(reading(FABRIC), "gpu-8", past)
 
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from support.looked_at import ASKED, CLAIM, FABRIC, GROUP, NOW, POOL, ROLE, Object, made, reading, said
+from weft.api.names import ANNOTATION_MODE
 from weft.api.reasons import CONDITIONS
 from weft.api.reasons.declared import NOTHING, Reason
 from weft.api.resources import (
@@ -166,6 +167,90 @@ def test_what_is_to_be_done_is_looked_for_at_the_object_that_it_depends_on(
 
     assert lines[1].startswith(first)
     assert lines[2] == whose
+
+
+PAUSED = unwell(FABRIC)
+PAUSED["spec"] = {**FABRIC["spec"], "mode": "Observe"}
+PAUSED["metadata"] = {**FABRIC["metadata"], "annotations": {ANNOTATION_MODE: "Manage"}}
+SUSPENDED = {**FABRIC, "spec": {**FABRIC["spec"], "suspend": True}}
+RELEASING = [
+    said(type, "False", "Releasing", "fabric rack is in Observe mode: resume it")
+    for type in ("Bound", "Ready")
+]
+
+
+@pytest.mark.parametrize(
+    ("ref", "objects", "command"),
+    [
+        (
+            Ref(LOGICAL_NODES, "trainer", "team-a"),
+            (made(LOGICAL_NODES, "trainer", ASKED, {"conditions": RELEASING}), CLAIM, PAUSED),
+            "fabric/rack",
+        ),
+        (
+            Ref(LOGICAL_NODES, "trainer", "team-a"),
+            (
+                made(
+                    LOGICAL_NODES,
+                    "trainer",
+                    ASKED,
+                    {"conditions": [said("Bound", "False", "Suspended", "Fabric rack is suspended")]},
+                ),
+                SUSPENDED,
+            ),
+            "fabric/rack",
+        ),
+        (
+            Ref(LOGICAL_NODES, "trainer", "team-a"),
+            (
+                made(
+                    LOGICAL_NODES,
+                    "trainer",
+                    {**ASKED, "suspend": True},
+                    {"conditions": [said("Bound", "False", "Suspended", "spec.suspend is set")]},
+                ),
+            ),
+            "lnode/trainer -n team-a",
+        ),
+        (
+            Ref(INFERENCE_GROUPS, "llama", "team-a"),
+            (
+                {
+                    **unwell(GROUP, said("Balanced", "False", "Suspended")),
+                    "spec": {**GROUP["spec"], "suspend": True},
+                },
+            ),
+            "infg/llama -n team-a",
+        ),
+    ],
+)
+def test_what_a_pause_holds_is_answered_by_the_one_command_that_ends_it(
+    ref: Ref, objects: tuple[Object, ...], command: str
+) -> None:
+    lines = "\n".join(told(ref, *objects))
+
+    assert f"do first: Take it off when it may go on: `kubectl weft resume {command}`." in lines
+    # Neither the ways that a reason has in general, nor the command without an object.
+    assert not re.search(r"\n +do: ", lines)
+    kind_name, *_ = command.split()
+    assert set(re.findall(r"weft resume ([^` ]+)", lines)) == {kind_name}
+
+
+def test_a_fabric_that_its_owner_only_observes_is_not_said_to_be_paused() -> None:
+    own = {**PAUSED, "metadata": FABRIC["metadata"]}
+    node = made(LOGICAL_NODES, "trainer", ASKED, {"conditions": RELEASING})
+
+    lines = told(Ref(LOGICAL_NODES, "trainer", "team-a"), node, CLAIM, own)
+
+    assert "kubectl weft resume" not in lines[1]
+
+
+def test_every_command_that_an_action_names_can_be_typed() -> None:
+    actions = {reason.action for each in CONDITIONS for reason in each.reasons}
+    commands = [one for action in actions for one in re.findall(r"`kubectl weft ([^`]*)`", action)]
+
+    assert commands
+    assert [one for one in commands if "/" not in one] == []
 
 
 def test_of_a_group_whose_metrics_are_bad_the_bad_series_is_named_before_what_follows_from_it() -> None:

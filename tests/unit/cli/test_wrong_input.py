@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from support.looked_at import FABRIC, GROUP, WAITS, Object, made
-from weft.api.resources import INFERENCE_GROUPS, LOGICAL_NODES
+from weft.api.names import ANNOTATION_MODE
+from weft.api.resources import FABRICS, INFERENCE_GROUPS, LOGICAL_NODES, NAMESPACES
 from weft.cli.look import plan
 from weft.cli.look.commands import main
-from weft.cli.look.pause import ANNOTATION_MODE
 from weft.cli.look.reading import Asker, AskError, Ref, ref_of
 from weft.cli.look.words import refusal
 from weft.cli.main import main as command
@@ -69,7 +69,7 @@ def test_each_refusal_of_the_api_server_says_what_to_do_next(error: ClusterError
     assert words in refusal(error)
 
 
-LEADS = {
+LEADS: Object = {
     "spec": {"holderIdentity": "weft-1", "leaseDurationSeconds": 15, "renewTime": "9999-01-01T00:00:00Z"}
 }
 
@@ -88,8 +88,11 @@ class One:
     async def find(self, *_: object) -> tuple[Object, ...]:
         return (LEADS,)
 
-    async def get(self, resource: Any, name: str, _: str) -> Object:
-        return next(each for each in self.objects if each["metadata"]["name"] == name)
+    async def get(self, resource: Any, name: str, _: str = "") -> Object:
+        for each in self.objects:
+            if each["metadata"]["name"] == name:
+                return each
+        raise NotFoundError(404, "NotFound", f"{name} not found")
 
     async def patch(self, _: object, name: str, *__: object) -> None:
         self.conflicts -= 1
@@ -106,6 +109,29 @@ async def test_an_object_of_another_namespace_is_pointed_to() -> None:
     said = await asker.missing(Ref(LOGICAL_NODES, "greedy", "default"))
 
     assert said == "there is no LogicalNode default/greedy, or no right to see it; team-a has one: -n team-a"
+
+
+@pytest.mark.parametrize(
+    ("ref", "words"),
+    [
+        (Ref(LOGICAL_NODES, "gredy", "team-a"), "or no right to see it; there is greedy"),
+        (Ref(LOGICAL_NODES, "x", "team-a"), "or no right to see it (-n says in which namespace)"),
+        (Ref(FABRICS, "rackb"), "or no right to see it; there is rack"),
+        (Ref(FABRICS, "x"), "there is no Fabric x, or no right to see it"),
+    ],
+)
+async def test_a_misspelt_name_is_answered_by_those_that_may_be_meant(ref: Ref, words: str) -> None:
+    assert (await Asker(One(WAITS, FABRIC), "team-a").missing(ref)).endswith(words)  # type: ignore[arg-type]
+
+
+def test_a_namespace_that_is_not_there_is_no_empty_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connected(monkeypatch, made(NAMESPACES, "team-a", {}))
+
+    for verb in (["status"], ["why", "lnode/x"], ["report"]):
+        assert main(verb[0], [*verb[1:], "-n", "tema-a"]) == 1
+        assert capsys.readouterr().err == f"weft {verb[0]}: there is no namespace tema-a; there is team-a\n"
 
 
 @pytest.mark.parametrize(
@@ -236,6 +262,17 @@ def test_a_pause_is_tried_again_where_the_operator_writes_at_the_same_time_and_g
     client.conflicts = 100
     assert main("pause", ["fabric/rack"]) == 1
     assert "nothing was written: try again" in capsys.readouterr().err
+
+
+def test_a_pause_that_no_operator_carries_out_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(LEADS["spec"], "holderIdentity", "")
+    connected(monkeypatch, FABRIC)
+
+    for what in ("fabric/rack", "--all"):
+        assert main("pause", [what]) == 0
+        assert "weft pause: nobody leads: the last one ended" in capsys.readouterr().err
 
 
 def test_resume_all_leaves_what_its_owner_paused_and_says_so(

@@ -31,6 +31,9 @@ FINALIZER = f"{GROUP}/fabric"
 ANNOTATION_LOGICAL_NODE = f"{GROUP}/logical-node"
 """On a Node whose taint cannot hold the whole name of its logical node: namespace/name."""
 
+ANNOTATION_MODE = f"{GROUP}/mode-before-pause"
+"""On what `weft pause` paused: the mode that it goes back to."""
+
 DEVICES = f"{GROUP}/devices"
 """On an Event about devices: a label without a value, to select such Events by, and an annotation with the names of
 their DeviceAttachments, as a JSON list. The attachments may be gone."""

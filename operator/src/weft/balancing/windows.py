@@ -18,7 +18,8 @@ from weft.balancing.state import Finding, Split
 SUSPENDED = Finding(
     False,
     "Suspended",
-    "spec.suspend is set: nothing is moved, and no replica is added; take it off (kubectl weft resume) to go on",
+    "spec.suspend is set: nothing is moved, and no replica is added; take it off (kubectl weft resume infg/NAME)"
+    " to go on",
 )
 
 

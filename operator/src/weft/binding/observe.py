@@ -10,7 +10,7 @@ from weft.api import DeviceAttachment, LogicalNode
 from weft.api.conditions import is_true
 from weft.api.maintenance import Drain
 from weft.api.meta import ObjectMeta
-from weft.api.names import TAINT_LOGICAL_NODE
+from weft.api.names import ANNOTATION_MODE, TAINT_LOGICAL_NODE
 from weft.api.pools import Maintenance, PoolKind
 from weft.api.resources import (
     FABRICS,
@@ -164,7 +164,9 @@ def why_not_usable(cluster: Cluster, name: str, session: FabricSession | None) -
     if (session.uid, session.endpoint) != (raw["metadata"]["uid"], raw["spec"]["endpoint"]):
         return f"fabric {name} was not read yet at its new endpoint"
     if not session.managed or raw["spec"].get("mode") != "Manage":
-        return f"fabric {name} is in Observe mode: set spec.mode to Manage"
+        paused = ANNOTATION_MODE in raw["metadata"].get("annotations", {})
+        back = f"resume it (kubectl weft resume fabric/{name})" if paused else "set spec.mode to Manage"
+        return f"fabric {name} is in Observe mode: {back}"
     if session.epoch == 0:
         return f"fabric {name}: the earlier leader is not fenced yet"
     return ""

@@ -22,7 +22,8 @@ DEVICE_REASONS = ("NotEnoughDevices", "ConstraintUnmet")
 MOVABLE_REASONS = (*DEVICE_REASONS, "NoHost")
 """Refusals that may end when others are moved."""
 SUSPENDED = Why(
-    "Suspended", "spec.suspend is set: it takes no devices; take it off (kubectl weft resume) to go on"
+    "Suspended",
+    "spec.suspend is set: it takes no devices; take it off (kubectl weft resume lnode/NAME) to go on",
 )
 AS_GANG = Why("WaitingForDomain", "it has its places in one domain together with others", in_queue=True)
 NOT_KEPT = "in pools open to this namespace and not kept for a request whose turn is earlier"

@@ -184,7 +184,7 @@ CONDITIONS = (
                 "False",
                 "Suspended",
                 "`spec.suspend` is set: no move begins and no replica is added.",
-                "Take it off when it may go on: `kubectl weft resume`.",
+                "Take it off when it may go on: `kubectl weft resume KIND/NAME`.",
                 event="Warning",
             ),
             Reason(

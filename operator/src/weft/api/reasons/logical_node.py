@@ -72,7 +72,7 @@ _TAKES_NOTHING = (
         "False",
         "Suspended",
         "`spec.suspend` of it, or of a Fabric that would have a place for it, is set.",
-        "Take it off when it may go on: `kubectl weft resume`.",
+        "Take it off when it may go on: `kubectl weft resume KIND/NAME`.",
     ),
     Reason(
         "False",
@@ -87,7 +87,8 @@ _NO_PLACE = (
         "False",
         "OnlyPlanned",
         "A place was found, but a Fabric there is in Observe mode: `status.plan` says what would be attached.",
-        "Look at the plan; to carry it out set the Fabric's `spec.mode` to Manage, or `kubectl weft resume` it.",
+        "Look at the plan; to carry it out set the Fabric's `spec.mode` to Manage, or, where it was paused,"
+        " `kubectl weft resume fabric/NAME`.",
     ),
     *_SHORT,
     *_TAKES_NOTHING,

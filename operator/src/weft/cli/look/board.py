@@ -8,11 +8,12 @@ from datetime import datetime
 
 from weft.api import DeviceAttachment, Fabric, InferenceGroup, LogicalNode, Resource
 from weft.api.conditions import Condition, is_true
-from weft.api.resources import DEVICE_ATTACHMENTS
+from weft.api.resources import DEVICE_ATTACHMENTS, LOGICAL_NODES
 from weft.cli.look.history import Span
-from weft.cli.look.reading import Reading
+from weft.cli.look.reading import Reading, Ref
 from weft.cli.look.recorded import NOT_ASKED, Records
 from weft.cli.look.status import FabricLine, GroupLine, NodeLine, PoolLine, status_of, waits_for
+from weft.cli.look.unblock import resume_of
 from weft.cli.look.why import Chosen, Said, decisions, said_of
 from weft.cli.look.words import by_number, causes
 
@@ -115,7 +116,7 @@ def board_of(
         ),
         nodes=status.nodes,
         waiting=tuple(
-            WaitBoard(line, _do(nodes[f"{line.namespace}/{line.name}"])) for line in status.waiting
+            WaitBoard(line, _do(reading, nodes[f"{line.namespace}/{line.name}"])) for line in status.waiting
         ),
         denied=status.denied,
         unreadable=status.unreadable,
@@ -131,13 +132,18 @@ def _name(one: LogicalNode) -> str:
 def _said(one: Resource, conditions: tuple[Condition, ...]) -> tuple[Said, ...] | None:
     if not conditions:
         return None
-    kind, generation = type(one).__name__, one.metadata.generation
+    kind, leaves = type(one).__name__, one.metadata.deletion_timestamp is not None
+    # The API server counts a deletion as a change of the spec.
+    generation = one.metadata.generation - leaves
     return tuple(said_of(kind, each, generation) for each in causes(kind, conditions))
 
 
-def _do(node: LogicalNode) -> str:
+def _do(reading: Reading, node: LogicalNode) -> str:
     told = waits_for(node)
-    return said_of("LogicalNode", told, node.metadata.generation).do if told is not None else ""
+    if told is None:
+        return ""
+    ref = Ref(LOGICAL_NODES, node.metadata.name, node.metadata.namespace)
+    return resume_of(reading, ref, told) or said_of("LogicalNode", told, node.metadata.generation).do
 
 
 def _group(line: GroupLine, group: InferenceGroup, history: tuple[Span, ...]) -> GroupBoard:

@@ -186,7 +186,7 @@ def _minutes(text: str) -> float:
 
 
 async def _ask(verb: str, options: argparse.Namespace) -> int:
-    from weft.cli.look.reading import Asker, ref_of
+    from weft.cli.look.reading import Asker, AskError, ref_of
     from weft.runtime.client import KubeClient, current_namespace, load_configuration
 
     configuration = await load_configuration(options.kubeconfig, options.context)
@@ -195,6 +195,12 @@ async def _ask(verb: str, options: argparse.Namespace) -> int:
         namespace = options.namespace or current_namespace(options.kubeconfig, options.context)
         everywhere = verb in EVERYWHERE and not options.namespace
         asker = Asker(client, namespace, everywhere)
+        if (
+            options.namespace
+            and verb not in ("pause", "resume", "plan")
+            and (none := await asker.no_namespace())
+        ):
+            raise AskError(none)
         if verb == "status":
             return await _status(asker, options)
         if verb == "plan":

@@ -20,7 +20,7 @@ from weft.api.attachment import attachment_name
 from weft.api.names import DEVICES
 from weft.api.quantity import parse_bytes
 from weft.binding.offers import cost_per_hour
-from weft.cli.look.reading import AskError, Reading
+from weft.cli.look.reading import AskError, Reading, alike
 from weft.cli.look.why import Happened, Said, happened, said_of, shown_conditions, shown_events
 from weft.cli.look.words import age, indented
 from weft.cluster import Object
@@ -64,10 +64,12 @@ def device_of(reading: Reading, name: str, events: Iterable[Object]) -> list[Dev
     found = sorted(each for each in known if each in wanted or each.partition(".")[2] == name)
     found += sorted(key for key, each in claims.items() if each.spec.device == name and key not in found)
     if not found:
+        meant = alike(name, known | {each.partition(".")[2] for each in known})
+        meant = f" (there is {meant})" if meant else ""
         raise AskError(
-            f"nothing is known of a device {name}: none of that name is held, nor was while the API server keeps events"
-            " (an hour, unless it is told otherwise). Free devices have no object: `weft status` counts them by pool;"
-            " for what was long ago, the operator's audit log (docs/security.md)"
+            f"nothing is known of a device {name}{meant}: none of that name is held, nor was while the API server keeps"
+            " events (an hour, unless it is told otherwise). Free devices have no object: `weft status` counts them by"
+            " pool; for what was long ago, the operator's audit log (docs/security.md)"
         )
     told = {each: tuple(_told(event) for names, event in history if each in names) for each in found}
     return [_one(reading, each, claims.get(each), told[each]) for each in found]

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from weft.api import FabricMode, RebalanceMode
-from weft.api.resources import FABRICS, GROUP, INFERENCE_GROUPS, LOGICAL_NODES
+from weft.api.names import ANNOTATION_MODE
+from weft.api.resources import FABRICS, INFERENCE_GROUPS, LOGICAL_NODES
 from weft.cli.look.reading import KINDS, AskError, Ref
 from weft.cli.look.words import a
 from weft.cluster import Object
-
-ANNOTATION_MODE = f"{GROUP}/mode-before-pause"
-"""On a paused object: the mode that it goes back to."""
 
 
 class PausedInSpecError(AskError):

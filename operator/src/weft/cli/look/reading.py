@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -38,13 +39,14 @@ from weft.api.resources import (
     INFERENCE_ROLES,
     LOGICAL_NODES,
     MEMORY_POOLS,
+    NAMESPACES,
     PODS,
     STORAGE_POOLS,
     ResourceType,
 )
 from weft.cli.look.leader import leases, nobody_leads
 from weft.cli.look.words import FORBIDDEN, refusal
-from weft.cluster import ClusterError, Object
+from weft.cluster import ClusterError, NotFoundError, Object
 from weft.runtime.client import KubeClient
 
 R = TypeVar("R", bound=Resource)
@@ -246,16 +248,35 @@ class Asker:
     async def missing(self, ref: Ref) -> str:
         """Words for an object that is not there, with the namespaces that have one of its name."""
         text = f"there is no {ref}, or no right to see it"
-        if not ref.resource.namespaced:
-            return text
         try:
             everywhere, _ = await self.client.list(ref.resource)
         except ClusterError:
-            return f"{text} (-n says in which namespace)"
+            everywhere = list(await self._list(ref.resource))
         found = sorted(
-            each["metadata"]["namespace"] for each in everywhere if each["metadata"]["name"] == ref.name
+            each["metadata"]["namespace"]
+            for each in everywhere
+            if ref.resource.namespaced and each["metadata"]["name"] == ref.name
         )
-        return f"{text}; {' and '.join(found[:2])} has one: -n {found[0]}" if found else text
+        if found:
+            return f"{text}; {' and '.join(found[:2])} has one: -n {found[0]}"
+        here = [one for one in everywhere if one["metadata"].get("namespace", "") == ref.namespace]
+        if meant := alike(ref.name, (one["metadata"]["name"] for one in here)):
+            return f"{text}; there is {meant}"
+        return f"{text} (-n says in which namespace)" if ref.resource.namespaced else text
+
+    async def no_namespace(self) -> str:
+        """Words for a namespace that is not there; empty where it is, or that is not to be seen."""
+        try:
+            await self.client.get(NAMESPACES, self.namespace)
+        except NotFoundError:
+            names: Iterable[str] = ()
+            with contextlib.suppress(ClusterError):
+                names = [one["metadata"]["name"] for one in (await self.client.list(NAMESPACES))[0]]
+            meant = alike(self.namespace, names)
+            return f"there is no namespace {self.namespace}{f'; there is {meant}' if meant else ''}"
+        except ClusterError:
+            pass
+        return ""
 
     async def device_events(self) -> list[Object]:
         """The events that name devices, the latest last; those of one namespace where rights end there."""
@@ -269,6 +290,11 @@ class Asker:
             with contextlib.suppress(ClusterError):
                 found += tuple((await self.client.list(EVENTS, CLUSTER_EVENTS))[0])
         return sorted((one for one in found if one.get("regarding", {}).get("kind") in kinds), key=moment_of)
+
+
+def alike(name: str, names: Iterable[str]) -> str:
+    """Names that may be meant by a misspelt one, the most alike first; empty for none."""
+    return " and ".join(difflib.get_close_matches(name, sorted(set(names)), n=2))
 
 
 def moment_of(event: Object) -> str:

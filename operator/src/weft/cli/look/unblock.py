@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from weft.api import Condition
-from weft.api.names import LABEL_GROUP, LABEL_ROLE
+from weft.api.names import ANNOTATION_MODE, LABEL_GROUP, LABEL_ROLE
 from weft.api.reasons import CONDITIONS
 from weft.api.reasons.declared import Reason
 from weft.api.resources import (
@@ -17,6 +18,7 @@ from weft.api.resources import (
     LOGICAL_NODES,
     POOLS,
 )
+from weft.cli.look.pause import named
 from weft.cli.look.reading import KINDS, Reading, Ref
 from weft.cli.look.words import as_hoped, by_number, declared
 from weft.cluster import Object
@@ -33,6 +35,8 @@ ORDER = {
 BY_SPEC = frozenset({"BudgetTooSmall"})
 """Reasons that stand in the object's own spec: no metric and no waiting changes them."""
 MOST_NAMES = 3
+PAUSED = frozenset({"Suspended", "OnlyPlanned", "Releasing", "FabricNotReady", "NoHost"})
+"""Reasons of which a pause or a suspension may be the cause."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,33 @@ def first_step(reading: Reading, ref: Ref) -> First | None:
     if at is None:
         return None
     ref, condition, reason = at
-    do = f"{reason.action}{_users(reading, ref) if condition.reason == 'InUse' else ''}"
+    do = resume_of(reading, ref, condition)
+    do = do or f"{reason.action}{_users(reading, ref) if condition.reason == 'InUse' else ''}"
     word = f"{condition.type}={condition.status} {condition.reason}"
     return First(str(ref), word, condition.message, do, likewise)
+
+
+def resume_of(reading: Reading, ref: Ref, condition: Condition) -> str:
+    """What to do about a condition that a pause or a suspension is the reason for; empty for others."""
+    if condition.reason not in PAUSED or condition.status == "True":
+        return ""
+    asked = [ref]
+    if ref.resource == LOGICAL_NODES:
+        words = set(re.findall(r"abric ([a-z0-9.-]*[a-z0-9])", condition.message))
+        words |= {one.name for one in _related(reading, ref, FABRICS.kind)}
+        asked += [Ref(FABRICS, name) for name in sorted(words)]
+    found = ((one, reading.find(one) or {}) for one in asked)
+    held = [one for one, raw in found if raw and _is_held(one, raw, condition.reason)]
+    commands = " and ".join(f"`kubectl weft resume {named(one)}`" for one in held)
+    return f"Take it off when it may go on: {commands}." if commands else ""
+
+
+def _is_held(ref: Ref, found: Object, reason: str) -> bool:
+    suspended = bool(found["spec"].get("suspend"))
+    if reason == "Suspended":
+        return suspended
+    paused = ANNOTATION_MODE in found["metadata"].get("annotations", {})
+    return ref.resource == FABRICS and paused and found["spec"].get("mode") != "Manage"
 
 
 def _worst(ref: Ref, found: Object | None) -> tuple[Ref, Condition, Reason] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -92,7 +92,7 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
     found = reading.find(ref)
     if found is None:
         raise AskError(f"there is no {ref}, or no right to see it")
-    generation = found["metadata"].get("generation", 0)
+    generation = generation_of(found["metadata"])
     conditions = tuple(Condition.model_validate(one) for one in found.get("status", {}).get("conditions", ()))
     first = first_step(reading, ref)
     cause = first.condition.partition("=")[0] if first is not None and first.what == str(ref) else ""
@@ -100,6 +100,9 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
         (said_of(ref.resource.kind, one, generation) for one in conditions),
         key=lambda one: (one.as_hoped, one.type != cause),
     )
+    if first is not None and cause:
+        # What is to be done is said in one way: that which names this object, or those on which it depends.
+        said = [replace(one, do=first.do) if one.do == said[0].do else one for one in said]
     return Why(
         what=str(ref),
         created=found["metadata"].get("creationTimestamp", ""),
@@ -116,11 +119,16 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
             (),
         ),
         below=_below(reading, ref),
-        events=tuple(happened(one) for one in events[-LAST_EVENTS:]),
+        events=tuple(happened(one) for one in _of_this(found, events)[-LAST_EVENTS:]),
         denied=reading.denied,
         unreadable=reading.unreadable,
         nobody_leads=reading.nobody_leads,
     )
+
+
+def generation_of(metadata: Object) -> int:
+    """The generation of what the owner asks for: the API server counts a deletion as a change of the spec."""
+    return int(metadata.get("generation", 0)) - ("deletionTimestamp" in metadata)
 
 
 def said_of(kind: str, condition: Condition, generation: int) -> Said:
@@ -166,6 +174,12 @@ def _chosen(decision: Decision, after: str, *, recommended: bool) -> Chosen:
         tuple(f"{_words(one.allocation)}: {one.reason}" for one in decision.alternatives),
         recommended,
     )
+
+
+def _of_this(found: Object, events: Iterable[Object]) -> list[Object]:
+    """The events of this object, and not of an earlier one of its name."""
+    uid = found["metadata"].get("uid")
+    return [one for one in events if one.get("regarding", {}).get("uid", uid) == uid]
 
 
 def _below(reading: Reading, ref: Ref) -> tuple[str, ...]:
