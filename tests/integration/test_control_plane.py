@@ -21,6 +21,7 @@ import pytest
 
 from support.eventually import eventually
 from weft.api.resources import NODES, PODS
+from weft.cli.look.commands import WOULD_BE_REFUSED
 from weft.cli.main import main
 from weft.cluster import Object
 from weft_dev import PYTHONPATH, controlplane
@@ -170,8 +171,8 @@ def alive(pid: int) -> bool:
 SAYS = {
     "weft status": "rack-a  Manage  Connected",
     "weft tree": "main: gpu-59 of GPUPool h200 at Fabric rack-a",
-    "weft plan": "LogicalNode demo/greedy would wait\n    QuotaExceeded: ",
-    "weft why lnode/greedy": "do first: Release what the namespace holds, or have the DeviceQuota raised.",
+    "weft plan": "LogicalNode demo/greedy would never bind, as things are\n    NoSuchDevices: ",
+    "weft why lnode/greedy": "do first: Create a new LogicalNode that asks for what there is,",
     "weft pause": "Fabric rack-a: Manage -> Observe",
     "weft why lnode/trainer": "fabric rack-a is in Observe mode",
     "weft resume": "Fabric rack-a: Observe -> Manage",
@@ -239,7 +240,9 @@ async def type_the_way_by_hand(printed: str, folder: Path) -> None:
                     told = await asyncio.create_subprocess_exec(kubectl, *arguments, **shell)
                     output = (await told.communicate())[0].decode()
                     status = told.returncode or 0
-                assert status == 0, f"{program} {arguments}: {output}"
+                assert status == (WOULD_BE_REFUSED if "plan" in arguments else 0), (
+                    f"{program} {arguments}: {output}"
+                )
                 return wanted in output
 
             await eventually(said, what=f"{typed} says {wanted}")

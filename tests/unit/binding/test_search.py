@@ -250,6 +250,17 @@ def test_a_quota_is_named_before_a_shortage_that_others_binds_bring_and_take() -
     assert "GPUPool gpus" in refusals[0].message
 
 
+def test_what_no_pool_has_is_said_before_a_quota_that_a_higher_limit_would_not_help() -> None:
+    few = [gpu(f"g{n}") for n in range(3)]
+    for limits in ({("a", GPUS): 2}, {}):
+        refusal = refused(place([request("r", gpus(4))], few, [host("h")], limits))
+        assert (refusal.reason, refusal.accepted) == ("NoSuchDevices", False)
+    more = [*few, gpu("g3")]
+    assert (
+        refused(place([request("r", gpus(4))], more, [host("h")], {("a", GPUS): 2})).reason == "QuotaExceeded"
+    )
+
+
 def test_a_quota_that_two_requests_exceed_together_is_named() -> None:
     needs = gpus(2), gpus(2, name="aux")
     placement = place([request("r", *needs)], [gpu(f"g{n}") for n in range(4)], [host("h")], {("a", GPUS): 3})
@@ -285,10 +296,13 @@ def test_what_was_refused_to_one_namespace_is_not_looked_for_again_for_another_u
     waiting = [
         request(f"{space}{n}", gpus(64), namespace=space, created=str(n)) for n in range(3) for space in "abc"
     ]
-    placement = place(waiting, [gpu("g")], [host("h")], {("c", GPUS): 1})
+    taken = [replace(gpu(f"g{n}"), free=False) for n in range(64)]
+    placement = place(waiting, taken, [host("h")], {("c", GPUS): 1})
     assert placement.effort.searches == 2
     assert {item.reason for item in placement.refusals if item.waiting.namespace == "c"} == {"QuotaExceeded"}
-    assert {item.reason for item in placement.refusals if item.waiting.namespace != "c"} == {"NoSuchDevices"}
+    assert {item.reason for item in placement.refusals if item.waiting.namespace != "c"} == {
+        "NotEnoughDevices"
+    }
 
 
 def test_who_waited_before_there_was_a_device_gets_one_that_came_while_somebody_else_had_it() -> None:

@@ -40,7 +40,7 @@ from weft.binding.stock import Holder, Offer, Stock
 from weft.binding.stranded import unused
 from weft.binding.told import Queue, tell
 from weft.binding.turns import Turns
-from weft.binding.why import AS_GANG, DEVICE_REASONS, MOVABLE_REASONS, SUSPENDED, Words
+from weft.binding.why import AS_GANG, MOVABLE_REASONS, NOT_FOR_HOSTS, SUSPENDED, Words
 from weft.fabric.driver import DeviceKind
 
 MOST_ROUNDS = 3
@@ -264,15 +264,14 @@ class _Pass:
         if isinstance(found, Held):
             self._room.take(found)
             return True
-        if found.reason in MOVABLE_REASONS:
-            if found.reason in DEVICE_REASONS and not self._is_possible(request.possible):
-                found = self._words.hopeless(request.possible, found)
-                key = self._key_of[request.uid] = (*key[:2], None)
-                self._hopeless.add(key)
-            elif self._repack.make_room(request):
-                self._room.devices.look_again()
-                self._moved = True
-                return True
+        if found.reason in NOT_FOR_HOSTS and not self._is_possible(request.possible):
+            found = self._words.hopeless(request.possible, found)
+            key = self._key_of[request.uid] = (*key[:2], None)
+            self._hopeless.add(key)
+        elif found.reason in MOVABLE_REASONS and self._repack.make_room(request):
+            self._room.devices.look_again()
+            self._moved = True
+            return True
         self._refused[key] = found
         return False
 

@@ -21,6 +21,8 @@ from weft.binding.stock import HostOffer, Stock, pool_words
 DEVICE_REASONS = ("NotEnoughDevices", "ConstraintUnmet")
 MOVABLE_REASONS = (*DEVICE_REASONS, "NoHost")
 """Refusals that may end when others are moved."""
+NOT_FOR_HOSTS = (*DEVICE_REASONS, "QuotaExceeded")
+"""Refusals of which it is asked whether there are such devices at all: a higher quota would not make any."""
 SUSPENDED = Why(
     "Suspended",
     "spec.suspend is set: it takes no devices; take it off (kubectl weft resume lnode/NAME) to go on",
