@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.rack import Rack, condition
+from support.rack import Rack, condition, secret
 from weft.api.resources import (
     DEVICE_QUOTAS,
     FABRICS,
@@ -203,3 +203,37 @@ async def test_a_question_leaves_the_next_pass_of_placement_as_it_was(rack: Rack
     await planned(rack, asked("imagined", 4))
     await rack.ask("real", 4)
     assert condition(rack.node("real"), "Bound")[0] == "True"
+
+
+async def test_a_fabric_that_could_not_be_read_says_all_that_it_lacks_before_it_is_applied(
+    rack: Rack,
+) -> None:
+    await rack.build()
+    spec = {"endpoint": "https://new", "credentialsSecretRef": {"name": "login"}}
+    for driver, secrets, lacks in (
+        ("redfsh", {}, ["no driver 'redfsh' is installed", "Secret weft-system/login with the key username"]),
+        ("redfish", {}, ["Secret weft-system/login with the key username"]),
+        ("redfish", {"login": secret(username=b"u", password=b"p")}, []),
+    ):
+        rack.secrets = secrets
+        answer = await planned(
+            rack, (FABRICS, {"metadata": {"name": "new"}, "spec": {**spec, "driver": driver}})
+        )
+        told = [lack for each in answer.fabrics for lack in each.lacks]
+        assert len(told) == len(lacks)
+        assert all(lack.startswith(start) for lack, start in zip(told, lacks, strict=True))
+
+
+async def test_a_pool_of_a_fabric_that_does_not_exist_is_refused_unless_it_comes_with_it(rack: Rack) -> None:
+    await rack.build()
+    pool = (GPU_POOLS, {"metadata": {"name": "more"}, "spec": {**PRICED, "fabricRef": {"name": "nofab"}}})
+    (forecast,) = (await planned(rack, pool)).pools
+    assert forecast.refused
+    assert "there is no Fabric nofab" in forecast.message
+    fabric = (
+        FABRICS,
+        {"metadata": {"name": "nofab"}, "spec": {"endpoint": "https://new", "driver": "redfish"}},
+    )
+    (forecast,) = (await planned(rack, fabric, pool)).pools
+    assert not forecast.refused
+    assert "not known (yet)" in forecast.message

@@ -556,6 +556,24 @@ def test_a_plan_says_what_comes_what_it_costs_who_waits_and_why() -> None:
     assert answer.refused
 
 
+def test_a_plan_of_what_could_not_be_read_says_what_is_missing_and_ends_as_refused() -> None:
+    fabric = {"name": "new", "lacks": ["no driver 'redfsh' is installed"]}
+    pool = {
+        "kind": "GPUPool",
+        "name": "g",
+        "devices": 0,
+        "models": [],
+        "message": "no Fabric x",
+        "refused": True,
+    }
+    for answer, line in (
+        (plan.Plan((), fabrics=(fabric,)), "! Fabric new could not be read: no driver 'redfsh' is installed"),
+        (plan.Plan((), pools=(pool,)), "! GPUPool g: no Fabric x"),
+    ):
+        assert answer.refused
+        assert line in text_of(plan.shown(answer))
+
+
 @pytest.mark.parametrize(
     ("resource", "name"), [(FABRICS, "rack"), (LOGICAL_NODES, "trainer"), (INFERENCE_GROUPS, "llama")]
 )

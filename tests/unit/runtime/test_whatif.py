@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
+from rich.console import Console, RenderableType
 from yarl import URL
 
+from weft.api.inference_role import InferenceRole
 from weft.api.resources import (
     INFERENCE_GROUPS,
     INFERENCE_ROLES,
@@ -19,7 +22,9 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.api.whatif import MOST_BYTES, MOST_OBJECTS, PLAN_AUDIENCE, TOKEN_HEADER
+from weft.balancing.replicas import ANNOTATION_SHAPE, shape_of
 from weft.binding.whatif import Answer, Forecast
+from weft.cli.look import plan
 from weft.cluster import ClusterError, Object
 from weft.domains import DomainAnswer, DomainQuestion
 from weft.runtime.cache import ObjectCache
@@ -264,6 +269,81 @@ async def test_a_role_of_a_group_that_is_there_asks_for_what_it_lacks(bench: Ben
     _, body = await bench.post({"objects": [role("prefill", 1, count=3)]})
     told = {each["name"]: (each["replicas"], each["there"], each["remade"]) for each in body["roles"]}
     assert told == {"prefill": (1, 1, ["llama-0"]), "decode": (1, 0, [])}
+
+
+def running(bench: Bench, replicas: int) -> Object:
+    """A group in Auto with so many replicas of each role, each with its logical node; the group as it is stored."""
+    allocation = [{"role": name, "replicas": replicas} for name in ("decode", "prefill")]
+    whole = group(maximum=16)
+    whole["spec"]["template"] = {"spec": {"containers": [{"name": "engine", "image": "engine:1"}]}}
+    found = [
+        (INFERENCE_GROUPS, {**whole, "status": {"allocation": allocation}}),
+        *((INFERENCE_ROLES, role(each["role"], replicas)) for each in allocation),
+    ]
+    for number in range(2 * replicas):
+        name = ("decode", "prefill")[number % 2]
+        node = lnode(f"llama-{number}")
+        node["metadata"]["labels"] = {"weft.dev/group": "llama", "weft.dev/role": name}
+        shape = shape_of(InferenceRole.model_validate(role(name, replicas)))
+        node["metadata"]["annotations"] = {ANNOTATION_SHAPE: shape}
+        found.append((LOGICAL_NODES, node))
+    for number, (resource, raw) in enumerate(found):
+        meta = {**raw["metadata"], "uid": f"u{number}", "resourceVersion": str(number + 1)}
+        bench.cache.put(resource, {**raw, "metadata": meta})
+    return whole
+
+
+def text_of(shown: RenderableType) -> str:
+    out = io.StringIO()
+    Console(file=out, width=400, highlight=False, markup=False).print(shown)
+    return out.getvalue()
+
+
+async def planned(bench: Bench, *objects: Object) -> dict[str, Object]:
+    _, body = await bench.post({"objects": list(objects)})
+    return {each["name"]: each for each in body["roles"]}
+
+
+async def test_a_lower_maximum_is_planned_with_the_replicas_and_the_accelerators_that_it_takes(
+    bench: Bench,
+) -> None:
+    whole = running(bench, 4)
+    whole["spec"]["accelerators"]["maximum"] = 4
+    told = await planned(bench, whole)
+    for each in told.values():
+        assert (each["replicas"], each["ended"], each["released"], each["refused"]) == (1, 3, 6, False)
+        assert each["message"].startswith("6 of the replicas asked for do not fit")
+    shown_as = text_of(plan.shown(plan.Plan((), roles=tuple(told.values()))))
+    assert "3 of its replicas would end, the least loaded first, and give back 6 accelerators" in shown_as
+    assert shown_as.count("do not fit into accelerators.maximum") == 1, "of the group, not of each role"
+    assert "InferenceGroup team-a/llama: 6 of the replicas" in shown_as
+
+
+async def test_a_maximum_that_nothing_fits_into_is_planned_as_refused(bench: Bench) -> None:
+    whole = running(bench, 4)
+    whole["spec"]["accelerators"]["maximum"] = 3
+    told = await planned(bench, whole)
+    assert {(each["replicas"], each["ended"], each["refused"]) for each in told.values()} == {(4, 0, True)}
+    answer = plan.Plan((), roles=tuple(told.values()))
+    assert answer.refused
+    assert "! InferenceGroup team-a/llama: accelerators.maximum, 3, has no room" in text_of(
+        plan.shown(answer)
+    )
+
+
+async def test_a_changed_image_is_planned_with_how_many_replicas_it_makes_anew(bench: Bench) -> None:
+    whole = running(bench, 4)
+    assert {each["rolled"] for each in (await planned(bench, whole)).values()} == {0}
+    whole["spec"]["template"] = {"spec": {"containers": [{"name": "engine", "image": "engine:2"}]}}
+    told = await planned(bench, whole)
+    assert {each["rolled"] for each in told.values()} == {4}
+    text = text_of(plan.shown(plan.Plan((), roles=tuple(told.values()))))
+    assert "4 replicas would be made anew, one after the other" in text
+
+
+async def test_a_group_without_measured_profiles_and_with_equal_roles_lacks_nothing(bench: Bench) -> None:
+    told = await planned(bench, running(bench, 4))
+    assert {each["message"] for each in told.values()} == {""}
 
 
 async def test_a_role_without_its_group_and_a_thousand_replicas_are_answered_in_words(bench: Bench) -> None:

@@ -92,6 +92,8 @@ class SplitPlan:
     """What the decision, or the recommendation, was made by; None where no such share was computed."""
     left_out: int = 0
     """Replicas that the roles ask for and the budget has no room for."""
+    held: bool = False
+    """The roles' least does not fit into the budget: nothing is changed."""
 
 
 def plan_split(inputs: SplitInputs) -> SplitPlan:
@@ -101,7 +103,7 @@ def plan_split(inputs: SplitInputs) -> SplitPlan:
     if not all(is_planned(role.stage) for role in inputs.roles):
         inputs = replace(inputs, roles=tuple(map(_held, inputs.roles)))
     found = starting_split(inputs)
-    return replace(_from(found, inputs), left_out=found.left_out)
+    return replace(_from(found, inputs), left_out=found.left_out, held=found.held)
 
 
 def _from(found: Start, inputs: SplitInputs) -> SplitPlan:

@@ -15,15 +15,17 @@ from weft.api.resources import FABRICS, NAMESPACES, SECRETS, ResourceType
 from weft.binding.audit import Audit
 from weft.binding.inventory import Picture
 from weft.binding.session import FabricSession, Leader
-from weft.cluster import Cluster, Object
+from weft.cluster import Cluster, ClusterError, Object
 from weft.controllers import Now
 from weft.fabric.driver import Connection, DeviceKind
 from weft.fabric.errors import Unsupported
-from weft.fabric.installed import open_driver
+from weft.fabric.installed import find_driver, open_driver
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
+LOGIN, CA = ("username", "password"), ("ca.crt",)
+"""Keys of the Secrets that a Fabric names."""
 
 ReadObject = Callable[[ResourceType, str, str], Awaitable[Object | None]]
 """Reads one object (a Secret) from the API server: resource, name, namespace."""
@@ -132,14 +134,29 @@ class Fabrics:
         self._sessions[name] = fresh
         return fresh
 
+    async def lacking(self, fabric: Fabric) -> tuple[str, ...]:
+        """What a Fabric names and is not there, so that it could not be read. Opens nothing."""
+        spec, told = fabric.spec, list[str]()
+        try:
+            find_driver(spec.driver)
+        except LookupError as error:
+            told.append(str(error))
+        for ref, keys in ((spec.credentials_secret_ref, LOGIN), (spec.tls.ca_secret_ref, CA)):
+            try:
+                if ref is not None:
+                    await self._secret(ref.name, keys)
+            except (SecretMissing, ClusterError) as error:
+                told.append(str(error))
+        return tuple(told)
+
     async def _connection(self, fabric: Fabric) -> Connection:
         spec = fabric.spec
         login: Mapping[str, str] = {}
         if spec.credentials_secret_ref is not None:
-            login = await self._secret(spec.credentials_secret_ref.name, ("username", "password"))
+            login = await self._secret(spec.credentials_secret_ref.name, LOGIN)
         ca_pem = ""
         if spec.tls.ca_secret_ref is not None:
-            ca_pem = (await self._secret(spec.tls.ca_secret_ref.name, ("ca.crt",)))["ca.crt"]
+            ca_pem = (await self._secret(spec.tls.ca_secret_ref.name, CA))["ca.crt"]
         # A call may start only while the lease outlasts it, so it cannot be given more time than a lease has
         # left between two renewals.
         longest = self._leader.lease_seconds * 0.6

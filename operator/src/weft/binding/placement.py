@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from weft.api import Fabric
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     DEVICE_QUOTAS,
@@ -35,7 +37,7 @@ from weft.binding.plan import Remembered, Unused
 from weft.binding.rehearsal import Rehearsal
 from weft.binding.search import place_groups
 from weft.binding.stock import Holder
-from weft.binding.whatif import Answer, what_if
+from weft.binding.whatif import Answer, FabricForecast, what_if
 from weft.cluster import Cluster, Object
 from weft.controllers import Now, Watch
 from weft.domains import DomainAnswer, DomainQuestion, waiting_groups
@@ -144,7 +146,10 @@ class PlacementController:
                 return None
             snapshot = self._as_it_is(now)
             reader, remembered = self._reader_of_what_if, self._remembered
-            return await asyncio.to_thread(what_if, reader, snapshot, changes, remembered, now)
+            answer = await asyncio.to_thread(what_if, reader, snapshot, changes, remembered, now)
+        changed = [Fabric.model_validate(raw) for kind, raw in changes if kind == FABRICS]
+        told = [FabricForecast(each.metadata.name, await self._fabrics.lacking(each)) for each in changed]
+        return replace(answer, fabrics=tuple(each for each in told if each.lacks))
 
     async def domain_if_asked(self, question: DomainQuestion, now: datetime) -> DomainAnswer | None:
         """The same for a group that nobody has made yet: it is promised nothing, and gets no place in the queue."""

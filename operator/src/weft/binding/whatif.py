@@ -102,6 +102,16 @@ class PoolForecast:
     models: tuple[str, ...]
     message: str = ""
     """Why that is not known."""
+    refused: bool = False
+    """It would not be known as things are: there is no such Fabric."""
+
+
+@dataclass(frozen=True)
+class FabricForecast:
+    """What a Fabric names and is not there: it could not be read."""
+
+    name: str
+    lacks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,7 @@ class Answer:
     others: tuple[Forecast, ...] = ()
     """Of those that wait: who would be told something else. Looked for where pools, quotas or fabrics change."""
     pools: tuple[PoolForecast, ...] = ()
+    fabrics: tuple[FabricForecast, ...] = ()
 
 
 def what_if(
@@ -144,6 +155,9 @@ def what_if(
 
 def _pool(kind: ResourceType, raw: Object, reader: Reader, snapshot: Snapshot) -> PoolForecast:
     name, fabric = raw["metadata"]["name"], raw["spec"]["fabricRef"]["name"]
+    if not any(each["metadata"]["name"] == fabric for each in snapshot.fabrics):
+        text = f"there is no Fabric {fabric} here, and none in the file: it would offer nothing"
+        return PoolForecast(kind.kind, name, 0, (), text, refused=True)
     picture = snapshot.pictures.get(fabric)
     if picture is None:
         return PoolForecast(kind.kind, name, 0, (), f"the devices of Fabric {fabric} are not known (yet)")

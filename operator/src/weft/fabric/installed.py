@@ -25,21 +25,25 @@ Called = Callable[[str, str, float], None]
 """Told of each call of a driver: its name, `done` or the error that it ended with, and the seconds that it took."""
 
 
-def open_driver(name: str, connection: Connection, called: Called | None = None) -> Driver:
-    """Make the driver installed under `name`.
-
-    Raises LookupError: there is none (the text names those that are installed), or it cannot be loaded.
-    """
+def find_driver(name: str) -> EntryPoint:
+    """Where the driver called so comes from. Raises LookupError: there is none; the text names those that are
+    installed."""
     found: dict[str, EntryPoint] = {}
     for group in (EARLIER_GROUP, GROUP):
         found |= {point.name: point for point in entry_points(group=group)}
     if name not in found:
         names = ", ".join(sorted(found)) or "none"
         raise LookupError(f"no driver {name!r} is installed; installed: {names}")
+    return found[name]
+
+
+def open_driver(name: str, connection: Connection, called: Called | None = None) -> Driver:
+    """Make the driver installed under `name`. Raises LookupError: there is none, or it cannot be loaded."""
+    found = find_driver(name)
     try:
-        made: Driver = found[name].load()(connection)
+        made: Driver = found.load()(connection)
     except Exception as error:
-        what = f"the driver {name!r} ({found[name].value}) cannot be loaded"
+        what = f"the driver {name!r} ({found.value}) cannot be loaded"
         raise LookupError(f"{what}: {type(error).__name__}: {error}") from error
     return Guarded(name, made, connection.request_timeout_seconds, called)
 

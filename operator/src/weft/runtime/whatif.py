@@ -29,6 +29,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.api.whatif import MOST_BYTES, MOST_OBJECTS, PLAN_AUDIENCE, TOKEN_HEADER
+from weft.balancing.bodies import with_template
 from weft.balancing.whatif import RoleForecast, answered, nodes_of, question_of
 from weft.binding.whatif import FOR_ALL, Answer, Forecast
 from weft.cluster import ClusterError, Object
@@ -136,6 +137,7 @@ class WhatIf:
             "roles": [asdict(each) for each in roles],
             "others": [asdict(each) for each in answer.others],
             "pools": [asdict(each) for each in answer.pools],
+            "fabrics": [asdict(each) for each in answer.fabrics],
         }
 
     async def _asker(self, token: str) -> str:
@@ -198,7 +200,12 @@ class WhatIf:
             if sum(role.spec.replicas_asked for role in own) > MOST_NODES:
                 raise _Refused(413, f"more than {MOST_NODES} replicas: plan fewer at once")
             group = InferenceGroup.model_validate(raw_group)
-            said, made = nodes_of(group, own, here)
+            before = (known[one.metadata.name] for one in own if one.metadata.name in known)
+            made_from = [InferenceRole.model_validate(one) for one in before]
+            if there is not None:
+                now = InferenceGroup.model_validate(there)
+                made_from = [whole for one in made_from if (whole := with_template(now, one)) is not None]
+            said, made = nodes_of(group, own, here, made_from)
             question = question_of(group, made) if not here else None
             if question is not None:
                 answer = await self._ask_domain(question, self._wall())

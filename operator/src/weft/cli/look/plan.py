@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,19 @@ class Plan:
     """Of those that wait already, who would be told something else."""
     pools: tuple[Mapping[str, Any], ...] = ()
     """As `weft.binding.whatif.PoolForecast`."""
+    fabrics: tuple[Mapping[str, Any], ...] = ()
+    """As `weft.binding.whatif.FabricForecast`: those that could not be read."""
     cost_per_hour: str = "0"
     """Of all devices that would be attached at once."""
 
     @property
     def refused(self) -> bool:
         """Whether anything of it would not be taken, or never be met."""
-        return any(one.verdict == "refused" for one in self.objects) or any(
-            one["outcome"] == "refused" for one in self.nodes
+        return (
+            any(one.verdict == "refused" for one in self.objects)
+            or any(one["outcome"] == "refused" for one in self.nodes)
+            or any(one.get("refused") for one in (*self.roles, *self.pools))
+            or bool(self.fabrics)
         )
 
 
@@ -177,7 +183,9 @@ async def plan(
         (Decimal(one["cost_per_hour"]) for one in nodes if one["outcome"] in ("binds", "grows")), Decimal(0)
     )
     roles, others, pools = (tuple(answer[part]) for part in ("roles", "others", "pools"))
-    return Plan(tuple(told), nodes, roles, others, pools, f"{cost:f}")
+    # An operator before 0.11 does not tell.
+    fabrics = tuple(answer.get("fabrics", ()))
+    return Plan(tuple(told), nodes, roles, others, pools, fabrics, f"{cost:f}")
 
 
 async def _dry_run(client: KubeClient, wanted: Object) -> tuple[Applied, Object | None]:
@@ -302,17 +310,16 @@ def shown(plan: Plan) -> RenderableType:
         parts.append(
             Text(f"{sign} {one.what}: {one.verdict}{': ' + one.message if one.message else ''}", style=style)
         )
+    for fabric in plan.fabrics:
+        text = f"! Fabric {fabric['name']} could not be read: {'; '.join(fabric['lacks'])}"
+        parts.append(indented(text, 4, "red"))
     for pool in plan.pools:
         models = f" ({', '.join(pool['models'])})" if pool["models"] else ""
         text = pool["message"] or f"would have {pool['devices']} devices{models}"
-        parts.append(indented(f"{pool['kind']} {pool['name']}: {text}", 4))
-    for role in plan.roles:
-        text = f"{role['namespace']}/{role['name']}: {role['replicas']} replicas, {role['there']} have a logical node"
-        parts += [Text(), Text(f"InferenceRole {text}")]
-        if role["remade"]:
-            parts.append(indented(f"made anew, one after the other: {', '.join(role['remade'])}", 4))
-        if role["message"]:
-            parts.append(indented(role["message"], 4))
+        sign, style = ("! ", "red") if pool.get("refused") else ("", "")
+        parts.append(indented(f"{sign}{pool['kind']} {pool['name']}: {text}", 4, style))
+    for _, roles in groupby(plan.roles, lambda role: (role["namespace"], role.get("group", ""))):
+        parts += _roles(list(roles))
     for node in plan.nodes:
         parts += [Text(), *_node(node)]
     if plan.others:
@@ -329,6 +336,30 @@ def shown(plan: Plan) -> RenderableType:
         Text("nothing was written; what others bind or release until you apply it may change the answer"),
     ]
     return Group(*parts)
+
+
+def _roles(roles: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """The roles of one group, and what the group says of them. An operator before 0.11 does not name the group."""
+    parts: list[RenderableType] = []
+    for role in roles:
+        name = f"{role['namespace']}/{role['name']}"
+        count = f"{role['replicas']} replica{'' if role['replicas'] == 1 else 's'}"
+        parts += [Text(), Text(f"InferenceRole {name}: {count}, {role['there']} have a logical node")]
+        if ended := role.get("ended"):
+            back = f", and give back {role['released']} accelerators" if role["released"] else ""
+            text = f"- {ended} of its replicas would end, the least loaded first{back}"
+            parts.append(indented(text, 4, "yellow"))
+        if rolled := role.get("rolled"):
+            text = f"~ its template changes: {rolled} replicas would be made anew, one after the other"
+            parts.append(indented(text, 4, "yellow"))
+        if role["remade"]:
+            parts.append(indented(f"made anew, one after the other: {', '.join(role['remade'])}", 4))
+    for message in dict.fromkeys(role["message"] for role in roles if role["message"]):
+        group = roles[0].get("group", "")
+        whose = f"InferenceGroup {roles[0]['namespace']}/{group}: " if group else ""
+        sign, style = ("!", "red") if roles[0].get("refused") else ("~", "yellow")
+        parts.append(Text(f"{sign} {whose}{message}", style=style))
+    return parts
 
 
 def _node(node: Mapping[str, Any]) -> list[RenderableType]:
