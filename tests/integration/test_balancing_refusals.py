@@ -37,7 +37,7 @@ def create(world: World, resource: ResourceType, name: str, spec: Object) -> Non
     world.kube.create(resource, {**body, "metadata": {"name": name, "namespace": world.namespace}})
 
 
-def group(world: World, container: dict[str, Any]) -> None:
+def group(world: World, container: dict[str, Any], replicas: int = 1) -> None:
     spec = {
         "template": {"spec": {"containers": [container]}},
         "objectives": {"timeToFirstTokenMilliseconds": 1000},
@@ -49,7 +49,8 @@ def group(world: World, container: dict[str, Any]) -> None:
         role = {
             "groupRef": {"name": "llama"},
             "stage": stage,
-            "maxReplicas": 2,
+            "replicas": replicas,
+            "maxReplicas": 4,
             "profileRef": {"name": "none"},
         }
         create(world, INFERENCE_ROLES, name, role)
@@ -131,3 +132,33 @@ def test_pods_that_pod_security_refuses_come_when_the_namespace_allows_them(worl
     world.kube.patch(NAMESPACES, world.namespace, {"metadata": {"labels": {ENFORCE: None}}})
     # Nobody edits the group: it is asked again by itself.
     eventually(lambda: len(world.kube.list(PODS, world.namespace)) == 2, 40, what="both pods are made")
+
+
+def test_a_maximum_too_small_for_both_roles_is_held_and_what_a_lower_one_took_comes_back(
+    world: World,
+) -> None:
+    group(world, CONTAINER, replicas=4)
+    world.start_operator()
+
+    def pods() -> dict[str, int]:
+        found = [one["metadata"]["labels"]["weft.dev/role"] for one in world.kube.list(PODS, world.namespace)]
+        return {name: found.count(name) for name in ("prefill", "decode")}
+
+    def set_maximum(maximum: int) -> None:
+        change = {"spec": {"accelerators": {"maximum": maximum}}}
+        world.kube.patch(INFERENCE_GROUPS, "llama", change, world.namespace)
+
+    def balanced() -> Object | None:
+        return world.kube.get(INFERENCE_GROUPS, "llama", world.namespace)
+
+    eventually(lambda: pods() == {"prefill": 4, "decode": 4}, what="all replicas have pods")
+    set_maximum(1)
+    eventually(lambda: reason(balanced(), "Balanced") == "BudgetTooSmall", what="the group says so")
+    assert "decode 4, prefill 4 stays until" in message(balanced(), "Balanced")
+    assert pods() == {"prefill": 4, "decode": 4}
+    set_maximum(2)
+    eventually(lambda: pods() == {"prefill": 1, "decode": 1}, what="one replica of each role is left")
+    assert "6 of the replicas asked for" in message(balanced(), "Balanced")
+    set_maximum(8)
+    eventually(lambda: pods() == {"prefill": 4, "decode": 4}, what="what was left out is made again")
+    eventually(lambda: reason(balanced(), "Balanced") != "BudgetTooSmall", what="nothing is left out")
