@@ -50,6 +50,14 @@ def test_before_the_first_decision_the_roles_own_replicas_hold() -> None:
     assert Balancer(CONFIG).step(Observation(at_seconds=0.0)).replicas == {"prefill": 3, "decode": 6}
 
 
+def test_without_room_for_a_replica_of_each_role_every_role_keeps_what_it_has() -> None:
+    small = Balancer(replace(CONFIG, accelerators=3))
+    assert small.step(SEEN).replicas == {"prefill": 3, "decode": 6}
+    first = small.step(Observation(at_seconds=0.0))
+    assert (first.replicas, first.changed) == ({"prefill": 0, "decode": 0}, False)
+    assert "accelerators" in first.obstacle
+
+
 def test_within_the_cooldown_nothing_moves() -> None:
     assert not Balancer(CONFIG).step(replace(SEEN, decided_at_seconds=990.0)).changed
 

@@ -33,7 +33,7 @@ class Config:
     """`spec_replicas` are those that a role starts with where an observation names none."""
     objectives: Objectives
     accelerators: int
-    """That all replicas may hold together."""
+    """That all replicas may hold together. Where the fewest replicas of the roles hold more, nothing is changed."""
     minimum_accelerators: int | None = None
     """That all replicas hold at least; with it their number follows the load. None: it stays."""
     cold_start_seconds: float = COLD_START_SECONDS
@@ -102,7 +102,7 @@ class Balancer:
         plan = plan_split(self._inputs(observation))
         decision = plan.decision
         return Decision(
-            replicas=dict(plan.allocation.counts),
+            replicas={role.name: plan.allocation[role.name] for role in self._config.roles},
             changed=decision is not None,
             reason=decision.reason if decision is not None else "",
             alternatives=tuple(
