@@ -8,12 +8,14 @@ It is no proof: other schedules of finer steps may hold less.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from weft.rehearse.play import Case, Run
 
-BLOCK_SECONDS, RUN_UP_SECONDS = 900.0, 120.0
+BLOCK_SECONDS, RUN_UP_SECONDS = 900.0, 600.0
+"""Where answers take minutes a block that began empty would need less than it does."""
 EVERY = 4
 """Of so many blocks one is looked at."""
 ENOUGH = 0.999
@@ -39,25 +41,27 @@ def blocks(case: Case, fixed: Callable[[Case, int, int], Run]) -> Iterator[Block
         run_up = min(at, RUN_UP_SECONDS)
         trace = case.trace.cut(at - run_up, at + BLOCK_SECONDS)
         if len(trace):
-            yield _block(replace(case, trace=trace), fixed)
+            yield _block(replace(case, trace=trace), run_up, fixed)
         at += EVERY * BLOCK_SECONDS
 
 
-def _block(case: Case, fixed: Callable[[Case, int, int], Run]) -> Block:
+def _block(case: Case, run_up: float, fixed: Callable[[Case, int, int], Run]) -> Block:
+    own = range(bisect_left(case.trace.at_seconds, run_up), len(case.trace))
     met: dict[int, int] = {}
     near: range | None = None
     for size in range(2, case.most_replicas + 1):
         found: dict[int, int] = {}
         for decode in near or range(1, size):
             if decode < size:
-                found[decode] = fixed(case, size - decode, decode).world.met
+                run = fixed(case, size - decode, decode)
+                found[decode] = sum(run.within(request) for request in own)
         best = max(found, key=lambda decode: found[decode])
         met[size] = max(found[best], met.get(size - 1, 0))
         # The best split of one replica more is that of this size with one more for either stage, or beside it.
-        near = range(max(1, best - 1), best + 3) if met[size] > len(case.trace) / 10 else None
-        if met[size] >= ENOUGH * len(case.trace):
+        near = range(max(1, best - 1), best + 3) if met[size] > len(own) / 10 else None
+        if met[size] >= ENOUGH * len(own):
             break
-    return Block(len(case.trace), met)
+    return Block(len(own), met)
 
 
 def mean_size(found: list[Block], attainment: float) -> float:
