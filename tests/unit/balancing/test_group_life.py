@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support.fleet import GROUP, MODEL, NAMESPACE, TEMPLATE, Fleet, condition
-from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, steady
+from support.inference import ANSWER_HEAVY, PROMPT_HEAVY
 from support.refusals import Policy, Write
 from weft.api import InferenceGroup, InferenceRole
 from weft.api.names import FINALIZER, GATE_SERVING, LABEL_ROLE, LABEL_STAGE
@@ -188,14 +188,15 @@ async def test_a_drain_that_times_out_is_rolled_back_and_not_tried_again_at_once
     }
 
 
-async def test_replicas_that_still_drain_are_called_back_when_the_load_turns_and_no_other_drains() -> None:
-    fleet = await started()
+async def test_replicas_that_still_drain_for_an_edit_are_called_back_when_it_is_taken_back() -> None:
+    fleet = await started(mode="Paused")
     fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
-    fleet.traffic = PROMPT_HEAVY
-    await fleet.run(30)
-    assert [one["step"] for one in fleet.status()["transfers"]] == ["Draining", "Draining"]
-    fleet.traffic = steady(7.0, 400, 300)
-    await fleet.run(20)  # drain.timeoutSeconds is 60
+    for replicas in ({"prefill": 5, "decode": 4}, {"prefill": 3, "decode": 6}):
+        for role, count in replicas.items():
+            fleet.edit(INFERENCE_ROLES, role, lambda spec, count=count: spec.update(replicas=count))
+        await fleet.run(15)  # drain.timeoutSeconds is 60
+        if replicas["prefill"] == 5:
+            assert [one["step"] for one in fleet.status()["transfers"]] == ["Draining", "Draining"]
     assert fleet.status().get("transfers", []) == []
     assert fleet.split() == fleet.serving() == {"prefill": 3, "decode": 6}
     assert {one["role"]: one["replicas"] for one in fleet.status()["allocation"]} == fleet.split()

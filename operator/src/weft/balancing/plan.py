@@ -7,8 +7,7 @@ The algorithm
    when it fits. Where the roles' least does not fit nothing changes.
 2. *Hold.* Nothing else happens while the metrics are not to be trusted, or while what was promised is kept and no
    queue says that it will not be. Within the cooldown of a decision or of the end of a move it may go further, but back
-   only if the stage that gave is measured short. While replicas drain for a move it may be turned: who still drains
-   is called back at no cost. Other moves under way only go further.
+   only if the stage that gave is measured short; while a move is under way, only further.
 3. *Load.* `regimes` tells the offered work of now from chance, and what it was at other times of the last minutes.
 4. *Need.* `capacity` turns each into replicas per stage, with profiles corrected by the speed that was observed.
 5. *Splits.* Every split that flips can reach with the same total (`splits.reachable`) is judged by the share of
@@ -391,7 +390,7 @@ def _ways_kept(
     Not where the giver's stage alone leaves requests waiting for too long: more than a replica gets while one flips.
     """
     if not inputs.settled:
-        return () if _may_be_called_back(inputs) else inputs.moving
+        return inputs.moving
     ways, waits = _last_move(inputs) if _cooling(inputs) else (), overdue(inputs, needs)
     if not ways or waits is None or inputs.traffic is None:
         return ways
@@ -403,11 +402,6 @@ def _ways_kept(
         return waits_for_taker == 0 and waits_for_giver > flips / max(1, inputs.allocation[giver])
 
     return tuple(way for way in ways if not proven_wrong(*way))
-
-
-def _may_be_called_back(inputs: SplitInputs) -> bool:
-    """Whether replicas on their way drain for as long as it takes them, and only then change at once."""
-    return inputs.flip is FlipMethod.LABEL and not inputs.flips_overlap
 
 
 def _turns(kept: Sequence[tuple[str, str]], start: Split, split: Split) -> bool:
