@@ -161,12 +161,14 @@ POD = made(
 )
 
 
-def reading(*objects: Object, denied: tuple[str, ...] = (), nobody_leads: str = "") -> Reading:
+def reading(
+    *objects: Object, denied: tuple[str, ...] = (), nobody_leads: str = "", narrowed: str = ""
+) -> Reading:
     resources = (*(resource for resource, _ in KINDS), PODS)
     by_resource = {
         resource: tuple(one for one in objects if one["kind"] == resource.kind) for resource in resources
     }
-    return Reading(NOW, by_resource, denied, nobody_leads)
+    return Reading(NOW, by_resource, denied, nobody_leads, narrowed)
 
 
 EVERYTHING = (FABRIC, POOL, BOUND, WAITS, CLAIM, GROUP, ROLE, POD)

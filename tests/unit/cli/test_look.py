@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import subprocess
@@ -192,6 +193,52 @@ def test_status_says_what_the_rights_of_whoever_asks_hide() -> None:
     text = text_of(status.shown(status.status_of(reading(WAITS, denied=("fabrics", "gpupools")))))
 
     assert "not shown, for want of the right to list them: fabrics, gpupools" in text
+
+
+def test_of_what_may_not_be_listed_status_gives_no_count() -> None:
+    seen = status.status_of(reading(denied=("logicalnodes",)))
+
+    assert "logical nodes:" not in text_of(status.shown(seen))
+    assert seen.nodes is None
+
+
+class TenantOfTeamA:
+    """As the API server answers whoever may list namespaced kinds, of namespace team-a alone."""
+
+    async def list(self, resource: Any, namespace: str = "", *_: object) -> tuple[list[Object], int]:
+        # As over a network: all of them are asked before the first answers.
+        await asyncio.sleep(0)
+        if namespace != "team-a":
+            raise ClusterError(403, "Forbidden", "")
+        return ([BOUND] if resource == LOGICAL_NODES else [GROUP] if resource == INFERENCE_GROUPS else []), 1
+
+    async def find(self, *_: object) -> tuple[Object, ...]:
+        raise ClusterError(403, "Forbidden", "leases")
+
+
+async def test_a_tenant_who_names_no_namespace_is_shown_their_own_and_that_it_is_only_that() -> None:
+    seen = await Asker(TenantOfTeamA(), "team-a", everywhere=True).read()  # type: ignore[arg-type]
+
+    text = text_of(status.shown(status.status_of(seen)))
+    assert "logical nodes: 1 of 1 bound and ready" in text
+    assert "team-a/llama" in text
+    told = " ".join(text.split("shown of namespace team-a alone (-n names another), for want of")[1].split())
+    alone, denied = told.split("not shown, for want of the right to list them: ")
+    assert "devicequotas, engineprofiles, inferencegroups, inferenceroles, logicalnodes" in alone
+    assert denied == "deviceattachments, fabrics, gpupools, memorypools, storagepools"
+
+
+async def test_kinds_that_the_cluster_does_not_know_are_named() -> None:
+    class HalfRemoved(TenantOfTeamA):
+        async def list(self, resource: Any, *_: object) -> tuple[list[Object], int]:
+            if resource in (FABRICS, GPU_POOLS):
+                raise NotFoundError(404, "", "404 page not found")
+            return [], 1
+
+    with pytest.raises(
+        AskError, match=r"does not know Fabric and GPUPool, but 8 of Weft's kinds: .*and-back"
+    ):
+        await Asker(HalfRemoved(), "team-a").read()  # type: ignore[arg-type]
 
 
 def test_an_object_that_this_version_cannot_read_costs_no_more_than_itself() -> None:

@@ -125,6 +125,18 @@ def test_what_may_not_be_listed_is_said_and_a_tenants_own_devices_are_shown_all_
     assert seen.row("sled-1") == "sled-1 worker-1 team-a/trainer ✓ bound and ready 1 of GPUPool a100: gpu-1"
 
 
+def test_of_what_may_not_be_listed_the_page_says_neither_a_count_nor_that_there_is_none() -> None:
+    kinds = ("fabrics", "gpupools", "inferencegroups", "logicalnodes")
+    seen = shown(reading(denied=kinds, narrowed="of namespace team-a alone"))
+
+    assert "logical nodes bound and ready" not in seen.text
+    assert "0 groups" not in seen.text
+    assert "None to be seen" not in seen.text
+    assert seen.text.count("Not known: you may not list them.") == 4
+    assert "Shown of namespace team-a alone." in seen.text
+    assert "1 group." in shown(reading(GROUP)).text
+
+
 def test_of_what_is_not_known_the_page_does_not_say_that_it_is_well_or_free() -> None:
     unsaid = {**GROUP, "status": {"split": "decode 1"}}
     fabric = copy.deepcopy(FABRIC)

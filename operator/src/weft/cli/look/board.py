@@ -81,11 +81,13 @@ class Board:
     fabrics: tuple[FabricBoard, ...]
     pools: tuple[PoolBoard, ...]
     groups: tuple[GroupBoard, ...]
-    nodes: int
-    """Logical nodes in all."""
+    nodes: int | None
+    """Logical nodes in all; None where they may not be listed."""
     waiting: tuple[WaitBoard, ...]
     denied: tuple[str, ...]
     """What the user has no right to list."""
+    narrowed: str
+    """What is shown of one namespace alone, since the user may not list it in all; empty where nothing is."""
     unreadable: tuple[str, ...]
     """Objects that this version of the command cannot read, each with what of it."""
     nobody_leads: str
@@ -119,6 +121,7 @@ def board_of(
             WaitBoard(line, _do(reading, nodes[f"{line.namespace}/{line.name}"])) for line in status.waiting
         ),
         denied=status.denied,
+        narrowed=status.narrowed,
         unreadable=status.unreadable,
         nobody_leads=status.nobody_leads,
         records=records,

@@ -302,6 +302,8 @@ async def _change_all(verb: str, asker: Asker, taking: bool, namespace: str) -> 
                 why = refusal(error) if isinstance(error, ClusterError) else error
                 print(f"weft {verb}: {ref}: {why}", file=sys.stderr)
     _note_that(verb, reading.nobody_leads)
+    if reading.narrowed:
+        print(f"weft {verb}: {reading.narrowed}", file=sys.stderr)
     for plural in reading.denied:
         print(f"weft {verb}: no right to list {plural}: left as they are", file=sys.stderr)
     return status

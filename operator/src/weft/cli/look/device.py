@@ -149,6 +149,8 @@ def shown(devices: Iterable[DeviceWhy], reading: Reading) -> RenderableType:
         if one.events:
             parts += [Text(), Text("what happened", style="bold"), *shown_events(one.events, reading.now)]
         parts.append(Text())
+    if reading.narrowed:
+        parts.append(Text(f"looked at {reading.narrowed}"))
     if reading.denied:
         parts.append(Text(f"not looked at, for want of the right: {', '.join(reading.denied)}"))
     return Group(*parts)

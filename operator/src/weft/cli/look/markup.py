@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+NONE = "None to be seen."
+
 
 class Html(str):
     """HTML, as opposed to text, which has to be escaped."""
@@ -27,10 +29,12 @@ def joined(children: Iterable[str]) -> Html:
     return Html("".join(each if isinstance(each, Html) else escape(each) for each in children))
 
 
-def table(caption: str, columns: Iterable[str], rows: list[tuple[str, ...]], kind: str = "") -> Html:
-    """Rows of cells; the first is the row's heading. `kind`: classes of the table."""
+def table(
+    caption: str, columns: Iterable[str], rows: list[tuple[str, ...]], kind: str = "", empty: str = NONE
+) -> Html:
+    """Rows of cells; the first is the row's heading. `kind`: classes of the table; `empty`: in place of no rows."""
     if not rows:
-        return element("p", "None to be seen.", class_="soft")
+        return element("p", empty, class_="soft")
     head = element("tr", *(element("th", column, scope="col") for column in columns))
     body = (
         element(

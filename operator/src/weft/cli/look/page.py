@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from weft.api.resources import DEVICE_ATTACHMENTS
+from weft.api.resources import (
+    DEVICE_ATTACHMENTS,
+    FABRICS,
+    GPU_POOLS,
+    INFERENCE_GROUPS,
+    LOGICAL_NODES,
+    MEMORY_POOLS,
+    STORAGE_POOLS,
+    ResourceType,
+)
 from weft.cli.look.board import Board, FabricBoard, GroupBoard, Held, PoolBoard, WaitBoard
 from weft.cli.look.history_chart import drawn
-from weft.cli.look.markup import Html, element, joined, table
+from weft.cli.look.markup import NONE, Html, element, joined, table
 from weft.cli.look.recorded_chart import cards
 from weft.cli.look.status import MARKS, mode_of
 from weft.cli.look.style import GROUPS, HOSTS, POOLS, STATES, STYLE, WAITS
@@ -89,13 +98,11 @@ def page(board: Board, nonce: str, *, live: bool) -> str:
 
 def _sections(board: Board) -> Iterable[Html]:
     moment = board.now.strftime("%Y-%m-%d %H:%M:%S UTC")
-    bound = board.nodes - len(board.waiting)
-    yield element(
-        "p",
-        f"As of {moment}: {bound} of {board.nodes} logical nodes bound and ready, {len(board.groups)} groups.",
-    )
+    yield element("p", ", ".join((f"As of {moment}", *_counts(board))) + ".")
     if board.nobody_leads:
         yield element("p", _mark(board.nobody_leads, False))
+    if board.narrowed:
+        yield element("p", f"Shown {board.narrowed}.", class_="soft")
     if board.denied:
         what = ", ".join(board.denied)
         yield element("p", f"{LOOK} Not shown, for want of the right to list them: {what}.", class_="look")
@@ -117,6 +124,7 @@ def _sections(board: Board) -> Iterable[Html]:
         GROUPS,
         [_group(group, board) for group in board.groups],
         "stacked groups",
+        _empty(board, INFERENCE_GROUPS),
     )
     if board.groups:
         yield _heading("traffic")
@@ -127,6 +135,7 @@ def _sections(board: Board) -> Iterable[Html]:
         WAITS,
         [_waits(one) for one in board.waiting],
         "stacked waits",
+        _empty(board, LOGICAL_NODES),
     )
     yield _heading("pools")
     yield table(
@@ -134,12 +143,27 @@ def _sections(board: Board) -> Iterable[Html]:
         (*POOLS[:4], *_keys(), *POOLS[4 + len(STATES) :]),
         [_pool(pool) for pool in board.pools],
         "stacked pools",
+        _empty(board, GPU_POOLS, MEMORY_POOLS, STORAGE_POOLS),
     )
     yield _heading("fabrics")
     if not board.fabrics:
-        yield element("p", "None to be seen.", class_="soft")
+        yield element("p", _empty(board, FABRICS), class_="soft")
     for fabric in board.fabrics:
         yield from _fabric(fabric, DEVICE_ATTACHMENTS.plural not in board.denied)
+
+
+def _counts(board: Board) -> Iterable[str]:
+    """How many there are of what may be listed."""
+    if board.nodes is not None:
+        yield f"{board.nodes - len(board.waiting)} of {board.nodes} logical nodes bound and ready"
+    if INFERENCE_GROUPS.plural not in board.denied:
+        groups = len(board.groups)
+        yield f"{groups} group{'' if groups == 1 else 's'}"
+
+
+def _empty(board: Board, *kinds: ResourceType) -> str:
+    """In place of a table without rows, which does not say that there are none where they may not be listed."""
+    return "Not known: you may not list them." if any(kind.plural in board.denied for kind in kinds) else NONE
 
 
 def _heading(place: str) -> Html:

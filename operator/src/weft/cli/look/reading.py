@@ -45,7 +45,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.cli.look.leader import leases, nobody_leads
-from weft.cli.look.words import FORBIDDEN, refusal
+from weft.cli.look.words import FORBIDDEN, NOT_INSTALLED, refusal
 from weft.cluster import ClusterError, NotFoundError, Object
 from weft.runtime.client import KubeClient
 
@@ -108,6 +108,8 @@ class Reading:
     """Plural names of what whoever asks has no right to list."""
     nobody_leads: str = ""
     """Why no operator leads; empty where one does, or whoever asks may not see its Lease."""
+    narrowed: str = ""
+    """Of what only one namespace was read, since whoever asks may not list it in all; empty where nothing was."""
 
     def of(self, resource: ResourceType, model: type[R]) -> list[R]:
         """The objects as models, by namespace and name; those of `unreadable` are not among them."""
@@ -195,21 +197,42 @@ class Asker:
     """The namespace that is meant where none is named."""
     everywhere: bool = False
     _denied: set[str] = field(default_factory=set)
+    _narrowed: set[str] = field(default_factory=set)
+    """Plural names of what was asked of all namespaces and may be listed in `namespace` alone."""
+    _unknown: set[str] = field(default_factory=set)
+    """Kinds that the cluster does not know."""
 
     async def read(self, resources: Iterable[ResourceType] | None = None, *, pods: bool = False) -> Reading:
         """All objects of these resources (all of Weft's by default). Raises AskError when none can be read."""
         wanted = [resource for resource, _ in KINDS] if resources is None else list(resources)
         lists = await asyncio.gather(*(self._list(resource) for resource in wanted))
         objects = dict(zip(wanted, lists, strict=True))
+        if self._unknown:
+            raise AskError(_does_not_know(self._unknown, wanted))
         if pods:
             objects[PODS] = await self._list(PODS, LABEL_GROUP)
         if len(self._denied) == len(objects):
             raise AskError(
-                f"no right to list {', '.join(sorted(self._denied))}: Kubernetes' role view of the namespace has it,"
-                " where Weft's chart is installed"
+                f"no right to list {', '.join(sorted(self._denied))}, namespaced ones in namespace {self.namespace}"
+                " (-n names another): Kubernetes' role view of the namespace has it, where Weft's chart is installed"
             )
         now = datetime.now(UTC)
-        return Reading(now, objects, tuple(sorted(self._denied)), await self.nobody_leads(now))
+        return Reading(
+            now,
+            objects,
+            tuple(sorted(self._denied)),
+            await self.nobody_leads(now),
+            self._words_for_narrowed(),
+        )
+
+    def _words_for_narrowed(self) -> str:
+        found = sorted(self._narrowed - self._denied)
+        return (
+            f"of namespace {self.namespace} alone (-n names another), for want of the right to list them in all:"
+            f" {', '.join(found)}"
+            if found
+            else ""
+        )
 
     async def nobody_leads(self, now: datetime) -> str:
         """Why no operator leads; empty where one does, or it is not known."""
@@ -219,16 +242,22 @@ class Asker:
             raise AskError(refusal(error)) from error
 
     async def _list(self, resource: ResourceType, labels: str = "") -> tuple[Object, ...]:
-        namespace = "" if self.everywhere or not resource.namespaced else self.namespace
+        everywhere = self.everywhere or not resource.namespaced
         try:
-            items, _ = await self.client.list(resource, namespace, labels)
-        except ClusterError as error:
-            if error.status == FORBIDDEN and resource.namespaced and self.everywhere:
+            try:
+                items, _ = await self.client.list(resource, "" if everywhere else self.namespace, labels)
+            except ClusterError as error:
+                if error.status != FORBIDDEN or not resource.namespaced or not everywhere:
+                    raise
                 # A tenant's rights end at their namespace: so does the answer.
-                self.everywhere = False
-                return await self._list(resource, labels)
+                self._narrowed.add(resource.plural)
+                items, _ = await self.client.list(resource, self.namespace, labels)
+        except ClusterError as error:
             if error.status == FORBIDDEN:
                 self._denied.add(resource.plural)
+                return ()
+            if isinstance(error, NotFoundError) and error.reason != "NotFound":
+                self._unknown.add(resource.kind)
                 return ()
             raise AskError(refusal(error)) from error
         return tuple(items)
@@ -286,7 +315,7 @@ class Asker:
         """The events about objects of Weft's kinds, the latest last."""
         kinds = {resource.kind for resource, _ in KINDS}
         found = await self._list(EVENTS)
-        if not self.everywhere:
+        if not self.everywhere or EVENTS.plural in self._narrowed:
             with contextlib.suppress(ClusterError):
                 found += tuple((await self.client.list(EVENTS, CLUSTER_EVENTS))[0])
         return sorted((one for one in found if one.get("regarding", {}).get("kind") in kinds), key=moment_of)
@@ -295,6 +324,16 @@ class Asker:
 def alike(name: str, names: Iterable[str]) -> str:
     """Names that may be meant by a misspelt one, the most alike first; empty for none."""
     return " and ".join(difflib.get_close_matches(name, sorted(set(names)), n=2))
+
+
+def _does_not_know(unknown: set[str], wanted: list[ResourceType]) -> str:
+    if len(unknown) == len(wanted):
+        return NOT_INSTALLED
+    return (
+        f"this cluster does not know {' and '.join(sorted(unknown))}, but {len(wanted) - len(unknown)} of Weft's"
+        " kinds: another version's definitions, or their removal hangs, since objects were left: see"
+        " docs/install.md#and-back"
+    )
 
 
 def moment_of(event: Object) -> str:

@@ -88,6 +88,7 @@ def archive(reading: Reading, events: Iterable[Object], overview: str) -> bytes:
                 "weft": __version__,
                 "read": reading.now.isoformat(),
                 "notAllowedToList": list(reading.denied),
+                "only": reading.narrowed,
                 "unreadable": list(reading.unreadable),
             }
         ),

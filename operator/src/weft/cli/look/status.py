@@ -22,7 +22,7 @@ from weft.api import (
     StoragePool,
 )
 from weft.api.conditions import find, is_true
-from weft.api.resources import FABRICS, INFERENCE_GROUPS
+from weft.api.resources import FABRICS, INFERENCE_GROUPS, LOGICAL_NODES
 from weft.cli.look.pause import held
 from weft.cli.look.reading import Reading, Ref
 from weft.cli.look.words import UNREADABLE, age, causes
@@ -96,8 +96,8 @@ class Status:
     fabrics: tuple[FabricLine, ...]
     pools: tuple[PoolLine, ...]
     groups: tuple[GroupLine, ...]
-    nodes: int
-    """Logical nodes in all."""
+    nodes: int | None
+    """Logical nodes in all; None where they may not be listed."""
     waiting: tuple[NodeLine, ...]
     """Those that are not bound and ready, the oldest first."""
     others: tuple[tuple[str, tuple[str, ...]], ...]
@@ -106,6 +106,8 @@ class Status:
     """Why no operator leads; empty where one does, or it is not known."""
     denied: tuple[str, ...]
     """What the user has no right to list."""
+    narrowed: str
+    """What is shown of one namespace alone, since the user may not list it in all; empty where nothing is."""
     unreadable: tuple[str, ...]
     """Objects that this version of the command cannot read, each with what of it."""
 
@@ -121,11 +123,12 @@ def status_of(reading: Reading) -> Status:
         fabrics=tuple(_fabric(fabric, reading) for fabric in reading.fabrics),
         pools=tuple(_pool(pool) for pool in reading.pools),
         groups=tuple(_group(group, reading) for group in reading.groups),
-        nodes=len(nodes),
+        nodes=None if LOGICAL_NODES.plural in reading.denied else len(nodes),
         waiting=tuple(_node(node, reading) for node in waiting),
         others=tuple(_others(reading)),
         nobody_leads=reading.nobody_leads,
         denied=reading.denied,
+        narrowed=reading.narrowed,
         unreadable=reading.unreadable,
     )
 
@@ -286,8 +289,9 @@ def shown(status: Status, *, wide: bool = False) -> RenderableType:
             table.add_row(name, mode_of(group), group.split, serving, Text(group.objectives, style=style))
             note("InferenceGroup", name, group.trouble)
         parts += [table, Text()]
-    bound = status.nodes - len(status.waiting)
-    parts.append(Text(f"logical nodes: {bound} of {status.nodes} bound and ready"))
+    if status.nodes is not None:
+        bound = status.nodes - len(status.waiting)
+        parts.append(Text(f"logical nodes: {bound} of {status.nodes} bound and ready"))
     if status.waiting:
         table = _table("waits", "age", "reason", "what it waits for")
         for node in status.waiting:
@@ -297,6 +301,8 @@ def shown(status: Status, *, wide: bool = False) -> RenderableType:
         trouble.extend(Text(f"{what}: {line}") for line in lines)
     if trouble:
         parts += [Text(), Text("to be looked at", style="bold"), *trouble]
+    if status.narrowed:
+        parts += [Text(), Text(f"shown {status.narrowed}")]
     if status.denied:
         parts += [Text(), Text(f"not shown, for want of the right to list them: {', '.join(status.denied)}")]
     if status.unreadable:

@@ -22,6 +22,7 @@ HOPED_FALSE = frozenset(
 )
 """Condition types of which False is the usual: of all others it is True."""
 
+NOT_INSTALLED = "this cluster does not know Weft's kinds: is Weft installed there? See docs/install.md"
 UNREADABLE = (
     f"not shown, since weft {__version__} cannot read them (`weft --version`: take the operator's version)"
 )
@@ -54,7 +55,7 @@ def refusal(error: ClusterError) -> str:
     if error.status == FORBIDDEN:
         return f"no right to do that: {error.message}; `kubectl auth can-i --list` shows yours"
     if isinstance(error, NotFoundError) and error.reason != "NotFound":
-        return "this cluster does not know Weft's kinds: is Weft installed there? See docs/install.md"
+        return NOT_INSTALLED
     if isinstance(error, ConflictError):
         return "somebody else changed it meanwhile, and nothing was written: try again"
     return f"the API server refuses it: {error.message or error}"
