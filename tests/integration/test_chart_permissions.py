@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,7 +45,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.cluster import ClusterError
-from weft_dev import PYTHONPATH, tools
+from weft_dev import PYTHONPATH, ROOT, tools
 from weft_dev.controlplane import AUDIT_LOG, ControlPlane
 from weft_dev.kube import APPLY_PATCH, Kube
 
@@ -387,6 +388,28 @@ def test_tenants_edit_their_requests_in_their_namespace_and_nothing_of_the_admin
                 assert not may(tenants, user, TENANT, verb, resource), (user, verb, resource)
         for verb in ("get", "list", "watch"):
             assert may(tenants, user, TENANT, verb, "devicequotas"), (user, verb)
+
+
+def test_who_is_made_a_tenant_as_the_page_says_lists_what_is_theirs_without_a_refusal(
+    tenants: Kube, plane: ControlPlane, tool_paths: dict[str, Path]
+) -> None:
+    (made,) = re.findall(
+        r"`kubectl (-n team-a create rolebinding [^`]*)`", (ROOT / "docs/howto.md").read_text()
+    )
+
+    def kubectl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(tool_paths["kubectl"]), f"--kubeconfig={plane.kubeconfig}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    # The role is aggregated some time after the chart's were made.
+    eventually(lambda: may(tenants, "user-edit", TENANT, "list", "logicalnodes"), what="edit is aggregated")
+    bound = kubectl(*made.split())
+    assert bound.returncode == 0, bound.stderr
+
+    tenant = ("--as=somebody", "--as-group=team-a", "-n", TENANT)
+    theirs = kubectl("get", "weft", *tenant)
+    assert (theirs.returncode, "Forbidden" in theirs.stderr) == (0, False), theirs.stderr
+    assert "Forbidden" in kubectl("get", "weft-all", *tenant).stderr
 
 
 def test_a_namespace_with_the_restricted_standard_takes_every_pod_of_the_chart(

@@ -172,7 +172,7 @@ SAYS = {
     "weft status": "rack-a  Manage  Connected",
     "weft tree": "main: gpu-59 of GPUPool h200 at Fabric rack-a",
     "weft plan": "LogicalNode demo/greedy would never bind, as things are\n    NoSuchDevices: ",
-    "weft why lnode/greedy": "do first: Create a new LogicalNode that asks for what there is,",
+    "weft why lnode/greedy": "do first: Ask for less (counts and sizes of `spec` may be changed),",
     "weft pause": "Fabric rack-a: Manage -> Observe",
     "weft why lnode/trainer": "fabric rack-a is in Observe mode",
     "weft resume": "Fabric rack-a: Observe -> Manage",

@@ -178,6 +178,8 @@ def test_get_shows_all_of_weft_by_its_category(
 
     assert header.split()[1:] == ["BOUND", "NODE", "DEVICES", "PLACE", "REASON", "READY", "AGE"]
     assert row.split()[1:6] == ["True", "worker-3", "2", "Verified", "False"]
+    everything = kubectl("get", "weft-all", "--namespace", namespace)
+    assert "logicalnode.weft.dev/stored-trainer" in everything.stdout
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ and in a third one:
   export KUBECONFIG={plane.kubeconfig}
   alias kubectl={kubectl}
   kubectl apply -f docs/examples
-  kubectl get weft -A
+  kubectl get weft-all -A
   .venv/bin/weft status
 
 Fabric manager: process {plane.processes.pids["emulator"]}, journal {plane.directory}/fabric-journal.jsonl

@@ -26,6 +26,8 @@ from weft.api.resources import ResourceType
 from weft.api.structural import structural_schema
 
 _HEADER = "# Generated from the models in weft.api by `make generate`. Changes made here are lost.\n"
+EVERY_CATEGORY, TENANTS_CATEGORY = "weft-all", "weft"
+"""What `kubectl get` takes for all kinds, and for those that are in a namespace, which a tenant may list."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ def _manifest(definition: Definition) -> dict[str, Any]:
                 "plural": resource.plural,
                 "singular": resource.kind.lower(),
                 "shortNames": list(definition.short_names),
-                "categories": ["weft"],
+                "categories": [*((TENANTS_CATEGORY,) if resource.namespaced else ()), EVERY_CATEGORY],
             },
             "versions": [
                 {
