@@ -13,7 +13,8 @@ _NOT_ACCEPTED = (
         "False",
         "NoSuchDevices",
         "No pool has so many such devices, together as `placement.constraints` require, in use or not.",
-        "Ask for less (counts and sizes of `spec` may be changed), create a new LogicalNode for other devices, or have some added to a pool.",
+        "Ask for less (counts and sizes of `spec` may be changed), create a new LogicalNode for other devices, or have"
+        " some added to a pool.",
     ),
     Reason(
         "False",
