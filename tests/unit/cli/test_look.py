@@ -528,6 +528,24 @@ def test_help_imports_none_of_the_heavy_libraries(verb: str) -> None:
     assert told.stdout.splitlines()[-1] == ""
 
 
+async def test_a_plan_for_what_is_being_deleted_says_to_apply_it_once_it_is_gone() -> None:
+    going = {**BOUND, "metadata": {**BOUND["metadata"], "deletionTimestamp": "2026-01-01T11:59:50Z"}}
+
+    class Going:
+        async def get(self, *_: object) -> Object:
+            return going
+
+        async def server_side_apply(self, *_: object, **__: object) -> Object:
+            return going
+
+    wanted = {"apiVersion": LOGICAL_NODES.api_version, **BOUND}
+    answer = await plan.plan(Going(), [wanted], "weft-system", "weft:http", "")  # type: ignore[arg-type]
+
+    assert answer.refused
+    line = text_of(plan.shown(answer)).splitlines()[0]
+    assert line == "! LogicalNode team-a/trainer: is being deleted: apply it again once it is gone"
+
+
 def test_a_file_of_lists_and_documents_is_read_with_the_namespace_that_is_meant() -> None:
     text = """
 kind: List

@@ -49,6 +49,7 @@ TRIES = 10
 """With two replicas of the operator a question reaches the one that does not lead every other time."""
 AGAIN_SECONDS = 0.3
 BUSY = (429, 503)
+GOING = "is being deleted"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Applied:
 
     what: str
     verdict: str
-    """create, change, unchanged, refused, or not looked at."""
+    """create, change, unchanged, refused, is being deleted, or not looked at."""
     message: str = ""
 
 
@@ -83,7 +84,7 @@ class Plan:
     def refused(self) -> bool:
         """Whether anything of it would not be taken, or never be met."""
         return (
-            any(one.verdict == "refused" for one in self.objects)
+            any(one.verdict in ("refused", GOING) for one in self.objects)
             or any(one["outcome"] == "refused" for one in self.nodes)
             or any(one.get("refused") for one in (*self.roles, *self.pools))
             or bool(self.fabrics)
@@ -210,6 +211,9 @@ async def _dry_run(client: KubeClient, wanted: Object) -> tuple[Applied, Object 
     if there is None:
         unread = "its devices are known when it was read: mode Observe reads and changes nothing"
         return Applied(what, "create", unread if resource == FABRICS else ""), after
+    if there["metadata"].get("deletionTimestamp"):
+        # The API server takes it, and it goes all the same.
+        return Applied(what, GOING, "apply it again once it is gone"), None
     return Applied(what, "unchanged" if there["spec"] == after["spec"] else "change"), after
 
 
@@ -303,6 +307,7 @@ def shown(plan: Plan) -> RenderableType:
         "change": ("~", "yellow"),
         "unchanged": ("=", ""),
         "refused": ("!", "red"),
+        GOING: ("!", "red"),
     }
     parts: list[RenderableType] = []
     for one in plan.objects:
