@@ -118,6 +118,15 @@ def test_what_was_decided_before_follows_a_role_whose_bounds_were_changed() -> N
     assert plan_split(group(3, 6, IDLE, roles=roles)).allocation == split(5, 4)
 
 
+def test_the_decision_with_which_a_role_comes_names_it_and_calls_nothing_else_changed() -> None:
+    """The roles of one manifest come one after the other."""
+    one = Split.of({"prefill": 4})
+    decision = plan_split(replace(group(4, 6, None, budget=20), allocation=one)).decision
+
+    assert decision is not None
+    assert decision.reason == "new: decode, with the replicas asked for: decode 6, prefill 4"
+
+
 def test_no_stage_is_left_without_a_replica_even_if_its_role_may_have_none() -> None:
     roles = (role("decode", Stage.DECODE, 3, minimum=0), role("prefill", Stage.PREFILL, 1, minimum=0))
     assert set(reachable(split(1, 3), roles, 0)) == {split(2, 2), split(3, 1)}

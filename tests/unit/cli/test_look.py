@@ -324,7 +324,7 @@ def test_why_says_what_a_waiting_node_waits_for_what_it_means_and_what_to_do() -
     text = text_of(why.shown(answer, NOW))
 
     assert "LogicalNode team-a/greedy, made 5 min ago" in text
-    assert "Bound=False NotEnoughDevices, for 5 min" in text
+    assert "Bound=False NotEnoughDevices, False for 5 min" in text
     assert "main: 4 asked for, too few are free" in text
     assert "do first: Wait for a release, ask for less" in text
     assert "1 min ago  Warning NotEnoughDevices: too few (3 times)" in text

@@ -56,7 +56,7 @@ def test_why_begins_with_what_to_do_for_every_reason_that_there_is_something_to_
 
     assert lines[1] == f"  do first: {reason.action}"
     assert lines[2].strip() == f"{type}={reason.status} {reason.word}: as the operator says it"
-    assert lines[3] == f"  {type}={reason.status} {reason.word}, for 5 min"
+    assert lines[3] == f"  {type}={reason.status} {reason.word}, {reason.status} for 5 min"
 
 
 def test_an_action_that_names_another_condition_leads_there() -> None:

@@ -139,6 +139,9 @@ def starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:
     elif accelerators(inputs.allocation, inputs.roles) < (inputs.minimum_accelerators or 0):
         least = inputs.minimum_accelerators
         reason = f"accelerators.minimum, or its schedule, asks for {least} accelerators: {allocation}"
+    elif new := [role.name for role in inputs.roles if not inputs.allocation.names(role.name)]:
+        # The roles of one manifest come one after the other.
+        reason = f"new: {', '.join(sorted(new))}, with the replicas asked for: {allocation}"
     else:
         reason = f"roles, their bounds or accelerators.maximum changed: {allocation}"
     return Decision(reason=reason, decision_time=inputs.now)

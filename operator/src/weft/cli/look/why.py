@@ -266,7 +266,10 @@ def shown_conditions(
     said = set(told)
     for one in conditions:
         style = "green" if one.as_hoped else "yellow"
-        line = Text.assemble((f"{one.type}={one.status} {one.reason}", style), f", for {age(one.since, now)}")
+        # A status may have had other reasons since.
+        line = Text.assemble(
+            (f"{one.type}={one.status} {one.reason}", style), f", {one.status} for {age(one.since, now)}"
+        )
         parts.append(indented(line, 2))
         details = [one.message]
         if not one.as_hoped:
