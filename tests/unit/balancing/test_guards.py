@@ -136,6 +136,7 @@ def group(*replicas: Replica) -> Any:
         reading=SimpleNamespace(loads={}),
         drains_first=True,
         engine_roles={},
+        own_speeds={},
         group=SimpleNamespace(spec=SimpleNamespace(rebalance=SimpleNamespace(cooldown_seconds=30))),
     )
 

@@ -235,17 +235,24 @@ def decode_speed(profile: Profile, loads: Sequence[EngineLoad], window_seconds: 
     the time that was observed, weighted by tokens."""
     expected = observed = busy = 0.0
     for load in loads:
-        if load.inter_token_seconds is None or load.mean_running is None or load.mean_running <= 0:
+        planned = planned_token_seconds(profile, load)
+        if load.inter_token_seconds is None or planned is None:
             continue
         weight = load.tokens_per_second_timed
-        # The mean over all time understates the batch of an engine that idles in between.
-        batch = load.mean_running / max(load.busy_share or 1.0, 1e-3)
-        expected += weight * profile.inter_token_seconds(max(1.0, batch))
+        expected += weight * planned
         observed += weight * load.inter_token_seconds
         busy += window_seconds * (1.0 if load.busy_share is None else load.busy_share)
     if observed <= 0 or expected <= 0:
         return 1.0
     return believed(expected / observed, busy)
+
+
+def planned_token_seconds(profile: Profile, load: EngineLoad) -> float | None:
+    """The profile's time per token at the batch that an engine had; None where it is not known."""
+    if load.mean_running is None or load.mean_running <= 0:
+        return None
+    # The mean over all time understates the batch of an engine that idles in between.
+    return profile.inter_token_seconds(max(1.0, load.mean_running / max(load.busy_share or 1.0, 1e-3)))
 
 
 def believed(ratio: float, evidence_seconds: float) -> float:

@@ -22,6 +22,7 @@ from weft.balancing.decide import GroupDecision, decide
 from weft.balancing.domain import with_domain
 from weft.balancing.drain import drains_ended
 from weft.balancing.engine_calls import EngineCalls
+from weft.balancing.inputs import writing_speeds
 from weft.balancing.keys import GroupKey
 from weft.balancing.load import GroupLoad
 from weft.balancing.moments import Moments
@@ -110,7 +111,9 @@ class GroupController:
             self._scale_kinds,
             self._engines,
         )
-        picture = await with_domain(picture, self._choose_domain, now)
+        present = [one.name for one in picture.replicas]
+        speeds = moments.speeds.with_seen(writing_speeds(picture, now.wall), present)
+        picture = await with_domain(replace(picture, own_speeds=speeds), self._choose_domain, now)
         decision = decide(picture, now)
         if decision.load is not None:
             self.loads[key] = decision.load

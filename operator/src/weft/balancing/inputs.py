@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from weft.api import InferenceRole, RebalanceMode, Stage
 from weft.balancing.engines import answers_in_time, generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.observe import GroupPicture
+from weft.balancing.own_speeds import writing_speed
 from weft.balancing.profile import Profile, Unusable
 from weft.balancing.replicas import Replica, cold_start_seconds, restart_seconds
 from weft.balancing.stages import is_planned
@@ -210,6 +211,22 @@ def engines_of(picture: GroupPicture, now: datetime) -> tuple[Engine, ...]:
         if one.name in picture.reading.left_out and any(other.role == one.role for other in known)
     )
     return (*known, *alike)
+
+
+def writing_speeds(picture: GroupPicture, now: datetime) -> dict[str, float]:
+    """By replica, of those that have written answers during the whole long window and can be trusted."""
+    since = now - timedelta(seconds=picture.windows.long_seconds)
+    found: dict[str, float] = {}
+    for one in picture.replicas:
+        role, profile = picture.roles.get(one.role), picture.profiles.get(one.role)
+        load = picture.reading.loads.get(one.name)
+        if role is None or load is None or not isinstance(profile, Profile):
+            continue
+        engine = Engine(one.role, load, steady=one.serving and one.had_one_role(since))
+        speed = writing_speed(engine, role.spec.stage, profile)
+        if speed is not None:
+            found[one.name] = speed
+    return found
 
 
 def _mean(loads: Sequence[EngineLoad]) -> EngineLoad:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from weft.balancing.engine_calls import Call
 from weft.balancing.history import History
 from weft.balancing.memory import Asked, Memory
+from weft.balancing.own_speeds import OwnSpeeds
 from weft.balancing.record import Record
 from weft.controllers import Now
 
@@ -35,6 +36,8 @@ class Moments:
         """Its load of the last minutes; a new leader knows none."""
         self.record = Record()
         """What became of its promise over the last hours; a new leader knows none."""
+        self.speeds = OwnSpeeds()
+        """How fast each of its replicas was seen to write answers."""
 
     def told(self, subject: str, what: str, moment: datetime | None, now: Now) -> datetime | None:
         """The moment as it would have been written had the wall clock always gone as it goes now."""

@@ -77,6 +77,8 @@ class GroupPicture:
     """By replica: what its engine says of itself, where it was asked."""
     overrun_since: Mapping[str, datetime] = field(default_factory=dict)
     """By role of stage Encode: since when more requests wait at its replicas than they work on."""
+    own_speeds: Mapping[str, float] = field(default_factory=dict)
+    """By replica: how fast it was seen to write answers, over its profile's speed."""
     domain: str = ""
     """Of all replicas' devices, where the group asks for one: what is to be recorded. Empty: none is chosen."""
     no_domain: Finding | None = None

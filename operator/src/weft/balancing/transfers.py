@@ -39,6 +39,7 @@ from weft.balancing import removal
 from weft.balancing.drain import idle, timed_out
 from weft.balancing.engine_calls import EngineRole
 from weft.balancing.observe import GroupPicture
+from weft.balancing.own_speeds import turn
 from weft.balancing.replicas import Replica, cold_start_seconds, serving_in
 from weft.balancing.role_switch import Verdict, judge, unwilling, why_not
 from weft.balancing.roster import effective_roles, no_spare, work
@@ -278,7 +279,8 @@ def choose(
     """The transfers to record now, towards the allocation, and what keeps others from it.
 
     Where they drain first at most a quarter of the replicas (at least one) are on their way at a time. A replica
-    that was just rolled back is left alone for the cooldown. Of those that can go the least loaded goes.
+    that was just rolled back is left alone for the cooldown. Of those that can go it is the slowest to prefill and the
+    fastest from it (`own_speeds`), and of those alike the least loaded.
     """
     refusal = unwilling(picture)
     if refusal is not None:
@@ -304,7 +306,9 @@ def choose(
                 break
             if not free:
                 break
-            replica = min(free, key=lambda one: (work(loads.get(one.name)), one.number))
+            ways = roles[giver].spec.stage, roles[taker].spec.stage
+            turns = {one.name: turn(one.name, *ways, picture.own_speeds) for one in free}
+            replica = min(free, key=lambda one: (turns[one.name], work(loads.get(one.name)), one.number))
             started.append(
                 Transfer(
                     name=f"{replica.name}-to-{taker}",

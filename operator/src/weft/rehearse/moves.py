@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from weft.rehearse.scrapes import RUNNING, WAITING, Scrapes
+from weft.api import Stage
+from weft.balancing.own_speeds import turn
+from weft.rehearse.scrapes import RUNNING, WAITING, Scrapes, pod_name
 from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS, ROLES, Replica, World
 
+STAGES = {PREFILLS: Stage.PREFILL, DECODES: Stage.DECODE, AGGREGATES: Stage.AGGREGATED}
 CONDITION_SECONDS = 1.0
 """Times of conditions are whole seconds: idleness counts from a scrape interval and this after the last request."""
 
@@ -47,6 +50,8 @@ class Mover:
     scrapes: Scrapes
     ways: Ways
     target: dict[str, int] = field(default_factory=dict)
+    own_speeds: Mapping[str, float] = field(default_factory=dict)
+    """By pod: how fast it was seen to write answers, where the policy looks at it."""
     moved_at: float | None = None
     """When the last flip ended."""
     flips: int = 0
@@ -154,7 +159,7 @@ class Mover:
                 taker = max(sorted(ROLES), key=lambda role: lacking[role])
                 if lacking[taker] <= 0:
                     return
-                victim = self._victim(giver, flips=True)
+                victim = self._victim(giver, taker)
                 if victim is None:
                     break
                 victim.moving_to = taker
@@ -166,22 +171,27 @@ class Mover:
                 lacking[taker] -= 1
                 room -= 1
 
-    def _victim(self, role: str, flips: bool = False) -> Replica | None:
-        """Who has least to do of those that may go: a stage never loses the last replica that serves it."""
+    def _victim(self, role: str, taker: str = "") -> Replica | None:
+        """Who goes, to another role or altogether, as the operator chooses: a stage never loses the last replica that
+        serves it."""
         of_role = [
             one
             for one in self.world.replicas.values()
             if one.role == role and not one.leaving and not one.moving_to
         ]
         starting = [one for one in of_role if not one.serving]
-        if starting and not flips:
+        if starting and not taker:
             return max(starting, key=lambda one: one.number)
         serving = [one for one in of_role if one.serving]
         if not serving or not self._covered_without_one(role):
             return None
         pause = self.world.now - 30.0
-        free = [one for one in serving if one.rolled_back_at < pause or not flips]
-        return min(free, key=lambda one: (self._work(one), one.number), default=None)
+        free = [one for one in serving if one.rolled_back_at < pause or not taker]
+        ways = (STAGES[role], STAGES[taker]) if taker else None
+        turns = {
+            one.number: turn(pod_name(one.number), *ways, self.own_speeds) if ways else 0 for one in free
+        }
+        return min(free, key=lambda one: (turns[one.number], self._work(one), one.number), default=None)
 
     def _covered_without_one(self, role: str) -> bool:
         serving = {each: self.world.serving(each) for each in ROLES}

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from weft.api import Objectives as ApiObjectives
-from weft.api import Stage
 from weft.balancing.balancer import Balancer, Config, Observation
 from weft.balancing.history import History
+from weft.balancing.own_speeds import OwnSpeeds, writing_speed
 from weft.balancing.record import Record
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, read
 from weft.balancing.state import Engine, RoleState
-from weft.rehearse.moves import Ways
+from weft.rehearse.moves import STAGES, Ways
 from weft.rehearse.play import Case, Target, View
 from weft.rehearse.scrapes import MODEL, NAMESPACE, pod_name
-from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS
-
-STAGES = {PREFILLS: Stage.PREFILL, DECODES: Stage.DECODE, AGGREGATES: Stage.AGGREGATED}
+from weft.rehearse.world import AGGREGATES
 
 
 class Weft:
@@ -53,7 +51,7 @@ class Weft:
         )
         self._roles = roles
         self._balancer = Balancer(config)
-        self._history, self._record = History(), Record()
+        self._history, self._record, self._own_speeds = History(), Record(), OwnSpeeds()
         self._decided_at: float | None = None
         self._decided_from: dict[str, int] = {}
         self._scaled_at: float | None = None
@@ -99,8 +97,8 @@ class Weft:
                 may_grow=size < case.most_replicas,
             )
         since = now - scrapes.windows.long_seconds
-        engines = tuple(
-            Engine(
+        engines = {
+            number: Engine(
                 one.role,
                 reading.loads[pod_name(number)],
                 steady=one.serving and one.role_since <= since,
@@ -108,12 +106,18 @@ class Weft:
             )
             for number, one in replicas.items()
             if pod_name(number) in reading.loads
-        )
+        }
+        written = {
+            pod_name(number): speed
+            for number, one in engines.items()
+            if (speed := writing_speed(one, STAGES[one.role], self._case.planned)) is not None
+        }
+        mover.own_speeds = self._own_speeds.with_seen(written, [pod_name(number) for number in replicas])
         seen = Observation(
             at_seconds=now,
             replicas=mover.target,
             traffic=traffic,
-            engines=engines,
+            engines=tuple(engines.values()),
             decided_at_seconds=self._decided_at,
             decided_from=self._decided_from,
             moved_at_seconds=mover.moved_at,
