@@ -81,7 +81,7 @@ def announcement(lacking: Sequence[Tool], cache: Path, *, has_venv: bool) -> lis
 
     lines = []
     if not has_venv:
-        lines.append("Python packages go to .venv (250 MB), usually within a minute.")
+        lines.append("Python packages go to .venv (760 MB), usually within a minute.")
     if lacking:
         names = ", ".join(f"{tool.name} {tool.version}" for tool in lacking)
         seconds = duration(usual(lacking))

@@ -73,7 +73,7 @@ def test_a_report_is_written_where_one_wants_it(files: list[str], tmp_path: Path
         (["--replicas", "4", "--policy", "magic"], "'magic' is none of"),
         (["--replicas", "0"], "at least 1"),
         (["--replicas", "4", "--split", "4:0"], "nobody would serve"),
-        (["--replicas", "4", "--split", "4:4"], "it has 8 replicas"),
+        (["--replicas", "4", "--split", "4:4"], "it has 8 replicas, --replicas says 4\n"),
         (["--replicas", "4", "--start", "1000"], "no request arrives"),
         (
             ["--replicas", "4", "--split", "1:2:1", "--policy", "ratio"],
@@ -91,7 +91,37 @@ def test_what_cannot_be_rehearsed_is_said(
     except SystemExit as end:
         status = int(end.code or 0)
     assert status == 2
-    assert says in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert says in told
+    assert "usage:" not in told
+
+
+def test_all_that_is_missing_is_asked_for_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["rehearse", "trace.csv"])
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert [
+        option for option in ("--profile", "--replicas", "--ttft, --itl or both") if option not in told
+    ] == []
+    assert len(told.splitlines()) == 1
+
+
+def test_an_objective_in_milliseconds_is_warned_of_and_each_policy_named_as_it_begins(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*files, "--replicas", "4", "--policy", "static", "--ttft", "2500", "--itl", "95"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert "for 2500 ms say --ttft 2.5" in told[0]
+    assert "for 95 ms say --itl 0.095" in told[1]
+    assert told[2:] == ["weft rehearse: static ..."]
+
+
+def test_a_trace_that_is_not_there_is_named_without_an_errno(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rehearse", "nope.csv", *files[2:], "--replicas", "4"]) == 2
+    assert capsys.readouterr().err == "weft rehearse: nope.csv: No such file or directory\n"
 
 
 def test_times_since_the_epoch_are_said_and_not_played(

@@ -31,8 +31,9 @@ KUBECONFIG = f"{{current-context: x, contexts: [{{name: x, context: {{cluster: c
         ("just words", (), "cannot be used"),
         ("{clusters: [{}]}", (), "cannot be used"),
         ("{contexts: [{name: x}], current-context: y}", (), "cannot be used"),
+        ("just words", (), "it is no kubeconfig"),
         (KUBECONFIG, ("--context", "elsewhere"), "elsewhere"),
-        (KUBECONFIG, (), "Cannot connect to host 127.0.0.1:1"),
+        (KUBECONFIG, (), "Cannot connect to host 127.0.0.1:1 ["),
     ],
 )
 def test_a_kubeconfig_that_leads_nowhere_is_named_with_what_is_wrong_of_it(

@@ -7,7 +7,8 @@ import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
-from weft_playground.demo.picture import picture, poster
+from weft.rehearse.charts import ROLE_COLOURS
+from weft_playground.demo.picture import COLOURS, picture, poster
 
 from .test_report import evidence
 
@@ -38,6 +39,20 @@ def test_each_decision_is_marked_with_its_reason_and_cannot_break_the_page() -> 
     assert "prefill &lt;needs&gt; 3.6 replicas" in page
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(svg)
+
+
+def test_the_page_says_first_what_came_of_it_and_has_each_decision_in_words() -> None:
+    page = picture(evidence(), DECIDED)
+
+    head, below = page.split("<h2>", 1)
+    assert re.search(
+        r"Requests within both objectives: <strong>demo-auto [0-9.]+ %; demo-paused [0-9.]+ %", head
+    )
+    assert "<li>after 62 s: Weft decides: decode 5, prefill 4" in below
+
+
+def test_a_colour_of_a_chart_is_of_a_group_or_of_a_stage() -> None:
+    assert not set(COLOURS) & set(ROLE_COLOURS.values())
 
 
 def test_the_page_refers_to_nothing_outside_itself() -> None:

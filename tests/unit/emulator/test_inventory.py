@@ -76,6 +76,10 @@ def test_sizes_are_read_with_their_units(text: object, size: int | None) -> None
         (inventory() | {"faults": [{"kind": "explode"}]}, "faults.0.kind"),
         ({"hosts": []}, "hosts"),
         (None, "inventory"),
+        (
+            {"apiVersion": "weft.dev/v1alpha2", "kind": "Fabric", "metadata": {"name": "rack"}, "spec": {}},
+            "a Kubernetes object, a Fabric, and no inventory",
+        ),
     ],
 )
 def test_a_wrong_inventory_is_refused_with_the_place(wrong: object, said: str) -> None:

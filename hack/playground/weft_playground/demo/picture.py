@@ -11,7 +11,8 @@ from weft_playground.demo.report import Evidence, GroupReport, groups, quantile,
 from weft_playground.load import Result
 
 BIN_SECONDS = 5.0
-COLOURS = ("#2563eb", "#d97706", "#64748b")
+COLOURS = ("#7c3aed", "#0f766e", "#64748b")
+"""Of the groups, none of them a stage's."""
 Line = list[tuple[float, float | None]]
 Told = Sequence[tuple[float, str]]
 """Moments in seconds of the load, each with what Weft said then."""
@@ -42,7 +43,9 @@ def picture(found: Evidence, decisions: Told) -> str:
     objectives = found.objectives
     body = [
         "<h1>The demo: one load, two groups with equal hardware</h1>",
-        '<p class="soft">The line that goes up is where the mix shifts to longer prompts and shorter answers.</p>',
+        *_verdict(found, dict(zip(names, results, strict=True))),
+        '<p class="soft">The vertical line is where the mix shifts to longer prompts and shorter answers; a horizontal'
+        " dashed line is an objective, and one among replicas a decision.</p>",
         "<h2>Traffic: tokens asked for a second, by the time a request is sent</h2>",
         keys([("prompt tokens", ROLE_COLOURS[PREFILLS]), ("answer tokens", ROLE_COLOURS[DECODES])]),
         chart(
@@ -83,6 +86,9 @@ def picture(found: Evidence, decisions: Told) -> str:
             keys([("prefill", ROLE_COLOURS[PREFILLS]), ("decode", ROLE_COLOURS[DECODES])], note),
             replicas(seconds, _sizes(group), marks, max(found.split.replicas, 1)),
         ]
+        if marks:
+            told = "".join(f"<li>after {at:,.0f} s: {escape(text)}</li>" for at, text in marks)
+            body.append(f"<ul>{told}</ul>")
     body.append(f"<h2>Figures</h2><pre>{escape(summary(found))}</pre>")
     data = {
         "shiftSeconds": found.shift_at,
@@ -117,6 +123,14 @@ def poster(found: Evidence, decisions: Told) -> str:
             ),
         ]
     )
+
+
+def _verdict(found: Evidence, results: dict[str, Sequence[Result]]) -> Iterable[str]:
+    """What came of it, in a sentence."""
+    shares = ((name, _percent(some, found)) for name, some in results.items())
+    said = [f"{name} {share:.1f} %" for name, share in shares if share is not None]
+    if said:
+        yield f"<p>Requests within both objectives: <strong>{escape('; '.join(said))}</strong></p>"
 
 
 def _seconds(found: Evidence) -> float:

@@ -267,7 +267,7 @@ def summary(evidence: Evidence) -> str:
             table(evidence),
             *evidence.counted,
             "",
-            "prefill:decode serving over time (+n: exist, do not serve)",
+            "prefill:decode serving over time since the load began (+n: exist, do not serve)",
             *splits,
             "",
             "logical nodes and their devices, from the fabric's journal",

@@ -162,9 +162,7 @@ class Story:
         except OSError as error:
             self.narrator.say(f"the charts were not written: {error}")
             return
-        self.narrator.say(
-            f"the same as charts, each decision with its reason: {PICTURE}, for a README: {POSTER}"
-        )
+        self.narrator.say(f"the same as charts, each decision with its reason: {PICTURE}")
 
     async def _bind_logical_node(self, api: AsyncKube, watching: Watching) -> None:
         objects = self.world.examples.common

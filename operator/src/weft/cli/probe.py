@@ -18,6 +18,7 @@ from weft.fabric.driver import Capabilities, Connection, Device, Inventory, not_
 from weft.fabric.errors import FabricError
 from weft.fabric.redfish import RedfishDriver
 from weft.fabric.redfish.recording import Recording
+from weft.plain import plain
 
 USEFUL, NOTHING_TO_BIND, NOT_READ = 0, 1, 2
 """Exit statuses."""
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         connection = _connection(arguments)
     except (OSError, ValueError) as error:
-        print(f"weft fabric probe: {error}", file=sys.stderr)
+        print(f"weft fabric probe: {plain(error)}", file=sys.stderr)
         return NOT_READ
     probe = asyncio.run(look(connection))
     if arguments.record is not None:
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             arguments.record.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            print(f"weft fabric probe: the recording was not written: {error}", file=sys.stderr)
+            print(f"weft fabric probe: the recording was not written: {plain(error)}", file=sys.stderr)
             return NOT_READ
     print(report(arguments.url, probe))
     if arguments.record is not None:

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from weft.cli import prometheus
+from weft.plain import plain
 
 if TYPE_CHECKING:
     from weft.balancing.profile import Profile
@@ -28,8 +29,24 @@ LONGEST_SECONDS = 31 * 86400.0
 """Of what is replayed: a longer trace is one whose times are of another kind, and would take days."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+OBJECTIVES = "--ttft, --itl or both (what are requests to meet?)"
+LONG_TTFT, LONG_ITL = 60.0, 5.0
+"""Seconds above which an objective was most likely meant in milliseconds."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong, and all that is missing, in a line: the usage has seventeen."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required: ") and not self.has_objective:
+            message += f", {OBJECTIVES}"
+        self.exit(NOT_USABLE, f"{self.prog}: {message}; `{self.prog} --help` says what each option is\n")
+
+    has_objective = False
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
         prog="weft rehearse",
         description="Replay recorded traffic on a model of a group's engines, in virtual time, under several policies:"
         " what share of the requests would have met the objectives, and for how many accelerator-hours."
@@ -179,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Rehearse and print; returns the exit status."""
     parser = _parser()
+    parser.has_objective = any(each.startswith(("--ttft", "--itl")) for each in argv)
     arguments = parser.parse_args(argv)
     names = [name.strip() for name in arguments.policy.split(",") if name.strip()]
     for name in names:
@@ -189,17 +207,27 @@ def main(argv: Sequence[str]) -> int:
     if arguments.prometheus is not None and not arguments.model:
         parser.error("--prometheus needs --model, the name that the front end's metrics have")
     if arguments.ttft == math.inf and arguments.itl == math.inf:
-        parser.error("give --ttft, --itl or both: what are requests to meet?")
+        parser.error(f"give {OBJECTIVES}")
+    for option, seconds, most in (
+        ("--ttft", arguments.ttft, LONG_TTFT),
+        ("--itl", arguments.itl, LONG_ITL),
+    ):
+        if most < seconds < math.inf:
+            print(
+                f"weft rehearse: {option} is in seconds, and {seconds:g} s are met by almost anything:"
+                f" for {seconds:g} ms say {option} {seconds / 1000:g}",
+                file=sys.stderr,
+            )
     try:
         case = _case(arguments)
     except (OSError, ValueError) as error:
-        print(f"weft rehearse: {error}", file=sys.stderr)
+        print(f"weft rehearse: {plain(error)}", file=sys.stderr)
         return NOT_USABLE
     show = _Progress()
     try:
         runs = [_play(name, case, arguments.aggregated, show.of(name, case.trace.seconds)) for name in names]
     except ValueError as error:
-        print(f"weft rehearse: {error}", file=sys.stderr)
+        print(f"weft rehearse: {plain(error)}", file=sys.stderr)
         return NOT_USABLE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -234,7 +262,8 @@ def _case(arguments: argparse.Namespace) -> Case:
         raise ValueError("--replicas: one of each stage are two; with --aggregated one can serve both")
     first = arguments.split or {}
     if first and not least <= sum(first.values()) <= most:
-        raise ValueError(f"--split: it has {sum(first.values())} replicas, --replicas says {least} to {most}")
+        said = str(least) if least == most else f"{least} to {most}"
+        raise ValueError(f"--split: it has {sum(first.values())} replicas, --replicas says {said}")
     per_token = arguments.kv_bytes * 8 / (arguments.kv_bandwidth * 1e9)
     return Case(
         trace=trace,
@@ -344,7 +373,7 @@ def _show(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         try:
             arguments.html.write_text(page(title, runs[0].case, rows, courses))
         except OSError as error:
-            print(f"weft rehearse: {error}", file=sys.stderr)
+            print(f"weft rehearse: {plain(error)}", file=sys.stderr)
             return NOT_USABLE
     if arguments.json:
         print(json.dumps({"policies": rows, "courses": courses}, indent=1))
@@ -370,13 +399,16 @@ def _mean(values: Sequence[int]) -> float:
 
 
 class _Progress:
-    """A line on a terminal that is rewritten; nothing where stderr is none."""
+    """A line on a terminal that is rewritten; a line for each policy where stderr is none."""
 
     def __init__(self) -> None:
         self._shows = sys.stderr.isatty()
         self._last = ""
 
     def of(self, name: str, seconds: float) -> Callable[[float], None]:
+        if not self._shows:
+            print(f"weft rehearse: {name} ...", file=sys.stderr, flush=True)
+
         def tell(now: float) -> None:
             if not self._shows:
                 return

@@ -274,6 +274,11 @@ def expand(file: InventoryFile) -> World:
 
 def parse(data: Any) -> World:
     """Check an inventory that was read from YAML. Raises InventoryError, naming each field that is wrong."""
+    if isinstance(data, dict) and {"apiVersion", "kind"} <= data.keys():
+        raise InventoryError(
+            f"it is a Kubernetes object, a {data['kind']}, and no inventory of a fabric manager: docs/emulator.md says"
+            " what one has"
+        )
     try:
         return expand(InventoryFile.model_validate(data))
     except ValidationError as error:

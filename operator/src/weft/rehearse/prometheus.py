@@ -20,6 +20,7 @@ from weft.balancing.access import Access, AccessError
 from weft.balancing.presets import PRESETS, Windows
 from weft.balancing.series import Buckets
 from weft.balancing.settings import SourceSettings
+from weft.plain import plain
 from weft.rehearse.trace import Trace, TraceError
 
 POINTS_MOST = 5000
@@ -155,7 +156,7 @@ class Ranges:
                 raise
             raise TraceError(
                 f"the Prometheus server at {shown(server.url)} gave no usable answer:"
-                f" {type(error).__name__}: {error}"
+                f" {type(error).__name__}: {plain(error)}"
             ) from error
 
 

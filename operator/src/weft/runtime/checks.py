@@ -22,6 +22,7 @@ from weft.api.resources import (
     ResourceType,
 )
 from weft.cluster import ClusterError, NotFoundError, Object
+from weft.plain import plain
 from weft.runtime.client import KubeClient, load_configuration
 from weft.runtime.leadership import NAME as LEASE_NAME
 
@@ -81,7 +82,7 @@ async def _ready(url: str, namespace: str) -> str:
                 return ""
             problem = f"answers {answer.status}"
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        problem = f"{error or type(error).__name__}"
+        problem = plain(error) or type(error).__name__
     return (
         f"no replica is ready behind {url}: {problem}; look at "
         f"`kubectl get pods -n {namespace}` and at `kubectl logs` of the operator's pods"

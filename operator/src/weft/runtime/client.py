@@ -29,6 +29,7 @@ from weft.cluster import (
     NotFoundError,
     Object,
 )
+from weft.plain import plain
 
 PAGE = 500
 """Objects per page of a list: keeps the API server's memory and ours bounded."""
@@ -76,6 +77,8 @@ async def load_configuration(kubeconfig: str | None = None, context: str | None 
             await k8s_config.load_kube_config(files, context, client_configuration=configuration)
         except BROKEN_KUBECONFIG as error:
             what = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, (TypeError, AttributeError)):
+                what = "it is no kubeconfig"
             raise StartError(
                 f"no cluster to work with: {files} cannot be used: {what}; `kubectl config get-contexts` shows what"
                 " there is"
@@ -273,7 +276,9 @@ class KubeClient:
             payload = await response.read()
             status = response.status
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise ClusterError(0, "NoAnswer", f"{method} {path}: {error or type(error).__name__}") from error
+            raise ClusterError(
+                0, "NoAnswer", f"{method} {path}: {plain(error) or type(error).__name__}"
+            ) from error
         finally:
             if self._requested is not None:
                 self._requested(method, status, time.monotonic() - began)

@@ -37,6 +37,7 @@ from weft.api.whatif import PLAN_AUDIENCE, TOKEN_HEADER
 from weft.cli.look.reading import NAME, AskError
 from weft.cli.look.words import indented, refusal
 from weft.cluster import ClusterError, NotFoundError, Object
+from weft.plain import plain
 from weft.runtime.client import KubeClient
 
 FOR_ALL = (FABRICS, *POOLS, DEVICE_QUOTAS)
@@ -256,7 +257,7 @@ async def _post(url: str, body: Object, headers: Mapping[str, str]) -> Object:
             text = await response.text()
             status = response.status
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ClusterError(0, "NoAnswer", f"{url}: {error or type(error).__name__}") from error
+        raise ClusterError(0, "NoAnswer", f"{url}: {plain(error) or type(error).__name__}") from error
     try:
         answer = json.loads(text)
     except ValueError:

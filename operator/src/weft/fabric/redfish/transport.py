@@ -19,6 +19,7 @@ from weft.fabric.redfish.beside import beside
 from weft.fabric.redfish.limits import Limits, OutOfTime
 from weft.fabric.redfish.mapping import Json, Reply, retry_after_seconds
 from weft.fabric.redfish.uris import SERVICE_ROOT, Origin, base_url, canonical, local_path, origin_of
+from weft.plain import plain
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_REDIRECTS = 3
@@ -163,7 +164,7 @@ class Transport:
                 f"certificate names this host: {error}"
             ) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NoAnswer(f"cannot connect to {self._connection.endpoint}: {error}") from error
+            raise NoAnswer(f"cannot connect to {self._connection.endpoint}: {plain(error)}") from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # ValueError: aiohttp's parser on header values that are not HTTP.
             kind = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
