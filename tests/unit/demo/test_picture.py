@@ -45,10 +45,8 @@ def test_the_page_says_first_what_came_of_it_and_has_each_decision_in_words() ->
     page = picture(evidence(), DECIDED)
 
     head, below = page.split("<h2>", 1)
-    assert re.search(
-        r"Requests within both objectives: <strong>demo-auto [0-9.]+ %; demo-paused [0-9.]+ %", head
-    )
-    assert "<li>after 62 s: Weft decides: decode 5, prefill 4" in below
+    assert re.search(r"Requests within both objectives: demo-auto [0-9.]+ %; demo-paused [0-9.]+ %", head)
+    assert "<li>after 62 s: Weft decides: decode 5, prefill 4<br>prefill &lt;needs&gt;" in below
 
 
 def test_a_colour_of_a_chart_is_of_a_group_or_of_a_stage() -> None:

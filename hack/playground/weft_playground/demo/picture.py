@@ -44,8 +44,8 @@ def picture(found: Evidence, decisions: Told) -> str:
     body = [
         "<h1>The demo: one load, two groups with equal hardware</h1>",
         *_verdict(found, dict(zip(names, results, strict=True))),
-        '<p class="soft">The vertical line is where the mix shifts to longer prompts and shorter answers; a horizontal'
-        " dashed line is an objective, and one among replicas a decision.</p>",
+        '<p class="soft">The vertical line is where the mix shifts to longer prompts and shorter answers; a dashed line'
+        " is an objective; a line with a circle is a decision, whose reason stands below the chart.</p>",
         "<h2>Traffic: tokens asked for a second, by the time a request is sent</h2>",
         keys([("prompt tokens", ROLE_COLOURS[PREFILLS]), ("answer tokens", ROLE_COLOURS[DECODES])]),
         chart(
@@ -87,7 +87,9 @@ def picture(found: Evidence, decisions: Told) -> str:
             replicas(seconds, _sizes(group), marks, max(found.split.replicas, 1)),
         ]
         if marks:
-            told = "".join(f"<li>after {at:,.0f} s: {escape(text)}</li>" for at, text in marks)
+            told = "".join(
+                f"<li>after {at:,.0f} s: {'<br>'.join(escape(text).splitlines())}</li>" for at, text in marks
+            )
             body.append(f"<ul>{told}</ul>")
     body.append(f"<h2>Figures</h2><pre>{escape(summary(found))}</pre>")
     data = {
@@ -130,7 +132,7 @@ def _verdict(found: Evidence, results: dict[str, Sequence[Result]]) -> Iterable[
     shares = ((name, _percent(some, found)) for name, some in results.items())
     said = [f"{name} {share:.1f} %" for name, share in shares if share is not None]
     if said:
-        yield f"<p>Requests within both objectives: <strong>{escape('; '.join(said))}</strong></p>"
+        yield f'<div class="verdict">Requests within both objectives: {escape("; ".join(said))}</div>'
 
 
 def _seconds(found: Evidence) -> float:
