@@ -86,8 +86,8 @@ def announcement(lacking: Sequence[Tool], cache: Path, *, has_venv: bool) -> lis
         names = ", ".join(f"{tool.name} {tool.version}" for tool in lacking)
         seconds = duration(usual(lacking))
         lines.append(f"Tools that are not here yet: {names}.")
-        lines.append(f"They go to {cache} (500 MB): the official binaries, a minute or two, where their")
-        lines.append(f"sites can be reached; else Go builds them, usually {seconds} on two cores, with 5 GB")
+        lines.append(f"They go to {cache} (1 GB): the official binaries, a minute or two, where their")
+        lines.append(f"sites can be reached; else Go builds them, usually {seconds} on two cores, with 8 GB")
         lines.append("more in Go's own caches. Interrupting loses little: the next run goes on from there.")
     return lines
 

@@ -75,6 +75,13 @@ def test_status_shows_fabrics_pools_groups_and_what_each_waiting_node_waits_for(
     assert "InferenceGroup team-a/llama: ObjectivesMet=False Missed: too late" in text
 
 
+def test_the_age_of_a_node_that_is_being_deleted_is_that_of_its_deletion() -> None:
+    going = {**WAITS, "metadata": {**WAITS["metadata"], "deletionTimestamp": "2026-01-01T11:59:50Z"}}
+
+    (line,) = (each for each in status_text(going).splitlines() if each.startswith("team-a/greedy"))
+    assert line.split()[1:3] == ["10", "s"]
+
+
 def test_a_wide_status_says_where_the_devices_are_that_are_not_free_to_be_taken() -> None:
     pool = {**POOL, "status": {**POOL["status"], "kept": 2, "stranded": [{"reason": "NoHost", "devices": 1}]}}
 

@@ -92,7 +92,7 @@ def test_traffic_is_told_with_its_highest_and_what_ended_has_no_present_value() 
     seen = drawn(answers())
 
     assert "11,000/s, up to 11,000" in seen.text
-    assert "?/s, up to 4.2" in seen.text
+    assert "not known now, up to 4.2" in seen.text
     assert "first token 97.3%" in seen.text
     assert label(seen, "Objectives") == "Objectives of team-a/llama: missed in 30 of 60 moments"
 

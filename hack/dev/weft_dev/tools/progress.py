@@ -1,4 +1,4 @@
-"""Saying what goes on while something long runs: one live line on a terminal, a line every 15 s elsewhere."""
+"""Saying what goes on while something long runs: one live line on a terminal, a line every minute elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-LINE_EVERY_SECONDS = 15.0
+LINE_EVERY_SECONDS = 60.0
 REDRAW_EVERY_SECONDS = 1.0
 CLEAR_LINE = "\r\x1b[K"
 

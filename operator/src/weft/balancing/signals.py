@@ -196,12 +196,15 @@ def _demand(
                 answer_buckets=told.answer_buckets,
             )
         elif traffic.long.requests > 0:
-            series = (
-                preset.series_of("front_end", "prompt_tokens_long")
-                or preset.series_of("engine", "ended_long")
-                or "a front end's series of lengths"
+            series = {
+                "the front end's": preset.series_of("front_end", "prompt_tokens_long"),
+                "the engines'": preset.series_of("engine", "ended_long"),
+            }
+            named = " and ".join(f"{whose} {name}" for whose, name in series.items() if name)
+            text = (
+                f"requests arrive, but no answer has ended yet, or what tells their lengths has no samples"
+                f" ({named or 'a series of the front end'}): lengths are not known"
             )
-            text = f"requests arrive, but no answer has ended yet, or {series} has no samples: lengths are not known"
             return Reading(traffic, {}, None, left_out, Finding(None, "LengthsUnknown", text))
     exceeds = (
         told is not None and told.exact and counts_more(passed, told.long.requests, windows.long_seconds)

@@ -82,7 +82,7 @@ def _stage(stage: str, record: GroupRecord, marks: Html, group: str) -> Html:
     serving, needed = record.serving.get(stage, {}), record.needed.get(stage, {})
     top = max(1.0, *serving.values(), *needed.values(), 1.0)
     drawn = joined((_area(serving, top, f"area {stage.lower()}"), _path(needed, top), marks))
-    told = f"{_last(serving, '.0f')} serve" + (f", {_last(needed, '.1f')} needed" if needed else "")
+    told = _last(serving, ".0f", " serve") + (f", {_last(needed, '.1f', ' needed')}" if needed else "")
     label = f"Replicas of {group} for {stage.lower()}: {_course(serving, '.0f')} serve"
     label += f"; {_course(needed, '.1f')} needed" if needed else ""
     return _lane(stage, drawn, label, told)
@@ -91,7 +91,7 @@ def _stage(stage: str, record: GroupRecord, marks: Html, group: str) -> Html:
 def _rate(what: str, line: Line, marks: Html, group: str) -> Html:
     top = max([*line.values(), 1e-9])
     digits = ",.1f" if top < 100 else ",.0f"
-    told = f"{_last(line, digits)}/s, up to {top:{digits}}" if line else "not known"
+    told = f"{_last(line, digits, '/s')}, up to {top:{digits}}" if line else "not known"
     label = f"{what} of {group}: {_course(line, digits)} a second"
     return _lane(what, joined((_area(line, top, "area traffic"), marks)), label, told)
 
@@ -179,10 +179,10 @@ def _cell(line: Line, point: int, digits: str) -> str:
     return f"{line[point]:{digits}}" if point in line else "-"
 
 
-def _last(line: Line, digits: str) -> str:
-    """The value of now; what ended before is not known."""
+def _last(line: Line, digits: str, what: str = "") -> str:
+    """The value of now, with what it counts; what ended before is not known."""
     newest = max(line, default=-1)
-    return f"{line[newest]:{digits}}" if newest >= POINTS - 2 else "?"
+    return f"{line[newest]:{digits}}{what}" if newest >= POINTS - 2 else "not known now"
 
 
 def _course(line: Line, digits: str) -> str:

@@ -83,6 +83,7 @@ class NodeLine:
     namespace: str
     name: str
     age: str
+    """Since it was made, or its deletion was asked for."""
     place: str
     """Among all that wait for a release; empty where a release would not help."""
     reason: str
@@ -220,7 +221,7 @@ def _node(node: LogicalNode, reading: Reading) -> NodeLine:
     return NodeLine(
         node.metadata.namespace,
         node.metadata.name,
-        age(node.metadata.creation_timestamp, reading.now),
+        age(node.metadata.deletion_timestamp or node.metadata.creation_timestamp, reading.now),
         node.status.queue_place or "",
         told.reason if told else "not seen yet",
         told.message if told else "the operator has not written a status: does it run?",

@@ -33,7 +33,7 @@ def _headings(table: str, columns: Iterable[str]) -> str:
 
 NARROW = (
     """
-@media (max-width: 75rem) { thead th { white-space: normal; } th, td { padding: .3rem .4rem; } .bar { width: 5rem; } }
+@media (max-width: 90rem) { thead th { white-space: normal; } th, td { padding: .3rem .4rem; } .bar { width: 5rem; } }
 @media (max-width: 48rem) {
 .stacked thead { position: absolute; clip-path: inset(50%); }
 .stacked, .stacked caption, .stacked tbody, .stacked tr, .stacked th, .stacked td { display: block; text-align: left; }
