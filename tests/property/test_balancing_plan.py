@@ -7,13 +7,14 @@ import re
 from dataclasses import replace
 from datetime import timedelta
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from support.inference import group, role, steady
 from weft.api import Objectives, RebalanceMode, Stage
 from weft.balancing.demand import offered
 from weft.balancing.plan import SplitPlan, needs_of, plan_split
+from weft.balancing.start import starting_split
 from weft.balancing.state import (
     NO_SPLIT,
     Corrections,
@@ -244,3 +245,20 @@ def test_without_metrics_what_was_decided_stays(
     started = after(observed, plan_split(observed), seconds)
     plan = plan_split(started)
     assert (plan.allocation, plan.decision, plan.recommendation) == (started.allocation, None, None)
+
+
+@given(role_lists(), loads(), st.integers(0, 40), st.booleans(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_the_allocation_is_entering_paused_or_recommend_changes_nothing(
+    roles: tuple[RoleState, ...], traffic: Traffic, budget: int, free: bool, data: st.DataObject
+) -> None:
+    counts = {one.name: data.draw(st.integers(one.minimum, one.maximum)) for one in roles}
+    assume(sum(counts[one.name] * one.accelerators_per_replica for one in roles) <= budget)
+    inputs = group(1, 1, traffic, budget=budget, roles=roles)
+    inputs = replace(inputs, allocation=Split.of(counts), minimum_accelerators=0 if free else None)
+    # What the budget has no room for, as Auto says it.
+    inputs = replace(inputs, left_out=starting_split(inputs).left_out)
+    assume(starting_split(inputs).split == inputs.allocation)
+    for mode in (RebalanceMode.PAUSED, RebalanceMode.RECOMMEND):
+        plan = plan_split(replace(inputs, mode=mode))
+        assert (plan.allocation, plan.decision) == (inputs.allocation, None)

@@ -331,7 +331,7 @@ async def test_recommend_says_what_it_would_do_and_does_nothing() -> None:
         {"role": "decode", "replicas": 4},
         {"role": "prefill", "replicas": 5},
     ]
-    assert fleet.status()["decision"]["reason"].startswith("Recommend: the roles' replicas hold")
+    assert fleet.status()["decision"]["reason"].startswith("start with the roles' replicas")
 
     fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["rebalance"].update(mode="Paused"))
     await fleet.run(2)

@@ -87,8 +87,11 @@ def test_without_traffic_the_split_stays() -> None:
     assert plan_split(group(2, 7, IDLE)).decision is None
 
 
-def test_paused_follows_the_roles_own_replicas() -> None:
-    roles = (role("decode", Stage.DECODE, 6), role("prefill", Stage.PREFILL, 3))
+def test_paused_follows_the_roles_whose_replicas_were_edited() -> None:
+    roles = (
+        role("decode", Stage.DECODE, 6, asks_anew=True),
+        role("prefill", Stage.PREFILL, 3, asks_anew=True),
+    )
     plan = plan_split(group(5, 4, PROMPT_HEAVY, mode=RebalanceMode.PAUSED, roles=roles))
     assert plan.allocation == split(3, 6)
     assert plan.decision is not None

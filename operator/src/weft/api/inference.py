@@ -174,8 +174,8 @@ class Rebalance(Model):
     mode: RebalanceMode = Field(
         default=RebalanceMode.AUTO,
         description="Auto: Weft decides and moves. Recommend: it writes what it would choose into"
-        " status.recommendation, and the roles' replicas hold. Paused: it decides nothing and the roles'"
-        " replicas hold.",
+        " status.recommendation. Paused: it decides nothing. In both the split stays as it is, and an edit of a role's"
+        " replicas is followed.",
     )
     flip: FlipMethod = Field(
         default=FlipMethod.LABEL,
@@ -393,6 +393,12 @@ class InferenceGroupStatus(Model):
         default=None,
         description="Replicas that the roles ask for and accelerators.maximum has no room for: they are made when it"
         " has. Absent: none.",
+    )
+    replicas_asked: Allocation | None = Field(
+        default=None,
+        description="spec.replicas of each role when the allocation last took account of them: in Recommend and Paused"
+        " a role that says something else is given that. Absent: the allocation holds.",
+        json_schema_extra=_BY_ROLE,
     )
     domain: Domain | None = Field(
         default=None, description="With spec.placement.sameDomain: what was chosen for all replicas."

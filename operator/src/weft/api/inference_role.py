@@ -118,9 +118,9 @@ class InferenceRoleSpec(Model):
         default=1,
         ge=0,
         le=1000,
-        description="Replicas that the role has while the group's rebalance mode is Recommend or Paused, and"
-        " starts with in Auto; of stage Encode: that it has in every mode. Left at 1, minReplicas is meant where that"
-        " is more. Also set through /scale. With a scaleTargetRef the workload's own number is meant instead.",
+        description="Replicas that the role starts with. An edit is followed while the group's rebalance mode is"
+        " Recommend or Paused, not in Auto; of stage Encode: that it has in every mode. Left at 1, minReplicas is meant"
+        " where that is more. Also set through /scale. With a scaleTargetRef the workload's own number is meant.",
     )
     min_replicas: int = Field(
         default=1,
@@ -221,7 +221,7 @@ class InferenceRoleStatus(Model):
         default=(),
         description="Ready: the role has the replicas it is to have and they take requests; the reason says what is"
         " wrong with its template, its pods or its logical nodes. ProfileValid: its EngineProfile can be used."
-        " ReplicasIgnored: in Auto the group's allocation differs from spec.replicas. KeepsUp: of stage Encode, whether"
+        " ReplicasIgnored: the group's allocation differs from spec.replicas. KeepsUp: of stage Encode, whether"
         " more waits at its replicas than they work on. AbleToScale: the workload of"
         " spec.scaleTargetRef can be read and scaled.",
         json_schema_extra=CONDITION_LIST,

@@ -13,6 +13,7 @@ from weft.api import InferenceGroup, InferenceRole, RebalanceMode, Stage, Transf
 from weft.api.conditions import is_false, is_true
 from weft.api.inference import MOST_ROLES
 from weft.balancing.demand import only_begun, share_within
+from weft.balancing.edits import asks_anew
 from weft.balancing.observe import GroupPicture
 from weft.balancing.presets import PAST_SECONDS, Windows
 from weft.balancing.profile import Profile, Unusable
@@ -364,8 +365,11 @@ def replicas_ignored(group: InferenceGroup, role: InferenceRole, allocation: Spl
             f" given {given} of {asked}"
         )
         return Finding(True, "BudgetTooSmall", text)
-    if group.spec.rebalance.mode is RebalanceMode.AUTO and given != asked:
+    mode = group.spec.rebalance.mode
+    if given != asked and (mode is RebalanceMode.AUTO or not asks_anew(group, role)):
         text = f"Auto gives this role {given} replicas; spec.replicas ({asked}) was the starting point"
+        if mode is not RebalanceMode.AUTO:
+            text = f"the role keeps the {given} replicas that Auto gave it: edit spec.replicas ({asked}) for others"
         return Finding(True, "DecidedByAuto", text)
     if not is_planned(role.spec.stage):
         text = (

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from weft.api import InferenceRole, RebalanceMode, Stage
+from weft.balancing.edits import asks_anew
 from weft.balancing.engines import answers_in_time, generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.observe import GroupPicture
 from weft.balancing.own_speeds import writing_speed
@@ -150,6 +151,7 @@ def _role_state(picture: GroupPicture, role: InferenceRole, allocation: Split) -
         hold_seconds=_hold_seconds(picture, role),
         profile=profile if isinstance(profile, Profile) else None,
         profile_error=profile.why if isinstance(profile, Unusable) else "",
+        asks_anew=asks_anew(picture.group, role),
     )
 
 

@@ -2,9 +2,9 @@
 
 The algorithm
 -------------
-1. *Start.* In Paused and Recommend the roles' `spec.replicas` hold. In Auto the last decision holds, a new
-   role starts with its `spec.replicas`. Bounds are applied, then the budget: what does not fit is left out, and made
-   when it fits. Where the roles' least does not fit nothing changes.
+1. *Start.* The last decision holds, a new role starts with its `spec.replicas`; in Paused and Recommend a role
+   whose `spec.replicas` was edited since has what they say. Bounds are applied, then the budget: what does not fit is
+   left out, and made when it fits. Where the roles' least does not fit nothing changes.
 2. *Hold.* Nothing else happens while the metrics are not to be trusted, or while what was promised is kept and no
    queue says that it will not be. Within the cooldown of a decision or of the end of a move it may go further, but back
    only if the stage that gave is measured short; while a move is under way, only further.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,16 +26,18 @@ class Start:
 
 
 def starting_split(inputs: SplitInputs) -> Start:
-    """What holds before any balancing: the last decision or the roles' own numbers, within bounds and budget."""
-    auto = inputs.mode is RebalanceMode.AUTO
-    decided = dict(inputs.allocation.counts) if auto else {}
+    """What holds before any balancing: the last decision, or what a role asks for anew, within bounds and budget."""
+    anew = {role.name for role in inputs.roles if role.asks_anew}
+    decided = {name: count for name, count in inputs.allocation.counts if name not in anew}
     wanted = _within_bounds(inputs, decided)
     least = Split.of({role.name: _least(role, wanted) for role in inputs.roles})
     if accelerators(least, inputs.roles) > inputs.budget_accelerators:
         return _held(inputs, least)
     split = _within_budget(inputs, wanted)
     asked = _within_bounds(inputs, {})
-    if inputs.minimum_accelerators is not None and auto:
+    if inputs.mode is not RebalanceMode.AUTO:
+        split, left_out = _as_edited(inputs, wanted, split, asked)
+    elif inputs.minimum_accelerators is not None:
         left_out = wanted.total - split.total
         split = at_least(inputs, split)
     else:
@@ -107,11 +110,30 @@ def _within_budget(inputs: SplitInputs, wanted: Split) -> Split:
     return Split.of(split)
 
 
-def _with_those_left_out(inputs: SplitInputs, split: Split, fitting: Split) -> Split:
+def _as_edited(inputs: SplitInputs, wanted: Split, split: Split, asked: Split) -> tuple[Split, int]:
+    """In Paused and Recommend: the split, and how many replicas there is no room for.
+
+    What roles asked for before is no reason to make a replica: only edits are, and those that the maximum took.
+    """
+    fewer = wanted.total - split.total
+    if any(role.asks_anew for role in inputs.roles):
+        return split, fewer
+    left_out = min(inputs.left_out + fewer, max(0, asked.total - split.total))
+    fitting = _within_budget(inputs, asked)
+    if asked.total - fitting.total >= min(inputs.left_out, left_out):
+        return split, left_out
+    more = _with_those_left_out(inputs, split, fitting, left_out)
+    return more, left_out - (more.total - split.total)
+
+
+def _with_those_left_out(
+    inputs: SplitInputs, split: Split, fitting: Split, most_replicas: int | None = None
+) -> Split:
     """The split with the replicas for which there was no room and is some now: to the roles that have the smallest part
     of what they ask for; what the traffic decided meanwhile stays."""
     most = accelerators(fitting, inputs.roles)
-    while True:
+    end = math.inf if most_replicas is None else split.total + most_replicas
+    while split.total < end:
         free = [
             role
             for role in inputs.roles
@@ -122,12 +144,15 @@ def _with_those_left_out(inputs: SplitInputs, split: Split, fitting: Split) -> S
             return split
         taker = min(free, key=lambda role: (split[role.name] / max(1, role.spec_replicas), role.name))
         split = Split.of({**dict(split.counts), taker.name: split[taker.name] + 1})
+    return split
 
 
 def starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:
     """The record of a split that no load asked for, with who did."""
-    if inputs.mode is not RebalanceMode.AUTO:
-        reason = f"{inputs.mode}: the roles' replicas hold: {allocation}"
+    anew = sorted(role.name for role in inputs.roles if role.asks_anew)
+    if anew and inputs.allocation:
+        asked = "role" if len(anew) == 1 else "roles"
+        reason = f"{inputs.mode}: what {asked} {', '.join(anew)} asked for is followed: {allocation}"
     elif inputs.allocation and not inputs.allocation.total:
         reason = (
             f"grows from zero to {allocation}: a request waits at the front end, or nothing tells whether one does, or"

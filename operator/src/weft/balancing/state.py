@@ -254,6 +254,8 @@ class RoleState:
     profile_error: str = ""
     kept: int = 0
     """Replicas that it cannot give to another role now, since too few of those that it has serve."""
+    asks_anew: bool = False
+    """It is to have `spec_replicas`, whatever the allocation says: somebody edited them while nothing else decides."""
 
 
 @dataclass(frozen=True)

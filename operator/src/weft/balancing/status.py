@@ -15,6 +15,7 @@ from weft.api.inference_role import InferenceRoleStatus
 from weft.balancing import conditions, domain, scaling
 from weft.balancing.bodies import selector
 from weft.balancing.decide import GroupDecision
+from weft.balancing.edits import replicas_asked
 from weft.balancing.observe import GroupPicture
 from weft.balancing.plan import SplitPlan
 from weft.balancing.refusals import Refusal
@@ -43,6 +44,7 @@ def group_status(
         status = group.status.with_changes(
             allocation=plan.allocation.written(),
             left_out_replicas=plan.left_out or None,
+            replicas_asked=replicas_asked(group, picture.all_roles, picture.roles, plan.allocation).written(),
             transfers=decision.transfers,
             decision=plan.decision or group.status.decision,
             recommendation=_recommendation(picture, plan),

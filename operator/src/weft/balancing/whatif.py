@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from weft.api import FlipMethod, InferenceGroup, InferenceRole, RebalanceMode
 from weft.balancing.bodies import node_body, with_template
 from weft.balancing.domain import no_domain
+from weft.balancing.edits import asks_anew
 from weft.balancing.plan import SplitPlan, plan_split
 from weft.balancing.replicas import ANNOTATION_SHAPE, revision_of, shape_of
 from weft.balancing.state import RoleState, Split, SplitInputs
@@ -137,6 +138,7 @@ def _planned(group: InferenceGroup, roles: Iterable[InferenceRole]) -> SplitPlan
             spec_replicas=role.spec.replicas_asked,
             accelerators_per_replica=role.spec.accelerators_counted,
             kind=role.metadata.name,
+            asks_anew=asks_anew(group, role),
         )
         for role in roles
     )

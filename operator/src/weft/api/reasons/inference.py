@@ -142,8 +142,9 @@ CONDITIONS = (
                 "False",
                 "ScaledToZero",
                 "No role is to have replicas.",
-                "Nothing: in Auto they are made when a request waits at the front end. Else raise `spec.replicas` of"
-                " the roles.",
+                "Nothing: in Auto they are made when a request waits at the front end. A group that was"
+                " paused while it slept sleeps on: set its mode to Auto (`weft resume`), or edit `spec.replicas` of its"
+                " roles.",
             ),
             Reason(
                 "False",
@@ -367,7 +368,8 @@ CONDITIONS = (
                 "True",
                 "DecidedByAuto",
                 "`spec.replicas` was the starting point, and the group's `status.decision` has another number since.",
-                "Set `rebalance.mode` to Paused to have `spec.replicas` followed.",
+                "To have another number set `rebalance.mode` to Paused, or Recommend, and edit `spec.replicas` then."
+                " An edit made in Auto is not followed, also not later.",
             ),
             Reason("False", "AsAsked", "The role has the replicas that `spec.replicas` asks for."),
             Reason(

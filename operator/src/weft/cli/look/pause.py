@@ -30,6 +30,7 @@ class Change:
     said: str
 
 
+PAUSED_GROUP = "the split stays as it is; a role whose spec.replicas is edited from now on is given that"
 SUSPENDED = {
     INFERENCE_GROUPS: "no move begins and no replica is added; what is removed goes on",
     FABRICS: "no device is given that is not claimed; releases and drains go on",
@@ -108,7 +109,7 @@ def _mode(ref: Ref, found: Object) -> tuple[str, str, str]:
     """The present mode, that of a pause, and what the pause does."""
     if ref.resource == INFERENCE_GROUPS:
         mode = found["spec"].get("rebalance", {}).get("mode", RebalanceMode.AUTO.value)
-        return mode, RebalanceMode.PAUSED.value, "the roles' replicas hold, nothing is moved"
+        return mode, RebalanceMode.PAUSED.value, PAUSED_GROUP
     if ref.resource == FABRICS:
         mode = found["spec"].get("mode", FabricMode.OBSERVE.value)
         return mode, FabricMode.OBSERVE.value, "it is read, and nothing is attached or detached there"
