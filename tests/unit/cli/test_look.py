@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -294,6 +295,48 @@ def test_a_condition_is_trouble_where_its_reason_says_that_there_is_something_to
     (line,) = status.status_of(reading({**GROUP, "status": {"conditions": [condition]}})).groups
 
     assert bool(line.trouble) == looked_at
+
+
+@pytest.mark.parametrize(
+    ("mode", "annotations", "decided_before", "do"),
+    [
+        ("Auto", {}, 10, "Wait: the split was changed 10 s ago, which takes minutes to show."),
+        (
+            "Auto",
+            {},
+            600,
+            "See `status.decision`; raise replicas and `accelerators.maximum` if no split is enough.",
+        ),
+        (
+            "Paused",
+            {ANNOTATION_MODE: "Auto"},
+            10,
+            "The split stays as it is until `kubectl weft resume infg/llama -n team-a`.",
+        ),
+        (
+            "Paused",
+            {},
+            10,
+            "In Paused the split stays as it is: set spec.rebalance.mode to Auto, then it follows.",
+        ),
+    ],
+)
+def test_where_requests_are_late_why_says_to_wait_for_a_move_and_to_resume_a_group_that_is_paused(
+    mode: str, annotations: dict[str, str], decided_before: int, do: str
+) -> None:
+    decision = {
+        **GROUP["status"]["decision"],
+        "decisionTime": (NOW - timedelta(seconds=decided_before)).isoformat(),
+    }
+    group = {
+        **GROUP,
+        "metadata": {**GROUP["metadata"], "annotations": annotations},
+        "spec": {**GROUP["spec"], "rebalance": {"mode": mode}},
+        "status": {**GROUP["status"], "decision": decision},
+    }
+    first = why.why_of(reading(group), Ref(INFERENCE_GROUPS, "llama", "team-a"), []).first
+    assert first is not None
+    assert first.do == do
 
 
 def test_a_tree_leads_from_the_group_to_the_replica_that_is_not_ready() -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from weft.api import Condition
+from weft.api import Condition, RebalanceMode
 from weft.api.names import ANNOTATION_MODE, LABEL_GROUP, LABEL_ROLE
 from weft.api.reasons import CONDITIONS
 from weft.api.reasons.declared import Reason
@@ -20,7 +20,7 @@ from weft.api.resources import (
 )
 from weft.cli.look.pause import named
 from weft.cli.look.reading import KINDS, Reading, Ref
-from weft.cli.look.words import as_hoped, by_number, declared
+from weft.cli.look.words import age, as_hoped, by_number, declared
 from weft.cluster import Object
 
 RESULTS = ("ObjectivesMet", "AbleToScaleToZero")
@@ -35,6 +35,9 @@ ORDER = {
 BY_SPEC = frozenset({"BudgetTooSmall"})
 """Reasons that stand in the object's own spec: no metric and no waiting changes them."""
 MOST_NAMES = 3
+DECIDED_SECONDS = 300.0
+"""How long after a decision late requests say little of it: the minutes in which a move is to pay back, and a long
+window more, which still counts those of before."""
 PAUSED = frozenset({"Suspended", "OnlyPlanned", "Releasing", "FabricNotReady", "NoHost"})
 """Reasons of which a pause or a suspension may be the cause."""
 
@@ -82,7 +85,7 @@ def first_step(reading: Reading, ref: Ref) -> First | None:
     if at is None:
         return None
     ref, condition, reason = at
-    do = resume_of(reading, ref, condition)
+    do = resume_of(reading, ref, condition) or _late(reading, ref, condition)
     do = do or f"{reason.action}{_users(reading, ref) if condition.reason == 'InUse' else ''}"
     word = f"{condition.type}={condition.status} {condition.reason}"
     return First(str(ref), word, condition.message, do, likewise)
@@ -101,6 +104,32 @@ def resume_of(reading: Reading, ref: Ref, condition: Condition) -> str:
     held = [one for one, raw in found if raw and _is_held(one, raw, condition.reason)]
     commands = " and ".join(f"`kubectl weft resume {named(one)}`" for one in held)
     return f"Take it off when it may go on: {commands}." if commands else ""
+
+
+def _late(reading: Reading, ref: Ref, condition: Condition) -> str:
+    """What to do about requests that are late where nothing is decided now, or was just now; empty elsewhere."""
+    group = next(
+        (
+            one
+            for one in reading.groups
+            if ref == Ref(INFERENCE_GROUPS, one.metadata.name, one.metadata.namespace)
+        ),
+        None,
+    )
+    if group is None or (condition.type, condition.reason) != ("ObjectivesMet", "Missed"):
+        return ""
+    spec, decision = group.spec, group.status.decision
+    if spec.suspend or (
+        spec.rebalance.mode is RebalanceMode.PAUSED and ANNOTATION_MODE in group.metadata.annotations
+    ):
+        return f"The split stays as it is until `kubectl weft resume {named(ref)}`."
+    if spec.rebalance.mode is not RebalanceMode.AUTO:
+        return f"In {spec.rebalance.mode} the split stays as it is: set spec.rebalance.mode to Auto, then it follows."
+    if decision is None or not decision.previous:
+        return ""
+    if (reading.now - decision.decision_time).total_seconds() >= DECIDED_SECONDS:
+        return ""
+    return f"Wait: the split was changed {age(decision.decision_time, reading.now)} ago, which takes minutes to show."
 
 
 def _is_held(ref: Ref, found: Object, reason: str) -> bool:
