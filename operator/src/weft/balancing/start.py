@@ -149,7 +149,11 @@ def _with_those_left_out(
 
 def starting_decision(inputs: SplitInputs, allocation: Split) -> Decision:
     """The record of a split that no load asked for, with who did."""
-    anew = sorted(role.name for role in inputs.roles if role.asks_anew)
+    anew = sorted(
+        role.name
+        for role in inputs.roles
+        if role.asks_anew and allocation[role.name] != inputs.allocation[role.name]
+    )
     if anew and inputs.allocation:
         asked = "role" if len(anew) == 1 else "roles"
         reason = f"{inputs.mode}: what {asked} {', '.join(anew)} asked for is followed: {allocation}"
