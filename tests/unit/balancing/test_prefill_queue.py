@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from support.inference import LLAMA_70B, group, steady
+from weft.balancing.engines import queues
 from weft.balancing.plan import plan_split
 from weft.balancing.prefill_queue import told_by_queue
-from weft.balancing.state import Queues, SplitInputs
+from weft.balancing.state import Engine, EngineLoad, Queues, SplitInputs
 
 REQUESTS, SHORT, LONG = 6.0, 500.0, 1500.0
 """Per second; mean prompts before the load changed and since."""
@@ -60,3 +61,19 @@ def test_prefill_gets_what_prompts_that_nobody_has_reported_yet_need() -> None:
     plan = plan_split(pressed(15 * growth, growth))
     assert plan.decision is not None
     assert plan.allocation["prefill"] >= 4
+
+
+@pytest.mark.parametrize("held_up", [0, 1, 2])
+def test_replicas_whose_kv_caches_decode_does_not_read_make_prompts_no_longer(held_up: int) -> None:
+    growth, working = 1.0, SERVED - held_up
+    arrivals = growth + max(1.0, working) / LLAMA_70B.prefill_seconds(SHORT)
+    inputs = group(2, 6, steady(arrivals, SHORT, 150))
+    engines = [
+        Engine(
+            "prefill", EngineLoad(running=float(number >= held_up), waiting=30.0, waiting_growth=growth / 2)
+        )
+        for number in range(2)
+    ]
+    assert inputs.traffic is not None
+    told = queues(inputs.roles, engines, inputs.traffic.short_seconds)
+    assert mean_prompt(replace(inputs, queues=told)) == pytest.approx(SHORT, rel=0.05)

@@ -76,7 +76,12 @@ def queues(
         return Queues(waiting, present)
     reading = [one for one in engines if one.role in reads]
     growth = [one.load.waiting_growth for one in reading]
-    served = sum(min(1.0, one.serving_seconds / short_seconds) for one in reading)
+    # One of which requests wait and that works on none is held up by its KV cache, which decode has not read yet.
+    served = sum(
+        min(1.0, one.serving_seconds / short_seconds)
+        for one in reading
+        if one.load.running > 0 or one.load.waiting == 0
+    )
     known = None if not growth or None in growth else sum(each or 0.0 for each in growth)
     return Queues(waiting, present, known, served)
 

@@ -3,7 +3,8 @@
 Where prompts wait throughout a window every prefill replica works all the time: if c replicas end n prompts in w
 seconds, a prompt takes c w / n. What ended is what arrived less what the queue grew by. Lengths are recorded when
 answers end: half a minute later where answers are long, and later still where a queue lasts. What has ended then tells
-of the load before, while the queue tells of the prompts that are being read.
+of the load before, while the queue tells of the prompts that are being read. A replica that works on none although
+some wait is held up, by KV caches that decode has not read yet: it is not counted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ LEAST_WAIT_SECONDS = 1.0
 """A shorter queue may have been empty in between."""
 LEAST_ENDED = 5.0
 """Prompts that have to have been read within the window."""
-
 MOST_FACTOR = 8.0
 """Lengths are not taken to have changed by more."""
 
@@ -41,7 +41,7 @@ def told_by_queue(inputs: SplitInputs) -> Traffic | None:
     arrived, grown = traffic.short.requests * seconds, queues.prompts_growth * seconds
     ended, length = arrived - grown, told.prompt_tokens / told.prompts
     least = LEAST_WAIT_SECONDS * queues.prefill_serving * speed / profile.prefill_seconds(length)
-    if ended < LEAST_ENDED or queues.prompts_waiting < max(least, 1.0):
+    if ended < LEAST_ENDED or not queues.prefill_serving or queues.prompts_waiting < max(least, 1.0):
         return None
     took = queues.prefill_serving * seconds / ended
     if queues.prompts_waiting - grown < least:
@@ -56,11 +56,8 @@ def told_by_queue(inputs: SplitInputs) -> Traffic | None:
 
 def _length(profile: Profile, seconds: float, near: float) -> float:
     """Tokens of a prompt that takes so long."""
-    length = near
-    for _ in range(
-        8
-    ):  # A prompt's time is nearly in proportion to its length; below the first point it is constant.
-        length = min(
-            MOST_FACTOR * near, max(near / MOST_FACTOR, length * seconds / profile.prefill_seconds(length))
-        )
+    length, shortest, longest = near, near / MOST_FACTOR, near * MOST_FACTOR
+    # A prompt's time is nearly in proportion to its length; below the profile's first point it is constant.
+    for _ in range(8):
+        length = min(longest, max(shortest, length * seconds / profile.prefill_seconds(length)))
     return length

@@ -215,7 +215,7 @@ class Queues:
     prompts_growth: float | None = None
     """Prompts per second by which those that wait grow, over the short window; None: not known."""
     prefill_serving: float = 0.0
-    """Prefill replicas that served in it, on average."""
+    """Prefill replicas that served in it, on average, without those that are held up."""
 
 
 @dataclass(frozen=True)
