@@ -15,9 +15,9 @@ from weft.api import Objectives
 from weft.balancing.demand import share_about, share_within
 from weft.balancing.state import Kept, Traffic
 
-NARROWEST, WIDEST = -0.3, 0.6
+NARROWEST, WIDEST = -0.5, 0.6
 """Bounds of the headroom that the record adds, as a part of what is needed."""
-PER_HOUR = 0.08
+PER_HOUR = 0.12
 """What it loses in an hour of usual load without a late request, where 95 % are promised."""
 USUAL_SECONDS = 4 * 3600.0
 """Time over which the usual load and the share that was late are means."""
