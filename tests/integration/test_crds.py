@@ -187,7 +187,7 @@ def test_get_shows_all_of_weft_by_its_category(
     [
         (
             "inferencegroup",
-            "NAME MODEL SPLIT DESIRED SERVING READY REASON OBJECTIVES MET BALANCE METRICS AGE",
+            "NAME MODEL SPLIT DESIRED SERVING READY REASON OBJECTIVES MET BALANCE METRICS SUSPENDED AGE",
             "meta-llama/Llama-3.3-70B-Instruct decode 5, prefill 3 8 5 True Serving Unknown Moving Fresh",
         ),
         (
