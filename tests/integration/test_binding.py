@@ -519,10 +519,5 @@ def test_objectives_choose_between_pools_and_the_replicas_of_a_group_get_devices
         eventually(lambda: reason(group(), "Balanced") == "WaitingForHardware", what="the third waits")
         assert domains() == ["nvl-1"] * 8
     finally:
-        for resource in (INFERENCE_GROUPS, INFERENCE_ROLES):
-            for obj in world.kube.list(resource, namespace):
-                name = obj["metadata"]["name"]
-                world.kube.patch(resource, name, {"metadata": {"finalizers": None}}, namespace)
-                world.kube.delete(resource, name, namespace)
         world.kube.delete(GPU_POOLS, f"{world.name}-0")
         world.close()

@@ -26,11 +26,6 @@ def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
     try:
         yield world
     finally:
-        for resource in (INFERENCE_GROUPS, INFERENCE_ROLES):
-            for obj in world.kube.list(resource, namespace):
-                name = obj["metadata"]["name"]
-                world.kube.patch(resource, name, {"metadata": {"finalizers": None}}, namespace)
-                world.kube.delete(resource, name, namespace)
         world.close()
 
 
@@ -84,6 +79,7 @@ def test_a_moved_group_that_is_paused_keeps_its_split_until_a_role_is_scaled(wor
 
         assert "Auto -> Paused: the split stays as it is" in weft(world, "pause")
         eventually(seen, what="it is paused")
+        # A group is looked at every 2 s: what is to happen would.
         end = time.monotonic() + 5
         while time.monotonic() < end:
             assert not group()["status"].get("transfers")
@@ -100,7 +96,7 @@ def test_a_moved_group_that_is_paused_keeps_its_split_until_a_role_is_scaled(wor
         after = pods()
         assert "Paused -> Auto" in weft(world, "resume")
         eventually(seen, what="it is resumed")
-        time.sleep(3)
+        time.sleep(3)  # A look or two in Auto.
         assert pods() == after
         world.kube.delete(INFERENCE_GROUPS, GROUP, world.namespace)
         eventually(lambda: not world.attached(), 60, what="all is released")

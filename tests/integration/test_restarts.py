@@ -27,11 +27,6 @@ def world(control_plane: ControlPlane, namespace: str, request: pytest.FixtureRe
     try:
         yield world
     finally:
-        for resource in (INFERENCE_GROUPS, INFERENCE_ROLES):
-            for obj in world.kube.list(resource, namespace):
-                name = obj["metadata"]["name"]
-                world.kube.patch(resource, name, {"metadata": {"finalizers": None}}, namespace)
-                world.kube.delete(resource, name, namespace)
         world.close()
 
 

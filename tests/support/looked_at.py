@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 from datetime import UTC, datetime
 from typing import Any
+
+from rich.console import Console
 
 from weft.api.resources import (
     DEVICE_ATTACHMENTS,
@@ -218,3 +221,10 @@ def cluster(hosts: int, groups: int, devices_per_host: int = 8) -> Reading:
     failed["status"]["conditions"] = [said("Quarantined", "True", "AttachFailed")]
     objects.append(failed)
     return reading(*objects, waits)
+
+
+def text_of(view: Any) -> str:
+    """What a terminal of 200 columns would show."""
+    out = io.StringIO()
+    Console(file=out, width=200, highlight=False, markup=False).print(view)
+    return out.getvalue()

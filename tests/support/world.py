@@ -21,6 +21,8 @@ from weft.api.resources import (
     DEVICE_ATTACHMENTS,
     FABRICS,
     GPU_POOLS,
+    INFERENCE_GROUPS,
+    INFERENCE_ROLES,
     LEASES,
     LOGICAL_NODES,
     MEMORY_POOLS,
@@ -281,7 +283,8 @@ class World:
             name = f"operator-{number}"
             sys.stderr.write(f"--- {name}\n{log_tail(self.processes.log(name), 40)}\n")
         self.processes.close()
-        for resource in (LOGICAL_NODES, DEVICE_ATTACHMENTS, GPU_POOLS, MEMORY_POOLS, FABRICS):
+        groups, fabrics = (INFERENCE_GROUPS, INFERENCE_ROLES), (GPU_POOLS, MEMORY_POOLS, FABRICS)
+        for resource in (*groups, LOGICAL_NODES, DEVICE_ATTACHMENTS, *fabrics):
             for obj in self._own(resource):
                 self._force_delete(resource, obj)
         for host in self.hosts:

@@ -236,10 +236,7 @@ class Asker:
 
     async def nobody_leads(self, now: datetime) -> str:
         """Why no operator leads; empty where one does, or it is not known."""
-        try:
-            return nobody_leads(await leases(self.client), now)
-        except ClusterError as error:
-            raise AskError(refusal(error)) from error
+        return nobody_leads(await leases(self.client), now)
 
     async def _list(self, resource: ResourceType, labels: str = "") -> tuple[Object, ...]:
         everywhere = self.everywhere or not resource.namespaced
