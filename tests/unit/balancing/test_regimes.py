@@ -74,6 +74,27 @@ def test_a_load_that_comes_back_is_known_while_requests_of_the_other_still_end_i
     assert math.isclose(other.answer_tokens_per_second, 4.2 * 400, rel_tol=0.03)
 
 
+def scraped_rarely(short: Traffic, *before: Traffic) -> Traffic:
+    """As History keeps it at scrapes of 15 s: the newest of its windows is the short one."""
+    rates = tuple(one.short for one in (short, *before))
+    return replace(short, short_seconds=60.0, history=rates, history_seconds=60.0)
+
+
+def test_a_load_that_comes_back_is_known_from_a_window_of_both_where_scrapes_are_rare() -> None:
+    mixed = steady(4.5, 970, 290)
+    found = regimes(scraped_rarely(mixed, *[LONG_ANSWERS] * 5, *[LONG_PROMPTS] * 4), 0.0, flips_overlap=True)
+    assert found is not None
+    assert not found.unchanged
+    assert math.isclose(found.likely.prompt_tokens_per_second, 10_000, rel_tol=0.03)
+
+
+def test_a_load_that_stays_is_known_from_its_newest_window_too_where_scrapes_are_rare() -> None:
+    found = regimes(scraped_rarely(steady(4.9, 2040, 80), *[LONG_PROMPTS] * 3), 0.0)
+    assert found is not None
+    assert found.unchanged
+    assert math.isclose(found.likely.prompt_tokens, 2010, rel_tol=0.002)
+
+
 def test_a_load_that_comes_back_is_known_by_its_prompts_while_only_answers_of_the_other_have_ended() -> None:
     # Prompts as prefill's queue tells them, see prefill_queue.py; also where replicas drain.
     mixed = becoming(LONG_ANSWERS, *[LONG_ANSWERS] * 4, *[LONG_PROMPTS] * 5, prompt=1950, answer=390)

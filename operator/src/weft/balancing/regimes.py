@@ -127,28 +127,30 @@ def regimes(
         return None
     like = seen.now
     short = _window(traffic.short, traffic.short_seconds, like)
+    history = _before(traffic)
     past = [
         one
-        for one in _past(traffic, like)
+        for one in _past(traffic, history, like)
         if one.requests * short.seconds > IDLE_PART * short.requests * one.seconds
     ]
     if not past:
         return Regimes(((1.0, like), (0.0, like)))
     groups, order = _grouped(past, like)
     present = groups[0]
-    deviations = short.deviations(present.without(short), like)
+    apart = bool(history) and history is not traffic.history
+    deviations = short.deviations(present if apart else present.without(short), like)
     odds = CHANGE_ODDS * math.exp(min(50.0, deviations**2 / 2))
     unchanged = 1 / (1 + odds)
     # A single window that is like no other is the one in which the load changed.
-    lasting = {
-        place for place, one in enumerate(groups) if place == 0 or one.windows > 1 or not traffic.history
-    }
+    lasting = {place for place, one in enumerate(groups) if place == 0 or one.windows > 1 or not history}
     order = [place for place in order if place in lasting]
     changes = sum(one != following for one, following in pairwise(order))
     others = [groups[place] for place in sorted(lasting - {0})]
     changed = like
-    if unchanged < 0.5:
-        if present.windows > 1 or not traffic.history:
+    if unchanged >= 0.5 and apart:
+        present.add(short)
+    elif unchanged < 0.5:
+        if present.windows > 1 or not history:
             others.append(present)
             changes += 1
         again = _nearest(others, short, like)
@@ -167,19 +169,24 @@ def regimes(
     return Regimes(
         ((1 - unchanged, changed), (unchanged, present.demand(like))),
         tuple((one.seconds / total, one.demand(like)) for one in others),
-        (LASTS_SECONDS + len(order) * traffic.history_seconds) / (1 + changes)
-        if traffic.history
-        else LASTS_SECONDS,
+        (LASTS_SECONDS + len(order) * traffic.history_seconds) / (1 + changes) if history else LASTS_SECONDS,
     )
 
 
-def _past(traffic: Traffic, like: Demand) -> Iterable[_Group]:
+def _before(traffic: Traffic) -> tuple[Rates, ...]:
+    """The windows that the short one is compared with. Where scrapes are rare they are as short, and the newest is the
+    short one itself."""
+    return traffic.history if traffic.history_seconds > traffic.short_seconds else traffic.history[1:]
+
+
+def _past(traffic: Traffic, history: Sequence[Rates], like: Demand) -> Iterable[_Group]:
     """The windows before, back from now. Without any: the long one, and the peaks of both stages."""
-    if traffic.history:
-        windows = [_window(one, traffic.history_seconds, like) for one in traffic.history]
-        # What engines write tells of longer answers before the first of them has ended.
-        part = min(1.0, traffic.short_seconds / traffic.history_seconds)
-        windows[0].answer += part * (windows[0].requests * like.answer_tokens - windows[0].answer)
+    if history:
+        windows = [_window(one, traffic.history_seconds, like) for one in history]
+        if traffic.short_seconds < traffic.history_seconds:
+            # What engines write tells of longer answers before the first of them has ended.
+            part = traffic.short_seconds / traffic.history_seconds
+            windows[0].answer += part * (windows[0].requests * like.answer_tokens - windows[0].answer)
         return windows
     long = _window(traffic.long, traffic.long_seconds, like)
     return (
