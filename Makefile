@@ -111,12 +111,16 @@ bench-balancing-steps: $(VENV)/.complete ## what a decision costs at 8 and 64 re
 	PYTHONPATH=$(ROOMS):tests:tests/bench $(BIN)/python tests/bench/steps.py
 
 .PHONY: bench-rehearsal
-bench-rehearsal: $(VENV)/.complete ## every policy of weft rehearse on the same cases; ARGS="--seeds 1 --cases scarce", --days
+bench-rehearsal: $(VENV)/.complete ## every policy of weft rehearse on the same cases; ARGS="--seeds 1 --cases scarce"
 	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/evaluate.py $(ARGS)
 
 .PHONY: bench-size
 bench-size: $(VENV)/.complete ## whole days with a free size against the best fixed fleet; ARGS="--days m-mid-day2 --cold-starts 60"
 	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/days.py $(ARGS)
+
+.PHONY: evaluation
+evaluation: $(VENV)/.complete ## play all of the three benches above, hours, and write docs/evaluation.md's tables; ARGS=--played takes what they left in build/, --tables only writes
+	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/evaluation.py $(ARGS)
 
 .PHONY: check-engine-model
 check-engine-model: $(VENV)/.complete ## the rehearsal's and the playground's engines against dynamo.mocker, and measured hardware; ENGINES=vllm, dynamo, playground: against those, running
@@ -149,12 +153,13 @@ lint: $(VENV)/.complete ## ruff, mypy and the import contracts
 	$(BIN)/lint-imports
 
 .PHONY: generate
-generate: $(VENV)/.complete ## write crds/ and the chart's copy from the models in operator/src/weft/api, docs/fields.md from the tests, docs/reasons.md from api/reasons, docs/options.md from the commands
+generate: $(VENV)/.complete ## write crds/ and the chart's copy from the models in operator/src/weft/api, docs/fields.md from the tests, docs/reasons.md from api/reasons, docs/options.md from the commands, docs/evaluation.md's tables from tests/bench/results
 	$(BIN)/weft crds --output crds
 	$(BIN)/weft crds --output charts/weft/files/crds
 	PYTHONPATH=tests $(BIN)/python -m support.fields
 	PYTHONPATH=tests $(BIN)/python -m support.reasons
 	PYTHONPATH=tests $(BIN)/python -m support.options
+	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/evaluation.py --tables
 	$(IN_ROOMS) weft_dev.dashboards charts/weft/files/dashboards
 
 .PHONY: sbom

@@ -2,22 +2,28 @@
 
 Fetches the wheels ai-dynamo-runtime (the replay) and ai-dynamo (NVIDIA's planner) into a virtual environment of their
 own in Weft's cache, plays each case of each seed on every static split and under each policy, prints the tables of
-docs/evaluation.md and writes build/bench/balancing.json. Where the replay is not to be had it says so and exits with
-0; where only the planner is not, it is left out. `--seeds 1 --cases scarce --scrapes 1,5,15` plays some of it; with
-`--add` what an earlier run played beside it stays in the tables, under the commit that it was played with.
+docs/evaluation.md, with goals met or missed, and writes build/bench/balancing.json. Where the replay is not to be had
+it says so and exits with 0; where only the planner is not, it is left out. `--seeds 1 --cases scarce --scrapes 1,5,15`
+plays some of it; with `--add` what an earlier run played beside it stays in the tables, under the commit that it was
+played with.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import constants
+import results
+import tables
+from results import Run
 
 ROOT = Path(__file__).resolve().parents[3]
 WHEEL = "ai-dynamo-runtime==1.4.2"
@@ -29,6 +35,7 @@ PLANNER = (
 )
 """The planner's wheel, without what it asks for beside it, and what its replay adapter imports."""
 RESULTS = ROOT / "build" / "bench" / "balancing.json"
+KEY = ("case", "seed", "policy", "split", "drains", "scrape_seconds")
 INSIDE = "WEFT_BENCH_BALANCING_INSIDE"
 
 
@@ -82,30 +89,68 @@ def installed() -> Path | None:
 
 def compare(arguments: argparse.Namespace) -> None:
     import cases
-    import constants
     import policies
-    import tables
 
-    rows: list[dict[str, Any]] = json.loads(RESULTS.read_text())["rows"] if arguments.add else []
+    rows = results.saved(RESULTS) if arguments.add else []
     chosen = set(filter(None, arguments.cases.split(",")))
     named = set(filter(None, arguments.policies.split(",")))
     scrapes = [float(each) for each in arguments.scrapes.split(",")]
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     for seed in map(int, arguments.seeds.split(",")):
         for case in cases.all_cases(seed, tuning=seed in constants.TUNING):
             if chosen and case.name not in chosen:
                 continue
             for played in policies.every(case, seed, scrapes, named):
-                row = {"case": case.name, "seed": seed, **asdict(played), **tables.figures(played)}
-                same = {
-                    key: row[key] for key in ("case", "seed", "policy", "split", "drains", "scrape_seconds")
-                }
-                rows = [each for each in rows if not same.items() <= each.items()]
-                rows.append({**row, "commit": commit()})
-                RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-                print(f"{time.strftime('%T')} {tables.line(row)}", file=sys.stderr, flush=True)
-    print(tables.tables(rows))
-    print(f"\nwritten to {RESULTS}")
+                row = {"case": case.name, "seed": seed, **asdict(played), "commit": commit()}
+                rows = results.put(rows, row, KEY)
+                results.save(RESULTS, rows)
+                print(f"{time.strftime('%T')} {line(run(row))}", file=sys.stderr, flush=True)
+    for table in sections([run(row) for row in rows]).values():
+        print(f"{table}\n")
+    print(f"written to {RESULTS}")
+
+
+def run(row: Mapping[str, Any]) -> Run:
+    """What is kept of a row of build/bench/balancing.json."""
+    outcome = row["outcome"]
+    return Run(
+        case=row["case"],
+        seed=row["seed"],
+        policy=row["policy"],
+        drains=row["drains"],
+        scrape_seconds=row["scrape_seconds"] or 0.0,
+        split=row["split"],
+        within=outcome["within"],
+        requests=outcome["requests"],
+        answer_tokens=outcome["answer_tokens"],
+        decisions=outcome["moves"],
+        accelerator_hours=outcome["worker_seconds"] * constants.ACCELERATORS_PER_REPLICA / 3600,
+        commit=row["commit"],
+    )
+
+
+def sections(runs: Sequence[Run]) -> dict[str, str]:
+    """The generated parts of docs/evaluation.md, and of the README, that are of this replay."""
+    played = tables.Played(runs)
+    return {
+        "replay": tables.shares(played),
+        "replay commits": tables.commits(played),
+        "replay against static": tables.against_static(played),
+        "replay losses": tables.losses(played),
+        "replay others above": tables.above_weft(played),
+        "replay goals": tables.goals(played),
+        "replay costs": tables.costs(played),
+        "claim": tables.claim(played),
+    }
+
+
+def line(played: Run) -> str:
+    how = "drains first" if played.drains else "no drain"
+    seen = f", scrapes of {played.scrape_seconds:g} s" if played.scrape_seconds else ""
+    return (
+        f"{played.case} seed {played.seed} {played.policy}{seen}, {how}, from {played.split}:"
+        f" {played.within * 100:.1f} % within, {played.decisions} decisions,"
+        f" {played.accelerator_hours:.2f} accelerator-hours"
+    )
 
 
 def commit() -> str:

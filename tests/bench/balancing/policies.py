@@ -10,6 +10,7 @@ import constants
 import referee
 import shipped
 from stretches import rehearsed
+from tables import AGGREGATED, SHIPPED, STATIC
 
 from weft.rehearse.dynamo import Dynamo
 from weft.rehearse.hpa import Hpa
@@ -18,7 +19,6 @@ from weft.rehearse.static import best_static
 from weft.rehearse.weft_policy import Weft
 from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS
 
-STATIC, AGGREGATED, SHIPPED = "static", "aggregated", "dynamo, shipped"
 REHEARSED = {"hpa": Hpa, "dynamo": Dynamo, "ratio": Ratio, "weft": Weft}
 
 

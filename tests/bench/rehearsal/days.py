@@ -2,20 +2,21 @@
 
 The fixed fleet is the smallest that keeps the promise over the day, whatever its split: known only in hindsight.
 Writes build/bench/size.json and prints the table of docs/evaluation.md. `--days m-mid-day2 --attainments 0.99
---cold-starts 60` plays a part, `--bound` says in addition what a schedule that knew the day would hold.
+--cold-starts 60` plays a part (with `--add` the others stay as an earlier run played them), `--bound` says in addition
+what a schedule that knew the day would hold.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import clairvoyant
+import results
 import stretches
 
 import bench
@@ -30,6 +31,8 @@ from weft.rehearse.world import Objectives
 DATA = Path(__file__).parent / "data"
 RESULTS = bench.ROOT / "build" / "bench" / "size.json"
 COPIES_SHIFT_SECONDS = 601.0
+GOAL = 0.2
+"""Share of the fixed fleet's accelerator-hours that is to be saved."""
 STAGE_ERROR, REPLICA_ERROR = 0.3, 0.2
 """Largest errors of the profile where engines are off it."""
 
@@ -49,18 +52,29 @@ DAYS = (Day("m-mid-day2", 8, 3.0, 14), Day("deepseek-r1-day", 1, 20.0, 32))
 mended with the lengths of the second (`stationary`), which is held out no more since 0.9.0."""
 
 
-@dataclass(frozen=True)
+FIXED, WEFT, BOUND = "fixed", "weft", "bound"
+KEY = ("day", "promised", "policy", "cold_start_seconds")
+
+
+@dataclass(frozen=True, order=True)
 class Row:
+    """One day under a fixed fleet, Weft, or a schedule that knew the day (without a cold start)."""
+
     day: str
-    attainment_promised: float
+    promised: float
+    policy: str
     cold_start_seconds: float
-    fixed: str
-    fixed_attainment: float
-    fixed_hours: float
-    weft_attainment: float
-    weft_hours: float
+    split: str
+    """To begin with; of a fixed fleet the fleet."""
+    attainment: float
+    accelerator_hours: float
     scalings_per_hour: float
     flips: int
+    commit: str
+
+    @property
+    def group(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in KEY)
 
 
 def main() -> int:
@@ -77,12 +91,12 @@ def main() -> int:
     parser.add_argument(
         "--stationary", type=float, metavar="HOURS", help="only: how often a steady load is scaled"
     )
+    parser.add_argument("--add", action="store_true", help="to the results of an earlier run")
     arguments = parser.parse_args()
     if arguments.stationary:
         print(stationary(arguments.stationary))
         return 0
-    rows: list[Row] = []
-    bounds: list[dict[str, object]] = []
+    rows = results.saved(RESULTS) if arguments.add else []
     for day in DAYS:
         if day.name not in arguments.days.split(","):
             continue
@@ -90,30 +104,29 @@ def main() -> int:
             case = case_of(day, attainment)
             if arguments.off_profile:
                 case = replace(case, stage_error=STAGE_ERROR, replica_error=REPLICA_ERROR)
-            fixed = best_fixed(case)
-            if fixed is None:
-                print(f"{day.name}: no fixed fleet of {day.most_replicas} keeps {attainment:.0%}", flush=True)
-                continue
-            if arguments.bound:
-                bounds.append(bound(day, fixed))
-                print(
-                    f"{day.name}: knowing the day, {bounds[-1]['hours']:,.0f} accelerator-hours meet"
-                    f" {fixed.attainment:.1%}; {split_text(fixed.first)} holds {fixed.accelerator_hours:,.0f}",
-                    flush=True,
-                )
-            for cold_start in map(float, arguments.cold_starts.split(",")):
-                free = replace(case, cold_start_seconds=cold_start, first=fixed.first)
-                rows.append(compared(day, fixed, play(free, Weft(free))))
-                print(line(rows[-1]), flush=True)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(
-        json.dumps(
-            {"commit": bench.commit(), "rows": [asdict(row) for row in rows], "bounds": bounds}, indent=1
-        )
-        + "\n"
-    )
-    print(f"\nwritten to {RESULTS}")
+            for row in compared(day, case, map(float, arguments.cold_starts.split(",")), arguments.bound):
+                rows = results.put(rows, asdict(row), KEY)
+                results.save(RESULTS, rows)
+                print(line(row), flush=True)
+    print(f"\n{table([Row(**row) for row in rows])}\n\nwritten to {RESULTS}")
     return 0
+
+
+def compared(day: Day, case: Case, cold_starts: Iterable[float], bounded: bool) -> Iterator[Row]:
+    fixed = best_fixed(case)
+    if fixed is None:
+        print(
+            f"{day.name}: no fixed fleet of {day.most_replicas} keeps {case.objectives.attainment:.0%}",
+            flush=True,
+        )
+        return
+    yield row_of(day, fixed, FIXED)
+    if bounded:
+        hours = bound(fixed)
+        yield replace(row_of(day, fixed, BOUND), split="", accelerator_hours=hours)
+    for cold_start in cold_starts:
+        free = replace(case, cold_start_seconds=cold_start, first=fixed.first)
+        yield row_of(day, play(free, Weft(free)), WEFT)
 
 
 def case_of(day: Day, attainment: float) -> Case:
@@ -170,28 +183,27 @@ def _rank(run: Run) -> tuple[int, float]:
     return sum(run.first.values()), -run.attainment
 
 
-def bound(day: Day, fixed: Run) -> dict[str, object]:
+def bound(fixed: Run) -> float:
     """Accelerator-hours of a schedule that knew the day and meets as much as the fixed fleet."""
     case = fixed.case
     size = clairvoyant.mean_size(list(clairvoyant.blocks(case, play_fixed)), fixed.attainment)
-    hours = size * case.accelerators_per_replica * case.trace.seconds / 3600
-    return {"day": day.name, "attainment": fixed.attainment, "hours": hours}
+    return size * case.accelerators_per_replica * case.trace.seconds / 3600
 
 
-def compared(day: Day, fixed: Run, free: Run) -> Row:
-    sizes = [sum(free.first.values()), *(sum(one.counts.values()) for one in free.decisions)]
+def row_of(day: Day, run: Run, policy: str) -> Row:
+    sizes = [sum(run.first.values()), *(sum(one.counts.values()) for one in run.decisions)]
     changes = sum(before != after for before, after in pairwise(sizes))
     return Row(
-        day.name,
-        free.case.objectives.attainment,
-        free.case.cold_start_seconds,
-        split_text(fixed.first),
-        fixed.attainment,
-        fixed.accelerator_hours,
-        free.attainment,
-        free.accelerator_hours,
-        changes / free.case.trace.seconds * 3600,
-        free.flips,
+        day=day.name,
+        promised=run.case.objectives.attainment,
+        policy=policy,
+        cold_start_seconds=run.case.cold_start_seconds if policy == WEFT else 0.0,
+        split=split_text(run.first),
+        attainment=run.attainment,
+        accelerator_hours=run.accelerator_hours,
+        scalings_per_hour=changes / run.case.trace.seconds * 3600,
+        flips=run.flips,
+        commit=bench.commit(),
     )
 
 
@@ -215,12 +227,56 @@ def stationary(hours: float) -> str:
 
 
 def line(row: Row) -> str:
-    saved = 1 - row.weft_hours / row.fixed_hours
     return (
-        f"| {row.day} | {row.attainment_promised:.0%} | {row.cold_start_seconds:.0f} s | {row.fixed}:"
-        f" {row.fixed_attainment:.1%} | {row.weft_attainment:.1%} | {row.fixed_hours:,.0f} | {row.weft_hours:,.0f}"
-        f" ({-saved:+.0%}) | {row.scalings_per_hour:.1f} | {row.flips} |"
+        f"{row.day}, {row.promised:.0%} promised, {row.policy} {row.split}, cold start {row.cold_start_seconds:g} s:"
+        f" {row.attainment:.1%}, {row.accelerator_hours:,.0f} accelerator-hours"
     )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Weft's days beside the fixed fleet and the bound of the same day and promise, with the goal met or missed."""
+    beside = {(row.day, row.promised, row.policy): row for row in rows if row.policy != WEFT}
+    heads = (
+        "day",
+        "promised",
+        "cold start",
+        "fixed fleet in hindsight",
+        "a schedule that knew the day",
+        "Weft",
+    )
+    heads += (f"{100 * GOAL:g} % fewer, promise kept", "scalings per hour", "flips", "commit")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        if row.policy == WEFT:
+            fixed = beside[row.day, row.promised, FIXED]
+            known = beside.get((row.day, row.promised, BOUND))
+            saved = 1 - row.accelerator_hours / fixed.accelerator_hours
+            kept = row.attainment >= row.promised
+            cells = (
+                *(row.day, f"{100 * row.promised:g} %", f"{row.cold_start_seconds:g} s"),
+                f"{fixed.split}: {_met(fixed)}",
+                _met(known) if known else "not played",
+                f"{_met(row)} ({100 * saved:.0f} % fewer)"
+                if saved >= 0
+                else f"{_met(row)} ({-100 * saved:.0f} % more)",
+                "met"
+                if kept and saved >= GOAL
+                else "**missed**"
+                if kept
+                else "**missed, nor is the promise kept**",
+                *(f"{row.scalings_per_hour:.1f}", str(row.flips), row.commit),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sections(rows: Sequence[Row]) -> dict[str, str]:
+    """The generated part of docs/evaluation.md that is of whole days."""
+    return {"size": table(rows)}
+
+
+def _met(row: Row) -> str:
+    return f"{100 * row.attainment:.2f} % for {row.accelerator_hours:,.0f} h"
 
 
 if __name__ == "__main__":

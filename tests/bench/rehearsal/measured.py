@@ -19,7 +19,7 @@ from pathlib import Path
 from weft.api import Objectives, Stage
 from weft.balancing.demand import Demand
 from weft.balancing.profile import Curve, Profile
-from weft.balancing.splits import judge, stage_needs
+from weft.balancing.splits import Load, Terms, judge, stage_needs
 from weft.balancing.state import Corrections, RoleState, Split
 from weft.rehearse.engine import Speeds
 from weft.rehearse.trace import Trace
@@ -28,6 +28,7 @@ from weft.rehearse.world import DECODES, PREFILLS, World
 MEASUREMENTS = Path(__file__).parent / "data" / "dstack-pd-ratio.csv.gz"
 SPLITS = ((1, 3), (2, 2), (3, 1))
 REQUESTS = 500
+HORIZON_SECONDS = 600.0
 KV_CAPACITY_TOKENS = 2_000_000
 """Two H200 less the weights of 61 GB hold about 36 KB per token of gpt-oss-120b's caches; never the limit here."""
 
@@ -121,7 +122,7 @@ def simulated(split: tuple[int, int], concurrency: int, run: Measured, speeds: S
 
 
 def sized(concurrency: int, runs: Mapping[tuple[int, int], Measured], speeds: Speeds) -> tuple[int, int]:
-    """The split whose worst stage stands best under the work that the winner carried."""
+    """The split that the planner would choose for the work that the winner carried."""
     run = max(runs.values(), key=lambda each: each.output_tokens_per_second)
     answers = run.output_tokens_per_second
     context = run.prompt + run.answer / 2
@@ -132,7 +133,7 @@ def sized(concurrency: int, runs: Mapping[tuple[int, int], Measured], speeds: Sp
     )
     profile = Profile(base.prefill, at_context, base.kv_capacity_tokens, base.max_batch)
     roles = tuple(
-        RoleState(name, stage, 1, 4, 1, 2, "same", profile)
+        RoleState(name, stage, 1, 4, 1, 2, "same", profile=profile)
         for name, stage in ((PREFILLS, Stage.PREFILL), (DECODES, Stage.DECODE))
     )
     demand = Demand(answers / run.answer * run.prompt, answers, run.prompt, run.answer)
@@ -140,19 +141,25 @@ def sized(concurrency: int, runs: Mapping[tuple[int, int], Measured], speeds: Sp
     slowest = max(each.tpot_seconds for each in runs.values())
     objectives = Objectives(inter_token_latency_microseconds=round(slowest * 1e6), attainment_permille=500)
     needs = stage_needs(roles, demand, Corrections(), objectives)
-    return min(
-        runs, key=lambda each: judge(Split.of({PREFILLS: each[0], DECODES: each[1]}), roles, needs).worst
-    )
+    terms, load = Terms(HORIZON_SECONDS, 0.0, {}, overlaps=True), Load([(1.0, needs)])
+
+    def rank(counts: tuple[int, int]) -> tuple[float, float]:
+        split = Split.of({PREFILLS: counts[0], DECODES: counts[1]})
+        judged = judge(split, split, roles, needs, terms, load)
+        return round(judged.late, 2), judged.worst
+
+    return min(runs, key=rank)
 
 
-def main() -> None:
+def table() -> str:
+    """The table of docs/evaluation.md, and how often the split that won is named."""
     cells = read()
     speeds = fitted(cells)
     right = [0, 0]
-    print(
-        "| prompt, answer, concurrency | measured tokens/s | engine model | won | model names | sizing names |"
-    )
-    print("|---|---|---|---|---|---|")
+    lines = [
+        "| prompt, answer, concurrency | measured tokens/s | engine model | won | model names | sizing names |",
+        "|---|---|---|---|---|---|",
+    ]
     for cell in sorted(cells):
         runs = cells[cell]
         model = {split: simulated(split, cell[2], run, speeds) for split, run in runs.items()}
@@ -165,9 +172,12 @@ def main() -> None:
             for values in ({split: run.output_tokens_per_second for split, run in runs.items()}, model)
         ]
         names = [f"{p}:{d}" for p, d in (won, named, by_sizing)]
-        print(f"| {cell[0]:,}, {cell[1]:,}, {cell[2]} | {texts[0]} | {texts[1]} | {' | '.join(names)} |")
-    print(f"\n{len(cells)} cells: the engine model names the winner in {right[0]}, the sizing in {right[1]}")
+        lines.append(
+            f"| {cell[0]:,}, {cell[1]:,}, {cell[2]} | {texts[0]} | {texts[1]} | {' | '.join(names)} |"
+        )
+    won_by = f"the engine model names the split that won in {right[0]}, Weft's sizing in {right[1]}"
+    return "\n".join((f"Of {len(cells)} cells {won_by}.", "", *lines))
 
 
 if __name__ == "__main__":
-    main()
+    print(table())

@@ -1,10 +1,10 @@
 """The engine models of `weft rehearse` and of the playground against dynamo.mocker on the same 500 requests.
 
 It is ai-dynamo-runtime's own replay. `make check-engine-model` prints p50 and p90 of TTFT and ITL of all three for
-stretches of the Azure trace on several splits, then what share of requests each static split of the referee's cases
-meets in `weft rehearse` and in the replay (`CASES=` some of them by name, `SEED=`). Ends with status 1 where a p50
-is more than 15 % or a share more than 5 points off. Fetches the wheel as `make bench-balancing` does, and skips where
-it cannot.
+stretches of the Azure trace on several splits, and writes build/bench/mocker.json; then what share of requests each
+static split of the referee's cases meets in `weft rehearse` and in the replay (`CASES=` some of them by name, `SEED=`).
+Ends with status 1 where a p50 is more than 15 % or a share more than 5 points off. Fetches the wheel as
+`make bench-balancing` does, and skips where it cannot.
 """
 
 from __future__ import annotations
@@ -15,23 +15,47 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[3]
+import results
+
+import bench
+
+ROOT = bench.ROOT
 INSIDE = "WEFT_BENCH_MOCKER_INSIDE"
 REQUESTS = 500
 ALLOWED, POINTS_ALLOWED = 0.15, 5.0
 PLACES = ((4, 5, 600.0), (3, 6, 600.0), (6, 3, 600.0), (4, 5, 1800.0), (5, 4, 2400.0), (2, 2, 3000.0))
 """Prefill and decode replicas, and where in the trace the requests begin, in seconds."""
+RESULTS = bench.ROOT / "build" / "bench" / "mocker.json"
+WEFT, PLAYGROUND, MOCKER = "weft", "playground", "mocker"
+COLUMNS = {"ttft_p50": "TTFT p50", "ttft_p90": "TTFT p90", "itl_p50": "ITL p50", "itl_p90": "ITL p90"}
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """How 500 requests fared with one of the three, in seconds."""
+
+    split: str
+    start_seconds: float
+    who: str
+    ttft_p50: float
+    ttft_p90: float
+    itl_p50: float
+    itl_p90: float
+    commit: str
+
+    @property
+    def group(self) -> tuple[object, ...]:
+        return self.split, self.start_seconds, self.who
 
 
 def main() -> int:
     if INSIDE in os.environ:
         return compare()
-    import bench
-
     python = bench.installed()
     if python is None:
         return 0
@@ -45,6 +69,17 @@ def main() -> int:
 
 
 def compare() -> int:
+    rows: list[Row] = []
+    for place in PLACES:
+        rows += compared(*place)
+        results.save(RESULTS, map(asdict, rows))
+    print(f"{table(rows)}\n", flush=True)
+    points = compare_shares(os.environ.get("CASES") or "scarce,recorded", int(os.environ.get("SEED") or 101))
+    print(f"\nlargest difference of a share: {points:.1f} points\n")
+    return int(worst(rows) > ALLOWED or points > POINTS_ALLOWED)
+
+
+def compared(prefill: int, decode: int, start: float) -> Iterator[Row]:
     import stretches
 
     from weft.rehearse.engine import Speeds
@@ -55,40 +90,65 @@ def compare() -> int:
     from weft_playground.trace import Request, read_trace
 
     profile = stretches.weft_profile()
-    worst = 0.0
-    print("| split | from | | TTFT p50 | TTFT p90 | ITL p50 | ITL p90 |\n|---|---|---|---|---|---|---|")
+    requests = [
+        (one.at_seconds - start, one.prompt_tokens, one.answer_tokens)
+        for one in read_trace()
+        if one.at_seconds >= start
+    ][:REQUESTS]
+    world = World(Trace.of(requests), Speeds(profile))
+    for role in [PREFILLS] * prefill + [DECODES] * decode:
+        world.create(role, 0.0)
+    world.run_until(math.inf)
+    played = simulate([Request(*one) for one in requests], read_profile(), prefill, decode)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = replayed(
+            Path(folder), requests, prefill, decode, profile.max_batch, profile.kv_capacity_tokens
+        )
+    times = {
+        WEFT: (world.ttft, world.itl),
+        PLAYGROUND: ([one.time_to_first_token for one in played], [one.inter_token for one in played]),
+        MOCKER: theirs,
+    }
+    for who, both in times.items():
+        found = (quantile(values, q) for values in both for q in (0.5, 0.9))
+        yield Row(f"{prefill}:{decode}", start, who, *found, commit=bench.commit())  # type: ignore[misc]
+
+
+def worst(rows: Iterable[Row]) -> float:
+    """The largest difference of a p50 from the replay's, as a part of it."""
+    known = {row.group: row for row in rows}
+    pairs = ((row, known[row.split, row.start_seconds, MOCKER]) for row in known.values())
+    return max(
+        abs(getattr(row, name) / getattr(theirs, name) - 1)
+        for row, theirs in pairs
+        for name in ("ttft_p50", "itl_p50")
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The largest difference, and the table of docs/evaluation.md."""
+    lines = [
+        f"Largest difference of a p50: {100 * worst(rows):.1f} %.",
+        "",
+        f"| split | from | {' | '.join(f'{name}: {WEFT} / {PLAYGROUND} / {MOCKER}' for name in COLUMNS.values())} |",
+        "|---" * (2 + len(COLUMNS)) + "|",
+    ]
     for prefill, decode, start in PLACES:
-        rows = [
-            (one.at_seconds - start, one.prompt_tokens, one.answer_tokens)
-            for one in read_trace()
-            if one.at_seconds >= start
-        ][:REQUESTS]
-        world = World(Trace.of(rows), Speeds(profile))
-        for role in [PREFILLS] * prefill + [DECODES] * decode:
-            world.create(role, 0.0)
-        world.run_until(math.inf)
-        own = [quantile(values, q) for values in (world.ttft, world.itl) for q in (0.5, 0.9)]
-        with tempfile.TemporaryDirectory() as folder:
-            theirs = replayed(
-                Path(folder), rows, prefill, decode, profile.max_batch, profile.kv_capacity_tokens
-            )
-        played = simulate([Request(*row) for row in rows], read_profile(), prefill, decode)
-        playground = [
-            quantile(values, q)
-            for values in (
-                [one.time_to_first_token for one in played],
-                [one.inter_token for one in played],
-            )
-            for q in (0.5, 0.9)
-        ]
-        for who, figures in (("weft", own), ("playground", playground), ("mocker", theirs)):
-            texts = " | ".join(f"{each * 1000:,.0f} ms" for each in figures)
-            print(f"| {prefill}:{decode} | {start:,.0f} s | {who} | {texts} |", flush=True)
-        worst = max(worst, *(abs(one[i] / theirs[i] - 1) for one in (own, playground) for i in (0, 2)))
-    print(f"\nlargest difference of a p50: {worst * 100:.1f} %\n")
-    points = compare_shares(os.environ.get("CASES") or "scarce,recorded", int(os.environ.get("SEED") or 101))
-    print(f"\nlargest difference of a share: {points:.1f} points\n")
-    return int(worst > ALLOWED or points > POINTS_ALLOWED)
+        here = {
+            row.who: row for row in rows if (row.split, row.start_seconds) == (f"{prefill}:{decode}", start)
+        }
+        cells = (
+            " / ".join(f"{1000 * getattr(here[who], name):,.0f}" for who in (WEFT, PLAYGROUND, MOCKER))
+            + " ms"
+            for name in COLUMNS
+        )
+        lines.append(f"| {prefill}:{decode} | {start:,.0f} s | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sections(rows: Sequence[Row]) -> dict[str, str]:
+    """The generated part of docs/evaluation.md that is of the engine models."""
+    return {"mocker": table(rows)}
 
 
 def compare_shares(names: str, seed: int) -> float:
@@ -118,8 +178,8 @@ def compare_shares(names: str, seed: int) -> float:
 
 def replayed(
     folder: Path, rows: list[tuple[float, int, int]], prefill: int, decode: int, batch: int, capacity: int
-) -> list[float]:
-    """TTFT p50 and p90, mean ITL of a request p50 and p90, in seconds."""
+) -> tuple[list[float], list[float]]:
+    """TTFT and mean ITL of each request, in seconds."""
     import referee
     from dynamo._core import MockEngineArgs, run_mocker_trace_replay
 
@@ -162,7 +222,7 @@ def replayed(
         (each["last_token_ms"] - each["first_token_ms"]) / 1000 / max(1, each["output_length"] - 1)
         for each in found
     ]
-    return [quantile(values, q) for values in (ttft, itl) for q in (0.5, 0.9)]
+    return ttft, itl
 
 
 def quantile(values: Iterable[float], q: float) -> float:
