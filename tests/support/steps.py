@@ -16,8 +16,11 @@ ROUNDS, STEPS = 10, 20
 
 
 def step_seconds(replicas: int, late: bool) -> float:
-    """CPU time of one step of a group with so many replicas, an engine's report from each, and a free size."""
-    decode = replicas // 2
+    """CPU time of one step of a group with so many replicas, an engine's report from each, and a free size.
+
+    Late: decode has too few of them, so that splits are judged.
+    """
+    decode = replicas // 4 if late else replicas // 2
     traffic = known(steady(ANSWER_HEAVY.long.requests * replicas / 8, 940, 281))
     if late:
         missed = tuple(

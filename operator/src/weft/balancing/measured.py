@@ -31,7 +31,7 @@ def _has_room(
     there and so many standard deviations more."""
     if inputs.queues is None:
         return False
-    capacity = places(start, inputs.roles, needs)
+    capacity = places(start, needs)
     for stage, stage_need in needs.items():
         need = stage_need.need
         if stage is Stage.PREFILL:
@@ -101,7 +101,7 @@ def overdue(inputs: SplitInputs, needs: Mapping[Stage, StageNeed]) -> dict[Stage
     queues = inputs.queues
     if queues is None:
         return None
-    capacity = places(inputs.serving, inputs.roles, needs)
+    capacity = places(inputs.serving, needs)
     found: dict[Stage, float] = {}
     for stage, stage_need in needs.items():
         need = stage_need.need

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from math import erfc
+from typing import NamedTuple
 
 from weft.balancing.capacity import Need, wait_probability
 
@@ -33,8 +34,7 @@ LEAST_ERLANGS = 1e-9
 """Less work than this is none."""
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """So many seconds with so much capacity, in replicas."""
 
     seconds: float
@@ -77,7 +77,7 @@ def _work_exceeds(need: Need, span: Span, backlog: float) -> float:
     limit = capacity * need.budget_seconds
     drift = erlangs - capacity
     variance = erlangs * service * need.variance
-    values: list[float] = []
+    total = 0.0
     factor: float | None = None
     for part in SAMPLES:
         seconds = span.seconds * part
@@ -91,8 +91,8 @@ def _work_exceeds(need: Need, span: Span, backlog: float) -> float:
                 alpha = wait_probability(beta) if beta > 0 else 1.0
                 factor = alpha * math.exp(min(50.0, exponent))
             late += reflected * factor
-        values.append(min(1.0, late))
-    return sum(values) / len(values)
+        total += min(1.0, late)
+    return total / len(SAMPLES)
 
 
 def _places_exceeded(need: Need, span: Span, present: float) -> float:
@@ -108,21 +108,22 @@ def _places_exceeded(need: Need, span: Span, present: float) -> float:
     outside = places / stay * need.budget_seconds
     excess = max(0.0, present - places)
     returns = math.exp(drift * outside * stay / max(offered, 1.0)) if drift < 0 else 0.0
-    values: list[float] = []
+    variance = 2 * max(offered, 1.0) / stay
+    total = 0.0
     for part in SAMPLES:
         seconds = span.seconds * part
         mean = offered + (present - offered) * math.exp(-seconds / stay)
         spread = math.sqrt(max(mean, 1.0) * need.variance)
         late = full = below((mean - places) / spread)
-        if need.budget_seconds > 0 and full > 0:
+        if outside > 0 and full > 0:
             late = below((mean - places - outside) / spread)
-            step = math.sqrt(2 * max(offered, 1.0) / stay * seconds)
+            step = math.sqrt(variance * seconds)
             queue = below((excess - outside + drift * seconds) / step)
             if drift < 0:
                 queue += returns * below((-outside - excess - drift * seconds) / step)
             late = max(late, min(1.0, full * queue))
-        values.append(late)
-    return sum(values) / len(values)
+        total += late
+    return total / len(SAMPLES)
 
 
 def present_after(need: Need, capacity: float, present: float, seconds: float) -> float:
@@ -135,4 +136,4 @@ def present_after(need: Need, capacity: float, present: float, seconds: float) -
 
 def below(x: float) -> float:
     """The standard normal distribution."""
-    return 0.5 * math.erfc(-x / _ROOT_2)
+    return 0.5 * erfc(-x / _ROOT_2)

@@ -213,24 +213,28 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     most = min(inputs.budget_accelerators, asked)
     kept = _ways_kept(inputs, needs, terms)
     others = [split for split in reachable(start, roles, most) if not _turns(kept, start, split)]
-    lost = late_seconds(inputs, needs)
-    if lost is not None:
-        leads = {split: lead_seconds(start, split, roles, terms) for split in others}
-        coming = {lead: _late_until(start, inputs, needs, terms, load, lead) for lead in set(leads.values())}
-        others = [
-            split for split in others if round_trip(start, split, roles, terms) <= lost + coming[leads[split]]
-        ]
-    if not seen.others:
+    others = _paid_for(start, others, inputs, needs, terms, load)
+    aggregated = [role.name for role in roles if role.stage is Stage.AGGREGATED]
+    if aggregated and not seen.others:
         # To a load that stays as it is replicas with one stage each give more: the others are for one that swings.
-        others = [split for split in others if _aggregated(split, roles) <= _aggregated(start, roles)]
+        had = sum(start[name] for name in aggregated)
+        others = [split for split in others if sum(split[name] for name in aggregated) <= had]
     if not others:
         return SplitPlan(start)
-    if len(others) > JUDGED_MOST:
-        others = sorted(others, key=lambda split: (worst_stage(split, roles, needs), split))[:JUDGED_MOST]
+
+    stay = judge(start, start, roles, needs, terms, load)
+    if len(others) > JUDGED_MOST and stay.now > MARGIN_LEAST:
+        others = sorted(others, key=lambda split: (worst_stage(split, needs), split))[:JUDGED_MOST]
+    computed = replace(load, measured_late=None)
 
     def judged_from(here: Split) -> dict[Split, Judgement]:
-        known = load if here == start else replace(load, measured_late=None)
-        return {split: judge(here, split, roles, needs, terms, known) for split in (start, *others)}
+        found = {here: stay if here == start else judge(here, here, roles, needs, terms, computed)}
+        # Else, as in most looks, no split can save as much as a move has to.
+        if found[here].now > MARGIN_LEAST:
+            for split in (start, *others):
+                if split != here:
+                    found[split] = judge(here, split, roles, needs, terms, computed)
+        return found
 
     def order(here: Split, found: Mapping[Split, Judgement]) -> list[Split]:
         # What the load may become again keeps from moves; it is no reason for one.
@@ -246,7 +250,6 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
         )
 
     found = judged_from(start)
-    stay = found[start]
     ranked = order(start, found)
     best = ranked[0]
     if stay.late - found[best].late > MARGIN_LEAST:
@@ -300,6 +303,36 @@ def _without_stops(
         passed.add(here)
 
 
+def _paid_for(
+    start: Split,
+    others: Sequence[Split],
+    inputs: SplitInputs,
+    needs: Mapping[Stage, StageNeed],
+    terms: Terms,
+    load: Load,
+) -> list[Split]:
+    """Splits for which as many requests are late as the first replica of the move may cost; all, where that is not
+    known."""
+    lost, roles = late_seconds(inputs, needs), inputs.roles
+    if lost is None:
+        return list(others)
+    # What the first replica costs depends on who gives and who takes, not on how many.
+    ways: dict[tuple[int, ...], list[Split]] = {}
+    had = [(role.name, start[role.name]) for role in roles]
+    for split in others:
+        now = split.replicas
+        way = tuple([(now[name] > count) - (now[name] < count) for name, count in had])
+        ways.setdefault(way, []).append(split)
+    leads = {way: lead_seconds(start, splits[0], roles, terms) for way, splits in ways.items()}
+    coming = {lead: _late_until(start, inputs, needs, terms, load, lead) for lead in set(leads.values())}
+    return [
+        split
+        for way, splits in ways.items()
+        if round_trip(start, splits[0], roles, terms) <= lost + coming[leads[way]]
+        for split in splits
+    ]
+
+
 def _late_until(
     start: Split,
     inputs: SplitInputs,
@@ -332,10 +365,6 @@ def _load(inputs: SplitInputs, seen: Regimes, terms: Terms, needs: Mapping[Stage
         others_part=min(away, answered / seen.lasts_seconds) if seen.others else 0.0,
         measured_late=measured_late(inputs, needs) if seen.unchanged else None,
     )
-
-
-def _aggregated(split: Split, roles: Sequence[RoleState]) -> int:
-    return sum(split[role.name] for role in roles if role.stage is Stage.AGGREGATED)
 
 
 def _margin(inputs: SplitInputs) -> float:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from weft.balancing.capacity import Need
 from weft.balancing.outlook import Span, below, decode_late, present_after
@@ -25,8 +25,7 @@ from weft.balancing.outlook import Span, below, decode_late, present_after
 LEAST = 1e-9
 
 
-@dataclass(frozen=True)
-class Division:
+class Division(NamedTuple):
     """How a split with aggregated replicas divides the work."""
 
     prefill: float

@@ -67,7 +67,7 @@ def choose_size(inputs: SplitInputs, here: Split, load: Demand, kept: bool) -> S
     decode = _needs(inputs, load).get(Stage.DECODE)
     load, windows = averaged(load, inputs.traffic, decode.need.service_seconds if decode is not None else 0.0)
     needs = _needs(inputs, load)
-    if worst_stage(here, inputs.roles, needs) > (1 + AGAIN if _just_grown(inputs) else 1):
+    if worst_stage(here, needs) > (1 + AGAIN if _just_grown(inputs) else 1):
         return _larger(inputs, here, needs)
     if past is None or not kept or not _may_shrink(inputs):
         return None
@@ -81,7 +81,7 @@ def _needs(inputs: SplitInputs, load: Demand) -> dict[Stage, StageNeed]:
     headroom = (1 + BURSTS * max(0.0, promised - QUANTILE)) * (1 + _learnt(inputs))
     seconds = BACKLOG_SECONDS + inputs.cold_start_seconds
     needs = stage_needs(inputs.roles, load, speeds, inputs.objectives)
-    capacity = places(inputs.serving, inputs.roles, needs)
+    capacity = places(inputs.serving, needs)
     return {
         stage: replace(
             one,
@@ -200,7 +200,7 @@ def _may_grow(inputs: SplitInputs) -> bool:
 def _larger(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed]) -> Sized | None:
     roles = inputs.roles
     flips = inputs.flip is not FlipMethod.NONE
-    flipped = (worst_stage(one, roles, needs) for one in _with_flips(here, roles, needs))
+    flipped = (worst_stage(one, needs) for one in _with_flips(here, roles, needs))
     if not _may_grow(inputs) or (flips and min(flipped, default=math.inf) <= 1):
         return None
     splits = list(_steps(inputs, here, needs, 1, flips))
@@ -209,7 +209,7 @@ def _larger(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed]) 
     if not splits:
         return None
     best = splits[-1]
-    capacity = given(inputs.serving, roles, needs)
+    capacity = given(inputs.serving, needs)
     stages = ", ".join(
         f"{stage.label} needs {one.need.required:.1f} replicas and has {capacity[stage]:.1f}"
         for stage, one in needs.items()
@@ -222,7 +222,7 @@ def _larger(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed]) 
 def _smaller(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed]) -> Sized | None:
     best, beyond = here, None
     for split in _steps(inputs, here, needs, -1, inputs.flip is not FlipMethod.NONE):
-        if worst_stage(split, inputs.roles, needs) > FILLED:
+        if worst_stage(split, needs) > FILLED:
             beyond = split
             break
         best = split
@@ -255,13 +255,11 @@ def _steps(
         following = [_with(split, role.name, by) for role in roles if fits(inputs, split, role)]
         if not following:
             return
-        split = min(
-            following, key=lambda one: (worst_stage(one, roles, needs), accelerators(one, roles), one)
-        )
+        split = min(following, key=lambda one: (worst_stage(one, needs), accelerators(one, roles), one))
         if flips:
             split = next(_with_flips(split, roles, needs), split)
         yield split
-        if by > 0 and worst_stage(split, roles, needs) <= 1:
+        if by > 0 and worst_stage(split, needs) <= 1:
             return
 
 
@@ -281,9 +279,9 @@ def _with_flips(
             and split[giver.name] > max(1, giver.minimum)
             and split[taker.name] < taker.maximum
         ]
-        limit = FLIP_GAIN * worst_stage(split, roles, needs)
-        split = min(flips, key=lambda one: (worst_stage(one, roles, needs), one), default=split)
-        if worst_stage(split, roles, needs) >= limit:
+        limit = FLIP_GAIN * worst_stage(split, needs)
+        split = min(flips, key=lambda one: (worst_stage(one, needs), one), default=split)
+        if worst_stage(split, needs) >= limit:
             return
         yield split
 
@@ -318,6 +316,6 @@ def _change(here: Split, split: Split) -> str:
 def _other(
     inputs: SplitInputs, here: Split, split: Split, needs: Mapping[Stage, StageNeed]
 ) -> tuple[Split, float, str]:
-    filled = worst_stage(split, inputs.roles, needs)
+    filled = worst_stage(split, needs)
     how = "stays" if split == here else _change(here, split)
     return split, filled, f"{how}; worst stage needs {filled:.2f} times what it has"

@@ -23,11 +23,22 @@ SPLITS_MOST = 150
 
 @dataclass(frozen=True)
 class StageNeed:
-    """What a stage needs, counted in replicas of its reference role, and what each role's replica is worth."""
+    """What a stage needs, counted in replicas of its reference role, and what a replica of each role is in these."""
 
     need: Need
-    worth: Mapping[str, float]
-    """Per role that can serve the stage: one replica in replicas of the reference role."""
+    own: Mapping[str, float]
+    """Of each role that serves no other stage."""
+    shared: Mapping[str, float]
+    """Of each that serves both."""
+
+    def capacity(self, counts: Mapping[str, float]) -> tuple[float, float]:
+        """Of so many replicas per role: of those with a stage of their own, and of those with both."""
+        own = shared = 0.0
+        for name, worth in self.own.items():
+            own += counts.get(name, 0.0) * worth
+        for name, worth in self.shared.items():
+            shared += counts.get(name, 0.0) * worth
+        return own, shared
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,7 @@ def stage_needs(
     needs: dict[Stage, StageNeed] = {}
     for stage in PLANNED:
         per_role: dict[str, Need] = {}
+        dedicated: list[str] = []
         for role in roles:
             if stage not in PARTS[role.stage] or role.profile is None:
                 continue
@@ -93,15 +105,17 @@ def stage_needs(
                 per_role[role.name] = prefill_need(role.profile, corrections.prefill, demand, objectives)
             else:
                 per_role[role.name] = decode_need(role.profile, corrections.decode, demand, objectives)
+            if role.stage is stage:
+                dedicated.append(role.name)
         if not per_role:
             continue
-        dedicated = [role.name for role in roles if role.stage is stage and role.name in per_role]
         reference = per_role[(dedicated or sorted(per_role))[0]]
-        worth = {
-            name: need.replica_tokens_per_second / reference.replica_tokens_per_second
-            for name, need in per_role.items()
-        }
-        needs[stage] = StageNeed(reference, worth)
+        own: dict[str, float] = {}
+        shared: dict[str, float] = {}
+        for name, need in per_role.items():
+            worth = own if name in dedicated else shared
+            worth[name] = need.replica_tokens_per_second / reference.replica_tokens_per_second
+        needs[stage] = StageNeed(reference, own, shared)
     return needs
 
 
@@ -123,32 +137,24 @@ def judge(
     now = away
     for weight, one in load.now:
         # Where a backlog makes everything late for long, what comes after it tells the splits apart.
-        then = _late(one, roles, steady, None)
-        now += weight * (then + (1 - AFTER_PART) * (_late(one, roles, way, terms.queues) - then))
+        then = _late(one, steady, None)
+        now += weight * (then + (1 - AFTER_PART) * (_late(one, way, terms.queues) - then))
     if start == split and load.measured_late is not None:
         now = min(now, load.measured_late)
     late = now
     if load.others_part > 0:
-        other = sum(weight * _late(one, roles, steady, None) for weight, one in load.others)
+        other = sum(weight * _late(one, steady, None) for weight, one in load.others)
         late += load.others_part * (other - now)
-    return Judgement(late, now, worst_stage(split, roles, needs))
+    return Judgement(late, now, worst_stage(split, needs))
 
 
-def worst_stage(
-    split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed], saturated: bool = False
-) -> float:
-    """Required over given replicas of the stage that stands worst; or of those that just keep up."""
-    capacity = given(split, roles, needs)
-    return max(
-        (
-            (one.need.saturated if saturated else one.need.required) / max(capacity[stage], 1e-9)
-            for stage, one in needs.items()
-        ),
-        default=0.0,
-    )
+def worst_stage(split: Split, needs: Mapping[Stage, StageNeed]) -> float:
+    """Required over given replicas of the stage that stands worst."""
+    capacity = given(split, needs)
+    return max((one.need.required / max(capacity[stage], 1e-9) for stage, one in needs.items()), default=0.0)
 
 
-Phase = tuple[float, dict[str, float]]
+Phase = tuple[float, Mapping[str, float]]
 """So many seconds with so many replicas per role."""
 
 
@@ -158,9 +164,9 @@ def _way(start: Split, split: Split, roles: Sequence[RoleState], terms: Terms) -
     drain = longest_drain(start, split, roles, terms)
     seconds = min(terms.horizon_seconds, terms.flip_seconds + (0.0 if terms.overlaps else drain))
     if start == split:
-        phases = [(terms.horizon_seconds, after)]
+        phases: list[Phase] = [(terms.horizon_seconds, after)]
     else:
-        least = {role.name: float(min(start[role.name], split[role.name])) for role in roles}
+        least = {role.name: min(start[role.name], split[role.name]) for role in roles}
         beside = min(terms.horizon_seconds - seconds, drain) if terms.overlaps else 0.0
         slowed = {name: now - INTERFERENCE * max(0.0, now - start[name]) for name, now in after.items()}
         phases = [(seconds, least), (beside, slowed), (terms.horizon_seconds - seconds - beside, after)]
@@ -181,13 +187,8 @@ def _without(phases: Sequence[Phase], role: str, seconds: float) -> list[Phase]:
     return found
 
 
-def _late(
-    needs: Mapping[Stage, StageNeed],
-    roles: Sequence[RoleState],
-    phases: Sequence[Phase],
-    queues: Queues | None,
-) -> float:
-    divided = [(seconds, _divided(counts, roles, needs)) for seconds, counts in phases]
+def _late(needs: Mapping[Stage, StageNeed], phases: Sequence[Phase], queues: Queues | None) -> float:
+    divided = [(seconds, _divided(counts, needs)) for seconds, counts in phases]
     on_time = 1.0
     for stage, one in needs.items():
         need = one.need
@@ -273,7 +274,7 @@ def reachable(start: Split, roles: Sequence[RoleState], most_accelerators: int) 
                     continue
                 seen.add(neighbour)
                 following.append(neighbour)
-                if _served(neighbour, roles) >= served:
+                if all(neighbour) or _served(neighbour, roles) >= served:
                     yield Split.of({**dict(start.counts), **dict(zip(names, neighbour, strict=True))})
         ring = following
 
@@ -293,39 +294,25 @@ def _exchange(giver: RoleState, taker: RoleState, free_accelerators: int) -> tup
     return given, (free_accelerators + given * gives) // takes
 
 
-def given(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> dict[Stage, float]:
+def given(split: Split, needs: Mapping[Stage, StageNeed]) -> dict[Stage, float]:
     """Capacity of each stage for requests that are in time."""
-    divided = _divided(split.replicas, roles, needs)
+    divided = _divided(split.replicas, needs)
     return {stage: divided.prefill if stage is Stage.PREFILL else divided.answering for stage in needs}
 
 
-def places(split: Split, roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]) -> dict[Stage, float]:
+def places(split: Split, needs: Mapping[Stage, StageNeed]) -> dict[Stage, float]:
     """Capacity of each stage for requests at a time, however slow."""
-    divided = _divided(split.replicas, roles, needs)
+    divided = _divided(split.replicas, needs)
     return {
         stage: divided.prefill if stage is Stage.PREFILL else divided.decode + divided.both for stage in needs
     }
 
 
-def _divided(
-    counts: Mapping[str, float], roles: Sequence[RoleState], needs: Mapping[Stage, StageNeed]
-) -> Division:
+def _divided(counts: Mapping[str, float], needs: Mapping[Stage, StageNeed]) -> Division:
     """How so many replicas per role divide the work."""
-    own = dict.fromkeys(PLANNED, 0.0)
-    shared = dict.fromkeys(PLANNED, 0.0)
-    for stage, need in needs.items():
-        for role in roles:
-            if role.name not in need.worth or not counts.get(role.name):
-                continue
-            capacity = counts[role.name] * need.worth[role.name]
-            if role.stage is stage:
-                own[stage] += capacity
-            else:
-                shared[stage] += capacity
-    if not shared[Stage.PREFILL] or not shared[Stage.DECODE]:
-        return Division(own[Stage.PREFILL], own[Stage.DECODE])
-    prompts, answers = needs[Stage.PREFILL].need, needs[Stage.DECODE].need
-    return divide(
-        (prompts, own[Stage.PREFILL], shared[Stage.PREFILL]),
-        (answers, own[Stage.DECODE], shared[Stage.DECODE]),
-    )
+    prompts, answers = needs.get(Stage.PREFILL), needs.get(Stage.DECODE)
+    prefill, reading = prompts.capacity(counts) if prompts is not None else (0.0, 0.0)
+    decode, writing = answers.capacity(counts) if answers is not None else (0.0, 0.0)
+    if prompts is None or answers is None or not reading or not writing:
+        return Division(prefill, decode)
+    return divide((prompts.need, prefill, reading), (answers.need, decode, writing))

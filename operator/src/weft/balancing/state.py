@@ -39,7 +39,11 @@ class Split:
         return tuple(RoleAllocation(role=role, replicas=replicas) for role, replicas in self.counts)
 
     def __getitem__(self, role: str) -> int:
-        return self._by_role.get(role, 0)
+        # There are few: a look at each takes no longer than a dictionary that has to be made first.
+        for name, count in self.counts:
+            if name == role:
+                return count
+        return 0
 
     def __bool__(self) -> bool:
         return bool(self.counts)
@@ -55,23 +59,19 @@ class Split:
 
     def names(self, role: str) -> bool:
         """Whether it says anything of the role, be it zero."""
-        return role in self._by_role
+        return any(name == role for name, _ in self.counts)
 
     def moved(self, giver: str, taker: str) -> Split:
         """The split once one replica has changed from one role to another; none has fewer than zero."""
-        return Split.of({**self._by_role, giver: max(0, self[giver] - 1), taker: self[taker] + 1})
+        return Split.of({**self.replicas, giver: max(0, self[giver] - 1), taker: self[taker] + 1})
 
     def exchanged(self, giver: str, given: int, taker: str, taken: int) -> Split:
         """The split with so many replicas fewer of one role and more of the other."""
-        return Split.of({**self._by_role, giver: self[giver] - given, taker: self[taker] + taken})
+        return Split.of({**self.replicas, giver: self[giver] - given, taker: self[taker] + taken})
 
     @cached_property
-    def replicas(self) -> dict[str, float]:
-        """By role, as what they carry is counted."""
-        return {role: float(count) for role, count in self.counts}
-
-    @cached_property
-    def _by_role(self) -> dict[str, int]:
+    def replicas(self) -> dict[str, int]:
+        """By role."""
         return dict(self.counts)
 
 
