@@ -76,15 +76,16 @@ def test_a_prefill_replica_goes_when_its_engine_says_that_its_kv_caches_were_rea
 
 
 def test_a_replica_counts_as_idle_only_by_what_was_scraped_after_it_left_the_router() -> None:
-    def is_idle(scraped_seconds_after: float, requests: float = 0.0) -> bool:
-        sampled = T0 + timedelta(seconds=scraped_seconds_after)
-        return idle(
-            out_of_the_router("prefill"), PodLoad(requests, 0.0, sampled_at=sampled), scrape_seconds=5
-        )
+    def is_idle(scraped_seconds_after: float, scrape_seconds: float, requests: float = 0.0) -> bool:
+        load = PodLoad(requests, 0.0, sampled_at=T0 + timedelta(seconds=scraped_seconds_after))
+        return idle(out_of_the_router("prefill"), load, scrape_seconds)
 
-    assert not is_idle(5.9), "until then the router may still have been sending"
-    assert is_idle(6)
-    assert not is_idle(6, requests=1.0)
+    for scrape_seconds in (5.0, 15.0):
+        assert not is_idle(5.9, scrape_seconds), "until then the router may still have been sending"
+        assert is_idle(6, scrape_seconds)
+        assert not is_idle(6, scrape_seconds, requests=1.0)
+    assert not is_idle(1.9, 1.0)
+    assert is_idle(2, 1.0)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])

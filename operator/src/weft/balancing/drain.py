@@ -10,19 +10,29 @@ from weft.balancing.replicas import Replica
 from weft.balancing.state import PodLoad
 from weft.balancing.steps import DeletePod, GateReason, ReturnToRouter, Step, Switch
 
+CONDITION_SECONDS = 1.0
+"""Times of conditions are whole seconds, cut off."""
+ROUTER_SECONDS = 5.0
+"""Within so long a router sends nothing more to a pod that is not Ready."""
+
+
+def seen_idle_after(scrape_seconds: float) -> float:
+    """Seconds after a replica left the router from which on a scrape tells whether it is idle."""
+    return CONDITION_SECONDS + min(scrape_seconds, ROUTER_SECONDS)
+
 
 def idle(replica: Replica, load: PodLoad | None, scrape_seconds: float) -> bool:
     """Nothing runs or waits in it, seen after the router can no longer send it anything.
 
-    Counts only what was scraped later than a full scrape interval after the pod turned not Ready: until then the
-    router may still have been sending. Times of conditions are whole seconds, cut off: hence one more.
+    Counts only what was scraped a full scrape interval after the pod turned not Ready, or after ROUTER_SECONDS where
+    scrapes are rarer: until then the router may still have been sending.
     """
     if load is None or replica.gate is not False or replica.gate_changed_at is None or replica.ready:
         return False
     out_since = max(
         moment for moment in (replica.gate_changed_at, replica.ready_changed_at) if moment is not None
     )
-    seen_after = out_since + timedelta(seconds=1 + scrape_seconds)
+    seen_after = out_since + timedelta(seconds=seen_idle_after(scrape_seconds))
     return load.sampled_at >= seen_after and load.running == 0 and load.waiting == 0
 
 

@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from weft.api import Stage
+from weft.balancing.drain import seen_idle_after
 from weft.balancing.own_speeds import turn
 from weft.rehearse.scrapes import RUNNING, WAITING, Scrapes, pod_name
 from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS, ROLES, Replica, World
 
 STAGES = {PREFILLS: Stage.PREFILL, DECODES: Stage.DECODE, AGGREGATES: Stage.AGGREGATED}
-CONDITION_SECONDS = 1.0
-"""Times of conditions are whole seconds: idleness counts from a scrape interval and this after the last request."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ class Mover:
         samples = self.scrapes.engines.get(one.number)
         if samples is None:
             return one.engine.idle
-        seen_after = one.out_since + CONDITION_SECONDS + self.scrapes.scrape_seconds
+        seen_after = one.out_since + seen_idle_after(self.scrapes.scrape_seconds)
         return samples.times[-1] >= seen_after and self._work(one) == 0
 
     def _may_go(self, one: Replica) -> bool:
