@@ -13,7 +13,7 @@ from counted import Row, at_most, noted
 
 from support.fleet import Fleet
 from support.inference import ANSWER_HEAVY, known
-from support.steps import step_seconds
+from support.steps import Promise, step_seconds
 from weft.balancing.pace import LOOK_SECONDS
 
 PASSES = 300
@@ -27,13 +27,12 @@ def main() -> int:
 
 
 def decisions() -> list[Row]:
-    """`Balancer.step` in milliseconds: of a promise that is kept, and of one that is not, so that splits are judged."""
-    rows = []
-    for replicas in (8, 64):
-        for late in (False, True):
-            name = f"step, {replicas} replicas, {'splits judged' if late else 'promise kept'}"
-            rows.append(at_most(name, 1e3 * step_seconds(replicas, late), "ms", 2.0))
-    return rows
+    """`Balancer.step` in milliseconds, by what becomes of the promise."""
+    return [
+        at_most(f"step, {replicas} replicas, {promise}", 1e3 * step_seconds(replicas, promise), "ms", 2.0)
+        for replicas in (8, 64)
+        for promise in Promise
+    ]
 
 
 def passes() -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from enum import StrEnum
 
 from support.inference import ANSWER_HEAVY, OBJECTIVES, known, role, steady
 from weft.api import Stage
@@ -15,14 +16,19 @@ ROUNDS, STEPS = 10, 20
 """The best of so many rounds of so many steps: others use the machine, too."""
 
 
-def step_seconds(replicas: int, late: bool) -> float:
-    """CPU time of one step of a group with so many replicas, an engine's report from each, and a free size.
+class Promise(StrEnum):
+    """What becomes of it."""
 
-    Late: decode has too few of them, so that splits are judged.
-    """
-    decode = replicas // 4 if late else replicas // 2
+    KEPT = "promise kept"
+    MISSED = "promise missed, the split carries the load"
+    SHORT = "decode short of replicas, splits judged"
+
+
+def step_seconds(replicas: int, promise: Promise) -> float:
+    """CPU time of one step of a group with so many replicas, an engine's report from each, and a free size."""
+    decode = replicas // 4 if promise is Promise.SHORT else replicas // 2
     traffic = known(steady(ANSWER_HEAVY.long.requests * replicas / 8, 940, 281))
-    if late:
+    if promise is not Promise.KEPT:
         missed = tuple(
             (bound, part if math.isinf(bound) else 0.8 * part) for bound, part in traffic.ttft_buckets
         )

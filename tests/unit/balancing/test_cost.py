@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, group
-from support.steps import step_seconds
+from support.steps import Promise, step_seconds
 from weft.balancing import plan
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["promise kept", "splits judged"])
-def test_a_decision_on_64_replicas_takes_at_most_five_times_one_on_8(late: bool) -> None:
-    assert step_seconds(64, late) <= 5 * step_seconds(8, late)
+@pytest.mark.parametrize("promise", Promise)
+def test_a_decision_on_64_replicas_takes_at_most_five_times_one_on_8(promise: Promise) -> None:
+    assert step_seconds(64, promise) <= 5 * step_seconds(8, promise)
 
 
 def test_no_other_split_is_judged_where_staying_loses_less_than_a_move_has_to_save(

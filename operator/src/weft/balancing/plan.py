@@ -212,7 +212,9 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     asked = sum(role.spec_replicas * role.accelerators_per_replica for role in roles)
     most = min(inputs.budget_accelerators, asked)
     kept = _ways_kept(inputs, needs, terms)
-    others = [split for split in reachable(start, roles, most) if not _turns(kept, start, split)]
+    others = list(reachable(start, roles, most))
+    if kept:
+        others = [split for split in others if not _turns(kept, start, split)]
     others = _paid_for(start, others, inputs, needs, terms, load)
     aggregated = [role.name for role in roles if role.stage is Stage.AGGREGATED]
     if aggregated and not seen.others:

@@ -150,8 +150,10 @@ def judge(
 
 def worst_stage(split: Split, needs: Mapping[Stage, StageNeed]) -> float:
     """Required over given replicas of the stage that stands worst."""
-    capacity = given(split, needs)
-    return max((one.need.required / max(capacity[stage], 1e-9) for stage, one in needs.items()), default=0.0)
+    worst, capacity = 0.0, given(split, needs)
+    for stage, one in needs.items():
+        worst = max(worst, one.need.required / max(capacity[stage], 1e-9))
+    return worst
 
 
 Phase = tuple[float, Mapping[str, float]]
@@ -275,7 +277,7 @@ def reachable(start: Split, roles: Sequence[RoleState], most_accelerators: int) 
                 seen.add(neighbour)
                 following.append(neighbour)
                 if all(neighbour) or _served(neighbour, roles) >= served:
-                    yield Split.of({**dict(start.counts), **dict(zip(names, neighbour, strict=True))})
+                    yield Split.of({**start.replicas, **dict(zip(names, neighbour, strict=True))})
         ring = following
 
 
