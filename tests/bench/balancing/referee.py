@@ -61,7 +61,9 @@ class Callback:
     ) -> None:
         self.drain, self.most, self.end = drain, case.replicas, case.requests[-1].at_seconds
         self.decide, self.interval = decide, interval
-        self.seen = Seen(made.scrape_seconds, made.first_counts, made.planned.kv_capacity_tokens)
+        self.seen = Seen(
+            made.scrape_seconds, made.first_counts, made.planned.kv_capacity_tokens, case.requests
+        )
         self.moves = self.seen.moves
         self.target = dict(made.first_counts)
         self.next_scrape = made.scrape_seconds

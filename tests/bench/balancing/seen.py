@@ -9,6 +9,8 @@ tokens per engine are not told: policies take prefill to be as fast as its profi
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ import constants
 from weft.rehearse.engine import ITL_BOUNDS
 from weft.rehearse.scrapes import TOKEN_BOUNDS, TTFT_BOUNDS, Scrapes
 from weft.rehearse.world import DECODES, PREFILLS
+from weft_playground.trace import Request
 
 ROLES = (PREFILLS, DECODES)
 
@@ -37,6 +40,9 @@ class Worker:
     running: float = 0.0
     waiting: float = 0.0
     kv_tokens: float = 0.0
+    prompts: float = 0.0
+    prompt_tokens: float = 0.0
+    """Of prompts that it has read."""
     tokens: float = 0.0
     itl_seconds: float = 0.0
     itl_counts: list[float] = field(default_factory=lambda: [0.0] * (len(ITL_BOUNDS) + 1))
@@ -44,7 +50,7 @@ class Worker:
     def row(self, kv_capacity_tokens: int) -> list[float]:
         usage = self.kv_tokens / kv_capacity_tokens
         return [
-            *(self.running, self.waiting, usage, 0.0, self.tokens),
+            *(self.running, self.waiting, usage, self.prompts, self.prompt_tokens, 0.0, self.tokens),
             *(self.itl_seconds, self.tokens, *self.itl_counts),
         ]
 
@@ -77,10 +83,20 @@ class Moves:
 class Seen:
     """Follows the replay's snapshots."""
 
-    def __init__(self, scrape_seconds: float, target: dict[str, int], kv_capacity_tokens: int) -> None:
+    def __init__(
+        self,
+        scrape_seconds: float,
+        target: dict[str, int],
+        kv_capacity_tokens: int,
+        requests: Sequence[Request],
+    ) -> None:
         self.scrapes = Scrapes(scrape_seconds)
         self.moves = Moves(dict(target))
         self._kv_capacity_tokens = kv_capacity_tokens
+        # Of a prompt that has been read the replay tells what it and its answer will take together.
+        self._prompts_of: dict[int, deque[int]] = defaultdict(deque)
+        for one in requests:
+            self._prompts_of[one.prompt_tokens + one.answer_tokens - 1].append(one.prompt_tokens)
         self._numbers: dict[tuple[str, int], int] = {}
         tokens = len(TOKEN_BOUNDS) + 1
         self._front = [0.0] * (5 + 2 * tokens + len(TTFT_BOUNDS) + 1)
@@ -98,7 +114,7 @@ class Seen:
             for one in snapshot[f"{role}_fpm_snapshots"]:
                 worker = workers.get(self._numbers.get((role, one["worker_id"]), -1))
                 if worker is not None:
-                    _engine(worker, one)
+                    self._engine(worker, one)
 
     def scrape(self, now: float) -> None:
         """Keep what the targets show now; one that starts shows nothing."""
@@ -141,17 +157,20 @@ class Seen:
         for number in workers.keys() - alive:
             del workers[number]
 
-
-def _engine(worker: Worker, told: dict[str, Any]) -> None:
-    if worker.role == PREFILLS:
-        worker.running, worker.waiting = 1.0, told["num_queued_prefill"]
-        return
-    worker.running = told["num_decode_requests"]
-    worker.waiting = told["num_queued_decode"] + told["num_queued_prefill"]
-    worker.kv_tokens = told["sum_decode_kv_tokens"]
-    seconds = told["wall_time"]
-    if seconds > 0:
-        tokens = told["num_decode_requests"] * constants.SAMPLE_SECONDS / seconds
-        worker.tokens += tokens
-        worker.itl_seconds += tokens * seconds
-        worker.itl_counts[bisect_left(ITL_BOUNDS, seconds)] += tokens
+    def _engine(self, worker: Worker, told: dict[str, Any]) -> None:
+        if worker.role == PREFILLS:
+            worker.running, worker.waiting = 1.0, told["num_queued_prefill"]
+            alike = self._prompts_of.get(told["sum_decode_kv_tokens"])
+            if told["num_decode_requests"] == 1 and alike:
+                worker.prompts += 1
+                worker.prompt_tokens += alike.popleft()
+            return
+        worker.running = told["num_decode_requests"]
+        worker.waiting = told["num_queued_decode"] + told["num_queued_prefill"]
+        worker.kv_tokens = told["sum_decode_kv_tokens"]
+        seconds = told["wall_time"]
+        if seconds > 0:
+            tokens = told["num_decode_requests"] * constants.SAMPLE_SECONDS / seconds
+            worker.tokens += tokens
+            worker.itl_seconds += tokens * seconds
+            worker.itl_counts[bisect_left(ITL_BOUNDS, seconds)] += tokens

@@ -50,9 +50,14 @@ def test_lengths_that_vary_make_a_change_harder_to_believe() -> None:
 
 
 def test_a_load_that_has_only_begun_is_not_judged() -> None:
-    # Ten seconds after the start the long window shows a sixth, and only the shortest answers have ended.
-    begun = replace(PROMPT_HEAVY, long=steady(7.5 * 10 / 60, 1420, 145).long)
+    # Fifteen seconds after the start the short window is full, and the long one shows a quarter.
+    begun = replace(PROMPT_HEAVY, long=steady(7.5 * 15 / 60, 1420, 145).long)
     assert offered(begun, 0) is None
+
+
+def test_a_load_that_began_a_little_more_than_a_short_window_ago_is_judged() -> None:
+    begun = replace(PROMPT_HEAVY, long=steady(7.5 * 17 / 60, 1420, 145).long)
+    assert offered(begun, 0) is not None
 
 
 def test_longer_answers_are_seen_in_the_tokens_written_before_they_end() -> None:

@@ -96,9 +96,9 @@ def test_a_load_that_stays_is_known_from_its_newest_window_too_where_scrapes_are
 
 
 def test_a_load_that_comes_back_is_known_by_its_prompts_while_only_answers_of_the_other_have_ended() -> None:
-    # Prompts as prefill's queue tells them, see prefill_queue.py; also where replicas drain.
+    # Prompts as prefill has read them; also where replicas drain.
     mixed = becoming(LONG_ANSWERS, *[LONG_ANSWERS] * 4, *[LONG_PROMPTS] * 5, prompt=1950, answer=390)
-    told, ended = (regimes(mixed, 0.0, prompts_told=known) for known in (True, False))
+    told, ended = (regimes(replace(mixed, prompts_read=known), 0.0) for known in (True, False))
     assert told is not None
     assert ended is not None
     assert math.isclose(told.likely.answer_tokens_per_second, 400, rel_tol=0.03)

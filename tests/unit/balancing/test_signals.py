@@ -136,6 +136,40 @@ def counted(requests: float) -> FrontEndSeries:
     return replace(front(requests), **{**lengths, **tokens})
 
 
+def test_prompts_are_as_long_as_those_that_prefill_reads_while_answers_to_others_end() -> None:
+    engines = {
+        "prefill-0": engine(3, ended_prompt_tokens_short=3 * 1700),
+        "prefill-1": engine(1, ended_prompt_tokens_short=1 * 1300),
+        "decode-0": engine(4, ended_prompt_tokens_short=9.0),
+    }
+    found = of_engines(engines, base=counted(4)).traffic
+    assert found is not None
+    assert found.short.prompt_tokens / found.short.prompts == 1600
+    assert found.long.prompt_tokens / found.long.prompts == 100
+    assert (found.short.requests, found.short.answer_tokens, found.prompts_read) == (4, 400, True)
+    # What a replica that has changed its role counted is of both.
+    found = of_engines(engines, base=counted(4), steady={"prefill-0", "decode-0"}).traffic
+    assert found is not None
+    assert found.short.prompt_tokens / found.short.prompts == 1700
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"prefill-0": ENGINE},
+        {"prefill-0": engine(2, ended_prompt_tokens_short=2 * 1700)},
+        {"prefill-0": engine(4, ended_prompt_tokens_short=4 * 1700), "aggregated-0": engine(1)},
+    ],
+    ids=["engines do not tell", "decode reads the short ones", "aggregated replicas read some"],
+)
+def test_prompts_are_as_long_as_the_front_end_records_where_prefill_does_not_read_all(
+    others: dict[str, EngineSeries],
+) -> None:
+    found = of_engines({**others, "decode-0": engine(4)}, base=counted(4)).traffic
+    assert found is not None
+    assert (found.short.prompt_tokens / found.short.prompts, found.prompts_read) == (100, False)
+
+
 def test_without_a_front_end_the_work_is_what_prefill_ended_and_the_growth_of_its_queue() -> None:
     found = of_engines({"prefill-0": engine(3, waiting_growth_short=0.5), "decode-0": engine(2)})
     assert found.traffic is not None

@@ -135,7 +135,7 @@ class Balancer:
             traffic=seen.traffic,
             generated_tokens_per_second=generated_tokens_per_second(config.roles, seen.engines),
             flips_overlap=config.flips_overlap,
-            queues=queues(config.roles, seen.engines, Windows(config.scrape_seconds).short_seconds),
+            queues=queues(config.roles, seen.engines),
             answers_in_time=answers_in_time(config.roles, seen.engines, config.objectives, seen.traffic),
             corrections=speeds,
             minimum_accelerators=config.minimum_accelerators,

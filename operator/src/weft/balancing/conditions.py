@@ -133,8 +133,8 @@ def demand_estimated(reading: Reading) -> Finding:
         return Finding(None, "NoRequests", "no request arrived: nothing is decided")
     if only_begun(traffic):
         text = (
-            "the load has begun or more than doubled just now: only the shortest answers have ended, and nothing is"
-            " decided until the long window shows it too"
+            "the load has begun or more than doubled just now: its rates are not whole yet, and nothing is decided"
+            " until the long window shows it too"
         )
         return Finding(None, "LoadBegan", text)
     return Finding(False, "Counted", "the front end counts the requests and their lengths")

@@ -60,9 +60,9 @@ class Demand:
         return squares / (self.context_tokens * self.context_tokens) - 1
 
 
-STARTED_SECONDS = 40.0
-"""A load that began, or more than doubled, less than so long ago (at most half of the long window, at least the short
-one) is not judged: the answers that ended are only its shortest, and whatever is concluded about decode is too low."""
+BEGUN_PART = 0.27
+"""A load that began, or more than doubled, less than this part of the long window ago is not judged: a little more than
+the short window, whose rates are too low before. Each second that it waits is one of a growing queue."""
 CHANGE_DEVIATIONS = 1.5
 """Standard deviations by which the short window has to differ from the long one to be believed."""
 ENDED_WEIGHT = 30.0
@@ -83,10 +83,8 @@ class Recent:
 
 
 def only_begun(traffic: Traffic) -> bool:
-    """Whether the load began, or more than doubled, too short a while ago to conclude anything about decode."""
-    # The long window is four short ones.
-    part = min(0.5, max(0.25, STARTED_SECONDS / traffic.long_seconds))
-    return traffic.long.requests < part * traffic.short.requests
+    """Whether the load began, or more than doubled, too short a while ago to conclude anything."""
+    return traffic.long.requests < BEGUN_PART * traffic.short.requests
 
 
 def recent(traffic: Traffic, generated_tokens_per_second: float) -> Recent | None:

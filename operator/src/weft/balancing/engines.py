@@ -58,9 +58,7 @@ def _filled(engine: Engine, long_seconds: float) -> EngineLoad:
     return replace(load, busy_share=load.busy_share * part, mean_running=batch)
 
 
-def queues(
-    roles: Sequence[RoleState], engines: Sequence[Engine], short_seconds: float | None = None
-) -> Queues | None:
+def queues(roles: Sequence[RoleState], engines: Sequence[Engine]) -> Queues | None:
     """What waits and runs now, by stage; None where no engine reports. Aggregated engines decode what they run."""
     if not engines:
         return None
@@ -72,18 +70,7 @@ def queues(
         for one in engines
         if one.role not in silent
     )
-    if reads - silent or short_seconds is None:
-        return Queues(waiting, present)
-    reading = [one for one in engines if one.role in reads]
-    growth = [one.load.waiting_growth for one in reading]
-    # One of which requests wait and that works on none is held up by its KV cache, which decode has not read yet.
-    served = sum(
-        min(1.0, one.serving_seconds / short_seconds)
-        for one in reading
-        if one.load.running > 0 or one.load.waiting == 0
-    )
-    known = None if not growth or None in growth else sum(each or 0.0 for each in growth)
-    return Queues(waiting, present, known, served)
+    return Queues(waiting, present)
 
 
 def answers_in_time(

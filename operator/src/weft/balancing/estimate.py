@@ -25,6 +25,8 @@ SHARE_LEAST = 0.5
 PART_TELLING, REQUESTS_TELLING, DEVIATIONS_TELLING = 1.25, 10.0, 3.0
 """By how much engines and the front end have to differ to contradict each other: as a factor, in requests within the
 long window, and in standard deviations of a Poisson count."""
+READ_PART = 0.75
+"""Of the prompts recorded when their answers end, prefill has to have read so many for its lengths to be theirs."""
 MORE_TELLING = 2.0
 """The same where the front end counts more: what it refuses, and what clients break off, no engine counts."""
 
@@ -92,6 +94,35 @@ def from_engines(
         added([one.answer_buckets for one in answering]),
         added([one.ttft_buckets for one in entry]),
     )
+
+
+def prompts_read(
+    trusted: Mapping[str, EngineSeries],
+    expected: Collection[str],
+    steady: Collection[str],
+    stages: Mapping[str, str],
+    recorded: float,
+) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Prompts per second that prefill has read, and their tokens, in the short and in the long window.
+
+    None where it does not tell; where aggregated replicas read some, whose prompts are counted when their answers end;
+    and where it read fewer than were `recorded` per second in the long window: others read the rest, which may be the
+    shorter ones.
+    """
+    reading = [pod for pod in expected if stages.get(pod) in ENTRY]
+    known = [trusted[pod] for pod in reading if pod in trusted and pod in steady]
+    if not known or any(stages[pod] == "aggregated" for pod in reading):
+        return None
+
+    def total(signal: str) -> float:
+        values = [getattr(one, signal) for one in known]
+        return math.nan if None in values else sum(values) * len(reading) / len(known)
+
+    short, long = (
+        (total(f"ended_{window}"), total(f"ended_prompt_tokens_{window}")) for window in ("short", "long")
+    )
+    told = all(value > 0 for value in (*short, *long))
+    return (short, long) if told and long[0] >= READ_PART * recorded else None
 
 
 def queue_growth(

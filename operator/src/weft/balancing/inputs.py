@@ -71,7 +71,7 @@ def split_inputs(
         traffic=reading.traffic,
         generated_tokens_per_second=generated_tokens_per_second(roles, engines),
         flips_overlap=not picture.drains_first,
-        queues=queues(roles, engines, picture.windows.short_seconds),
+        queues=queues(roles, engines),
         answers_in_time=answers_in_time(roles, engines, spec.objectives, reading.traffic),
         corrections=observed_speeds(roles, engines, reading.traffic, picture.windows.long_seconds),
         hold=reading.hold,

@@ -33,7 +33,6 @@ from datetime import timedelta
 from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Recommendation, Stage
 from weft.balancing.demand import Demand, recent
 from weft.balancing.measured import late_seconds, measured_late, met_with_room, overdue
-from weft.balancing.prefill_queue import told_by_queue
 from weft.balancing.regimes import Regimes, regimes
 from weft.balancing.size import choose_size, without_load
 from weft.balancing.splits import (
@@ -138,10 +137,7 @@ def _follow_load(inputs: SplitInputs, start: Split, obstacle: Finding | None) ->
     obstacle = obstacle or no_flips
     if no_flips is not None or inputs.traffic is None or inputs.hold is not None or not _may_decide(inputs):
         return SplitPlan(start, obstacle=obstacle)
-    told = told_by_queue(inputs)
-    seen = regimes(
-        told or inputs.traffic, inputs.generated_tokens_per_second, inputs.flips_overlap, told is not None
-    )
+    seen = regimes(inputs.traffic, inputs.generated_tokens_per_second, inputs.flips_overlap)
     if seen is None:
         return SplitPlan(start, obstacle=obstacle)
     return replace(_choose(inputs, start, seen), obstacle=obstacle)

@@ -118,10 +118,8 @@ def regimes(
     traffic: Traffic,
     generated_tokens_per_second: float,
     flips_overlap: bool = False,
-    prompts_told: bool = False,
 ) -> Regimes | None:
-    """None while nothing arrives, no answer has ended or the load has only begun. `prompts_told`: prompts of the short
-    window are of those that are being read, while its answers may still be those of the load before."""
+    """None while nothing arrives, no answer has ended or the load has only begun."""
     seen = recent(traffic, generated_tokens_per_second)
     if seen is None:
         return None
@@ -156,8 +154,8 @@ def regimes(
         again = _nearest(others, short, like)
         if again is not None:
             again.add(short)
-        elif prompts_told:
-            # The answers of a load that comes back were known before.
+        elif traffic.prompts_read:
+            # Its answers may still be those of the load before; those of a load that comes back are known.
             again = _nearest([one for one in others if one is not present], short, like, answers=False)
         if again is None and flips_overlap:
             # Where replicas drain, a move for a load that is not there costs minutes: the window has to be of one load.

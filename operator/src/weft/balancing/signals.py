@@ -22,6 +22,7 @@ from weft.balancing.estimate import (
     enough,
     from_engines,
     misses_requests,
+    prompts_read,
     queue_growth,
 )
 from weft.balancing.presets import ENGINE_REQUIRED, FRONT_REQUIRED, VLLM, Preset, Windows
@@ -161,6 +162,9 @@ def _demand(
         demand = Finding(True, "FrontEndNotTrusted", text)
         return Reading(_told(told, itl, windows), {}, None, left_out, demand, bool(told.ttft_buckets))
     traffic = _traffic(list(fronts.values()), itl, scrape_seconds)
+    read_now = prompts_read(serving, group.expected, group.steady, group.stages, traffic.long.prompts)
+    if read_now is not None:
+        traffic = _with_prompts(traffic, *read_now)
     passed = traffic.long.requests - sum(one.queue_growth_long or 0.0 for one in fronts.values())
     notes: list[tuple[str, str]] = []
     if any((one.queued or 0.0) > 0 for one in fronts.values()):
@@ -353,7 +357,6 @@ def _load(engine: EngineSeries, taken_at: datetime) -> PodLoad:
         sampled_at=taken_at - timedelta(seconds=max(0.0, engine.age or 0.0)),
         prompt_tokens_per_second=engine.prompt_tokens_per_second,
         generated_tokens_per_second=engine.generated_tokens_per_second,
-        waiting_growth=engine.waiting_growth_short,
         busy_share=engine.busy_share,
         mean_running=engine.mean_running,
         inter_token_seconds=(engine.itl_seconds_per_second or 0.0) / intervals if intervals > 0 else None,
@@ -372,6 +375,16 @@ def _told(told: EngineDemand, itl: tuple[tuple[float, float], ...], windows: Win
         answer_buckets=told.answer_buckets,
         ttft_buckets=told.ttft_buckets,
         itl_buckets=itl,
+    )
+
+
+def _with_prompts(traffic: Traffic, short: tuple[float, float], long: tuple[float, float]) -> Traffic:
+    """With the prompts that prefill has just read, instead of those whose answers have ended."""
+    return replace(
+        traffic,
+        short=replace(traffic.short, prompts=short[0], prompt_tokens=short[1]),
+        long=replace(traffic.long, prompts=long[0], prompt_tokens=long[1]),
+        prompts_read=True,
     )
 
 

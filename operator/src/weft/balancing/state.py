@@ -150,6 +150,8 @@ class Traffic:
     """One window after the other, back from now; may be empty: what the load was before is then not known."""
     history_seconds: float = 60.0
     """Length of each of these."""
+    prompts_read: bool = False
+    """Prompts are those that prefill has read; else those whose answers have ended, which tell of the load before."""
     record: Kept | None = None
     """None: not known, or nothing was promised."""
 
@@ -169,8 +171,6 @@ class EngineLoad:
     prompt_tokens_per_second: float | None = None
     generated_tokens_per_second: float | None = None
     """Over the short window."""
-    waiting_growth: float | None = None
-    """Requests per second by which `waiting` grows, over the short window."""
     busy_share: float | None = None
     """Share of samples with a request running."""
     mean_running: float | None = None
@@ -212,10 +212,6 @@ class Queues:
     """At prefill, beyond those being worked on."""
     answers_present: float
     """At decode, written or waiting for it."""
-    prompts_growth: float | None = None
-    """Prompts per second by which those that wait grow, over the short window; None: not known."""
-    prefill_serving: float = 0.0
-    """Prefill replicas that served in it, on average, without those that are held up."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,15 @@ class Engine:
     """State of one replica. `due` is when `fire` has to be called next; infinite while there is nothing to do."""
 
     __slots__ = (
-        *("number", "due", "prompt_tokens_total", "generated_total", "itl_seconds_total", "itl_counts"),
+        *(
+            "number",
+            "due",
+            "prompts_total",
+            "prompt_tokens_total",
+            "generated_total",
+            "itl_seconds_total",
+            "itl_counts",
+        ),
         *(
             "_speeds",
             "_step_seconds",
@@ -101,6 +109,7 @@ class Engine:
         profile = speeds.profile
         self.number = number
         self.due = math.inf
+        self.prompts_total = 0
         self.prompt_tokens_total = 0
         self.generated_total = 0
         self.itl_seconds_total = 0.0
@@ -417,6 +426,7 @@ class Engine:
             self._keep_blocks(world.trace.blocks[request])
         if kind == PREFILL:
             # Its KV cache stays until `release`.
+            self.prompts_total += 1
             self.prompt_tokens_total += world.prompt_tokens[request]
             world.prefilled(request)
             return

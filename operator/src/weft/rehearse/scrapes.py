@@ -105,24 +105,11 @@ class Samples:
             self._means[key] = found
         return found
 
-    def slope(self, now: float, seconds: float, column: int) -> float | None:
-        """Prometheus's deriv() of a gauge: the line of least squares through its samples. None with fewer than two."""
-        first, end = self.within(now, seconds)
-        count = end - first
-        if count < 2:
-            return None
-        times, values = self.times[first:end], [row[column] for row in self.rows[first:end]]
-        mean_time, mean_value = sum(times) / count, sum(values) / count
-        apart = [each - mean_time for each in times]
-        return sum(x * (y - mean_value) for x, y in zip(apart, values, strict=True)) / sum(
-            x * x for x in apart
-        )
-
 
 RUNNING, WAITING, KV_USAGE = 0, 1, 2
 """Columns of an engine's samples: gauges, the last one from 0 to 1."""
-_ENGINE_LONG = slice(3, None)
-_GENERATED = slice(4, 5)
+_ENGINE_LONG, _ENGINE_SHORT = slice(3, None), slice(3, 7)
+"""Counters: prompts that prefill ended and their tokens, prompt and generated tokens; the long ones also ITLs."""
 
 
 @dataclass
@@ -134,7 +121,8 @@ class Scrapes:
     _rates: dict[int, Row | None] = field(default_factory=dict)
     """Long-window rates of the front end, by multiple of the long window."""
     engines: dict[int, Samples] = field(default_factory=dict)
-    """By replica number: running, waiting, KV usage, prompt and generated tokens, ITL sum, count, and buckets."""
+    """By replica number: running, waiting, KV usage, prompts that prefill ended and their tokens, prompt and generated
+    tokens, ITL sum, count, and buckets."""
 
     @property
     def windows(self) -> Windows:
@@ -163,21 +151,24 @@ class Scrapes:
         windows = self.windows
         last = samples.rows[-1]
         long = samples.rate(now, windows.long_seconds, _ENGINE_LONG)
-        generated = samples.rate(now, windows.short_seconds, _GENERATED)
+        short = samples.rate(now, windows.short_seconds, _ENGINE_SHORT)
         return EngineSeries(
             running=last[RUNNING],
             waiting=last[WAITING],
             age=now - samples.times[-1],
             targets=1.0,
             resets=0.0,
-            waiting_growth_short=samples.slope(now, windows.short_seconds, WAITING),
-            prompt_tokens_per_second=long[0] if long else None,
-            generated_tokens_per_second=generated[0] if generated else None,
+            prompt_tokens_per_second=long[2] if long else None,
+            generated_tokens_per_second=short[3] if short else None,
+            ended_short=short[0] if short else None,
+            ended_long=long[0] if long else None,
+            ended_prompt_tokens_short=short[1] if short else None,
+            ended_prompt_tokens_long=long[1] if long else None,
             busy_share=samples.mean(now, windows.long_seconds, RUNNING, 1.0),
             mean_running=samples.mean(now, windows.long_seconds, RUNNING),
-            itl_seconds_per_second=long[2] if long else None,
-            itl_count_per_second=long[3] if long else None,
-            itl_buckets=cumulated(ITL_BOUNDS, long[4:]) if long else (),
+            itl_seconds_per_second=long[4] if long else None,
+            itl_count_per_second=long[5] if long else None,
+            itl_buckets=cumulated(ITL_BOUNDS, long[6:]) if long else (),
         )
 
     def _front(self, now: float) -> FrontEndSeries:

@@ -71,6 +71,7 @@ class Weft:
             return None
         replicas = mover.world.replicas
         settled = now - SCRAPES_UNTIL_STALE * scrapes.scrape_seconds
+        since = now - scrapes.windows.long_seconds
         reading = read(
             scrapes.snapshot(now),
             Group(
@@ -82,6 +83,8 @@ class Weft:
                     for number, one in replicas.items()
                     if one.serving and one.in_since <= settled
                 ],
+                {pod_name(number): STAGES[one.role].value.lower() for number, one in replicas.items()},
+                [pod_name(number) for number, one in replicas.items() if one.role_since <= since],
             ),
             scrapes.scrape_seconds,
         )
@@ -96,7 +99,6 @@ class Weft:
                 may_shrink=size > case.least_replicas,
                 may_grow=size < case.most_replicas,
             )
-        since = now - scrapes.windows.long_seconds
         engines = {
             number: Engine(
                 one.role,

@@ -326,7 +326,8 @@ class World:
                 engine = one.engine
                 generated, seconds, count, buckets = engine.counters(self.now)
                 rows[number] = [
-                    *(engine.running, engine.waiting, engine.kv_usage, engine.prompt_tokens_total),
+                    *(engine.running, engine.waiting, engine.kv_usage),
+                    *(engine.prompts_total, engine.prompt_tokens_total, engine.prompt_tokens_total),
                     *(generated, seconds, count, *buckets),
                 ]
         return rows
