@@ -53,7 +53,11 @@ REPLAY, REHEARSAL, SIZE, MODEL = (
 )
 BENCHES = (
     Bench(
-        ((REPLAY,), (REPLAY, "--add", "--policies", "weft", "--scrapes", "5,15")),
+        (
+            (REPLAY,),
+            (REPLAY, "--add", "--policies", "weft", "--scrapes", "5,15"),
+            (REPLAY, "--add", "--policies", "hpa,ratio", "--scrapes", "15"),
+        ),
         bench.RESULTS,
         results.Run,
         bench.run,

@@ -99,7 +99,7 @@ def costs(played: Played) -> str:
     least = min(played.scrapes(), default=0.0)
     return _by_policy(
         played,
-        lambda entry, case: _cost(list(played.of(*entry, case, True).values())),
+        lambda entry, case: _cost(played, played.of(*entry, case, True)),
         [entry for entry in played.entries if entry[1] in (0.0, least)],
     )
 
@@ -222,7 +222,9 @@ def commits(played: Played) -> str:
 
 
 def claim(played: Played) -> str:
-    """The sentence of the README. Means over the seeds, over all ways to flip and scrape intervals."""
+    """The sentence of the README. Means over Weft's seeds, over all ways to flip and scrape intervals."""
+    own = {run.seed for run in played.runs if run.policy == WEFT}
+    played = Played(run for run in played.runs if run.seed in own)
 
     def between(policy: str, scrapes: Sequence[float]) -> str:
         means = [
@@ -264,22 +266,26 @@ def _ways(played: Played, entry: Entry, case: str, text: Callable[[Played, dict[
 
 def _share(played: Played, runs: dict[int, Run]) -> str:
     mean = _mean_share(runs)
-    if mean is None:
-        return ""
-    return f"{mean:.1f}" + (f" ({_seeds(runs)})" if len(runs) < len(played.seeds) else "")
+    return "" if mean is None else f"{mean:.1f}{_fewer(played, runs)}"
+
+
+def _fewer(played: Played, runs: dict[int, Run]) -> str:
+    """Which seeds these are, where others have more."""
+    return f" ({_seeds(runs)})" if len(runs) < len(played.seeds) else ""
 
 
 def _mean_share(runs: dict[int, Run]) -> float | None:
     return 100 * statistics.fmean(run.within for run in runs.values()) if runs else None
 
 
-def _cost(runs: list[Run]) -> str:
+def _cost(played: Played, runs: dict[int, Run]) -> str:
     if not runs:
         return ""
     goodput, energy, cost = (
-        statistics.fmean(getattr(run, name) for run in runs) for name in ("goodput", "watt_hours", "cost")
+        statistics.fmean(getattr(run, name) for run in runs.values())
+        for name in ("goodput", "watt_hours", "cost")
     )
-    return f"{goodput:,.0f}; {energy:.2f} Wh; ${cost:.2f}"
+    return f"{goodput:,.0f}; {energy:.2f} Wh; ${cost:.2f}{_fewer(played, runs)}"
 
 
 def _beside_shipped(played: Played, scrape: float, case: str, drains: bool) -> list[tuple[float, float]]:
