@@ -19,9 +19,8 @@ first token allows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from math import erfc
+from math import erfc, exp, sqrt
 from typing import NamedTuple
 
 from weft.balancing.capacity import Need, wait_probability
@@ -29,7 +28,7 @@ from weft.balancing.capacity import Need, wait_probability
 SAMPLES = (0.1, 0.3, 0.6, 1.0)
 """Where in a span its mean is taken."""
 
-_ROOT_2 = math.sqrt(2)
+_ROOT_2 = sqrt(2)
 LEAST_ERLANGS = 1e-9
 """Less work than this is none."""
 
@@ -46,30 +45,28 @@ def prefill_late(need: Need, spans: Sequence[Span], waiting: float) -> float:
     erlangs, service = need.saturated, need.service_seconds
     backlog = waiting * service
     late = total = 0.0
-    for span in spans:
-        if span.seconds <= 0:
-            continue
-        late += span.seconds * _work_exceeds(need, span, backlog)
-        total += span.seconds
-        backlog = max(0.0, backlog + (erlangs - span.capacity) * span.seconds)
+    for seconds, capacity in spans:
+        if seconds > 0:
+            late += seconds * _work_exceeds(need, seconds, capacity, backlog)
+            total += seconds
+            backlog = max(0.0, backlog + (erlangs - capacity) * seconds)
     return late / total if total > 0 else 0.0
 
 
 def decode_late(need: Need, spans: Sequence[Span], present: float) -> float:
     """Mean share late over the spans, with this many requests decoding or waiting for it now."""
     late = total = 0.0
-    for span in spans:
-        if span.seconds <= 0:
-            continue
-        late += span.seconds * _places_exceeded(need, span, present)
-        total += span.seconds
-        present = present_after(need, span.capacity, present, span.seconds)
+    for seconds, capacity in spans:
+        if seconds > 0:
+            late += seconds * _places_exceeded(need, seconds, capacity, present)
+            total += seconds
+            present = present_after(need, capacity, present, seconds)
     return late / total if total > 0 else 0.0
 
 
-def _work_exceeds(need: Need, span: Span, backlog: float) -> float:
-    """Mean share late over the span."""
-    erlangs, service, capacity = need.saturated, need.service_seconds, span.capacity
+def _work_exceeds(need: Need, length: float, capacity: float, backlog: float) -> float:
+    """Mean share late over a span."""
+    erlangs, service = need.saturated, need.service_seconds
     if erlangs < LEAST_ERLANGS:
         return 0.0
     if capacity <= 0:
@@ -80,24 +77,24 @@ def _work_exceeds(need: Need, span: Span, backlog: float) -> float:
     total = 0.0
     factor: float | None = None
     for part in SAMPLES:
-        seconds = span.seconds * part
-        spread = math.sqrt(variance * seconds)
+        seconds = length * part
+        spread = sqrt(variance * seconds)
         late = below((backlog - limit + drift * seconds) / spread)
         reflected = below((-limit - backlog - drift * seconds) / spread)
         if reflected > 1e-12:
             if factor is None:
                 exponent = 2 * drift * limit / variance
-                beta = -drift / math.sqrt(erlangs * need.variance / 2)
+                beta = -drift / sqrt(erlangs * need.variance / 2)
                 alpha = wait_probability(beta) if beta > 0 else 1.0
-                factor = alpha * math.exp(min(50.0, exponent))
+                factor = alpha * exp(min(50.0, exponent))
             late += reflected * factor
         total += min(1.0, late)
     return total / len(SAMPLES)
 
 
-def _places_exceeded(need: Need, span: Span, present: float) -> float:
-    """Mean share late over the span."""
-    places = span.capacity * need.places
+def _places_exceeded(need: Need, length: float, capacity: float, present: float) -> float:
+    """Mean share late over a span."""
+    places = capacity * need.places
     if need.saturated < LEAST_ERLANGS and present <= places:
         return 0.0
     if places <= 0:
@@ -107,17 +104,17 @@ def _places_exceeded(need: Need, span: Span, present: float) -> float:
     drift = (offered - places) / stay
     outside = places / stay * need.budget_seconds
     excess = max(0.0, present - places)
-    returns = math.exp(drift * outside * stay / max(offered, 1.0)) if drift < 0 else 0.0
+    returns = exp(drift * outside * stay / max(offered, 1.0)) if drift < 0 else 0.0
     variance = 2 * max(offered, 1.0) / stay
     total = 0.0
     for part in SAMPLES:
-        seconds = span.seconds * part
-        mean = offered + (present - offered) * math.exp(-seconds / stay)
-        spread = math.sqrt(max(mean, 1.0) * need.variance)
+        seconds = length * part
+        mean = offered + (present - offered) * exp(-seconds / stay)
+        spread = sqrt(max(mean, 1.0) * need.variance)
         late = full = below((mean - places) / spread)
         if outside > 0 and full > 0:
             late = below((mean - places - outside) / spread)
-            step = math.sqrt(variance * seconds)
+            step = sqrt(variance * seconds)
             queue = below((excess - outside + drift * seconds) / step)
             if drift < 0:
                 queue += returns * below((-outside - excess - drift * seconds) / step)
@@ -128,7 +125,7 @@ def _places_exceeded(need: Need, span: Span, present: float) -> float:
 
 def present_after(need: Need, capacity: float, present: float, seconds: float) -> float:
     places, offered = capacity * need.places, need.saturated * need.places
-    relaxed = offered + (present - offered) * math.exp(-seconds / need.service_seconds)
+    relaxed = offered + (present - offered) * exp(-seconds / need.service_seconds)
     if max(relaxed, present) <= places:
         return relaxed
     return max(0.0, present + (offered - places) / need.service_seconds * seconds)
