@@ -150,9 +150,10 @@ def judge(
 
 def worst_stage(split: Split, needs: Mapping[Stage, StageNeed]) -> float:
     """Required over given replicas of the stage that stands worst."""
-    worst, capacity = 0.0, given(split, needs)
+    worst, divided = 0.0, _divided(split.replicas, needs)
     for stage, one in needs.items():
-        worst = max(worst, one.need.required / max(capacity[stage], 1e-9))
+        capacity = divided.prefill if stage is Stage.PREFILL else divided.answering
+        worst = max(worst, one.need.required / max(capacity, 1e-9))
     return worst
 
 
