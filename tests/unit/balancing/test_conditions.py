@@ -83,7 +83,7 @@ def test_no_message_holds_a_number_that_moves_by_itself() -> None:
 
 def test_scrapes_that_are_far_apart_are_said_with_what_they_cost() -> None:
     fresh = Reading(None, {}, None)
-    assert "60 s" in metrics_fresh(fresh, Windows(15.0)).message
+    assert "45 s" in metrics_fresh(fresh, Windows(15.0)).message
     assert "scrape" not in metrics_fresh(fresh, Windows(5.0)).message
 
 

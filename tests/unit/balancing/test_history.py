@@ -22,7 +22,7 @@ def test_each_window_is_the_load_of_its_own_time() -> None:
 
 
 def test_where_scrapes_are_rare_the_short_window_is_long_enough() -> None:
-    assert History().with_history(PROMPT_HEAVY, 0.0, 15.0).history_seconds == 60
+    assert History().with_history(PROMPT_HEAVY, 0.0, 15.0).history_seconds == 45
     assert History().with_history(PROMPT_HEAVY, 0.0, 5.0).history_seconds == 80
 
 

@@ -34,7 +34,7 @@ def test_a_preset_may_stand_alone_when_it_has_every_required_signal() -> None:
     engine = dict.fromkeys(ENGINE_REQUIRED, "a[$long]")
     front_end = dict.fromkeys(FRONT_REQUIRED, 'label_replace(b[$short], "x", "$1", "y", "(.*)")')
     mine = configured(mine={"engine": engine, "front_end": front_end, "kv_hold_seconds": 5})["mine"]
-    assert mine.query(Windows(15.0)).count("[60000ms]") == len(FRONT_REQUIRED)
+    assert mine.query(Windows(15.0)).count("[45000ms]") == len(FRONT_REQUIRED)
 
 
 def test_a_comment_at_the_end_of_an_expression_hides_nothing_that_follows() -> None:

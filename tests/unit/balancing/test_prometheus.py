@@ -172,11 +172,14 @@ def test_a_series_that_comes_twice_is_noted() -> None:
 
 def test_windows_grow_with_the_scrape_interval_so_that_rates_have_enough_samples() -> None:
     assert (Windows(1).short_seconds, Windows(1).long_seconds) == (15, 60)
-    assert (Windows(15).short_seconds, Windows(15).long_seconds) == (60, 240)
+    assert (Windows(5).short_seconds, Windows(5).long_seconds) == (20, 80)
+    assert (Windows(15).short_seconds, Windows(15).long_seconds) == (45, 180)
+    for scrape in (6, 10, 30):  # one may be missing
+        assert Windows(scrape).short_seconds >= 3 * scrape
     query = VLLM.query(Windows(15))
     assert "$" not in query
-    assert "[60000ms]" in query
-    assert "[240000ms]" in query
+    assert "[45000ms]" in query
+    assert "[180000ms]" in query
 
 
 def test_no_query_names_a_tenant_a_pod_or_a_model() -> None:

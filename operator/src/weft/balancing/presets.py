@@ -39,13 +39,15 @@ PAST_SECONDS = 1200.0
 
 @dataclass(frozen=True)
 class Windows:
-    """The ranges of a source's queries, in seconds. A rate needs several scrapes in its range."""
+    """The ranges of a source's queries, in seconds."""
 
     scrape_seconds: float
 
     @property
     def short_seconds(self) -> float:
-        return max(15.0, 4 * self.scrape_seconds)
+        # Four scrapes, or 20 s with fewer; at least three: a rate needs two, also where one is missing.
+        scrape = self.scrape_seconds
+        return max(15.0, min(4 * scrape, 20.0), 3 * scrape)
 
     @property
     def long_seconds(self) -> float:
