@@ -154,9 +154,18 @@ def test_staffing_keeps_some_headroom_and_asks_for_more_the_stricter_the_objecti
 
 def test_prefill_speed_is_tokens_per_busy_second_over_the_profiles() -> None:
     # Five engines, busy 80 % of the time, 1,600 tokens/s each: 2,000 tokens per busy second; the profile says
-    # 2,856. Ratio 0.70; 5 * 0.8 * 60 = 240 busy seconds, trusted to 240 / 270: 0.70 ^ 0.889 = 0.728.
+    # 2,856. Ratio 0.70; 5 * 0.8 * 60 = 240 busy seconds, trusted to 240 / 270, and as many samples, of which the share
+    # varies by 0.2 / 240 (0.04 / 0.0408 of a deviation is the engines'): 0.70 ^ (0.889 * 0.98) = 0.733.
     engines = [load(prompt_tokens_per_second=1600, busy_share=0.8)] * 5
-    assert prefill_speed(LLAMA_70B, 1420, engines, 60) == pytest.approx(0.728, abs=0.002)
+    assert prefill_speed(LLAMA_70B, 1420, engines, 60, 1) == pytest.approx(0.733, abs=0.002)
+
+
+def test_engines_at_their_profile_are_not_taken_for_twice_as_fast_by_a_few_samples() -> None:
+    # Four replicas are busy for 28 % of three minutes, but at 7 of 48 scrapes only: two standard deviations and a half.
+    engines = [load(prompt_tokens_per_second=0.28 * 2856, busy_share=7 / 48)] * 4
+    assert 1 < prefill_speed(LLAMA_70B, 1420, engines, 180, 15) < 1.2
+    # That of ten times as many samples is no chance.
+    assert prefill_speed(LLAMA_70B, 1420, engines, 1800, 15) > 1.4
 
 
 def test_decode_speed_compares_at_the_batch_that_was_observed() -> None:
@@ -179,8 +188,8 @@ def test_an_engine_that_idles_in_between_decodes_larger_batches_than_its_mean() 
 
 
 def test_engines_without_work_say_nothing_about_speed() -> None:
-    assert prefill_speed(LLAMA_70B, 1420, [load(prompt_tokens_per_second=0, busy_share=0)], 60) == 1
-    assert prefill_speed(LLAMA_70B, 1420, [load()], 60) == 1
+    assert prefill_speed(LLAMA_70B, 1420, [load(prompt_tokens_per_second=0, busy_share=0)], 60, 1) == 1
+    assert prefill_speed(LLAMA_70B, 1420, [load()], 60, 1) == 1
     assert decode_speed(LLAMA_70B, [load(mean_running=0)], 60) == 1
 
 

@@ -49,11 +49,11 @@ def test_the_traffic_of_all_models_of_a_group_is_added_up_and_that_of_others_is_
 
 
 def test_the_last_minutes_are_known_only_where_prometheus_has_all_of_them() -> None:
-    # Of 20 minutes in windows of 240 s.
-    young = reading(("base",), base=front(3, past_windows=4, requests_past=9))
+    # Of 20 minutes in windows of 180 s.
+    young = reading(("base",), base=front(3, past_windows=5, requests_past=9))
     assert young.traffic is not None
     assert young.traffic.past is None
-    old = reading(("base",), base=front(3, past_windows=5, requests_past=9, prompt_tokens_past=900))
+    old = reading(("base",), base=front(3, past_windows=6, requests_past=9, prompt_tokens_past=900))
     assert old.traffic is not None
     assert old.traffic.past == Past(9, 900, 0)
 

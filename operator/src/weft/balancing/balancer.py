@@ -116,8 +116,8 @@ class Balancer:
         config = self._config
         speeds = seen.corrections
         if speeds is None:
-            long_seconds = Windows(config.scrape_seconds).long_seconds
-            speeds = observed_speeds(config.roles, seen.engines, seen.traffic, long_seconds)
+            windows = Windows(config.scrape_seconds)
+            speeds = observed_speeds(config.roles, seen.engines, seen.traffic, windows)
         return SplitInputs(
             mode=RebalanceMode.AUTO,
             flip=FlipMethod.LABEL,

@@ -65,6 +65,8 @@ DECODE_PART = 0.4
 CORRECTION_LEAST, CORRECTION_MOST = 0.5, 2.0
 EVIDENCE_HALF_SECONDS = 30.0
 """Busy seconds of replicas after which half of a deviation from the profile is believed."""
+SPEEDS_DEVIATE = 0.2
+"""Relative standard deviation of engines around their profile, before anything is seen of them."""
 
 
 @dataclass(frozen=True)
@@ -214,11 +216,16 @@ def wait_probability(beta: float) -> float:
 
 
 def prefill_speed(
-    profile: Profile, prompt_tokens: float, loads: Sequence[EngineLoad], window_seconds: float
+    profile: Profile,
+    prompt_tokens: float,
+    loads: Sequence[EngineLoad],
+    window_seconds: float,
+    scrape_seconds: float,
 ) -> float:
     """Observed prefill speed over the profile's, from the engines that only prefilled in the window.
 
-    Tokens per busy second: the engines' prompt token rate over the share of samples with a request running.
+    Tokens per busy second: the engines' prompt token rate over the share of samples with a request running. Of few
+    samples that share is known badly (binomial), and as much less of a deviation is believed.
     """
     known = [
         load for load in loads if load.prompt_tokens_per_second is not None and load.busy_share is not None
@@ -227,7 +234,9 @@ def prefill_speed(
     busy = sum(load.busy_share or 0.0 for load in known)
     if tokens <= 0 or busy <= 0:
         return 1.0
-    return believed(tokens / busy / profile.prefill_tokens_per_second(prompt_tokens), busy * window_seconds)
+    ratio, evidence = tokens / busy / profile.prefill_tokens_per_second(prompt_tokens), busy * window_seconds
+    chance = (1 - min(1.0, busy / len(known))) * scrape_seconds / evidence
+    return believed(ratio, evidence, SPEEDS_DEVIATE**2 / (SPEEDS_DEVIATE**2 + chance))
 
 
 def decode_speed(profile: Profile, loads: Sequence[EngineLoad], window_seconds: float) -> float:
@@ -255,14 +264,15 @@ def planned_token_seconds(profile: Profile, load: EngineLoad) -> float | None:
     return profile.inter_token_seconds(max(1.0, load.mean_running / max(load.busy_share or 1.0, 1e-3)))
 
 
-def believed(ratio: float, evidence_seconds: float) -> float:
-    """How much of an observed deviation to act on: little after few busy seconds, nearly all after minutes.
+def believed(ratio: float, evidence_seconds: float, part: float = 1.0) -> float:
+    """How much of an observed deviation to act on: little after few busy seconds, nearly all after minutes, and no more
+    than this part.
 
-    ratio ^ (e / (e + 30 s)), within [0.5, 2]. It is a function of Prometheus's window alone, so a restart
+    ratio ^ (part * e / (e + 30 s)), within [0.5, 2]. It is a function of Prometheus's window alone, so a restart
     forgets nothing.
     """
     trust = evidence_seconds / (evidence_seconds + EVIDENCE_HALF_SECONDS)
-    deviation = math.exp(trust * math.log(ratio))
+    deviation = math.exp(part * trust * math.log(ratio))
     return min(CORRECTION_MOST, max(CORRECTION_LEAST, deviation))
 
 
@@ -271,9 +281,12 @@ def corrections(
     decode: tuple[Profile | None, Sequence[EngineLoad]],
     prompt_tokens: float,
     window_seconds: float,
+    scrape_seconds: float,
 ) -> Corrections:
     """Both stages' observed speed over their profile's; 1 where there is nothing to compare."""
     return Corrections(
-        1.0 if prefill[0] is None else prefill_speed(prefill[0], prompt_tokens, prefill[1], window_seconds),
+        1.0
+        if prefill[0] is None
+        else prefill_speed(prefill[0], prompt_tokens, prefill[1], window_seconds, scrape_seconds),
         1.0 if decode[0] is None else decode_speed(decode[0], decode[1], window_seconds),
     )

@@ -10,6 +10,7 @@ from statistics import NormalDist
 from weft.api import Objectives, Stage
 from weft.balancing.capacity import corrections
 from weft.balancing.demand import offered
+from weft.balancing.presets import Windows
 from weft.balancing.profile import Profile
 from weft.balancing.stages import PARTS
 from weft.balancing.state import Corrections, Engine, EngineLoad, Queues, RoleState, Traffic
@@ -29,7 +30,7 @@ def observed_speeds(
     roles: Sequence[RoleState],
     engines: Sequence[Engine],
     traffic: Traffic | None,
-    long_seconds: float,
+    windows: Windows,
 ) -> Corrections:
     """Observed speed against the profile, from replicas that had one role during the whole long window.
 
@@ -43,9 +44,12 @@ def observed_speeds(
     def of(stage: Stage) -> tuple[Profile | None, list[EngineLoad]]:
         names = [role.name for role in roles if role.stage is stage]
         first = next((role.profile for role in roles if role.name in names and role.profile), None)
-        return first, [_filled(one, long_seconds) for one in engines if one.steady and one.role in names]
+        return first, [
+            _filled(one, windows.long_seconds) for one in engines if one.steady and one.role in names
+        ]
 
-    return corrections(of(Stage.PREFILL), of(Stage.DECODE), demand.prompt_tokens, long_seconds)
+    prefill, decode = of(Stage.PREFILL), of(Stage.DECODE)
+    return corrections(prefill, decode, demand.prompt_tokens, windows.long_seconds, windows.scrape_seconds)
 
 
 def _filled(engine: Engine, long_seconds: float) -> EngineLoad:

@@ -73,7 +73,7 @@ def split_inputs(
         flips_overlap=not picture.drains_first,
         queues=queues(roles, engines),
         answers_in_time=answers_in_time(roles, engines, spec.objectives, reading.traffic),
-        corrections=observed_speeds(roles, engines, reading.traffic, picture.windows.long_seconds),
+        corrections=observed_speeds(roles, engines, reading.traffic, picture.windows),
         hold=reading.hold,
         minimum_accelerators=picture.minimum_accelerators,
         starting=_starting(picture, allocation, cold_start, now),
