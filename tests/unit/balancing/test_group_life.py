@@ -123,6 +123,20 @@ async def test_the_event_of_a_move_tells_whether_the_replica_drains_first(
     assert all(text.endswith(words) for text in told)
 
 
+async def test_replicas_of_one_decision_drain_together_instead_of_one_after_the_other() -> None:
+    fleet = Fleet(1, 8, drainFirst=True, mode="Paused")
+    await fleet.run(10)
+    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
+    for role, stage, replicas in (("decode", "Decode", 4), ("prefill", "Prefill", 5)):
+        fleet.put_role(role, stage, replicas)
+    await fleet.run(5)
+    assert len(fleet.status()["transfers"]) == 4
+    assert fleet.serving() == {"prefill": 1, "decode": 4}
+    fleet.requests = {}
+    await fleet.run(5)
+    assert fleet.serving() == {"prefill": 5, "decode": 4}
+
+
 @pytest.mark.shows("InferenceGroup.spec.rebalance.drainFirst")
 async def test_a_flip_that_overlaps_gives_requests_of_the_new_stage_at_once_and_is_never_out_of_the_router() -> (
     None

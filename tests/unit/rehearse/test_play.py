@@ -100,7 +100,7 @@ def test_a_flip_that_drains_waits_for_its_answers_and_one_that_overlaps_does_not
     steps = [(100.0, {"prefill": 4, "decode": 2})]
     times = {}
     for overlap in (False, True):
-        run = play(CASE, Script(steps, Ways(6, overlap=overlap, at_a_time=1.0)))
+        run = play(CASE, Script(steps, Ways(6, overlap=overlap)))
         times[overlap] = next(at for at, serving, _ in run.sizes if serving == {"prefill": 4, "decode": 2})
     assert times[True] <= 104.5
     assert times[False] > 108
@@ -216,7 +216,7 @@ def test_replicas_that_change_under_a_full_kv_cache_come_to_an_end(seed: int) ->
     trace = Trace.of([(0.2 * i, 500 + 997 * i * seed % 4000, 1 + 53 * i % 400) for i in range(400)])
     case = replace(CASE, trace=trace, speeds=Speeds(small), planned=small, most_replicas=4)
     steps = [(7.0 * i, {"prefill": 1 + (i * seed) % 3, "decode": 3 - (i * seed) % 3}) for i in range(40)]
-    run = play(case, Script(steps, Ways(4, overlap=True, at_a_time=1.0)))
+    run = play(case, Script(steps, Ways(4, overlap=True)))
     run.world.run_until(100_000.0)
     assert run.world.done == len(trace)
     assert all(one.engine.idle and one.engine.holds_nothing for one in run.world.replicas.values())

@@ -34,7 +34,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from weft.api import Transfer, TransferStep
+from weft.api import FlipMethod, Transfer, TransferStep
 from weft.balancing import removal
 from weft.balancing.drain import idle, timed_out
 from weft.balancing.engine_calls import EngineRole
@@ -278,9 +278,10 @@ def choose(
 ) -> tuple[tuple[Transfer, ...], Finding | None]:
     """The transfers to record now, towards the allocation, and what keeps others from it.
 
-    Where they drain first at most a quarter of the replicas (at least one) are on their way at a time. A replica
-    that was just rolled back is left alone for the cooldown. Of those that can go it is the slowest to prefill and the
-    fastest from it (`own_speeds`), and of those alike the least loaded.
+    Those of a decision move together, as it was priced. Where an engine is ended or asked to change, which may fail,
+    at most a quarter of the replicas (at least one) are on their way at a time. One that was just rolled back is left
+    alone for the cooldown. Of those that can go it is the slowest to prefill and the fastest from it (`own_speeds`),
+    and of those alike the least loaded.
     """
     refusal = unwilling(picture)
     if refusal is not None:
@@ -289,8 +290,8 @@ def choose(
     cooldown_seconds = picture.group.spec.rebalance.cooldown_seconds
     lacking = _lacking(allocation, picture, open_transfers)
     started: list[Transfer] = []
-    drains = picture.drains_first
-    room = (min(OPEN_MOST, max(1, len(replicas) // 4)) if drains else OPEN_MOST) - len(open_transfers)
+    drains, together = picture.drains_first, picture.group.spec.rebalance.flip is FlipMethod.LABEL
+    room = (OPEN_MOST if together else min(OPEN_MOST, max(1, len(replicas) // 4))) - len(open_transfers)
     obstacle: Finding | None = None
     for giver in sorted(roles, key=lambda name: (lacking[name], name)):
         while lacking[giver] < 0 and len(started) < room:

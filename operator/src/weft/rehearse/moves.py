@@ -37,8 +37,6 @@ class Ways:
     """After a prefill replica's last request: until then its KV caches may still be read. It is not removed before."""
     confirmed: bool = True
     """An engine counts as idle when a scrape says so; else at once, as at the end of a process."""
-    at_a_time: float = 0.25
-    """Part of the replicas that may flip at a time, at least one."""
 
 
 @dataclass
@@ -151,10 +149,8 @@ class Mover:
                 world.enter(one)
 
     def _flip(self, lacking: dict[str, int]) -> None:
-        replicas = self.world.replicas.values()
-        room = max(1, int(len(replicas) * self.ways.at_a_time)) - sum(bool(one.moving_to) for one in replicas)
         for giver in sorted(ROLES, key=lambda role: (lacking[role], role)):
-            while lacking[giver] < 0 and room > 0:
+            while lacking[giver] < 0:
                 taker = max(sorted(ROLES), key=lambda role: lacking[role])
                 if lacking[taker] <= 0:
                     return
@@ -168,7 +164,6 @@ class Mover:
                     self.world.leave(victim)
                 lacking[giver] += 1
                 lacking[taker] -= 1
-                room -= 1
 
     def _victim(self, role: str, taker: str = "") -> Replica | None:
         """Who goes, to another role or altogether, as the operator chooses: a stage never loses the last replica that

@@ -79,7 +79,6 @@ def optimum(case: Case, aggregated: bool, progress: Callable[[float], None]) -> 
         overlap=case.overlap,
         flip_seconds=case.flip_seconds,
         confirmed=False,
-        at_a_time=1.0,
     )
     paths: dict[State, Path] = {}
     for counts in splits(case.most_replicas, case.most_replicas, aggregated):
