@@ -392,3 +392,18 @@ def test_old_work_that_ends_beside_the_new_has_its_price(monkeypatch: pytest.Mon
 def test_where_a_backlog_makes_all_late_for_minutes_the_split_that_carries_the_load_is_gone_to() -> None:
     hopeless = replace(group(2, 7, PROMPT_HEAVY), queues=Queues(3000, 20), flips_overlap=True)
     assert plan_split(hopeless).allocation["prefill"] >= 5
+
+
+def test_where_flips_overlap_a_replica_reads_a_backlog_off_that_decode_needs_back_afterwards() -> None:
+    # 4:4 just carries the load: 60 prompts that wait would make all late for minutes. 5:3 does not.
+    behind = replace(group(4, 4, steady(8.0, 1390, 181)), queues=Queues(60, 70), flips_overlap=True)
+    decided = plan_split(behind)
+    assert decided.allocation == split(5, 3)
+    assert decided.decision is not None
+    assert (
+        "until the prompts that wait have been read, and then decode 4, prefill 4" in decided.decision.reason
+    )
+    # Where replicas drain the way back takes longer than the backlog does.
+    assert plan_split(replace(behind, flips_overlap=False)).allocation == split(4, 4)
+    read = replace(behind, allocation=split(5, 3), queues=Queues(0, 70))
+    assert plan_split(read).allocation == split(4, 4)

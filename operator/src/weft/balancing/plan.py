@@ -29,6 +29,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import product
 
 from weft.api import Alternative, Decision, FlipMethod, RebalanceMode, Recommendation, Stage
 from weft.balancing.demand import Demand, recent
@@ -61,6 +62,9 @@ HORIZON_SECONDS = 240.0
 """How long the offered work is taken to last: the time over which a move has to pay back."""
 FLIP_SECONDS = 5.0
 """What a flip takes beyond the drain: status writes, scrapes that confirm it, the router's reaction."""
+BESIDE_LEAST = 8
+"""Of so many replicas one may go, for as long as a backlog of prompts lasts, to where these are read: where flips
+overlap, so that it is there and back within seconds."""
 JUDGED_MOST = 16
 """Splits that are looked at closely: those whose worst stage stands best."""
 ALTERNATIVES = 2
@@ -225,6 +229,8 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
         others = sorted(others, key=lambda split: (worst_stage(split, needs), split))[:JUDGED_MOST]
     computed = replace(load, measured_late=None)
 
+    waits = (overdue(inputs, needs) or {}).get(Stage.PREFILL, 0.0) > 0
+
     def judged_from(here: Split) -> dict[Split, Judgement]:
         found = {here: stay if here == start else judge(here, here, roles, needs, terms, computed)}
         # Else, as in most looks, no split can save as much as a move has to.
@@ -232,6 +238,16 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
             for split in (start, *others):
                 if split != here:
                     found[split] = judge(here, split, roles, needs, terms, computed)
+            if terms.overlaps and waits:
+                best = min(found, key=lambda split: found[split].late)
+                # One that is left again has to be better than any that lasts.
+                least = found[best].late - MARGIN_LEAST
+                for split, after in product(found, dict.fromkeys((start, best))):
+                    few = 0 < moves_between(split, after) <= max(1, start.total // BESIDE_LEAST)
+                    if few and not split == here == start:
+                        passing = judge(here, split, roles, needs, terms, computed, after)
+                        if passing.late < min(found[split].late, least):
+                            found[split] = passing
         return found
 
     def order(here: Split, found: Mapping[Split, Judgement]) -> list[Split]:

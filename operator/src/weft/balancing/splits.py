@@ -10,7 +10,7 @@ from itertools import permutations
 from weft.api import Objectives, Stage
 from weft.balancing.capacity import Need, decode_need, prefill_need
 from weft.balancing.demand import Demand
-from weft.balancing.outlook import Span, prefill_late
+from weft.balancing.outlook import LEAST_ERLANGS, Span, prefill_late, present_after
 from weft.balancing.shared import Division, answers_late, divide
 from weft.balancing.stages import PARTS, PLANNED
 from weft.balancing.state import Corrections, Queues, RoleState, Split
@@ -51,6 +51,8 @@ class Judgement:
     """The same under the present load alone."""
     worst: float
     """Required over given replicas of the worst stage; above 1 some headroom is missing."""
+    after: Split | None = None
+    """What is to be gone to once the prompts that wait now have been read; None: it is to last."""
 
 
 @dataclass(frozen=True)
@@ -126,26 +128,36 @@ def judge(
     needs: Mapping[Stage, StageNeed],
     terms: Terms,
     load: Load,
+    after: Split | None = None,
 ) -> Judgement:
-    """How a split would fare that flips lead to from `start`. A stage with work that nobody serves is wholly late."""
+    """How a split would fare that flips lead to from `start`. A stage with work that nobody serves is wholly late.
+
+    `after`: the split that is gone to once the prompts that wait now have been read.
+    """
     made = max((role.start_seconds for role in roles if split[role.name] > start[role.name]), default=0.0)
     if made:
         terms = replace(terms, flip_seconds=terms.flip_seconds + made, overlaps=False)
-    way = _way(start, split, roles, terms)
-    steady = [(terms.horizon_seconds, split.replicas)]
-    away = AWAY_PART * moves_between(start, split)
-    now = away
+    forth, last = _way(start, split, roles, terms), after or split
+    back = _way(split, last, roles, replace(terms, starting=()))
+    steady = [(terms.horizon_seconds, last.replicas)]
+    now = AWAY_PART * (moves_between(start, split) + moves_between(split, last))
     for weight, one in load.now:
+        way, behind = forth, 0
+        if after is not None and terms.queues is not None:
+            until = _read_by(one, forth, terms.queues.prompts_waiting)
+            way = _within(forth, until)
+            behind = len(way)
+            way += _within(back, terms.horizon_seconds - until)
         # Where a backlog makes everything late for long, what comes after it tells the splits apart.
         then = _late(one, steady, None)
-        now += weight * (then + (1 - AFTER_PART) * (_late(one, way, terms.queues) - then))
+        now += weight * (then + (1 - AFTER_PART) * (_late(one, way, terms.queues, behind) - then))
     if start == split and load.measured_late is not None:
         now = min(now, load.measured_late)
     late = now
     if load.others_part > 0:
         other = sum(weight * _late(one, steady, None) for weight, one in load.others)
         late += load.others_part * (other - now)
-    return Judgement(late, now, worst_stage(split, needs))
+    return Judgement(late, now, worst_stage(split, needs), after)
 
 
 def worst_stage(split: Split, needs: Mapping[Stage, StageNeed]) -> float:
@@ -190,7 +202,33 @@ def _without(phases: Sequence[Phase], role: str, seconds: float) -> list[Phase]:
     return found
 
 
-def _late(needs: Mapping[Stage, StageNeed], phases: Sequence[Phase], queues: Queues | None) -> float:
+def _within(phases: Sequence[Phase], seconds: float) -> list[Phase]:
+    """The first so many seconds of a course."""
+    found: list[Phase] = []
+    for length, counts in phases:
+        if seconds > 0:
+            found.append((min(length, seconds), counts))
+        seconds -= length
+    return found
+
+
+def _read_by(needs: Mapping[Stage, StageNeed], phases: Sequence[Phase], waiting: float) -> float:
+    """Seconds until the prompts that wait now, and those that come meanwhile, have been read; all where never."""
+    need, passed = needs[Stage.PREFILL].need, 0.0
+    backlog = waiting * need.service_seconds
+    for seconds, counts in phases:
+        growth = need.saturated - _divided(counts, needs).prefill
+        if growth < 0 and backlog + growth * seconds <= 0:
+            return passed + backlog / -growth
+        backlog += growth * seconds
+        passed += seconds
+    return passed
+
+
+def _late(
+    needs: Mapping[Stage, StageNeed], phases: Sequence[Phase], queues: Queues | None, behind: int = 0
+) -> float:
+    """Mean share late. In the first phases, `behind`, decode gets what prefill reads, then what arrives."""
     divided = [(seconds, _divided(counts, needs)) for seconds, counts in phases]
     on_time = 1.0
     for stage, one in needs.items():
@@ -200,7 +238,16 @@ def _late(needs: Mapping[Stage, StageNeed], phases: Sequence[Phase], queues: Que
             late = prefill_late(need, spans, queues.prompts_waiting if queues is not None else 0.0)
         else:
             present = queues.answers_present if queues is not None else need.saturated * need.places
-            late = answers_late(need, divided, present)
+            late = seconds = 0.0
+            for length, each in divided[:behind]:
+                part = each.prefill / max(needs[Stage.PREFILL].need.saturated, LEAST_ERLANGS)
+                faster = replace(need, saturated=need.saturated * part)
+                late += length * answers_late(faster, [(length, each)], present)
+                present = present_after(faster, each.decode + each.both, present, length)
+                seconds += length
+            rest = sum(length for length, _ in divided[behind:])
+            late += rest * answers_late(need, divided[behind:], present)
+            late /= seconds + rest
         on_time *= 1 - late
     return 1 - on_time
 

@@ -37,6 +37,8 @@ def reason_of(
         if need.limit:
             parts.append(need.limit)
     parts.append(f"expected violations {stay.late:.2f} -> {then.late:.2f}")
+    if then.after is not None:
+        parts.append(f"it is to last until the prompts that wait have been read, and then {then.after}")
     parts.append(f"mean prompt {demand.prompt_tokens:,.0f}, mean answer {demand.answer_tokens:,.0f} tokens")
     return "; ".join(parts)
 
