@@ -84,6 +84,11 @@ async def test_a_new_leader_goes_on_from_what_the_last_one_had_learnt_of_the_pro
     fleet.traffic = known(PROMPT_HEAVY)
     await fleet.run(20)
     assert sum(fleet.serving().values()) == 9
+    for pod in fleet.pods():
+        if pod["metadata"]["labels"][LABEL_ROLE] == "decode":
+            # As many answers as this load keeps there.
+            fleet.requests[pod["metadata"]["name"]] = 19.0
+            fleet.changed_values["engine:kv_usage", pod["metadata"]["name"]] = 0.7
     # As an earlier leader left it: the promise was missed for hours.
     fleet.group()["status"]["decision"]["headroomPercent"] = 40
     fleet.restart()

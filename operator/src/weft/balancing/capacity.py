@@ -52,7 +52,7 @@ from statistics import NormalDist
 from weft.api import Objectives
 from weft.balancing.demand import Demand
 from weft.balancing.profile import Profile
-from weft.balancing.state import Corrections, EngineLoad
+from weft.balancing.state import Answers, Corrections, EngineLoad
 
 QUANTILE_LEAST = 1.0
 """Standard deviations of the number of decoding requests that are always kept free."""
@@ -97,6 +97,10 @@ class Need:
     """How long a request may wait for this stage without missing an objective."""
     places: float = 1.0
     """Requests that one replica serves at a time."""
+    batch: float = 1.0
+    """Of decode: requests that one replica writes within the objective."""
+    contexts: float = 1.0
+    """Of decode: mean contexts that its KV cache has room for."""
     steps: Steps | None = None
     """Of decode: how long its steps take."""
     limit: str = ""
@@ -164,7 +168,7 @@ def decode_need(profile: Profile, speed: float, demand: Demand, objectives: Obje
     most = min(batch, contexts)
     token_seconds = profile.inter_token_seconds(max(1.0, most)) / speed
     decoding = demand.answer_tokens_per_second * token_seconds
-    quantile = max(QUANTILE_LEAST, NormalDist().inv_cdf(objectives.attainment_permille / 1000))
+    quantile = _quantile(objectives)
     spread = quantile * math.sqrt(decoding)
     required = max(
         (decoding + spread) / batch, (decoding + spread * math.sqrt(1 + demand.context_cv2)) / contexts
@@ -181,9 +185,39 @@ def decode_need(profile: Profile, speed: float, demand: Demand, objectives: Obje
         service_seconds=answer_seconds,
         budget_seconds=0.0 if batch < min(profile.max_batch, contexts) else patience,
         places=most,
+        batch=batch,
+        contexts=contexts,
         steps=Steps(alone_seconds, token_seconds, objective_seconds),
         limit=limit,
     )
+
+
+def writing_need(
+    need: Need, answers: Answers, demand: Demand, objectives: Objectives, patience_seconds: float
+) -> Need:
+    """Decode's need for the answers that are there, instead of those that arrivals and lengths lead one to expect.
+
+    An answer that waits takes a place for as long as it is written: all of one if that is `patience_seconds` or more,
+    a part of one where others end sooner.
+    """
+    waiting = answers.waiting * min(1.0, need.service_seconds / patience_seconds)
+    there = answers.running + waiting
+    if answers.caches is None or not answers.running:
+        caches = there / need.contexts
+    else:
+        caches = answers.caches * there / answers.running
+    chance = _quantile(objectives) / math.sqrt(max(1.0, there))
+    return replace(
+        need,
+        saturated=max(there / need.batch, caches),
+        required=max(
+            there * (1 + chance) / need.batch, caches * (1 + chance * math.sqrt(1 + demand.context_cv2))
+        ),
+    )
+
+
+def _quantile(objectives: Objectives) -> float:
+    return max(QUANTILE_LEAST, NormalDist().inv_cdf(objectives.attainment_permille / 1000))
 
 
 def staffing_beta(erlangs: float, variance_factor: float, budget_services: float, late_share: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from weft.balancing.answers import AnswersSeen
 from weft.balancing.engine_calls import Call
 from weft.balancing.history import History
 from weft.balancing.memory import Asked, Memory
@@ -34,6 +35,8 @@ class Moments:
         """The last call to each engine that changes its stage by one; a new leader knows none."""
         self.load = History()
         """Its load of the last minutes; a new leader knows none."""
+        self.answers = AnswersSeen()
+        """What its decode replicas had to write; a new leader knows none."""
         self.record = Record()
         """What became of its promise over the last hours; a new leader knows none."""
         self.speeds = OwnSpeeds()

@@ -12,6 +12,7 @@ from weft.api.conditions import is_false
 from weft.api.inference import MOST_ROLES
 from weft.api.names import LABEL_GROUP
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from weft.balancing.answers import present
 from weft.balancing.bodies import with_template
 from weft.balancing.drain import idle
 from weft.balancing.engine_calls import EngineCalls, EngineRole
@@ -381,6 +382,10 @@ async def _read(
     if reading.traffic is None:
         return reading
     traffic = moments.load.with_history(reading.traffic, now.boot, scrape_seconds)
+    writing = [one for one in serving if one.stage != Stage.PREFILL.label]
+    loads = [reading.loads[one.name] for one in writing if one.name in reading.loads]
+    there = present(loads, sum(one.name in reading.left_out for one in writing))
+    traffic = moments.answers.with_answers(traffic, there, now.boot, scrape_seconds)
     decision = picture.group.status.decision
     written = decision.headroom_percent if decision is not None else None
     may_shrink, may_grow = _may_change(picture)

@@ -1,13 +1,14 @@
 """How many replicas a group has, chosen together with the split. Pure: no I/O, no clock, no randomness.
 
-Only where `accelerators.minimum` says that the size is free. Loads are those of long windows: a burst is over before a
-new replica serves, and is left to flips, which `plan` decides whenever nothing is decided here. Lengths are those of
-the last minutes, and answers count as a mean over as long as one takes (`size_load`).
+Only where `accelerators.minimum` says that the size is free. Prefill's load is that of long windows: a burst is over
+before a new replica serves, and is left to flips, which `plan` decides whenever nothing is decided here. Lengths are
+those of the last minutes (`size_load`). Decode's need is that of the answers that its engines have (`answers`).
 
 - *Up* if no split of the present replicas carries the load of now with the headroom of the promise, which follows what
   became of the promise over the last hours (`record`). While a replica waits for hardware no more are asked for.
-- *Down* if the smaller group would have carried the largest load of the last minutes with a tenth to spare, all
-  replicas serve, what was promised is kept, and the group has not grown in these minutes nor changed for a while.
+- *Down* if the smaller group would have carried the largest load of the last minutes with room to spare, all replicas
+  serve, what was promised is kept, and the group has not grown in these minutes nor changed for a while: twenty minutes
+  and a tenth, or for long answers five minutes and three tenths.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from itertools import islice
 from statistics import NormalDist
 
 from weft.api import FlipMethod, Stage
+from weft.balancing.answers import most
+from weft.balancing.capacity import writing_need
 from weft.balancing.demand import Demand
 from weft.balancing.presets import PAST_SECONDS
-from weft.balancing.size_load import averaged, largest, shaped
+from weft.balancing.size_load import largest, lately, shaped
 from weft.balancing.splits import StageNeed, accelerators, given, places, stage_needs, worst_stage
-from weft.balancing.state import Corrections, Queues, RoleState, Split, SplitInputs
+from weft.balancing.state import Answers, Corrections, Queues, RoleState, Split, SplitInputs
 
 QUANTILE, BURSTS = 1.4, 0.25
 """Bursts are larger than chance: what is needed grows by this part per standard deviation promised beyond 92 %."""
@@ -33,8 +36,10 @@ BELIEVED_FROM = 1.25
 that are sampled at scrapes, that is chance, and a group that grows at once would follow each of them."""
 BACKLOG_SECONDS = 240.0
 """Time beyond a cold start in which what waits is to be worked off."""
-STAY_SECONDS, STAY_COLD_STARTS = 900.0, 2.0
-"""Least time, in seconds and in cold starts, after a change of the size before the group gets smaller."""
+STAY_COLD_STARTS = 2.0
+"""Least time, in cold starts, after a change of the size before the group gets smaller."""
+LATE_SECONDS = 60.0
+"""An answer that takes so long, or as long as a cold start, keeps its place for longer than another may wait for it."""
 STEPS_MOST = 8
 """Replicas by which one decision changes the size at most."""
 AGAIN = 0.1
@@ -42,8 +47,23 @@ AGAIN = 0.1
 fills with a larger load, its need creeps up at every look."""
 FLIP_GAIN = 0.95
 """A flip on the way to another size has to bring the worst stage below this part of what it is without."""
-FILLED = 0.9
-"""Part of a smaller group that the largest load of the last minutes may need."""
+
+
+@dataclass(frozen=True)
+class Fall:
+    """When less work is believed to stay less."""
+
+    seconds: float
+    """The largest load of so long has to fit into the smaller group, which has not grown for as long."""
+    filled: float
+    """Part of it that this load may need."""
+    stay_seconds: float
+    """Least time after any change of the size."""
+
+
+SMALL_FALL, LARGE_FALL = Fall(PAST_SECONDS, 0.9, 900.0), Fall(300.0, 0.7, 300.0)
+"""What falls by so much that bursts do not explain it is followed after five minutes: most of what a size that follows
+the load wastes is kept while it falls."""
 
 
 @dataclass(frozen=True)
@@ -62,37 +82,75 @@ def choose_size(inputs: SplitInputs, here: Split, load: Demand, kept: bool) -> S
     `load`: of the long window. `kept`: what was promised is being kept, and no queue says that it will not be.
     """
     assert inputs.traffic is not None
-    past = inputs.traffic.past
-    load = shaped(load, past)
-    decode = _needs(inputs, load).get(Stage.DECODE)
-    load, windows = averaged(load, inputs.traffic, decode.need.service_seconds if decode is not None else 0.0)
-    needs = _needs(inputs, load)
+    traffic = inputs.traffic
+    load = shaped(load, traffic.past)
+    needs = _needs(inputs, load, None)
+    if not _held_up(inputs, needs):
+        needs = _needs(inputs, load, traffic.answers)
     if worst_stage(here, needs) > (1 + AGAIN if _just_grown(inputs) else 1):
         return _larger(inputs, here, needs)
-    if past is None or not kept or not _may_shrink(inputs):
+    if traffic.past is None or not kept:
         return None
-    return _smaller(inputs, here, _needs(inputs, largest(load, past, windows)))
+    smaller = (
+        _smaller(inputs, here, fall, _needs(inputs, *carried))
+        for fall, carried in _falls(inputs, load, needs)
+    )
+    return next((one for one in smaller if one is not None), None)
 
 
-def _needs(inputs: SplitInputs, load: Demand) -> dict[Stage, StageNeed]:
+def _held_up(inputs: SplitInputs, needs: Mapping[Stage, StageNeed]) -> bool:
+    """Whether prefill cannot carry what arrives, so that decode has fewer answers than it is going to have."""
+    prefill = needs.get(Stage.PREFILL)
+    return prefill is not None and prefill.need.saturated > places(inputs.serving, needs)[Stage.PREFILL]
+
+
+def _falls(
+    inputs: SplitInputs, load: Demand, needs: Mapping[Stage, StageNeed]
+) -> Iterator[tuple[Fall, tuple[Demand, Answers | None]]]:
+    """The falls that may be believed now, each with what a smaller group would have had to carry."""
+    traffic = inputs.traffic
+    assert traffic is not None
+    assert traffic.past is not None
+    if _may_shrink(inputs, SMALL_FALL):
+        yield SMALL_FALL, (largest(load, traffic.past), most(traffic, SMALL_FALL.seconds))
+    answers, decode = most(traffic, LARGE_FALL.seconds), needs.get(Stage.DECODE)
+    lasting = decode is not None and decode.need.service_seconds >= _patience(inputs)
+    if lasting and answers is not None and _may_shrink(inputs, LARGE_FALL):
+        yield LARGE_FALL, (lately(load, traffic, LARGE_FALL.seconds), answers)
+
+
+def _needs(inputs: SplitInputs, load: Demand, answers: Answers | None) -> dict[Stage, StageNeed]:
     """What the stages need for this load with the headroom of the promise, and for what waits."""
     speeds = Corrections(_believed(inputs.corrections.prefill), _believed(inputs.corrections.decode))
     promised = NormalDist().inv_cdf(inputs.objectives.attainment_permille / 1000)
     headroom = (1 + BURSTS * max(0.0, promised - QUANTILE)) * (1 + _learnt(inputs))
     seconds = BACKLOG_SECONDS + inputs.cold_start_seconds
     needs = stage_needs(inputs.roles, load, speeds, inputs.objectives)
+    decode = needs.get(Stage.DECODE)
+    if answers is not None and decode is not None:
+        written = writing_need(decode.need, answers, load, inputs.objectives, _patience(inputs))
+        needs[Stage.DECODE] = replace(decode, need=written)
     capacity = places(inputs.serving, needs)
+    told = answers is not None
     return {
         stage: replace(
             one,
             need=replace(
                 one.need,
                 required=headroom * one.need.required
-                + _waiting(stage, one, capacity[stage], inputs.queues) * one.need.service_seconds / seconds,
+                + _waiting(
+                    stage, one, capacity[stage], None if told and stage is Stage.DECODE else inputs.queues
+                )
+                * one.need.service_seconds
+                / seconds,
             ),
         )
         for stage, one in needs.items()
     }
+
+
+def _patience(inputs: SplitInputs) -> float:
+    return max(LATE_SECONDS, inputs.cold_start_seconds)
 
 
 def _learnt(inputs: SplitInputs) -> float:
@@ -149,7 +207,7 @@ def _fewest(inputs: SplitInputs, split: Split) -> Split:
         split = _with(split, giver.name, -1)
 
 
-def _may_shrink(inputs: SplitInputs) -> bool:
+def _may_shrink(inputs: SplitInputs, fall: Fall) -> bool:
     """Whether a smaller group may be thought of: everything serves, and the size has stayed for long enough."""
     if (
         not inputs.settled
@@ -157,9 +215,9 @@ def _may_shrink(inputs: SplitInputs) -> bool:
         or any(math.isfinite(seconds) for _, seconds in inputs.starting)
     ):
         return False
-    stay = timedelta(seconds=max(STAY_SECONDS, STAY_COLD_STARTS * inputs.cold_start_seconds))
+    stay = timedelta(seconds=max(fall.stay_seconds, STAY_COLD_STARTS * inputs.cold_start_seconds))
     # What made it grow may have been a burst that no long window shows.
-    grown = timedelta(seconds=PAST_SECONDS)
+    grown = timedelta(seconds=fall.seconds)
     return not any(
         at is not None and inputs.now - at < time
         for at, time in ((inputs.scaled_at, stay), (inputs.grown_at, grown))
@@ -173,7 +231,7 @@ def without_load(inputs: SplitInputs, here: Split) -> Sized | None:
     """
     traffic = inputs.traffic
     past = traffic.past if traffic is not None else None
-    if traffic is None or past is None or not _may_shrink(inputs):
+    if traffic is None or past is None or not _may_shrink(inputs, SMALL_FALL):
         return None
     if traffic.long.requests > 0 or past.requests_per_second > 0:
         return None
@@ -219,10 +277,10 @@ def _larger(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed]) 
     return Sized(best, reason, (_other(inputs, here, here, needs),))
 
 
-def _smaller(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed]) -> Sized | None:
+def _smaller(inputs: SplitInputs, here: Split, fall: Fall, needs: Mapping[Stage, StageNeed]) -> Sized | None:
     best, beyond = here, None
     for split in _steps(inputs, here, needs, -1, inputs.flip is not FlipMethod.NONE):
-        if worst_stage(split, needs) > FILLED:
+        if worst_stage(split, needs) > fall.filled:
             beyond = split
             break
         best = split
@@ -230,7 +288,7 @@ def _smaller(inputs: SplitInputs, here: Split, needs: Mapping[Stage, StageNeed])
         return None
     stages = ", ".join(f"{stage.label} {one.need.required:.1f}" for stage, one in needs.items())
     reason = (
-        f"{_change(here, best)}: the last {PAST_SECONDS / 60:.0f} minutes needed at most {stages} replicas"
+        f"{_change(here, best)}: the last {fall.seconds / 60:.0f} minutes needed at most {stages} replicas"
         + _because(inputs)
     )
     return Sized(best, reason, () if beyond is None else (_other(inputs, here, beyond, needs),))

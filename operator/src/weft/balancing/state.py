@@ -127,6 +127,17 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What the decode replicas that take requests have to write, as their engines tell."""
+
+    running: float
+    """Requests that are being written."""
+    waiting: float = 0.0
+    caches: float | None = None
+    """KV caches that those fill, in caches of one replica; None: not known."""
+
+
+@dataclass(frozen=True)
 class Traffic:
     """The offered load of one model, as its front end sees it."""
 
@@ -154,6 +165,10 @@ class Traffic:
     """Prompts are those that prefill has read; else those whose answers have ended, which tell of the load before."""
     record: Kept | None = None
     """None: not known, or nothing was promised."""
+    answers: Answers | None = None
+    """That decode has now, a mean over the short window; None: not known."""
+    answers_before: tuple[tuple[float, Answers], ...] = ()
+    """(seconds ago, what it had then), back from now for 20 minutes, as far as that is known."""
 
     @property
     def long_seconds(self) -> float:
@@ -178,6 +193,8 @@ class EngineLoad:
     """Mean over tokens; None when it made none."""
     tokens_per_second_timed: float = 0.0
     """Tokens per second that the mean is over."""
+    kv_usage: float | None = None
+    """Part of its KV cache that is used, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +203,6 @@ class PodLoad(EngineLoad):
 
     sampled_at: datetime
     """When its oldest series was scraped, by the operator's clock."""
-    kv_usage: float | None = None
-    """Part of its KV cache that is used, 0 to 1."""
     kv_unread: float | None = None
     """Prompts whose KV cache nobody read in time, in the last 20 minutes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from weft.api import Objectives as ApiObjectives
+from weft.balancing.answers import AnswersSeen, present
 from weft.balancing.balancer import Balancer, Config, Observation
 from weft.balancing.history import History
 from weft.balancing.own_speeds import OwnSpeeds, writing_speed
@@ -12,7 +13,7 @@ from weft.balancing.state import Engine, RoleState
 from weft.rehearse.moves import STAGES, Ways
 from weft.rehearse.play import Case, Target, View
 from weft.rehearse.scrapes import MODEL, NAMESPACE, pod_name
-from weft.rehearse.world import AGGREGATES
+from weft.rehearse.world import AGGREGATES, PREFILLS
 
 
 class Weft:
@@ -52,6 +53,7 @@ class Weft:
         self._roles = roles
         self._balancer = Balancer(config)
         self._history, self._record, self._own_speeds = History(), Record(), OwnSpeeds()
+        self._answers = AnswersSeen()
         self._decided_at: float | None = None
         self._decided_from: dict[str, int] = {}
         self._scaled_at: float | None = None
@@ -91,6 +93,9 @@ class Weft:
         traffic = reading.traffic
         if traffic is not None:
             traffic = self._history.with_history(traffic, now, scrapes.scrape_seconds)
+            takers = [number for number, one in replicas.items() if one.serving and one.role != PREFILLS]
+            there = [reading.loads[pod_name(each)] for each in takers if pod_name(each) in reading.loads]
+            traffic = self._answers.with_answers(traffic, present(there, 0), now, scrapes.scrape_seconds)
             size, case = sum(mover.target.values()), self._case
             traffic = self._record.with_record(
                 traffic,

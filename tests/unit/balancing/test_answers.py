@@ -1,0 +1,108 @@
+"""The size follows the answers that decode replicas have, as their engines tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from support.inference import OBJECTIVES, T0, group, known, steady
+from weft.balancing.answers import AnswersSeen, present
+from weft.balancing.plan import SplitPlan, plan_split
+from weft.balancing.state import Answers, EngineLoad, Queues, Split, SplitInputs, Traffic
+
+LONG, SHORT = known(steady(0.65, 2000, 3200)), known(steady(13.0, 100, 160))
+"""Requests a second, prompt and answer: answers of 218 and of 11 s. By these rates decode needs 20 and 6 replicas."""
+PATIENT = OBJECTIVES.model_copy(update={"time_to_first_token_milliseconds": 20_000})
+
+
+def seen(traffic: Traffic, *minutes: Answers) -> Traffic:
+    """The traffic after so many minutes with these answers, oldest first."""
+    memory, at = AnswersSeen(), 0.0
+    for there in minutes:
+        for _ in range(12):
+            at += 5.0
+            read = memory.with_answers(traffic, there, at, 5.0)
+    return read
+
+
+def inputs(prefill: int, decode: int, traffic: Traffic, **changes: object) -> SplitInputs:
+    return replace(
+        group(prefill, decode, traffic, budget=120, objectives=PATIENT),
+        **{"minimum_accelerators": 4, "queues": Queues(0, 0), "now": T0, **changes},  # type: ignore[arg-type]  # any field
+    )
+
+
+def planned(decode: int, traffic: Traffic, prefill: int = 1) -> SplitPlan:
+    return plan_split(inputs(prefill, decode, traffic))
+
+
+def full(caches: float, waiting: float = 0.0) -> Answers:
+    """Replicas whose KV caches are full, with six answers each."""
+    return Answers(6 * caches, waiting, caches)
+
+
+def test_as_many_replicas_are_asked_for_as_the_answers_that_are_there_fill_whatever_rates_and_lengths_say() -> (
+    None
+):
+    assert planned(20, seen(LONG, full(10))).allocation["decode"] <= 20
+    assert 26 <= planned(20, seen(LONG, full(24))).allocation["decode"] <= 34
+
+
+def test_without_kv_caches_in_the_metrics_answers_count_by_the_contexts_that_lengths_lead_to() -> None:
+    few, many = (seen(LONG, Answers(running)) for running in (60.0, 240.0))
+    assert planned(20, few).allocation["decode"] <= 20
+    assert planned(20, many).allocation["decode"] > 20
+
+
+def test_long_answers_that_wait_ask_for_a_place_each_and_short_ones_for_a_part_of_one() -> None:
+    assert planned(20, seen(LONG, full(14, waiting=0))).allocation["decode"] <= 20
+    assert planned(20, seen(LONG, full(14, waiting=60))).allocation["decode"] > 22
+    assert planned(12, seen(SHORT, Answers(100, 0, 6.0)), 2).allocation["decode"] <= 12
+    assert planned(12, seen(SHORT, Answers(100, 60, 6.0)), 2).allocation["decode"] <= 12
+
+
+def test_a_large_fall_is_followed_after_five_minutes_and_a_small_one_after_twenty() -> None:
+    for fall, minutes, shrinks in (
+        (full(6), 4, False),
+        (full(6), 7, True),
+        (full(14), 7, False),
+        (full(14), 22, True),
+    ):
+        traffic = seen(LONG, *[full(15)] * 20, *[fall] * minutes)
+        plan = planned(21, traffic)
+        assert (plan.allocation["decode"] < 21) is shrinks, (fall, minutes)
+
+
+def test_a_large_fall_of_short_answers_is_followed_after_twenty_minutes_only() -> None:
+    # A new replica would come long after the burst that asks for it.
+    high, low = Answers(120, 0, 8.0), Answers(30, 0, 2.0)
+    assert planned(11, seen(SHORT, *[high] * 20, *[low] * 10), 2).allocation["decode"] == 11
+    assert planned(11, seen(SHORT, *[high] * 20, *[low] * 22), 2).allocation["decode"] < 11
+
+
+def test_a_group_that_grew_or_shrank_less_than_five_minutes_ago_stays_however_much_is_free() -> None:
+    traffic = seen(LONG, *[full(15)] * 20, *[full(6)] * 10)
+    for minutes, shrinks in ((4, False), (6, True)):
+        at = T0 - timedelta(minutes=minutes)
+        grown = inputs(
+            1, 21, traffic, scaled_at=at, grown_at=at, decided_from=Split.of({"decode": 20, "prefill": 1})
+        )
+        assert (plan_split(grown).allocation["decode"] < 21) is shrinks
+
+
+def test_after_a_pause_the_last_minutes_are_not_known_and_a_large_fall_waits() -> None:
+    memory = AnswersSeen()
+    for at in range(0, 1500, 5):
+        read = memory.with_answers(LONG, full(6), float(at), 5.0)
+    assert planned(21, read).allocation["decode"] < 21
+    after = memory.with_answers(LONG, full(6), 2000.0, 5.0)
+    assert planned(21, replace(after, past=None)).allocation["decode"] == 21
+    assert len(after.answers_before) == 1
+
+
+def test_engines_that_cannot_be_trusted_count_as_the_mean_of_the_others() -> None:
+    loads = [EngineLoad(8, 2, kv_usage=0.6), EngineLoad(4, 0, kv_usage=0.2)]
+    assert present(loads, 0) == Answers(12, 2, 0.8)
+    assert present(loads, 1) == Answers(18, 3, 1.2000000000000002)
+    assert present([*loads, EngineLoad(1, 0)], 0) == Answers(13, 2, None)
+    assert present([], 3) is None
