@@ -93,6 +93,8 @@ class Seen:
         self.scrapes = Scrapes(scrape_seconds)
         self.moves = Moves(dict(target))
         self._kv_capacity_tokens = kv_capacity_tokens
+        self._first_tokens = 0.0
+        """Of prompts that no engine has been seen to read."""
         # Of a prompt that has been read the replay tells what it and its answer will take together.
         self._prompts_of: dict[int, deque[int]] = defaultdict(deque)
         for one in requests:
@@ -135,6 +137,7 @@ class Seen:
             front[self._prompts + bisect_left(TOKEN_BOUNDS, prompt)] += ended
             front[self._answers + bisect_left(TOKEN_BOUNDS, answer)] += ended
         if traffic["ttft_count"]:
+            self._first_tokens += traffic["ttft_count"]
             seconds = traffic["avg_ttft_ms"] / 1000
             front[self._ttfts + bisect_left(TTFT_BOUNDS, seconds)] += traffic["ttft_count"]
 
@@ -162,8 +165,11 @@ class Seen:
             worker.running, worker.waiting = 1.0, told["num_queued_prefill"]
             alike = self._prompts_of.get(told["sum_decode_kv_tokens"])
             if told["num_decode_requests"] == 1 and alike:
-                worker.prompts += 1
-                worker.prompt_tokens += alike.popleft()
+                # Of two short prompts between two looks the last one is told: the other counts as alike.
+                count = min(2.0, max(1.0, self._first_tokens))
+                self._first_tokens -= count
+                worker.prompts += count
+                worker.prompt_tokens += count * alike.popleft()
             return
         worker.running = told["num_decode_requests"]
         worker.waiting = told["num_queued_decode"] + told["num_queued_prefill"]

@@ -105,6 +105,15 @@ def test_a_load_that_comes_back_is_known_by_its_prompts_while_only_answers_of_th
     assert ended.likely.answer_tokens_per_second > 4 * 400
 
 
+def test_a_load_is_not_taken_for_one_of_before_whose_prompts_are_no_nearer_than_those_of_now() -> None:
+    now, before = steady(5.2, 1192, 407), steady(5.7, 1774, 115)
+    mixed = becoming(now, *[now] * 4, *[before] * 5, prompt=1400, answer=250)
+    found = regimes(replace(mixed, prompts_read=True), 0.0)
+    assert found is not None
+    assert found.likely.prompt_tokens < 1500
+    assert found.likely.answer_tokens > 200
+
+
 def test_a_window_of_two_loads_is_not_taken_for_one_that_comes_back_where_replicas_drain() -> None:
     mixed = becoming(LONG_ANSWERS, *[LONG_ANSWERS] * 4, *[LONG_PROMPTS] * 5, prompt=970, answer=290)
     found = regimes(mixed, 0.0, flips_overlap=False)

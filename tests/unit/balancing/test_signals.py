@@ -114,6 +114,7 @@ def of_engines(
     engines: dict[str, EngineSeries],
     *,
     steady: set[str] | None = None,
+    steady_lately: set[str] | None = None,
     base: FrontEndSeries | None = None,
     warnings: tuple[str, ...] = (),
     remember: Remember = lambda _, wrong: wrong,
@@ -123,7 +124,11 @@ def of_engines(
     snapshot = Snapshot(T0, {(NAMESPACE, pod): one for pod, one in engines.items()}, front_ends, warnings)
     stages = {pod: pod.split("-")[0] for pod in engines}
     pods = set(engines)
-    group = Group(NAMESPACE, ("base",), pods, pods, stages, pods if steady is None else steady)
+    group = Group(
+        *(NAMESPACE, ("base",), pods, pods, stages),
+        steady=pods if steady is None else steady,
+        steady_lately=pods if steady_lately is None else steady_lately,
+    )
     return read(snapshot, group, 15.0, remember=remember)
 
 
@@ -147,10 +152,15 @@ def test_prompts_are_as_long_as_those_that_prefill_reads_while_answers_to_others
     assert found.short.prompt_tokens / found.short.prompts == 1600
     assert found.long.prompt_tokens / found.long.prompts == 100
     assert (found.short.requests, found.short.answer_tokens, found.prompts_read) == (4, 400, True)
-    # What a replica that has changed its role counted is of both.
-    found = of_engines(engines, base=counted(4), steady={"prefill-0", "decode-0"}).traffic
+    # What a replica that changed its role within the window counted is of both.
+    found = of_engines(engines, base=counted(4), steady_lately={"prefill-0", "decode-0"}).traffic
     assert found is not None
     assert found.short.prompt_tokens / found.short.prompts == 1700
+    # A minute after all have come from decode the short window is theirs; the long one is told by the front end.
+    found = of_engines(engines, base=counted(4), steady={"decode-0"}).traffic
+    assert found is not None
+    assert found.short.prompt_tokens / found.short.prompts == 1600
+    assert (found.long.prompts, found.prompts_read) == (4, True)
 
 
 @pytest.mark.parametrize(

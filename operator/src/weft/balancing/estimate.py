@@ -101,13 +101,12 @@ def prompts_read(
     expected: Collection[str],
     steady: Collection[str],
     stages: Mapping[str, str],
-    recorded: float,
-) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Prompts per second that prefill has read, and their tokens, in the short and in the long window.
+    window: str,
+) -> tuple[float, float] | None:
+    """Prompts per second that prefill has read in the window, and their tokens; None where it does not tell.
 
-    None where it does not tell; where aggregated replicas read some, whose prompts are counted when their answers end;
-    and where it read fewer than were `recorded` per second in the long window: others read the rest, which may be the
-    shorter ones.
+    Of its replicas those that had one role in the whole window. Where aggregated ones read some it is not told: their
+    prompts are counted when their answers end.
     """
     reading = [pod for pod in expected if stages.get(pod) in ENTRY]
     known = [trusted[pod] for pod in reading if pod in trusted and pod in steady]
@@ -115,14 +114,11 @@ def prompts_read(
         return None
 
     def total(signal: str) -> float:
-        values = [getattr(one, signal) for one in known]
+        values = [getattr(one, f"{signal}_{window}") for one in known]
         return math.nan if None in values else sum(values) * len(reading) / len(known)
 
-    short, long = (
-        (total(f"ended_{window}"), total(f"ended_prompt_tokens_{window}")) for window in ("short", "long")
-    )
-    told = all(value > 0 for value in (*short, *long))
-    return (short, long) if told and long[0] >= READ_PART * recorded else None
+    prompts, tokens = total("ended"), total("ended_prompt_tokens")
+    return (prompts, tokens) if prompts > 0 and tokens > 0 else None
 
 
 def queue_growth(

@@ -362,9 +362,13 @@ async def _read(
         return Reading(None, {}, remember("", Hold("SourceUnavailable", str(error))))
     # A replica that entered service just now may not have been scraped yet: nothing is wrong with that.
     settled = now.wall - timedelta(seconds=SCRAPES_UNTIL_STALE * scrape_seconds)
-    steady = now.wall - timedelta(seconds=source.windows.long_seconds)
     # What encodes says nothing of the load that is divided, and engines tell of it as they please.
     serving = [one for one in picture.running if one.serving and one.stage != Stage.ENCODE.label]
+
+    def one_role(seconds: float) -> set[str]:
+        since = now.wall - timedelta(seconds=seconds)
+        return {one.name for one in serving if one.had_one_role(since)}
+
     group = Group(
         namespace=picture.group.metadata.namespace,
         models=picture.group.spec.metrics.models,
@@ -375,7 +379,8 @@ async def _read(
             if one.ready_changed_at is not None and one.ready_changed_at <= settled
         },
         stages={one.name: one.stage for one in serving},
-        steady={one.name for one in serving if one.role_since is None or one.role_since <= steady},
+        steady=one_role(source.windows.long_seconds),
+        steady_lately=one_role(source.windows.short_seconds),
         alone=alone,
     )
     reading = read(snapshot, group, scrape_seconds, preset, remember)

@@ -157,6 +157,10 @@ def regimes(
         elif traffic.prompts_read:
             # Its answers may still be those of the load before; those of a load that comes back are known.
             again = _nearest([one for one in others if one is not present], short, like, answers=False)
+            if again is not None:
+                ways = [one.deviations(short, like, answers=False) for one in (present, again)]
+                # Its prompts may as well be the present load's: what differs are the answers alone.
+                again = again if ways[0] > ways[1] + TOLD_APART else None
         if again is None and flips_overlap:
             # Where replicas drain, a move for a load that is not there costs minutes: the window has to be of one load.
             again = _becoming(present, others, short, like)

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 
 from weft.balancing.estimate import (
     ENTRY,
+    READ_PART,
     EngineDemand,
     added,
     counts_more,
@@ -79,6 +80,8 @@ class Group:
     """By pod, the value of its stage label."""
     steady: Collection[str] = ()
     """Pods that had one role during the whole long window."""
+    steady_lately: Collection[str] = ()
+    """The same for the short window."""
     alone: bool = False
     """No other group in its namespace: what a front end counts without a model's name is the group's."""
 
@@ -162,9 +165,7 @@ def _demand(
         demand = Finding(True, "FrontEndNotTrusted", text)
         return Reading(_told(told, itl, windows), {}, None, left_out, demand, bool(told.ttft_buckets))
     traffic = _traffic(list(fronts.values()), itl, scrape_seconds)
-    read_now = prompts_read(serving, group.expected, group.steady, group.stages, traffic.long.prompts)
-    if read_now is not None:
-        traffic = _with_prompts(traffic, *read_now)
+    traffic = _with_prompts_read(traffic, serving, group)
     passed = traffic.long.requests - sum(one.queue_growth_long or 0.0 for one in fronts.values())
     notes: list[tuple[str, str]] = []
     if any((one.queued or 0.0) > 0 for one in fronts.values()):
@@ -378,14 +379,19 @@ def _told(told: EngineDemand, itl: tuple[tuple[float, float], ...], windows: Win
     )
 
 
-def _with_prompts(traffic: Traffic, short: tuple[float, float], long: tuple[float, float]) -> Traffic:
-    """With the prompts that prefill has just read, instead of those whose answers have ended."""
-    return replace(
-        traffic,
-        short=replace(traffic.short, prompts=short[0], prompt_tokens=short[1]),
-        long=replace(traffic.long, prompts=long[0], prompt_tokens=long[1]),
-        prompts_read=True,
+def _with_prompts_read(traffic: Traffic, serving: Mapping[str, EngineSeries], group: Group) -> Traffic:
+    """With the prompts that prefill has just read, where it tells, instead of those whose answers have ended; not
+    where it reads only a part of all: others read the rest, which may be the shorter ones."""
+    short = prompts_read(serving, group.expected, group.steady_lately, group.stages, "short")
+    long = prompts_read(serving, group.expected, group.steady, group.stages, "long")
+    if short is None or (long is not None and long[0] < READ_PART * traffic.long.prompts):
+        return traffic
+    traffic = replace(
+        traffic, short=replace(traffic.short, prompts=short[0], prompt_tokens=short[1]), prompts_read=True
     )
+    if long is None:
+        return traffic
+    return replace(traffic, long=replace(traffic.long, prompts=long[0], prompt_tokens=long[1]))
 
 
 def _grown(traffic: Traffic, short: float, long: float) -> Traffic:

@@ -74,6 +74,10 @@ class Weft:
         replicas = mover.world.replicas
         settled = now - SCRAPES_UNTIL_STALE * scrapes.scrape_seconds
         since = now - scrapes.windows.long_seconds
+
+        def one_role(seconds: float) -> list[str]:
+            return [pod_name(number) for number, one in replicas.items() if one.role_since <= now - seconds]
+
         reading = read(
             scrapes.snapshot(now),
             Group(
@@ -86,7 +90,8 @@ class Weft:
                     if one.serving and one.in_since <= settled
                 ],
                 {pod_name(number): STAGES[one.role].value.lower() for number, one in replicas.items()},
-                [pod_name(number) for number, one in replicas.items() if one.role_since <= since],
+                one_role(scrapes.windows.long_seconds),
+                one_role(scrapes.windows.short_seconds),
             ),
             scrapes.scrape_seconds,
         )
