@@ -156,6 +156,11 @@ def test_prompts_are_as_long_as_those_that_prefill_reads_while_answers_to_others
     found = of_engines(engines, base=counted(4), steady_lately={"prefill-0", "decode-0"}).traffic
     assert found is not None
     assert found.short.prompt_tokens / found.short.prompts == 1700
+    # One that ends answers of its former role beside its prompts counts both.
+    both = {**engines, "prefill-1": replace(engines["prefill-1"], generated_tokens_per_second=300.0)}
+    found = of_engines(both, base=counted(4)).traffic
+    assert found is not None
+    assert found.short.prompt_tokens / found.short.prompts == 1700
     # A minute after all have come from decode the short window is theirs; the long one is told by the front end.
     found = of_engines(engines, base=counted(4), steady={"decode-0"}).traffic
     assert found is not None

@@ -58,7 +58,8 @@ class AnswersSeen:
         now = _mean([one for _, one in read])
         if not means or at - means[-1][0] >= window:
             means.append((at, now))
-        while means[0][0] < at - PAST_SECONDS - window:
+        # One that is old enough stays, however far apart the looks are.
+        while len(means) > 1 and means[1][0] <= at - PAST_SECONDS:
             means.popleft()
         return replace(
             traffic, answers=now, answers_before=tuple((at - then, one) for then, one in reversed(means))

@@ -25,8 +25,8 @@ SHARE_LEAST = 0.5
 PART_TELLING, REQUESTS_TELLING, DEVIATIONS_TELLING = 1.25, 10.0, 3.0
 """By how much engines and the front end have to differ to contradict each other: as a factor, in requests within the
 long window, and in standard deviations of a Poisson count."""
-READ_PART = 0.75
-"""Of the prompts recorded when their answers end, prefill has to have read so many for its lengths to be theirs."""
+TOKENS_OF_PREFILL = 2.0
+"""Tokens per request that prefill writes at most: one. A replica that writes more ends answers of its former role."""
 MORE_TELLING = 2.0
 """The same where the front end counts more: what it refuses, and what clients break off, no engine counts."""
 
@@ -105,11 +105,15 @@ def prompts_read(
 ) -> tuple[float, float] | None:
     """Prompts per second that prefill has read in the window, and their tokens; None where it does not tell.
 
-    Of its replicas those that had one role in the whole window. Where aggregated ones read some it is not told: their
-    prompts are counted when their answers end.
+    Of its replicas those that had one role in the whole window and end no answers of their former one. Where aggregated
+    ones read some it is not told: their prompts are counted when their answers end.
     """
     reading = [pod for pod in expected if stages.get(pod) in ENTRY]
-    known = [trusted[pod] for pod in reading if pod in trusted and pod in steady]
+    known = [
+        one
+        for one in (trusted[pod] for pod in reading if pod in trusted and pod in steady)
+        if (one.generated_tokens_per_second or 0.0) <= TOKENS_OF_PREFILL * (one.ended_short or 0.0)
+    ]
     if not known or any(stages[pod] == "aggregated" for pod in reading):
         return None
 
@@ -119,6 +123,11 @@ def prompts_read(
 
     prompts, tokens = total("ended"), total("ended_prompt_tokens")
     return (prompts, tokens) if prompts > 0 and tokens > 0 else None
+
+
+def reads_part(read: float, recorded: float, seconds: float) -> bool:
+    """Whether prefill surely read fewer prompts per second than there were: others read the rest."""
+    return read < recorded and _differ(read, recorded, seconds)
 
 
 def queue_growth(

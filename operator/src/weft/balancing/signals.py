@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 
 from weft.balancing.estimate import (
     ENTRY,
-    READ_PART,
     EngineDemand,
     added,
     counts_more,
@@ -25,6 +24,7 @@ from weft.balancing.estimate import (
     misses_requests,
     prompts_read,
     queue_growth,
+    reads_part,
 )
 from weft.balancing.presets import ENGINE_REQUIRED, FRONT_REQUIRED, VLLM, Preset, Windows
 from weft.balancing.series import EngineSeries, FrontEndSeries, Series, Snapshot, signal_names
@@ -165,7 +165,7 @@ def _demand(
         demand = Finding(True, "FrontEndNotTrusted", text)
         return Reading(_told(told, itl, windows), {}, None, left_out, demand, bool(told.ttft_buckets))
     traffic = _traffic(list(fronts.values()), itl, scrape_seconds)
-    traffic = _with_prompts_read(traffic, serving, group)
+    traffic = _with_prompts_read(traffic, serving, group, windows)
     passed = traffic.long.requests - sum(one.queue_growth_long or 0.0 for one in fronts.values())
     notes: list[tuple[str, str]] = []
     if any((one.queued or 0.0) > 0 for one in fronts.values()):
@@ -379,12 +379,18 @@ def _told(told: EngineDemand, itl: tuple[tuple[float, float], ...], windows: Win
     )
 
 
-def _with_prompts_read(traffic: Traffic, serving: Mapping[str, EngineSeries], group: Group) -> Traffic:
+def _with_prompts_read(
+    traffic: Traffic, serving: Mapping[str, EngineSeries], group: Group, windows: Windows
+) -> Traffic:
     """With the prompts that prefill has just read, where it tells, instead of those whose answers have ended; not
     where it reads only a part of all: others read the rest, which may be the shorter ones."""
     short = prompts_read(serving, group.expected, group.steady_lately, group.stages, "short")
     long = prompts_read(serving, group.expected, group.steady, group.stages, "long")
-    if short is None or (long is not None and long[0] < READ_PART * traffic.long.prompts):
+    if short is None or (
+        reads_part(long[0], traffic.long.prompts, windows.long_seconds)
+        if long is not None
+        else reads_part(short[0], traffic.short.prompts, windows.short_seconds)
+    ):
         return traffic
     traffic = replace(
         traffic, short=replace(traffic.short, prompts=short[0], prompt_tokens=short[1]), prompts_read=True

@@ -63,7 +63,8 @@ class Engine:
         *(
             "number",
             "due",
-            "prompts_total",
+            "ended_total",
+            "ended_prompt_tokens_total",
             "prompt_tokens_total",
             "generated_total",
             "itl_seconds_total",
@@ -109,7 +110,8 @@ class Engine:
         profile = speeds.profile
         self.number = number
         self.due = math.inf
-        self.prompts_total = 0
+        self.ended_total = 0
+        self.ended_prompt_tokens_total = 0
         self.prompt_tokens_total = 0
         self.generated_total = 0
         self.itl_seconds_total = 0.0
@@ -426,8 +428,8 @@ class Engine:
             self._keep_blocks(world.trace.blocks[request])
         if kind == PREFILL:
             # Its KV cache stays until `release`.
-            self.prompts_total += 1
             self.prompt_tokens_total += world.prompt_tokens[request]
+            self._ended(request)
             world.prefilled(request)
             return
         self._parked -= self._tokens(request)
@@ -440,10 +442,16 @@ class Engine:
             self.itl_counts[bisect_left(ITL_BOUNDS, now - last)] += 1
             self.itl_seconds_total += now - last
         if left == 1:
+            self._ended(request)
             world.answered(request, now)
         else:
             self._join(request, left - 1)
             self._joined.add(request)
+
+    def _ended(self, request: int) -> None:
+        """Engines count a request when they have done their part of it, in whatever role."""
+        self.ended_total += 1
+        self.ended_prompt_tokens_total += self._world.prompt_tokens[request]
 
     def _end_steps(self, now: float) -> None:
         running, world = self._running, self._world
@@ -457,6 +465,7 @@ class Engine:
         while running and running[0][0] <= self._clock:
             _, _, request = heappop(running)
             self._resident -= world.prompt_tokens[request] + world.answer_tokens[request]
+            self._ended(request)
             world.answered(request, now)
 
     def _count_intervals(self, counts: list[int], steps: int) -> float:

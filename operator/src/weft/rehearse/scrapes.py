@@ -109,7 +109,7 @@ class Samples:
 RUNNING, WAITING, KV_USAGE = 0, 1, 2
 """Columns of an engine's samples: gauges, the last one from 0 to 1."""
 _ENGINE_LONG, _ENGINE_SHORT = slice(3, None), slice(3, 7)
-"""Counters: prompts that prefill ended and their tokens, prompt and generated tokens; the long ones also ITLs."""
+"""Counters: requests ended and their prompt tokens, prompt and generated tokens; the long ones also ITLs."""
 
 
 @dataclass
@@ -121,7 +121,7 @@ class Scrapes:
     _rates: dict[int, Row | None] = field(default_factory=dict)
     """Long-window rates of the front end, by multiple of the long window."""
     engines: dict[int, Samples] = field(default_factory=dict)
-    """By replica number: running, waiting, KV usage, prompts that prefill ended and their tokens, prompt and generated
+    """By replica number: running, waiting, KV usage, requests ended and their prompt tokens, prompt and generated
     tokens, ITL sum, count, and buckets."""
 
     @property

@@ -327,7 +327,7 @@ class World:
                 generated, seconds, count, buckets = engine.counters(self.now)
                 rows[number] = [
                     *(engine.running, engine.waiting, engine.kv_usage),
-                    *(engine.prompts_total, engine.prompt_tokens_total, engine.prompt_tokens_total),
+                    *(engine.ended_total, engine.ended_prompt_tokens_total, engine.prompt_tokens_total),
                     *(generated, seconds, count, *buckets),
                 ]
         return rows
