@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from support.inference import OBJECTIVES, T0, group, known, steady
-from weft.balancing.answers import AnswersSeen, present
+from weft.balancing.answers import AnswersSeen, most, present
 from weft.balancing.plan import SplitPlan, plan_split
 from weft.balancing.state import Answers, EngineLoad, Queues, Split, SplitInputs, Traffic
 
@@ -106,3 +106,12 @@ def test_engines_that_cannot_be_trusted_count_as_the_mean_of_the_others() -> Non
     assert present(loads, 1) == Answers(18, 3, 1.2000000000000002)
     assert present([*loads, EngineLoad(1, 0)], 0) == Answers(13, 2, None)
     assert present([], 3) is None
+
+
+def test_what_decode_had_in_twenty_minutes_is_known_at_every_look_however_far_apart_looks_are() -> None:
+    memory, at, known_at = AnswersSeen(), 0.0, []
+    for number in range(1200):
+        at += 2.2
+        read = memory.with_answers(LONG, full(10), at, 5.0)
+        known_at.append(most(read, 1200.0) is not None)
+    assert all(known_at[700:])
