@@ -303,7 +303,7 @@ async def _read(source: PrometheusSource, name: str, world: World) -> Reading:
     preset = PRESETS[world.preset]
     pods = {one.pod for one in world.targets if one.pod}
     stages = {pod: "prefill" if pod.startswith("p") else "decode" for pod in pods}
-    group = Group(name, world.models, pods, pods, stages, pods, world.alone)
+    group = Group(name, world.models, pods, pods, stages, pods, pods, alone=world.alone)
     return read(await source.read(preset), group, SCRAPE_SECONDS, preset)
 
 

@@ -110,7 +110,7 @@ def test_engines_that_cannot_be_trusted_count_as_the_mean_of_the_others() -> Non
 
 def test_what_decode_had_in_twenty_minutes_is_known_at_every_look_however_far_apart_looks_are() -> None:
     memory, at, known_at = AnswersSeen(), 0.0, []
-    for number in range(1200):
+    for _ in range(1200):
         at += 2.2
         read = memory.with_answers(LONG, full(10), at, 5.0)
         known_at.append(most(read, 1200.0) is not None)
