@@ -8,9 +8,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import Field, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import constants
 
@@ -61,7 +61,11 @@ class Run:
 
 
 class Kept(Protocol):
-    """A line of results."""
+    """A line of results: an ordered dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __lt__(self, other: Any, /) -> bool: ...
 
     @property
     def group(self) -> tuple[Any, ...]:
@@ -74,7 +78,7 @@ K = TypeVar("K", bound=Kept)
 def merged(kept: Iterable[K], played: Sequence[K]) -> list[K]:
     """What was played now takes the place of what was kept of the same."""
     groups = {each.group for each in played}
-    return sorted([*(each for each in kept if each.group not in groups), *played])  # type: ignore[type-var]
+    return sorted([*(each for each in kept if each.group not in groups), *played])
 
 
 def read(path: Path, kind: type[K]) -> list[K]:
@@ -84,7 +88,7 @@ def read(path: Path, kind: type[K]) -> list[K]:
     made: dict[Any, Callable[[str], Any]] = {"bool": "True".__eq__, "int": int, "float": float, "str": str}
     with path.open(newline="") as file:
         return [
-            kind(*(made[field.type](row[field.name]) for field in fields(kind)))  # type: ignore[arg-type]
+            kind(*(made[field.type](row[field.name]) for field in fields(kind)))
             for row in csv.DictReader(file)
         ]
 
@@ -93,9 +97,9 @@ def write(path: Path, lines: Sequence[K]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
-        out.writerow(field.name for field in fields(lines[0]))  # type: ignore[arg-type]
+        out.writerow(field.name for field in fields(lines[0]))
         for each in lines:
-            values = astuple(each)  # type: ignore[call-overload]
+            values = astuple(each)
             out.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in values)
 
 

@@ -239,15 +239,21 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
                 if split != here:
                     found[split] = judge(here, split, roles, needs, terms, computed)
             if terms.overlaps and waits:
-                best = min(found, key=lambda split: found[split].late)
-                # One that is left again has to be better than any that lasts.
-                least = found[best].late - MARGIN_LEAST
-                for split, after in product(found, dict.fromkeys((start, best))):
-                    few = 0 < moves_between(split, after) <= max(1, start.total // BESIDE_LEAST)
-                    if few and not split == here == start:
-                        passing = judge(here, split, roles, needs, terms, computed, after)
-                        if passing.late < min(found[split].late, least):
-                            found[split] = passing
+                found |= passing(here, found)
+        return found
+
+    def passing(here: Split, lasting: Mapping[Split, Judgement]) -> dict[Split, Judgement]:
+        """Splits that are better left again once the prompts that wait have been read."""
+        best = min(lasting, key=lambda split: lasting[split].late)
+        few = max(1, start.total // BESIDE_LEAST)
+        # One that is left again has to be better than any that lasts.
+        least = {split: min(one.late, lasting[best].late - MARGIN_LEAST) for split, one in lasting.items()}
+        found: dict[Split, Judgement] = {}
+        for split, after in product(lasting, dict.fromkeys((start, best))):
+            if 0 < moves_between(split, after) <= few and not split == here == start:
+                one = judge(here, split, roles, needs, terms, computed, after)
+                if one.late < least[split]:
+                    found[split], least[split] = one, one.late
         return found
 
     def order(here: Split, found: Mapping[Split, Judgement]) -> list[Split]:

@@ -386,11 +386,12 @@ def _with_prompts_read(
     where it reads only a part of all: others read the rest, which may be the shorter ones."""
     short = prompts_read(serving, group.expected, group.steady_lately, group.stages, "short")
     long = prompts_read(serving, group.expected, group.steady, group.stages, "long")
-    if short is None or (
-        reads_part(long[0], traffic.long.prompts, windows.long_seconds)
-        if long is not None
-        else reads_part(short[0], traffic.short.prompts, windows.short_seconds)
-    ):
+    read, recorded, seconds = (
+        (short, traffic.short.prompts, windows.short_seconds)
+        if long is None
+        else (long, traffic.long.prompts, windows.long_seconds)
+    )
+    if short is None or read is None or reads_part(read[0], recorded, seconds):
         return traffic
     traffic = replace(
         traffic, short=replace(traffic.short, prompts=short[0], prompt_tokens=short[1]), prompts_read=True
