@@ -144,6 +144,8 @@ async def test_nothing_is_left_of_a_test_session_that_is_ended(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
+        # A shell has what it starts in the background ignore it, and all below inherit that: no job at a terminal does.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         await eventually(facts.exists, what="the session's control plane", timeout_seconds=120)
