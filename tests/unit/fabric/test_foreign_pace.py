@@ -55,10 +55,10 @@ async def test_a_slow_rack_shows_its_hosts_at_once_and_all_devices_in_twice_the_
 async def test_claimed_and_attached_devices_are_read_before_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(redfish_driver, "READING_SECONDS", 0.1)
+    monkeypatch.setattr(redfish_driver, "READING_SECONDS", 0.6)
     tree = big(200, 1)
     tree[f"{SYSTEMS}/sled-00"]["Links"]["ResourceBlocks"] = [link(f"{BLOCKS}/gpu-150")]
-    async with reading(tree, requests_per_second=100.0, request_timeout_seconds=0.05) as (served, driver):
+    async with reading(tree, requests_per_second=20.0, request_timeout_seconds=0.3) as (served, driver):
         read = await driver.inventory(frozenset({"gpu-199"}))
         assert {"gpu-150", "gpu-199"} <= {d.id for d in read.devices}
         asked = [path for path in served.asked("/gpu-") if "Processors" not in path]
