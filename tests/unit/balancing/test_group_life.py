@@ -124,16 +124,41 @@ async def test_the_event_of_a_move_tells_whether_the_replica_drains_first(
 
 
 async def test_replicas_of_one_decision_drain_together_instead_of_one_after_the_other() -> None:
-    fleet = Fleet(1, 8, drainFirst=True, mode="Paused")
-    await fleet.run(10)
+    fleet = Fleet(1, 8, drainFirst=True)
+    fleet.traffic = PROMPT_HEAVY
     fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
-    for role, stage, replicas in (("decode", "Decode", 4), ("prefill", "Prefill", 5)):
-        fleet.put_role(role, stage, replicas)
-    await fleet.run(5)
+    await fleet.run(40)
     assert len(fleet.status()["transfers"]) == 4
     assert fleet.serving() == {"prefill": 1, "decode": 4}
     fleet.requests = {}
     await fleet.run(5)
+    assert fleet.serving() == {"prefill": 5, "decode": 4}
+
+
+@pytest.mark.parametrize("mode", ["Paused", "Recommend"])
+@pytest.mark.parametrize(("drains", "leave_at_once"), [(True, 2), (False, 4)])
+async def test_for_an_edit_while_paused_a_quarter_of_the_replicas_drains_at_a_time(
+    mode: str, drains: bool, leave_at_once: int
+) -> None:
+    fleet = Fleet(1, 8, drainFirst=drains, mode=mode)
+    await fleet.run(10)
+    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
+    for role, stage, replicas in (("decode", "Decode", 4), ("prefill", "Prefill", 5)):
+        fleet.put_role(role, stage, replicas)
+    fewest = 9
+    left: set[int] = set()
+
+    def look() -> None:
+        nonlocal fewest
+        fewest = min(fewest, sum(fleet.serving().values()))
+        left.add(len(fleet.status().get("transfers", [])))
+
+    fleet.cluster.after_write = look
+    await fleet.run(5)
+    assert max(left) == leave_at_once
+    fleet.requests = {}
+    await fleet.run(30)
+    assert fewest == (9 - leave_at_once if drains else 9)
     assert fleet.serving() == {"prefill": 5, "decode": 4}
 
 

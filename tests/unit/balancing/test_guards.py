@@ -11,7 +11,7 @@ import pytest
 
 from support.fleet import GROUP, Fleet
 from support.inference import ANSWER_HEAVY, T0
-from weft.api import FlipMethod, Stage, Transfer, TransferStep
+from weft.api import FlipMethod, RebalanceMode, Stage, Transfer, TransferStep
 from weft.api.names import LABEL_ROLE
 from weft.api.resources import INFERENCE_ROLES
 from weft.balancing.drain import idle, may_stop
@@ -139,7 +139,11 @@ def group(*replicas: Replica) -> Any:
         engine_roles={},
         own_speeds={},
         group=SimpleNamespace(
-            spec=SimpleNamespace(rebalance=SimpleNamespace(cooldown_seconds=30, flip=FlipMethod.LABEL))
+            spec=SimpleNamespace(
+                rebalance=SimpleNamespace(
+                    cooldown_seconds=30, flip=FlipMethod.LABEL, mode=RebalanceMode.AUTO
+                )
+            )
         ),
     )
 

@@ -34,7 +34,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from weft.api import FlipMethod, Transfer, TransferStep
+from weft.api import FlipMethod, RebalanceMode, Transfer, TransferStep
 from weft.balancing import removal
 from weft.balancing.drain import idle, timed_out
 from weft.balancing.engine_calls import EngineRole
@@ -278,10 +278,10 @@ def choose(
 ) -> tuple[tuple[Transfer, ...], Finding | None]:
     """The transfers to record now, towards the allocation, and what keeps others from it.
 
-    Those of a decision move together, as it was priced. Where an engine is ended or asked to change, which may fail,
-    at most a quarter of the replicas (at least one) are on their way at a time. One that was just rolled back is left
-    alone for the cooldown. Of those that can go it is the slowest to prefill and the fastest from it (`own_speeds`),
-    and of those alike the least loaded.
+    Those of a decision move together, as it was priced. Where an engine is ended or asked to change, which may fail, or
+    where they drain for an edit, which nobody priced, at most a quarter of the replicas (at least one) are on their way
+    at a time. One that was just rolled back is left alone for the cooldown. Of those that can go it is the slowest to
+    prefill and the fastest from it (`own_speeds`), and of those alike the least loaded.
     """
     refusal = unwilling(picture)
     if refusal is not None:
@@ -290,7 +290,8 @@ def choose(
     cooldown_seconds = picture.group.spec.rebalance.cooldown_seconds
     lacking = _lacking(allocation, picture, open_transfers)
     started: list[Transfer] = []
-    drains, together = picture.drains_first, picture.group.spec.rebalance.flip is FlipMethod.LABEL
+    drains, rebalance = picture.drains_first, picture.group.spec.rebalance
+    together = rebalance.flip is FlipMethod.LABEL and (rebalance.mode is RebalanceMode.AUTO or not drains)
     room = (OPEN_MOST if together else min(OPEN_MOST, max(1, len(replicas) // 4))) - len(open_transfers)
     obstacle: Finding | None = None
     for giver in sorted(roles, key=lambda name: (lacking[name], name)):
