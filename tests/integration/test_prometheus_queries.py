@@ -27,6 +27,13 @@ from weft_dev import prometheus
 NAMESPACE, MODEL = "team-a", "llama"
 PODS = ("llama-0", "llama-1")
 SCRAPE_SECONDS = 0.5
+_RANK = f'{{model_name="{MODEL}",engine="1"}}'
+SECOND_RANK = (
+    f"vllm:num_requests_running{_RANK} 1",
+    f"vllm:num_requests_waiting{_RANK} 3",
+    f"vllm:kv_cache_usage_perc{_RANK} 0.1",
+)
+"""What a pod with data parallelism tells in addition: a scheduler and a KV cache per rank."""
 
 
 def ended(name: str, count: float, mean: float) -> list[str]:
@@ -63,6 +70,7 @@ class Exporter:
                 f"vllm:prompt_tokens_total{label} {1000 * t}",
                 f"vllm:generation_tokens_total{label} {200 * t}",
                 f"vllm:kv_cache_usage_perc{label} 0.5",
+                *(SECOND_RANK if pod == PODS[1] else ()),
                 f"vllm:nixl_num_kv_expired_reqs_total{label} 0",
                 f"vllm:request_success_total{label} {2 * t}",
                 *ended("vllm:request_prompt_tokens", 2 * t, 500),
@@ -201,11 +209,13 @@ async def test_every_query_of_the_preset_returns_what_the_exporters_said(tool_pa
         counts = dict(reading.traffic.ttft_buckets)
         assert counts[1.0] / counts[2.5] == pytest.approx(0.5, rel=0.01)
         load = reading.loads[PODS[1]]
-        assert (load.running, load.waiting) == (3, 2)
+        # Of both ranks: requests add up, and of their caches together three tenths are used.
+        assert (load.running, load.waiting) == (4, 5)
+        assert load.kv_usage == pytest.approx(0.3)
         assert load.generated_tokens_per_second == pytest.approx(200, rel=0.1)
         assert load.inter_token_seconds == pytest.approx(0.05, rel=0.01)
         assert load.busy_share == 1
-        assert load.mean_running == pytest.approx(3)
+        assert load.mean_running == pytest.approx(4)
         itl = dict(reading.traffic.itl_buckets)
         assert itl[0.025] == 0
         assert itl[0.075] == itl[float("inf")] > 0

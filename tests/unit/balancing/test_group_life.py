@@ -248,6 +248,7 @@ BAD_ENGINES = [
     ("running", None, "SeriesMissing"),
     ("running", float("nan"), "NotANumber"),
     ("busy_share", float("inf"), "NotANumber"),
+    ("kv_usage", 40.0, "NotAShare"),
     ("targets", 2.0, "ScrapedTwice"),
     ("copies", 2.0, "ScrapedTwice"),
     ("resets", 1.0, "CounterReset"),

@@ -140,9 +140,7 @@ def group(*replicas: Replica) -> Any:
         own_speeds={},
         group=SimpleNamespace(
             spec=SimpleNamespace(
-                rebalance=SimpleNamespace(
-                    cooldown_seconds=30, flip=FlipMethod.LABEL, mode=RebalanceMode.AUTO
-                )
+                rebalance=SimpleNamespace(cooldown_seconds=30, flip=FlipMethod.LABEL, mode=RebalanceMode.AUTO)
             )
         ),
     )

@@ -61,7 +61,8 @@ _VLLM: Expressions = {
     "waiting": _pod(_V_WAITING),
     "waiting_growth_short": _pod(f"deriv({_V_WAITING}[$short])"),
     "waiting_growth_long": _pod(f"deriv({_V_WAITING}[$long])"),
-    "kv_usage": _pod("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", how="max"),
+    # Ranks of data parallelism have a KV cache of one size each: of all of them together their mean is used.
+    "kv_usage": _pod("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", how="avg"),
     # Of the two connectors that count it; Mooncake's from 0.33 on.
     "kv_unread": _pod(
         *(f"increase(vllm:{one}_num_kv_expired_reqs_total[$past])" for one in ("nixl", "mooncake"))
@@ -106,7 +107,7 @@ _SGLANG: Expressions = {
     "waiting": _pod(_S_WAITING),
     "waiting_growth_short": f"deriv(({_pod(_S_WAITING)})[$short:$scrape])",
     "waiting_growth_long": f"deriv(({_pod(_S_WAITING)})[$long:$scrape])",
-    "kv_usage": _pod("sglang:token_usage", how="max"),
+    "kv_usage": _pod(f"max by ({_S_RANKS}) (sglang:token_usage)", how="avg"),
     "resets": _pod("resets(sglang:num_requests_total[$long])", how="max"),
     "prompt_tokens_per_second": _pod(
         f"max by ({_S_RANKS}, mode) ({_S_PREFILLED})", "rate(sglang:prompt_tokens_total[$long])"

@@ -41,7 +41,7 @@ class EngineSeries(Series):
     resets: float | None = None
     """Of its counters, in the long window."""
     kv_usage: float | None = None
-    """Part of the KV cache that is used, 0 to 1."""
+    """Part of the KV cache that is used, 0 to 1; of several ranks together."""
     kv_unread: float | None = None
     """Prompts whose KV cache was computed and not read before its lease ended, in the last 20 minutes."""
     waiting_growth_short: float | None = None

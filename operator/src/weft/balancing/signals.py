@@ -41,6 +41,9 @@ _MAY_BE_NEGATIVE = (
     "queue_growth_long",
 )
 """An age below zero is a target whose clock is ahead: what it says now is still the newest."""
+_SHARES = ("kv_usage", "busy_share")
+_SHARE_MOST = 1.1
+"""Of a whole, beyond what an engine's rounding explains: a percentage is soon larger, and would be taken for caches."""
 _NAMES_SHOWN = 4
 
 Remember = Callable[[str, Hold | None], Hold | None]
@@ -320,6 +323,12 @@ class _Judge:
                 return Hold("NotANumber", f"{who} reports {signal} that is not a number of zero or more")
         for signal in signal_names(type(series)):
             value = getattr(series, signal)
+            if signal in _SHARES and value is not None and _SHARE_MOST < value < math.inf:
+                name = self.preset.series_of("engine", signal)
+                text = (
+                    f"{who} reports {signal}{f' ({name})' if name else ''} above 1, as a percentage would be"
+                )
+                return Hold("NotAShare", text + ": have the preset divide it by 100")
             if value is None or 0 <= value < math.inf:
                 continue
             if not (signal in _MAY_BE_NEGATIVE and math.isfinite(value)):

@@ -110,6 +110,12 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "NotAShare",
+                "The KV use, or the busy share, of engines is above 1: a preset of the settings reads a percentage.",
+                "Divide that signal by 100 in the preset (`presets.NAME.engine` in the operator's settings).",
+            ),
+            Reason(
+                "False",
                 "ScrapedTwice",
                 "A target is scraped more than once, or replicas of Prometheus are: it would count twice.",
                 "Remove one of the scrape jobs, or have the source remove duplicates (`query_parameters`).",
