@@ -217,11 +217,14 @@ class Fleet:
         self.set_ahead += timedelta(hours=hours)
 
     async def run(self, seconds: int) -> None:
-        """Let time pass; in each second the operator looks a few times, as events make it."""
+        """Let time pass; in each second the operator looks, and again after changes, as their events make it."""
         for _ in range(seconds):
             for _ in range(3):
+                before = self.cluster.version, len(self.cluster.objects)
                 await self.look()
                 self.play()
+                if (self.cluster.version, len(self.cluster.objects)) == before:
+                    break
             self.now += timedelta(seconds=1)
 
     # What can be seen
