@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def check(plane: ControlPlane, rendered: list[Object], tmp_path: Path) -> Check:
         )
 
     return run
+
+
+def is_ready(address: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/readyz", timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 @pytest.fixture
@@ -131,6 +138,8 @@ def test_an_installation_is_well_once_a_replica_is_ready_and_one_leads(check: Ch
 def test_an_operator_that_does_not_lead_is_not_well(check: Check, world: World) -> None:
     operator = world.start_operator(namespace=TENANT)
     address = f"http://127.0.0.1:{world.ports[operator]}"
-    done = check("Pod", "weft-test", url=address, timeout="15")
+    eventually(lambda: is_ready(address), 60, what="the operator is ready")
+    # A Lease that is held is renewed within a second.
+    done = check("Pod", "weft-test", url=address, timeout="4")
     assert done.returncode == 1
     assert "nobody renews the Lease weft-system/weft-operator" in done.stderr

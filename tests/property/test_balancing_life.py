@@ -125,11 +125,13 @@ def test_whatever_happens_the_budget_holds_and_no_stage_is_emptied(
             happen(fleet, what, value)
             for _ in range(seconds):
                 for _ in range(3):
-                    before = fleet.serving()
+                    before, state = fleet.serving(), fleet.state()
                     fleet.cluster.after_write = look
                     await fleet.look()
                     fleet.cluster.after_write = lambda: None
                     fleet.play()
+                    if fleet.state() == state:
+                        break
                 fleet.now += timedelta(seconds=1)
         # In the end, left alone, it settles as recorded.
         fleet.broken, fleet.changed_values, fleet.requests, fleet.cluster.rules = "", {}, {}, []

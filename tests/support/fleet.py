@@ -220,14 +220,18 @@ class Fleet:
         """Let time pass; in each second the operator looks, and again after changes, as their events make it."""
         for _ in range(seconds):
             for _ in range(3):
-                before = self.cluster.version, len(self.cluster.objects)
+                before = self.state()
                 await self.look()
                 self.play()
-                if (self.cluster.version, len(self.cluster.objects)) == before:
+                if self.state() == before:
                     break
             self.now += timedelta(seconds=1)
 
     # What can be seen
+
+    def state(self) -> tuple[int, int]:
+        """Another one after each change of an object."""
+        return self.cluster.version, len(self.cluster.objects)
 
     def pods(self) -> list[Object]:
         return self.cluster.whole(PODS, NAMESPACE)
