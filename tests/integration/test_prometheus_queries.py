@@ -1,4 +1,7 @@
-"""The preset's queries against a real Prometheus that scrapes a small exporter."""
+"""The preset's queries against a real Prometheus that scrapes a small exporter.
+
+Each test has a server of its own. All are started together: what is read of one can be trusted only seconds later.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from weft.balancing.presets import VLLM
@@ -24,6 +28,7 @@ from weft.rehearse.prometheus import read_traffic
 from weft.rehearse.scrapes import Samples
 from weft_dev import prometheus
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAMESPACE, MODEL = "team-a", "llama"
 PODS = ("llama-0", "llama-1")
 SCRAPE_SECONDS = 0.5
@@ -117,6 +122,8 @@ class Scraped:
     """A running Prometheus, what it scrapes, and how balancing reads it."""
 
     exporter: Exporter
+    port: int
+    """The exporter's."""
     server: prometheus.Prometheus
     source: PrometheusSource
 
@@ -149,7 +156,7 @@ def config(port: int, *, twice: bool = False) -> str:
 
 
 @asynccontextmanager
-async def scraped(binary: Path) -> AsyncIterator[tuple[Scraped, int]]:
+async def scraped(binary: Path) -> AsyncIterator[Scraped]:
     exporter = Exporter()
     app = web.Application()
     app.router.add_get("/{who}", exporter.handle)
@@ -162,11 +169,26 @@ async def scraped(binary: Path) -> AsyncIterator[tuple[Scraped, int]]:
     server = await asyncio.to_thread(prometheus.start, config(port), binary=binary)
     source = PrometheusSource(SourceSettings(url=server.url, scrape_interval_seconds=SCRAPE_SECONDS))
     try:
-        yield Scraped(exporter, server, source), port
+        yield Scraped(exporter, port, server, source)
     finally:
         await source.close()
         await asyncio.to_thread(server.stop)
         await runner.cleanup()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def worlds(tool_paths: dict[str, Path], request: pytest.FixtureRequest) -> AsyncIterator[list[Scraped]]:
+    """One for each test of this file that is to run and has not taken its own."""
+    tests = [item for item in request.session.items if item.path == request.path]
+    count = sum("world" in item.fixturenames for item in tests)
+    async with AsyncExitStack() as running:
+        starts = (running.enter_async_context(scraped(tool_paths["prometheus"])) for _ in range(count))
+        yield list(await asyncio.gather(*starts))
+
+
+@pytest.fixture
+def world(worlds: list[Scraped]) -> Scraped:
+    return worlds.pop()
 
 
 def is_held(reason: str) -> Callable[[Reading], bool]:
@@ -183,56 +205,55 @@ def is_left_out(pod: str, reason: str) -> Callable[[Reading], bool]:
     )
 
 
-async def test_every_query_of_the_preset_returns_what_the_exporters_said(tool_paths: dict[str, Path]) -> None:
-    async with scraped(tool_paths["prometheus"]) as (world, _):
-        # Right once the short window (15 s) is full and a step of the peak's (5 s) has fallen into it.
-        await world.until(
-            lambda r: (
-                r.traffic is not None
-                and r.traffic.short.requests > 4.8
-                and r.traffic.peak_prompt_tokens_per_second > 4500
-            )
+async def test_every_query_of_the_preset_returns_what_the_exporters_said(world: Scraped) -> None:
+    # Right once the short window (15 s) is full and a step of the peak's (5 s) has fallen into it.
+    await world.until(
+        lambda r: (
+            r.traffic is not None
+            and r.traffic.short.requests > 4.8
+            and r.traffic.peak_prompt_tokens_per_second > 4500
         )
-        snapshot = await world.source.read(VLLM)
-        for series in (snapshot.engines[(NAMESPACE, PODS[0])], snapshot.front_ends[(NAMESPACE, MODEL)]):
-            # Those of the past have their first point at a multiple of the long window, a minute.
-            missing = [signal for signal in signal_names(type(series)) if getattr(series, signal) is None]
-            assert [signal for signal in missing if "past" not in signal] == []
-            assert [signal for signal, buckets in series.histograms() if not buckets] == []
-        reading = await world.reading()
-        assert reading.traffic is not None
-        short = reading.traffic.short
-        assert short.requests == pytest.approx(5, rel=0.1)
-        assert short.prompt_tokens / short.prompts == pytest.approx(1000, rel=0.01)
-        assert short.answer_tokens / short.answers == pytest.approx(100, rel=0.01)
-        assert reading.traffic.peak_prompt_tokens_per_second == pytest.approx(5000, rel=0.1)
-        counts = dict(reading.traffic.ttft_buckets)
-        assert counts[1.0] / counts[2.5] == pytest.approx(0.5, rel=0.01)
-        load = reading.loads[PODS[1]]
-        # Of both ranks: requests add up, and of their caches together three tenths are used.
-        assert (load.running, load.waiting) == (4, 5)
-        assert load.kv_usage == pytest.approx(0.3)
-        assert load.generated_tokens_per_second == pytest.approx(200, rel=0.1)
-        assert load.inter_token_seconds == pytest.approx(0.05, rel=0.01)
-        assert load.busy_share == 1
-        assert load.mean_running == pytest.approx(4)
-        itl = dict(reading.traffic.itl_buckets)
-        assert itl[0.025] == 0
-        assert itl[0.075] == itl[float("inf")] > 0
-        await rates_are_those_of_a_rehearsal(world.server.url)
-        # And its range queries are the server's: 5 requests/s, fewer for the part of the minute before it began.
-        trace = await read_traffic(
-            SourceSettings(url=world.server.url),
-            NAMESPACE,
-            (MODEL,),
-            time.time() - 60,
-            60.0,
-            SCRAPE_SECONDS,
-            seed=1,
-        )
-        assert 50 < len(trace) < 400
-        assert 512 < min(trace.prompt_tokens) <= max(trace.prompt_tokens) <= 1024
-        assert 64 < min(trace.answer_tokens) <= max(trace.answer_tokens) <= 128
+    )
+    snapshot = await world.source.read(VLLM)
+    for series in (snapshot.engines[(NAMESPACE, PODS[0])], snapshot.front_ends[(NAMESPACE, MODEL)]):
+        # Those of the past have their first point at a multiple of the long window, a minute.
+        missing = [signal for signal in signal_names(type(series)) if getattr(series, signal) is None]
+        assert [signal for signal in missing if "past" not in signal] == []
+        assert [signal for signal, buckets in series.histograms() if not buckets] == []
+    reading = await world.reading()
+    assert reading.traffic is not None
+    short = reading.traffic.short
+    assert short.requests == pytest.approx(5, rel=0.1)
+    assert short.prompt_tokens / short.prompts == pytest.approx(1000, rel=0.01)
+    assert short.answer_tokens / short.answers == pytest.approx(100, rel=0.01)
+    assert reading.traffic.peak_prompt_tokens_per_second == pytest.approx(5000, rel=0.1)
+    counts = dict(reading.traffic.ttft_buckets)
+    assert counts[1.0] / counts[2.5] == pytest.approx(0.5, rel=0.01)
+    load = reading.loads[PODS[1]]
+    # Of both ranks: requests add up, and of their caches together three tenths are used.
+    assert (load.running, load.waiting) == (4, 5)
+    assert load.kv_usage == pytest.approx(0.3)
+    assert load.generated_tokens_per_second == pytest.approx(200, rel=0.1)
+    assert load.inter_token_seconds == pytest.approx(0.05, rel=0.01)
+    assert load.busy_share == 1
+    assert load.mean_running == pytest.approx(4)
+    itl = dict(reading.traffic.itl_buckets)
+    assert itl[0.025] == 0
+    assert itl[0.075] == itl[float("inf")] > 0
+    await rates_are_those_of_a_rehearsal(world.server.url)
+    # And its range queries are the server's: 5 requests/s, fewer for the part of the minute before it began.
+    trace = await read_traffic(
+        SourceSettings(url=world.server.url),
+        NAMESPACE,
+        (MODEL,),
+        time.time() - 60,
+        60.0,
+        SCRAPE_SECONDS,
+        seed=1,
+    )
+    assert 50 < len(trace) < 400
+    assert 512 < min(trace.prompt_tokens) <= max(trace.prompt_tokens) <= 1024
+    assert 64 < min(trace.answer_tokens) <= max(trace.answer_tokens) <= 128
 
 
 async def rates_are_those_of_a_rehearsal(url: str) -> None:
@@ -263,33 +284,31 @@ async def rates_are_those_of_a_rehearsal(url: str) -> None:
 
 
 async def test_a_pod_that_is_gone_is_left_out_and_a_front_end_that_is_gone_holds_the_group(
-    tool_paths: dict[str, Path],
+    world: Scraped,
 ) -> None:
-    async with scraped(tool_paths["prometheus"]) as (world, _):
-        await world.until(is_trusted)
-        world.exporter.gone = {PODS[1]}
-        held = await world.until(is_left_out(PODS[1], "SeriesMissing"))
-        assert held.traffic is not None
-        world.exporter.gone = {"router"}
-        held = await world.until(
-            lambda reading: (
-                is_held("SeriesMissing")(reading) and MODEL in (reading.hold.message if reading.hold else "")
-            )
+    await world.until(is_trusted)
+    world.exporter.gone = {PODS[1]}
+    held = await world.until(is_left_out(PODS[1], "SeriesMissing"))
+    assert held.traffic is not None
+    world.exporter.gone = {"router"}
+    held = await world.until(
+        lambda reading: (
+            is_held("SeriesMissing")(reading) and MODEL in (reading.hold.message if reading.hold else "")
         )
-        assert held.traffic is None
-        world.exporter.gone = set()
-        await world.until(is_trusted)
-        # Last, since averages over the long window stay without meaning until it has passed.
-        for value in ("NaN", "+Inf", "-1"):
-            world.exporter.running[PODS[0]] = value
-            await world.until(is_left_out(PODS[0], "NotANumber"))
+    )
+    assert held.traffic is None
+    world.exporter.gone = set()
+    await world.until(is_trusted)
+    # Last, since averages over the long window stay without meaning until it has passed.
+    for value in ("NaN", "+Inf", "-1"):
+        world.exporter.running[PODS[0]] = value
+        await world.until(is_left_out(PODS[0], "NotANumber"))
 
 
-async def test_a_pod_that_two_jobs_scrape_is_left_out(tool_paths: dict[str, Path]) -> None:
-    async with scraped(tool_paths["prometheus"]) as (world, port):
-        await world.until(is_trusted)
-        await asyncio.to_thread(world.server.reload, config(port, twice=True))
-        await world.until(is_left_out(PODS[0], "ScrapedTwice"))
+async def test_a_pod_that_two_jobs_scrape_is_left_out(world: Scraped) -> None:
+    await world.until(is_trusted)
+    await asyncio.to_thread(world.server.reload, config(world.port, twice=True))
+    await world.until(is_left_out(PODS[0], "ScrapedTwice"))
 
 
 @pytest.mark.parametrize(
@@ -297,12 +316,11 @@ async def test_a_pod_that_two_jobs_scrape_is_left_out(tool_paths: dict[str, Path
     [(PODS[0], is_left_out(PODS[0], "CounterReset")), ("router", is_held("CounterReset"))],
 )
 async def test_counters_that_start_again_are_not_believed(
-    tool_paths: dict[str, Path], who: str, wanted: Callable[[Reading], bool]
+    world: Scraped, who: str, wanted: Callable[[Reading], bool]
 ) -> None:
-    async with scraped(tool_paths["prometheus"]) as (world, _):
-        await world.until(is_trusted)
-        world.exporter.restarted[who] = time.monotonic()
-        await world.until(wanted)
+    await world.until(is_trusted)
+    world.exporter.restarted[who] = time.monotonic()
+    await world.until(wanted)
 
 
 async def test_an_answer_that_lacks_what_another_server_has_holds_the_group(
@@ -323,16 +341,15 @@ async def test_an_answer_that_lacks_what_another_server_has_holds_the_group(
         await asyncio.to_thread(server.stop)
 
 
-async def test_a_server_that_stops_scraping_or_answering_holds_the_group(tool_paths: dict[str, Path]) -> None:
-    async with scraped(tool_paths["prometheus"]) as (world, port):
-        await world.until(is_trusted)
-        # Scraped once a minute from here on: what is there gets older than three intervals of half a second.
-        slow = config(port).replace("500ms", "60s")
-        await asyncio.to_thread(world.server.reload, slow)
-        await world.until(
-            lambda reading: reading.hold is not None and reading.hold.reason in ("Stale", "SeriesMissing")
-        )
-        await asyncio.to_thread(world.server.stop)
-        await asyncio.sleep(TICK_SECONDS)  # the last answer is shared until then
-        with pytest.raises(SourceError, match="cannot be reached"):
-            await world.source.read(VLLM)
+async def test_a_server_that_stops_scraping_or_answering_holds_the_group(world: Scraped) -> None:
+    await world.until(is_trusted)
+    # Scraped once a minute from here on: what is there gets older than three intervals of half a second.
+    slow = config(world.port).replace("500ms", "60s")
+    await asyncio.to_thread(world.server.reload, slow)
+    await world.until(
+        lambda reading: reading.hold is not None and reading.hold.reason in ("Stale", "SeriesMissing")
+    )
+    await asyncio.to_thread(world.server.stop)
+    await asyncio.sleep(TICK_SECONDS)  # the last answer is shared until then
+    with pytest.raises(SourceError, match="cannot be reached"):
+        await world.source.read(VLLM)
