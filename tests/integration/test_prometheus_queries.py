@@ -131,7 +131,7 @@ class Scraped:
         snapshot = await self.source.read(VLLM)
         return read(snapshot, Group(NAMESPACE, [MODEL], set(PODS), set(PODS)), SCRAPE_SECONDS)
 
-    async def until(self, wanted: Callable[[Reading], bool], seconds: float = 40.0) -> Reading:
+    async def until(self, wanted: Callable[[Reading], bool], seconds: float = 90.0) -> Reading:
         """The first reading that is as wanted."""
         deadline = time.monotonic() + seconds
         while not wanted(found := await self.reading()):

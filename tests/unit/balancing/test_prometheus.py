@@ -18,6 +18,8 @@ from weft.balancing.prometheus import PrometheusSource, SourceError, parse
 from weft.balancing.series import EngineSeries
 from weft.balancing.settings import SourceSettings
 
+pytestmark = pytest.mark.virtual_time
+
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 

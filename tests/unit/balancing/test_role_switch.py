@@ -18,6 +18,8 @@ from weft.balancing.engine_calls import EngineCalls
 from weft.balancing.presets import PRESETS
 from weft.cluster import Object
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Engine:
     """An engine as SGLang 0.5.23 answers, with ways to lie."""

@@ -9,6 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+pytestmark = pytest.mark.virtual_time
+
 Emulate = Callable[..., Awaitable[Any]]
 
 

@@ -5,6 +5,8 @@ import pytest
 from support.replay import BLOCKS, SYSTEMS, Replay, Tree, block, case, collection, rack, reading, system
 from weft.fabric.errors import AuthFailed, Conflict, FabricError, Unsupported
 
+pytestmark = pytest.mark.virtual_time
+
 
 def gpus(count: int) -> list[Tree]:
     return [block(f"{BLOCKS}/gpu-{n:03}") for n in range(count)]

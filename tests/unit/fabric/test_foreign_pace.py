@@ -11,6 +11,7 @@ from weft.fabric.errors import RateLimited
 from weft.fabric.redfish import RedfishDriver
 from weft.fabric.redfish import driver as redfish_driver
 
+pytestmark = pytest.mark.virtual_time
 EXPAND = {"ProtocolFeaturesSupported": {"ExpandQuery": {"NoLinks": True, "Levels": True, "MaxLevels": 2}}}
 DEEP, SHALLOW = "?$expand=.($levels=2)", "?$expand=."
 

@@ -12,6 +12,8 @@ from weft.fabric.driver import Connection
 from weft.fabric.errors import Conflict, FabricError, OutcomeUnknown, Transient
 from weft.fabric.installed import Guarded, open_driver
 
+pytestmark = pytest.mark.virtual_time
+
 CONNECTION = Connection("https://fm", request_timeout_seconds=1.0)
 
 

@@ -19,6 +19,8 @@ from weft.fabric.errors import (
 from weft.fabric.installed import Guarded, open_driver
 from weft.fabric.redfish import RedfishDriver
 
+pytestmark = pytest.mark.virtual_time
+
 BLOCKS = "/redfish/v1/CompositionService/ResourceBlocks"
 SYSTEMS = "/redfish/v1/Systems"
 SESSIONS = "/redfish/v1/SessionService/Sessions"

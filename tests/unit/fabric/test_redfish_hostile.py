@@ -10,6 +10,8 @@ from aiohttp import web
 from weft.fabric.errors import FabricError, InvalidRequest, OutcomeUnknown, Transient
 from weft.fabric.redfish import RedfishDriver, transport
 
+pytestmark = pytest.mark.virtual_time
+
 BLOCKS = "/redfish/v1/CompositionService/ResourceBlocks"
 SLED_0 = "/redfish/v1/Systems/sled-0"
 GPU_0 = frozenset({"gpu-0"})

@@ -15,6 +15,8 @@ from weft.runtime.client import KubeClient
 from weft.runtime.cluster import LiveCluster
 from weft.runtime.metrics import OperatorMetrics
 
+pytestmark = pytest.mark.virtual_time
+
 CLAIM = {"metadata": {"name": "rack.gpu-0", "uid": "u", "resourceVersion": "7"}}
 
 

@@ -8,6 +8,8 @@ import pytest
 from weft.binding.keys import FabricKey, LogicalNodeKey
 from weft.runtime.queue import WorkQueue
 
+pytestmark = pytest.mark.virtual_time
+
 KEY = LogicalNodeKey("a", "n")
 
 

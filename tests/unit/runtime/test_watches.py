@@ -26,6 +26,8 @@ from weft.runtime.cache import ObjectCache
 from weft.runtime.queue import WorkQueue
 from weft.runtime.watches import Watches
 
+pytestmark = pytest.mark.virtual_time
+
 
 class World:
     """A cache, and the keys that the controllers' watches make of its changes."""
