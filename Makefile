@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 ROOMS := hack/dev:hack/playground:hack/offline
 IN_ROOMS := PYTHONPATH=$(ROOMS) $(BIN)/python -m
 TESTS := tests/unit tests/property tests/integration tests/faults tests/fuzz
-# Tests on a control plane mostly wait, the others compute: two processes beside each other, whatever the machine has.
-PARALLEL := -n 2
+# Two control planes whose tests mostly wait, and a process that computes, whatever the machine has.
+PARALLEL := -n 3
 
 .PHONY: help
 help: ## list these verbs

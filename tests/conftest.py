@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
+import re
 import subprocess
 import threading
 import time
@@ -39,17 +41,36 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return _Suites(config, log)
 
 
+BEGUN_FIRST = ("integration", "faults", "tests/unit/binding/test_schedules.py", "tests/integration/")
+"""Beginnings of scopes: what takes longest. What has most tests follows, and small files fill what is left."""
+
+
 class _Suites(LoadScopeScheduling):
     """Those that share a control plane, and those of one file, whose fixtures they share.
 
-    Faults and fuzz have a control plane beside the others', since either half takes minutes. What has most tests is
-    begun first, which is integration; the small files at the end fill what is left of either process.
+    Faults and fuzz have a control plane beside the others', since either half takes minutes.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         suite = file.removeprefix("tests/").partition("/")[0]
+        if suite == "integration" and not _shares_control_plane(file):
+            return file
         return {"integration": suite, "faults": "faults", "fuzz": "faults"}.get(suite, file)
+
+    def _assign_work_unit(self, node: Any) -> None:
+        self.workqueue.move_to_end(min(self.workqueue, key=_turn), last=False)
+        super()._assign_work_unit(node)
+
+
+@functools.cache
+def _shares_control_plane(file: str) -> bool:
+    """Whether a test of the file takes the session's control plane, by its text: here only names of tests are known."""
+    return re.search("control_plane|: Kubectl", (ROOT / file).read_text()) is not None
+
+
+def _turn(scope: str) -> int:
+    return next((turn for turn, start in enumerate(BEGUN_FIRST) if scope.startswith(start)), len(BEGUN_FIRST))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
