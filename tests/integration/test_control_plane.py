@@ -106,11 +106,10 @@ def test_a_session_starts_within_three_times_the_time_of_etcd_and_the_api_server
         with controlplane.start(binaries=tool_paths) as plane:
             controlplane.install_crds(plane.client(), (ROOT / "crds").glob("*.yaml"))
 
-    # In turns, and the better of two each: what else the machine does in between hits one of them.
-    times = [(seconds_of(bare), seconds_of(session)) for _ in range(2)]
-    bare_seconds, session_seconds = (min(of) for of in zip(*times, strict=True))
     # 1.4 to 2.0 as measured: the bare start alone takes between 2.0 and 2.7 s.
-    assert session_seconds < 3 * bare_seconds
+    # What else the machine does in between hits one of a pair: the best of three pairs counts.
+    pairs = ((seconds_of(bare), seconds_of(session)) for _ in range(3))
+    assert any(session_seconds < 3 * bare_seconds for bare_seconds, session_seconds in pairs)
 
 
 HOLD = """
