@@ -161,6 +161,7 @@ async def prefilled(site: Site) -> dict[str, Any]:
     return transfer
 
 
+@pytest.mark.virtual_time
 async def test_a_kv_cache_that_nobody_comes_for_is_freed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_caches, "HOLD_SECONDS", 0.2)
     await site.add("p", "prefill")
@@ -240,6 +241,7 @@ async def test_an_answer_whose_replica_dies_in_the_middle_is_cut_off_and_nothing
     assert series["inference_objective_request_error_total"] == 1
 
 
+@pytest.mark.virtual_time
 async def test_a_replica_that_falls_silent_fails_its_request_instead_of_holding_it_for_ever(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

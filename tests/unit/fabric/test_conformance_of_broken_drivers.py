@@ -36,7 +36,7 @@ NUMBERS = itertools.count()
 def bench(driver, tmp_path):
     file = tmp_path / "rack.json"
     file.write_text({rack!r})
-    return Bench(driver, Connection(file.as_uri(), request_timeout_seconds=2.0), patience_seconds=0.3)
+    return Bench(driver, Connection(file.as_uri(), request_timeout_seconds=2.0), patience_seconds=2.0)
 
 
 class Suite(DriverConformance):

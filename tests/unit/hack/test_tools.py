@@ -219,7 +219,7 @@ def test_a_site_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
         (tmp_path / "there").touch()
         dead = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         urls = {"good": f"{url}/there", "dead": dead, "missing": f"{url}/missing"}
-        assert releases.probe(urls, timeout_seconds=0.5) == {"good"}
+        assert releases.probe(urls, timeout_seconds=1.5) == {"good"}
 
 
 def test_a_tool_appears_in_the_cache_whole_and_replaces_an_older_one(cache_home: Path) -> None:

@@ -7,12 +7,21 @@ import pytest
 
 from weft.api.resources import NODES, ResourceType
 from weft.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
+from weft.runtime import leadership as leadership_module
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 from weft.runtime.cluster import LiveCluster
 from weft.runtime.history import History
 from weft.runtime.leadership import Leadership
 from weft.runtime.metrics import OperatorMetrics
+
+pytestmark = pytest.mark.virtual_time
+
+
+@pytest.fixture(autouse=True)
+def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases run out by the clock of the event loop."""
+    monkeypatch.setattr(leadership_module, "boottime", lambda: asyncio.get_running_loop().time())
 
 
 class Server:
