@@ -120,7 +120,7 @@ bench-size: $(VENV)/.complete ## whole days with a free size against the best fi
 
 .PHONY: evaluation
 evaluation: $(VENV)/.complete ## play all of the three benches above, hours, and write docs/evaluation.md's tables; ARGS=--played takes what they left in build/, --tables only writes
-	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/evaluation.py $(ARGS)
+	PYTHONPATH=$(ROOMS):tests:tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/evaluation.py $(ARGS)
 
 .PHONY: check-engine-model
 check-engine-model: $(VENV)/.complete ## the rehearsal's and the playground's engines against dynamo.mocker, and measured hardware; ENGINES=vllm, dynamo, playground: against those, running
@@ -159,7 +159,7 @@ generate: $(VENV)/.complete ## write crds/ and the chart's copy from the models 
 	PYTHONPATH=tests $(BIN)/python -m support.fields
 	PYTHONPATH=tests $(BIN)/python -m support.reasons
 	PYTHONPATH=tests $(BIN)/python -m support.options
-	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/evaluation.py --tables
+	PYTHONPATH=$(ROOMS):tests:tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/evaluation.py --tables
 	$(IN_ROOMS) weft_dev.dashboards charts/weft/files/dashboards
 
 .PHONY: sbom

@@ -21,6 +21,7 @@ from typing import Any
 import days
 import evaluate
 import measured
+import mixtures
 import mocker
 import results
 
@@ -47,9 +48,15 @@ class Bench:
 
 
 HERE = Path(__file__).parent
-REPLAY, REHEARSAL, SIZE, MODEL = (
+REPLAY, REHEARSAL, MIXTURES, SIZE, MODEL = (
     str(HERE / each)
-    for each in ("balancing/bench.py", "rehearsal/evaluate.py", "rehearsal/days.py", "rehearsal/mocker.py")
+    for each in (
+        "balancing/bench.py",
+        "rehearsal/evaluate.py",
+        "rehearsal/mixtures.py",
+        "rehearsal/days.py",
+        "rehearsal/mocker.py",
+    )
 )
 BENCHES = (
     Bench(
@@ -64,6 +71,7 @@ BENCHES = (
         bench.sections,
     ),
     Bench(((REHEARSAL,),), evaluate.RESULTS, results.Run, evaluate.run, evaluate.sections),
+    Bench(((MIXTURES,),), mixtures.RESULTS, mixtures.Row, lambda row: mixtures.Row(**row), mixtures.sections),
     Bench(((SIZE, "--bound"),), days.RESULTS, days.Row, lambda row: days.Row(**row), days.sections),
     Bench(((MODEL,),), mocker.RESULTS, mocker.Row, lambda row: mocker.Row(**row), mocker.sections),
 )

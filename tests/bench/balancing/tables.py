@@ -11,7 +11,8 @@ import constants
 from results import Run
 
 STATIC, AGGREGATED, FIRST, SHIPPED = "static", "aggregated", "first", "dynamo, shipped"
-WEFT, OPTIMUM = "weft", "optimum"
+WEFT, WEFT_MIXED, OPTIMUM = "weft", "weft, aggregated", "optimum"
+FLIPPING = (WEFT, WEFT_MIXED)
 TITLES = {
     STATIC: "best static split in hindsight",
     AGGREGATED: "the same, also with aggregated replicas",
@@ -20,6 +21,7 @@ TITLES = {
     "dynamo": "NVIDIA Dynamo's planner, by its rules",
     "ratio": "WVA's saturation, Kthena's ratio",
     SHIPPED: "NVIDIA Dynamo's planner, as shipped",
+    WEFT_MIXED: "Weft, with a role that serves both stages",
     WEFT: "**Weft**",
     OPTIMUM: "a schedule that knew the requests",
 }
@@ -57,7 +59,7 @@ class Played:
     def entries(self) -> list[Entry]:
         order = list(TITLES)
         return sorted(
-            self.found, key=lambda each: (each[0] in (WEFT, OPTIMUM), each[1], order.index(each[0]))
+            self.found, key=lambda each: (each[0] in (*FLIPPING, OPTIMUM), each[1], order.index(each[0]))
         )
 
     def of(self, policy: str, scrape: float, case: str, drains: bool) -> dict[int, Run]:
@@ -143,7 +145,7 @@ def above_weft(played: Played) -> str:
                 theirs = played.of(policy, scrape, case, drains)
                 ours = played.of(WEFT, scrape or min(played.scrapes(), default=0.0), case, drains)
                 both = ours.keys() & theirs.keys()
-                if policy in (STATIC, AGGREGATED, FIRST, OPTIMUM, WEFT) or not both:
+                if policy in (STATIC, AGGREGATED, FIRST, OPTIMUM, *FLIPPING) or not both:
                     continue
                 means = [
                     100 * statistics.fmean(runs[seed].within for seed in both) for runs in (theirs, ours)
@@ -215,7 +217,7 @@ def commits(played: Played) -> str:
     """Which seeds these are, and of which commits."""
     texts = []
     for name, own in (("Weft's runs", True), ("the others", False)):
-        found = sorted({run.commit for run in played.runs if (run.policy == WEFT) is own})
+        found = sorted({run.commit for run in played.runs if (run.policy in FLIPPING) is own})
         if found:
             texts.append(f"{name} of commit {', '.join(found)}")
     return f"{_seeds(played.seeds).capitalize()}; {'; '.join(texts)}."

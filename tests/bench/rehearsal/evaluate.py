@@ -31,13 +31,14 @@ from weft.rehearse.ratio import Ratio
 from weft.rehearse.static import Static, best_static
 from weft.rehearse.summary import figures
 from weft.rehearse.weft_policy import Weft
+from weft.rehearse.world import AGGREGATES
 
 RESULTS = bench.ROOT / "build" / "bench" / "rehearsal.json"
 KEY = ("case", "seed", "policy", "drains")
 SCRAPE_SECONDS, COLD_START_SECONDS = 5.0, 60.0
 STAGE_ERROR, REPLICA_ERROR = 0.3, 0.2
 """Largest errors of the profile."""
-LOOKING = ("hpa", "dynamo", "ratio", tables.WEFT)
+LOOKING = ("hpa", "dynamo", "ratio", tables.WEFT, tables.WEFT_MIXED)
 """Those that see metrics."""
 
 
@@ -85,11 +86,12 @@ def every_policy(case: Case, chosen: set[str]) -> Iterator[dict[str, Any]]:
         "dynamo": lambda case: play(case, Dynamo(case)),
         "ratio": lambda case: play(case, Ratio(case)),
         tables.WEFT: lambda case: play(case, Weft(case)),
+        tables.WEFT_MIXED: lambda case: play(with_aggregated(case), Weft(with_aggregated(case))),
         tables.OPTIMUM: lambda case: optimum(case, False, _quiet),
     }
     for name, make in makers.items():
-        # The others make and remove replicas, and fixed ones keep them: only these two flip.
-        for drains in (True, False) if name in (tables.WEFT, tables.OPTIMUM) else (True,):
+        # The others make and remove replicas, and fixed ones keep them: only these flip.
+        for drains in (True, False) if name in (*tables.FLIPPING, tables.OPTIMUM) else (True,):
             if not chosen or name in chosen:
                 played = make(replace(case, overlap=not drains))
                 yield {
@@ -99,6 +101,11 @@ def every_policy(case: Case, chosen: set[str]) -> Iterator[dict[str, Any]]:
                     "scrapeSeconds": case.scrape_seconds if name in LOOKING else 0.0,
                     "answerTokens": sum(case.trace.answer_tokens),
                 }
+
+
+def with_aggregated(case: Case) -> Case:
+    """The same, with a role that serves both stages, and has nobody yet."""
+    return replace(case, first={**case.first, AGGREGATES: 0})
 
 
 def run(row: Mapping[str, Any]) -> Run:
