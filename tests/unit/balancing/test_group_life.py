@@ -243,6 +243,44 @@ async def test_replicas_that_still_drain_for_an_edit_are_called_back_when_it_is_
     assert [reasons.count(f"Transfer{what}") for what in ("Started", "CalledBack", "RolledBack")] == [2, 2, 0]
 
 
+async def removed(fleet: Fleet) -> str:
+    """The name of a decode replica that has just left the router to be removed, with nothing to do."""
+    await fleet.run(10)
+    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(replicas=5))
+    await fleet.run(1)
+    (left,) = [pod["metadata"]["name"] for pod in fleet.pods() if condition(pod, GATE_SERVING) == "False"]
+    return left
+
+
+async def test_a_replica_that_is_removed_ends_what_a_router_that_learns_of_it_ten_seconds_late_sent() -> None:
+    fleet = Fleet(3, 6, mode="Paused")
+    left = await removed(fleet)
+    await fleet.run(8)
+    fleet.requests = {left: 1.0}
+    await fleet.run(20)
+    assert left in {pod["metadata"]["name"] for pod in fleet.pods()}
+    fleet.requests = {}
+    await fleet.run(3)
+    assert left not in {pod["metadata"]["name"] for pod in fleet.pods()}
+
+
+async def test_a_decode_replica_that_is_removed_waits_for_the_prompts_of_its_requests_to_be_read() -> None:
+    fleet = Fleet(3, 6, mode="Paused")
+    await fleet.run(5)
+    reads = next(
+        pod["metadata"]["name"] for pod in fleet.pods() if pod["metadata"]["labels"][LABEL_STAGE] == "prefill"
+    )
+    fleet.changed_values = {("engine:waiting", reads): 40.0}
+    left = await removed(fleet)
+    await fleet.run(25)
+    fleet.requests = {left: 1.0}  # the first of them has been read
+    await fleet.run(20)
+    assert left in {pod["metadata"]["name"] for pod in fleet.pods()}
+    fleet.requests = {}
+    await fleet.run(3)
+    assert left not in {pod["metadata"]["name"] for pod in fleet.pods()}
+
+
 BAD_ENGINES = [
     ("age", 60.0, "Stale"),
     ("running", None, "SeriesMissing"),

@@ -40,7 +40,7 @@ def test_a_prefill_replica_stays_while_decode_replicas_may_read_its_kv_caches() 
         idle_since = T0 + timedelta(seconds=50)
         replica = replace(out_of_the_router(stage), idle_since=idle_since)
         now = idle_since + timedelta(seconds=seconds_idle)
-        return may_stop(replica, load(0), [load(others)], 1, 120, False, 600, now)
+        return may_stop(replica, load(0), [load(others)], False, 1, 120, False, 600, now)
 
     assert not ends(119)
     assert ends(120)
@@ -65,7 +65,7 @@ def test_how_long_a_replica_has_been_idle_is_counted_anew_after_it_had_something
 def test_a_prefill_replica_goes_when_its_engine_says_that_its_kv_caches_were_read() -> None:
     def ends(kv_usage: float | None, tells: bool = True, late: datetime | None = None) -> bool:
         here = replace(load(0), kv_usage=kv_usage)
-        return may_stop(out_of_the_router("prefill"), here, [load(1)], 1, 120, tells, 600, late or T0)
+        return may_stop(out_of_the_router("prefill"), here, [load(1)], False, 1, 120, tells, 600, late or T0)
 
     assert ends(0.0)
     assert not ends(0.001), "some are still to be read"
@@ -73,6 +73,21 @@ def test_a_prefill_replica_goes_when_its_engine_says_that_its_kv_caches_were_rea
     assert ends(0.001, late=T0 + timedelta(seconds=601)), "but the drain timed out"
     assert not ends(None), "what is not told is not zero"
     assert not ends(0.0, tells=False), "of an engine whose figure was not seen to say it"
+
+
+def test_an_engine_is_ended_by_what_was_scraped_when_a_late_router_has_sent_its_last_request() -> None:
+    def ends(scraped_after: float, scrape_seconds: float = 1.0, prompts_wait: bool = False) -> bool:
+        at = T0 + timedelta(seconds=scraped_after)
+        here = PodLoad(0.0, 0.0, sampled_at=at)
+        decode = out_of_the_router("decode")
+        return may_stop(decode, here, [load(1)], prompts_wait, scrape_seconds, 0, False, 600, at)
+
+    for scrape_seconds in (1.0, 5.0, 15.0):
+        assert not ends(10.9, scrape_seconds)
+        assert ends(11.0, scrape_seconds)
+    # A request that was sent to it before may still wait for its prompt to be read.
+    assert not ends(29.9, prompts_wait=True)
+    assert ends(30.0, prompts_wait=True)
 
 
 def test_a_replica_counts_as_idle_only_by_what_was_scraped_after_it_left_the_router() -> None:

@@ -129,7 +129,7 @@ async def test_a_deleted_group_is_gone_wholly_although_the_operator_was_killed(w
         names = {one["metadata"]["name"] for one in fleet.cluster.list(LOGICAL_NODES, NAMESPACE)}
         assert {one["metadata"]["name"] for one in fleet.pods()} <= names, "a pod lost its hardware"
 
-    await live(fleet, 12, write, when, check)
+    await live(fleet, 20, write, when, check)
     assert fleet.cluster.list(PODS, NAMESPACE) == []
     assert fleet.cluster.list(LOGICAL_NODES, NAMESPACE) == []
     assert fleet.cluster.get(INFERENCE_GROUPS, GROUP, NAMESPACE) is None

@@ -209,11 +209,11 @@ async def test_an_engine_that_breaks_in_the_change_is_replaced_by_one_of_its_old
 
 async def test_an_answer_that_is_lost_is_found_by_asking_what_the_engine_serves(fleet: Switching) -> None:
     fleet.every(silent=True)
-    await fleet.move(10)
+    await fleet.move(20)
     assert {one["step"] for one in fleet.status()["transfers"]} == {"Switching"}
     for one in fleet.engines.values():
         one.answers.set()
-    await fleet.run(10)
+    await fleet.run(20)
     assert fleet.serving() == {"prefill": 5, "decode": 4}
     assert fleet.agree()
     assert fleet.asked() == 2

@@ -61,7 +61,7 @@ async def test_a_group_that_is_too_large_drains_the_least_loaded_and_gives_its_h
     idle = sorted(busy)[0]
     fleet.requests = {**busy, idle: 0.0}
     fleet.traffic = known(ANSWER_HEAVY)
-    await fleet.run(30)
+    await fleet.run(40)
     assert fleet.status()["allocation"] == [
         {"role": "decode", "replicas": 4},
         {"role": "prefill", "replicas": 2},

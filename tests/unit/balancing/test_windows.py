@@ -98,7 +98,7 @@ async def test_a_changed_template_waits_for_its_window_and_a_pod_that_vanished_d
     assert fleet.condition("Balanced") == ("False", "OutsideWindow")
     assert "Rollout" in fleet.message("Balanced")
     fleet.now += timedelta(hours=1)
-    await fleet.run(60)
+    await fleet.run(120)
     assert {pod["spec"]["containers"][0]["image"] for pod in fleet.pods()} == {"vllm:2"}
 
 

@@ -25,7 +25,7 @@ async def idle(*, queued: float | None = 0.0, minimum: int = 0, **least: int) ->
         fleet.edit(INFERENCE_ROLES, role, lambda spec, change=change: spec.update(change))
     fleet.changed_values[QUEUED] = queued
     fleet.traffic = QUIET
-    await fleet.run(40)
+    await fleet.run(50)
     return fleet
 
 
@@ -141,7 +141,7 @@ async def test_paused_keeps_to_zero_replicas_where_the_roles_ask_for_none() -> N
     fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["rebalance"].update(mode="Paused"))
     for role in ("prefill", "decode"):
         fleet.edit(INFERENCE_ROLES, role, lambda spec: spec.update(replicas=0))
-    await fleet.run(10)
+    await fleet.run(20)
     assert fleet.pods() == []
     assert fleet.condition("Ready") == ("False", "ScaledToZero")
 

@@ -13,7 +13,13 @@ from weft.balancing.steps import DeletePod, GateReason, ReturnToRouter, Step, Sw
 CONDITION_SECONDS = 1.0
 """Times of conditions are whole seconds, cut off."""
 ROUTER_SECONDS = 5.0
-"""Within so long a router sends nothing more to a pod that is not Ready."""
+"""Within so long a router that watches pods sends nothing more to one that is not Ready."""
+END_SECONDS = 10.0
+"""An engine is ended, or asked to change its stage, by what was scraped so long after: a router that learns of it by
+asking now and then, or through others, sends for some seconds, and what an ended engine gets is lost."""
+QUEUED_SECONDS = 30.0
+"""While prompts wait a decode replica is not ended sooner: routers choose it as a request arrives, and its engine hears
+of that request only when the prompt has been read."""
 
 
 def seen_idle_after(scrape_seconds: float) -> float:
@@ -27,13 +33,17 @@ def idle(replica: Replica, load: PodLoad | None, scrape_seconds: float) -> bool:
     Counts only what was scraped a full scrape interval after the pod turned not Ready, or after ROUTER_SECONDS where
     scrapes are rarer: until then the router may still have been sending.
     """
-    if load is None or replica.gate is not False or replica.gate_changed_at is None or replica.ready:
+    since = _out_since(replica)
+    if load is None or since is None:
         return False
-    out_since = max(
-        moment for moment in (replica.gate_changed_at, replica.ready_changed_at) if moment is not None
-    )
-    seen_after = out_since + timedelta(seconds=seen_idle_after(scrape_seconds))
+    seen_after = since + timedelta(seconds=seen_idle_after(scrape_seconds))
     return load.sampled_at >= seen_after and load.running == 0 and load.waiting == 0
+
+
+def _out_since(replica: Replica) -> datetime | None:
+    if replica.gate is not False or replica.gate_changed_at is None or replica.ready:
+        return None
+    return max(moment for moment in (replica.gate_changed_at, replica.ready_changed_at) if moment is not None)
 
 
 def timed_out(replica: Replica, timeout_seconds: int, now: datetime) -> bool:
@@ -46,14 +56,16 @@ def may_stop(
     replica: Replica,
     load: PodLoad | None,
     others: Iterable[PodLoad | None],
+    prompts_wait: bool,
     scrape_seconds: float,
     kv_hold_seconds: float,
     kv_use_tells_reads: bool,
     timeout_seconds: int,
     now: datetime,
 ) -> bool:
-    """Whether its engine may be ended: idle, and no other replica still reads KV caches or embeddings from it.
+    """Whether its engine may be ended: idle for sure, and no other replica still reads KV caches or embeddings from it.
 
+    `prompts_wait`: some do at prefill replicas.
     Those reads have ended when the rest of the group is idle too; when its KV cache is unused, where the engine counts
     what is still to be read; else when the connector's lease has passed since it was first seen idle: the lease of a
     prompt begins when it is computed, which in a long queue is long after the replica left the router. Or the drain
@@ -61,13 +73,18 @@ def may_stop(
     """
     if not replica.pod_running or replica.gate is None or timed_out(replica, timeout_seconds, now):
         return True
-    if not idle(replica, load, scrape_seconds):
+    since = _out_since(replica)
+    if load is None or since is None or not idle(replica, load, scrape_seconds):
         return False
-    if replica.stage == "decode" or all(one is not None and one.running + one.waiting == 0 for one in others):
+    if load.sampled_at < since + timedelta(seconds=CONDITION_SECONDS + END_SECONDS):
+        return False
+    if replica.stage == Stage.DECODE.label:
+        return not prompts_wait or now - since >= timedelta(seconds=QUEUED_SECONDS)
+    if all(one is not None and one.running + one.waiting == 0 for one in others):
         return True
     # What prefill still reads of an encoder is in no KV cache.
     told = kv_use_tells_reads and replica.stage != Stage.ENCODE.label
-    if told and load is not None and load.kv_usage is not None:
+    if told and load.kv_usage is not None:
         return load.kv_usage == 0
     return replica.idle_since is not None and now - replica.idle_since >= timedelta(seconds=kv_hold_seconds)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from weft.api import InferenceRole, RebalanceMode, Stage
+from weft.balancing.drain import END_SECONDS
 from weft.balancing.edits import asks_anew
 from weft.balancing.engines import answers_in_time, generated_tokens_per_second, observed_speeds, queues
 from weft.balancing.observe import GroupPicture
@@ -178,12 +179,13 @@ def _start_seconds(picture: GroupPicture, role: InferenceRole) -> float:
 
 
 def _hold_seconds(picture: GroupPicture, role: InferenceRole) -> float:
-    """How long a replica that leaves the role is held after its last request; zero where its engine goes on running."""
+    """How long a replica that leaves the role is held at least; zero where its engine goes on running."""
     ends = picture.restarts or picture.recomposes or picture.calls_engines
-    of_weft = role.spec.scale_target_ref is None
-    if not (ends and of_weft and role.spec.stage is Stage.PREFILL) or picture.kv_use_tells_reads:
+    if not ends or role.spec.scale_target_ref is not None:
         return 0.0
-    return picture.kv_hold_seconds
+    if role.spec.stage is not Stage.PREFILL or picture.kv_use_tells_reads:
+        return END_SECONDS
+    return max(END_SECONDS, picture.kv_hold_seconds)
 
 
 def _kept(picture: GroupPicture, role: str, allocation: Split) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from datetime import datetime
 
-from weft.api import Drain
+from weft.api import Drain, Stage
 from weft.balancing.drain import may_stop
 from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica
@@ -59,11 +59,13 @@ def next_step(replica: Replica, picture: GroupPicture, now: datetime) -> Step | 
 def may_end(replica: Replica, picture: GroupPicture, now: datetime) -> bool:
     """Whether its engine may be ended now."""
     loads = picture.reading.loads
-    others = [loads.get(one.name) for one in picture.running if one.name != replica.name and one.pod_running]
+    others = [one for one in picture.running if one.name != replica.name and one.pod_running]
+    reading = (loads.get(one.name) for one in others if one.stage == Stage.PREFILL.label)
     return may_stop(
         replica,
         loads.get(replica.name),
-        others,
+        [loads.get(one.name) for one in others],
+        any(one is not None and one.waiting > 0 for one in reading),
         picture.windows.scrape_seconds,
         picture.kv_hold_seconds,
         picture.kv_use_tells_reads,

@@ -260,7 +260,7 @@ class RoleState:
     start_seconds: float = 0.0
     """What a replica takes until it serves, where one of another role does not become it but ends, and it is made."""
     hold_seconds: float = 0.0
-    """How long the KV caches of one that leaves may still be read: it ends no earlier."""
+    """How long one that leaves may still be sent requests, or its KV caches be read: it ends no earlier."""
     profile: Profile | None = None
     profile_error: str = ""
     kept: int = 0

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from weft.api import Stage
-from weft.balancing.drain import seen_idle_after
+from weft.balancing.drain import END_SECONDS, seen_idle_after
 from weft.balancing.own_speeds import turn
 from weft.rehearse.scrapes import RUNNING, WAITING, Scrapes, pod_name
 from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS, ROLES, Replica, World
@@ -216,5 +216,5 @@ class Mover:
             return True  # it never served
         if not (self._idle(one) and one.engine.idle and one.engine.holds_nothing):
             return False
-        holds = one.role == PREFILLS and self.ways.confirmed
-        return not holds or self.world.now - one.out_since >= self.ways.kv_hold_seconds
+        holds = self.ways.kv_hold_seconds if one.role == PREFILLS else END_SECONDS
+        return not self.ways.confirmed or self.world.now - one.out_since >= holds
