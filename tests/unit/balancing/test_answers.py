@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from support.inference import OBJECTIVES, T0, group, known, steady
+import pytest
+
+from support.fleet import GROUP, NAMESPACE, Fleet
+from support.inference import ANSWER_HEAVY, OBJECTIVES, T0, group, known, steady
+from weft.api.names import LABEL_ROLE
+from weft.api.resources import INFERENCE_ROLES, PODS
 from weft.balancing.answers import AnswersSeen, most, present
+from weft.balancing.engine_calls import EngineCalls
+from weft.balancing.moments import Moments
+from weft.balancing.observe import observe
 from weft.balancing.plan import SplitPlan, plan_split
+from weft.balancing.presets import PRESETS
 from weft.balancing.state import Answers, EngineLoad, Queues, Split, SplitInputs, Traffic
 
 LONG, SHORT = known(steady(0.65, 2000, 3200)), known(steady(13.0, 100, 160))
@@ -15,7 +24,7 @@ LONG, SHORT = known(steady(0.65, 2000, 3200)), known(steady(13.0, 100, 160))
 PATIENT = OBJECTIVES.model_copy(update={"time_to_first_token_milliseconds": 20_000})
 
 
-def seen(traffic: Traffic, *minutes: Answers) -> Traffic:
+def seen(traffic: Traffic, *minutes: Answers | None) -> Traffic:
     """The traffic after so many minutes with these answers, oldest first."""
     memory, at = AnswersSeen(), 0.0
     for there in minutes:
@@ -106,6 +115,63 @@ def test_engines_that_cannot_be_trusted_count_as_the_mean_of_the_others() -> Non
     assert present(loads, 1) == Answers(18, 3, 1.2000000000000002)
     assert present([*loads, EngineLoad(1, 0)], 0) == Answers(13, 2, None)
     assert present([], 3) is None
+
+
+def test_a_group_of_which_some_leave_decode_with_their_answers_needs_as_much_as_before() -> None:
+    full_one = EngineLoad(6, 0, kv_usage=1.0)
+    there = planned(20, seen(LONG, Answers(144, 0, 24)))
+    assert (
+        planned(20, seen(LONG, present([full_one] * 18, 0))).allocation["decode"] < there.allocation["decode"]
+    )
+    left = present([full_one] * 18, 0, leaving=[full_one] * 6)
+    assert planned(20, seen(LONG, left)).allocation == there.allocation
+
+
+def test_of_an_engine_that_reads_prompts_since_a_flip_the_answers_that_it_still_writes_count() -> None:
+    # 100 tokens a second, one each 50 ms: five answers, beside eleven prompts; and one that never wrote any.
+    flipped = EngineLoad(16, 40, generated_tokens_per_second=100, inter_token_seconds=0.05, kv_usage=0.8)
+    reads = EngineLoad(16, 40, generated_tokens_per_second=8)
+    there = present([EngineLoad(8, 2, kv_usage=0.6)], 0, changed=[flipped, reads])
+    assert there is not None
+    assert there.caches is not None
+    assert (there.running, there.waiting, round(there.caches, 6)) == (13, 2, 0.85)
+
+
+@pytest.mark.parametrize("drains", [True, False])
+async def test_the_answers_of_a_replica_that_leaves_decode_are_counted_until_they_end(drains: bool) -> None:
+    fleet = Fleet(3, 6, mode="Paused", drainFirst=drains)
+    fleet.traffic = ANSWER_HEAVY
+    await fleet.run(70)
+    for number in range(9):
+        name = f"{GROUP}-{number}"
+        fleet.changed_values["engine:kv_usage", name] = 0.5
+        if fleet.cluster.objects[PODS, NAMESPACE, name]["metadata"]["labels"][LABEL_ROLE] == "decode":
+            fleet.requests[name] = 10.0
+            fleet.changed_values["engine:generated_tokens_per_second", name] = 200.0
+            fleet.changed_values["engine:itl_seconds_per_second", name] = 10.0
+            fleet.changed_values["engine:itl_count_per_second", name] = 200.0
+    before = await answers(fleet)
+    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(replicas=4))
+    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(replicas=5))
+    await fleet.run(5)
+    assert fleet.serving() == ({"prefill": 3, "decode": 5} if drains else {"prefill": 4, "decode": 5})
+    assert await answers(fleet) == before == Answers(60, 0, 3.0)
+
+
+async def answers(fleet: Fleet) -> Answers | None:
+    """What the planner is told that decode has to write."""
+    picture = await observe(
+        fleet.cluster,
+        {"default": fleet.source},
+        PRESETS,
+        fleet.group(),
+        {},
+        Moments(),
+        fleet.moment(),
+        {},
+        EngineCalls(),
+    )
+    return picture.reading.traffic.answers if picture.reading.traffic is not None else None
 
 
 def test_what_decode_had_in_twenty_minutes_is_known_at_every_look_however_far_apart_looks_are() -> None:

@@ -8,7 +8,7 @@ once the answers have ended.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from weft.balancing.presets import PAST_SECONDS, Windows
@@ -18,18 +18,42 @@ PARTS = 4
 """Readings that are kept of each short window."""
 
 
-def present(loads: Sequence[EngineLoad], unknown: int) -> Answers | None:
-    """What the replicas that get answers to write have; None where none reports. So many more serve and are not to be
-    trusted: they count as the mean of the others."""
+def present(
+    loads: Sequence[EngineLoad],
+    unknown: int,
+    leaving: Iterable[EngineLoad] = (),
+    changed: Iterable[EngineLoad] = (),
+) -> Answers | None:
+    """What there is to write; None where none of those that get answers to write reports.
+
+    `loads`: of the replicas that do. So many more serve and are not to be trusted: they count as the mean of these.
+    `leaving`: of those out of the router, which end their answers while the others get all that comes. `changed`: of
+    those that read prompts now and end answers of before. Without both a group on its way seems to need less.
+    """
     if not loads:
         return None
-    part = 1 + unknown / len(loads)
-    used = [load.kv_usage for load in loads]
+    others = [*leaving, *(one for load in changed if (one := still_written(load)).running > 0)]
+
+    def total(of: Callable[[EngineLoad], float]) -> float:
+        return (1 + unknown / len(loads)) * sum(map(of, loads)) + sum(map(of, others))
+
+    told = all(load.kv_usage is not None for load in (*loads, *others))
     return Answers(
-        part * sum(load.running for load in loads),
-        part * sum(load.waiting for load in loads),
-        None if None in used else part * sum(each or 0.0 for each in used),
+        total(lambda load: load.running),
+        total(lambda load: load.waiting),
+        total(lambda load: load.kv_usage or 0.0) if told else None,
     )
+
+
+def still_written(load: EngineLoad) -> EngineLoad:
+    """The answers that an engine writes which got another stage: those that its tokens per second and the time between
+    two of them make, by Little's law, since prompts run there, too."""
+    answers = (load.generated_tokens_per_second or 0.0) * (load.inter_token_seconds or 0.0)
+    answers = min(load.running, answers)
+    used = load.kv_usage
+    if used is not None:
+        used = used * answers / load.running if load.running > 0 else 0.0
+    return EngineLoad(answers, 0.0, kv_usage=used)
 
 
 class AnswersSeen:

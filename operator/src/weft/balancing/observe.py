@@ -26,7 +26,7 @@ from weft.balancing.replicas import Replica, kind_of, replica, revision_of, serv
 from weft.balancing.settings import RoleSwitchSettings
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, Reading, read
 from weft.balancing.stages import is_planned
-from weft.balancing.state import Finding, Hold, Split
+from weft.balancing.state import Answers, Finding, Hold, Split
 from weft.balancing.steps import Subject
 from weft.balancing.targets import Kinds, Target, read_target
 from weft.balancing.windows import minimum_at
@@ -387,16 +387,30 @@ async def _read(
     if reading.traffic is None:
         return reading
     traffic = moments.load.with_history(reading.traffic, now.boot, scrape_seconds)
-    writing = [one for one in serving if one.stage != Stage.PREFILL.label]
-    loads = [reading.loads[one.name] for one in writing if one.name in reading.loads]
-    there = present(loads, sum(one.name in reading.left_out for one in writing))
-    traffic = moments.answers.with_answers(traffic, there, now.boot, scrape_seconds)
+    traffic = moments.answers.with_answers(
+        traffic, _answers(picture, reading, group), now.boot, scrape_seconds
+    )
     decision = picture.group.status.decision
     written = decision.headroom_percent if decision is not None else None
     may_shrink, may_grow = _may_change(picture)
     objectives = picture.group.spec.objectives
     traffic = moments.record.with_record(traffic, objectives, now.boot, written, may_shrink, may_grow)
     return replace(reading, traffic=traffic)
+
+
+def _answers(picture: GroupPicture, reading: Reading, group: Group) -> Answers | None:
+    """What decode has to write, also on replicas that are on their way from it."""
+    loads, writes = reading.loads, (Stage.DECODE.label, Stage.AGGREGATED.label)
+    known = [one for one in picture.running if one.has_pod and one.name in loads]
+    writing = [one for one in known if one.stage in writes]
+    # Where flips overlap.
+    reading_now = [one for one in known if one.stage == Stage.PREFILL.label and not picture.drains_first]
+    return present(
+        [loads[one.name] for one in writing if one.serving],
+        sum(group.stages.get(name) in writes for name in reading.left_out),
+        [loads[one.name] for one in writing if one.gate is False],
+        [loads[one.name] for one in reading_now if one.name not in group.steady],
+    )
 
 
 def _overrun(replicas: Iterable[Replica], role: str, reading: Reading) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from weft.api import Objectives as ApiObjectives
 from weft.balancing.answers import AnswersSeen, present
 from weft.balancing.balancer import Balancer, Config, Observation
@@ -9,11 +11,11 @@ from weft.balancing.history import History
 from weft.balancing.own_speeds import OwnSpeeds, writing_speed
 from weft.balancing.record import Record
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, read
-from weft.balancing.state import Engine, RoleState
+from weft.balancing.state import Answers, Engine, PodLoad, RoleState
 from weft.rehearse.moves import STAGES, Ways
 from weft.rehearse.play import Case, Target, View
 from weft.rehearse.scrapes import MODEL, NAMESPACE, pod_name
-from weft.rehearse.world import AGGREGATES, PREFILLS
+from weft.rehearse.world import AGGREGATES, PREFILLS, Replica
 
 
 class Weft:
@@ -67,6 +69,22 @@ class Weft:
             cold_start_seconds=case.cold_start_seconds,
         )
 
+    def _answers_there(
+        self, replicas: Mapping[int, Replica], loads: Mapping[str, PodLoad], since: float
+    ) -> Answers | None:
+        """What decode has to write, also on replicas that are on their way from it."""
+        known = [
+            (one, loads[pod_name(number)]) for number, one in replicas.items() if pod_name(number) in loads
+        ]
+        writing = [(one, load) for one, load in known if one.role != PREFILLS]
+        changed = [load for one, load in known if one.role == PREFILLS and one.role_since > since]
+        return present(
+            [load for one, load in writing if one.serving],
+            0,
+            [load for one, load in writing if not one.serving],
+            changed if self._config.flips_overlap else (),
+        )
+
     def look(self, view: View) -> Target | None:
         scrapes, mover, now = view.scrapes, view.mover, view.now
         if not scrapes.front.times:
@@ -98,9 +116,8 @@ class Weft:
         traffic = reading.traffic
         if traffic is not None:
             traffic = self._history.with_history(traffic, now, scrapes.scrape_seconds)
-            takers = [number for number, one in replicas.items() if one.serving and one.role != PREFILLS]
-            there = [reading.loads[pod_name(each)] for each in takers if pod_name(each) in reading.loads]
-            traffic = self._answers.with_answers(traffic, present(there, 0), now, scrapes.scrape_seconds)
+            there = self._answers_there(replicas, reading.loads, since)
+            traffic = self._answers.with_answers(traffic, there, now, scrapes.scrape_seconds)
             size, case = sum(mover.target.values()), self._case
             traffic = self._record.with_record(
                 traffic,
