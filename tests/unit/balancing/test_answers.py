@@ -137,6 +137,12 @@ def test_of_an_engine_that_reads_prompts_since_a_flip_the_answers_that_it_still_
     assert (there.running, there.waiting, round(there.caches, 6)) == (13, 2, 0.85)
 
 
+def test_requests_that_wait_for_their_kv_cache_ask_for_no_more_than_a_mean_context_each() -> None:
+    """vLLM counts them as waiting, and their KV cache as used, before the first token."""
+    few = seen(LONG, Answers(2, 40, 4.0))
+    assert planned(20, few).allocation["decode"] <= 20
+
+
 @pytest.mark.parametrize("drains", [True, False])
 async def test_the_answers_of_a_replica_that_leaves_decode_are_counted_until_they_end(drains: bool) -> None:
     fleet = Fleet(3, 6, mode="Paused", drainFirst=drains)

@@ -202,10 +202,13 @@ def writing_need(
     """
     waiting = answers.waiting * min(1.0, need.service_seconds / patience_seconds)
     there = answers.running + waiting
+    # As much as one of those that run, but no more than a mean context: some that wait for their KV cache from prefill
+    # are counted in the caches already, and where few run these would be their factor.
+    each = 1 / need.contexts
     if answers.caches is None or not answers.running:
-        caches = there / need.contexts
+        caches = there * each
     else:
-        caches = answers.caches * there / answers.running
+        caches = answers.caches + waiting * min(each, answers.caches / answers.running)
     chance = _quantile(objectives) / math.sqrt(max(1.0, there))
     return replace(
         need,
