@@ -209,10 +209,10 @@ def test_two_replicas_do_not_both_work_and_the_second_takes_over_when_the_first_
     world: World,
 ) -> None:
     world.create()
-    first = world.start_operator()
+    first = world.start_operator(lease_seconds=2)
     world.logical_node("one")
     eventually(lambda: world.is_bound("one"), what="one is Bound")
-    world.start_operator()
+    world.start_operator(lease_seconds=2)
     world.kill_operator(first)
     world.logical_node("two")
     eventually(lambda: world.is_bound("two"), what="two is Bound by the other replica")
@@ -223,10 +223,10 @@ def test_two_replicas_do_not_both_work_and_the_second_takes_over_when_the_first_
 
 def test_a_leader_that_was_frozen_beyond_its_lease_does_nothing_more_and_ends(world: World) -> None:
     world.create()
-    first = world.start_operator()
+    first = world.start_operator(lease_seconds=2)
     world.logical_node("one")
     eventually(lambda: world.is_bound("one"), what="one is Bound")
-    world.start_operator()
+    world.start_operator(lease_seconds=2)
     pid = world.pids[first]
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -129,14 +129,14 @@ def test_an_installation_is_well_once_a_replica_is_ready_and_one_leads(check: Ch
     assert ended.returncode == 1
     assert "no replica is ready behind http://127.0.0.1:9" in ended.stderr
     assert "kubectl get pods -n weft-system" in ended.stderr
-    operator = world.start_operator()
+    operator = world.start_operator(lease_seconds=2)
     address = f"http://127.0.0.1:{world.ports[operator]}"
     done = check("Pod", "weft-test", url=address, timeout="60")
     assert (done.returncode, done.stdout) == (0, "weft check installed: yes\n"), done.stderr
 
 
 def test_an_operator_that_does_not_lead_is_not_well(check: Check, world: World) -> None:
-    operator = world.start_operator(namespace=TENANT)
+    operator = world.start_operator(namespace=TENANT, lease_seconds=2)
     address = f"http://127.0.0.1:{world.ports[operator]}"
     eventually(lambda: is_ready(address), 60, what="the operator is ready")
     # A Lease that is held is renewed within a second.

@@ -282,7 +282,7 @@ def test_the_operator_needs_every_permission_it_has_and_no_other(
 
     before = applied(plane, rendered, force="true")
     operator = world.start_operator(
-        kubeconfig=account, namespace=NAMESPACE, health_host=address, **idle_engines
+        kubeconfig=account, namespace=NAMESPACE, lease_seconds=2, health_host=address, **idle_engines
     )
     serve_as_pod(plane, rendered, address, world.ports[operator])
     world.logical_node("trainer")
