@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ from weft_dev import tools
 from weft_dev.controlplane import ControlPlane
 
 Check = Callable[..., "subprocess.CompletedProcess[str]"]
+SETTINGS: dict[str, Any] = {"lease_seconds": 2}
+"""These operators have one Lease, one after the other, and none hands it over."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def is_ready(address: str) -> bool:
 def kept_up(plane: ControlPlane) -> Iterator[Callable[[World], None]]:
     """Starts an operator, and another one when it ends: its watches may, or its lease on a busy machine."""
     with contextlib.ExitStack() as closing:
-        yield lambda world: closing.callback(Replicas(world, {"api": plane.kubeconfig}, {}).close)
+        yield lambda world: closing.callback(Replicas(world, {"api": plane.kubeconfig}, SETTINGS).close)
 
 
 @pytest.fixture
@@ -129,14 +132,14 @@ def test_an_installation_is_well_once_a_replica_is_ready_and_one_leads(check: Ch
     assert ended.returncode == 1
     assert "no replica is ready behind http://127.0.0.1:9" in ended.stderr
     assert "kubectl get pods -n weft-system" in ended.stderr
-    operator = world.start_operator(lease_seconds=2)
+    operator = world.start_operator(**SETTINGS)
     address = f"http://127.0.0.1:{world.ports[operator]}"
     done = check("Pod", "weft-test", url=address, timeout="60")
     assert (done.returncode, done.stdout) == (0, "weft check installed: yes\n"), done.stderr
 
 
 def test_an_operator_that_does_not_lead_is_not_well(check: Check, world: World) -> None:
-    operator = world.start_operator(namespace=TENANT, lease_seconds=2)
+    operator = world.start_operator(namespace=TENANT, **SETTINGS)
     address = f"http://127.0.0.1:{world.ports[operator]}"
     eventually(lambda: is_ready(address), 60, what="the operator is ready")
     # A Lease that is held is renewed within a second.
