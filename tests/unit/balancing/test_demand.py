@@ -133,3 +133,18 @@ def test_a_limit_between_bucket_bounds_gives_both_readings() -> None:
     assert share_within(buckets, 0.5) == (0.0, 0.2)
     assert share_within(buckets, 9.0) == (0.9, 1.0)
     assert share_within(((1.0, 0.0), (math.inf, 0.0)), 1.0) is None
+
+
+def test_while_no_answer_of_a_young_load_has_ended_they_are_taken_to_be_twice_as_long_as_the_oldest() -> None:
+    none = {"answers": 0.0, "answer_tokens": 0.0}
+    short, long = replace(PROMPT_HEAVY.short, **none), replace(PROMPT_HEAVY.long, **none)
+    began = replace(PROMPT_HEAVY, short=short, long=replace(long, requests=0.4 * long.requests))
+    # Those that arrived 17 s ago have 300 tokens by now.
+    demand = offered(began, generated_tokens_per_second=300 * short.requests)
+    assert demand is not None
+    assert demand.answer_tokens == pytest.approx(600)
+    assert demand.prompt_tokens == pytest.approx(short.prompt_tokens / short.prompts)
+    assert offered(began, generated_tokens_per_second=0) is None
+    # For a whole window nothing has told a length: then something is wrong with what tells it.
+    old = replace(began, long=long)
+    assert offered(old, generated_tokens_per_second=300 * short.requests) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -241,6 +242,22 @@ async def test_replicas_that_still_drain_for_an_edit_are_called_back_when_it_is_
     assert {one["role"]: one["replicas"] for one in fleet.status()["allocation"]} == fleet.split()
     reasons = [reason for _, reason, _ in fleet.cluster.events]
     assert [reasons.count(f"Transfer{what}") for what in ("Started", "CalledBack", "RolledBack")] == [2, 2, 0]
+
+
+async def test_a_load_of_answers_that_take_minutes_gets_its_prefill_before_the_first_has_ended() -> None:
+    fleet = Fleet(1, 8)
+    none = {"answers": 0.0, "answer_tokens": 0.0}
+    short, long = replace(PROMPT_HEAVY.short, **none), replace(PROMPT_HEAVY.long, **none)
+    fleet.traffic = replace(PROMPT_HEAVY, short=short, long=replace(long, requests=0.2 * long.requests))
+    for pod in range(9):
+        fleet.changed_values["engine:generated_tokens_per_second", f"{GROUP}-{pod}"] = 50.0
+    await fleet.run(10)
+    assert fleet.condition("DemandEstimated") == ("Unknown", "LoadBegan")
+    assert fleet.split() == {"prefill": 1, "decode": 8}
+    fleet.traffic = replace(fleet.traffic, long=replace(long, requests=0.4 * long.requests))
+    await fleet.run(40)
+    assert fleet.condition("DemandEstimated") == ("True", "AnswersNotEnded")
+    assert fleet.split()["prefill"] > 3
 
 
 async def removed(fleet: Fleet) -> str:

@@ -126,9 +126,10 @@ def demand_estimated(reading: Reading) -> Finding:
     """DemandEstimated: whether the offered work is told by the front end, or concluded, or not known yet."""
     if reading.traffic is None:
         return Finding(None, "MetricsNotFresh", "unknown while the metrics are not fresh: nothing is decided")
-    if reading.demand is not None:
-        return reading.demand
     traffic = reading.traffic
+    early = reading.demand is not None and reading.demand.reason == "AnswersNotEnded" and only_begun(traffic)
+    if reading.demand is not None and not early:
+        return reading.demand
     if max(traffic.short.requests, traffic.long.requests) <= 0:
         return Finding(None, "NoRequests", "no request arrived: nothing is decided")
     if only_begun(traffic):

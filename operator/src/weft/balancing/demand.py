@@ -63,6 +63,10 @@ class Demand:
 BEGUN_PART = 0.27
 """A load that began, or more than doubled, less than this part of the long window ago is not judged: a little more than
 the short window, whose rates are too low before. Each second that it waits is one of a growing queue."""
+YOUNG_PART = 0.9
+"""A load that began within the long window has counted less than this part of its rate there."""
+AGAIN_AS_LONG = 2.0
+"""While no answer of a young load has ended, answers are taken to be so many times as long as the oldest are now."""
 CHANGE_DEVIATIONS = 1.5
 """Standard deviations by which the short window has to differ from the long one to be believed."""
 ENDED_WEIGHT = 30.0
@@ -87,6 +91,11 @@ def only_begun(traffic: Traffic) -> bool:
     return traffic.long.requests < BEGUN_PART * traffic.short.requests
 
 
+def none_ended(traffic: Traffic) -> bool:
+    """Whether the load is so young that no answer of it need have ended."""
+    return traffic.long.answers <= 0 and traffic.long.requests < YOUNG_PART * traffic.short.requests
+
+
 def recent(traffic: Traffic, generated_tokens_per_second: float) -> Recent | None:
     """The offered work; None while nothing arrives, no answer has ended or the load has only begun."""
     short, long = traffic.short, traffic.long
@@ -94,14 +103,14 @@ def recent(traffic: Traffic, generated_tokens_per_second: float) -> Recent | Non
         squared_variation(each) for each in (traffic.prompt_buckets, traffic.answer_buckets)
     )
     ended, prompt_length = _mean_answer(short, long), _mean_prompt(short, long)
-    if (
-        ended is None
-        or prompt_length is None
-        or max(short.requests, long.requests) <= 0
-        or only_begun(traffic)
-    ):
+    if prompt_length is None or max(short.requests, long.requests) <= 0 or only_begun(traffic):
         return None
-    length = _present_answer(traffic, ended, generated_tokens_per_second)
+    if ended is not None:
+        length = _present_answer(traffic, ended, generated_tokens_per_second)
+    elif none_ended(traffic) and generated_tokens_per_second > 0:
+        length = AGAIN_AS_LONG * generated_tokens_per_second / short.requests
+    else:
+        return None
     now = Demand(short.requests * prompt_length, short.requests * length, prompt_length, length)
     prompt_before, length_before = (
         _mean_prompt(long, short) or prompt_length,

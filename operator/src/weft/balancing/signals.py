@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from weft.balancing.demand import none_ended
 from weft.balancing.estimate import (
     ENTRY,
     EngineDemand,
@@ -203,6 +204,11 @@ def _demand(
                 prompt_buckets=told.prompt_buckets,
                 answer_buckets=told.answer_buckets,
             )
+        elif traffic.long.prompts > 0 and none_ended(traffic) and _writes(serving):
+            text = (
+                "no answer of this load has ended yet: taken to last twice as long as the oldest have by now"
+            )
+            notes.append(("AnswersNotEnded", text))
         elif traffic.long.requests > 0:
             series = {
                 "the front end's": preset.series_of("front_end", "prompt_tokens_long"),
@@ -244,7 +250,11 @@ def _busy_without_requests(serving: Mapping[str, EngineSeries], group: Group) ->
     """Whether prefill works now and answers are written, which no request of long ago explains."""
     entry = [series for pod, series in serving.items() if group.stages.get(pod) in ENTRY]
     reads = any((one.running or 0.0) + (one.waiting or 0.0) > 0 for one in entry)
-    return reads and any((one.generated_tokens_per_second or 0.0) > 0 for one in serving.values())
+    return reads and _writes(serving)
+
+
+def _writes(serving: Mapping[str, EngineSeries]) -> bool:
+    return any((one.generated_tokens_per_second or 0.0) > 0 for one in serving.values())
 
 
 def _fronts(

@@ -199,6 +199,11 @@ CONDITIONS = (
                 "The front end does not tell lengths: they are the engines', known when a part has ended.",
             ),
             Reason(
+                "True",
+                "AnswersNotEnded",
+                "No answer of a load that just began has ended: they are taken to be twice as long as the oldest are.",
+            ),
+            Reason(
                 "Unknown",
                 "LengthsUnknown",
                 "Requests arrive, and nothing tells their lengths yet; nothing is decided.",
