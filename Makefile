@@ -82,6 +82,10 @@ validate-emulator: $(VENV)/.complete ## DMTF's validators against the emulator i
 mutants: $(VENV)/.complete ## break each safety guard of tests/mutants in a copy, and see a named test fail; NAMES= some
 	@$(IN_ROOMS) weft_dev.mutants $(NAMES)
 
+.PHONY: mutation
+mutation: $(VENV)/.complete ## change the planner everywhere, a bit at a time, and list in docs/survivors.md what no test notices; half an hour, MODULES=outlook some
+	@$(IN_ROOMS) weft_dev.mutation $(MODULES)
+
 .PHONY: test-e2e
 test-e2e: ## the chart, engines and live traffic in make kind-up's cluster, after removing all of Weft's there
 	@$(PYTHON) hack/dev/weft_dev/preflight.py kind
