@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from support.inference import OBJECTIVES, PROMPT_HEAVY
-from weft.api import Objectives
-from weft.balancing.record import NARROWEST, WIDEST, Record
+from weft.api import Objectives, Stage
+from weft.balancing.record import BEYOND_MOST, NARROWEST, WIDEST, Record
 from weft.balancing.state import Kept, Traffic
 
 HOUR = 3600.0
@@ -73,6 +73,23 @@ def test_over_a_day_the_promise_is_kept_whatever_the_profile_is_wrong_by(permill
     assert late / total >= 0.5 * (1 - permille / 1000)  # and no hardware is held for more than that
 
 
+@pytest.mark.parametrize("permille", [950, 990])
+def test_the_promise_is_kept_over_a_day_that_gets_harder_towards_its_end(permille: int) -> None:
+    late = total = 0.0
+
+    def traffic(at: float, kept: Kept | None) -> Traffic:
+        nonlocal late, total
+        # From 14 to 22 o'clock a sixth more is needed for the same share: bursts get larger, or engines slower.
+        hard = 1 + 0.16 * min(1.0, max(0.0, at - 14 * HOUR) / (8 * HOUR))
+        room = 1 + (kept.headroom if kept is not None else 0.0)
+        share = min(1.0, (1 - permille / 1000) / 2 * math.exp(18 * (hard - room)))
+        late, total = late + 8 * share, total + 8
+        return served(1 - share)
+
+    played(24, traffic, promised(permille))
+    assert late / total <= 1 - permille / 1000
+
+
 def test_headroom_stays_within_its_bounds_and_comes_back_within_hours() -> None:
     course = played(40, lambda at, _: served(0.0 if at < 20 * HOUR else 1.0))
     asked = [one.headroom for one in course]
@@ -113,16 +130,26 @@ def test_a_new_leader_goes_on_from_the_headroom_that_was_written_down() -> None:
     assert kept.headroom == WIDEST
 
 
-def test_what_a_group_could_not_act_on_teaches_it_nothing() -> None:
+def learnt(record: Record, begin: int, end: int, in_time: float, **may: bool) -> float:
+    """The headroom after these half minutes."""
+    for step in range(begin, end):
+        kept = record.with_record(served(in_time), OBJECTIVES, 30.0 * step, **may).record
+    assert kept is not None
+    return kept.headroom
+
+
+def test_a_group_at_its_minimum_learns_of_no_room_and_one_that_stays_at_its_maximum_of_no_lack() -> None:
+    assert learnt(Record(), 0, 200, 1.0, may_shrink=False) == 0
     record = Record()
-    for step in range(200):
-        at_its_minimum = record.with_record(served(1.0), OBJECTIVES, 30.0 * step, may_shrink=False).record
-    assert at_its_minimum is not None
-    assert at_its_minimum.headroom == 0
-    for step in range(200, 400):
-        at_its_maximum = record.with_record(served(0.5), OBJECTIVES, 30.0 * step, may_grow=False).record
-    assert at_its_maximum is not None
-    assert at_its_maximum.headroom == 0
+    soon = learnt(record, 0, 12, 0.5, may_grow=False)
+    assert learnt(record, 12, 200, 0.5, may_grow=False) == soon
+
+
+def test_requests_that_a_growth_to_the_maximum_came_too_late_for_count_as_late() -> None:
+    record = Record()
+    before = learnt(record, 0, 20, 0.95)
+    # A burst: the group asks for all that it may have at once, and what waits meanwhile is served late.
+    assert learnt(record, 20, 28, 0.0, may_grow=False) > before + 0.1
 
 
 def test_what_was_between_two_readings_that_lie_far_apart_is_not_made_up() -> None:
@@ -146,3 +173,33 @@ def test_a_night_without_requests_proves_nothing() -> None:
 
     course = played(6, traffic)
     assert course[-1].headroom == pytest.approx(course[240].headroom, abs=0.01)
+
+
+def held_by(prefill: int, decode: int) -> dict[Stage, float]:
+    return {Stage.PREFILL: 2.0 * prefill, Stage.DECODE: 2.0 * decode}
+
+
+def beyond(record: Record, hours: range, requests: float, held: dict[Stage, float]) -> dict[Stage, float]:
+    """What the stages get beyond the headroom of all, after these hours."""
+    for step in range(hours.start * 120, hours.stop * 120):
+        kept = record.with_record(served(0.95, requests), OBJECTIVES, 30.0 * step, held=held).record
+    assert kept is not None
+    return dict(kept.stages)
+
+
+def test_a_late_request_is_saved_where_that_takes_the_least_hardware() -> None:
+    record = Record()
+    assert beyond(record, range(2), 8, held_by(4, 4)) == pytest.approx(
+        dict.fromkeys(held_by(1, 1), 0.0), abs=0.01
+    )
+    stages = beyond(Record(), range(2), 8, held_by(2, 10))
+    assert stages[Stage.PREFILL] > 0 > stages[Stage.DECODE]
+    # Short answers: as much hardware serves three times as many.
+    busy = beyond(record, range(2, 4), 24, held_by(4, 4))
+    assert min(busy.values()) > 0.05
+    # A night in which nobody asks is followed by a morning.
+    assert min(beyond(record, range(4, 8), 0.06, held_by(1, 1)).values()) >= -BEYOND_MOST
+
+
+def test_of_few_requests_it_is_not_known_what_one_takes() -> None:
+    assert beyond(Record(), range(1), 0.01, held_by(2, 10)) == {}

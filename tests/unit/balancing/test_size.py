@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -239,6 +240,21 @@ def test_a_promise_that_was_missed_for_hours_makes_the_group_larger_and_one_kept
     better = plan_split(elastic(6, 6, recorded(known(ANSWER_HEAVY), 0.99, -0.2)))
     assert better.allocation.total < usual.allocation.total
     assert reason(better).endswith(": 20 % less headroom")
+
+
+def needed(plan: SplitPlan) -> dict[str, float]:
+    return {
+        stage: float(number) for stage, number in re.findall(r"(\w+) needs ([\d.]+) replicas", reason(plan))
+    }
+
+
+def test_a_stage_that_takes_little_hardware_has_more_headroom_than_the_other() -> None:
+    beyond = {Stage.PREFILL: 0.2, Stage.DECODE: -0.1}
+    usual = needed(plan_split(elastic(1, 1, PROMPT_HEAVY)))
+    record = Kept(0.95, 90_000, 0.1, beyond)
+    found = needed(plan_split(elastic(1, 1, replace(PROMPT_HEAVY, record=record))))
+    assert found["prefill"] == pytest.approx(1.3 * usual["prefill"], rel=0.05)
+    assert found["decode"] == pytest.approx(usual["decode"], rel=0.05)
 
 
 def test_traffic_that_stays_the_same_scales_at_most_six_times_an_hour_and_takes_nothing_back_at_once() -> (

@@ -25,7 +25,7 @@ from weft.balancing.refusals import Refusal, Version
 from weft.balancing.replicas import Replica, kind_of, replica, revision_of, serving_in
 from weft.balancing.settings import RoleSwitchSettings
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, Reading, read
-from weft.balancing.stages import is_planned
+from weft.balancing.stages import by_stage, is_planned
 from weft.balancing.state import Answers, Finding, Hold, Split
 from weft.balancing.steps import Subject
 from weft.balancing.targets import Kinds, Target, read_target
@@ -394,7 +394,12 @@ async def _read(
     written = decision.headroom_percent if decision is not None else None
     may_shrink, may_grow = _may_change(picture)
     objectives = picture.group.spec.objectives
-    traffic = moments.record.with_record(traffic, objectives, now.boot, written, may_shrink, may_grow)
+    allocation = Split.read(picture.group.status.allocation)
+    held = by_stage(
+        (role.spec.stage, allocation[name] * role.spec.accelerators_counted)
+        for name, role in picture.roles.items()
+    )
+    traffic = moments.record.with_record(traffic, objectives, now.boot, written, may_shrink, may_grow, held)
     return replace(reading, traffic=traffic)
 
 

@@ -123,7 +123,7 @@ def _needs(inputs: SplitInputs, load: Demand, answers: Answers | None) -> dict[S
     """What the stages need for this load with the headroom of the promise, and for what waits."""
     speeds = Corrections(_believed(inputs.corrections.prefill), _believed(inputs.corrections.decode))
     promised = NormalDist().inv_cdf(inputs.objectives.attainment_permille / 1000)
-    headroom = (1 + BURSTS * max(0.0, promised - QUANTILE)) * (1 + _learnt(inputs))
+    bursts = 1 + BURSTS * max(0.0, promised - QUANTILE)
     seconds = BACKLOG_SECONDS + inputs.cold_start_seconds
     needs = stage_needs(inputs.roles, load, speeds, inputs.objectives)
     decode = needs.get(Stage.DECODE)
@@ -137,7 +137,7 @@ def _needs(inputs: SplitInputs, load: Demand, answers: Answers | None) -> dict[S
             one,
             need=replace(
                 one.need,
-                required=headroom * one.need.required
+                required=bursts * (1 + _learnt(inputs, stage)) * one.need.required
                 + _waiting(
                     stage, one, capacity[stage], None if told and stage is Stage.DECODE else inputs.queues
                 )
@@ -153,10 +153,13 @@ def _patience(inputs: SplitInputs) -> float:
     return max(LATE_SECONDS, inputs.cold_start_seconds)
 
 
-def _learnt(inputs: SplitInputs) -> float:
-    """The headroom that the record of the last hours adds; below zero: takes off."""
+def _learnt(inputs: SplitInputs, stage: Stage | None = None) -> float:
+    """The headroom that the record of the last hours adds, of a stage or of all; below zero: takes off."""
     record = inputs.traffic.record if inputs.traffic is not None else None
-    return record.headroom if record is not None else 0.0
+    if record is None:
+        return 0.0
+    beyond = record.stages.get(stage, 0.0) if stage is not None else 0.0
+    return record.headroom + beyond
 
 
 def _because(inputs: SplitInputs) -> str:

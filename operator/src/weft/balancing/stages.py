@@ -26,3 +26,13 @@ def parts_of(stages: Iterable[Stage]) -> set[Stage]:
 def is_planned(stage: Stage) -> bool:
     """Whether the planner decides how many replicas a role of this stage has. Else it has as many as its spec says."""
     return PARTS[stage] <= _PLANNED
+
+
+def by_stage(roles: Iterable[tuple[Stage, float]]) -> dict[Stage, float]:
+    """Hardware of roles, given with their stages, by the planned part of a request that it is for: of a role that does
+    two, half for each."""
+    found: dict[Stage, float] = {}
+    for stage, hardware in roles:
+        for part in PARTS[stage] & _PLANNED:
+            found[part] = found.get(part, 0.0) + hardware / len(PARTS[stage])
+    return found

@@ -124,6 +124,8 @@ class Kept:
     """So many requests that is of; old ones count less."""
     headroom: float
     """What this asks for beyond the headroom of the promise, as a part of what is needed; below zero: less."""
+    stages: Mapping[Stage, float] = field(default_factory=dict)
+    """The same of a stage beyond that: more where a request takes little hardware."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from weft.balancing.history import History
 from weft.balancing.own_speeds import OwnSpeeds, writing_speed
 from weft.balancing.record import Record
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, read
+from weft.balancing.stages import by_stage
 from weft.balancing.state import Answers, Engine, PodLoad, RoleState
 from weft.rehearse.moves import STAGES, Ways
 from weft.rehearse.play import Case, Target, View
@@ -125,6 +126,10 @@ class Weft:
                 now,
                 may_shrink=size > case.least_replicas,
                 may_grow=size < case.most_replicas,
+                held=by_stage(
+                    (STAGES[role], count * case.accelerators_per_replica)
+                    for role, count in mover.target.items()
+                ),
             )
         engines = {
             number: Engine(
