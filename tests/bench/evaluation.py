@@ -72,7 +72,13 @@ BENCHES = (
     ),
     Bench(((REHEARSAL,),), evaluate.RESULTS, results.Run, evaluate.run, evaluate.sections),
     Bench(((MIXTURES,),), mixtures.RESULTS, mixtures.Row, lambda row: mixtures.Row(**row), mixtures.sections),
-    Bench(((SIZE, "--bound"),), days.RESULTS, days.Row, lambda row: days.Row(**row), days.sections),
+    Bench(
+        ((SIZE, "--bound"), (SIZE, "--add", "--stationary", "3")),
+        days.RESULTS,
+        days.Row,
+        lambda row: days.Row(**row),
+        days.sections,
+    ),
     Bench(((MODEL,),), mocker.RESULTS, mocker.Row, lambda row: mocker.Row(**row), mocker.sections),
 )
 

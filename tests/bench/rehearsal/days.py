@@ -2,8 +2,9 @@
 
 The fixed fleet is the smallest that keeps the promise over the day, whatever its split: known only in hindsight.
 Writes build/bench/size.json and prints the table of docs/evaluation.md. `--days m-mid-day2 --attainments 0.99
---cold-starts 60` plays a part (with `--add` the others stay as an earlier run played them), `--bound` says in addition
-what a schedule that knew the day would hold.
+--cold-starts 60` plays a part (with `--add` the others, and the fixed fleets, stay as an earlier run played them),
+`--bound` says in addition what a schedule that knew the day would hold. `--stationary 3` plays three hours of a load
+that stays, for how often it is scaled.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ RESULTS = bench.ROOT / "build" / "bench" / "size.json"
 COPIES_SHIFT_SECONDS = 601.0
 GOAL = 0.2
 """Share of the fixed fleet's accelerator-hours that is to be saved."""
+MOST_SCALINGS = 6.0
+"""Goal per hour of a load that stays."""
 STAGE_ERROR, REPLICA_ERROR = 0.3, 0.2
 """Largest errors of the profile where engines are off it."""
 
@@ -53,12 +56,16 @@ mended with the lengths of the second (`stationary`), which is held out no more 
 
 
 FIXED, WEFT, BOUND = "fixed", "weft", "bound"
+STATIONARY = "stationary"
+"""In the place of a day: a load that stays."""
+SETTLING_SECONDS = 3600.0
+"""Of a load that stays: what is scaled until then is of the first size."""
 KEY = ("day", "promised", "policy", "cold_start_seconds")
 
 
 @dataclass(frozen=True, order=True)
 class Row:
-    """One day under a fixed fleet, Weft, or a schedule that knew the day (without a cold start)."""
+    """A day, or a load that stays, under a fixed fleet, Weft, or a schedule that knew it (without a cold start)."""
 
     day: str
     promised: float
@@ -93,10 +100,13 @@ def main() -> int:
     )
     parser.add_argument("--add", action="store_true", help="to the results of an earlier run")
     arguments = parser.parse_args()
-    if arguments.stationary:
-        print(stationary(arguments.stationary))
-        return 0
     rows = results.saved(RESULTS) if arguments.add else []
+    if arguments.stationary:
+        steady = stationary(arguments.stationary)
+        rows = results.put(rows, asdict(steady), KEY)
+        results.save(RESULTS, rows)
+        print(f"{stays([steady])}\n\nwritten to {RESULTS}")
+        return 0
     for day in DAYS:
         if day.name not in arguments.days.split(","):
             continue
@@ -104,28 +114,40 @@ def main() -> int:
             case = case_of(day, attainment)
             if arguments.off_profile:
                 case = replace(case, stage_error=STAGE_ERROR, replica_error=REPLICA_ERROR)
-            for row in compared(day, case, map(float, arguments.cold_starts.split(",")), arguments.bound):
+            cold_starts, earlier = map(float, arguments.cold_starts.split(",")), [Row(**row) for row in rows]
+            for row in compared(day, case, cold_starts, arguments.bound, earlier):
                 rows = results.put(rows, asdict(row), KEY)
                 results.save(RESULTS, rows)
                 print(line(row), flush=True)
-    print(f"\n{table([Row(**row) for row in rows])}\n\nwritten to {RESULTS}")
+    print(f"\n{sections([Row(**row) for row in rows])['size']}\n\nwritten to {RESULTS}")
     return 0
 
 
-def compared(day: Day, case: Case, cold_starts: Iterable[float], bounded: bool) -> Iterator[Row]:
-    fixed = best_fixed(case)
+def compared(
+    day: Day, case: Case, cold_starts: Iterable[float], bounded: bool, earlier: Sequence[Row] = ()
+) -> Iterator[Row]:
+    """The fixed fleet and the bound of an earlier run are taken as they are: no policy is in them."""
+    known = {
+        row.policy: row
+        for row in earlier
+        if (row.day, row.promised) == (day.name, case.objectives.attainment)
+    }
+    fixed = known.get(FIXED)
     if fixed is None:
-        print(
-            f"{day.name}: no fixed fleet of {day.most_replicas} keeps {case.objectives.attainment:.0%}",
-            flush=True,
-        )
-        return
-    yield row_of(day, fixed, FIXED)
-    if bounded:
-        hours = bound(fixed)
-        yield replace(row_of(day, fixed, BOUND), split="", accelerator_hours=hours)
+        best = best_fixed(case)
+        if best is None:
+            print(
+                f"{day.name}: no fixed fleet of {day.most_replicas} keeps {case.objectives.attainment:.0%}",
+                flush=True,
+            )
+            return
+        fixed = row_of(day, best, FIXED)
+        yield fixed
+    if bounded and BOUND not in known:
+        yield replace(fixed, policy=BOUND, split="", accelerator_hours=bound(case, fixed.attainment))
+    prefill, decode = map(int, fixed.split.split(":"))
     for cold_start in cold_starts:
-        free = replace(case, cold_start_seconds=cold_start, first=fixed.first)
+        free = replace(case, cold_start_seconds=cold_start, first={"prefill": prefill, "decode": decode})
         yield row_of(day, play(free, Weft(free)), WEFT)
 
 
@@ -183,10 +205,9 @@ def _rank(run: Run) -> tuple[int, float]:
     return sum(run.first.values()), -run.attainment
 
 
-def bound(fixed: Run) -> float:
+def bound(case: Case, attainment: float) -> float:
     """Accelerator-hours of a schedule that knew the day and meets as much as the fixed fleet."""
-    case = fixed.case
-    size = clairvoyant.mean_size(list(clairvoyant.blocks(case, play_fixed)), fixed.attainment)
+    size = clairvoyant.mean_size(list(clairvoyant.blocks(case, play_fixed)), attainment)
     return size * case.accelerators_per_replica * case.trace.seconds / 3600
 
 
@@ -207,7 +228,7 @@ def row_of(day: Day, run: Run, policy: str) -> Row:
     )
 
 
-def stationary(hours: float) -> str:
+def stationary(hours: float) -> Row:
     """A load that stays: arrivals by chance, lengths drawn from six hours of the day with the longest answers."""
     case = case_of(DAYS[1], 0.95)
     trace, draw = case.trace.cut(6 * 3600, 12 * 3600), random.Random(1)
@@ -218,12 +239,14 @@ def stationary(hours: float) -> str:
         rows.append((at, trace.prompt_tokens[place], trace.answer_tokens[place]))
     case = replace(case, trace=Trace.of(rows), first={"prefill": 3, "decode": 10})
     run = play(case, Weft(case))
-    sizes = [(0.0, 13), *((one.at_seconds, sum(one.counts.values())) for one in run.decisions)]
-    changes = [at for (_, before), (at, size) in pairwise(sizes) if size != before and at > 3600]
-    return (
-        f"stationary: {run.attainment:.1%} for {run.accelerator_hours:,.1f} accelerator-hours,"
-        f" {len(changes) / max(1.0, hours - 1):.1f} scalings per hour after the first"
-    )
+    sizes = [
+        (0.0, sum(run.first.values())),
+        *((one.at_seconds, sum(one.counts.values())) for one in run.decisions),
+    ]
+    scaled = [at for (_, before), (at, size) in pairwise(sizes) if size != before and at > SETTLING_SECONDS]
+    seconds = max(3600.0, case.trace.seconds - SETTLING_SECONDS)
+    day = Day(f"{STATIONARY}, {hours:g} h", 1, DAYS[1].ttft_seconds, DAYS[1].most_replicas)
+    return replace(row_of(day, run, WEFT), scalings_per_hour=len(scaled) / seconds * 3600)
 
 
 def line(row: Row) -> str:
@@ -271,8 +294,37 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def sections(rows: Sequence[Row]) -> dict[str, str]:
-    """The generated part of docs/evaluation.md that is of whole days."""
-    return {"size": table(rows)}
+    """The generated parts of docs/evaluation.md that are of whole days, and of loads that stay once one was played."""
+    steady = [row for row in rows if row.day.startswith(STATIONARY)]
+    made = {"size": table([row for row in rows if row not in steady])}
+    return made | {"stationary": stays(steady)} if steady else made
+
+
+def stays(rows: Sequence[Row]) -> str:
+    """How often a load that stays is scaled."""
+    heads = (
+        "load",
+        "promised",
+        "cold start",
+        "from",
+        "Weft",
+        "scalings per hour after the first",
+        "flips",
+        "commit",
+    )
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        often = f"{row.scalings_per_hour:.1f}: {'met' if row.scalings_per_hour <= MOST_SCALINGS else '**missed**'}"
+        cells = (
+            row.day,
+            f"{100 * row.promised:g} %",
+            f"{row.cold_start_seconds:g} s",
+            row.split,
+            _met(row),
+            often,
+        )
+        lines.append(f"| {' | '.join((*cells, str(row.flips), row.commit))} |")
+    return "\n".join(lines)
 
 
 def _met(row: Row) -> str:

@@ -105,3 +105,14 @@ def test_a_day_saves_a_fifth_of_the_hours_only_where_it_keeps_its_promise(
     fixed = days.Row("a-day", 0.95, days.FIXED, 0.0, "2:13", 0.952, 720.0, 0.0, 0, "abc")
     weft = replace(fixed, policy=days.WEFT, attainment=attainment, accelerator_hours=hours)
     assert re.search(rf"fewer\) \| .*{re.escape(said)}", days.table([fixed, weft]))
+
+
+@pytest.mark.parametrize(("often", "said"), [(6.0, "6.0: met"), (6.5, "6.5: **missed**")])
+def test_a_load_that_stays_has_a_table_of_its_own_and_may_be_scaled_six_times_an_hour(
+    often: float, said: str
+) -> None:
+    day = days.Row("a-day", 0.95, days.FIXED, 0.0, "2:13", 0.952, 720.0, 0.0, 0, "abc")
+    steady = days.Row("stationary, 3 h", 0.95, days.WEFT, 60.0, "3:10", 0.974, 108.9, often, 3, "abc")
+    made = days.sections([day, steady])
+    assert said in made["stationary"]
+    assert "stationary" not in made["size"]
