@@ -399,7 +399,10 @@ async def _read(
         (role.spec.stage, allocation[name] * role.spec.accelerators_counted)
         for name, role in picture.roles.items()
     )
-    traffic = moments.record.with_record(traffic, objectives, now.boot, written, may_shrink, may_grow, held)
+    encoded = not any(is_false(role.status.conditions, "KeepsUp") for role in picture.roles.values())
+    traffic = moments.record.with_record(
+        traffic, objectives, now.boot, written, may_shrink, may_grow, held, encoded
+    )
     return replace(reading, traffic=traffic)
 
 
@@ -435,8 +438,6 @@ def _may_change(picture: GroupPicture) -> tuple[bool, bool]:
     roles = [(role, count) for role, count in every if is_planned(role.stage)]
     more = [role.accelerators_counted for role, count in roles if count < role.max_replicas]
     waits = any(one.waits_for_hardware for one in picture.replicas)
-    # What is late for the encoders is no lack of the others.
-    waits = waits or any(is_false(role.status.conditions, "KeepsUp") for role in picture.roles.values())
     return (
         held > least and any(count > role.min_replicas for role, count in roles),
         held + min(more, default=math.inf) <= spec.accelerators.maximum and not waits,

@@ -63,11 +63,13 @@ class Record:
         may_shrink: bool = True,
         may_grow: bool = True,
         held: Mapping[Stage, float] = MappingProxyType({}),
+        encoded: bool = True,
     ) -> Traffic:
         """The traffic with what became of the promise until now; `at` in seconds of one clock, `written_percent` the
         headroom that was written down last, which counts at the first call. A group that may not shrink (it is at its
         minimum, or others say its size) learns of no room, and one that could not grow for minutes of no lack: it was
-        not tried. `held`: accelerators by stage.
+        not tried. `held`: accelerators by stage. What is late while encoders do not keep up (not
+        `encoded`) is no lack of the other stages.
 
         Without a histogram of the first token, and with no time promised, there is nothing to learn from.
         """
@@ -92,7 +94,7 @@ class Record:
         gain = PER_HOUR / math.sqrt(0.05 * max(allowed, 0.001))
         aim = max(allowed / 2, allowed - BURST)
         change = gain * requests * (late - aim) / max(hourly, 1e-9)
-        if at - self._grew_at < HELD_SECONDS if change > 0 else may_shrink:
+        if encoded and at - self._grew_at < HELD_SECONDS if change > 0 else may_shrink:
             self._headroom = _bounded(self._headroom + change)
         return replace(traffic, record=self._kept())
 
