@@ -82,6 +82,13 @@ def test_a_large_fall_is_followed_after_five_minutes_and_a_small_one_after_twent
         assert (plan.allocation["decode"] < 21) is shrinks, (fall, minutes)
 
 
+def test_a_fall_that_frees_one_replica_is_followed_after_twenty_minutes_and_one_of_two_after_five() -> None:
+    # A load that stays has such falls every few minutes, and a growth after each.
+    for fall, minutes, decode in ((full(10), 7, 20), (full(9.5), 7, 18)):
+        assert planned(20, seen(LONG, *[full(15)] * 20, *[fall] * minutes)).allocation["decode"] == decode
+    assert planned(20, seen(LONG, *[full(15)] * 20, *[full(10)] * 22)).allocation["decode"] < 20
+
+
 def test_a_large_fall_of_short_answers_is_followed_after_twenty_minutes_only() -> None:
     # A new replica would come long after the burst that asks for it.
     high, low = Answers(120, 0, 8.0), Answers(30, 0, 2.0)

@@ -8,7 +8,7 @@ those of the last minutes (`size_load`). Decode's need is that of the answers th
   became of the promise over the last hours (`record`). While a replica waits for hardware no more are asked for.
 - *Down* if the smaller group would have carried the largest load of the last minutes with room to spare, all replicas
   serve, what was promised is kept, and the group has not grown in these minutes nor changed for a while: twenty minutes
-  and a tenth, or for long answers five minutes and three tenths.
+  and a tenth, or for long answers, and by two replicas or more, five minutes and three tenths.
 """
 
 from __future__ import annotations
@@ -59,11 +59,13 @@ class Fall:
     """Part of it that this load may need."""
     stay_seconds: float
     """Least time after any change of the size."""
+    least: int = 1
+    """Replicas that it has to spare."""
 
 
-SMALL_FALL, LARGE_FALL = Fall(PAST_SECONDS, 0.9, 900.0), Fall(300.0, 0.7, 300.0)
+SMALL_FALL, LARGE_FALL = Fall(PAST_SECONDS, 0.9, 900.0), Fall(300.0, 0.7, 300.0, least=2)
 """What falls by so much that bursts do not explain it is followed after five minutes: most of what a size that follows
-the load wastes is kept while it falls."""
+the load wastes is kept while it falls. By one replica a load that stays falls, too, and comes back."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,7 @@ def _smaller(inputs: SplitInputs, here: Split, fall: Fall, needs: Mapping[Stage,
             beyond = split
             break
         best = split
-    if best == here:
+    if here.total - best.total < fall.least:
         return None
     stages = ", ".join(f"{stage.label} {one.need.required:.1f}" for stage, one in needs.items())
     reason = (
