@@ -187,7 +187,9 @@ async def test_a_scheduled_minimum_is_held_while_it_lasts_and_the_size_follows_t
     assert sum(fleet.split().values()) == 8, "little load is no reason to go below it"
     fleet.now += timedelta(hours=1)
     await fleet.run(40)
-    assert sum(fleet.split().values()) < 8, "what the load needs, with the headroom of a stage that takes little"
+    assert sum(fleet.split().values()) < 8, (
+        "what the load needs, with the headroom of a stage that takes little"
+    )
 
 
 async def test_a_scheduled_minimum_wakes_a_group_that_sleeps() -> None:
