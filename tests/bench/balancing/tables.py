@@ -11,7 +11,7 @@ import constants
 from results import Run
 
 STATIC, AGGREGATED, FIRST, SHIPPED = "static", "aggregated", "first", "dynamo, shipped"
-WEFT, WEFT_MIXED, OPTIMUM = "weft", "weft, aggregated", "optimum"
+WEFT, WEFT_MIXED, OPTIMUM = "weft", "weft aggregated", "optimum"
 FLIPPING = (WEFT, WEFT_MIXED)
 TITLES = {
     STATIC: "best static split in hindsight",
