@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from support import idle_group
+from support.broken import ENDS_AT_ONCE
 from support.idle_group import GROUP, create_group, split
 from support.world import World, eventually, start_kubelet
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, PODS
@@ -59,7 +60,7 @@ def test_a_moved_group_that_is_paused_keeps_its_split_until_a_role_is_scaled(wor
     start_kubelet(world)
     with idle_group.idle_engines(world.kube, world.namespace) as settings:
         create_group(world.kube, world.namespace)
-        world.start_operator(**settings)
+        world.start_operator(program=ENDS_AT_ONCE, **settings)
         eventually(
             lambda: split(world.kube, world.namespace) == {"prefill": 2, "decode": 2}, 60, what="it serves"
         )

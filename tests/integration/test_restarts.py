@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from support import idle_group
+from support.broken import ENDS_AT_ONCE
 from support.idle_group import GROUP, create_group, split
 from support.world import World, eventually, reason, start_kubelet
 from weft.api.resources import FABRICS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
@@ -51,7 +52,7 @@ def test_a_restart_and_a_roll_give_pods_other_arguments_and_one_that_cannot_run_
         for role, replicas in (("prefill", 1), ("decode", 2)):
             change = {"spec": {"replicas": replicas, "template": template(role)}}
             world.kube.patch(INFERENCE_ROLES, role, change, world.namespace)
-        world.start_operator(**settings)
+        world.start_operator(program=ENDS_AT_ONCE, **settings)
         eventually(
             lambda: split(world.kube, world.namespace) == {"prefill": 1, "decode": 2}, 60, what="it serves"
         )
@@ -158,7 +159,7 @@ def test_devices_go_from_host_to_host_where_the_hardware_under_a_role_changes_an
         for role, replicas, node in (("prefill", 1, {"accelerators": gpu}), ("decode", 2, decode)):
             change = {"spec": {"replicas": replicas, "node": node}}
             world.kube.patch(INFERENCE_ROLES, role, change, world.namespace)
-        world.start_operator(**settings)
+        world.start_operator(program=ENDS_AT_ONCE, **settings)
         eventually(
             lambda: split(world.kube, world.namespace) == {"prefill": 1, "decode": 2}, 60, what="it serves"
         )
@@ -214,7 +215,7 @@ def test_encoders_are_made_rolled_scaled_and_removed_beside_what_they_encode_for
             "drain": {"timeoutSeconds": 20},
         }
         world.kube.create(INFERENCE_ROLES, idle_group.own(INFERENCE_ROLES, "encode", spec), world.namespace)
-        world.start_operator(**settings)
+        world.start_operator(program=ENDS_AT_ONCE, **settings)
         whole = {"prefill": 1, "decode": 1, "encode": 2}
         eventually(lambda: split(world.kube, world.namespace) == whole, 60, what="all serve")
         assert len(world.attached()) == 4

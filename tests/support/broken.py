@@ -13,6 +13,8 @@ from weft_dev.controlplane import ControlPlane
 
 LIMIT_SECONDS = 3.0
 """What a broken operator leaves behind does not go away by waiting."""
+ENDS_AT_ONCE = (Path(broken_operator.__file__), "end-seconds")
+"""Ends an engine as soon as it is seen idle, for tests without a router and about something else."""
 
 
 def violations_without(
