@@ -19,6 +19,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from weft_dev import ROOT
@@ -52,6 +53,8 @@ pytest_add_cli_args = ["-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = {tests}
 """
 PLACEHOLDER = "pythonpath = ["
+AROUND = 40
+"""Characters shown before and after what a change changes."""
 SURVIVED, UNTESTED = 0, (None, 2, 5, 33, 34)
 """Exit statuses that mutmut records of a change that no test noticed, and that no test gets to."""
 HEAD = """# What the planner's tests do not notice
@@ -156,6 +159,24 @@ def difference(before: Sequence[str], after: Sequence[str]) -> tuple[str, str]:
     return " ".join(sides["-"]), " ".join(sides["+"])
 
 
+def shortened(before: str, after: str) -> tuple[str, str]:
+    """What differs of two texts, with some of what stands around it."""
+    same = _alike(before, after)
+    rest = _alike(before[same:][::-1], after[same:][::-1])
+    begin = max(0, same - AROUND)
+
+    def part(text: str) -> str:
+        end = len(text) - rest + AROUND
+        return ("…" if begin else "") + text[begin:end] + ("…" if end < len(text) else "")
+
+    return part(before), part(after)
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
 def table(changes: Iterable[Change]) -> str:
     """Counts by module."""
     counts: Mapping[str, list[Change]] = defaultdict(list)
@@ -177,7 +198,7 @@ def survivors(changes: Iterable[Change]) -> str:
             found[f"{change.module}.{change.function}"].append(change)
     parts = []
     for name, each in found.items():
-        rows = [f"- `{one.before}` → `{one.after}`" for one in each]
+        rows = ["- `{}` → `{}`".format(*shortened(one.before, one.after)) for one in each]
         parts.append("\n".join([f"`{name}`", "", *rows, ""]))
     return "\n".join(parts)
 

@@ -44,6 +44,14 @@ def test_each_change_is_told_by_its_line_with_what_became_of_it(tmp_path: Path) 
     )
 
 
+def test_of_a_long_line_what_differs_is_shown() -> None:
+    before, after = (f"{'x' * 60} = {value} + {'y' * 60}" for value in ("1", "2"))
+    assert mutation.shortened(before, after) == (
+        f"…{'x' * 37} = 1 + {'y' * 37}…",
+        f"…{'x' * 37} = 2 + {'y' * 37}…",
+    )
+
+
 def test_a_change_that_was_not_tried_is_not_counted_as_noticed() -> None:
     assert "| plan | 1 | 0 | 0 | 1 |" in mutation.table([Change("plan", "f", 1, None, "a", "b")])
 
