@@ -83,7 +83,7 @@ mutants: $(VENV)/.complete ## break each safety guard of tests/mutants in a copy
 	@$(IN_ROOMS) weft_dev.mutants $(NAMES)
 
 .PHONY: mutation
-mutation: $(VENV)/.complete ## change the planner everywhere, a bit at a time, and list in docs/survivors.md what no test notices; half an hour, MODULES=outlook some
+mutation: $(VENV)/.complete ## change the planner everywhere, a bit at a time, and list in docs/survivors.md what its unit tests miss; a quarter of an hour, MODULES=outlook some
 	@$(IN_ROOMS) weft_dev.mutation $(MODULES)
 
 .PHONY: test-e2e
@@ -123,7 +123,7 @@ bench-size: $(VENV)/.complete ## whole days with a free size against the best fi
 	PYTHONPATH=$(ROOMS):tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/rehearsal/days.py $(ARGS)
 
 .PHONY: evaluation
-evaluation: $(VENV)/.complete ## play all of the three benches above, hours, and write docs/evaluation.md's tables; ARGS=--played takes what they left in build/, --tables only writes
+evaluation: $(VENV)/.complete ## play the three benches above, mixtures and the engine model, hours, and write docs/evaluation.md's tables; ARGS=--played takes what they left in build/, --tables only writes
 	PYTHONPATH=$(ROOMS):tests:tests/bench/balancing:tests/bench/rehearsal $(BIN)/python tests/bench/evaluation.py $(ARGS)
 
 .PHONY: check-engine-model
