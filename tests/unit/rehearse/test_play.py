@@ -131,6 +131,19 @@ def test_replicas_that_start_or_drain_are_paid_for_and_serve_nobody() -> None:
     assert run.held_seconds > 6 * SHIFT.seconds + 2 * 200.0
 
 
+@pytest.mark.parametrize(("prompts_per_second", "gone_after"), [(2.0, 15.0), (30.0, 30.0)])
+def test_a_decode_replica_is_ended_as_late_as_by_the_operator_while_prompts_wait(
+    prompts_per_second: float, gone_after: float
+) -> None:
+    """Of 600 tokens one prefill replica reads about eight prompts a second. Scrapes are at multiples of 5 s, and the
+    first one that tells is 11 s after the replica left the router, or later."""
+    case = replace(CASE, trace=Trace.of(poisson(1, 150, prompts_per_second, 600, 1)), scrape_seconds=5.0)
+    steps = [(50.0, {"prefill": 1, "decode": 2}), (100.0, {"prefill": 1, "decode": 1})]
+    run = play(case, Script(steps, Ways(3)), {"prefill": 1, "decode": 2})
+    gone = next(at for at, _, held in run.sizes if held == 2)
+    assert gone == pytest.approx(100.0 + gone_after, abs=0.5)
+
+
 def test_new_replicas_wait_for_hardware_that_drains() -> None:
     """Without flips a role gives a replica away and the other one makes it: never both at once at the limit."""
     run = play(

@@ -22,6 +22,16 @@ QUEUED_SECONDS = 30.0
 of that request only when the prompt has been read."""
 
 
+def ends_decode_after(prompts_wait: bool) -> float:
+    """Seconds out of the router until a decode replica may be ended. `prompts_wait`: some do at prefill replicas."""
+    return QUEUED_SECONDS if prompts_wait else END_SECONDS
+
+
+def seen_to_end_after() -> float:
+    """Seconds after a replica left the router from which on a scrape tells whether its engine may be ended."""
+    return CONDITION_SECONDS + END_SECONDS
+
+
 def seen_idle_after(scrape_seconds: float) -> float:
     """Seconds after a replica left the router from which on a scrape tells whether it is idle."""
     return CONDITION_SECONDS + min(scrape_seconds, ROUTER_SECONDS)
@@ -76,10 +86,10 @@ def may_stop(
     since = _out_since(replica)
     if load is None or since is None or not idle(replica, load, scrape_seconds):
         return False
-    if load.sampled_at < since + timedelta(seconds=CONDITION_SECONDS + END_SECONDS):
+    if load.sampled_at < since + timedelta(seconds=seen_to_end_after()):
         return False
     if replica.stage == Stage.DECODE.label:
-        return not prompts_wait or now - since >= timedelta(seconds=QUEUED_SECONDS)
+        return now - since >= timedelta(seconds=ends_decode_after(prompts_wait))
     if all(one is not None and one.running + one.waiting == 0 for one in others):
         return True
     # What prefill still reads of an encoder is in no KV cache.

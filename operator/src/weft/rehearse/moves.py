@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from weft.api import Stage
-from weft.balancing.drain import END_SECONDS, seen_idle_after
+from weft.balancing.drain import ends_decode_after, seen_idle_after, seen_to_end_after
 from weft.balancing.own_speeds import turn
 from weft.rehearse.scrapes import RUNNING, WAITING, Scrapes, pod_name
 from weft.rehearse.world import AGGREGATES, DECODES, PREFILLS, ROLES, Replica, World
@@ -88,7 +88,7 @@ class Mover:
     def _carry_on_flip(self, one: Replica) -> None:
         world, now = self.world, self.world.now
         if one.switched_at == float("inf"):
-            if self._idle(one):
+            if self._idle(one, seen_idle_after(self.scrapes.scrape_seconds)):
                 one.switched_at = now + self.ways.flip_seconds
             elif now - one.out_since > self.ways.drain_timeout_seconds:
                 self.target[one.role] = self.target.get(one.role, 0) + 1
@@ -202,19 +202,27 @@ class Mover:
         samples = self.scrapes.engines.get(one.number)
         return samples.rows[-1][RUNNING] + samples.rows[-1][WAITING] if samples else 0.0
 
-    def _idle(self, one: Replica) -> bool:
+    def _idle(self, one: Replica, seen_after: float) -> bool:
+        """By what was scraped so many seconds after it left the router, or later."""
         if not self.ways.confirmed:
             return one.engine.idle
         samples = self.scrapes.engines.get(one.number)
         if samples is None:
             return one.engine.idle
-        seen_after = one.out_since + seen_idle_after(self.scrapes.scrape_seconds)
-        return samples.times[-1] >= seen_after and self._work(one) == 0
+        return samples.times[-1] >= one.out_since + seen_after and self._work(one) == 0
 
     def _may_go(self, one: Replica) -> bool:
         if one.ready_at > self.world.now:
             return True  # it never served
-        if not (self._idle(one) and one.engine.idle and one.engine.holds_nothing):
+        if not (self._idle(one, seen_to_end_after()) and one.engine.idle and one.engine.holds_nothing):
             return False
-        holds = self.ways.kv_hold_seconds if one.role == PREFILLS else END_SECONDS
+        holds = self.ways.kv_hold_seconds if one.role == PREFILLS else ends_decode_after(self._prompts_wait())
         return not self.ways.confirmed or self.world.now - one.out_since >= holds
+
+    def _prompts_wait(self) -> bool:
+        engines, replicas = self.scrapes.engines, self.world.replicas
+        return any(
+            one.role == PREFILLS and engines[number].rows[-1][WAITING] > 0
+            for number, one in replicas.items()
+            if number in engines
+        )
