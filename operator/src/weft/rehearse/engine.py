@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
@@ -206,23 +206,6 @@ class Engine:
         if self._mode != _DECODING:
             return 0
         return min(self._steps, int((now - self._begun) / self._step + _EPSILON))
-
-    def outlook(self, now: float) -> Iterator[tuple[int, float]]:
-        """(request, about when its first token is out) of those that wait here for a prefill or for a place."""
-        batch = len(self._running)
-        step = self._step_seconds[min(batch, len(self._step_seconds) - 1)]
-        left = sum(end - self._clock for end, _, _ in self._running)
-        # A place is free after each so many seconds, with the rest of the batch's answers spread evenly.
-        pause = left * step / batch / batch if batch else 0.0
-        at = self.due if self._prefilling else now
-        place = now
-        for kind, request in (*((each[0], each[1]) for each in self._to_prefill), *self._waiting):
-            if kind == DECODE:
-                place += pause
-                yield request, place + step
-            else:
-                at += self._prefill_seconds(self._tokens(request), 0) + (step if batch else 0.0)
-                yield request, at
 
     def cached_tokens(self, request: int) -> int:
         """How much of a prompt's beginning need not be read again here; at least one token always is."""

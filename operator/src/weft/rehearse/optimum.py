@@ -2,13 +2,14 @@
 
 Dynamic programming over the replicas per role in steps of half a minute, on the engine that everything else runs on.
 For each split the best way to be in it at a step is kept as a whole world (queues, batches, replicas on their way),
-and from each the splits that a few moves reach are played on. Moves take what they take, only that the end of a drain
-is known at once and any number may go on at a time. All hardware is used: fewer replicas never meet more.
+and from each the splits that a few moves reach are played on. The best way is the one that meets most within the next
+two minutes where nothing is moved in them: what a queue costs shows later than what was met until now. Moves take what
+they take, only that the end of a drain is known at once and any number may go on at a time. All hardware is used: fewer
+replicas never meet more.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -20,10 +21,12 @@ from weft.rehearse.static import best_static, splits
 from weft.rehearse.world import ROLES
 
 STEP_SECONDS = 30.0
-MOVES_MOST = 2
+AHEAD_SECONDS = 120.0
+"""How far a path is played on, with its split as it is, to see what it is worth."""
+MOVES_MOST = 3
 """Replicas that change their role in one step; more follow in the next one."""
-KEPT = 24
-"""States that are gone on from at each step: the best by what they met so far."""
+KEPT = 8
+"""States that are gone on from at each step: those worth most."""
 
 Key = tuple[int, ...]
 """Replicas per role, in the order of ROLES."""
@@ -38,20 +41,11 @@ class Path:
     mover: Mover
     run: Run
 
-    @property
-    def score(self) -> float:
-        """Requests that met the objectives, and those under way that are expected to."""
-        world, most = self.mover.world, self.run.case.objectives.ttft_seconds
-        expected = {
-            request: at for one in world.replicas.values() for request, at in one.engine.outlook(world.now)
-        }
-        hopeful = 0
-        for request in world.under_way():
-            first = world.ttft[request]
-            if math.isnan(first):
-                first = expected.get(request, world.now) - world.trace.at_seconds[request]
-            hopeful += first <= most
-        return world.met + hopeful
+    def worth(self) -> int:
+        """Requests within the objectives by AHEAD_SECONDS from now, if nothing were moved until then."""
+        ahead = self.fork(self.mover.target)
+        ahead.advance(self.mover.world.now + AHEAD_SECONDS)
+        return ahead.mover.world.met
 
     def fork(self, counts: Counts) -> Path:
         """The same past with other wants from now on."""
@@ -80,36 +74,34 @@ def optimum(case: Case, aggregated: bool, progress: Callable[[float], None]) -> 
         flip_seconds=case.flip_seconds,
         confirmed=False,
     )
-    paths: dict[State, Path] = {}
+    paths: dict[State, tuple[int, Path]] = {}
     for counts in splits(case.most_replicas, case.most_replicas, aggregated):
         world = new_world(case)
         mover = Mover(world, Scrapes(case.scrape_seconds), ways)
         mover.start(counts)
-        paths[_key(counts), False] = Path(
-            mover, Run("optimum", case, world, dict(counts), [], [], 0.0, 0, 0, 0)
-        )
+        run = Run("optimum", case, world, dict(counts), [], [], 0.0, 0, 0, 0)
+        paths[_key(counts), False] = 0, Path(mover, run)
     end, at = case.trace.seconds, 0.0
     allowed = {key for key, _ in paths}
+    kept = len(paths)
     while at < end:
         at = min(end, at + STEP_SECONDS)
         progress(at)
-        following: dict[State, Path] = {}
-        ranked = sorted(paths, key=lambda state: (-paths[state].score, state))
-        for key, moved in ranked[:KEPT]:
+        following: dict[State, tuple[int, Path]] = {}
+        for key, moved in sorted(paths, key=lambda state: (-paths[state][0], state))[:kept]:
             for target in _near(key, allowed):
-                path = paths[key, moved].fork(_counts(target))
+                path = paths[key, moved][1].fork(_counts(target))
                 path.advance(at)
-                state = target, moved or target != key
-                known = following.get(state)
-                if known is None or path.score > known.score:
-                    following[state] = path
-        paths = following
-    for path in paths.values():
+                worth, state = path.worth(), (target, moved or target != key)
+                if state not in following or worth > following[state][0]:
+                    following[state] = worth, path
+        paths, kept = following, KEPT
+    for _, path in paths.values():
         path.run.held_seconds = path.mover.world.held_seconds()
         path.run.flips = path.mover.flips
         while not path.mover.world.finished and path.mover.world.now < end + ANSWERS_SECONDS:
             path.advance(path.mover.world.now + STEP_SECONDS)
-    runs = [path.run for path in paths.values()]
+    runs = [path.run for _, path in paths.values()]
     # To move nothing is a schedule too, and the way kept for a split may have left it.
     whole = replace(case, least_replicas=case.most_replicas)
     runs.append(replace(best_static(whole, aggregated, lambda _: None), policy="optimum"))

@@ -208,11 +208,6 @@ class World:
         """All requests have their answer."""
         return self.done == len(self.trace)
 
-    def under_way(self) -> set[int]:
-        """Requests that have arrived and have no answer yet."""
-        waiting = (*self._wants_prefill, *self._wants_decode)
-        return {*waiting, *self._prefill_at, *self._decode_at}
-
     def _schedule(self, engine: Engine) -> None:
         if engine.due < math.inf:
             heappush(self._due, (engine.due, engine.number))
