@@ -393,6 +393,8 @@ def test_a_preset_reads_what_its_exporters_were_given(told: Readings, name: str)
     else:
         assert prefill.kv_unread is not None
         assert (prefill.kv_unread > 1, decode.kv_unread) == (True, 0)
+    counted = (prefill.ended or 0) > 0, (decode.ended or 0) > 0
+    assert counted == ((False, False) if name == "dynamo" else (True, True)), "the simulator does not tell it"
     if name == "dynamo":  # its simulator's prefill tells only how many requests it has and has ended
         assert (prefill.running, prefill.waiting) == (1, 6)
     else:

@@ -6,7 +6,7 @@ import contextlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, PODS, ResourceType
@@ -19,26 +19,29 @@ GROUP = "llama"
 
 @contextlib.contextmanager
 def idle_engines(
-    kube: Kube, namespace: str, front_end: Mapping[str, float] | None = None
+    kube: Kube,
+    namespace: str,
+    front_end: Mapping[str, float] | None = None,
+    engine: Callable[[Object], Mapping[str, float]] = lambda pod: {},
 ) -> Iterator[dict[str, Any]]:
     """Every pod of the namespace is scraped and idle; yields the operator's settings for it.
 
     `front_end`: its signals, of the model `llama`, those of a histogram as `signal le`; looked at with each query.
-    None: there is none.
+    None: there is none. `engine`: more signals of a pod, or other ones than those of an idle engine.
     """
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            names = [pod["metadata"]["name"] for pod in kube.list(PODS, namespace)]
-            signals = (("running", "0"), ("waiting", "0"), ("age", "0"), ("targets", "1"))
+            idle = {"running": 0.0, "waiting": 0.0, "age": 0.0, "targets": 1.0}
+            engines = {pod["metadata"]["name"]: {**idle, **engine(pod)} for pod in kube.list(PODS, namespace)}
             series = [
                 {
                     "metric": {"weft_signal": f"engine:{signal}", "namespace": namespace, "pod": name},
-                    "value": [0, number],
+                    "value": [0, str(number)],
                 }
-                for name in names
-                for signal, number in signals
+                for name, signals in engines.items()
+                for signal, number in signals.items()
             ]
             series += [
                 {

@@ -19,15 +19,15 @@ from weft.balancing.presets import PAST_SECONDS, Windows
 from weft.balancing.profile import Profile, Unusable
 from weft.balancing.refusals import Refusal
 from weft.balancing.replicas import Replica, serving_in
+from weft.balancing.sent_late import words
 from weft.balancing.series import Buckets
-from weft.balancing.signals import Reading
+from weft.balancing.signals import Reading, listed
 from weft.balancing.stages import PLANNED, is_planned, parts_of
 from weft.balancing.state import Finding, Split
 from weft.balancing.steps import Subject
 
 SCRAPE_SECONDS_MOST = 5.0
 """Scrapes that are further apart than this are named in the condition."""
-NAMES_SHOWN = 4
 IN_PROGRESS = ("Moving", "Scaling", "Starting")
 """Reasons of Balanced=False that pass by themselves; any other is an obstacle."""
 ATTAINMENT_BAND = 0.005
@@ -88,9 +88,9 @@ def too_many_roles(names: Collection[str]) -> Finding | None:
     """Said of a group, and of these roles, that are more than it can have; None where there are none."""
     if not names:
         return None
-    some = ", ".join(sorted(names)[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
     text = (
-        f"a group has at most {MOST_ROLES} roles, and {some} came later: delete them, or others of the group"
+        f"a group has at most {MOST_ROLES} roles, and {listed(sorted(names))} came later: delete them, or others of the"
+        " group"
     )
     return Finding(False, "TooManyRoles", text)
 
@@ -108,11 +108,10 @@ def metrics_fresh(reading: Reading, windows: Windows, asleep: bool = False) -> F
         if reading.left_out:
             names = sorted(reading.left_out)
             why = reading.left_out[names[0]]
-            some = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
             return Finding(
                 True,
                 "PartlyFresh",
-                f"left out: {some} ({why.reason}: {why.message}); the others speak for them",
+                f"left out: {listed(names)} ({why.reason}: {why.message}); the others speak for them",
             )
         return Finding(True, "Fresh", text)
     if reading.hold.reason == "NoReplicas" and asleep:
@@ -127,8 +126,7 @@ def demand_estimated(reading: Reading) -> Finding:
     if reading.traffic is None:
         return Finding(None, "MetricsNotFresh", "unknown while the metrics are not fresh: nothing is decided")
     traffic = reading.traffic
-    early = reading.demand is not None and reading.demand.reason == "AnswersNotEnded" and only_begun(traffic)
-    if reading.demand is not None and not early:
+    if reading.demand is not None:
         return reading.demand
     if max(traffic.short.requests, traffic.long.requests) <= 0:
         return Finding(None, "NoRequests", "no request arrived: nothing is decided")
@@ -141,18 +139,23 @@ def demand_estimated(reading: Reading) -> Finding:
     return Finding(False, "Counted", "the front end counts the requests and their lengths")
 
 
-def removing(replicas: Sequence[Replica], reading: Reading) -> Finding:
-    """Ready, of a group that is being deleted: whose requests it waits for, and how long where nothing tells."""
+def removing(replicas: Sequence[Replica], reading: Reading, sent_late: Collection[str]) -> Finding:
+    """Ready, of a group that is being deleted: whose requests it waits for, and how long where nothing tells.
+
+    `sent_late`: replicas on which requests go on beginning.
+    """
     left = sorted(one.name for one in replicas if one.has_pod)
     if not left:
         return Finding(False, "Removing", "the last logical nodes give their devices back")
-    names = ", ".join(left[:NAMES_SHOWN]) + (", ..." if len(left) > NAMES_SHOWN else "")
+    names = listed(left)
     if len(left) == 1:
         text = f"1 replica finishes its requests before it is removed: {names}"
     else:
         text = f"{len(left)} replicas finish their requests before they are removed: {names}"
     if not reading.loads.keys() >= set(left):
         text += "; without recent metrics a replica stays until its drain times out"
+    elif sent_late:
+        text += f". {words(sent_late)}; until then a replica stays until its drain times out"
     return Finding(False, "Removing", text)
 
 
@@ -195,12 +198,11 @@ def kv_caches_read(reading: Reading) -> Finding | None:
     minutes = f"{PAST_SECONDS / 60:.0f} minutes"
     if not of:
         return Finding(True, "AllRead", f"no KV cache of a prompt was left unread in the last {minutes}")
-    names = ", ".join(of[:NAMES_SHOWN]) + (", ..." if len(of) > NAMES_SHOWN else "")
     text = (
-        f"the lease of KV caches that {names} computed ended in the last {minutes} before decode had read them: these"
-        " requests failed, were computed anew, or their clients had gone. Look whether decode replicas reach these pods"
-        " (the KV connector's port, the interconnect) and are not overloaded; if reads are only slow, raise the lease"
-        " (vLLM: kv_lease_duration in kv_connector_extra_config), and kv_hold_seconds of the preset with it"
+        f"the lease of KV caches that {listed(of)} computed ended in the last {minutes} before decode had read them:"
+        " these requests failed, were computed anew, or their clients had gone. Look whether decode replicas reach"
+        " these pods (the KV connector's port, the interconnect) and are not overloaded; if reads are only slow, raise"
+        " the lease (vLLM: kv_lease_duration in kv_connector_extra_config), and kv_hold_seconds of the preset with it"
     )
     return Finding(False, "KVExpired", text)
 
@@ -291,9 +293,7 @@ def waiting_for_hardware(replicas: Sequence[Replica], where: str = "") -> Findin
     waiting = [one for one in replicas if one.waits_for_hardware and not one.serving and not one.removing]
     if not waiting:
         return None
-    names = ", ".join(one.name for one in waiting[:NAMES_SHOWN]) + (
-        ", ..." if len(waiting) > NAMES_SHOWN else ""
-    )
+    names = listed([one.name for one in waiting])
     kinds = " and ".join(
         kind
         for kind, there in (

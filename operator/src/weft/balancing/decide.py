@@ -20,6 +20,7 @@ from weft.balancing.plan import SplitPlan, plan_split
 from weft.balancing.replicas import Replica
 from weft.balancing.roster import Roster, plan_roster
 from weft.balancing.scaling import Scaling, plan_targets
+from weft.balancing.sent_late import router_keeps_sending
 from weft.balancing.stages import is_planned
 from weft.balancing.state import Finding, Note, Split
 from weft.balancing.steps import (
@@ -73,7 +74,8 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
     still = tuple(one.transfer for one in carried if not one.over)
     of_transfers = [step for one in carried for step in (one.check, one.step) if step is not None]
     recorded = Split.read(group.status.allocation)
-    allowed = permit(group.spec, now.wall)
+    keeps_sending = router_keeps_sending(picture.sent_late)
+    allowed = permit(group.spec, now.wall, keeps_sending)
     roster = Roster()
     steps: list[Step] = [*of_transfers]
     if recorded:
@@ -96,6 +98,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
     begun, closed = started(allowed, chosen, len(still))
     transfers = (*still, *begun)
     obstacles = (
+        keeps_sending,
         plan.obstacle,
         picture.schedule_problem,
         roster.obstacle,

@@ -43,14 +43,15 @@ def idle(replica: Replica, load: PodLoad | None, scrape_seconds: float) -> bool:
     Counts only what was scraped a full scrape interval after the pod turned not Ready, or after ROUTER_SECONDS where
     scrapes are rarer: until then the router may still have been sending.
     """
-    since = _out_since(replica)
+    since = out_since(replica)
     if load is None or since is None:
         return False
     seen_after = since + timedelta(seconds=seen_idle_after(scrape_seconds))
     return load.sampled_at >= seen_after and load.running == 0 and load.waiting == 0
 
 
-def _out_since(replica: Replica) -> datetime | None:
+def out_since(replica: Replica) -> datetime | None:
+    """When it left the router; None while it may be sent requests."""
     if replica.gate is not False or replica.gate_changed_at is None or replica.ready:
         return None
     return max(moment for moment in (replica.gate_changed_at, replica.ready_changed_at) if moment is not None)
@@ -83,7 +84,7 @@ def may_stop(
     """
     if not replica.pod_running or replica.gate is None or timed_out(replica, timeout_seconds, now):
         return True
-    since = _out_since(replica)
+    since = out_since(replica)
     if load is None or since is None or not idle(replica, load, scrape_seconds):
         return False
     if load.sampled_at < since + timedelta(seconds=seen_to_end_after()):

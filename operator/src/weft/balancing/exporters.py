@@ -68,6 +68,7 @@ _VLLM: Expressions = {
         *(f"increase(vllm:{one}_num_kv_expired_reqs_total[$past])" for one in ("nixl", "mooncake"))
     ),
     "resets": _pod("resets(vllm:request_success_total[$long])", how="max"),
+    "ended": _pod("vllm:request_success_total"),
     # A prompt that decode pulled from prefill is no work of decode's, although prompt_tokens_total counts it.
     "prompt_tokens_per_second": _pod(f"rate({_V_SOURCE}[$long])", "rate(vllm:prompt_tokens_total[$long])"),
     "generated_tokens_per_second": _pod(
@@ -109,6 +110,7 @@ _SGLANG: Expressions = {
     "waiting_growth_long": f"deriv(({_pod(_S_WAITING)})[$long:$scrape])",
     "kv_usage": _pod(f"max by ({_S_RANKS}) (sglang:token_usage)", how="avg"),
     "resets": _pod("resets(sglang:num_requests_total[$long])", how="max"),
+    "ended": _pod("sglang:num_requests_total"),
     "prompt_tokens_per_second": _pod(
         f"max by ({_S_RANKS}, mode) ({_S_PREFILLED})", "rate(sglang:prompt_tokens_total[$long])"
     ),

@@ -10,6 +10,7 @@ from weft.balancing.history import History
 from weft.balancing.memory import Asked, Memory
 from weft.balancing.own_speeds import OwnSpeeds
 from weft.balancing.record import Record
+from weft.balancing.sent_late import SentLate
 from weft.controllers import Now
 
 WHOLE_SECONDS = timedelta(seconds=1)
@@ -39,6 +40,8 @@ class Moments:
         """What its decode replicas had to write; a new leader knows none."""
         self.record = Record()
         """What became of its promise over the last hours; a new leader knows none."""
+        self.sent_late = SentLate()
+        """On which of its replicas requests began after they had left."""
         self.speeds = OwnSpeeds()
         """How fast each of its replicas was seen to write answers."""
 

@@ -80,6 +80,8 @@ class GroupPicture:
     """By role of stage Encode: since when more requests wait at its replicas than they work on."""
     own_speeds: Mapping[str, float] = field(default_factory=dict)
     """By replica: how fast it was seen to write answers, over its profile's speed."""
+    sent_late: frozenset[str] = frozenset()
+    """Replicas on which requests went on beginning long after they had left the router, in the last minutes."""
     domain: str = ""
     """Of all replicas' devices, where the group asks for one: what is to be recorded. Empty: none is chosen."""
     no_domain: Finding | None = None
@@ -205,6 +207,7 @@ async def observe(
             for one in picture.replicas
         ),
         reading=reading,
+        sent_late=moments.sent_late.of(picture.running, reading.loads, now.boot),
         overrun_since={
             name: moments.since(role.metadata.uid, "overrun", now)
             for name, role in picture.roles.items()

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from weft.api import InferenceRole
-from weft.balancing.conditions import NAMES_SHOWN
 from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, revision_of, serving_in, shape_of
 from weft.balancing.role_switch import strays
+from weft.balancing.signals import listed
 from weft.balancing.state import Finding, PodLoad, Split
 from weft.balancing.steps import CheckTemplate, CreateNode, CreatePod, DeletePod, Relabel, Step
 from weft.balancing.stuck import lost
@@ -306,8 +306,9 @@ def _surge(
 def no_spare(role: str, replicas: Iterable[Replica]) -> Finding:
     """Said instead of taking the last serving replica of a role; names those of it that do not serve."""
     away = [one.name for one in replicas if one.role == role and one.has_pod and not one.serving]
-    some = ", ".join(away[:NAMES_SHOWN]) + (", ..." if len(away) > NAMES_SHOWN else "")
-    text = f"role {role} has no serving replica to spare" + (f" (not serving: {some})" if some else "")
+    text = f"role {role} has no serving replica to spare" + (
+        f" (not serving: {listed(away)})" if away else ""
+    )
     return Finding(False, "NoSpareReplica", f"{text}: the move waits until it has")
 
 

@@ -40,6 +40,8 @@ class EngineSeries(Series):
     """How often one series of one target is there: more than once where replicas of Prometheus are asked together."""
     resets: float | None = None
     """Of its counters, in the long window."""
+    ended: float | None = None
+    """Requests that ended here since the engine began to count."""
     kv_usage: float | None = None
     """Part of the KV cache that is used, 0 to 1; of several ranks together."""
     kv_unread: float | None = None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from weft.balancing.demand import none_ended
+from weft.balancing.demand import none_ended, only_begun
 from weft.balancing.estimate import (
     ENTRY,
     EngineDemand,
@@ -45,7 +45,7 @@ _MAY_BE_NEGATIVE = (
 _SHARES = ("kv_usage", "busy_share")
 _SHARE_MOST = 1.1
 """Of a whole, beyond what an engine's rounding explains: a percentage is soon larger, and would be taken for caches."""
-_NAMES_SHOWN = 4
+NAMES_SHOWN = 4
 
 Remember = Callable[[str, Hold | None], Hold | None]
 """What is wrong with a subject now to what counts as wrong with it: see memory.Memory."""
@@ -180,7 +180,7 @@ def _demand(
         traffic, passed = _grown(traffic, short, long), passed + long
         text = "the front end counts requests when prefill has done them: the growth of prefill's queues is added"
         notes.append(("QueueGrowth", text))
-    asked = _listed(group.models)
+    asked = listed(group.models)
     missed = told is not None and misses_requests(passed, told.least, windows.long_seconds)
     text = (
         f"more requests reach the engines than the front end counts for {asked}{_others(snapshot, group)}. Taken"
@@ -208,7 +208,8 @@ def _demand(
             text = (
                 "no answer of this load has ended yet: taken to last twice as long as the oldest have by now"
             )
-            notes.append(("AnswersNotEnded", text))
+            if not only_begun(traffic):
+                notes.append(("AnswersNotEnded", text))
         elif traffic.long.requests > 0:
             series = {
                 "the front end's": preset.series_of("front_end", "prompt_tokens_long"),
@@ -383,6 +384,7 @@ def _load(engine: EngineSeries, taken_at: datetime) -> PodLoad:
         tokens_per_second_timed=intervals,
         kv_usage=engine.kv_usage,
         kv_unread=engine.kv_unread,
+        ended=engine.ended,
     )
 
 
@@ -429,8 +431,9 @@ def _grown(traffic: Traffic, short: float, long: float) -> Traffic:
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+def listed(names: Sequence[str]) -> str:
+    """The first of these names, for people."""
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 def _others(snapshot: Snapshot, group: Group) -> str:
@@ -442,7 +445,7 @@ def _others(snapshot: Snapshot, group: Group) -> str:
     )
     if not others:
         return ""
-    return f"; it counts some for {_listed(others)}: if these are adapters, name them in spec.metrics.models"
+    return f"; it counts some for {listed(others)}: if these are adapters, name them in spec.metrics.models"
 
 
 def _traffic(

@@ -207,6 +207,8 @@ class PodLoad(EngineLoad):
     """When its oldest series was scraped, by the operator's clock."""
     kv_unread: float | None = None
     """Prompts whose KV cache nobody read in time, in the last 20 minutes."""
+    ended: float | None = None
+    """Requests that ended on it since it began to count."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def group_status(
     if plan is None:
         status = group.status
         if group.metadata.deletion_timestamp is not None:
-            findings["Ready"] = conditions.removing(picture.replicas, picture.reading)
+            findings["Ready"] = conditions.removing(picture.replicas, picture.reading, picture.sent_late)
         elif not refusals:
             return None
         for refusal in refusals.values():

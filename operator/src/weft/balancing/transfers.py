@@ -229,6 +229,8 @@ def reason_to_turn_back(transfer: Transfer, replica: Replica, picture: GroupPict
     if replica.pod_deleting or replica.pod_finished:
         return "its pod ended"
     if replica.gate is False:
+        if replica.name in picture.sent_late:
+            return "requests go on beginning on it although it left the router (condition Balanced)"
         timeout = giver.spec.drain.timeout_seconds
         return f"it did not drain within {timeout} s" if timed_out(replica, timeout, now) else ""
     others = [one for one in serving_in(picture.replicas, transfer.from_) if one.name != replica.name]

@@ -32,13 +32,18 @@ class Permit:
     most_transfers: int | None = None
     """That may be under way at one time; None: as many as there are otherwise."""
     suspended: bool = False
+    leaving: Finding | None = None
+    """Why no replica may leave the router."""
 
 
-def permit(spec: InferenceGroupSpec, wall: datetime) -> Permit:
-    """What a group's spec allows at a moment. A window whose time zone is not known allows nothing."""
+def permit(spec: InferenceGroupSpec, wall: datetime, leaving: Finding | None = None) -> Permit:
+    """What a group's spec allows at a moment, where replicas may leave the router or, for the reason in `leaving`, may
+    not. A window whose time zone is not known allows nothing."""
     if spec.suspend:
         return Permit(dict.fromkeys(MoveReason, SUSPENDED), suspended=True)
     held: dict[MoveReason, Finding] = {}
+    if leaving is not None:
+        held = {MoveReason.SPLIT: leaving, MoveReason.ROLLOUT: leaving}
     most: int | None = None
     for reason in MoveReason:
         windows = [each for each in spec.windows if not each.reasons or reason in each.reasons]
@@ -54,7 +59,7 @@ def permit(spec: InferenceGroupSpec, wall: datetime) -> Permit:
         limits = [each.max_concurrent for each in open_]
         if reason is MoveReason.SPLIT and limits and None not in limits:
             most = max(each for each in limits if each is not None)
-    return Permit(held, most)
+    return Permit(held, most, leaving=leaving)
 
 
 def minimum_at(limits: AcceleratorLimits, wall: datetime) -> tuple[int | None, Finding | None]:
@@ -81,9 +86,11 @@ def within(permit: Permit, plan: SplitPlan, before: Split, mode: RebalanceMode) 
         if all(count <= before[role] for role, count in after.counts):
             return plan
         return replace(plan, allocation=before, decision=None, obstacle=SUSPENDED)
+    shrinks = any(after[role] < count for role, count in before.counts)
     # Elsewhere than in Auto it is somebody's number that changed.
     reason = MoveReason.SPLIT if after.total == before.total else MoveReason.SIZE
-    if mode is not RebalanceMode.AUTO or (why := permit.held.get(reason)) is None:
+    why = permit.held.get(reason) or (permit.leaving if shrinks else None)
+    if mode is not RebalanceMode.AUTO or why is None:
         return plan
     return replace(plan, allocation=before, decision=None, obstacle=why)
 

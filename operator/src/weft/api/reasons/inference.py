@@ -265,6 +265,16 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "RouterKeepsSending",
+                "Requests went on beginning on a replica long after it had left the router. Nothing is moved, rolled or"
+                " made smaller until none has for ten minutes; what people ask for goes on, and is cut when its drain"
+                " times out.",
+                "Use a router that sends nothing to pods that are not Ready (docs/engines.md, How soon a router"
+                " stops).",
+                event="Warning",
+            ),
+            Reason(
+                "False",
                 "ProfileMissing",
                 "A role has no profile that can be used, so that no split can be predicted.",
                 "Give the role the EngineProfile that the message asks for.",
