@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from math import exp, sqrt
+from statistics import NormalDist
+
 import pytest
 
-from weft.balancing.capacity import Need
-from weft.balancing.outlook import Span, decode_late, prefill_late
+from weft.balancing.capacity import Need, wait_probability
+from weft.balancing.outlook import SAMPLES, Span, decode_late, prefill_late, present_after
 
 PROMPTS = Need(
     saturated=3.0,
@@ -72,3 +75,128 @@ def test_who_may_wait_for_a_place_is_not_late_where_all_are_just_taken() -> None
     patient = Need(**{**vars(ANSWERS), "saturated": 3.0, "budget_seconds": 10.0})
     assert decode(ANSWERS, 2.0) == pytest.approx(0.5, abs=0.05)
     assert decode(patient, 3.0, present=30.0, seconds=20.0) < 0.3
+
+
+NORMAL = NormalDist()
+
+
+def reflected(start: float, drift: float, variance: float, limit: float, seconds: float) -> tuple[float, float]:
+    """Of a Brownian motion that is reflected at zero: how probably it is beyond the limit after so many seconds, by
+    having started there, and by having been reflected (J. M. Harrison, 1985, section 3.6)."""
+    spread = sqrt(variance * seconds)
+    return (
+        NORMAL.cdf((start - limit + drift * seconds) / spread),
+        exp(2 * drift * limit / variance) * NORMAL.cdf((-limit - start - drift * seconds) / spread),
+    )
+
+
+@pytest.mark.parametrize(
+    ("waiting", "capacity", "seconds"), [(0.0, 4.0, 10.0), (30.0, 4.0, 20.0), (12.0, 3.2, 8.0), (4.0, 2.0, 8.0)]
+)
+def test_unfinished_prompts_move_as_a_reflected_brownian_motion(
+    waiting: float, capacity: float, seconds: float
+) -> None:
+    # Of several servers fewer requests wait than of one that is as fast as all: by Halfin and Whitt's probability.
+    work, variance = 3.0, 3.0 * 0.5 * 1.5
+    headroom = (capacity - work) / sqrt(work * 1.5 / 2)
+    queues = wait_probability(headroom) if headroom > 0 else 1.0
+    late = []
+    for part in SAMPLES:
+        away, back = reflected(waiting * 0.5, work - capacity, variance, 2.0 * capacity, part * seconds)
+        late.append(min(1.0, away + queues * back))
+    assert prefill(PROMPTS, capacity, waiting, seconds) == pytest.approx(sum(late) / len(late))
+
+
+def test_a_course_is_late_by_the_mean_over_its_seconds_and_an_empty_one_never() -> None:
+    # Nobody serves for the first of four equal parts; afterwards there is more than enough.
+    way = [Span(30.0, 0.0), Span(60.0, 1000.0), Span(30.0, 1000.0)]
+    assert prefill_late(PROMPTS, way, 0.0) == pytest.approx(0.25, abs=0.001)
+    assert decode_late(ANSWERS, way, 20.0) == pytest.approx(0.25, abs=0.001)
+    behind = [Span(30.0, 1000.0), Span(30.0, 0.0), Span(0.0, 0.0)]
+    assert prefill_late(PROMPTS, behind, 0.0) == pytest.approx(0.5, abs=0.001)
+    assert decode_late(ANSWERS, behind, 20.0) == pytest.approx(0.5, abs=0.001)
+    assert (prefill_late(PROMPTS, [], 9.0), decode_late(ANSWERS, [], 99.0)) == (0.0, 0.0)
+    assert (prefill(PROMPTS, 0.0, seconds=0.5), decode(ANSWERS, 0.0, seconds=0.5)) == (1.0, 1.0)
+
+
+def test_prompts_that_were_not_read_in_time_are_late_in_the_next_part_of_the_way_by_what_is_left() -> None:
+    # 20 s with a replica too few leave 20 replica-seconds, of which a second later five replicas have read two.
+    ways = [Span(20.0, 2.0), Span(2.0, 5.0)]
+    apart = 20.0 * prefill(PROMPTS, 2.0, seconds=20.0) + 2.0 * prefill(PROMPTS, 5.0, 40.0, seconds=2.0)
+    assert prefill_late(PROMPTS, ways, 0.0) == pytest.approx(apart / 22.0)
+
+
+def test_without_patience_answers_are_late_as_often_as_a_poisson_number_of_them_exceeds_the_places() -> None:
+    # M/G/inf: 24 decode on average, whatever their lengths; 30 places.
+    few = Need(**{**vars(ANSWERS), "saturated": 2.4})
+    assert decode(few, 3.0, present=24.0) == pytest.approx(1 - NORMAL.cdf(6 / sqrt(24)))
+    # Contexts that vary as much as their mean take room like twice as many.
+    varied = Need(**{**vars(few), "variance": 2.0})
+    assert decode(varied, 3.0, present=24.0) == pytest.approx(1 - NORMAL.cdf(6 / sqrt(48)))
+    # Nobody arrives, and those that are there have a place each; one more than there are places waits until one ends.
+    nobody = Need(**{**vars(ANSWERS), "saturated": 0.0})
+    assert decode(nobody, 2.0, present=20.0) == 0.0
+    assert 0.0 < decode(nobody, 2.0, present=21.0, seconds=1.0) < 1.0
+
+
+def test_an_answer_that_finds_all_places_taken_waits_exponentially_long() -> None:
+    # M/M/m with m = 30 and 24 busy: places come free at 30 / 20 per second, and the queue in front of an answer has
+    # a geometric length (rho = 0.8): Harrison's exponent 2 * drift / variance is (24 - 30) / 24 per request in it.
+    full = 1 - NORMAL.cdf(6 / sqrt(24))
+    for patience in (1.0, 3.0, 5.0):
+        patient = Need(**{**vars(ANSWERS), "saturated": 2.4, "budget_seconds": patience})
+        expected = full * exp(-6 / 24 * 30 / 20 * patience)
+        assert decode(patient, 3.0, present=24.0, seconds=10_000.0) == pytest.approx(expected, rel=0.01)
+
+
+PATIENT = Need(**{**vars(ANSWERS), "budget_seconds": 5.0})
+"""An answer may wait for five seconds: with 30 places for as long as it takes to end 7.5 others."""
+
+
+def test_a_queue_for_places_takes_time_to_form() -> None:
+    busy = Need(**{**vars(PATIENT), "saturated": 2.4})
+    steady = decode(busy, 3.0, present=24.0, seconds=10_000.0)
+    assert decode(busy, 3.0, present=24.0, seconds=10.0) < steady / 3
+
+
+def test_of_answers_beyond_what_the_places_can_write_all_are_late_in_the_end() -> None:
+    overloaded = Need(**{**vars(PATIENT), "saturated": 4.5})
+    shares = [decode(overloaded, 3.0, present=30.0, seconds=seconds) for seconds in (5.0, 30.0, 120.0, 1200.0)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.2
+    assert 0.95 < shares[-1] <= 1.0
+    # At exactly as many as can be written a queue comes and goes, and grows like the root of the time.
+    level = Need(**{**vars(PATIENT), "saturated": 3.0})
+    first, later = (decode(level, 3.0, present=30.0, seconds=seconds) for seconds in (60.0, 6000.0))
+    assert first < later < 0.6
+
+
+def test_who_comes_behind_a_long_queue_for_places_is_late_and_hardly_anybody_behind_a_short_one() -> None:
+    busy = Need(**{**vars(PATIENT), "saturated": 2.4})
+    assert decode(busy, 3.0, present=150.0, seconds=10.0) > 0.99
+    # Of four who wait in front of one all get their places in time, mostly; of twenty few do.
+    shares = [decode(busy, 3.0, present=present, seconds=4.0) for present in (24.0, 34.0, 38.0, 50.0)]
+    assert shares == sorted(shares)
+    assert shares[1] < 0.3
+    assert shares[3] > 0.8
+
+
+def test_the_longer_an_answer_may_wait_the_fewer_are_late() -> None:
+    busy = {**vars(ANSWERS), "saturated": 2.7}
+    for present in (27.0, 45.0):
+        shares = [
+            decode(Need(**{**busy, "budget_seconds": patience}), 3.0, present)
+            for patience in (0.0, 0.5, 2.0, 5.0, 20.0)
+        ]
+        assert shares == sorted(shares, reverse=True)
+
+
+def test_answers_end_at_their_own_pace_while_all_have_places_and_at_that_of_the_places_else() -> None:
+    # 20 in the long run. With room for all what is away from that falls to 1 / e within the time of an answer.
+    assert present_after(ANSWERS, 10.0, 60.0, 20.0) == pytest.approx(20 + 40 / exp(1))
+    assert present_after(ANSWERS, 10.0, 0.0, 20.0) == pytest.approx(20 - 20 / exp(1))
+    assert present_after(ANSWERS, 6.0, 60.0, 40.0) == pytest.approx(20 + 40 / exp(2))
+    # Else who arrives less who ends is conserved: one a second comes, 10 places end half of one.
+    assert present_after(ANSWERS, 1.0, 60.0, 40.0) == pytest.approx(60 + 40 * (1 - 0.5))
+    assert present_after(ANSWERS, 4.0, 60.0, 10.0) == pytest.approx(60 + 10 * (1 - 2.0))
+    assert present_after(ANSWERS, 4.0, 60.0, 200.0) == 0.0
