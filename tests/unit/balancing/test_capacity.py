@@ -12,16 +12,19 @@ import pytest
 from support.inference import LLAMA_70B, OBJECTIVES
 from weft.api import Objectives
 from weft.balancing.capacity import (
+    Need,
     believed,
+    corrections,
     decode_need,
     decode_speed,
     prefill_need,
     prefill_speed,
     staffing_beta,
     wait_probability,
+    writing_need,
 )
 from weft.balancing.demand import Demand
-from weft.balancing.state import PodLoad
+from weft.balancing.state import Answers, PodLoad
 
 DEMAND = Demand(
     prompt_tokens_per_second=10_650,
@@ -198,3 +201,108 @@ def test_a_deviation_is_believed_slowly_and_within_bounds() -> None:
     assert 0.8 < believed(0.8, 30) < 0.9
     assert believed(0.01, 1e6) == 0.5
     assert believed(100, 1e6) == 2
+
+
+WRITERS = Need(1.0, 1.0, 500.0, service_seconds=10.0, places=25.0, batch=32.0, contexts=25.0)
+"""A replica writes 32 answers in time, its KV cache has room for 25, and an answer takes ten seconds."""
+
+
+def test_answers_that_are_there_ask_for_places_and_for_room_in_the_kv_caches() -> None:
+    varied = replace(DEMAND, prompt_cv2=1.0)
+
+    def need(answers: Answers, patience_seconds: float = 5.0, demand: Demand = DEMAND) -> Need:
+        return writing_need(WRITERS, answers, demand, OBJECTIVES, patience_seconds)
+
+    # 40 are written and 10 wait: 50 of 32 places, and 50 of 25 contexts. 95 %: 1.645 deviations of sqrt(50) more.
+    chance = 1.645 / math.sqrt(50)
+    untold = need(Answers(40, 10, None))
+    assert untold.saturated == pytest.approx(50 / 25)
+    assert untold.required == pytest.approx(2 * (1 + chance), rel=0.001)
+    # Who waits for half as long as he may takes half a place.
+    assert need(Answers(40, 10, None), patience_seconds=20.0).saturated == pytest.approx(45 / 25)
+    # KV caches as they are told: who waits will have as much as one who runs, and no more than a mean context.
+    assert need(Answers(40, 10, 1.2)).saturated == pytest.approx(50 / 32)
+    assert need(Answers(40, 10, 1.4)).saturated == pytest.approx(1.4 + 10 * 1.4 / 40)
+    told = need(Answers(40, 10, 2.4))
+    assert told.saturated == pytest.approx(2.4 + 10 / 25)
+    # As many as the headroom for how many they are, and where their lengths vary for how large, too.
+    assert told.required == pytest.approx(2.8 * (1 + chance), rel=0.001)
+    assert need(Answers(40, 10, 2.4), demand=varied).required == pytest.approx(
+        2.8 * (1 + chance * math.sqrt(1 + varied.context_cv2)), rel=0.001
+    )
+    # Short contexts: the places are what is asked for, with their headroom.
+    short = need(Answers(40, 10, 0.5))
+    assert (short.saturated, short.required) == (
+        pytest.approx(50 / 32),
+        pytest.approx(50 / 32 * (1 + chance), rel=0.001),
+    )
+    # A group that writes nothing needs nothing, and one answer at most 1.645 more.
+    assert need(Answers(0, 0, 0.0)).required == 0.0
+    assert need(Answers(1, 0, 0.0)).required == pytest.approx(2.645 / 32, rel=0.001)
+
+
+def test_a_prompt_may_wait_for_what_its_promise_leaves_beside_its_own_prefill() -> None:
+    # 2.5 s less one standard deviation above 0.497 s.
+    need = prefill_need(LLAMA_70B, 1.0, replace(DEMAND, prompt_cv2=1.0), OBJECTIVES)
+    assert need.service_seconds == pytest.approx(0.4973, abs=0.0002)
+    assert need.budget_seconds == pytest.approx(2.5 - 2 * 0.4973, abs=0.001)
+    assert need.variance == pytest.approx(2.0)
+    # Where that is nearly nothing, a tenth of the promise.
+    strict = Objectives(time_to_first_token_milliseconds=800, inter_token_latency_microseconds=95_000)
+    hurried = prefill_need(LLAMA_70B, 1.0, replace(DEMAND, prompt_cv2=1.0), strict)
+    assert hurried.budget_seconds == pytest.approx(0.08)
+    tenth = staffing_beta(3.73, 1.0, 0.08 / 0.4973, 0.01)
+    assert hurried.required == pytest.approx(3.73 + tenth * math.sqrt(3.73), abs=0.02)
+    # Nobody waits for too long where nothing is promised: ten times a prefill.
+    free = prefill_need(
+        LLAMA_70B,
+        1.0,
+        replace(DEMAND, prompt_cv2=1.0),
+        OBJECTIVES.with_changes(time_to_first_token_milliseconds=None),
+    )
+    assert (free.saturated, free.variance) == (pytest.approx(3.73, abs=0.005), pytest.approx(2.0))
+    assert free.budget_seconds == pytest.approx(10 * 0.4973, abs=0.002)
+    assert free.replica_tokens_per_second == pytest.approx(2856, rel=0.001)
+    assert free.service_seconds == pytest.approx(0.4973, abs=0.0002)
+
+
+def test_an_answer_may_wait_for_a_place_only_where_the_engine_and_not_the_promise_limits_their_number() -> (
+    None
+):
+    # 26.8 contexts fit, of 32 that are fast enough: two fifths of the 2.5 s.
+    assert decode_need(LLAMA_70B, 1.0, DEMAND, OBJECTIVES).budget_seconds == pytest.approx(1.0)
+    # At 60 ms two are: a third one would miss what is promised at once.
+    tight = Objectives(time_to_first_token_milliseconds=2500, inter_token_latency_microseconds=60_000)
+    assert decode_need(LLAMA_70B, 1.0, DEMAND, tight).budget_seconds == 0.0
+    # Of engines at 0.7 of their speed 95 ms are 66.5 ms of the profile: 16 + 16 / 6.7 requests.
+    slow = decode_need(LLAMA_70B, 0.7, DEMAND, OBJECTIVES)
+    assert slow.batch == pytest.approx(16 + 16 * (66.5 - 65.5) / 6.7, abs=0.01)
+    assert slow.budget_seconds == 0.0
+    assert slow.steps is not None
+    assert slow.steps.alone == pytest.approx(0.055 / 0.7)
+    # Without a promise for the first token ten times as long as a token takes.
+    open_ended = OBJECTIVES.with_changes(time_to_first_token_milliseconds=None)
+    assert decode_need(LLAMA_70B, 1.0, DEMAND, open_ended).budget_seconds == pytest.approx(0.70, abs=0.001)
+
+
+def test_a_context_that_nearly_fills_the_kv_cache_leaves_room_for_one_answer_at_a_time() -> None:
+    # 40,000 of 35,000 + 72.5 tokens: 1.14 contexts. A larger one than the cache counts as the part that has room.
+    assert decode_need(
+        LLAMA_70B, 1.0, replace(DEMAND, prompt_tokens=35_000), OBJECTIVES
+    ).places == pytest.approx(1.1405, abs=0.001)
+    assert decode_need(
+        LLAMA_70B, 1.0, replace(DEMAND, prompt_tokens=79_927.5), OBJECTIVES
+    ).places == pytest.approx(0.5)
+
+
+def test_a_stage_without_a_profile_is_taken_at_its_word_and_the_other_is_corrected() -> None:
+    slow_prefill = [load(prompt_tokens_per_second=1600, busy_share=0.8)] * 5
+    slow_decode = [
+        load(inter_token_seconds=0.0819, mean_running=16, busy_share=1.0, tokens_per_second_timed=195)
+    ] * 4
+    both = corrections((LLAMA_70B, slow_prefill), (LLAMA_70B, slow_decode), 1420, 60, 1)
+    assert (both.prefill, both.decode) == (pytest.approx(0.733, abs=0.002), pytest.approx(0.82, abs=0.002))
+    first = corrections((LLAMA_70B, slow_prefill), (None, slow_decode), 1420, 60, 1)
+    assert (first.prefill, first.decode) == (both.prefill, 1.0)
+    second = corrections((None, slow_prefill), (LLAMA_70B, slow_decode), 1420, 60, 1)
+    assert (second.prefill, second.decode) == (1.0, both.decode)

@@ -80,7 +80,9 @@ def test_who_may_wait_for_a_place_is_not_late_where_all_are_just_taken() -> None
 NORMAL = NormalDist()
 
 
-def reflected(start: float, drift: float, variance: float, limit: float, seconds: float) -> tuple[float, float]:
+def reflected(
+    start: float, drift: float, variance: float, limit: float, seconds: float
+) -> tuple[float, float]:
     """Of a Brownian motion that is reflected at zero: how probably it is beyond the limit after so many seconds, by
     having started there, and by having been reflected (J. M. Harrison, 1985, section 3.6)."""
     spread = sqrt(variance * seconds)
@@ -91,7 +93,8 @@ def reflected(start: float, drift: float, variance: float, limit: float, seconds
 
 
 @pytest.mark.parametrize(
-    ("waiting", "capacity", "seconds"), [(0.0, 4.0, 10.0), (30.0, 4.0, 20.0), (12.0, 3.2, 8.0), (4.0, 2.0, 8.0)]
+    ("waiting", "capacity", "seconds"),
+    [(0.0, 4.0, 10.0), (30.0, 4.0, 20.0), (12.0, 3.2, 8.0), (4.0, 2.0, 8.0)],
 )
 def test_unfinished_prompts_move_as_a_reflected_brownian_motion(
     waiting: float, capacity: float, seconds: float
@@ -161,7 +164,9 @@ def test_a_queue_for_places_takes_time_to_form() -> None:
 
 def test_of_answers_beyond_what_the_places_can_write_all_are_late_in_the_end() -> None:
     overloaded = Need(**{**vars(PATIENT), "saturated": 4.5})
-    shares = [decode(overloaded, 3.0, present=30.0, seconds=seconds) for seconds in (5.0, 30.0, 120.0, 1200.0)]
+    shares = [
+        decode(overloaded, 3.0, present=30.0, seconds=seconds) for seconds in (5.0, 30.0, 120.0, 1200.0)
+    ]
     assert shares == sorted(shares)
     assert shares[0] < 0.2
     assert 0.95 < shares[-1] <= 1.0
