@@ -25,12 +25,16 @@ def load(seconds: float, running: float, ended: float | None, waiting: float = 0
 
 
 def named(
-    counts: Iterable[tuple[float, float, float | None]], out: Replica = OUT, prompts: float = 0.0
+    counts: Iterable[tuple[float, float, float | None]],
+    out: Replica = OUT,
+    prompts: Callable[[float], tuple[float, float | None]] = lambda at: (0.0, at),
 ) -> frozenset[str]:
-    """What is said at the end of these counts of a replica that left at T0: seconds, running, ended."""
+    """What is said at the end of these counts of a replica that left at T0: seconds, running, ended. `prompts`: what
+    waits at the replica that reads, and has ended there."""
     late, said = SentLate(), frozenset[str]()
     for seconds, running, ended in counts:
-        loads = {out.name: load(seconds, running, ended), READS.name: load(seconds, prompts, 0.0)}
+        waiting, read = prompts(seconds)
+        loads = {out.name: load(seconds, running, ended), READS.name: load(seconds, 1.0, read, waiting)}
         said = late.of([out, READS], loads, seconds)
     return said
 
@@ -76,11 +80,26 @@ def test_what_a_replica_still_has_to_do_is_no_router_that_keeps_sending(
 
 
 def test_a_request_whose_prompt_waits_reaches_the_decode_replica_that_was_chosen_for_it_late() -> None:
-    late = each(STAY[:30], lambda at: (0.0, max(0.0, at - 40) / 2))
-    assert named(late, prompts=60.0) == frozenset(), "there were as many prompts when it left"
-    assert named(late, prompts=20.0) == {"out"}
-    prefill = replace(OUT, role="prefill", stage="prefill")
-    assert named(late, prefill, prompts=60.0) == {"out"}, "nobody hands prompts to a prefill replica"
+    # One a second is read, for two minutes of them were there.
+    answers = each(STAY[:50], lambda at: (4.0, at / 2))
+
+    def queue(at: float) -> tuple[float, float]:
+        return 120.0, at
+
+    assert named([one for one in answers if one[0] <= 130], prompts=queue) == frozenset()
+    assert named(answers, prompts=queue) == {"out"}, "those have been read, and it goes on"
+    ends = [(at, running, min(ended, 65.0)) for at, running, ended in answers]
+    assert named(ends, prompts=queue) == frozenset(), "it does not"
+    assert named(answers[:12], replace(OUT, role="prefill", stage="prefill"), queue) == {"out"}, (
+        "nobody hands it on"
+    )
+
+
+def test_a_decode_replica_is_not_judged_where_nothing_tells_when_the_prompts_of_before_were_read() -> None:
+    answers = each(STAY[:50], lambda at: (4.0, at / 2))
+    assert named(answers, prompts=lambda at: (0.0, None)) == frozenset(), (
+        "one is always there, and none is counted"
+    )
 
 
 def test_without_knowing_what_prompts_wait_nothing_is_said_of_a_decode_replica() -> None:

@@ -2,17 +2,19 @@
 
 What sends them then follows no readiness: the replica never becomes idle, and what it is sent when its engine ends is
 lost. How many have begun is what ended since, and what it has now, less what it had before: answers that take minutes
-are in both, and requests that were aborted only make it less.
+are in both, and requests that were aborted only make it less. A decode replica is sent requests for as long as their
+prompts wait: of it is counted when the replicas that read prompts have ended as many as they had.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from weft.api import Stage
-from weft.balancing.drain import CONDITION_SECONDS, out_since
+from weft.balancing.drain import CONDITION_SECONDS, END_SECONDS, out_since
 from weft.balancing.replicas import Replica
 from weft.balancing.signals import listed
 from weft.balancing.state import Finding, PodLoad
@@ -39,11 +41,15 @@ _BEFORE = {
 class _Watched:
     """What was counted of a replica since it left."""
 
-    due: float
-    """Requests that it had or had ended at the first count, or that were on their way to it."""
-    last: PodLoad
+    ahead: Mapping[str, float]
+    """By replica of an earlier stage what it will have ended when nothing is left in it of the time when this one left;
+    without those that have."""
+    due: float = 0.0
+    """Requests that it had or had ended when all those had passed them on."""
+    last: PodLoad | None = None
+    """At the last count; None: that is still to come."""
     begun: float = 0.0
-    """Requests beyond those."""
+    """Requests beyond those that were due."""
 
 
 class SentLate:
@@ -79,21 +85,46 @@ def _counted(
 ) -> _Watched | None:
     """What is known of a replica by its load; None: no more than before."""
     since = out_since(one)
-    if load is None or load.ended is None or since is None:
+    if load is None or load.ended is None or since is None or one.stage not in _BEFORE:
         return None
-    if load.sampled_at < since + timedelta(seconds=CONDITION_SECONDS + LEFT_SECONDS):
-        return None
-    if known is None or load.ended < (known.last.ended or 0.0):  # or its engine began anew
-        before = _BEFORE.get(one.stage, ())
-        ahead = [loads.get(other.name) for other in replicas if other.pod_running and other.stage in before]
-        if None in ahead:
-            return None
-        due = load.ended + sum(each.running + each.waiting for each in (load, *ahead) if each is not None)
-        return _Watched(due, load)
+    left = since + timedelta(seconds=CONDITION_SECONDS)
+    running = {other.pod_uid: loads.get(other.name) for other in replicas if other.pod_running}
+    if known is None:
+        before = [
+            other.pod_uid for other in replicas if other.pod_running and other.stage in _BEFORE[one.stage]
+        ]
+        ahead: dict[str, float] = {}
+        for uid in before:
+            told = running[uid]
+            # It may hold no request that the router sent meanwhile.
+            if told is None or told.sampled_at < left + timedelta(seconds=END_SECONDS):
+                return None
+            ahead[uid] = _counts(told)
+        return _Watched(ahead)
+    if known.last is None:
+        ahead = {
+            uid: due for uid, due in known.ahead.items() if uid in running and not _passed(running[uid], due)
+        }
+        if ahead or load.sampled_at < left + timedelta(seconds=LEFT_SECONDS):
+            return _Watched(ahead)
+        return _Watched({}, _counts(load), load)
+    counted = known.last.ended or 0.0
+    if load.ended < counted:  # its engine began anew
+        return _Watched({}, _counts(load), load)
     if load.sampled_at - known.last.sampled_at < timedelta(seconds=APART_SECONDS):
         return None
-    begun = (known.last.ended or 0.0) + load.running + load.waiting - known.due
+    begun = counted + load.running + load.waiting - known.due
     return replace(known, last=load, begun=max(begun, known.begun))
+
+
+def _counts(load: PodLoad) -> float:
+    """Requests that have ended there or are there; without end where the engine does not count them."""
+    return math.inf if load.ended is None else load.ended + load.running + load.waiting
+
+
+def _passed(load: PodLoad | None, due: float) -> bool:
+    """Whether a replica has nothing any more that it had when so many were to end."""
+    return load is not None and (load.running + load.waiting == 0 or (load.ended or 0.0) >= due)
 
 
 def words(names: Collection[str]) -> str:
