@@ -34,6 +34,7 @@ TESTS = tuple(
         "plan",
         "plan_terms",
         "splits",
+        "measured",
         "outlook",
         "capacity",
         "demand",

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from support.inference import PROMPT_HEAVY, steady
-from weft.balancing.demand import offered, recent, share_within, squared_variation
+from weft.balancing.demand import mean, offered, recent, share_about, share_within, squared_variation
 from weft.balancing.state import Rates
 
 
@@ -133,6 +133,35 @@ def test_a_limit_between_bucket_bounds_gives_both_readings() -> None:
     assert share_within(buckets, 0.5) == (0.0, 0.2)
     assert share_within(buckets, 9.0) == (0.9, 1.0)
     assert share_within(((1.0, 0.0), (math.inf, 0.0)), 1.0) is None
+
+
+def test_of_a_bucket_that_the_limit_divides_as_much_is_counted_as_lies_before_it() -> None:
+    buckets = ((1.0, 2.0), (2.0, 6.0), (4.0, 9.0), (math.inf, 10.0))
+    assert share_about(buckets, 2.0) == pytest.approx(0.6)
+    assert share_about(buckets, 3.0) == pytest.approx(0.6 + 0.5 * 0.3)
+    assert share_about(buckets, 1.25) == pytest.approx(0.2 + 0.25 * 0.4)
+    assert share_about(buckets, 0.5) == pytest.approx(0.1)
+    assert share_about(buckets, 9.0) == pytest.approx(0.9)  # how far beyond four is not known
+    assert share_about(buckets[:3], 9.0) == pytest.approx(1.0)
+    assert share_about((), 1.0) is None
+    assert share_about(((1.0, 0.0), (math.inf, 0.0)), 1.0) is None
+
+
+def test_the_mean_of_a_histogram_takes_values_as_spread_evenly_in_their_buckets() -> None:
+    assert mean(((10.0, 1.0), (990.0, 1.0), (1010.0, 2.0), (math.inf, 2.0))) == pytest.approx(502.5)
+    assert mean(((10.0, 1.0), (math.inf, 2.0))) == pytest.approx((5 + 10) / 2)
+    assert mean(()) == 0.0
+
+
+def test_a_window_in_which_no_length_was_told_has_those_of_the_other_window() -> None:
+    silent = {"prompts": 0.0, "prompt_tokens": 0.0, "answers": 0.0, "answer_tokens": 0.0}
+    for window in ("short", "long"):
+        rates = replace(getattr(PROMPT_HEAVY, window), **silent)
+        demand = offered(replace(PROMPT_HEAVY, **{window: rates}), 0)
+        assert demand is not None
+        assert (demand.prompt_tokens, demand.answer_tokens) == (pytest.approx(1420), pytest.approx(145))
+    neither = replace(PROMPT_HEAVY.short, **silent)
+    assert offered(replace(PROMPT_HEAVY, short=neither, long=neither), 0) is None
 
 
 def test_while_no_answer_of_a_young_load_has_ended_they_are_taken_to_be_twice_as_long_as_the_oldest() -> None:
