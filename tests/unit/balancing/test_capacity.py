@@ -196,6 +196,21 @@ def test_engines_without_work_say_nothing_about_speed() -> None:
     assert decode_speed(LLAMA_70B, [load(mean_running=0)], 60) == 1
 
 
+def test_engines_that_wrote_little_or_nothing_leave_the_others_to_tell_the_speed() -> None:
+    # Half of a minute is as much evidence as doubt: the root of 0.8.
+    slow = load(inter_token_seconds=0.0819, mean_running=8, busy_share=0.5, tokens_per_second_timed=5)
+    assert decode_speed(LLAMA_70B, [slow], 60) == pytest.approx(math.sqrt(0.8), abs=0.002)
+    assert decode_speed(LLAMA_70B, [load(mean_running=0), slow], 60) == decode_speed(LLAMA_70B, [slow], 60)
+    # Where nobody says how much of the time an engine was busy it is taken to have been all of it.
+    untold = load(inter_token_seconds=0.0819, mean_running=16, tokens_per_second_timed=5)
+    assert decode_speed(LLAMA_70B, [untold], 30) == pytest.approx(math.sqrt(0.8), abs=0.002)
+    lone = load(inter_token_seconds=0.055, mean_running=0.5, busy_share=0.5, tokens_per_second_timed=5)
+    assert decode_speed(LLAMA_70B, [lone], 60) == pytest.approx(1.0)
+    read = load(prompt_tokens_per_second=1600, busy_share=0.8)
+    told = [read, load(prompt_tokens_per_second=9999), load(busy_share=1.0)]
+    assert prefill_speed(LLAMA_70B, 1420, told, 60, 1) == prefill_speed(LLAMA_70B, 1420, [read], 60, 1)
+
+
 def test_a_deviation_is_believed_slowly_and_within_bounds() -> None:
     assert believed(0.8, 0) == 1
     assert 0.8 < believed(0.8, 30) < 0.9
@@ -254,13 +269,9 @@ def test_a_prompt_may_wait_for_what_its_promise_leaves_beside_its_own_prefill() 
     tenth = staffing_beta(3.73, 1.0, 0.08 / 0.4973, 0.01)
     assert hurried.required == pytest.approx(3.73 + tenth * math.sqrt(3.73), abs=0.02)
     # Nobody waits for too long where nothing is promised: ten times a prefill.
-    free = prefill_need(
-        LLAMA_70B,
-        1.0,
-        replace(DEMAND, prompt_cv2=1.0),
-        OBJECTIVES.with_changes(time_to_first_token_milliseconds=None),
-    )
-    assert (free.saturated, free.variance) == (pytest.approx(3.73, abs=0.005), pytest.approx(2.0))
+    open_ended = OBJECTIVES.with_changes(time_to_first_token_milliseconds=None)
+    free = prefill_need(LLAMA_70B, 1.0, replace(DEMAND, prompt_cv2=3.0), open_ended)
+    assert (free.saturated, free.variance) == (pytest.approx(3.73, abs=0.005), pytest.approx(4.0))
     assert free.budget_seconds == pytest.approx(10 * 0.4973, abs=0.002)
     assert free.replica_tokens_per_second == pytest.approx(2856, rel=0.001)
     assert free.service_seconds == pytest.approx(0.4973, abs=0.0002)

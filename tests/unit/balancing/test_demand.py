@@ -164,6 +164,28 @@ def test_a_window_in_which_no_length_was_told_has_those_of_the_other_window() ->
     assert offered(replace(PROMPT_HEAVY, short=neither, long=neither), 0) is None
 
 
+def test_lengths_vary_as_their_histograms_say_and_are_those_of_the_load_that_is_taken() -> None:
+    prompts = ((1000.0, 3.0), (4000.0, 4.0), (math.inf, 4.0))
+    answers = ((100.0, 1.0), (800.0, 2.0), (math.inf, 2.0))
+    seen = recent(replace(PROMPT_HEAVY, prompt_buckets=prompts, answer_buckets=answers), 0)
+    assert seen is not None
+    for demand in (seen.now, seen.before):
+        assert demand.prompt_cv2 == pytest.approx(squared_variation(prompts))
+        assert demand.answer_cv2 == pytest.approx(squared_variation(answers))
+    # Prompts that became five times as long, and answers as before.
+    changed = offered(replace(PROMPT_HEAVY, short=steady(7.5, 7100, 145).short), 0)
+    assert changed is not None
+    assert changed.prompt_tokens == pytest.approx(7100)
+    assert changed.prompt_tokens_per_second == pytest.approx(7.5 * 7100)
+    assert changed.answer_tokens == pytest.approx(145)
+    shorter = offered(replace(PROMPT_HEAVY, short=steady(7.5, 1420, 1450).short), 7.5 * 1450)
+    assert shorter is not None
+    assert (shorter.prompt_tokens, shorter.answer_tokens) == (
+        pytest.approx(1420),
+        pytest.approx(1450, rel=0.1),
+    )
+
+
 def test_while_no_answer_of_a_young_load_has_ended_they_are_taken_to_be_twice_as_long_as_the_oldest() -> None:
     none = {"answers": 0.0, "answer_tokens": 0.0}
     short, long = replace(PROMPT_HEAVY.short, **none), replace(PROMPT_HEAVY.long, **none)

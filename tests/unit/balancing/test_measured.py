@@ -71,6 +71,12 @@ def test_a_latency_without_a_promise_is_never_late() -> None:
     queues = Queues(0, 50)
     assert measured_late(observed(0.9, 0.8, queues, objectives=first), NEEDS) == pytest.approx(0.1)
     assert measured_late(observed(0.9, 0.8, queues, objectives=between), NEEDS) == pytest.approx(0.2)
+    # Of what a bucket leaves open of the first token the stricter reading counts.
+    known = observed(0.9, 0.8, queues)
+    assert known.traffic is not None
+    ttft = ((2.0, 0.7), (3.0, 0.95), (math.inf, 1.0))
+    coarse = replace(known, traffic=replace(known.traffic, ttft_buckets=ttft))
+    assert measured_late(coarse, NEEDS) == pytest.approx(1 - 0.7 * 0.8)
     # And one that is promised and was not measured is not known.
     unknown = observed(0.9, 0.8, queues)
     assert unknown.traffic is not None

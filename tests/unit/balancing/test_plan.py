@@ -163,6 +163,7 @@ def test_without_a_profile_nothing_moves_and_the_reason_is_said() -> None:
     plan = plan_split(group(3, 6, PROMPT_HEAVY, roles=roles))
     assert plan.decision is None
     assert plan.obstacle is not None
+    assert (plan.obstacle.status, plan.obstacle.reason) == (False, "ProfileMissing")
     assert "role decode: there is no EngineProfile 'speed'" in plan.obstacle.message
 
 

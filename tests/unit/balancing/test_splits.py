@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from support.inference import role
 from weft.api import Stage
-from weft.balancing.capacity import Need
+from weft.balancing.capacity import Need, Steps
 from weft.balancing.splits import (
     AFTER_PART,
     AWAY_PART,
@@ -186,6 +187,15 @@ def test_a_role_of_faster_replicas_and_one_that_serves_both_stages_count_by_what
         ANSWERS, {"decode": 1.0, "fast": 2.0, "none": 5.0}, {"both": 0.5, "small": 0.25, "no": 3.0}
     )
     assert stage.capacity(counts) == (2 + 3 * 2, 4 * 0.5 + 0.25)
+    # Who reads prompts beside answers has all of its places, but not all of its time for answers.
+    steps = Steps(alone=0.02, full=0.02, objective=math.inf)
+    both = {
+        Stage.PREFILL: StageNeed(PROMPTS, {"prefill": 1.0}, {"both": 1.0}),
+        Stage.DECODE: StageNeed(replace(ANSWERS, steps=steps), {"decode": 1.0}, {"both": 0.5}),
+    }
+    mixed = Split.of({"both": 2, "decode": 1, "prefill": 1})
+    assert places(mixed, both)[Stage.DECODE] == pytest.approx(1 + 2 * 0.5)
+    assert 1.0 < given(mixed, both)[Stage.DECODE] < 1 + 2 * 0.5
     assert (
         given(split(3, 2), needs()) == places(split(3, 2), needs()) == {Stage.PREFILL: 3.0, Stage.DECODE: 2.0}
     )
