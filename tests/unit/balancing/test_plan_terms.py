@@ -247,3 +247,26 @@ def test_what_is_decided_or_recommended_says_how_many_fewer_will_be_late(mode: R
     plan = plan_split(group(3, 6, PROMPT_HEAVY, mode=mode))
     assert plan.expected is not None
     assert plan.expected.before > 0.5 > plan.expected.after
+
+
+def test_a_role_whose_need_nobody_knows_has_what_it_asks_for_whatever_the_others_exchange() -> None:
+    # Encoders have no profile; two are asked for, and five were there.
+    encode = role("encode", Stage.ENCODE, 2, profile=None)
+    inputs = group(3, 6, PROMPT_HEAVY, roles=(*group(3, 6, PROMPT_HEAVY).roles, encode), budget=28)
+    many = replace(inputs, allocation=Split.of({"decode": 6, "encode": 5, "prefill": 3}))
+    assert plan_split(many).allocation == Split.of({"decode": 6, "encode": 2, "prefill": 3})
+    asked = replace(inputs, allocation=Split.of({"decode": 6, "encode": 2, "prefill": 3}))
+    moved = plan_split(asked)
+    assert moved.obstacle is None
+    assert moved.allocation == Split.of({"decode": 4, "encode": 2, "prefill": 5})
+    grows = plan_split(replace(asked, minimum_accelerators=4, queues=Queues(0, 0)))
+    assert grows.allocation["encode"] == 2
+
+
+def test_roles_whose_least_does_not_fit_into_the_budget_keep_what_they_have() -> None:
+    tight = group(3, 6, PROMPT_HEAVY, budget=2)
+    plan = plan_split(tight)
+    assert (plan.allocation, plan.held, plan.decision) == (split(3, 6), True, None)
+    assert not plan_split(group(3, 6, PROMPT_HEAVY)).held
+    asleep = replace(tight, asleep=True, allocation=split(0, 0))
+    assert plan_split(asleep).allocation == split(0, 0)

@@ -106,12 +106,6 @@ class Need:
     limit: str = ""
     """Set when the objective cannot be met with any number of replicas: why."""
 
-    def at_least(self, tokens_per_second: float) -> Need:
-        """The same shape of requests at this rate, if it is higher."""
-        return replace(
-            self, saturated=max(self.saturated, tokens_per_second / self.replica_tokens_per_second)
-        )
-
 
 def prefill_need(profile: Profile, speed: float, demand: Demand, objectives: Objectives) -> Need:
     """Replicas for prefill. `speed` is the observed speed over the profile's."""
