@@ -10,11 +10,14 @@ import pytest
 
 from support.fleet import GROUP, Fleet, condition
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY, T0, known, steady
+from weft.api import InferenceGroup
 from weft.api.names import GATE_SERVING
 from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES
+from weft.balancing.plan import SplitPlan
 from weft.balancing.replicas import Replica
-from weft.balancing.sent_late import SentLate
-from weft.balancing.state import PodLoad
+from weft.balancing.sent_late import SentLate, router_keeps_sending
+from weft.balancing.state import PodLoad, Split
+from weft.balancing.windows import permit, within
 
 OUT = Replica("out", "decode", pod_uid="1", pod_running=True, gate=False, gate_changed_at=T0, stage="decode")
 READS = Replica("reads", "prefill", pod_uid="2", pod_running=True, gate=True, ready=True, stage="prefill")
@@ -62,7 +65,7 @@ QUIET: dict[str, list[tuple[float, float, float | None]]] = {
     "answers that all end at last": each(STAY, lambda at: (32.0, 0.0) if at < 400 else (0.0, 32.0)),
     "a router that is half a minute late": each(STAY, lambda at: (16.0, min(at, 30) * 2.0)),
     "gauges behind the counters": each(
-        STAY, lambda at: (32.0 if at < 300 else 0.0, 0.0 if at < 298 else 32.0)
+        STAY, lambda at: (32.0 if at <= 300 else 0.0, 0.0 if at < 300 else 32.0)
     ),
     "requests that their clients gave up": each(STAY, lambda at: (max(0.0, 32.0 - at // 5), 0.0)),
     "an engine that was started anew": each(STAY, lambda at: (0.0, 900.0 if at < 200 else 0.0)),
@@ -153,7 +156,7 @@ async def test_a_group_behind_a_router_that_follows_no_readiness_says_so_and_mov
     moved = len(events(fleet, "TransferStarted"))
     assert all(text.split()[0] in fleet.message("Balanced") for text in events(fleet, "TransferStarted"))
     assert fleet.serving() == {"prefill": 3, "decode": 6}, "all of them are back"
-    await router.run(300)
+    await router.run(100)
     assert fleet.condition("Balanced") == KEEPS
     assert len(events(fleet, "TransferStarted")) == moved
     assert len(events(fleet, "RouterKeepsSending")) == 1
@@ -217,7 +220,7 @@ async def test_a_changed_template_waits_while_the_router_keeps_sending() -> None
     assert fleet.condition("Balanced") == KEEPS
 
 
-async def test_a_group_whose_size_follows_the_load_shrinks_no_further_and_grows_on() -> None:
+async def test_a_group_whose_size_follows_the_load_says_so_and_grows_on() -> None:
     fleet = Fleet(3, 6)
     fleet.group()["spec"]["accelerators"]["minimum"] = 4
     fleet.traffic = known(ANSWER_HEAVY)
@@ -225,14 +228,21 @@ async def test_a_group_whose_size_follows_the_load_shrinks_no_further_and_grows_
     await router.run(120)
     assert fleet.condition("Balanced") == KEEPS
     assert len(events(fleet, "ScaledDown")) == 1
-    smaller = fleet.split()
-    fleet.traffic = known(steady(1.0, 940, 281))
-    await router.run(200)
-    assert fleet.split() == smaller
     fleet.traffic = steady(7.0, 940, 281)
     await router.run(60)
     assert events(fleet, "ScaledUp")
     assert fleet.condition("Balanced") == KEEPS
+
+
+def test_a_size_that_was_decided_waits_where_a_role_would_have_fewer_replicas_and_else_does_not() -> None:
+    spec = InferenceGroup.model_validate(Fleet().group()).spec
+    allowed = permit(spec, T0, router_keeps_sending({"out"}))
+    before = Split.of({"decode": 6, "prefill": 3})
+    for decode, prefill, waits in ((5, 3, True), (5, 5, True), (6, 4, False)):
+        plan = SplitPlan(Split.of({"decode": decode, "prefill": prefill}))
+        found = within(allowed, plan, before, spec.rebalance.mode)
+        assert (found.allocation == before) is waits
+        assert (found.obstacle is not None) is waits
 
 
 async def test_a_group_that_is_deleted_says_that_its_requests_do_not_end() -> None:
