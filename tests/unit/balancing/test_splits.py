@@ -17,6 +17,7 @@ from weft.balancing.splits import (
     Load,
     StageNeed,
     Terms,
+    _way,
     given,
     judge,
     lead_seconds,
@@ -82,6 +83,16 @@ def test_a_stage_is_late_for_as_long_as_a_move_leaves_it_without_a_replica() -> 
     assert late(split(2, 0), to, roles=held) == pytest.approx(AWAY_PART + ON_THE_WAY * 0.35)
     # And a stage that stays without any is wholly late.
     assert late(split(2, 0), split(2, 0)) == pytest.approx(1.0)
+
+
+def test_a_group_that_grows_by_many_replicas_is_judged_in_one_more_phase_for_each_at_most() -> None:
+    """Each doubled them: with 14 a judgement took 0.3 s, with 20 it would have taken 17."""
+    many = replace(TERMS, starting=tuple(("decode", 10.0 + i) for i in range(20)))
+    phases = _way(split(8, 24), split(9, 23), ROLES, many)
+    assert len(phases) <= 3 + 20
+    assert sum(seconds for seconds, _ in phases) == pytest.approx(HORIZON)
+    # Four of the 24 serve from the beginning, but for the one that moves; at the end all that the split has.
+    assert [phases[0][1]["decode"], phases[-1][1]["decode"]] == [3, 23]
 
 
 def test_a_replica_that_starts_serves_nobody_until_it_is_there() -> None:

@@ -196,8 +196,9 @@ def _without(phases: Sequence[Phase], role: str, seconds: float) -> list[Phase]:
     found: list[Phase] = []
     for length, counts in phases:
         lacking = min(length, max(0.0, seconds))
-        found.append((lacking, {**counts, role: max(0.0, counts.get(role, 0.0) - 1)}))
-        found.append((length - lacking, counts))
+        parts = (lacking, {**counts, role: max(0.0, counts.get(role, 0.0) - 1)}), (length - lacking, counts)
+        # Without those of no length: each replica that starts would double them.
+        found += [part for part in parts if part[0] > 0]
         seconds -= lacking
     return found
 
