@@ -205,3 +205,15 @@ def test_answers_end_at_their_own_pace_while_all_have_places_and_at_that_of_the_
     assert present_after(ANSWERS, 1.0, 60.0, 40.0) == pytest.approx(60 + 40 * (1 - 0.5))
     assert present_after(ANSWERS, 4.0, 60.0, 10.0) == pytest.approx(60 + 10 * (1 - 2.0))
     assert present_after(ANSWERS, 4.0, 60.0, 200.0) == 0.0
+
+
+def test_more_answers_are_never_judged_less_late() -> None:
+    """Where more came than places could write, half as many were said to be late as with one request less."""
+    for seconds in (60.0, 240.0, 1200.0):
+        shares = [
+            decode(Need(**{**vars(PATIENT), "saturated": offered / 10}), 3.0, present=30.0, seconds=seconds)
+            for offered in (28.0, 29.0, 29.9, 29.99, 30.0, 30.01, 30.1, 31.0, 32.0, 34.0, 40.0)
+        ]
+        assert shares == sorted(shares)
+        # Nor is there a step between just too few places and just enough.
+        assert shares[5] - shares[3] < 0.02

@@ -104,7 +104,7 @@ def _places_exceeded(need: Need, length: float, capacity: float, present: float)
     drift = (offered - places) / stay
     outside = places / stay * need.budget_seconds
     excess = max(0.0, present - places)
-    returns = exp(drift * outside * stay / max(offered, 1.0)) if drift < 0 else 0.0
+    returns = exp(min(50.0, drift * outside * stay / max(offered, 1.0)))
     variance = 2 * max(offered, 1.0) / stay
     total = 0.0
     for part in SAMPLES:
@@ -116,8 +116,7 @@ def _places_exceeded(need: Need, length: float, capacity: float, present: float)
             late = below((mean - places - outside) / spread)
             step = sqrt(variance * seconds)
             queue = below((excess - outside + drift * seconds) / step)
-            if drift < 0:
-                queue += returns * below((-outside - excess - drift * seconds) / step)
+            queue += returns * below((-outside - excess - drift * seconds) / step)
             late = max(late, min(1.0, full * queue))
         total += late
     return total / len(SAMPLES)
