@@ -71,6 +71,7 @@ BENCHES = (
         bench.sections,
     ),
     Bench(((REHEARSAL,),), evaluate.RESULTS, results.Run, evaluate.run, evaluate.sections),
+    Bench(((REHEARSAL, "--restarts"),), evaluate.RESTARTS, results.Run, evaluate.run, evaluate.of_restarts),
     Bench(((MIXTURES,),), mixtures.RESULTS, mixtures.Row, lambda row: mixtures.Row(**row), mixtures.sections),
     Bench(
         ((SIZE, "--bound"), (SIZE, "--add", "--stationary", "3")),

@@ -2,7 +2,8 @@
 
 Engines are off the profile as in the demo (up to 30 % per stage, 20 % per replica, by the seed). Writes
 build/bench/rehearsal.json and prints the tables of docs/evaluation.md. `--seeds 1 --cases scarce --policies weft` plays
-some of it; with `--add` what an earlier run played beside it stays.
+some of it; with `--add` what an earlier run played beside it stays. `--restarts` plays the same where a replica that
+changes its role starts its engine anew, into build/bench/restarts.json.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ from weft.rehearse.weft_policy import Weft
 from weft.rehearse.world import AGGREGATES
 
 RESULTS = bench.ROOT / "build" / "bench" / "rehearsal.json"
+RESTARTS = RESULTS.with_name("restarts.json")
 KEY = ("case", "seed", "policy", "drains")
 SCRAPE_SECONDS, COLD_START_SECONDS = 5.0, 60.0
+RESTART_SECONDS = 60.0
 STAGE_ERROR, REPLICA_ERROR = 0.3, 0.2
 """Largest errors of the profile."""
 LOOKING = ("hpa", "dynamo", "ratio", tables.WEFT, tables.WEFT_MIXED)
 """Those that see metrics."""
+RESTARTED = (tables.STATIC, tables.AGGREGATED, tables.WEFT, tables.OPTIMUM)
+"""What is played of restarts: the others make and remove replicas, and are as before."""
 
 
 def main() -> int:
@@ -50,10 +55,14 @@ def main() -> int:
     parser.add_argument("--cases", default="", help="names; default all")
     parser.add_argument("--policies", default="", help="names; default all")
     parser.add_argument("--add", action="store_true", help="to the results of an earlier run")
+    parser.add_argument(
+        "--restarts", action="store_true", help=f"a flip takes {RESTART_SECONDS:g} s, after the drain"
+    )
     arguments = parser.parse_args()
     chosen = set(filter(None, arguments.cases.split(",")))
     policies = set(filter(None, arguments.policies.split(",")))
-    rows = results.saved(RESULTS) if arguments.add else []
+    kept = RESTARTS if arguments.restarts else RESULTS
+    rows = results.saved(kept) if arguments.add else []
     for seed in map(int, arguments.seeds.split(",")):
         for case in cases.all_cases(seed, tuning=seed in constants.TUNING):
             if chosen and case.name not in chosen:
@@ -61,23 +70,30 @@ def main() -> int:
             made = rehearsed(
                 case, seed, SCRAPE_SECONDS, COLD_START_SECONDS, False, STAGE_ERROR, REPLICA_ERROR
             )
-            for row in every_policy(made, policies):
+            if arguments.restarts:
+                made = replace(made, flip_seconds=RESTART_SECONDS)
+                played = every_policy(made, policies or {*RESTARTED}, ways=(True,))
+            else:
+                played = every_policy(made, policies)
+            for row in played:
                 rows = results.put(
                     rows, {"case": case.name, "seed": seed, **row, "commit": bench.commit()}, KEY
                 )
-                results.save(RESULTS, rows)
+                results.save(kept, rows)
                 print(f"{time.strftime('%T')} {bench.line(run(rows[-1]))}", file=sys.stderr, flush=True)
     runs = [run(row) for row in rows]
-    for table in sections(runs).values():
+    for table in (of_restarts if arguments.restarts else sections)(runs).values():
         print(f"{table}\n")
-    print(f"written to {RESULTS}")
+    print(f"written to {kept}")
     for problem in above_optimum(runs):
         print(problem)
     return int(any(above_optimum(runs)))
 
 
-def every_policy(case: Case, chosen: set[str]) -> Iterator[dict[str, Any]]:
-    """Rows without case and seed; of the policies that are chosen, or of all."""
+def every_policy(
+    case: Case, chosen: set[str], ways: Sequence[bool] = (True, False)
+) -> Iterator[dict[str, Any]]:
+    """Rows without case and seed; of the policies that are chosen, or of all. `ways`: whether those that flip drain."""
     makers: dict[str, Callable[[Case], rehearsal.Run]] = {
         tables.FIRST: lambda case: play(case, Static(case)),
         tables.STATIC: lambda case: best_static(case, False, _quiet),
@@ -91,7 +107,7 @@ def every_policy(case: Case, chosen: set[str]) -> Iterator[dict[str, Any]]:
     }
     for name, make in makers.items():
         # The others make and remove replicas, and fixed ones keep them: only these flip.
-        for drains in (True, False) if name in (*tables.FLIPPING, tables.OPTIMUM) else (True,):
+        for drains in ways if name in (*tables.FLIPPING, tables.OPTIMUM) else (True,):
             if not chosen or name in chosen:
                 played = make(replace(case, overlap=not drains))
                 yield {
@@ -136,6 +152,19 @@ def sections(runs: Sequence[Run]) -> dict[str, str]:
         "rehearsed losses": tables.losses(played),
         "rehearsed others above": tables.above_weft(played),
         "rehearsed against optimum": tables.goals_of_optimum(played),
+    }
+
+
+def of_restarts(runs: Sequence[Run]) -> dict[str, str]:
+    """The same where engines start anew."""
+    played = tables.Played(runs)
+    return {
+        "restarts": tables.shares(played),
+        "restarts commits": tables.commits(played),
+        "restarts against static": tables.against_static(played, ways=(True,)),
+        "restarts against optimum": tables.goals_of_optimum(
+            played, tables.OF_OPTIMUM_RESTARTED, ways=(True,)
+        ),
     }
 
 

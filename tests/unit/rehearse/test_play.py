@@ -237,3 +237,13 @@ def test_replicas_that_change_under_a_full_kv_cache_come_to_an_end(seed: int) ->
     assert all(
         one.streams == one.prefill_tokens == one.stream_tokens == 0 for one in run.world.replicas.values()
     )
+
+
+def test_weft_is_told_that_a_replica_starts_its_engine_anew_to_change_its_role() -> None:
+    case = replace(CASE, first={"prefill": 1, "decode": 5}, flip_seconds=60.0)
+    moved = play(case, Weft(case)).decisions
+    assert moved
+    assert all("is away for" in one.reason for one in moved)
+    # By label it is gone for a drain only, and beside its old work for no time at all.
+    for quick in (replace(case, flip_seconds=2.0), replace(case, overlap=True)):
+        assert not any("is away for" in one.reason for one in play(quick, Weft(quick)).decisions)

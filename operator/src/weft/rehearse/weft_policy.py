@@ -9,6 +9,7 @@ from weft.balancing.answers import AnswersSeen, present
 from weft.balancing.balancer import Balancer, Config, Observation
 from weft.balancing.history import History
 from weft.balancing.own_speeds import OwnSpeeds, writing_speed
+from weft.balancing.plan import FLIP_SECONDS
 from weft.balancing.record import Record
 from weft.balancing.signals import SCRAPES_UNTIL_STALE, Group, read
 from weft.balancing.stages import by_stage
@@ -28,6 +29,9 @@ class Weft:
     def __init__(self, case: Case) -> None:
         self._case = case
         first = case.first_counts
+        # What takes longer than a flip by label is an engine that starts anew, which the operator has measured.
+        slow = case.flip_seconds > FLIP_SECONDS and not case.overlap
+        restarts = case.flip_seconds if slow else 0.0
         roles = tuple(
             RoleState(
                 name=role,
@@ -37,6 +41,7 @@ class Weft:
                 spec_replicas=first.get(role, 0),
                 accelerators_per_replica=case.accelerators_per_replica,
                 kind="all",
+                start_seconds=restarts,
                 profile=case.planned,
             )
             for role, stage in STAGES.items()
