@@ -1,6 +1,6 @@
 """What a schedule that knows the whole trace would give: the bound that no policy passes.
 
-Dynamic programming over the replicas per role in steps of half a minute, on the engine that everything else runs on.
+Dynamic programming over the replicas per role in steps of 15 s, on the engine that everything else runs on.
 For each split the best way to be in it at a step is kept as a whole world (queues, batches, replicas on their way),
 and from each the splits that a few moves reach are played on. The best way is the one that meets most within the next
 two minutes where nothing is moved in them: what a queue costs shows later than what was met until now. Moves take what
@@ -20,7 +20,7 @@ from weft.rehearse.scrapes import Scrapes
 from weft.rehearse.static import best_static, splits
 from weft.rehearse.world import ROLES
 
-STEP_SECONDS = 30.0
+STEP_SECONDS = 15.0
 AHEAD_SECONDS = 120.0
 """How far a path is played on, with its split as it is, to see what it is worth."""
 MOVES_MOST = 3
