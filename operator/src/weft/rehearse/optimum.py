@@ -1,6 +1,7 @@
 """What a schedule that knows the whole trace would give: the bound that no policy passes.
 
-Dynamic programming over the replicas per role in steps of 15 s, on the engine that everything else runs on.
+Dynamic programming over the replicas per role, on the engine that everything else runs on, once in steps of 15 s and
+once of 30 s: either finds what the other misses.
 For each split the best way to be in it at a step is kept as a whole world (queues, batches, replicas on their way),
 and from each the splits that a few moves reach are played on. The best way is the one that meets most within the next
 two minutes where nothing is moved in them: what a queue costs shows later than what was met until now. Moves take what
@@ -20,7 +21,7 @@ from weft.rehearse.scrapes import Scrapes
 from weft.rehearse.static import best_static, splits
 from weft.rehearse.world import ROLES
 
-STEP_SECONDS = 15.0
+STEPS_SECONDS = (30.0, 15.0)
 AHEAD_SECONDS = 120.0
 """How far a path is played on, with its split as it is, to see what it is worth."""
 MOVES_MOST = 3
@@ -68,6 +69,23 @@ class Path:
 
 def optimum(case: Case, aggregated: bool, progress: Callable[[float], None]) -> Run:
     """The best schedule found, from the first split that suits it best."""
+    runs: list[Run] = []
+    for number, step in enumerate(STEPS_SECONDS):
+
+        def part(at: float, done: int = number) -> None:
+            progress((done * case.trace.seconds + at) / len(STEPS_SECONDS))
+
+        runs += _searched(case, aggregated, step, part)
+    # To move nothing is a schedule too, and the way kept for a split may have left it.
+    whole = replace(case, least_replicas=case.most_replicas)
+    runs.append(replace(best_static(whole, aggregated, lambda _: None), policy="optimum"))
+    return max(runs, key=lambda run: (run.world.met, -run.flips))
+
+
+def _searched(
+    case: Case, aggregated: bool, step_seconds: float, progress: Callable[[float], None]
+) -> list[Run]:
+    """The best schedules found in steps of so many seconds, by the split that they end with."""
     ways = Ways(
         case.most_replicas,
         overlap=case.overlap,
@@ -85,7 +103,7 @@ def optimum(case: Case, aggregated: bool, progress: Callable[[float], None]) -> 
     allowed = {key for key, _ in paths}
     kept = len(paths)
     while at < end:
-        at = min(end, at + STEP_SECONDS)
+        at = min(end, at + step_seconds)
         progress(at)
         following: dict[State, tuple[int, Path]] = {}
         for key, moved in sorted(paths, key=lambda state: (-paths[state][0], state))[:kept]:
@@ -100,12 +118,8 @@ def optimum(case: Case, aggregated: bool, progress: Callable[[float], None]) -> 
         path.run.held_seconds = path.mover.world.held_seconds()
         path.run.flips = path.mover.flips
         while not path.mover.world.finished and path.mover.world.now < end + ANSWERS_SECONDS:
-            path.advance(path.mover.world.now + STEP_SECONDS)
-    runs = [path.run for _, path in paths.values()]
-    # To move nothing is a schedule too, and the way kept for a split may have left it.
-    whole = replace(case, least_replicas=case.most_replicas)
-    runs.append(replace(best_static(whole, aggregated, lambda _: None), policy="optimum"))
-    return max(runs, key=lambda run: (run.world.met, -run.flips))
+            path.advance(path.mover.world.now + step_seconds)
+    return [path.run for _, path in paths.values()]
 
 
 def _key(counts: Counts) -> Key:
