@@ -3,8 +3,8 @@
 The fixed fleet is the smallest that keeps the promise over the day, whatever its split: known only in hindsight.
 Writes build/bench/size.json and prints the table of docs/evaluation.md. `--days m-mid-day2 --attainments 0.99
 --cold-starts 60` plays a part (with `--add` the others, and the fixed fleets, stay as an earlier run played them),
-`--bound` says in addition what a schedule that knew the day would hold. `--stationary 3` plays three hours of a load
-that stays, for how often it is scaled.
+`--bound` says in addition what a schedule that knew the day would hold. `--stationary 3` plays three hours of loads
+that stay, for how often they are scaled.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ mended with the lengths of the second (`stationary`), which is held out no more 
 FIXED, WEFT, BOUND = "fixed", "weft", "bound"
 STATIONARY = "stationary"
 """In the place of a day: a load that stays."""
+DRAWS = (1, 2, 3, 4)
+"""Of such loads: one of them is scaled up to half as often again as another, by chance."""
 SETTLING_SECONDS = 3600.0
 """Of a load that stays: what is scaled until then is of the first size."""
 KEY = ("day", "promised", "policy", "cold_start_seconds")
@@ -96,16 +98,17 @@ def main() -> int:
         "--bound", action="store_true", help="also what a schedule that knew the day would hold"
     )
     parser.add_argument(
-        "--stationary", type=float, metavar="HOURS", help="only: how often a steady load is scaled"
+        "--stationary", type=float, metavar="HOURS", help="only: how often steady loads are scaled"
     )
     parser.add_argument("--add", action="store_true", help="to the results of an earlier run")
     arguments = parser.parse_args()
     rows = results.saved(RESULTS) if arguments.add else []
     if arguments.stationary:
-        steady = stationary(arguments.stationary)
-        rows = results.put(rows, asdict(steady), KEY)
+        steady = [stationary(arguments.stationary, draw) for draw in DRAWS]
+        for row in steady:
+            rows = results.put(rows, asdict(row), KEY)
         results.save(RESULTS, rows)
-        print(f"{stays([steady])}\n\nwritten to {RESULTS}")
+        print(f"{stays(steady)}\n\nwritten to {RESULTS}")
         return 0
     for day in DAYS:
         if day.name not in arguments.days.split(","):
@@ -228,14 +231,14 @@ def row_of(day: Day, run: Run, policy: str) -> Row:
     )
 
 
-def stationary(hours: float) -> Row:
+def stationary(hours: float, draw: int) -> Row:
     """A load that stays: arrivals by chance, lengths drawn from six hours of the day with the longest answers."""
     case = case_of(DAYS[1], 0.95)
-    trace, draw = case.trace.cut(6 * 3600, 12 * 3600), random.Random(1)
+    trace, chance = case.trace.cut(6 * 3600, 12 * 3600), random.Random(draw)
     rows: list[tuple[float, int, int]] = []
     at = 0.0
-    while (at := at + draw.expovariate(len(trace) / (6 * 3600))) <= hours * 3600:
-        place = draw.choice(range(len(trace)))
+    while (at := at + chance.expovariate(len(trace) / (6 * 3600))) <= hours * 3600:
+        place = chance.choice(range(len(trace)))
         rows.append((at, trace.prompt_tokens[place], trace.answer_tokens[place]))
     case = replace(case, trace=Trace.of(rows), first={"prefill": 3, "decode": 10})
     run = play(case, Weft(case))
@@ -245,7 +248,7 @@ def stationary(hours: float) -> Row:
     ]
     scaled = [at for (_, before), (at, size) in pairwise(sizes) if size != before and at > SETTLING_SECONDS]
     seconds = max(3600.0, case.trace.seconds - SETTLING_SECONDS)
-    day = Day(f"{STATIONARY}, {hours:g} h", 1, DAYS[1].ttft_seconds, DAYS[1].most_replicas)
+    day = Day(f"{STATIONARY}, {hours:g} h, draw {draw}", 1, DAYS[1].ttft_seconds, DAYS[1].most_replicas)
     return replace(row_of(day, run, WEFT), scalings_per_hour=len(scaled) / seconds * 3600)
 
 
