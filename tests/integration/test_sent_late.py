@@ -72,7 +72,7 @@ def test_a_flip_behind_a_router_that_follows_no_readiness_is_taken_back_and_said
         assert moving["replica"] in said["message"]
         assert "docs/engines.md" in said["message"]
         eventually(lambda: split(world.kube, world.namespace) == whole, what="the replica is back")
-        time.sleep(35)  # the time that it would be left alone for anyway
+        time.sleep(35)  # a replica whose move was rolled back is left alone for 30 s anyway
         assert not group()["status"].get("transfers")
         assert reason(group(), "Balanced") == "RouterKeepsSending"
         assert told().count("TransferStarted") == told().count("RouterKeepsSending") == 1
