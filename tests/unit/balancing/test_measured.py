@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -26,14 +27,14 @@ NEEDS = {
 """A prompt takes half a second and may wait two; a decode replica has 25 places, and an answer may wait a second."""
 
 
-def observed(ttft: float, itl: float, queues: Queues | None, **changes: object) -> SplitInputs:
+def observed(ttft: float, itl: float, queues: Queues | None, **changes: Any) -> SplitInputs:
     """Three prefill and four decode replicas, and so large a share within each objective in the last minute."""
     traffic = replace(
         PROMPT_HEAVY,
         ttft_buckets=((2.5, ttft), (math.inf, 1.0)),
         itl_buckets=((0.095, itl), (math.inf, 1.0)),
     )
-    return replace(group(3, 4, traffic), queues=queues, **changes)  # type: ignore[arg-type]
+    return replace(group(3, 4, traffic), queues=queues, **changes)
 
 
 def met(inputs: SplitInputs) -> bool:

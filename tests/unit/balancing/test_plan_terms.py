@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -151,8 +152,8 @@ def test_a_plan_goes_at_once_to_where_it_would_stop_if_it_were_asked_again_and_a
 
 
 def test_the_last_move_is_who_gave_and_who_took_since_the_decision_before() -> None:
-    def moved(before: Split, **changes: object) -> tuple[tuple[str, str], ...]:
-        return _last_move(replace(group(3, 6, PROMPT_HEAVY), decided_from=before, **changes))  # type: ignore[arg-type]
+    def moved(before: Split, **changes: Any) -> tuple[tuple[str, str], ...]:
+        return _last_move(replace(group(3, 6, PROMPT_HEAVY), decided_from=before, **changes))
 
     assert moved(split(2, 7)) == (("decode", "prefill"),)
     assert moved(split(4, 5)) == (("prefill", "decode"),)
@@ -167,7 +168,7 @@ def test_the_last_move_is_who_gave_and_who_took_since_the_decision_before() -> N
 def test_a_move_is_not_taken_back_for_fewer_late_requests_than_another_flip_costs() -> None:
     # Twelve that wait are in time at three prefill replicas; a flip costs one of them 5 s of 2.5 requests a second.
     just = {"decided_at": T0 - timedelta(seconds=12), "moved_at": T0, "decided_from": split(5, 4)}
-    wrong = replace(group(3, 6, PROMPT_HEAVY), **just)  # type: ignore[arg-type]
+    wrong = replace(group(3, 6, PROMPT_HEAVY), **just)
     assert plan_split(replace(wrong, queues=Queues(20, 90))).decision is None
     assert plan_split(replace(wrong, queues=Queues(30, 90))).allocation["prefill"] > 3
 
@@ -189,18 +190,18 @@ STALE = Hold("Stale", "no scrape")
         {"mode": RebalanceMode.RECOMMEND, "minimum_accelerators": 4},
     ],
 )
-def test_a_budget_that_is_too_small_is_said_whatever_else_is_decided(changes: dict[str, object]) -> None:
+def test_a_budget_that_is_too_small_is_said_whatever_else_is_decided(changes: dict[str, Any]) -> None:
     short = replace(group(3, 6, PROMPT_HEAVY, budget=16), allocation=split(3, 5), left_out=1)
-    plan = plan_split(replace(short, **changes))  # type: ignore[arg-type]
+    plan = plan_split(replace(short, **changes))
     assert plan.obstacle is not None
     assert (plan.obstacle.reason, plan.left_out) == ("BudgetTooSmall", 1)
 
 
 @pytest.mark.parametrize("changes", [{}, {"hold": STALE}, {"traffic": None}, {"traffic": ANSWER_HEAVY}])
-def test_a_minimum_that_is_out_of_reach_is_said_whatever_else_is_decided(changes: dict[str, object]) -> None:
+def test_a_minimum_that_is_out_of_reach_is_said_whatever_else_is_decided(changes: dict[str, Any]) -> None:
     roles = (role("decode", Stage.DECODE, 6, maximum=6), role("prefill", Stage.PREFILL, 3, maximum=3))
     small = replace(group(3, 6, PROMPT_HEAVY, roles=roles), minimum_accelerators=20)
-    plan = plan_split(replace(small, **changes))  # type: ignore[arg-type]
+    plan = plan_split(replace(small, **changes))
     assert plan.obstacle is not None
     assert plan.obstacle.reason == "MinimumOutOfReach"
 
@@ -224,8 +225,8 @@ def recorded(traffic: Traffic) -> Traffic:
 
 def test_a_decision_says_what_was_before_and_the_headroom_to_go_on_from_after_a_restart() -> None:
     free = {"minimum_accelerators": 4, "queues": Queues(0, 0)}
-    grows = replace(group(2, 2, recorded(PROMPT_HEAVY), budget=24), **free)  # type: ignore[arg-type]
-    flips = replace(group(3, 9, recorded(PROMPT_HEAVY), budget=24), **free)  # type: ignore[arg-type]
+    grows = replace(group(2, 2, recorded(PROMPT_HEAVY), budget=24), **free)
+    flips = replace(group(3, 9, recorded(PROMPT_HEAVY), budget=24), **free)
     for inputs, before in ((grows, split(2, 2)), (flips, split(3, 9))):
         plan = plan_split(inputs)
         assert plan.decision is not None

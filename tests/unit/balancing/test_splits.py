@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -45,10 +46,10 @@ def split(prefill: int, decode: int) -> Split:
     return Split.of({"decode": decode, "prefill": prefill})
 
 
-def needs(**answers: float) -> dict[Stage, StageNeed]:
+def needs(**answers: Any) -> dict[Stage, StageNeed]:
     return {
         Stage.PREFILL: StageNeed(PROMPTS, {"prefill": 1.0}, {}),
-        Stage.DECODE: StageNeed(replace(ANSWERS, **answers), {"decode": 1.0}, {}),  # type: ignore[arg-type]
+        Stage.DECODE: StageNeed(replace(ANSWERS, **answers), {"decode": 1.0}, {}),
     }
 
 
@@ -212,10 +213,10 @@ def test_a_role_of_faster_replicas_and_one_that_serves_both_stages_count_by_what
     )
 
 
-def exchanged(start: Split, most: int, *hardware: int, **bounds: int) -> set[tuple[int, int]]:
+def exchanged(start: Split, most: int, *hardware: int, **bounds: Any) -> set[tuple[int, int]]:
     """(prefill, decode) of what can be reached, where a replica of decode and of prefill holds so many accelerators."""
     roles = [
-        replace(one, accelerators_per_replica=each, **bounds)  # type: ignore[arg-type]
+        replace(one, accelerators_per_replica=each, **bounds)
         for one, each in zip(ROLES, hardware, strict=True)
     ]
     return {(one["prefill"], one["decode"]) for one in reachable(start, roles, most)}
