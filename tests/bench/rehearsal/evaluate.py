@@ -43,7 +43,7 @@ STAGE_ERROR, REPLICA_ERROR = 0.3, 0.2
 """Largest errors of the profile."""
 LOOKING = ("hpa", "dynamo", "ratio", tables.WEFT, tables.WEFT_MIXED)
 """Those that see metrics."""
-RESTARTED = (tables.STATIC, tables.AGGREGATED, tables.WEFT, tables.OPTIMUM)
+RESTARTED = (tables.STATIC, tables.AGGREGATED, tables.WEFT, tables.WEFT_MIXED, tables.OPTIMUM)
 """What is played of restarts: the others make and remove replicas, and are as before."""
 
 

@@ -67,6 +67,17 @@ def test_where_a_role_serves_both_stages_the_way_back_from_it_drains_too() -> No
     assert ahead(300, drains).others_part == pytest.approx(20 / 300)
 
 
+def test_where_engines_restart_the_way_back_from_a_mixture_takes_as_long_again() -> None:
+    alone = tuple(replace(one, start_seconds=60.0) for one in group(3, 6, PROMPT_HEAVY).roles)
+    aggregated = replace(role("both", Stage.AGGREGATED, 0), start_seconds=60.0)
+    both = replace(
+        group(3, 6, PROMPT_HEAVY, roles=(*alone, aggregated)),
+        allocation=Split.of({"both": 0, "decode": 6, "prefill": 3}),
+    )
+    assert ahead(600, inputs=both).others_part == pytest.approx((20 + 20 + 60) / 600)
+    assert ahead(600, inputs=group(3, 6, PROMPT_HEAVY, roles=alone)).others_part == pytest.approx(20 / 600)
+
+
 def test_loads_of_now_count_by_their_probability_and_what_is_hardly_possible_not_at_all() -> None:
     inputs = group(3, 6, PROMPT_HEAVY)
     needs = needs_of(inputs, USUAL)

@@ -372,9 +372,10 @@ def _load(inputs: SplitInputs, seen: Regimes, terms: Terms, needs: Mapping[Stage
     traffic = inputs.traffic
     assert traffic is not None
     answered = traffic.short_seconds + terms.flip_seconds
-    if not terms.overlaps and any(role.stage is Stage.AGGREGATED for role in inputs.roles):
-        # The way back drains as well; without such a role there is no split that needs none.
-        answered += max(terms.drain_seconds.values(), default=0.0)
+    restarts = max((role.start_seconds for role in inputs.roles), default=0.0)
+    if (restarts or not terms.overlaps) and any(role.stage is Stage.AGGREGATED for role in inputs.roles):
+        # The way back takes as long as the way; without such a role there is no split that needs none.
+        answered += restarts + max(terms.drain_seconds.values(), default=0.0)
     loads = terms.horizon_seconds / seen.lasts_seconds
     away = 1 - (1 - math.exp(-loads)) / loads if loads > 0 else 0.0
     likely = [(weight, one) for weight, one in seen.now if weight > LEAST_WEIGHT]
