@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -22,12 +23,9 @@ Object = dict[str, Any]
 
 @pytest.fixture
 def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
-    world = World(control_plane, namespace, hosts=4, gpus=4, memories=4)
-    world.start_emulator()
-    try:
+    with closing(World(control_plane, namespace, hosts=4, gpus=4, memories=4)) as world:
+        world.start_emulator()
         yield world
-    finally:
-        world.close()
 
 
 def weft(world: World, *arguments: str) -> str:

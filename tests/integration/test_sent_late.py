@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from support import idle_group
-from support.broken import ENDS_AT_ONCE
+from support.broken import WAITS_FOR_ROUTERS_BRIEFLY
 from support.idle_group import GROUP, Object, create_group, split
 from support.world import World, eventually, reason, start_kubelet
 from weft.api.resources import EVENTS, INFERENCE_GROUPS, INFERENCE_ROLES
@@ -17,12 +18,9 @@ from weft_dev.controlplane import ControlPlane
 
 @pytest.fixture
 def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
-    world = World(control_plane, namespace, hosts=4, gpus=4, memories=4)
-    world.start_emulator()
-    try:
+    with closing(World(control_plane, namespace, hosts=4, gpus=4, memories=4)) as world:
+        world.start_emulator()
         yield world
-    finally:
-        world.close()
 
 
 class Router:
@@ -54,12 +52,12 @@ def test_a_flip_behind_a_router_that_follows_no_readiness_is_taken_back_and_said
     start_kubelet(world)
     with idle_group.idle_engines(world.kube, world.namespace, engine=router.engine) as settings:
         create_group(world.kube, world.namespace)
-        change = {"spec": {"rebalance": {"drainFirst": True}}}
+        change = {"spec": {"rebalance": {"drainFirst": True, "cooldownSeconds": 1}}}
         world.kube.patch(INFERENCE_GROUPS, GROUP, change, world.namespace)
         for role in ("prefill", "decode"):
             change = {"spec": {"drain": {"timeoutSeconds": 300}}}
             world.kube.patch(INFERENCE_ROLES, role, change, world.namespace)
-        world.start_operator(program=ENDS_AT_ONCE, **settings)
+        world.start_operator(program=WAITS_FOR_ROUTERS_BRIEFLY, **settings)
         whole = {"prefill": 2, "decode": 2}
         eventually(lambda: split(world.kube, world.namespace) == whole, 60, what="it serves")
 
@@ -72,7 +70,7 @@ def test_a_flip_behind_a_router_that_follows_no_readiness_is_taken_back_and_said
         assert moving["replica"] in said["message"]
         assert "docs/engines.md" in said["message"]
         eventually(lambda: split(world.kube, world.namespace) == whole, what="the replica is back")
-        time.sleep(35)  # a replica whose move was rolled back is left alone for 30 s anyway
+        time.sleep(8)  # a replica whose move was rolled back is left alone for 3 s anyway: a look or two more
         assert not group()["status"].get("transfers")
         assert reason(group(), "Balanced") == "RouterKeepsSending"
         assert told().count("TransferStarted") == told().count("RouterKeepsSending") == 1

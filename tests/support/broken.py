@@ -15,6 +15,8 @@ LIMIT_SECONDS = 3.0
 """What a broken operator leaves behind does not go away by waiting."""
 ENDS_AT_ONCE = (Path(broken_operator.__file__), "end-seconds")
 """Ends an engine as soon as it is seen idle, for tests without a router and about something else."""
+WAITS_FOR_ROUTERS_BRIEFLY = (Path(broken_operator.__file__), "router-seconds")
+"""Takes a tenth of the time that a router is given to stop; with the real times, tests of the planner judge."""
 
 
 def violations_without(

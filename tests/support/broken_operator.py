@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from weft.api.fabric import FabricLimits
-from weft.balancing import drain, inputs
+from weft.balancing import drain, inputs, sent_late, transfers
 from weft.cli.main import main
 from weft.runtime.leadership import Leadership
 
@@ -30,6 +30,10 @@ if __name__ == "__main__":
             Leadership.remaining_seconds = lambda leadership: 60.0 * bool(leadership._lease)  # type: ignore[method-assign]
         case "end-seconds":
             drain.END_SECONDS = inputs.END_SECONDS = 0.0
+        case "router-seconds":
+            # What is waited for a router to stop, and what a replica that came back is left alone for, in a tenth.
+            drain.END_SECONDS = inputs.END_SECONDS = sent_late.END_SECONDS = 1.0
+            sent_late.LEFT_SECONDS, transfers.LEFT_ALONE_SECONDS = 3.0, 3
         case unknown:
             sys.exit(f"no such safeguard: {unknown}")
     sys.exit(main())

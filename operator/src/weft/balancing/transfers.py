@@ -63,6 +63,9 @@ OPEN_MOST = 16
 """As many as the status holds."""
 HANGS_SECONDS = 15.0
 """An engine that is not ready so long after its labels changed."""
+LEFT_ALONE_SECONDS = 30
+"""A replica whose move was rolled back is not chosen again for so long, or for the group's cooldown where that is
+longer."""
 
 
 @dataclass(frozen=True)
@@ -344,4 +347,4 @@ def _rolled_back_lately(replica: Replica, cooldown_seconds: int, now: datetime) 
     since = replica.gate_changed_at
     if replica.gate_reason != GateReason.ROLLED_BACK or since is None:
         return False
-    return now - since < timedelta(seconds=max(30, cooldown_seconds))
+    return now - since < timedelta(seconds=max(LEFT_ALONE_SECONDS, cooldown_seconds))
