@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 ROOMS := hack/dev:hack/playground:hack/offline
 IN_ROOMS := PYTHONPATH=$(ROOMS) $(BIN)/python -m
 TESTS := tests/unit tests/property tests/integration tests/faults tests/fuzz
-# Two control planes whose tests mostly wait, and a process that computes, whatever the machine has.
+# Three control planes whose tests mostly wait, then three processes that compute, whatever the machine has.
 PARALLEL := -n 3
 
 .PHONY: help

@@ -41,22 +41,30 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return _Suites(config, log)
 
 
-BEGUN_FIRST = ("integration", "faults", "tests/unit/binding/test_schedules.py", "tests/integration/")
+BEGUN_FIRST = (
+    "integration",
+    "groups",
+    "faults",
+    "tests/unit/binding/test_schedules.py",
+    "tests/integration/",
+)
 """Beginnings of scopes: what takes longest. What has most tests follows, and small files fill what is left."""
 
 
 class _Suites(LoadScopeScheduling):
     """Those that share a control plane, and those of one file, whose fixtures they share.
 
-    Faults and fuzz have a control plane beside the others', since either half takes minutes.
+    Three have a control plane each, since each takes minutes: faults and fuzz, what has inference groups, the others.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         suite = file.removeprefix("tests/").partition("/")[0]
-        if suite == "integration" and not _shares_control_plane(file):
-            return file
-        return {"integration": suite, "faults": "faults", "fuzz": "faults"}.get(suite, file)
+        if suite == "integration":
+            if not _names(file, "control_plane|: Kubectl"):
+                return file
+            return "groups" if _names(file, "idle_group") else suite
+        return "faults" if suite in ("faults", "fuzz") else file
 
     def _assign_work_unit(self, node: Any) -> None:
         self.workqueue.move_to_end(min(self.workqueue, key=_turn), last=False)
@@ -64,9 +72,9 @@ class _Suites(LoadScopeScheduling):
 
 
 @functools.cache
-def _shares_control_plane(file: str) -> bool:
-    """Whether a test of the file takes the session's control plane, by its text: here only names of tests are known."""
-    return re.search("control_plane|: Kubectl", (ROOT / file).read_text()) is not None
+def _names(file: str, pattern: str) -> bool:
+    """Whether a test of the file takes what is meant, by the file's text: here only names of tests are known."""
+    return re.search(pattern, (ROOT / file).read_text()) is not None
 
 
 def _turn(scope: str) -> int:
