@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     began, total, played = time.monotonic(), Tally(), 0
     seeds = range(options.start, options.start + options.seeds)
-    some = [seeds[at : at + SEEDS_AT_ONCE] for at in range(0, len(seeds), SEEDS_AT_ONCE)]
+    # What is still being played when one was found is played for nothing.
+    at_once = 3 if options.until_found else SEEDS_AT_ONCE
+    some = [seeds[at : at + at_once] for at in range(0, len(seeds), at_once)]
     play_some = functools.partial(play_all, leaders=options.leaders, groups=options.groups, log=options.log)
     if options.log:
         logging.basicConfig(level=logging.DEBUG, format="%(message)s")
