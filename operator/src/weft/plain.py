@@ -1,8 +1,11 @@
-"""Errors of libraries in words for people."""
+"""Errors of libraries, and names, in words for people."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+NAMES_SHOWN = 4
 
 
 def plain(error: Exception) -> str:
@@ -11,3 +14,8 @@ def plain(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     # aiohttp says which TLS settings it would have taken, also of plain HTTP.
     return re.sub(r" ssl:(<.*?>|\S+)", "", str(error))
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of these names."""
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")

@@ -21,10 +21,11 @@ from weft.balancing.refusals import Refusal
 from weft.balancing.replicas import Replica, serving_in
 from weft.balancing.sent_late import words
 from weft.balancing.series import Buckets
-from weft.balancing.signals import Reading, listed
+from weft.balancing.signals import Reading
 from weft.balancing.stages import PLANNED, is_planned, parts_of
 from weft.balancing.state import Finding, Split
 from weft.balancing.steps import Subject
+from weft.plain import listed
 
 SCRAPE_SECONDS_MOST = 5.0
 """Scrapes that are further apart than this are named in the condition."""

@@ -19,10 +19,10 @@ from weft.api import InferenceRole
 from weft.balancing.observe import GroupPicture
 from weft.balancing.replicas import Replica, revision_of, serving_in, shape_of
 from weft.balancing.role_switch import strays
-from weft.balancing.signals import listed
 from weft.balancing.state import Finding, PodLoad, Split
 from weft.balancing.steps import CheckTemplate, CreateNode, CreatePod, DeletePod, Relabel, Step
 from weft.balancing.stuck import lost
+from weft.plain import listed
 
 REPLACE_AFTER = timedelta(seconds=10)
 """A pod that failed younger than this is not replaced yet: one that fails at once must not be made in a loop."""

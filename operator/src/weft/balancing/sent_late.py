@@ -16,8 +16,8 @@ from datetime import timedelta
 from weft.api import Stage
 from weft.balancing.drain import CONDITION_SECONDS, END_SECONDS, out_since
 from weft.balancing.replicas import Replica
-from weft.balancing.signals import listed
 from weft.balancing.state import Finding, PodLoad
+from weft.plain import listed
 
 LEFT_SECONDS = 30.0
 """What asks for endpoints now and then (some load balancers: 10 to 30 s) sends nothing more so long after."""

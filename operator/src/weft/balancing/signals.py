@@ -30,6 +30,7 @@ from weft.balancing.estimate import (
 from weft.balancing.presets import ENGINE_REQUIRED, FRONT_REQUIRED, VLLM, Preset, Windows
 from weft.balancing.series import EngineSeries, FrontEndSeries, Series, Snapshot, signal_names
 from weft.balancing.state import Finding, Hold, Past, PodLoad, Rates, Traffic
+from weft.plain import listed
 
 SCRAPES_UNTIL_STALE = 3
 _AGE_TOLERANCE_SECONDS = 0.5
@@ -45,7 +46,6 @@ _MAY_BE_NEGATIVE = (
 _SHARES = ("kv_usage", "busy_share")
 _SHARE_MOST = 1.1
 """Of a whole, beyond what an engine's rounding explains: a percentage is soon larger, and would be taken for caches."""
-NAMES_SHOWN = 4
 
 Remember = Callable[[str, Hold | None], Hold | None]
 """What is wrong with a subject now to what counts as wrong with it: see memory.Memory."""
@@ -429,11 +429,6 @@ def _grown(traffic: Traffic, short: float, long: float) -> Traffic:
         short=replace(traffic.short, requests=max(0.0, traffic.short.requests + short)),
         long=replace(traffic.long, requests=max(0.0, traffic.long.requests + long)),
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first of these names, for people."""
-    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 def _others(snapshot: Snapshot, group: Group) -> str:
