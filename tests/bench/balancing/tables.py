@@ -13,6 +13,8 @@ from results import Run
 STATIC, AGGREGATED, FIRST, SHIPPED = "static", "aggregated", "first", "dynamo, shipped"
 WEFT, WEFT_MIXED, OPTIMUM = "weft", "weft aggregated", "optimum"
 FLIPPING = (WEFT, WEFT_MIXED)
+MIXTURES = (AGGREGATED, WEFT_MIXED)
+"""That may have aggregated replicas."""
 TITLES = {
     STATIC: "best static split in hindsight",
     AGGREGATED: "the same, also with aggregated replicas",

@@ -175,7 +175,7 @@ def above_optimum(runs: Sequence[Run]) -> list[str]:
     return [
         f"{bench.line(run)}: more than the optimum, {100 * bound.within:.1f} %"
         for run, bound in pairs
-        if bound is not None and run.policy != tables.AGGREGATED and run.within > bound.within
+        if bound is not None and run.policy not in tables.MIXTURES and run.within > bound.within
     ]
 
 

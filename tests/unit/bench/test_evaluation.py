@@ -57,7 +57,9 @@ def test_a_schedule_that_knew_the_requests_and_met_less_is_said() -> None:
     bound = replace(FIXED, policy=tables.OPTIMUM, within=0.7)
     assert len(evaluate.above_optimum([bound, RUN])) == 1
     # Aggregated replicas are another means, and another seed other requests.
-    assert evaluate.above_optimum([bound, replace(MIXTURE, within=0.9), replace(RUN, seed=2)]) == []
+    mixing = (MIXTURE, replace(RUN, policy=tables.WEFT_MIXED))
+    others = (*(replace(run, within=0.9) for run in mixing), replace(RUN, seed=2))
+    assert evaluate.above_optimum([bound, *others]) == []
 
 
 @pytest.mark.parametrize(("within", "said"), [(0.511, "met"), (0.509, "**missed**")])
