@@ -8,6 +8,7 @@ writes the table; tests/unit/api/test_fields.py holds it against the models and 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,7 @@ def _below(schema: dict[str, Any], path: str) -> Iterator[str]:
         yield path
 
 
+@functools.cache
 def marks() -> dict[str, list[str]]:
     """What the marks say: path as it is written -> tests, as `file::test`."""
     found: dict[str, list[str]] = {}
