@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from support.inference import LLAMA_70B_SPEC, PROMPT_HEAVY, T0
+from support.inference import ANSWER_HEAVY, LLAMA_70B_SPEC, PROMPT_HEAVY, T0
 from support.memory_cluster import MemoryCluster
 from weft.api.names import GATE_SERVING, LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import (
@@ -314,6 +314,14 @@ class Fleet:
             {(NAMESPACE, pod): EngineSeries(**signals, **between) for pod, signals in engines.items()},
             {(NAMESPACE, MODEL): FrontEndSeries(**front, **buckets)},
         )
+
+
+async def started(**options: Any) -> Fleet:
+    """A fleet that serves the load its split was made for."""
+    fleet = Fleet(**options)
+    fleet.traffic = ANSWER_HEAVY
+    await fleet.run(10)
+    return fleet
 
 
 def condition(obj: Object, kind: str) -> str:

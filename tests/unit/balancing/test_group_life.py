@@ -1,28 +1,18 @@
-"""A group's life through the reconciler, in memory: started, moved, paused, broken, removed."""
+"""A group's life through the reconciler, in memory: started, edited, broken, removed."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from support.fleet import GROUP, MODEL, NAMESPACE, TEMPLATE, Fleet, condition
+from support.fleet import GROUP, NAMESPACE, TEMPLATE, Fleet, condition, started
 from support.inference import ANSWER_HEAVY, PROMPT_HEAVY
 from support.refusals import Policy, Write
 from weft.api import InferenceGroup, InferenceRole
 from weft.api.names import FINALIZER, GATE_SERVING, LABEL_ROLE, LABEL_STAGE
 from weft.api.resources import ENGINE_PROFILES, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
-
-
-async def started(**options: Any) -> Fleet:
-    """A fleet that serves the load its split was made for."""
-    fleet = Fleet(**options)
-    fleet.traffic = ANSWER_HEAVY
-    await fleet.run(10)
-    return fleet
 
 
 async def test_a_group_starts_with_its_roles_replicas_and_all_serve() -> None:
@@ -68,198 +58,6 @@ async def test_a_pod_waits_for_its_logical_node_and_is_tied_to_its_host() -> Non
     assert fleet.serving() == {"prefill": 1, "decode": 1}
 
 
-async def test_a_shift_of_the_load_moves_replicas_to_the_split_it_needs() -> None:
-    fleet = await started()
-    fleet.traffic = PROMPT_HEAVY
-    await fleet.run(60)
-    assert fleet.split() == {"prefill": 5, "decode": 4}
-    assert fleet.serving() == {"prefill": 5, "decode": 4}
-    assert fleet.status().get("transfers", []) == []
-    reasons = [reason for _, reason, _ in fleet.cluster.events]
-    assert reasons.count("TransferStarted") == reasons.count("TransferFinished") == 2
-
-
-async def test_a_flipped_pod_carries_the_other_templates_labels_in_one_write() -> None:
-    fleet = await started()
-    fleet.traffic = PROMPT_HEAVY
-    seen: list[tuple[str, str, str]] = []
-
-    def look() -> None:
-        for pod in fleet.pods():
-            labels = pod["metadata"]["labels"]
-            seen.append((labels[LABEL_ROLE], labels[LABEL_STAGE], labels["llm-d.ai/role"]))
-
-    fleet.cluster.after_write = look
-    await fleet.run(60)
-    assert set(seen) == {("prefill",) * 3, ("decode",) * 3}
-
-
-async def test_a_replica_with_requests_keeps_its_role_until_they_are_done() -> None:
-    fleet = await started()
-    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
-    fleet.traffic = PROMPT_HEAVY
-    await fleet.run(40)
-    assert fleet.split() == {"prefill": 3, "decode": 6}
-    assert fleet.condition("Balanced") == ("False", "Moving")
-    assert {one["step"] for one in fleet.status()["transfers"]} == {"Draining"}
-    assert fleet.drains == []
-    fleet.requests = {}
-    await fleet.run(10)
-    assert fleet.split() == {"prefill": 5, "decode": 4}
-    assert [(end, 10 < seconds < 60) for end, seconds in fleet.drains] == [("Transfer", True)] * 2
-
-
-@pytest.mark.parametrize(
-    ("drain_first", "words"),
-    [(True, "it ends its old requests first"), (False, "it ends its old requests beside the new")],
-)
-async def test_the_event_of_a_move_tells_whether_the_replica_drains_first(
-    drain_first: bool, words: str
-) -> None:
-    fleet = await started(drainFirst=drain_first)
-    fleet.traffic = PROMPT_HEAVY
-    await fleet.run(60)
-    told = [text for _, reason, text in fleet.cluster.events if reason == "TransferStarted"]
-    assert told
-    assert all(text.endswith(words) for text in told)
-
-
-async def test_replicas_of_one_decision_drain_together_instead_of_one_after_the_other() -> None:
-    fleet = Fleet(1, 8, drainFirst=True)
-    fleet.traffic = PROMPT_HEAVY
-    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
-    await fleet.run(40)
-    assert len(fleet.status()["transfers"]) == 4
-    assert fleet.serving() == {"prefill": 1, "decode": 4}
-    fleet.requests = {}
-    await fleet.run(5)
-    assert fleet.serving() == {"prefill": 5, "decode": 4}
-
-
-@pytest.mark.parametrize("mode", ["Paused", "Recommend"])
-@pytest.mark.parametrize(("drains", "leave_at_once"), [(True, 2), (False, 4)])
-async def test_for_an_edit_while_paused_a_quarter_of_the_replicas_drains_at_a_time(
-    mode: str, drains: bool, leave_at_once: int
-) -> None:
-    fleet = Fleet(1, 8, drainFirst=drains, mode=mode)
-    await fleet.run(10)
-    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
-    for role, stage, replicas in (("decode", "Decode", 4), ("prefill", "Prefill", 5)):
-        fleet.put_role(role, stage, replicas)
-    fewest = 9
-    left: set[int] = set()
-
-    def look() -> None:
-        nonlocal fewest
-        fewest = min(fewest, sum(fleet.serving().values()))
-        left.add(len(fleet.status().get("transfers", [])))
-
-    fleet.cluster.after_write = look
-    await fleet.run(5)
-    assert max(left) == leave_at_once
-    fleet.requests = {}
-    await fleet.run(30)
-    assert fewest == (9 - leave_at_once if drains else 9)
-    assert fleet.serving() == {"prefill": 5, "decode": 4}
-
-
-@pytest.mark.shows("InferenceGroup.spec.rebalance.drainFirst")
-async def test_a_flip_that_overlaps_gives_requests_of_the_new_stage_at_once_and_is_never_out_of_the_router() -> (
-    None
-):
-    fleet = await started(drainFirst=False)
-    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
-    fleet.traffic = PROMPT_HEAVY
-    ready: list[int] = []
-    fleet.cluster.after_write = lambda: ready.append(sum(fleet.serving().values()))
-    await fleet.run(40)
-    assert fleet.split() == {"prefill": 5, "decode": 4}
-    assert set(ready) == {9}
-    assert fleet.status().get("transfers", []) == []
-
-
-async def test_an_aggregated_replica_becomes_a_prefill_one_and_one_again_and_is_never_out_of_the_router() -> (
-    None
-):
-    fleet = Fleet(3, 4, drainFirst=False, mode="Paused")
-    fleet.put_role("both", "Aggregated", 2, minReplicas=0)
-    await fleet.run(10)
-    names = {pod["metadata"]["name"] for pod in fleet.pods()}
-    fleet.requests = dict.fromkeys(names, 2.0)
-    ready: list[int] = []
-    fleet.cluster.after_write = lambda: ready.append(sum(fleet.serving().values()))
-    for both, prefill in ((0, 5), (2, 3)):
-        fleet.put_role("both", "Aggregated", both, minReplicas=0)
-        fleet.put_role("prefill", "Prefill", prefill)
-        await fleet.run(20)
-        assert fleet.serving().get("aggregated", 0) == both
-        assert (fleet.serving()["prefill"], fleet.serving()["decode"]) == (prefill, 4)
-    assert set(ready) == {9}
-    assert {pod["metadata"]["name"] for pod in fleet.pods()} == names
-
-
-async def test_a_flip_changed_to_overlap_while_it_drains_goes_on_without_the_drain() -> None:
-    fleet = await started()
-    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
-    fleet.traffic = PROMPT_HEAVY
-    await fleet.run(20)
-    assert fleet.split() == {"prefill": 3, "decode": 6}
-    fleet.group()["spec"]["rebalance"]["drainFirst"] = False
-    await fleet.run(10)
-    assert fleet.split() == fleet.serving() == {"prefill": 5, "decode": 4}
-
-
-@pytest.mark.shows("InferenceRole.spec.drain.timeoutSeconds")
-async def test_a_drain_that_times_out_is_rolled_back_and_not_tried_again_at_once() -> None:
-    fleet = await started()
-    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
-    fleet.traffic = PROMPT_HEAVY
-    await fleet.run(100)  # drain.timeoutSeconds is 60
-    assert fleet.split() == {"prefill": 3, "decode": 6}
-    assert fleet.serving()["decode"] == 6
-    assert fleet.status().get("transfers", []) == []
-    assert any(
-        reason == "TransferRolledBack" and "within 60 s" in text for _, reason, text in fleet.cluster.events
-    )
-    assert {(end, 60 < seconds < 65) for end, seconds in fleet.drains} == {("RolledBack", True)}
-    assert {one["role"]: one["replicas"] for one in fleet.status()["allocation"]} == {
-        "prefill": 3,
-        "decode": 6,
-    }
-
-
-async def test_replicas_that_still_drain_for_an_edit_are_called_back_when_it_is_taken_back() -> None:
-    fleet = await started(mode="Paused")
-    fleet.requests = {f"{GROUP}-{n}": 2.0 for n in range(9)}
-    for replicas in ({"prefill": 5, "decode": 4}, {"prefill": 3, "decode": 6}):
-        for role, count in replicas.items():
-            fleet.edit(INFERENCE_ROLES, role, lambda spec, count=count: spec.update(replicas=count))
-        await fleet.run(15)  # drain.timeoutSeconds is 60
-        if replicas["prefill"] == 5:
-            assert [one["step"] for one in fleet.status()["transfers"]] == ["Draining", "Draining"]
-    assert fleet.status().get("transfers", []) == []
-    assert fleet.split() == fleet.serving() == {"prefill": 3, "decode": 6}
-    assert {one["role"]: one["replicas"] for one in fleet.status()["allocation"]} == fleet.split()
-    reasons = [reason for _, reason, _ in fleet.cluster.events]
-    assert [reasons.count(f"Transfer{what}") for what in ("Started", "CalledBack", "RolledBack")] == [2, 2, 0]
-
-
-async def test_a_load_of_answers_that_take_minutes_gets_its_prefill_before_the_first_has_ended() -> None:
-    fleet = Fleet(1, 8)
-    none = {"answers": 0.0, "answer_tokens": 0.0}
-    short, long = replace(PROMPT_HEAVY.short, **none), replace(PROMPT_HEAVY.long, **none)
-    fleet.traffic = replace(PROMPT_HEAVY, short=short, long=replace(long, requests=0.2 * long.requests))
-    for pod in range(9):
-        fleet.changed_values["engine:generated_tokens_per_second", f"{GROUP}-{pod}"] = 50.0
-    await fleet.run(10)
-    assert fleet.condition("DemandEstimated") == ("Unknown", "LoadBegan")
-    assert fleet.split() == {"prefill": 1, "decode": 8}
-    fleet.traffic = replace(fleet.traffic, long=replace(long, requests=0.4 * long.requests))
-    await fleet.run(40)
-    assert fleet.condition("DemandEstimated") == ("True", "AnswersNotEnded")
-    assert fleet.split()["prefill"] > 3
-
-
 async def removed(fleet: Fleet) -> str:
     """The name of a decode replica that has just left the router to be removed, with nothing to do."""
     await fleet.run(10)
@@ -298,172 +96,6 @@ async def test_a_decode_replica_that_is_removed_waits_for_the_prompts_of_its_req
     assert left not in {pod["metadata"]["name"] for pod in fleet.pods()}
 
 
-BAD_ENGINES = [
-    ("age", 60.0, "Stale"),
-    ("running", None, "SeriesMissing"),
-    ("running", float("nan"), "NotANumber"),
-    ("busy_share", float("inf"), "NotANumber"),
-    ("kv_usage", 40.0, "NotAShare"),
-    ("targets", 2.0, "ScrapedTwice"),
-    ("copies", 2.0, "ScrapedTwice"),
-    ("resets", 1.0, "CounterReset"),
-]
-
-
-@pytest.mark.parametrize(("signal", "value", "reason"), BAD_ENGINES)
-async def test_one_replica_whose_metrics_cannot_be_trusted_is_left_out_and_named(
-    signal: str, value: float | None, reason: str
-) -> None:
-    fleet = await started()
-    fleet.traffic = PROMPT_HEAVY
-    fleet.changed_values = {(f"engine:{signal}", f"{GROUP}-4"): value}
-    await fleet.run(60)
-    assert fleet.split() == {"prefill": 5, "decode": 4}
-    assert fleet.condition("MetricsFresh") == ("True", "PartlyFresh")
-    assert f"pod {GROUP}-4" in fleet.message("MetricsFresh")
-    assert reason in fleet.message("MetricsFresh")
-
-
-@pytest.mark.parametrize(("signal", "value", "reason"), BAD_ENGINES)
-async def test_more_than_half_of_a_stage_that_cannot_be_trusted_hold_the_split(
-    signal: str, value: float | None, reason: str
-) -> None:
-    fleet = await started()
-    fleet.traffic = PROMPT_HEAVY
-    prefill = [
-        pod["metadata"]["name"] for pod in fleet.pods() if pod["metadata"]["labels"][LABEL_ROLE] == "prefill"
-    ]
-    fleet.changed_values = {(f"engine:{signal}", pod): value for pod in prefill[:2]}
-    await fleet.run(60)
-    assert fleet.split() == {"prefill": 3, "decode": 6}
-    assert fleet.condition("MetricsFresh") == ("False", reason)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({("front:requests_long", MODEL): float("nan")}, "NotANumber"),
-        ({("front:requests_short", MODEL): None}, "SeriesMissing"),
-        ({("front:age", MODEL): 60.0}, "Stale"),
-        ({("front:jobs", MODEL): 2.0}, "ScrapedTwice"),
-        ({("front:resets", MODEL): 1.0}, "CounterReset"),
-    ],
-)
-async def test_metrics_that_cannot_be_trusted_hold_the_split_and_say_why(
-    change: dict[tuple[str, str], float | None], reason: str
-) -> None:
-    fleet = await started()
-    fleet.traffic = PROMPT_HEAVY
-    fleet.changed_values = change
-    await fleet.run(60)
-    assert fleet.split() == {"prefill": 3, "decode": 6}
-    assert fleet.condition("MetricsFresh") == ("False", reason)
-    assert fleet.condition("ObjectivesMet")[0] == "Unknown"
-    assert fleet.condition("DemandEstimated") == ("Unknown", "MetricsNotFresh")
-    fleet.changed_values = {}
-    await fleet.run(45)
-    assert fleet.split() == {"prefill": 5, "decode": 4}
-
-
-async def test_metrics_that_come_and_go_every_second_do_not_make_the_condition_flicker() -> None:
-    fleet = await started()
-    seen = []
-    for second in range(60):
-        age = 60.0 if second % 2 else 0.0
-        fleet.changed_values = {("front:age", MODEL): age, ("engine:age", f"{GROUP}-4"): age}
-        await fleet.run(1)
-        seen.append((fleet.condition("MetricsFresh"), fleet.message("MetricsFresh")))
-    changes = sum(before != after for before, after in pairwise(seen))
-    assert changes <= 1
-
-
-async def test_of_a_role_most_of_which_does_not_serve_none_of_the_last_serving_replicas_is_taken() -> None:
-    fleet = await started()
-    decode = [
-        pod["metadata"]["name"] for pod in fleet.pods() if pod["metadata"]["labels"][LABEL_ROLE] == "decode"
-    ]
-    fleet.unready = set(decode[:4])
-    await fleet.run(5)
-    assert fleet.serving() == {"prefill": 3, "decode": 2}
-    fleet.traffic = PROMPT_HEAVY
-    await fleet.run(120)
-    assert fleet.split() == {"prefill": 3, "decode": 6}
-    assert fleet.serving() == {"prefill": 3, "decode": 2}
-    fleet.unready = set()
-    await fleet.run(60)
-    assert fleet.split() == {"prefill": 5, "decode": 4}
-
-
-async def test_a_metrics_server_that_is_down_holds_the_split_but_not_the_replicas() -> None:
-    fleet = await started()
-    fleet.broken = "the Prometheus server did not answer in time"
-    fleet.traffic = PROMPT_HEAVY
-    del fleet.cluster.objects[(PODS, NAMESPACE, f"{GROUP}-2")]
-    await fleet.run(60)
-    assert fleet.split() == {"prefill": 3, "decode": 6}
-    assert fleet.serving() == {"prefill": 3, "decode": 6}
-    assert fleet.condition("MetricsFresh") == ("False", "SourceUnavailable")
-
-
-@pytest.mark.shows("InferenceGroup.spec.metrics.source")
-async def test_an_unknown_source_is_a_condition_that_names_it() -> None:
-    fleet = Fleet()
-    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["metrics"].update(source="elsewhere"))
-    await fleet.run(5)
-    assert fleet.condition("MetricsFresh") == ("False", "SourceNotFound")
-    assert fleet.serving() == {"prefill": 3, "decode": 6}
-
-
-@pytest.mark.shows("InferenceGroup.spec.rebalance.mode")
-async def test_recommend_says_what_it_would_do_and_does_nothing() -> None:
-    fleet = await started(mode="Recommend")
-    fleet.traffic = PROMPT_HEAVY
-    await fleet.run(60)
-    assert fleet.split() == {"prefill": 3, "decode": 6}
-    recommendation = fleet.status()["recommendation"]
-    assert "decode 4, prefill 5 would be better" in recommendation["reason"]
-    assert recommendation["allocation"] == [
-        {"role": "decode", "replicas": 4},
-        {"role": "prefill", "replicas": 5},
-    ]
-    assert fleet.status()["decision"]["reason"].startswith("start with the roles' replicas")
-
-    fleet.edit(INFERENCE_GROUPS, GROUP, lambda spec: spec["rebalance"].update(mode="Paused"))
-    await fleet.run(2)
-    assert "recommendation" not in fleet.status()
-
-
-@pytest.mark.shows("InferenceGroup.spec.rebalance.mode")
-async def test_paused_follows_the_roles_replicas_by_flips_where_it_can() -> None:
-    fleet = await started(mode="Paused")
-    fleet.traffic = PROMPT_HEAVY
-    await fleet.run(60)
-    assert fleet.split() == {"prefill": 3, "decode": 6}
-    names = {pod["metadata"]["uid"] for pod in fleet.pods()}
-    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(replicas=4))
-    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(replicas=5))
-    await fleet.run(20)
-    assert fleet.split() == {"prefill": 4, "decode": 5}
-    assert {pod["metadata"]["uid"] for pod in fleet.pods()} == names
-
-
-@pytest.mark.shows("InferenceGroup.spec.rebalance.flip")
-async def test_without_flips_a_paused_group_removes_first_and_creates_then_within_the_budget() -> None:
-    fleet = await started(mode="Paused", flip="None")
-    most = 0
-
-    def count() -> None:
-        nonlocal most
-        most = max(most, len(fleet.pods()))
-
-    fleet.cluster.after_write = count
-    fleet.edit(INFERENCE_ROLES, "prefill", lambda spec: spec.update(replicas=4))
-    fleet.edit(INFERENCE_ROLES, "decode", lambda spec: spec.update(replicas=5))
-    await fleet.run(60)
-    assert fleet.split() == {"prefill": 4, "decode": 5}
-    assert most == 9  # the budget is 18 accelerators, 2 for each
-
-
 async def test_a_vanished_pod_is_made_again_on_the_same_logical_node() -> None:
     fleet = await started(nodes=True)
     uid = fleet.cluster.objects[(LOGICAL_NODES, NAMESPACE, f"{GROUP}-4")]["metadata"]["uid"]
@@ -495,6 +127,18 @@ async def test_a_template_that_the_api_server_refuses_binds_no_hardware_and_is_s
     assert fleet.condition("Ready") == ("False", "TemplateInvalid")
 
 
+@pytest.mark.shows("InferenceRole.spec.profileRef.name")
+async def test_a_profile_that_cannot_be_read_is_said_on_role_and_group() -> None:
+    fleet = Fleet()
+    del fleet.cluster.objects[(ENGINE_PROFILES, NAMESPACE, "speed")]
+    await fleet.run(10)
+    assert fleet.condition("Balanced") == ("False", "ProfileMissing")
+    role = fleet.cluster.get(INFERENCE_ROLES, "decode", NAMESPACE)
+    assert role is not None
+    assert condition(role, "ProfileValid") == "False"
+    assert fleet.serving() == {"prefill": 3, "decode": 6}
+
+
 def with_container(**changes: Any) -> dict[str, Any]:
     """The group's template with these changes to its container."""
     template = copy.deepcopy(TEMPLATE)
@@ -514,18 +158,6 @@ async def test_templates_that_differ_in_more_than_labels_are_not_flipped() -> No
     await fleet.run(60)
     assert fleet.split() == {"prefill": 3, "decode": 6}
     assert fleet.condition("Balanced") == ("False", "FlipIncompatible")
-
-
-@pytest.mark.shows("InferenceRole.spec.profileRef.name")
-async def test_a_profile_that_cannot_be_read_is_said_on_role_and_group() -> None:
-    fleet = Fleet()
-    del fleet.cluster.objects[(ENGINE_PROFILES, NAMESPACE, "speed")]
-    await fleet.run(10)
-    assert fleet.condition("Balanced") == ("False", "ProfileMissing")
-    role = fleet.cluster.get(INFERENCE_ROLES, "decode", NAMESPACE)
-    assert role is not None
-    assert condition(role, "ProfileValid") == "False"
-    assert fleet.serving() == {"prefill": 3, "decode": 6}
 
 
 @pytest.mark.shows("InferenceGroup.spec.template")
