@@ -67,6 +67,19 @@ async def test_a_pool_goes_although_a_pool_of_another_kind_with_its_name_is_in_u
     assert condition(rack.cluster.get(GPU_POOLS, "gpus") or {}, "Ready") == ("False", "InUse")
 
 
+async def test_a_pool_whose_selector_matches_no_device_says_so(rack: Rack) -> None:
+    await rack.build()
+    misspelt = {"fabricRef": {"name": "rack"}, "selector": {"matchAttributes": {"modl": "H200"}}}
+    await rack.cluster.create(GPU_POOLS, {"metadata": {"name": "misspelt"}, "spec": misspelt})
+    await rack.poll()
+    empty, full = rack.cluster.get(GPU_POOLS, "misspelt") or {}, rack.cluster.get(GPU_POOLS, "gpus") or {}
+    assert condition(empty, "Ready") == ("True", "NoDevices")
+    (said,) = (each["message"] for each in empty["status"]["conditions"] if each["type"] == "Ready")
+    there = full["status"]["devices"]["total"]
+    assert said == f"spec.selector selects none of the {there} devices of its kind at Fabric rack"
+    assert condition(full, "Ready") == ("True", "FabricRead")
+
+
 async def test_devices_are_counted_when_a_pool_is_edited_and_not_because_they_were_counted(
     rack: Rack,
 ) -> None:

@@ -26,6 +26,7 @@ from weft.binding.plan import Unused
 from weft.binding.status import Fact, Status, Tally, pool_status, quota_status, tally
 from weft.cluster import Cluster, ClusterError, ConflictError, Object, add_finalizer, drop_finalizer
 from weft.controllers import Now, Watch
+from weft.fabric.driver import Device
 
 GATHER_SECONDS = 2.0
 """How long changes of claims are gathered: all claims are counted, and a burst of binds makes many."""
@@ -159,6 +160,8 @@ def count(
         here = claims_of.get(fabric, {})
         attached = frozenset(picture.inventory.attachments if picture else ())
         membership = memberships.get(fabric, {}).get(pool_key(pool))
+        if picture is not None and membership == Membership(()) and ready[2] == "FabricRead":
+            ready = _nothing_selected(pool, picture.inventory.devices)
         counted = tally(pool, membership, here, attached) if membership is not None else None
         status = pool_status(
             pool, membership, counted, here, attached, ready, now, unused.get(pool_key(pool), Unused())
@@ -206,6 +209,13 @@ def _reachable(fabric: str, raw: Object | None) -> Fact:
     if complete.get("status") == "False":
         return "Ready", False, str(complete.get("reason")), str(complete.get("message"))
     return "Ready", True, "FabricRead", "the counts follow the fabric"
+
+
+def _nothing_selected(pool: Pool, devices: Iterable[Device]) -> Fact:
+    """The API server cannot know a misspelt attribute, and a pool without devices else looks like any other."""
+    count = sum(device.kind == DEVICES_OF[pool.kind] for device in devices)
+    text = f"selects none of the {count} devices of its kind at Fabric {pool.spec.fabric_ref.name}"
+    return "Ready", True, "NoDevices", f"spec.selector {text}"
 
 
 def _pools(cluster: Cluster, changed: Object) -> Iterable[PoolsKey]:

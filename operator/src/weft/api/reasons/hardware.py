@@ -242,6 +242,12 @@ CONDITIONS = (
         (
             Reason("True", "FabricRead", "The counts follow the fabric."),
             Reason(
+                "True",
+                "NoDevices",
+                "The fabric is read, and `spec.selector` selects none of its devices.",
+                "Compare `spec.selector` with `weft fabric probe`, unless the devices are yet to be added.",
+            ),
+            Reason(
                 "False",
                 "FabricNotFound",
                 "There is no Fabric of the name in `spec.fabricRef`.",
