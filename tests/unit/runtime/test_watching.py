@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,10 @@ class Served:
         """The version that each watch was asked for from."""
         self.refuses = 0
         """The status that every watch is answered with instead."""
+        self.instead: dict[str, Any] | None = None
+        """What a gateway before the API server answers every watch with."""
+        self.token: str | None = None
+        """The only one that is taken, if one is needed."""
         self.lines: list[asyncio.Queue[bytes | None]] = []
         """Of each open watch; None ends it."""
         self.url = ""
@@ -64,11 +69,15 @@ class Served:
         return list(found.values())
 
     async def pools(self, request: web.Request) -> web.StreamResponse:
+        if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.json_response({"kind": "Status", "code": 401}, status=401)
         if "watch" not in request.query:
             self.lists += 1
             metadata = {"resourceVersion": str(self.version)}
             return web.json_response({"kind": "GPUPoolList", "metadata": metadata, "items": self.stored()})
         self.since.append(request.query["resourceVersion"])
+        if self.instead is not None:
+            return web.Response(**self.instead)
         if self.refuses:
             # As an API server does whose watch cache begins later.
             return web.json_response({"kind": "Status", "code": self.refuses}, status=self.refuses)
@@ -251,6 +260,38 @@ async def test_an_object_as_deep_as_a_tenant_can_make_it_ends_no_watch_and_no_li
     assert served.lists > lists
 
 
+@pytest.mark.usefixtures("informer")
+async def test_a_watch_that_ends_in_the_middle_of_an_event_goes_on_where_it_was(
+    served: Served, cache: ObjectCache
+) -> None:
+    served.say(b'{"type": "MODIFIED", "object": {"metada')
+    served.say(None)
+    await until(lambda: len(served.since) == 2)
+    served.store("ADDED", "other")
+    await until(lambda: "other" in names(cache))
+    assert set(served.since) == {"1"}
+
+
+@pytest.mark.usefixtures("informer")
+@pytest.mark.parametrize(
+    "instead",
+    [
+        {"text": "<html>Back in a minute</html>", "content_type": "text/html"},
+        {"status": 429, "headers": {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, "text": "slow down"},
+    ],
+    ids=["a page", "a pause until a date"],
+)
+async def test_a_gateway_that_answers_in_place_of_the_api_server_ends_no_watch_for_good(
+    served: Served, cache: ObjectCache, instead: dict[str, Any]
+) -> None:
+    served.instead = instead
+    served.say(None)
+    await until(lambda: len(served.since) > 2)
+    served.instead = None
+    served.store("ADDED", "other")
+    await until(lambda: "other" in names(cache))
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_watch_that_says_that_something_is_wrong_is_known_to_have_ended(
     served: Served, informer: Informer
@@ -258,3 +299,28 @@ async def test_a_watch_that_says_that_something_is_wrong_is_known_to_have_ended(
     served.say(failure(500))
     async with asyncio.timeout(SECONDS):
         await informer.ended.wait()
+
+
+async def test_a_watch_whose_token_has_expired_goes_on_with_the_one_that_replaced_it(
+    served: Served, cache: ObjectCache, tmp_path: Path
+) -> None:
+    configuration = k8s.Configuration()
+    configuration.host, served.token = served.url, "first"
+    configuration.api_key["BearerToken"] = "Bearer first"
+
+    async def renewed(config: k8s.Configuration) -> None:
+        config.api_key["BearerToken"] = f"Bearer {served.token}"
+
+    configuration.refresh_api_key_hook = renewed
+    client = KubeClient(configuration)
+    informer = Informer(client, cache, (GPU_POOLS,), History())
+    served.store("ADDED", "rack")
+    await informer.prime()
+    informer.start_watching(configuration)
+    await until(lambda: bool(served.lines))
+    for served.token in ("second", "third"):
+        served.say(None)
+        served.store("ADDED", served.token)
+        await until(lambda: served.token in names(cache))
+    await informer.stop()
+    await client.close()

@@ -172,6 +172,10 @@ class Informer:
                 # What happened since then, deletions too, is in a list alone.
                 listing = asyncio.run_coroutine_threadsafe(self._list_until_answered(resource), loop)
                 since = await asyncio.wrap_future(listing)
+            except ValueError as error:
+                # An event that was cut off, a gateway's page, or its Retry-After as a date: kopf reads none of them.
+                log.warning("the watch of %s cannot be read, and goes on: %s", resource.plural, error)
+                await asyncio.sleep(RETRY_SECONDS)
             await asyncio.sleep(settings.watching.reconnect_backoff)
 
     def _take(self, resource: ResourceType, kind: str, obj: Object) -> None:
