@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from kubernetes.aio import client as k8s
 
 from weft.api.resources import LOGICAL_NODES
 from weft.cluster import ClusterError
@@ -22,9 +23,13 @@ class Troubled:
 
     def __init__(self) -> None:
         self.requests: list[str] = []
+        self.instead: tuple[int, str] | None = None
+        """Status and text of what a gateway before it answers."""
 
     async def refuse(self, request: web.Request) -> web.Response:
         self.requests.append(request.method)
+        if self.instead is not None:
+            return web.Response(status=self.instead[0], text=self.instead[1])
         body = {"kind": "Status", "code": 500, "reason": "InternalError", "message": "failed calling webhook"}
         return web.json_response(body, status=500)
 
@@ -71,3 +76,25 @@ async def test_what_the_api_server_refuses_is_told_at_once_and_not_tried_again_b
     assert server.requests == ["GET", "GET", "PUT", "DELETE", "PATCH", "POST"]
     assert [method for method, _ in told] == server.requests
     assert {status for _, status in told} == {500}
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [(200, "<html>Back in a minute</html>"), (200, '"ok"'), (502, '"no healthy upstream"'), (503, "null")],
+    ids=["a page", "text", "an error as text", "an error as nothing"],
+)
+async def test_a_gateway_that_answers_in_place_of_the_api_server_counts_as_trouble_of_the_api_server(
+    troubled: tuple[Troubled, str], instead: tuple[int, str]
+) -> None:
+    server, url = troubled
+    server.instead = instead
+    configuration = k8s.Configuration()
+    configuration.host = url
+    kube = KubeClient(configuration)
+    try:
+        for call in (kube.get(LOGICAL_NODES, "n", "a"), kube.list(LOGICAL_NODES)):
+            with pytest.raises(ClusterError) as raised:
+                await call
+            assert raised.value.status == (instead[0] if instead[0] >= 400 else 0)
+    finally:
+        await kube.close()

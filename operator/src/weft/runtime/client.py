@@ -283,11 +283,16 @@ class KubeClient:
             if self._requested is not None:
                 self._requested(method, status, time.monotonic() - began)
         try:
-            answer: Object = json.loads(payload)
+            answer: Any = json.loads(payload)
         except ValueError:
-            answer = {"message": payload[:500].decode(errors="replace")}
-        if response.status >= 400:
-            raise _error(response.status, answer, response.headers.get("Retry-After", ""))
+            answer = None
+        if status >= 400:
+            if not isinstance(answer, dict):
+                answer = {"message": payload[:500].decode(errors="replace")}
+            raise _error(status, answer, response.headers.get("Retry-After", ""))
+        if not isinstance(answer, dict):
+            # A gateway's page in place of the API server's answer.
+            raise ClusterError(0, "NoAnswer", f"{method} {path}: {status} without a JSON object")
         return answer
 
 
