@@ -277,9 +277,10 @@ async def test_a_watch_that_ends_in_the_middle_of_an_event_goes_on_where_it_was(
     "instead",
     [
         {"text": "<html>Back in a minute</html>", "content_type": "text/html"},
+        {"status": 404, "text": "404 page not found"},
         {"status": 429, "headers": {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, "text": "slow down"},
     ],
-    ids=["a page", "a pause until a date"],
+    ids=["a page", "no page", "a pause until a date"],
 )
 async def test_a_gateway_that_answers_in_place_of_the_api_server_ends_no_watch_for_good(
     served: Served, cache: ObjectCache, instead: dict[str, Any]

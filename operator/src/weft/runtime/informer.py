@@ -29,8 +29,9 @@ from weft.runtime.history import History
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
-GONE = 410
-"""What the API server calls a version whose events it no longer has."""
+LISTED_ANEW = (404, 410)
+"""What the API server says of a version whose events it no longer has (410), and it, or a gateway, of a resource that
+is not served at the moment (404)."""
 
 
 class Informer:
@@ -167,7 +168,7 @@ class Informer:
                 # It said so as often as kopf asks. The stream goes on where it was.
                 pass
             except (_Refused, APIClientError) as error:
-                if error.status != GONE:
+                if error.status not in LISTED_ANEW:
                     raise
                 # What happened since then, deletions too, is in a list alone.
                 listing = asyncio.run_coroutine_threadsafe(self._list_until_answered(resource), loop)
