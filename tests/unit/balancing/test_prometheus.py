@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -170,6 +171,24 @@ def test_a_series_that_comes_twice_is_noted() -> None:
     snapshot = parse(200, body, NOW)
     assert {pod for (_, pod), engine in snapshot.engines.items() if engine.repeated} == {"a-0"}
     assert snapshot.front_ends[("team-a", "m")].repeated
+
+
+def test_what_a_pod_says_of_itself_that_is_no_number_costs_no_other_pod_the_answer() -> None:
+    strange: dict[str, Any] = {**series("engine:waiting", "1", pod="mine"), "histogram": [0, {"count": "1"}]}
+    del strange["value"]  # its gauge is a native histogram
+    body = snapshot_of(
+        series("engine:running", "3", pod="mine"),
+        strange,
+        series("engine:itl_buckets", "4", pod="mine", le="abc"),
+        series("engine:itl_buckets", "5", pod="mine", le="NaN"),
+        series("engine:itl_buckets", "2", pod="mine", le="0.5"),
+        series("engine:running", "7", pod="yours"),
+    )
+    snapshot = parse(200, body, NOW)
+    assert snapshot.engines == {
+        ("team-a", "mine"): EngineSeries(running=3, itl_buckets=((0.5, 2.0),)),
+        ("team-a", "yours"): EngineSeries(running=7),
+    }
 
 
 def test_windows_grow_with_the_scrape_interval_so_that_rates_have_enough_samples() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
@@ -139,7 +140,10 @@ def parse(status: int, body: bytes, taken_at: datetime) -> Snapshot:
 def _snapshot(result: list[dict[str, Any]], taken_at: datetime, warnings: tuple[str, ...]) -> Snapshot:
     engines, front_ends = _Gathered(EngineSeries), _Gathered(FrontEndSeries)
     for series in result:
-        labels, value = series["metric"], float(series["value"][1])
+        labels = series["metric"]
+        if "histogram" in series:
+            continue  # a native one, under the name of a number: whoever exposes it must not cost all others the answer
+        value = float(series["value"][1])
         kind, _, signal = labels[SIGNAL_LABEL].partition(":")
         gathered, subject = (engines, "pod") if kind == "engine" else (front_ends, "model_name")
         gathered.add(labels.get("namespace", ""), labels.get(subject, ""), signal, labels.get("le"), value)
@@ -168,7 +172,10 @@ class _Gathered(Generic[S]):
             known: dict[Any, float] = values
             at: Any = signal
         else:
-            known, at = self._points.setdefault(key, {}).setdefault(signal, {}), float(bound)
+            at = _bound(bound)
+            if math.isnan(at):
+                return
+            known = self._points.setdefault(key, {}).setdefault(signal, {})
         if at in known:  # also a bound that came as "1" and as "1.0"
             self._repeated.add(key)
         known[at] = value
@@ -186,6 +193,14 @@ class _Gathered(Generic[S]):
             )
             for key, values in self._values.items()
         }
+
+
+def _bound(text: str) -> float:
+    """The bound of a bucket; NaN where it is none: any pod may expose any label, and Prometheus passes it on."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
