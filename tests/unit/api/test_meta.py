@@ -141,3 +141,9 @@ def test_models_are_values() -> None:
     meta = ObjectMeta(name="a")
     with pytest.raises(ValidationError):
         meta.name = "b"  # type: ignore[misc] # that it is refused is the point
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_moment_outside_of_the_calendar_is_a_wrong_field_like_any_other(moment: str) -> None:
+    with pytest.raises(ValidationError, match="not within the calendar"):
+        ObjectMeta.model_validate({"name": "n", "creationTimestamp": moment})

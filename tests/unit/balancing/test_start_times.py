@@ -9,10 +9,12 @@ import pytest
 
 from weft.api import Stage
 from weft.api.resources import LOGICAL_NODES, PODS
+from weft.balancing.moments import Moments
 from weft.balancing.replicas import Replica, cold_start_seconds, replica, restart_seconds
 from weft.balancing.splits import Terms, longest_drain
 from weft.balancing.state import RoleState, Split
 from weft.cluster import Object
+from weft.controllers import Now
 from weft.runtime.lean import lean
 
 MADE = datetime(2026, 11, 27, 8, 0, tzinfo=UTC)
@@ -28,6 +30,7 @@ def observed(
     bound: float = 4,
     role_since: float | None = None,
     started: tuple[float, ...] = (),
+    annotations: dict[str, str] | None = None,
 ) -> Replica:
     """A replica on a logical node that was made at 0; all in seconds."""
     node: Object = {
@@ -42,7 +45,8 @@ def observed(
             "name": "r-0",
             "uid": "p",
             "creationTimestamp": at(pod_made),
-            "annotations": {} if role_since is None else {"weft.dev/role-since": at(role_since)},
+            "annotations": annotations
+            or ({} if role_since is None else {"weft.dev/role-since": at(role_since)}),
         },
         "status": {
             "phase": "Running",
@@ -104,3 +108,14 @@ def test_a_prefill_replica_whose_kv_caches_may_still_be_read_is_priced_as_away_f
     three = Split.of({"prefill": 3, "decode": 3})
     assert longest_drain(three, Split.of({"prefill": 2, "decode": 4}), roles, terms) == 30.0
     assert longest_drain(three, Split.of({"prefill": 4, "decode": 2}), roles, terms) == 20.0
+
+
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00+23:59", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59"]
+)
+def test_a_moment_at_an_end_of_the_calendar_which_a_tenant_wrote_stops_no_group(moment: str) -> None:
+    one = observed(pod_made=5, ready=95, annotations={"weft.dev/role-since": moment})
+    moments = Moments()
+    for wall in (MADE, MADE - timedelta(hours=1)):  # the clock is set back
+        moments.told("p", "role", one.role_since, Now(wall, 1000.0))
+    assert one.role_since is None

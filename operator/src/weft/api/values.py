@@ -166,7 +166,10 @@ Version = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
 
 def _whole_seconds_in_utc(time: datetime) -> datetime:
-    return time.astimezone(UTC).replace(microsecond=0)
+    try:
+        return time.astimezone(UTC).replace(microsecond=0)
+    except OverflowError as error:  # the first or last day there is, of another zone
+        raise ValueError("is not within the calendar") from error
 
 
 Timestamp = Annotated[AwareDatetime, AfterValidator(_whole_seconds_in_utc)]

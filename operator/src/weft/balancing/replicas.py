@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, datetime, timedelta
 from statistics import median
 from typing import Any
 
@@ -312,4 +312,5 @@ def _time(text: str | None) -> datetime | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None  # an annotation may hold anything
-    return moment if moment.tzinfo is not None else None
+    # At an end of the calendar nothing can be counted from it.
+    return moment if moment.tzinfo is not None and MINYEAR < moment.year < MAXYEAR else None
