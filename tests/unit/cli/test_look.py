@@ -151,6 +151,21 @@ def test_a_deletion_is_no_change_of_the_spec_that_a_condition_would_be_older_tha
     assert "said before the last change" not in text_of(why.shown(answer, NOW))
 
 
+def test_why_names_the_finalizers_of_others_that_keep_what_is_deleted() -> None:
+    ref = Ref(LOGICAL_NODES, "greedy", "team-a")
+    kept = {
+        **WAITS["metadata"],
+        "finalizers": ["weft.dev/fabric", "example.com/backup", "foregroundDeletion"],
+    }
+    text = "kept by finalizers that are not Weft's: example.com/backup; whoever set them takes them off"
+
+    there = why.why_of(reading({**WAITS, "metadata": kept}), ref, [])
+    going = why.why_of(reading({**WAITS, "metadata": {**kept, "deletionTimestamp": EARLIER}}), ref, [])
+
+    assert text not in text_of(why.shown(there, NOW))
+    assert text in text_of(why.shown(going, NOW))
+
+
 def test_why_leaves_out_the_events_of_an_earlier_object_of_the_name() -> None:
     node = {**WAITS, "metadata": {**WAITS["metadata"], "uid": "second"}}
     events = [

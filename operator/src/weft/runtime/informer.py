@@ -66,7 +66,7 @@ class Informer:
             try:
                 return await self._list(resource)
             except ClusterError as error:
-                log.warning("cannot list yet (are the CRDs installed?): %s", error)
+                log.warning("cannot list yet (are the CRDs installed?) %s: %s", resource.plural, error)
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _list(self, resource: ResourceType) -> int:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from weft.api import Condition, Decision, InferenceGroup, RoleAllocation
 from weft.api.reasons.declared import NOTHING
-from weft.api.resources import INFERENCE_GROUPS
+from weft.api.resources import GROUP, INFERENCE_GROUPS
 from weft.cli.look.pause import held
 from weft.cli.look.reading import AskError, Reading, Ref, moment_of
 from weft.cli.look.tree import tree_of
@@ -72,7 +72,7 @@ class Why:
     leaves: str
     """Since when it is being deleted; empty while it is not."""
     held: tuple[str, ...]
-    """What its spec keeps it from."""
+    """What its spec keeps it from, and who else keeps it from going."""
     first: First | None
     """What to do first; None: nothing, as far as conditions say."""
     conditions: tuple[Said, ...]
@@ -107,7 +107,7 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
         what=str(ref),
         created=found["metadata"].get("creationTimestamp", ""),
         leaves=found["metadata"].get("deletionTimestamp", ""),
-        held=held(ref, found),
+        held=(*held(ref, found), *_kept_by_others(found["metadata"])),
         first=first,
         conditions=tuple(said),
         decisions=next(
@@ -124,6 +124,15 @@ def why_of(reading: Reading, ref: Ref, events: list[Object]) -> Why:
         unreadable=reading.unreadable,
         nobody_leads=reading.nobody_leads,
     )
+
+
+def _kept_by_others(metadata: Object) -> tuple[str, ...]:
+    """Finalizers that Weft does not know: no condition tells of them, and Weft waits for none."""
+    finalizers = metadata.get("finalizers", ())
+    others = [one for one in finalizers if "/" in one and not one.startswith(f"{GROUP}/")]
+    if "deletionTimestamp" not in metadata or not others:
+        return ()
+    return (f"kept by finalizers that are not Weft's: {', '.join(others)}; whoever set them takes them off",)
 
 
 def generation_of(metadata: Object) -> int:
