@@ -138,7 +138,6 @@ def judge(
     if made:
         terms = replace(terms, flip_seconds=terms.flip_seconds + made, overlaps=False)
     forth, last = _way(start, split, roles, terms), after or split
-    back = _way(split, last, roles, replace(terms, starting=()))
     steady = [(terms.horizon_seconds, last.replicas)]
     now = AWAY_PART * (moves_between(start, split) + moves_between(split, last))
     for weight, one in load.now:
@@ -147,6 +146,7 @@ def judge(
             until = _read_by(one, forth, terms.queues.prompts_waiting)
             way = _within(forth, until)
             behind = len(way)
+            back = _way(split, last, roles, replace(terms, starting=()))
             way += _within(back, terms.horizon_seconds - until)
         # Where a backlog makes everything late for long, what comes after it tells the splits apart.
         then = _late(one, steady, None)
