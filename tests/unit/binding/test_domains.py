@@ -17,6 +17,7 @@ from weft.api.resources import (
     INFERENCE_GROUPS,
     INFERENCE_ROLES,
     LOGICAL_NODES,
+    MEMORY_POOLS,
     NAMESPACES,
     PODS,
 )
@@ -194,6 +195,30 @@ async def test_no_replica_holds_a_device_until_a_domain_has_room_for_all(
     await one.rack.poll()
     await one.run("llama")
     assert one.domains("llama") == ["ib1"] * 6
+
+
+async def test_a_group_that_does_not_serve_yet_moves_to_a_domain_that_suffices_with_what_it_gives_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = Rail(monkeypatch, ib0=4, ib1=6)
+    one.rack.driver.others += tuple(
+        Device(f"cxl-{n}", DeviceKind.MEMORY, {"type": "CXL"}, 2**30, True) for n in range(3)
+    )
+    await one.build()
+    pool = {"fabricRef": {"name": "rack"}, "selector": {}, "allowedNamespaces": {}}
+    await one.rack.cluster.create(MEMORY_POOLS, {"metadata": {"name": "cxl"}, "spec": pool})
+    await one.ask("llama", prefill=1, decode=1, rebalance={"mode": "Paused"})
+    for role in ("llama-prefill", "llama-decode"):
+        memory = {"spec": {"node": {"memory": [{"name": "kv", "size": "1Gi"}]}}}
+        await one.rack.cluster.patch(INFERENCE_ROLES, role, "a", memory)
+    await one.run("llama", serve=False)
+    assert one.domain("llama") == "ib0"
+    # Three replicas need six GPUs, and the two memory devices that the group itself has.
+    await one.set_replicas("llama-decode", 2)
+    for _ in range(4):
+        await one.run("llama", serve=False)
+    assert one.domain("llama") == "ib1"
+    assert [each for each in one.domains("llama") if each] == ["ib1"] * 6
 
 
 async def test_an_attribute_that_no_accelerator_has_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

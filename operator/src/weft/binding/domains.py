@@ -29,6 +29,10 @@ MOST_DOMAINS = 16
 """Domains that are looked at for one question, the fullest that may suffice first: a bound on what a tenant costs."""
 
 
+Held = Mapping[tuple[str, str], str]
+"""Name of the logical node that has a device of a fabric."""
+
+
 @dataclass(frozen=True)
 class Promise:
     """A domain that was chosen for a group whose logical nodes may not be there yet."""
@@ -51,7 +55,8 @@ def choose_domain(
     `promises`: to other groups; what they are about to ask for is not free. `reader`: none that another thread uses.
     Raises ValueError for a spec that cannot be read.
     """
-    inside = _where_they_are(reader, snapshot, question)
+    held = _held(reader, snapshot, question)
+    inside = _where_they_are(held, snapshot, question)
     base = _without_own(snapshot, question)
     stock = reader.stock(base)
     there = {_owner(raw) for raw in base.logical_nodes}
@@ -94,7 +99,10 @@ def choose_domain(
             for name, each in own.items()
             if inside.get(name) != domain
         ]
-        placement = place([*before.values(), *lacking], stock, Remembered() if is_head else remembered)
+        # What the others have is given back when they are made anew there.
+        back = {key for key, name in held.items() if inside.get(name) not in (None, domain)}
+        left_over = stock.with_free(back) if back else stock
+        placement = place([*before.values(), *lacking], left_over, Remembered() if is_head else remembered)
         placed = _placed(placement, question.attribute, domain)
         left = [each for each in lacking if each.uid not in placed]
         if not left:
@@ -192,7 +200,7 @@ def _placed(placement: Placement, attribute: str, domain: str) -> set[str]:
     return {item.waiting.uid for item in placement.assignments if is_inside(item)}
 
 
-def _where_they_are(reader: Reader, snapshot: Snapshot, question: DomainQuestion) -> dict[str, str]:
+def _where_they_are(held: Held, snapshot: Snapshot, question: DomainQuestion) -> dict[str, str]:
     """The domain of each logical node of the group whose accelerators are all claimed, or chosen, in one."""
     found: dict[str, set[str]] = {}
     known = {
@@ -206,15 +214,22 @@ def _where_they_are(reader: Reader, snapshot: Snapshot, question: DomainQuestion
             # Of a device that the fabric does not show nobody knows where it is.
             found.setdefault(name, set()).add(device.attributes.get(question.attribute, "") if device else "")
 
-    for each in reader.holdings(snapshot).all():
-        if each.keeps_owner and each.owner[0] == question.namespace and each.owner[1] in question.nodes:
-            note(each.owner[1], known.get((each.fabric, each.device)))
+    for key, name in held.items():
+        note(name, known.get(key))
     for item in snapshot.outstanding:
         if item.waiting.namespace == question.namespace and item.waiting.name in question.nodes:
             for chosen in item.devices:
                 note(item.waiting.name, chosen.offer.device)
     return {
         name: next(iter(values)) for name, values in found.items() if len(values) == 1 and "" not in values
+    }
+
+
+def _held(reader: Reader, snapshot: Snapshot, question: DomainQuestion) -> Held:
+    return {
+        (each.fabric, each.device): each.owner[1]
+        for each in reader.holdings(snapshot).all()
+        if each.keeps_owner and each.owner[0] == question.namespace and each.owner[1] in question.nodes
     }
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property, lru_cache
 
@@ -169,6 +169,16 @@ class Stock:
     """What `hosts` were if all fabrics were managed; empty where they are."""
     holders: tuple[Holder, ...] = ()
     """Who may have to give way; none where no pool allows preemption."""
+
+    def with_free(self, devices: Container[tuple[str, str]]) -> Stock:
+        """The same once these (fabric, device) that logical nodes have are released; hosts and quotas as they are."""
+        offers = (
+            replace(each, free=True, held=False)
+            if each.held and (each.fabric, each.device.id) in devices
+            else each
+            for each in self.offers
+        )
+        return replace(self, offers=tuple(offers))
 
 
 @lru_cache(maxsize=100_000)
