@@ -103,4 +103,5 @@ async def test_an_event_that_is_told_again_is_counted_and_not_made_anew(
 
 async def _counted(found: Callable[[], Awaitable[list[Object]]]) -> bool:
     (event,) = await found()
-    return bool(event.get("series", {}).get("count") == 2)
+    # Those that were told before the first was written are in it; the others follow within a minute.
+    return bool(event.get("series", {}).get("count", 0) >= 2)

@@ -19,8 +19,10 @@ from weft_dev.processes import ProcessError, ProcessGroup
 ROOT = Path(__file__).resolve().parents[3]
 
 OWNER = """
-import json, sys, time
+import json, signal, sys, time
 from weft_dev.processes import ProcessGroup
+# As in a terminal: what a shell runs in the background begins deaf to it, and so do these tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 group = ProcessGroup()
 # Deaf to SIGTERM, and with a child of its own.
 script = "trap '' TERM; sleep 600 & echo $! > child; wait; wait"
