@@ -96,7 +96,7 @@ def test_a_stopped_server_can_be_started_again_and_sees_signals_as_usual(tmp_pat
     script = f"trap 'echo reloaded >> {seen}; exit' HUP; echo up >> {seen}; while :; do sleep 0.05; done"
     with ProcessGroup() as group:
         first = group.start("server", ["/bin/sh", "-c", script])
-        wait_until(seen.exists, "the server did not start")
+        wait_until(lambda: seen.exists() and seen.read_text() == "up\n", "the server did not start")
         group.stop("server")
         assert not alive(first)
         second = group.start("server", ["/bin/sh", "-c", script])
