@@ -7,7 +7,6 @@ import json
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -303,7 +302,7 @@ async def test_a_watch_that_says_that_something_is_wrong_is_known_to_have_ended(
 
 
 async def test_a_watch_whose_token_has_expired_goes_on_with_the_one_that_replaced_it(
-    served: Served, cache: ObjectCache, tmp_path: Path
+    served: Served, cache: ObjectCache
 ) -> None:
     configuration = k8s.Configuration()
     configuration.host, served.token = served.url, "first"
