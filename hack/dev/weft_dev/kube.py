@@ -111,8 +111,9 @@ class Kube:
             refusal = json.loads(payload)
         except json.JSONDecodeError:
             refusal = {"message": payload.decode(errors="replace")}
-        kind = NotFoundError if status == 404 else ClusterError
-        raise kind(status, refusal.get("reason", ""), refusal.get("message", ""))
+        reason = refusal.get("reason", "")
+        kind = NotFoundError if reason == "NotFound" else ClusterError
+        raise kind(status, reason, refusal.get("message", ""))
 
     def raw(
         self,

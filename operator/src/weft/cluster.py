@@ -34,7 +34,11 @@ class ClusterError(Exception):
 
 
 class NotFoundError(ClusterError):
-    """404: the object does not exist (any more)."""
+    """404 NotFound: the API server says that the object does not exist (any more)."""
+
+
+class UnknownAddressError(ClusterError):
+    """404 without that reason: of a gateway, or of an API server without the definition. Objects may be there."""
 
 
 class AlreadyExistsError(ClusterError):

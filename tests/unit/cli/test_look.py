@@ -41,7 +41,7 @@ from weft.cli.look import device, plan, tree, why
 from weft.cli.look.pause import PausedInSpecError, pausing, resuming
 from weft.cli.look.reading import Asker, AskError, Ref, ref_of
 from weft.cli.look.report import archive
-from weft.cluster import ClusterError, NotFoundError
+from weft.cluster import ClusterError, UnknownAddressError
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_a_report_holds_the_objects_and_nothing_that_may_be_secret() -> None:
     ("refusal", "words"),
     [
         (
-            NotFoundError(404, "", "404 page not found"),
+            UnknownAddressError(404, "", "404 page not found"),
             r"this cluster does not know Weft's kinds: is Weft installed there\?",
         ),
         (ClusterError(403, "Forbidden", ""), r"no right to list deviceattachments,.*: Kubernetes' role view"),

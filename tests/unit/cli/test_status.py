@@ -34,7 +34,7 @@ from weft.api.resources import (
 from weft.cli.look import status, tree, why
 from weft.cli.look.leader import nobody_leads
 from weft.cli.look.reading import Asker, AskError, Ref
-from weft.cluster import ClusterError, NotFoundError
+from weft.cluster import ClusterError, UnknownAddressError
 
 
 def test_status_shows_fabrics_pools_groups_and_what_each_waiting_node_waits_for() -> None:
@@ -226,7 +226,7 @@ async def test_kinds_that_the_cluster_does_not_know_are_named() -> None:
     class HalfRemoved(TenantOfTeamA):
         async def list(self, resource: Any, *_: object) -> tuple[list[Object], int]:
             if resource in (FABRICS, GPU_POOLS):
-                raise NotFoundError(404, "", "404 page not found")
+                raise UnknownAddressError(404, "", "404 page not found")
             return [], 1
 
     with pytest.raises(

@@ -15,7 +15,7 @@ from weft.cli.look.commands import main
 from weft.cli.look.reading import Asker, AskError, Ref, ref_of
 from weft.cli.look.words import refusal
 from weft.cli.main import main as command
-from weft.cluster import ClusterError, ConflictError, NotFoundError
+from weft.cluster import ClusterError, ConflictError, NotFoundError, UnknownAddressError
 
 ONE = "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: u, user: {}}]"
 KUBECONFIG = f"{{current-context: x, contexts: [{{name: x, context: {{cluster: c, user: u}}}}], {ONE}}}"
@@ -60,7 +60,7 @@ def test_a_kubeconfig_that_leads_nowhere_is_named_with_what_is_wrong_of_it(
             ClusterError(403, "Forbidden", 'User "x" cannot patch'),
             'no right to do that: User "x" cannot patch;',
         ),
-        (NotFoundError(404, "", "404 page not found"), "is Weft installed there?"),
+        (UnknownAddressError(404, "", "404 page not found"), "is Weft installed there?"),
         (NotFoundError(404, "NotFound", 'namespaces "x" not found'), 'namespaces "x" not found'),
         (ConflictError(409, "Conflict", "modified"), "nothing was written: try again"),
         (ClusterError(500, "InternalError", "webhook is down"), "the API server refuses it: webhook is down"),

@@ -6,7 +6,7 @@ import pytest
 
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, ResourceType
 from weft.cli.main import main
-from weft.cluster import ClusterError
+from weft.cluster import ClusterError, UnknownAddressError
 from weft.runtime import checks
 from weft.runtime.checks import SHOWN, refusal
 
@@ -78,6 +78,15 @@ def met(monkeypatch: pytest.MonkeyPatch, client: _Sulking) -> None:
 async def test_an_api_server_that_restarts_refuses_no_uninstallation(monkeypatch: pytest.MonkeyPatch) -> None:
     met(monkeypatch, _Sulking(NO_ANSWER, BUSY))
     assert await checks.removable() == ""
+
+
+async def test_definitions_behind_a_gateway_that_finds_nothing_are_not_said_to_be_removable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "PATIENCE_SECONDS", 0.0)
+    met(monkeypatch, _Sulking(UnknownAddressError(404, "", "404 page not found")))
+    with pytest.raises(ClusterError, match="page not found"):
+        await checks.removable()
 
 
 async def test_an_api_server_that_restarts_fails_no_helm_test(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from kubernetes.aio import client as k8s
 
 from weft.api.resources import LOGICAL_NODES
-from weft.cluster import ClusterError
+from weft.cluster import ClusterError, NotFoundError
 from weft.runtime import client
 from weft.runtime.client import KubeClient
 
@@ -80,8 +80,15 @@ async def test_what_the_api_server_refuses_is_told_at_once_and_not_tried_again_b
 
 @pytest.mark.parametrize(
     "instead",
-    [(200, "<html>Back in a minute</html>"), (200, '"ok"'), (502, '"no healthy upstream"'), (503, "null")],
-    ids=["a page", "text", "an error as text", "an error as nothing"],
+    [
+        (200, "<html>Back in a minute</html>"),
+        (200, '"ok"'),
+        (502, '"no healthy upstream"'),
+        (503, "null"),
+        (404, "404 page not found"),
+        (404, "{}"),
+    ],
+    ids=["a page", "text", "an error as text", "an error as nothing", "no page", "no object"],
 )
 async def test_a_gateway_that_answers_in_place_of_the_api_server_counts_as_trouble_of_the_api_server(
     troubled: tuple[Troubled, str], instead: tuple[int, str]
@@ -92,9 +99,16 @@ async def test_a_gateway_that_answers_in_place_of_the_api_server_counts_as_troub
     configuration.host = url
     kube = KubeClient(configuration)
     try:
-        for call in (kube.get(LOGICAL_NODES, "n", "a"), kube.list(LOGICAL_NODES)):
+        for call in (
+            kube.get(LOGICAL_NODES, "n", "a"),
+            kube.list(LOGICAL_NODES),
+            kube.delete(LOGICAL_NODES, "n", "a"),
+            kube.served(LOGICAL_NODES.group, LOGICAL_NODES.version),
+        ):
             with pytest.raises(ClusterError) as raised:
                 await call
             assert raised.value.status == (instead[0] if instead[0] >= 400 else 0)
+            # What is claimed is still claimed, and nobody may remove the definitions.
+            assert not isinstance(raised.value, NotFoundError)
     finally:
         await kube.close()

@@ -9,7 +9,7 @@ import pytest
 
 from support.eventually import eventually
 from weft.api.resources import DEVICE_ATTACHMENTS, INFERENCE_GROUPS, ResourceType
-from weft.cluster import AlreadyExistsError, ClusterError, NotFoundError, Object
+from weft.cluster import AlreadyExistsError, NotFoundError, Object
 from weft.runtime.cache import ObjectCache
 from weft.runtime.client import KubeClient
 from weft.runtime.cluster import LiveCluster
@@ -23,10 +23,8 @@ CLAIM = {"metadata": {"name": "rack.gpu-0", "uid": "u", "resourceVersion": "7"}}
 class Empty:
     """An API server that has nothing any more."""
 
-    reason = "NotFound"
-
     async def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise NotFoundError(404, self.reason, "no such object")
+        raise NotFoundError(404, "NotFound", "no such object")
 
     patch = delete = _refuse
 
@@ -47,20 +45,6 @@ async def test_what_a_patch_does_not_find_is_not_decided_on_again(cluster: LiveC
 async def test_what_a_deletion_does_not_find_is_not_deleted_again(cluster: LiveCluster) -> None:
     await cluster.delete(DEVICE_ATTACHMENTS, "rack.gpu-0")
     assert cluster.list(DEVICE_ATTACHMENTS) == []
-
-
-async def test_a_page_that_is_not_found_at_a_gateway_is_no_object_that_is_gone(
-    cluster: LiveCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Empty, "reason", "")
-    for call in (
-        cluster.patch(DEVICE_ATTACHMENTS, "rack.gpu-0", "", {}),
-        cluster.delete(DEVICE_ATTACHMENTS, "rack.gpu-0"),
-    ):
-        with pytest.raises(ClusterError) as raised:
-            await call
-        assert not isinstance(raised.value, NotFoundError)
-    assert cluster.list(DEVICE_ATTACHMENTS) == [CLAIM]
 
 
 async def test_what_is_told_of_a_group_is_counted_until_the_group_is_gone() -> None:

@@ -15,7 +15,7 @@ from weft.api.resources import INFERENCE_GROUPS, INFERENCE_ROLES, PODS, SCALE, R
 from weft.balancing.replicas import Replica, replica, revision_of
 from weft.balancing.state import Finding
 from weft.balancing.steps import GateReason
-from weft.cluster import Cluster, ClusterError, Object
+from weft.cluster import Cluster, ClusterError, Object, UnknownAddressError
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 """Annotation by which a ReplicaSet takes the pods with the lowest cost first; those that are not Ready go before."""
@@ -108,6 +108,8 @@ async def read_target(cluster: Cluster, role: InferenceRole, kinds: Kinds) -> Ta
         return Finding(False, "TargetShared", text)
     try:
         scale = await cluster.read(resource, ref.name, namespace, subresource=SCALE)
+    except UnknownAddressError:
+        scale = None
     except ClusterError as error:
         if error.status in (0, 429) or error.status >= 500:
             raise

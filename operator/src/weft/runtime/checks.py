@@ -149,12 +149,12 @@ async def removable(undo: str = "") -> str:
 async def _objects(client: KubeClient, resource: ResourceType, deadline: float) -> list[Object]:
     while True:
         try:
+            if resource.plural not in await client.served(GROUP, VERSION):
+                return []
             objects, _ = await client.list(resource)
             return objects
-        except NotFoundError:  # the definition is not there: neither is any object
-            return []
         except ClusterError as error:
-            passing = error.status in (0, 429) or error.status >= 500
+            passing = error.status in (0, 404, 429) or error.status >= 500
             if not passing or time.monotonic() > deadline:
                 raise
         await asyncio.sleep(POLL_SECONDS)

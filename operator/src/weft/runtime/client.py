@@ -28,6 +28,7 @@ from weft.cluster import (
     InvalidError,
     NotFoundError,
     Object,
+    UnknownAddressError,
 )
 from weft.plain import plain
 
@@ -160,7 +161,11 @@ class KubeClient:
         """Plural names of the resources that the API server has of a group's version; empty for none."""
         try:
             answer = await self._request("GET", f"/apis/{group}/{version}")
-        except NotFoundError:
+        except UnknownAddressError:
+            # A gateway that finds nothing knows no groups either.
+            groups = (await self._request("GET", "/apis"))["groups"]
+            if any(each["name"] == group for each in groups):
+                raise
             return set()
         return {each["name"] for each in answer["resources"] if "/" not in each["name"]}
 
@@ -301,7 +306,7 @@ def _error(status: int, answer: Object, retry_after: str) -> ClusterError:
     reason, message = str(answer.get("reason", "")), str(answer.get("message", answer.get("error", "")))
     kinds: dict[int, type[ClusterError]] = {
         400: InvalidError,
-        404: NotFoundError,
+        404: NotFoundError if reason == "NotFound" else UnknownAddressError,
         409: AlreadyExistsError if reason == "AlreadyExists" else ConflictError,
         422: InvalidError,
     }

@@ -115,8 +115,8 @@ class LiveCluster:
         known = self._cache.get(resource, name, namespace)
         try:
             answer = await self._client.patch(resource, name, namespace, body, subresource=subresource)
-        except NotFoundError as error:
-            self._is_gone(resource, known, error)
+        except NotFoundError:
+            self._is_gone(resource, known)
             raise
         if subresource != SCALE:
             self._take(resource, answer)
@@ -147,8 +147,8 @@ class LiveCluster:
             answer = await self._client.delete(
                 resource, name, namespace, uid=uid, grace_seconds=grace_seconds
             )
-        except NotFoundError as error:
-            self._is_gone(resource, known, error)
+        except NotFoundError:
+            self._is_gone(resource, known)
             return
         if answer.get("kind") == resource.kind:
             self._take(resource, answer)
@@ -164,14 +164,8 @@ class LiveCluster:
         with contextlib.suppress(NotFoundError):
             await self._client.evict(PODS, name, namespace, uid)
 
-    def _is_gone(self, resource: ResourceType, known: Object | None, error: NotFoundError) -> None:
-        """The API server no longer has what was known before it was asked; a silent watch has not said so.
-
-        Raises ClusterError where it is not the object that was not found but the address: a gateway before the API
-        server says so, and an API server without the definition. What is claimed is still claimed then.
-        """
-        if error.reason != "NotFound":
-            raise ClusterError(error.status, error.reason, error.message) from error
+    def _is_gone(self, resource: ResourceType, known: Object | None) -> None:
+        """The API server no longer has what was known before it was asked; a silent watch has not said so."""
         if known is not None:
             self._cache.remove(resource, known)
 

@@ -324,8 +324,6 @@ async def _change(verb: str, asker: Asker, ref: Ref, taking: bool) -> int:
         try:
             found = await asker.client.get(ref.resource, ref.name, ref.namespace)
         except NotFoundError as error:
-            if error.reason != "NotFound":
-                raise
             raise AskError(await asker.missing(ref)) from error
         change = pausing(ref, found, taking=taking) if verb == "pause" else resuming(ref, found)
         try:

@@ -46,7 +46,7 @@ from weft.api.resources import (
 )
 from weft.cli.look.leader import leases, nobody_leads
 from weft.cli.look.words import FORBIDDEN, NOT_INSTALLED, refusal
-from weft.cluster import ClusterError, NotFoundError, Object
+from weft.cluster import ClusterError, NotFoundError, Object, UnknownAddressError
 from weft.runtime.client import KubeClient
 
 R = TypeVar("R", bound=Resource)
@@ -253,7 +253,7 @@ class Asker:
             if error.status == FORBIDDEN:
                 self._denied.add(resource.plural)
                 return ()
-            if isinstance(error, NotFoundError) and error.reason != "NotFound":
+            if isinstance(error, UnknownAddressError):
                 self._unknown.add(resource.kind)
                 return ()
             raise AskError(refusal(error)) from error

@@ -13,7 +13,7 @@ from weft import __version__
 from weft.api import Condition
 from weft.api.reasons import CONDITIONS
 from weft.api.reasons.declared import NOTHING, ConditionType, Reason
-from weft.cluster import ClusterError, ConflictError, NotFoundError
+from weft.cluster import ClusterError, ConflictError, UnknownAddressError
 
 UNAUTHORIZED, FORBIDDEN = 401, 403
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
@@ -54,7 +54,7 @@ def refusal(error: ClusterError) -> str:
         return "the API server does not know who asks: log in again, or take another context (--context) or kubeconfig"
     if error.status == FORBIDDEN:
         return f"no right to do that: {error.message}; `kubectl auth can-i --list` shows yours"
-    if isinstance(error, NotFoundError) and error.reason != "NotFound":
+    if isinstance(error, UnknownAddressError):
         return NOT_INSTALLED
     if isinstance(error, ConflictError):
         return "somebody else changed it meanwhile, and nothing was written: try again"
