@@ -91,8 +91,7 @@ class Arena:
 
     @staticmethod
     def _verdict(lane: Lane) -> Verdict:
-        attaches = sum(act["act"] == "attach" and act["outcome"] == "done" for act in lane.journal())
-        return Verdict(lane.schedule.name, tuple(lane.violations), attaches, lane.converged_seconds)
+        return Verdict(lane.schedule.name, tuple(lane.violations), lane.attaches, lane.converged_seconds)
 
     def _open(self, schedule: Schedule) -> Lane:
         prefix = f"{self.home.namespace}-{self._runs}-{schedule.name}"

@@ -118,6 +118,9 @@ class Lane:
         self._end_maintenance()
         self.trouble = None
         self.world.clear_faults()
+        if not self.attaches:
+            # Its users took back what a slow machine had not bound yet, and without a bind nothing is shown.
+            self._create(Act(self.schedule.seconds, "create", "b", "last", gpus=1))
 
     def _sleep_until(self, moment: float) -> None:
         while True:
@@ -284,6 +287,11 @@ class Lane:
                 self.violations.append(f"{what} within {limit:g} s: {found}")
                 return
             time.sleep(POLL_SECONDS)
+
+    @property
+    def attaches(self) -> int:
+        """So many took effect."""
+        return sum(act["act"] == "attach" and act["outcome"] == "done" for act in self.journal())
 
     def journal(self) -> list[Object]:
         return entries(self.world.journal.read_text().splitlines())
