@@ -59,16 +59,18 @@ def refusal(
 
 def _finding(step: Step | Subject, error: ClusterError) -> Finding:
     words = error.message or f"{error.status} {error.reason}"
+    # A webhook that is down or too many requests are nobody's decision.
+    does = "does not take" if error.status in (404, 429) or error.status >= 500 else "refuses"
     match step:
         case CreatePod() | CheckTemplate():
             reason = "TemplateInvalid" if isinstance(error, InvalidError) else "PodRefused"
-            return Finding(False, reason, f"the API server refuses the pod made from the template: {words}")
+            return Finding(False, reason, f"the API server {does} the pod made from the template: {words}")
         case CreateNode():
-            return Finding(False, "NodeRefused", f"the API server refuses the logical node: {words}")
+            return Finding(False, "NodeRefused", f"the API server {does} the logical node: {words}")
         case Subject():
-            return Finding(False, "WriteRefused", f"the API server refuses to store it: {words}")
+            return Finding(False, "WriteRefused", f"the API server {does} this status: {words}")
         case _:
-            return Finding(False, "WriteRefused", f"the API server refuses {type(step).__name__}: {words}")
+            return Finding(False, "WriteRefused", f"the API server {does} {type(step).__name__}: {words}")
 
 
 def _without_numbers(finding: Finding) -> tuple[str, str]:
