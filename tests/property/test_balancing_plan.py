@@ -6,12 +6,15 @@ import random
 import re
 from dataclasses import replace
 from datetime import timedelta
+from unittest.mock import Mock, patch
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from support.inference import group, role, steady
+from support.inference import ANSWER_HEAVY, group, role, steady
 from weft.api import Objectives, RebalanceMode, Stage
+from weft.balancing import plan as plan_module
+from weft.balancing import splits as splits_module
 from weft.balancing.demand import offered
 from weft.balancing.plan import SplitPlan, needs_of, plan_split
 from weft.balancing.start import starting_split
@@ -119,6 +122,35 @@ def test_no_decision_exceeds_the_budget_a_maximum_or_takes_the_last_replica_of_a
         for stage in {one.stage for one in roles if before.get(one.name)}:
             assert sum(counts[one.name] for one in roles if one.stage is stage) >= 1
         observed = after(observed, plan)
+
+
+@given(
+    st.tuples(st.integers(1, 30), st.integers(1, 30)), loads(), st.booleans(), st.sampled_from(RebalanceMode)
+)
+@settings(max_examples=150, deadline=None)
+def test_splits_that_are_too_far_away_to_be_told_of_change_nothing_when_they_are_judged(
+    counts: tuple[int, int], traffic: Traffic, comes_again: bool, mode: RebalanceMode
+) -> None:
+    if comes_again:
+        traffic = replace(traffic, history=(steady(3, 3000, 50).long, traffic.long, steady(6, 300, 500).long))
+    observed = group(*counts, traffic, budget=1000, mode=mode)
+    pruned, whole = judged(observed), judged(observed, away=0.0)
+    assert pruned[0] == whole[0]
+    assert pruned[1] <= whole[1]
+
+
+def test_of_a_large_group_few_splits_are_judged() -> None:
+    observed = group(30, 10, steady(5 * ANSWER_HEAVY.long.requests, 940, 281), budget=1000)
+    plan, count = judged(observed)
+    assert plan.decision is not None
+    assert count < judged(observed, away=0.0)[1] / 2
+
+
+def judged(observed: SplitInputs, away: float = plan_module.AWAY_PART) -> tuple[SplitPlan, int]:
+    """The plan, and how many splits were judged for it, where a replica moved is known to cost so much."""
+    judge = Mock(wraps=splits_module.judge)
+    with patch.object(plan_module, "AWAY_PART", away), patch.object(plan_module, "judge", judge):
+        return plan_split(observed), judge.call_count
 
 
 @given(splits, loads(), st.sampled_from(["Stale", "NotANumber", "Reset"]))

@@ -26,6 +26,7 @@ Limits of this version: present load, no forecast.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -37,6 +38,7 @@ from weft.balancing.measured import late_seconds, measured_late, met_with_room, 
 from weft.balancing.regimes import Regimes, regimes
 from weft.balancing.size import choose_size, without_load
 from weft.balancing.splits import (
+    AWAY_PART,
     Judgement,
     Load,
     StageNeed,
@@ -68,6 +70,8 @@ overlap, so that it is there and back within seconds."""
 JUDGED_MOST = 16
 """Splits that are looked at closely: those whose worst stage stands best."""
 ALTERNATIVES = 2
+DIGITS = 2
+"""Of a share late: those that are equal so far are as good as each other."""
 
 
 @dataclass(frozen=True)
@@ -234,12 +238,21 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     def judged_from(here: Split) -> dict[Split, Judgement]:
         found = {here: stay if here == start else judge(here, here, roles, needs, terms, computed)}
         # Else, as in most looks, no split can save as much as a move has to.
-        if found[here].now > MARGIN_LEAST:
-            for split in (start, *others):
-                if split != here:
-                    found[split] = judge(here, split, roles, needs, terms, computed)
-            if terms.overlaps and waits:
-                found |= passing(here, found)
+        if found[here].now <= MARGIN_LEAST:
+            return found
+        ahead = [split for split in (start, *others) if split != here]
+        if terms.overlaps and waits:
+            found |= {split: judge(here, split, roles, needs, terms, computed) for split in ahead}
+            return found | passing(here, found)
+        enough, ranks = found[here].now - MARGIN_LEAST, [found[here].late]
+        for moves, split in sorted((moves_between(here, split), split) for split in ahead):
+            # None of those that are left, all further away, comes before the ones that are told of.
+            least = (1 - load.others_part) * AWAY_PART * moves
+            if len(ranks) > ALTERNATIVES and least > ranks[ALTERNATIVES] + 10**-DIGITS:
+                break
+            one = found[split] = judge(here, split, roles, needs, terms, computed)
+            if one.now < enough:
+                insort(ranks, one.late)
         return found
 
     def passing(here: Split, lasting: Mapping[Split, Judgement]) -> dict[Split, Judgement]:
@@ -262,7 +275,7 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
         return sorted(
             (split for split, one in found.items() if split == here or one.now < enough),
             key=lambda split: (
-                round(found[split].late, 2),
+                round(found[split].late, DIGITS),
                 round(found[split].worst, 3),
                 moves_between(here, split),
                 split,
@@ -274,6 +287,9 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     best = ranked[0]
     if stay.late - found[best].late > MARGIN_LEAST:
         further = _without_stops(best, judged_from, order)
+        if further not in found:
+            found[further] = judge(start, further, roles, needs, terms, computed)
+            ranked = order(start, found)
         best = further if further in ranked else best
     if stay.late - found[best].late <= _margin(inputs):
         best = start
