@@ -10,8 +10,9 @@ import pytest
 from support import idle_group
 from support.broken import ENDS_AT_ONCE
 from support.idle_group import GROUP, create_group, split
-from support.world import World, eventually, reason, start_kubelet
-from weft.api.resources import FABRICS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
+from support.world import World, condition, eventually, reason, start_kubelet
+from weft.api.names import GATE_SERVING
+from weft.api.resources import FABRICS, GPU_POOLS, INFERENCE_GROUPS, INFERENCE_ROLES, LOGICAL_NODES, PODS
 from weft.emulator import journal
 from weft_dev.controlplane import ControlPlane
 
@@ -192,6 +193,72 @@ def test_devices_go_from_host_to_host_where_the_hardware_under_a_role_changes_an
         assert group["status"]["decision"]["reason"].startswith("grows from zero to decode 1, prefill 1")
         world.kube.delete(INFERENCE_GROUPS, GROUP, world.namespace)
         eventually(lambda: not world.attached(), 60, what="all is released")
+
+
+@pytest.mark.parametrize("world", [4], indirect=True)
+def test_a_replica_of_which_one_device_is_in_maintenance_finishes_its_requests_and_is_made_anew_on_others(
+    world: World,
+) -> None:
+    world.create(heartbeats=False)
+    start_kubelet(world)
+    busy: set[str] = set()
+
+    def engine(pod: Object) -> dict[str, float]:
+        return {"running": 1.0} if pod["metadata"]["name"] in busy else {}
+
+    with idle_group.idle_engines(world.kube, world.namespace, engine=engine) as settings:
+        create_group(world.kube, world.namespace)
+        gpu = [{"name": "main", "count": 1}]
+        decode: Object = {"accelerators": gpu, "memory": [{"name": "kv", "size": "512Gi"}]}
+        for role, replicas, node in (("prefill", 1, {"accelerators": gpu}), ("decode", 2, decode)):
+            change = {"spec": {"replicas": replicas, "node": node}}
+            world.kube.patch(INFERENCE_ROLES, role, change, world.namespace)
+        world.start_operator(**settings)
+        eventually(
+            lambda: split(world.kube, world.namespace) == {"prefill": 1, "decode": 2}, 60, what="it serves"
+        )
+        victim = next(
+            each for each in world.kube.list(LOGICAL_NODES, world.namespace) if each["spec"].get("memory")
+        )
+        name, devices = victim["metadata"]["name"], victim["status"]["devices"]
+        (out,) = (each["device"] for each in devices if each["device"].startswith("gpu"))
+        busy.add(name)
+        world.kube.patch(GPU_POOLS, world.name, {"spec": {"maintenance": {"devices": [out], "drain": {}}}})
+        eventually(lambda: gate(world, name) == ("False", "Removing"), what="it leaves the router")
+        eventually(lambda: len(world.attached()) == 7, what="another has its devices")
+        eventually(
+            lambda: split(world.kube, world.namespace) == {"prefill": 1, "decode": 2}, what="another serves"
+        )
+        pod = world.kube.get(PODS, name, world.namespace) or {}
+        assert "deletionTimestamp" not in pod["metadata"], "it still has a request"
+        assert message(world.get(name), "Draining").startswith(
+            f"taken out of service: of its devices, with which a replica gives back all, {out};"
+            " its InferenceGroup makes another and drains it, for at most 600 s"
+        )
+        assert [act["act"] for act in world.acts()] == ["attach"] * 7, "nothing is detached under it"
+
+        busy.clear()
+        eventually(
+            lambda: reason(world.kube.get(GPU_POOLS, world.name), "Drained") == "Drained",
+            what="the pool says that it may be pulled",
+        )
+        assert out not in {device for device, _ in world.attached()}
+        eventually(lambda: len(world.attached()) == 5, what="its memory is free, too")
+        assert split(world.kube, world.namespace) == {"prefill": 1, "decode": 2}
+        report = journal.check(world.journal.read_text().splitlines())
+        assert report.double_attached == ()
+        assert (report.attaches, report.detaches) == (7, 2)
+
+
+def gate(world: World, name: str) -> tuple[str, str]:
+    """Whether the router may send requests to a pod, and why not."""
+    pod = world.kube.get(PODS, name, world.namespace) or {}
+    return condition(pod, GATE_SERVING), reason(pod, GATE_SERVING)
+
+
+def message(obj: Object | None, kind: str) -> str:
+    conditions = (obj or {}).get("status", {}).get("conditions", [])
+    return next((str(each["message"]) for each in conditions if each["type"] == kind), "")
 
 
 @pytest.mark.parametrize("world", [4], indirect=True)

@@ -74,7 +74,7 @@ class Replica:
     node_deleting: bool = False
     node_bound: bool = False
     node_draining: bool = False
-    """Its devices are taken out of service, or go to a greater priority."""
+    """Its host, or any of its devices, is taken out of service, or they go to a greater priority."""
     node_name: str = ""
     node_created_at: datetime | None = None
     waits_for_hardware: bool = False

@@ -70,6 +70,7 @@ def plan_roster(
     # In the place of one whose machine is gone, or whose devices are taken away, another is made; the budget counts
     # both.
     staying = [one for one in replicas if one not in leaving and not lost(one, now) and not one.node_draining]
+    last_taken = [one for one in replicas if one.node_draining and one not in leaving]
     remove = [one.name for one in leaving]
     obstacle: Finding | None = None
     pods: list[CreatePod] = []
@@ -116,7 +117,8 @@ def plan_roster(
             if places < _cost(roles[role]):
                 break
             if used + cost > budget_accelerators:
-                obstacle = obstacle or waits_for_budget(budget_accelerators)
+                last = next((one for one in last_taken if one.role == role), None)
+                obstacle = obstacle or waits_for_budget(budget_accelerators, last)
                 break
             lacking[role] -= 1
             used += cost
@@ -312,13 +314,16 @@ def no_spare(role: str, replicas: Iterable[Replica]) -> Finding:
     return Finding(False, "NoSpareReplica", f"{text}: the move waits until it has")
 
 
-def waits_for_budget(budget_accelerators: int) -> Finding:
-    """Said while a new replica does not fit."""
-    return Finding(
-        False,
-        "WaitingForBudget",
-        f"a new replica waits until another is wholly gone: accelerators.maximum, {budget_accelerators}, is used",
+def waits_for_budget(budget_accelerators: int, last: Replica | None = None) -> Finding:
+    """Said while a new replica does not fit. `last`: the one whose place it is to take, where that is the last
+    that serves its role, and its devices are taken away."""
+    text = (
+        f"a new replica waits until another is wholly gone: accelerators.maximum, {budget_accelerators}, is used"
+        if last is None
+        else f"{last.name}, the last that serves role {last.role}, is to give its devices back: raise"
+        f" accelerators.maximum, {budget_accelerators}, so that another serves before it is evicted with its requests"
     )
+    return Finding(False, "WaitingForBudget", text)
 
 
 def _most_lacking(lacking: Mapping[str, int], own: str) -> str:

@@ -19,6 +19,7 @@ from weft.binding.drain import (
     Draining,
     evacuate,
     evict_for,
+    is_replica,
     next_look,
     reason_of,
     unwanted,
@@ -128,10 +129,12 @@ def was_shrunk(picture: LogicalNodePicture, node: LogicalNode, held: Claims) -> 
 def change(picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: Claims) -> Step | Change:
     """The next step towards what the spec asks for now, or what is waited for."""
     bad = unwanted(picture, node, parts.core)
-    out = (*bad.get(MAINTENANCE, ()), *(each for each in parts.leaving if reason_of(each) == MAINTENANCE))
-    leaves_all = bool(out) and len(bad.get(MAINTENANCE, ())) == len(parts.core)
+    wanted_back = bad.get(MAINTENANCE, ())
+    out = (*wanted_back, *(each for each in parts.leaving if reason_of(each) == MAINTENANCE))
+    # An engine ends with any of its devices: its group moves a replica as one.
+    leaves_all = len(wanted_back) == len(parts.core) or (is_replica(node) and bool(wanted_back))
     whole = (*parts.core, *(each for these in parts.growth for each in these), *parts.leaving)
-    away = evacuate(picture, node, whole, leaves_all)
+    away = evacuate(picture, node, whole, out if leaves_all else ())
     if isinstance(away, LookAtNode):
         return away
     if (step := _close_or_open(picture, parts, away is not None)) is not None:

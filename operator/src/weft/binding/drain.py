@@ -63,20 +63,28 @@ def next_look(picture: LogicalNodePicture, node: LogicalNode) -> float | None:
     return min(waits) + 0.1 if waits else None
 
 
+def is_replica(node: LogicalNode) -> bool:
+    """Whether an InferenceGroup made it, and moves what runs on it."""
+    return LABEL_ROLE in node.metadata.labels
+
+
 def evacuate(
-    picture: LogicalNodePicture, node: LogicalNode, claims: Claims, leaves_all: bool
+    picture: LogicalNodePicture, node: LogicalNode, claims: Claims, out: Claims
 ) -> Step | Draining | None:
-    """The next step of a node all of whose devices have to leave; None: it may stay. `leaves_all`: since each of them
-    does."""
+    """The next step of a node all of whose devices have to leave; None: it may stay. `out`: devices in maintenance with
+    which all leave."""
     views = [picture.hosts[place] for place, _ in by_place(claims)]
     drains = [view.drain for view in views if view.drain is not None]
     limit = node.spec.release_after_not_ready_seconds
     if drains:
         names = ", ".join(f"{view.host} of Fabric {view.fabric}" for view in views if view.drain is not None)
         why, text = MAINTENANCE, f"{names} is taken out of service"
-    elif leaves_all:
+    elif out:
         drains = [each for view in views for each in view.withheld.values() if each is not None]
-        why, text = MAINTENANCE, "all its devices are taken out of service"
+        devices = ", ".join(sorted(claim.spec.device for claim in out))
+        some = f"of its devices, with which a replica gives back all, {devices}"
+        which = some if is_replica(node) and len(out) < len(claims) else "all its devices"
+        why, text = MAINTENANCE, f"taken out of service: {which}"
     elif picture.preempted is not None:
         drains = [picture.preempted]
         why, text = PREEMPTED, "a LogicalNode of a greater priority needs its devices"
@@ -96,6 +104,8 @@ def evacuate(
         )
         if (step := evict(views, node, drain, picture.draining_seconds, why)) is not None:
             return step
+        if is_replica(node) and picture.draining_seconds < drain.timeout_seconds:
+            text += f"; its InferenceGroup makes another and drains it, for at most {drain.timeout_seconds} s"
     return Draining((said_of(why, f"{text}; {words(views, users)}"),), PODS_SECONDS)
 
 
@@ -107,7 +117,7 @@ def evict(
     force = late and drain.after_timeout is AfterTimeout.FORCE
     if why == MAINTENANCE and node.spec.on_maintenance is MaintenancePolicy.WAIT and not force:
         return None
-    if LABEL_ROLE in node.metadata.labels and why in (MAINTENANCE, PREEMPTED) and not late:
+    if is_replica(node) and why in (MAINTENANCE, PREEMPTED) and not late:
         # Its group drains the replica, and makes another, before its engine has to end.
         return None
     for view in views:

@@ -207,7 +207,8 @@ CONDITIONS = (
                 "False",
                 "WaitingForBudget",
                 "`accelerators.maximum` is used: a new replica waits until another is wholly gone.",
-                "Wait for the other to release its devices, or raise the maximum.",
+                "Wait for the other to release its devices, or raise the maximum: where the message says that the last"
+                " replica of a role is evicted otherwise, before its drain's timeout.",
                 event="Warning",
             ),
             Reason(
