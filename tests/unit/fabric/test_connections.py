@@ -8,7 +8,7 @@ import pytest
 
 from support.foreign import FABRICS, endpoint, switch, zone
 from support.replay import SYSTEMS, Tree, collection, link, reading
-from weft.fabric.driver import Inventory, not_used
+from weft.fabric.driver import DeviceKind, Inventory, not_used
 
 CXL = f"{FABRICS}/CXL"
 CONNECTIONS = f"{CXL}/Connections"
@@ -139,3 +139,62 @@ async def test_a_collection_of_a_fabric_that_fails_costs_itself_and_not_the_devi
     tree[CONNECTIONS] = {"STATUS": status}
     read = await inventory(tree)
     assert (len(read.devices), read.complete) == (2, complete)
+
+
+def accelerator(tree: Tree, number: int, kind: str, mebibytes: int, chunk: str = "") -> None:
+    """Let a target be a CXL device with a processor, as the mock-ups describe types 1 and 2: by its logical device,
+    its processor, and the chunk of the processor's own memory."""
+    at = f"/redfish/v1/Chassis/PCXL{number}"
+    logical, processor, function = (
+        f"{at}/PCIeDevices/1/CXLLogicalDevices/1",
+        f"{at}/Processors/{kind}",
+        f"{at}/PCIeDevices/1/PCIeFunctions/1",
+    )
+    entities = {"CXLDevice": logical, "Processor": processor, **({"MemoryChunk": chunk} if chunk else {})}
+    tree[f"{CXL}/Endpoints/T{number}"]["ConnectedEntities"] = [
+        {"EntityType": type_, "EntityRole": "Target", "EntityLink": link(path)}
+        for type_, path in entities.items()
+    ]
+    tree[logical] = {**link(logical), "Id": "1", "Links": {"PCIeFunctions": [link(function)]}}
+    tree[function] = {**link(function), "Id": "1", "DeviceClass": "ProcessingAccelerators"}
+    memory = {"MemorySummary": {"TotalMemorySizeMiB": mebibytes}}
+    tree[processor] = {**link(processor), "Id": kind, "ProcessorType": kind, **memory}
+    if chunk:
+        tree[chunk] = {**link(chunk), "Id": "1", "MemoryChunkSizeMiB": 4096}
+
+
+async def test_a_cxl_device_with_a_processor_is_that_processor_with_its_type_and_memory() -> None:
+    tree = manager()
+    accelerator(tree, 1, "FPGA", 0)
+    accelerator(tree, 2, "GPU", 16384)
+    read = await inventory(tree)
+    found = {d.id: (d.kind, d.attributes["type"], d.capacity_bytes >> 20) for d in read.devices}
+    assert found == {
+        "T1": (DeviceKind.ACCELERATOR, "FPGA", 0),
+        "T2": (DeviceKind.ACCELERATOR, "GPU", 16384),
+    }
+
+
+async def test_a_chunk_of_a_gpus_own_memory_is_no_device_beside_it_and_a_connection_to_it_holds_the_gpu() -> (
+    None
+):
+    chunk = "/redfish/v1/Chassis/PCXL2/MemoryDomains/1/MemoryChunks/1"
+    info = {"MemoryChunkInfo": [{"AccessCapabilities": ["Read", "Write"], "MemoryChunk": link(chunk)}]}
+    tree = manager(connection("12", "I2", "T2", ConnectionType="Memory", **info))
+    accelerator(tree, 2, "GPU", 16384, chunk)
+    read = await inventory(tree)
+    assert {d.id: d.kind for d in read.devices} == {"T1": DeviceKind.MEMORY, "T2": DeviceKind.ACCELERATOR}
+    assert read.attachments == (("T2", "host-2"),)
+    assert "in parts" not in not_used(read)
+
+
+async def test_a_cxl_memory_without_chunks_has_the_size_that_its_logical_device_tells() -> None:
+    tree = manager()
+    logical = "/redfish/v1/Chassis/PCXL1/PCIeDevices/1/CXLLogicalDevices/1"
+    entity = {"EntityType": "CXLDevice", "EntityRole": "Target", "EntityLink": link(logical)}
+    tree[f"{CXL}/Endpoints/T1"]["ConnectedEntities"] = [entity]
+    semantics = {"CXLSemanticsSupported": ["CXLio", "CXLmem"], "MemorySizeMiB": 8192}
+    tree[logical] = {**link(logical), "Id": "1", **semantics}
+    read = await inventory(tree)
+    found = {d.id: (d.kind, d.attributes["type"], d.capacity_bytes >> 20) for d in read.devices}
+    assert found["T1"] == (DeviceKind.MEMORY, "CXL", 8192)

@@ -30,6 +30,8 @@ _KIND_OF = {
     "StorageSubsystem": DeviceKind.STORAGE,
 }
 """What a device is by EntityType."""
+_BY_FUNCTION = frozenset({"CXLDevice", "PCIeDevice"})
+"""What such a device is its functions say, where nothing beside it does."""
 _PARTS = {"MemoryChunk": DeviceKind.MEMORY, "Volume": DeviceKind.STORAGE}
 """What is carved from a device, by EntityType."""
 _OF_HOSTS = frozenset({"RootComplex", "StorageInitiator", "NetworkController", "ComputerSystem"})
@@ -69,8 +71,23 @@ def endpoint_of(body: Json, uri: str, resolve: Resolve) -> Block:
     # What is carved from a device is not to be counted beside the device.
     wholes = tuple(path for path, type_ in linked if type_ not in _PARTS)
     kinds = [_KIND_OF[type_] for e in entities if (type_ := str(e.get("EntityType"))) in _KIND_OF]
-    is_pcie = any(str(e.get("EntityType")) == _PCIE for e in entities) or any(
-        "/PCIeDevices/" in p for p in paths
+    # A CXL device with a processor is that processor: it says more of itself than its functions do.
+    telling = [
+        (path, _KIND_OF[type_])
+        for path, type_ in linked
+        if type_ in _KIND_OF and type_ not in _BY_FUNCTION | _PARTS.keys() and "/PCIeDevices/" not in path
+    ]
+    if telling:
+        kinds = [telling[0][1]]
+        wholes = tuple(path for path, kind in telling if kind is kinds[0])
+    is_pcie = not telling and (
+        any(str(e.get("EntityType")) == _PCIE for e in entities) or any("/PCIeDevices/" in p for p in paths)
+    )
+    # An accelerator's own memory goes with it.
+    parts = (
+        ()
+        if DeviceKind.ACCELERATOR in kinds
+        else tuple((path, _PARTS[type_]) for path, type_ in linked if type_ in _PARTS)
     )
     unused: UnusedReason | None = None
     if "Initiator" in roles:
@@ -96,7 +113,7 @@ def endpoint_of(body: Json, uri: str, resolve: Resolve) -> Block:
             "Initiator" in roles,
             paths,
             links_of(body, resolve, "Links", "Zones"),
-            tuple((path, _PARTS[type_]) for path, type_ in linked if type_ in _PARTS),
+            parts,
         ),
         notes=tuple(notes),
     )

@@ -90,7 +90,10 @@ def _of_pcie(devices: Sequence[Json]) -> Facts | UnusedReason:
     functions = [mapping_at(f) for d in devices for f in items_of(d.get("functions"), "", ignore) or ()]
     classes = [str(f.get("DeviceClass")) for f in functions]
     kind = next((_KIND_OF_CLASS[c] for c in classes if c in _KIND_OF_CLASS), None)
-    if kind is None and any(mapping_at(d, "CXLDevice") for d in devices):
+    notes: list[str] = []
+    # A CXL logical device tells what memory it has.
+    sizes = [_bytes(d, "MemorySizeMiB", _MIB, notes.append) for d in devices]
+    if kind is None and (any(sizes) or any(mapping_at(d, "CXLDevice") for d in devices)):
         kind = DeviceKind.MEMORY
     if kind is None:
         network = bool(classes) and set(classes) <= {"NetworkController", "WirelessController"}
@@ -98,8 +101,9 @@ def _of_pcie(devices: Sequence[Json]) -> Facts | UnusedReason:
     first = devices[0]
     type_ = "CXL" if kind is DeviceKind.MEMORY else _TYPE_OF_CLASS.get(next(iter(classes), ""))
     attributes = attributes_of(type=type_, vendor=first.get("Manufacturer"), model=first.get("Model"))
-    notes = ("it is known by its PCIe device only, which does not say its size: it counts as 0 bytes",)
-    return Facts(kind, attributes, 0, notes)
+    if not any(sizes):
+        notes.append("it is known by its PCIe device only, which does not say its size: it counts as 0 bytes")
+    return Facts(kind, attributes, min(sum(sizes), _MAX_BYTES), tuple(dict.fromkeys(notes)))
 
 
 def _bytes(body: Json, key: str, unit: int, note: Note) -> int:
