@@ -26,12 +26,13 @@ NOT_SAID = {
         "Node",
         "PodScheduled",
         "Replace",
+        "SchedulingGated",
         "Unschedulable",
     ),
     # A header of HTTP.
     "Authorization",
     # Of a pool's stranded and unavailable devices, not of a condition.
-    *("NotAskedFor", "AttachedByOthers", "Unhealthy"),
+    *("NotAskedFor", "AttachedByOthers", "ReservedByOthers", "Unhealthy"),
     *("Nodes", "Normal", "Pod", "Running", "Succeeded", "True", "Warning", "Domain"),
     # Why a step of a logical node is taken, and the stages of a removal: for logs and diagrams.
     *(

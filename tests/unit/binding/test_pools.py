@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from weft.api.resources import DEVICE_ATTACHMENTS, DEVICE_QUOTAS, GPU_POOLS, LOG
 from weft.binding.keys import PoolsKey
 from weft.binding.pools import PoolsController
 from weft.cluster import Object
+from weft.fabric.driver import Device, DeviceKind
 from weft.fabric.errors import DeviceFault
 
 
@@ -266,6 +268,7 @@ async def test_a_pools_bytes_are_counted_and_each_unavailable_device_by_its_caus
     await rack.cluster.create(MEMORY_POOLS, {"metadata": {"name": "none"}, "spec": spec})
     rack.driver.devices["gpu-1"] = False
     rack.driver.pairs.add(("gpu-2", rack.hosts[0]))
+    rack.driver.others = (Device("gpu-x", DeviceKind.ACCELERATOR, {"model": "M"}, 1, True, reserved=True),)
     await rack.poll()
     await rack.cluster.patch(GPU_POOLS, "gpus", "", {"spec": {"maintenance": {"devices": ["gpu-0"]}}})
     pools = rack.controllers[PoolsKey]
@@ -276,7 +279,21 @@ async def test_a_pools_bytes_are_counted_and_each_unavailable_device_by_its_caus
 
     assert set(seen) == {2}, "a scrape between two statuses finds all pools"
     counted = pools.tallies["GPUPool", "gpus"]
-    assert counted.causes == {"Maintenance": 1, "AttachedByOthers": 1, "Unhealthy": 1}
+    assert counted.causes == {"Maintenance": 1, "AttachedByOthers": 1, "ReservedByOthers": 1, "Unhealthy": 1}
     # A GPU of this manager has one byte.
     assert counted.bytes == counted.devices
-    assert (counted.devices["unavailable"], counted.devices["free"]) == (3, len(rack.driver.devices) - 3)
+    assert (counted.devices["unavailable"], counted.devices["free"]) == (4, len(rack.driver.devices) - 3)
+
+
+async def test_what_another_client_of_the_manager_has_reserved_is_given_to_nobody(rack: Rack) -> None:
+    await rack.build()
+    rack.driver.devices = dict.fromkeys(rack.driver.devices, False)
+    theirs = Device("gpu-x", DeviceKind.ACCELERATOR, {"model": "M"}, 1, True, reserved=True)
+    rack.driver.others = (theirs,)
+    await rack.poll()
+    await rack.ask("n", gpus=1)
+    assert condition(rack.node("n"), "Bound")[0] == "False"
+    rack.driver.others = (replace(theirs, reserved=False),)
+    await rack.poll()
+    await rack.work("n")
+    assert {claim["spec"]["device"] for claim in rack.cluster.list(DEVICE_ATTACHMENTS)} == {"gpu-x"}

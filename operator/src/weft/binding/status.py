@@ -155,7 +155,9 @@ class Tally:
     bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
     """By state: the memory of accelerators, the sizes of others."""
     causes: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("Maintenance", "AttachedByOthers", "Unhealthy"), 0)
+        default_factory=lambda: dict.fromkeys(
+            ("Maintenance", "AttachedByOthers", "ReservedByOthers", "Unhealthy"), 0
+        )
     )
     """The unavailable devices by why; one that is it for several reasons counts for the first of them."""
 
@@ -180,6 +182,8 @@ def tally(
             found.causes["Maintenance"] += 1
         elif device.id in foreign:
             found.causes["AttachedByOthers"] += 1
+        elif device.reserved:
+            found.causes["ReservedByOthers"] += 1
         elif not device.healthy:
             found.causes["Unhealthy"] += 1
         else:

@@ -64,6 +64,8 @@ class Device:
     healthy: bool
     reachable_hosts: frozenset[str] | None = None
     """Hosts this device can be attached to; None: all hosts of the fabric."""
+    reserved: bool = False
+    """Whether another client of the manager says that it is going to use it: it is nobody else's then."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ class UnusedReason(enum.Enum):
     UNKNOWN = ("holds something unknown", "hold something unknown")
     UNCARVED = ("cannot be carved into parts of the size asked for",) * 2
     DIVIDED = ("is given in parts", "are given in parts")
+    RESERVED = (
+        "is reserved by another client of the manager",
+        "are reserved by other clients of the manager",
+    )
     OTHER_WAY = ("is another way to a device", "are other ways to devices")
     NAME = ("has no usable Id", "have no usable Id")
     NO_SERVER = ("is no server (a virtual machine, a DPU)", "are no servers (virtual machines, DPUs)")

@@ -133,6 +133,9 @@ class RedfishDriver:
                 if others := ", ".join(sorted(last_segment(s) for s in systems - {path})):
                     raise Conflict(f"{wanted[uri]} is attached to {others}, not to {host}")
             if absent := [uri for uri in absent if path not in owners[uri]]:
+                for uri in absent:
+                    if (block := self._poller.blocks.get(uri)) is not None and block.reserved:
+                        raise Conflict(f"{wanted[uri]} is reserved by another client of the manager")
                 self._poller.asked |= dict.fromkeys(absent, path)
                 with self._refusals(idiom, path):
                     return await idiom.attach(call, path, present, absent)

@@ -126,6 +126,8 @@ def assemble(
     host_ids = {s.uri: s.host.id for s in hosts}
     reach = _reach(blocks, host_ids, topology)
     places = _places(topology)
+    attachments, disputed = _attachments(devices, hosts, problems)
+    attached = {device for device, _ in attachments}
     found = []
     for block in devices:
         known = facts.get(block.uri)
@@ -141,6 +143,7 @@ def assemble(
                 capacity_bytes=known.capacity_bytes,
                 healthy=block.healthy,
                 reachable_hosts=None if reach is None else reach.get(block.uri, frozenset()),
+                reserved=block.reserved and block.id not in attached,
             )
         )
     placed = [
@@ -150,7 +153,8 @@ def assemble(
         )
         for s in hosts
     ]
-    attachments, disputed = _attachments(devices, hosts, problems)
+    if reserved := sum(device.reserved for device in found):
+        unused["device", UnusedReason.RESERVED] = reserved
     unread = replace(unread, devices=unread.devices | disputed)
     return Inventory(
         devices=tuple(sorted(found, key=lambda d: d.id)),

@@ -80,6 +80,8 @@ class Block:
     etag: str
     endpoint: Endpoint | None = None
     """None: it is a resource block."""
+    reserved: bool = False
+    """Whether a client says that it is going to use it, and no system is being made of it yet: Weft never says so."""
     notes: tuple[str, ...] = ()
     """What is odd about it, for people."""
 
@@ -138,7 +140,8 @@ def block_of(body: Json, uri: str, resolve: Resolve) -> Block:
     systems = links_of(body, resolve, "Links", "ComputerSystems", note=note)
     if "Compute" in types:
         own += systems or ()
-    state = mapping_at(body, "CompositionStatus").get("CompositionState")
+    composition = mapping_at(body, "CompositionStatus")
+    state = composition.get("CompositionState")
     etag = body.get("@odata.etag")
     return Block(
         uri=uri,
@@ -152,6 +155,7 @@ def block_of(body: Json, uri: str, resolve: Resolve) -> Block:
         own_systems=own if unused is UnusedReason.OF_HOST else (),
         compute=bool(types & _HOST_TYPES) and "ComputerSystems" not in held,
         etag=etag if isinstance(etag, str) else "",
+        reserved=composition.get("Reserved") is True and state in (None, "Unused"),
         notes=tuple(notes),
     )
 
