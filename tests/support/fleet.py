@@ -40,6 +40,13 @@ TEMPLATE: Object = {
     "spec": {"containers": [{"name": "engine", "image": "vllm:1"}]},
 }
 
+REFUSED_BY_KUBELET: Object = {
+    "phase": "Failed",
+    "reason": "UnexpectedAdmissionError",
+    "message": "Pod was rejected: Allocate failed due to no healthy devices present",
+}
+"""The status that a kubelet gives (kubernetes/kubernetes#125579)."""
+
 
 class StubSource(PrometheusSource):
     """A Prometheus server whose answer is computed from the fleet."""
@@ -74,6 +81,8 @@ class Fleet:
         """(signal, pod or model) -> value instead; None: no series."""
         self.stays_pending: Callable[[Object], bool] = lambda pod: False
         """Which pods the kubelet never starts: no room, no image."""
+        self.refused_by_kubelet: Callable[[Object], bool] = lambda pod: False
+        """Which pods end as they come to their Node: its device plugin has no such device."""
         self.stays_terminating: Callable[[Object], bool] = lambda pod: False
         """Which deleted pods never end: their host is gone, or an engine hangs."""
         self.pending: set[str] = set()
@@ -166,6 +175,10 @@ class Fleet:
             if pod["metadata"].get("deletionTimestamp"):
                 del self.cluster.objects[(PODS, NAMESPACE, name)]
                 self.requests.pop(name, None)
+                continue
+            if self.refused_by_kubelet(pod):
+                status = {**status, **REFUSED_BY_KUBELET}
+                self.cluster._store((PODS, NAMESPACE, name), {**pod, "status": status})
                 continue
             conditions = {one["type"]: one for one in status.get("conditions") or ()}
             gated = GATE_SERVING in {one["conditionType"] for one in pod["spec"].get("readinessGates") or ()}

@@ -24,7 +24,7 @@ from weft.balancing.state import (
     SplitInputs,
 )
 from weft.balancing.steps import GateReason, Subject
-from weft.balancing.stuck import lacks_pods
+from weft.balancing.stuck import ends_again, lacks_pods
 
 OVERDUE_COLD_STARTS, OVERDUE_SECONDS = 2.0, 30.0
 """A replica that takes longer than so many cold starts and seconds is not counted on any more."""
@@ -120,7 +120,7 @@ def _starting(
 def _seconds_left(one: Replica, cold_start: float, now: datetime) -> float:
     made_at = one.created_at if one.restarted else one.node_created_at or one.created_at
     age = (now - made_at).total_seconds() if made_at is not None else 0.0
-    if one.waits_for_hardware or age > OVERDUE_COLD_STARTS * cold_start + OVERDUE_SECONDS:
+    if one.waits_for_hardware or ends_again(one) or age > OVERDUE_COLD_STARTS * cold_start + OVERDUE_SECONDS:
         return math.inf
     return max(0.0, cold_start - age)
 

@@ -1,7 +1,11 @@
-"""What was wrong with metrics a moment ago: trust comes back later than it goes, so that nothing flickers."""
+"""What was wrong a moment ago, with metrics and with pods. In the leader's memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+from weft.balancing.replicas import Replica
 from weft.balancing.state import Hold
 
 SECONDS_LEAST, SCRAPES_LEAST = 10.0, 2.0
@@ -10,6 +14,8 @@ SECONDS_LEAST, SCRAPES_LEAST = 10.0, 2.0
 
 UNTOLD_SECONDS = 60.0
 """For so long does a group without replicas sleep on although nothing tells whether a request waits for it."""
+GONE_SECONDS = 60.0
+"""A replica that was not seen for so long is another one when its name is seen again."""
 
 
 class Asked:
@@ -28,8 +34,31 @@ class Asked:
         return self._last, boot - self._since >= UNTOLD_SECONDS
 
 
+class Ended:
+    """How often the pod of each replica has ended by itself since it last ran. A new leader begins anew."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, str, str, float]] = {}
+        """By replica: how many ended, the last one, what was said of it, and the boot time when it was seen last."""
+
+    def told(self, replicas: Iterable[Replica], boot: float) -> tuple[Replica, ...]:
+        """The replicas, with what is known of the ends of their pods; also of one whose pod is just being made anew."""
+        found = []
+        for one in replicas:
+            count, last, said, _ = self._known.pop(one.name, (0, "", "", 0.0))
+            if one.pod_finished:
+                count, last, said = count + (last != one.pod_uid), one.pod_uid, one.waits_for
+            if count and not one.containers_ready:
+                self._known[one.name] = count, last, said, boot
+                one = replace(one, pods_ended=count, ended_for=said)
+            found.append(one)
+        self._known = {name: known for name, known in self._known.items() if boot - known[3] < GONE_SECONDS}
+        return tuple(found)
+
+
 class Memory:
-    """Of one group, in the leader's memory: a new leader trusts what it reads."""
+    """What was wrong with one group's metrics: trust comes back later than it goes, so that nothing flickers. A new
+    leader trusts what it reads."""
 
     def __init__(self) -> None:
         self._wrong: dict[str, tuple[Hold, float]] = {}

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from weft.balancing.answers import AnswersSeen
 from weft.balancing.engine_calls import Call
 from weft.balancing.history import History
-from weft.balancing.memory import Asked, Memory
+from weft.balancing.memory import Asked, Ended, Memory
 from weft.balancing.own_speeds import OwnSpeeds
 from weft.balancing.record import Record
 from weft.balancing.sent_late import SentLate
@@ -32,6 +32,8 @@ class Moments:
         self.metrics = Memory()
         """What was wrong with the group's metrics until just now."""
         self.asked = Asked()
+        self.ended = Ended()
+        """How often the pods of its replicas ended by themselves."""
         self.calls: dict[str, Call] = {}
         """The last call to each engine that changes its stage by one; a new leader knows none."""
         self.load = History()

@@ -328,7 +328,7 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
     minimum, problem = minimum_at(picture.group.spec.accelerators, now.wall)
     told = replace(
         picture,
-        replicas=tuple(map(of, picture.replicas)),
+        replicas=moments.ended.told(map(of, picture.replicas), now.boot),
         targets={
             name: replace(target, pods=tuple(map(of, target.pods)))
             for name, target in picture.targets.items()

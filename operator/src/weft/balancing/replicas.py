@@ -29,6 +29,9 @@ ANNOTATION_DOMAIN = f"{GROUP}/domain"
 ANNOTATION_ROLE_SINCE = f"{GROUP}/role-since"
 """On a pod: when it got its present role; metrics from before belong to the other one."""
 
+_NOT_SCHEDULED = frozenset({"Unschedulable", "SchedulingGated"})
+"""Why a pod has no Node, in the scheduler's words: none has room, or a queue has not admitted it (Kueue)."""
+
 FIRST_POD_WITHIN = timedelta(seconds=30)
 """A logical node gets its first pod as soon as it is Bound."""
 FIRST_ROLE_WITHIN = timedelta(seconds=1)
@@ -51,6 +54,10 @@ class Replica:
     """Why it does not run or is not ready, in the kubelet's word: ImagePullBackOff."""
     pod_finished: bool = False
     """Failed or Succeeded: it will not serve again."""
+    pods_ended: int = 0
+    """How many of its pods have ended by themselves, one after the other, since one last ran."""
+    ended_for: str = ""
+    """Why the last of these did, in the kubelet's word: Evicted, UnexpectedAdmissionError."""
     pod_running: bool = False
     containers_ready: bool = False
     ready: bool = False
@@ -200,7 +207,7 @@ def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
         "waits_for": _waits_for(status),
         "pod_finished": status.get("phase") in ("Failed", "Succeeded"),
         "pod_running": status.get("phase") == "Running",
-        "waits_for_hardware": conditions.get("PodScheduled", {}).get("reason") == "Unschedulable",
+        "waits_for_hardware": conditions.get("PodScheduled", {}).get("reason") in _NOT_SCHEDULED,
         "containers_ready": conditions.get("ContainersReady", {}).get("status") == "True",
         "ready": ready.get("status") == "True",
         "ready_changed_at": _time(ready.get("lastTransitionTime")),
@@ -297,7 +304,8 @@ def _waits_for(status: Mapping[str, Any]) -> str:
     for container in status.get("containerStatuses") or ():
         if word := ((container.get("state") or {}).get("waiting") or {}).get("reason"):
             return str(word)
-    return ""
+    # Of the whole pod: Evicted, UnexpectedAdmissionError.
+    return str(status.get("reason") or "")
 
 
 def _seconds(text: str | None) -> int | None:

@@ -26,6 +26,8 @@ from weft.plain import listed
 
 REPLACE_AFTER = timedelta(seconds=10)
 """A pod that failed younger than this is not replaced yet: one that fails at once must not be made in a loop."""
+REPLACE_AFTER_AT_MOST = timedelta(minutes=5)
+"""The wait doubles with each that ends before one runs, as a kubelet's does between restarts of a container."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def plan_roster(
         if one.pod_finished
         and not one.pod_deleting
         and effective[one.name] in roles
-        and (one.created_at is None or now - one.created_at >= REPLACE_AFTER)
+        and (one.created_at is None or now - one.created_at >= _replaced_after(one))
     ]
     away = set(strays(picture, transfers))
     ended += [
@@ -168,6 +170,11 @@ def plan_roster(
         if one.has_pod and one.has_node and not one.node_deleting and one.node_role != one.role
     ]
     return Roster((*pods, *checks, *nodes), tuple(remove), rolled, (*ended, *behind), obstacle)
+
+
+def _replaced_after(one: Replica) -> timedelta:
+    doubled = min(max(0, one.pods_ended - 1), 10)
+    return min(REPLACE_AFTER * (1 << doubled), REPLACE_AFTER_AT_MOST)
 
 
 def accelerators_of(roles: Mapping[str, InferenceRole], replicas: Mapping[str, int]) -> int:

@@ -19,6 +19,14 @@ PENDING = timedelta(seconds=120)
 STARTING = timedelta(seconds=600)
 """An engine that runs and is not ready by then will not be: as for Deployments (progressDeadlineSeconds)."""
 
+ENDS = 3
+"""So many pods that end before one runs are no chance: a kubelet that was just started refuses one."""
+
+
+def ends_again(one: Replica) -> bool:
+    """Whether pod after pod of a replica ends by itself before it runs: its kubelet refuses it, or evicts it."""
+    return one.pods_ended >= ENDS
+
 
 def lost(one: Replica, now: datetime) -> bool:
     """Whether a pod that was to end is still there long after its grace: another one may take its place."""
@@ -65,6 +73,11 @@ def stuck(replicas: Iterable[Replica], now: datetime) -> Finding | None:
             text = f"{who} was to end and is still there (Terminating): where its machine is surely off, delete it"
             rest = "with --force; another takes its place where accelerators.maximum has room"
             return Finding(False, "ReplicaStuck", f"{text} {rest}")
+        if ends_again(one):
+            why = f" ({one.ended_for})" if one.ended_for else ""
+            text = f"{who} ends again and again before it is ready{why}: kubectl describe pod {one.name} says more"
+            rest = "it is made anew ever more rarely, every 5 minutes in the end"
+            return Finding(False, "ReplicaStuck", f"{text}; {rest}")
         if failing(one, now):
             why = f" ({one.waits_for})" if one.waits_for else ""
             state = "ready" if one.pod_running else "running"

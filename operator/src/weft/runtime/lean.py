@@ -13,7 +13,7 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 USED: Mapping[ResourceType, Mapping[str, frozenset[str]]] = {
     PODS: {
         "spec": frozenset({"nodeName", "tolerations", "hostNetwork"}),
-        "status": frozenset({"phase", "conditions"}),
+        "status": frozenset({"phase", "reason", "conditions"}),
     },
     NODES: {
         "spec": frozenset({"taints", "unschedulable"}),

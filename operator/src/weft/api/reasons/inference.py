@@ -260,7 +260,7 @@ CONDITIONS = (
             Reason(
                 "False",
                 "ReplicaStuck",
-                "A pod does not start, or does not end, in the time that it may take.",
+                "A pod does not start or end in the time that it may take, or ends again and again before it is ready.",
                 "Do what the message says of the pod that it names; a changed template replaces one that never served.",
                 event="Warning",
             ),
