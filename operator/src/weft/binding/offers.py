@@ -346,9 +346,8 @@ class _FabricOffers:
                 cost = price if key[0] is DeviceKind.ACCELERATOR else price * device.capacity_bytes / GIBIBYTE
                 facts = fabric, key, device, cost, pool.spec.jurisdiction or ""
                 offer = free = held = Offer(*facts, free=False, added_watts=watts)
-                usable = device.healthy and not device.reserved
-                usable = usable and open_ and not pool.spec.maintenance.means(device.id)
-                if usable:
+                usable = open_ and device.healthy and not pool.spec.maintenance.means(device.id)
+                if usable and not device.reserved:
                     free = Offer(*facts, added_watts=watts)
                     held = Offer(*facts, free=False, held=True, added_watts=watts)
                 self._offers.append((device.id, free, held, offer))
