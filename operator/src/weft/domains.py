@@ -28,6 +28,8 @@ class DomainQuestion:
     """The spec of each logical node that the group is to have, by name, without a domain; some are there already."""
     waits_since: datetime | None = None
     """Since when it waits; None: it wants no place in the queue, as it serves already."""
+    settled: bool = False
+    """It stays where it is, and may have nothing: of what is kept for it only what `nodes` lack there is needed."""
 
 
 @dataclass(frozen=True)

@@ -24,20 +24,20 @@ from weft.domains import WAITING, ChooseDomain, DomainQuestion
 async def with_domain(picture: GroupPicture, choose: ChooseDomain, now: Now) -> GroupPicture:
     """The picture with the domain that is to be recorded, or why there is none."""
     group = picture.group
-    placement, present = group.spec.placement, group.domain
-    if placement is None or group.metadata.deletion_timestamp is not None:
-        return picture
-    wanted = _wanted(picture, Split.read(group.status.allocation))
+    placement, present, metadata = group.spec.placement, group.domain, group.metadata
+    asks = placement is not None and metadata.deletion_timestamp is None
+    wanted = _wanted(picture, Split.read(group.status.allocation)) if asks else {}
+    attribute = placement.same_domain if placement is not None else ""
+    question = DomainQuestion(metadata.namespace, metadata.name, attribute, present, wanted)
     if not wanted:
+        await choose(replace(question, settled=True), now)
         return picture
     own = [one for one in picture.replicas if one.name in wanted]
     complete = len(own) == len(wanted) and all(one.node_bound and not one.misplaced for one in own)
     if present and (complete or any(_holds(one) for one in picture.replicas)):
+        await choose(replace(question, settled=True), now)
         return replace(picture, domain=present)
-    metadata = group.metadata
-    question = DomainQuestion(metadata.namespace, metadata.name, placement.same_domain, present, wanted)
-    asked = replace(question, waits_since=_waits_since(picture, now))
-    answer = await choose(asked, now)
+    answer = await choose(replace(question, waits_since=_waits_since(picture, now)), now)
     if not answer.domain and present and any(one.node_bound and not one.misplaced for one in own):
         # Some have their devices: the others wait there, as what is free elsewhere would not do either.
         return replace(picture, domain=present)

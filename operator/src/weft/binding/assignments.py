@@ -99,6 +99,10 @@ class Assignments:
             self._enqueue(PlacementKey(), 0.0)
         self.forget(key)
 
+    def look_again(self) -> None:
+        """Less is kept for somebody than the last placement knew."""
+        self._enqueue(PlacementKey(), 0.0)
+
     def outcomes(self) -> tuple[Outcome, ...]:
         """All that was recorded and not forgotten. Assignments whose claims need not exist yet are among them."""
         return tuple(self._outcomes.values())

@@ -40,6 +40,13 @@ class Promise:
     question: DomainQuestion
     domain: str
 
+    def still_needed(self, settled: DomainQuestion) -> Promise | None:
+        """What of it holds for a group that is settled; None: nothing."""
+        nodes = {name: spec for name, spec in self.question.nodes.items() if name in settled.nodes}
+        if not nodes or self.domain != settled.present:
+            return None
+        return replace(self, question=replace(self.question, nodes=nodes))
+
 
 def choose_domain(
     reader: Reader,
@@ -118,6 +125,16 @@ def choose_domain(
                 "; it is the head of the queue, and what is free where the least is missing is kept for it"
             )
     return DomainAnswer("", message), gang
+
+
+def still_kept(place: Waiting, question: DomainQuestion) -> Waiting | None:
+    """What a settled group needs of its place in the queue: where that is one in its domain, the part of the logical
+    nodes that it is still to have. None: nothing."""
+    assert place.gang is not None
+    if not place.gang.domain or place.gang.domain != question.present:
+        return None
+    members = tuple(each for each in place.gang.members if each.name in question.nodes)
+    return replace(place, gang=replace(place.gang, members=members)) if members else None
 
 
 def _gang(question: DomainQuestion, own: Mapping[str, Waiting], now: datetime) -> Waiting | None:

@@ -25,7 +25,7 @@ from weft.binding.adoption import adopt
 from weft.binding.asked import Waiting
 from weft.binding.assignments import Assignments, Outcome
 from weft.binding.closed import LOOK_SECONDS, closed
-from weft.binding.domains import Promise, choose_domain
+from weft.binding.domains import Promise, choose_domain, still_kept
 from weft.binding.fabrics import Fabrics
 from weft.binding.inputs import Inputs
 from weft.binding.inventory import Picture
@@ -166,6 +166,9 @@ class PlacementController:
     async def choose_domain(self, question: DomainQuestion, now: Now) -> DomainAnswer:
         """The domain for a group's logical nodes; one question at a time, beside the event loop, so that two groups do
         not count the same devices. Raises ValueError for what cannot be read."""
+        if question.settled:
+            self._settle(question)
+            return DomainAnswer(question.present)
         async with self._asked:
             if not self._fabrics.all_looked_at():
                 return DomainAnswer("", "which devices are free is not known yet")
@@ -181,14 +184,15 @@ class PlacementController:
                 if key in self._gangs:
                     self._gangs[key] = ends, self._gangs[key][1]
                 return known[1]
-            others = {name: one for name, one in self._promises.items() if one[0] > now.boot and name != key}
-            promises = [promise for _, promise in others.values()]
+            self._promises = {
+                name: one for name, one in self._promises.items() if one[0] > now.boot and name != key
+            }
+            promises = [promise for _, promise in self._promises.values()]
             snapshot = Snapshot.take(self._cluster, pictures, self._assignments, now.wall, gangs)
             reader, remembered = self._reader_of_what_if, self._remembered
             answer, gang = await asyncio.to_thread(
                 choose_domain, reader, snapshot, question, promises, remembered, now.wall
             )
-            self._promises = others
             self._gangs.pop(key, None)
             if gang is not None:
                 self._gangs[key] = ends, gang
@@ -197,6 +201,21 @@ class PlacementController:
             elif not promises:
                 self._without_domain[key] = stands_on, answer
             return answer
+
+    def _settle(self, question: DomainQuestion) -> None:
+        """Keep no more for a group than it still needs."""
+        key = question.namespace, question.group
+        self._without_domain.pop(key, None)
+        if key in self._promises:
+            ends, promise = self._promises.pop(key)
+            if (less := promise.still_needed(question)) is not None:
+                self._promises[key] = ends, less
+        if key in self._gangs:
+            ends, before = self._gangs.pop(key)
+            if (place := still_kept(before, question)) is not None:
+                self._gangs[key] = ends, place
+            if place != before:
+                self._assignments.look_again()
 
     def _as_it_is(self, now: datetime) -> Snapshot:
         gangs = tuple(gang for _, gang in self._gangs.values())
