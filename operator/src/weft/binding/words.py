@@ -27,8 +27,9 @@ LONGEST = 500
 """Characters of a manager's words that are kept."""
 HIDDEN = "(hidden)"
 _IN_URL = re.compile(r"(?<=//)[^/\s@]+@")
+# A driver of others may say anything, of any length: no try at one place looks further than a name is long.
 _NAMED = re.compile(
-    r"""(?ix) (["']? [\w-]* (?:password|passwd|secret|token|authorization|cookie) [\w-]* ["']? \s* [:=] \s*)
+    r"""(?ix) ((?:password|passwd|secret|token|authorization|cookie) [\w-]{0,100}+ ["']? \s*+ [:=] \s*+)
     (?: "[^"]*" | '[^']*' | (?:basic|bearer)\s+\S+ | [^\s,;}]+ )"""
 )
 _SCHEME = re.compile(r"(?i)\b(basic|bearer)\s+[\w.~+/=-]{8,}")
