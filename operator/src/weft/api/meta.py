@@ -37,21 +37,33 @@ class Model(BaseModel):
     omit: ClassVar[tuple[Any, ...]] = (None, "", (), {})
     """Values that stand for "not there": left out of the dump where they are also the field's default."""
 
+    _left_out: ClassVar[tuple[tuple[str, str, Any], ...]] = ()
+    """Name, alias and default of each field whose default stands for "not there"."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls._left_out = tuple(
+            (name, field.alias or name, field.default)
+            for name, field in cls.model_fields.items()
+            if cls._is_absent(name, field.default)
+        )
+
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
-        for name, field in type(self).model_fields.items():
+        for name, alias, default in self._left_out:
             value = getattr(self, name)
-            if value == field.default and self._is_absent(name, value):
-                written.pop(field.alias or name, None)
+            if value is default or value == default:
+                written.pop(alias, None)
                 written.pop(name, None)
         return written
 
-    def _is_absent(self, name: str, value: Any) -> bool:
+    @classmethod
+    def _is_absent(cls, name: str, default: Any) -> bool:
         """Whether this default of this field stands for "not there"."""
-        if isinstance(value, Model):
-            return not value.dump()
-        return any(type(value) is type(nothing) and value == nothing for nothing in self.omit)
+        if isinstance(default, Model):
+            return not default.dump()
+        return any(type(default) is type(nothing) and default == nothing for nothing in cls.omit)
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -178,5 +190,6 @@ class Resource(Model):
 
     metadata: ObjectMeta = Field(description="Standard object metadata.")
 
-    def _is_absent(self, name: str, value: Any) -> bool:
-        return name == "status" or super()._is_absent(name, value)
+    @classmethod
+    def _is_absent(cls, name: str, default: Any) -> bool:
+        return name == "status" or super()._is_absent(name, default)
