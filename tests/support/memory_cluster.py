@@ -86,11 +86,14 @@ class MemoryCluster:
         return [obj for obj in self.list(resource) if index(obj) == value]
 
     def list(self, resource: ResourceType, namespace: str | None = None) -> list[Object]:
-        return [
-            self._cached((kind, space, name))
-            for kind, space, name in sorted(self.objects, key=lambda key: key[1:])
-            if kind == resource and namespace in (None, space) and (kind, space, name) not in self.unheard_of
+        found = [
+            key
+            for key in self.objects
+            if (key[0] is resource or key[0] == resource)
+            and namespace in (None, key[1])
+            and key not in self.unheard_of
         ]
+        return [self._cached(key) for key in sorted(found, key=lambda key: key[1:])]
 
     async def refresh(self, resource: ResourceType, namespace: str, *, field: str, value: str) -> None:
         if field == "metadata.name":
