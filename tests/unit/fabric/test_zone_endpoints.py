@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from support.foreign import PCIE, Foreign, endpoint, switch, zone
+from support.foreign import FABRICS, PCIE, Foreign, endpoint, switch, zone
 from support.replay import SYSTEMS, Tree, collection, link, reading
 from weft.fabric.driver import DeviceKind, not_used
 from weft.fabric.errors import Conflict, InvalidRequest, NotFound, OutcomeUnknown, Unsupported
@@ -240,3 +240,30 @@ async def test_devices_in_two_fabrics_are_two_changes_and_the_second_refusal_is_
         with pytest.raises(OutcomeUnknown, match="1 of 2"):
             await driver.attach("c", "sled-0", both)
         assert len(await driver.attached("sled-0")) == 1
+
+
+async def test_what_has_no_entity_type_is_what_its_link_leads_to() -> None:
+    """As Intel's RSD has its NVMe over fabrics (rsd-lib 1.2.0, json_samples/v2_3)."""
+    fabric, volume = f"{FABRICS}/NVMeoE", "/redfish/v1/StorageServices/1/Volumes/1"
+    initiator = endpoint("2", "Initiator", "", "", fabric)
+    target = endpoint("1", "Target", volume, "", fabric)
+    for part in (initiator, target):
+        (body,) = part.values()
+        del body["ConnectedEntities"][0]["EntityType"]
+        body["Links"] = {"Oem": {"Intel_RackScale": {"Zones": [link(f"{fabric}/Zones/1")]}}}
+    tree = switch(
+        initiator, target, zone("1", "1", "2", fabric=fabric), kind="NVMeOverFabrics", fabric=fabric
+    )
+    tree[volume] = {**link(volume), "Id": "1", "Model": None, "CapacityBytes": 3071983104}
+    served = Foreign(tree)
+    served.kept = "system"
+    async with reading(served) as (_, driver):
+        read = await driver.inventory()
+        assert [(d.id, d.kind, d.capacity_bytes) for d in read.devices] == [
+            ("1", DeviceKind.STORAGE, 3071983104)
+        ]
+        assert (read.attachments, read.complete) == ((("1", "2"),), True)
+        await driver.detach("a", "2", frozenset({"1"}))
+        assert served.changes == [
+            ("PATCH", f"{fabric}/Zones/1", {"Links": {"Endpoints": [link(f"{fabric}/Endpoints/2")]}})
+        ]

@@ -32,6 +32,15 @@ _KIND_OF = {
 """What a device is by EntityType."""
 _BY_FUNCTION = frozenset({"CXLDevice", "PCIeDevice"})
 """What such a device is its functions say, where nothing beside it does."""
+_TYPE_IN = {
+    "Processors": "Processor",
+    "Memory": "Memory",
+    "MemoryChunks": "MemoryChunk",
+    "Drives": "Drive",
+    "Volumes": "Volume",
+    "PCIeDevices": "PCIeDevice",
+}
+"""EntityType by the name of a collection."""
 _PARTS = {"MemoryChunk": DeviceKind.MEMORY, "Volume": DeviceKind.STORAGE}
 """What is carved from a device, by EntityType."""
 _OF_HOSTS = frozenset({"RootComplex", "StorageInitiator", "NetworkController", "ComputerSystem"})
@@ -61,16 +70,16 @@ def endpoint_of(body: Json, uri: str, resolve: Resolve) -> Block:
         mapping_at(e)
         for e in items_of(body.get("ConnectedEntities"), "ConnectedEntities", notes.append) or ()
     ]
-    roles = {_role(entity) for entity in entities}
-    linked = [
-        (canonical(resolve(link)), str(e.get("EntityType")))
-        for e in entities
-        if (link := link_of(e.get("EntityLink"))) is not None
+    paths_of = [
+        "" if (link := link_of(e.get("EntityLink"))) is None else canonical(resolve(link)) for e in entities
     ]
+    types = [_type(e, path) for e, path in zip(entities, paths_of, strict=True)]
+    roles = {_role(e, type_) for e, type_ in zip(entities, types, strict=True)}
+    linked = [(path, type_) for path, type_ in zip(paths_of, types, strict=True) if path]
     paths = tuple(path for path, _ in linked)
     # What is carved from a device is not to be counted beside the device.
     wholes = tuple(path for path, type_ in linked if type_ not in _PARTS)
-    kinds = [_KIND_OF[type_] for e in entities if (type_ := str(e.get("EntityType"))) in _KIND_OF]
+    kinds = [_KIND_OF[type_] for type_ in types if type_ in _KIND_OF]
     # A CXL device with a processor is that processor: it says more of itself than its functions do.
     telling = [
         (path, _KIND_OF[type_])
@@ -80,9 +89,7 @@ def endpoint_of(body: Json, uri: str, resolve: Resolve) -> Block:
     if telling:
         kinds = [telling[0][1]]
         wholes = tuple(path for path, kind in telling if kind is kinds[0])
-    is_pcie = not telling and (
-        any(str(e.get("EntityType")) == _PCIE for e in entities) or any("/PCIeDevices/" in p for p in paths)
-    )
+    is_pcie = not telling and (_PCIE in types or any("/PCIeDevices/" in path for path in paths))
     # An accelerator's own memory goes with it.
     parts = (
         ()
@@ -119,9 +126,16 @@ def endpoint_of(body: Json, uri: str, resolve: Resolve) -> Block:
     )
 
 
-def _role(entity: Json) -> str:
+def _type(entity: Json, path: str) -> str:
+    """The EntityType; where it says none, what the collection holds in which it is (Intel's RSD)."""
+    said = entity.get("EntityType")
+    collection = path.rpartition("/")[0].rpartition("/")[2]
+    return str(said) if said is not None else _TYPE_IN.get(collection, "")
+
+
+def _role(entity: Json, type_: str) -> str:
     """What an entity does in the fabric: its role, or what entities of its type do."""
-    role, type_ = entity.get("EntityRole"), entity.get("EntityType")
+    role = entity.get("EntityRole")
     if role in ("Initiator", "Target"):
         return str(role)
     return "Initiator" if type_ in _OF_HOSTS else "Target"
