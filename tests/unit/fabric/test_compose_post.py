@@ -105,6 +105,20 @@ async def test_blades_of_type_computersystem_are_hosts_as_well_whatever_their_sy
         await again.close()
 
 
+async def test_a_block_with_a_system_of_its_own_beneath_it_is_a_host_that_can_be_made() -> None:
+    """As HPE's OneView toolkit has it: the system stands beneath the block, and not among the manager's systems."""
+    served = manager(type_="ComputerSystem", made="Physical")
+    for blade in BLADES:
+        served.tree[blade] |= {"Processors": [], "ComputerSystems": [link(f"{blade}/Systems/1")]}
+    async with reading(served) as (_, driver):
+        read = await driver.inventory()
+        assert [(h.id, h.closed) for h in read.hosts] == [("blade-0", ""), ("blade-1", "")]
+        await driver.attach("bind-1", "blade-1", gpus(2))
+        assert (await driver.inventory()).attachments == (("gpu-2", "blade-1"),)
+        await driver.detach("release", "blade-1", gpus(2))
+        assert served.made == []
+
+
 async def test_the_id_that_a_capabilities_object_asks_for_is_given_with_the_block_of_that_id() -> None:
     served = manager("none")
     template, request = f"{BLOCKS}/template-7", f"{SYSTEMS}/template-7"

@@ -137,6 +137,9 @@ def block_of(body: Json, uri: str, resolve: Resolve) -> Block:
     whole = [entry for entry in entries if is_whole(entry)]
     links = [link_of(entry) for entry in entries]
     own = tuple(canonical(resolve(link_of(entry))) for entry in held.get("ComputerSystems", ()))
+    # What stands beneath the block is no system yet: HPE's OneView toolkit shows a blade so.
+    own = tuple(path for path in own if not path.startswith(f"{canonical(uri)}/"))
+    compute = bool(types & _HOST_TYPES) and not own
     systems = links_of(body, resolve, "Links", "ComputerSystems", note=note)
     if "Compute" in types:
         own += systems or ()
@@ -153,7 +156,7 @@ def block_of(body: Json, uri: str, resolve: Resolve) -> Block:
         components=tuple(canonical(resolve(link)) for link in links if link is not None),
         expanded=tuple(whole) if len(whole) == len(entries) and source not in ("Storage", _PCIE) else (),
         own_systems=own if unused is UnusedReason.OF_HOST else (),
-        compute=bool(types & _HOST_TYPES) and "ComputerSystems" not in held,
+        compute=compute,
         etag=etag if isinstance(etag, str) else "",
         reserved=composition.get("Reserved") is True and state in (None, "Unused"),
         notes=tuple(notes),
