@@ -140,6 +140,8 @@ class Target:
     without: str = ""
     more: Mapping[str, str] = field(default_factory=dict)
     job: str = ""
+    rank: int = 0
+    """Of vLLM's engine, as its series name it."""
     steps: int = STEPS
 
 
@@ -245,6 +247,16 @@ WRONG = {
         ),
         BASE,
     ),
+    "ranks-at-ports-of-their-own": World(
+        "vllm",
+        (
+            VLLM[0],
+            *(Target("vllm-0.32.0-decode.txt", VLLM_DECODE, "d-0", rank=rank) for rank in (0, 1)),
+            PICKER,
+        ),
+        BASE,
+    ),
+    "one-pod-twice": World("vllm", (*VLLM, VLLM[1], PICKER), BASE),
     "one-pod-lacks-a-series": World(
         "vllm",
         (
@@ -317,7 +329,9 @@ async def _all_read(binary: Path) -> Readings:
     now = time.time()
     worlds = WORLDS | WRONG
     texts = {
-        f"{name}-{number}": history(one.text, one.changes, now, steps=one.steps, without=one.without)
+        f"{name}-{number}": history(one.text, one.changes, now, steps=one.steps, without=one.without).replace(
+            'engine="0"', f'engine="{one.rank}"'
+        )
         for name, world in worlds.items()
         for number, one in enumerate(world.targets)
     }
@@ -470,6 +484,18 @@ def test_a_front_end_that_counts_far_more_than_engines_get_is_said(told: Reading
     assert says(reading)[:2] == (True, "FrontEndCountsMore")
     assert reading.traffic is not None
     assert reading.traffic.short.requests == pytest.approx(9, rel=1e-3)
+
+
+def test_ranks_of_a_pod_with_a_port_each_are_one_replica_and_a_pod_that_is_scraped_twice_is_left_out(
+    told: Readings,
+) -> None:
+    """vLLM's external load balancing of data-parallel ranks, as llm-d's DP-aware guide starts it."""
+    reading = told["ranks-at-ports-of-their-own"]
+    assert (reading.hold, reading.left_out) == (None, {})
+    decode = reading.loads["d-0"]
+    assert (decode.running, decode.waiting, decode.kv_usage) == (48, 0, 0.5)
+    assert decode.generated_tokens_per_second == pytest.approx(960, rel=1e-3)
+    assert [hold.reason for hold in told["one-pod-twice"].left_out.values()] == ["ScrapedTwice"]
 
 
 def test_replicas_of_prometheus_are_never_added_up(told: Readings) -> None:

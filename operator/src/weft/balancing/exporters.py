@@ -43,8 +43,8 @@ def _seen(metric: str, own: str, of: str) -> Expressions:
     where = "job, instance"
     return {
         "age": f"max by ({of}) (time() - timestamp({metric}))",
-        # One instance that two jobs scrape counts twice; ranks of one target, or several front ends, do not.
-        "targets": f"count by ({of}) (count by ({of}, {where}) ({metric}))",
+        # What two jobs scrape counts twice; ranks do not, be they of one target or each at a port of its own.
+        "targets": f"max by ({of}) (count by ({of}, {own}) (count by ({of}, {where}, {own}) ({metric})))",
         # Only replicas of Prometheus give one series of one target several times, with labels of their own.
         "copies": f"max by ({of}) (count by ({of}, {where}, {own}) ({metric}))",
     }

@@ -35,7 +35,7 @@ class EngineSeries(Series):
     age: float | None = None
     """Seconds since the oldest series was scraped."""
     targets: float | None = None
-    """Scrape targets that report the pod."""
+    """Scrape targets that report the pod, or the same rank of it."""
     copies: float | None = None
     """How often one series of one target is there: more than once where replicas of Prometheus are asked together."""
     resets: float | None = None
