@@ -108,7 +108,7 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         conditions.too_many_roles(picture.too_many),
         picture.no_domain,
         conditions.waiting_for_hardware(picture.replicas, domain.words(picture)),
-        stuck(picture.running, now.wall),
+        stuck((*picture.running, *picture.between), now.wall),
         short_of_pods(picture.targets, picture.decided_at, now.wall),
         domain.without_node(picture),
     )

@@ -103,6 +103,7 @@ def _starting(
         ]
         coming = [one for one in members if not one.serving and one.name not in moving]
         lacking = max(0, allocation[role] - (len(members) - len(coming)))
+        coming += [one for one in picture.between if one.role == role]
         seconds = sorted(_seconds_left(one, cold_start, now) for one in coming)[:lacking]
         refused = Subject("role", role) in picture.refusals
         seconds += [math.inf if refused else cold_start] * (lacking - len(seconds))

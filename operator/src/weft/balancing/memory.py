@@ -38,22 +38,33 @@ class Ended:
     """How often the pod of each replica has ended by itself since it last ran. A new leader begins anew."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, str, str, float]] = {}
-        """By replica: how many ended, the last one, what was said of it, and the boot time when it was seen last."""
+        self._known: dict[str, tuple[Replica, str, float]] = {}
+        """By replica: its name and role with how many of its pods ended and why, the last one, and the boot time when
+        it was seen last."""
 
     def told(self, replicas: Iterable[Replica], boot: float) -> tuple[Replica, ...]:
-        """The replicas, with what is known of the ends of their pods; also of one whose pod is just being made anew."""
+        """The replicas, with what is known of the ends of their pods."""
         found = []
         for one in replicas:
-            count, last, said, _ = self._known.pop(one.name, (0, "", "", 0.0))
+            before, last, _ = self._known.pop(one.name, (one, "", 0.0))
+            count, said = before.pods_ended, before.ended_for
             if one.pod_finished:
                 count, last, said = count + (last != one.pod_uid), one.pod_uid, one.waits_for
             if count and not one.containers_ready:
-                self._known[one.name] = count, last, said, boot
                 one = replace(one, pods_ended=count, ended_for=said)
+                self._known[one.name] = (
+                    Replica(one.name, one.role, pods_ended=count, ended_for=said),
+                    last,
+                    boot,
+                )
             found.append(one)
-        self._known = {name: known for name, known in self._known.items() if boot - known[3] < GONE_SECONDS}
+        self._known = {name: known for name, known in self._known.items() if boot - known[2] < GONE_SECONDS}
         return tuple(found)
+
+    def between(self, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
+        """Replicas that are not there, since their pod has just ended and is made anew."""
+        names = {one.name for one in replicas}
+        return tuple(one for name, (one, _, _) in self._known.items() if name not in names)
 
 
 class Memory:

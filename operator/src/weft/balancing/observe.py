@@ -95,6 +95,9 @@ class GroupPicture:
     schedule_problem: Finding | None = None
     """Why its schedule cannot be read."""
 
+    between: tuple[Replica, ...] = ()
+    """Replicas of which nothing is there: their pod has just ended by itself, not for the first time."""
+
     def replica(self, name: str) -> Replica | None:
         """The replica of this name, or None."""
         return next((one for one in self.replicas if one.name == name), None)
@@ -329,6 +332,7 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
     told = replace(
         picture,
         replicas=moments.ended.told(map(of, picture.replicas), now.boot),
+        between=moments.ended.between(picture.replicas),
         targets={
             name: replace(target, pods=tuple(map(of, target.pods)))
             for name, target in picture.targets.items()
