@@ -17,7 +17,7 @@ from support.schedule import DIRECTED, Schedule, make
 from weft.api.resources import NAMESPACES
 from weft_dev.controlplane import ControlPlane
 
-SEEDS = int(os.environ.get("FAULTS_SEEDS") or 25)
+SEEDS = int(os.environ.get("FAULTS_SEEDS") or 14)
 START = int(os.environ.get("FAULTS_SEED_START") or 0)
 AT_ONCE = 7
 BATCHES = [

@@ -15,7 +15,7 @@ from typing import Any
 
 from support.lane import URGENT, Lane
 from support.replicas import Replicas
-from support.schedule import SETTLE_SECONDS, TENANTS, Act, Schedule, scopes_of
+from support.schedule import TENANTS, Act, Schedule, scopes_of
 from support.wire import PASS, Message, Treatment, WatchWay, Way, Wire
 from support.witness import Ledger
 from support.world import World, eventually
@@ -23,8 +23,9 @@ from weft.api.resources import NAMESPACES, PRIORITY_CLASSES, ResourceType
 from weft_dev.controlplane import ControlPlane, write_kubeconfig
 
 LEASE_SECONDS = 2
-LIMIT_SECONDS = 2 * LEASE_SECONDS + 2 * SETTLE_SECONDS + 15.0
-"""To converge in after the faults: two leases, two settlings, and the watches' growing pauses between tries."""
+LIMIT_SECONDS = 60.0
+"""To converge in after the faults. Two leases, two settlings, and the watches' growing pauses between tries are 23; on
+a machine that is busy with other things all take longer."""
 SETTINGS: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "inventory_seconds": 0.4, "relist_seconds": 2.0}
 SERVICE_ACCOUNTS = ResourceType("", "v1", "serviceaccounts", "ServiceAccount", True)
 COMMON = ("watch", "lease", "api read")

@@ -42,15 +42,16 @@ HEARTBEAT_SECONDS = 15.0
 
 
 def eventually(look: Callable[[], T], seconds: float = 30.0, every: float = 0.05, what: str = "") -> T:
-    """What `look` returns once that is true; fails the test when it is not in time."""
-    deadline = time.monotonic() + seconds
+    """What `look` returns once that is true; fails the test when it is not in time. Asked less often by and by."""
+    began = time.monotonic()
     while True:
         result = look()
         if result:
             return result
-        if time.monotonic() > deadline:
+        passed = time.monotonic() - began
+        if passed > seconds:
             raise AssertionError(f"not within {seconds} s: {what or look}")
-        time.sleep(every)
+        time.sleep(max(every, min(0.05 * passed, 0.5)))
 
 
 def condition(obj: Object | None, kind: str) -> str:

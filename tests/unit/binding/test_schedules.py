@@ -14,6 +14,8 @@ from support.simulated.run import Run, play
 from weft_dev import mutants
 
 ROOT = Path(__file__).resolve().parents[3]
+PLAYED = 100
+"""CI plays more."""
 SEEDS = 200
 """So many find any guard that is removed, see below."""
 
@@ -27,7 +29,7 @@ def simulated(source: Path, root: Path, *arguments: str) -> subprocess.Completed
 
 
 def test_nothing_is_attached_twice_leaked_lost_or_shared_in_virtual_time() -> None:
-    done = simulated(Path(weft.__file__).parents[1], ROOT, "--seeds", str(SEEDS))
+    done = simulated(Path(weft.__file__).parents[1], ROOT, "--seeds", str(PLAYED))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
