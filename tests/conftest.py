@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from support.world import World
 from weft.api.resources import NAMESPACES, ResourceType
 from weft.cluster import Object
 from weft_dev import controlplane, tools
@@ -120,6 +121,16 @@ def control_plane(tool_paths: dict[str, Path]) -> Iterator[ControlPlane]:
 def kube(control_plane: ControlPlane) -> Kube:
     """An administrator's client of the session's control plane. Blocking: a call takes a few milliseconds."""
     return control_plane.client()
+
+
+@pytest.fixture(scope="module")
+def operator(control_plane: ControlPlane, kube: Kube) -> Iterator[None]:
+    """One that lives through all tests of a file: to start takes it longer than many of them."""
+    name = f"operator-{next(_numbers)}"
+    kube.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    with contextlib.closing(World(control_plane, name, hosts=0, gpus=0, memories=0)) as world:
+        world.start_operator()
+        yield
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from functools import partial
 
@@ -24,6 +22,8 @@ from weft.api.resources import (
 from weft.cluster import Object
 from weft_dev.controlplane import ControlPlane
 
+pytestmark = pytest.mark.usefixtures("operator")
+
 
 @pytest.fixture
 def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
@@ -42,7 +42,6 @@ def taints(world: World) -> list[str]:
 
 def test_a_logical_node_is_bound_with_all_its_devices_and_released_without_a_trace(world: World) -> None:
     world.create()
-    world.start_operator()
     world.logical_node("trainer", gpus=4, memory="2Ti")
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
 
@@ -71,7 +70,6 @@ def test_a_logical_node_is_bound_with_all_its_devices_and_released_without_a_tra
 
 def test_a_request_that_does_not_fit_attaches_nothing_and_says_what_is_missing(world: World) -> None:
     world.create()
-    world.start_operator()
     world.logical_node("greedy", gpus=8, memory="4Ti")
     eventually(lambda: reason(world.get("greedy"), "Reserved") == "NoSuchDevices", what="refusal")
     message = next(
@@ -88,7 +86,6 @@ def test_a_request_that_does_not_fit_attaches_nothing_and_says_what_is_missing(w
 def test_when_one_device_fails_the_others_are_released_and_another_set_is_bound(world: World) -> None:
     world.create()
     world.faults({"match": {"block": "gpu-0", "verb": "attach"}, "times": -1, "kind": "fail"})
-    world.start_operator()
     world.logical_node("trainer", gpus=2)
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
     devices = {item["device"] for item in world.get("trainer")["status"]["devices"]}  # type: ignore[index]
@@ -108,7 +105,6 @@ def test_when_one_device_fails_the_others_are_released_and_another_set_is_bound(
 def test_a_manager_that_reports_success_and_does_nothing_is_not_believed(world: World) -> None:
     world.create()
     world.faults({"match": {"verb": "attach"}, "times": 1, "kind": "lie"})
-    world.start_operator()
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
     assert {device for device, _ in world.attached()} == {
@@ -123,7 +119,6 @@ def test_an_attach_whose_outcome_is_unknown_ends_bound_with_each_device_attached
 ) -> None:
     world.create()
     world.faults({"match": {"verb": "attach"}, "times": 1, "kind": kind})
-    world.start_operator()
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
     attaches = [act["block"] for act in world.acts() if act["act"] == "attach"]
@@ -133,7 +128,6 @@ def test_an_attach_whose_outcome_is_unknown_ends_bound_with_each_device_attached
 def test_a_node_deleted_while_its_attach_hangs_leaves_nothing_attached(world: World) -> None:
     world.create()
     world.faults({"match": {"verb": "attach"}, "times": 1, "kind": "hang", "seconds": 3})
-    world.start_operator()
     world.logical_node("trainer")
     eventually(lambda: world.claims(), what="claims are made")
     world.delete("trainer")
@@ -143,7 +137,6 @@ def test_a_node_deleted_while_its_attach_hangs_leaves_nothing_attached(world: Wo
 
 def test_an_object_whose_finalizer_was_stripped_has_its_devices_released(world: World) -> None:
     world.create()
-    world.start_operator()
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
     # Or the operator would be done before the finalizer goes.
@@ -160,7 +153,6 @@ def test_an_object_whose_finalizer_was_stripped_has_its_devices_released(world: 
 
 def test_a_fabric_that_goes_away_keeps_the_last_known_picture_and_says_so(world: World) -> None:
     world.create()
-    world.start_operator()
 
     def total() -> int | None:
         return (world.kube.get(GPU_POOLS, world.name) or {}).get("status", {}).get("devices", {}).get("total")
@@ -184,7 +176,6 @@ def test_a_fabric_that_goes_away_keeps_the_last_known_picture_and_says_so(world:
 
 def test_an_observed_fabric_is_read_and_never_written_to(world: World) -> None:
     world.create(mode="Observe")
-    world.start_operator()
     world.logical_node("trainer")
     eventually(lambda: reason(world.get("trainer"), "Reserved") == "OnlyPlanned", what="a plan")
     assert len(world.get("trainer")["status"]["plan"]["devices"]) == 3  # type: ignore[index]
@@ -197,7 +188,6 @@ def test_an_observed_fabric_is_read_and_never_written_to(world: World) -> None:
 
 def test_a_node_is_released_when_its_time_is_up_and_does_not_bind_again(world: World) -> None:
     world.create()
-    world.start_operator()
     world.logical_node("short", ttlSecondsAfterBound=2)
     # It says so before its first device goes.
     eventually(lambda: condition(world.get("short"), "Expired") == "True", what="Expired")
@@ -205,58 +195,8 @@ def test_a_node_is_released_when_its_time_is_up_and_does_not_bind_again(world: W
     assert not world.is_bound("short")
 
 
-def test_two_replicas_do_not_both_work_and_the_second_takes_over_when_the_first_is_killed(
-    world: World,
-) -> None:
-    world.create()
-    first = world.start_operator(lease_seconds=2)
-    world.logical_node("one")
-    eventually(lambda: world.is_bound("one"), what="one is Bound")
-    world.start_operator(lease_seconds=2)
-    world.kill_operator(first)
-    world.logical_node("two")
-    eventually(lambda: world.is_bound("two"), what="two is Bound by the other replica")
-    epoch = (world.kube.get(FABRICS, world.name) or {})["status"]["epoch"]
-    assert epoch == 2
-    assert len(world.attached()) == 6
-
-
-def test_a_leader_that_was_frozen_beyond_its_lease_does_nothing_more_and_ends(world: World) -> None:
-    world.create()
-    first = world.start_operator(lease_seconds=2)
-    world.logical_node("one")
-    eventually(lambda: world.is_bound("one"), what="one is Bound")
-    world.start_operator(lease_seconds=2)
-    pid = world.pids[first]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        world.logical_node("two")
-        eventually(lambda: world.is_bound("two"), what="two is Bound by the other replica")
-        acts = len(world.acts())
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    eventually(lambda: world.processes.exit_code(first) == 1, what="the old leader ends")
-    assert len(world.acts()) == acts
-    assert len(world.attached()) == 6
-
-
-def test_an_api_server_that_restarts_delays_a_bind_and_loses_nothing(world: World) -> None:
-    world.create()
-    # Longer than the outage, so that it is survived rather than handed over.
-    name = world.start_operator(lease_seconds=30)
-    world.logical_node("one")
-    eventually(lambda: world.is_bound("one"), what="one is Bound")
-    world.plane.restart_apiserver()
-    world.logical_node("two")
-    world.delete("one")
-    eventually(lambda: world.is_bound("two") and world.get("one") is None, 60, what="two Bound, one gone")
-    assert len(world.attached()) == 3
-    assert world.processes.exit_code(name) is None
-
-
 def test_a_manager_that_forgot_an_attachment_makes_the_node_not_ready_and_releasable(world: World) -> None:
     world.create()
-    world.start_operator()
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
     port = int(world.emulator_url.rsplit(":", 1)[1].strip("/"))
@@ -275,7 +215,6 @@ def test_a_manager_that_forgot_an_attachment_makes_the_node_not_ready_and_releas
 
 def test_devices_are_not_detached_under_a_running_pod(world: World) -> None:
     world.create()
-    world.start_operator()
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
     toleration = {"key": "weft.dev/logical-node", "operator": "Exists"}
@@ -324,7 +263,6 @@ def test_a_node_that_grew_leaves_its_host_for_maintenance_as_the_budget_of_its_p
     world: World,
 ) -> None:
     world.create()
-    world.start_operator()
     world.logical_node("trainer", gpus=2, memory="")
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
     host = world.get("trainer")["status"]["host"]  # type: ignore[index]
@@ -402,7 +340,6 @@ def test_devices_that_fail_or_are_taken_out_are_replaced_at_the_same_host_and_a_
     world: World,
 ) -> None:
     world.create()
-    world.start_operator()
     world.logical_node("n", gpus=2, memory="", onDeviceFailure="Replace", placement={"objective": "Energy"})
     eventually(lambda: world.is_bound("n"), what="n is Bound")
     host = host_of(world, "n")
@@ -470,7 +407,6 @@ def test_objectives_choose_between_pools_and_the_replicas_of_a_group_get_devices
     try:
         world.start_emulator()
         world.create()
-        world.start_operator()
         # The devices of nvl-0 draw less, and cost more.
         for name, domain, watts, cost in (
             (world.name, "nvl-1", 700, "1"),

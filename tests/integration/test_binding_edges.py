@@ -19,6 +19,9 @@ REQUESTS = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
 IDLE_SECONDS = 5.0
 
 
+pytestmark = pytest.mark.usefixtures("operator")
+
+
 @pytest.fixture
 def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
     world = World(control_plane, namespace, hosts=3, gpus=6, memories=3)
@@ -46,7 +49,6 @@ def writes(kube: Kube) -> Counter[str]:
 
 def test_bound_nodes_to_which_nothing_happens_cost_no_writes(world: World) -> None:
     world.create()
-    world.start_operator()
     names = ["one", "two", "three"]
     for name in names:
         world.logical_node(name)
@@ -69,7 +71,6 @@ def test_a_node_that_registers_anew_is_reserved_again_and_one_that_stays_away_is
     world: World,
 ) -> None:
     world.create()
-    world.start_operator()
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
     name = world.get("trainer")["status"]["nodeName"]  # type: ignore[index]
@@ -101,7 +102,6 @@ def test_a_node_that_registers_anew_is_reserved_again_and_one_that_stays_away_is
 def test_a_rack_with_one_free_host_binds_after_a_device_failed_there(world: World) -> None:
     world.create(hosts=[{"host": "sled-0", "nodeName": f"{world.name}-sled-0"}])
     world.faults({"match": {"block": "gpu-0", "verb": "attach"}, "times": -1, "kind": "fail"})
-    world.start_operator()
     world.logical_node("trainer", gpus=1)
     eventually(
         lambda: condition(world.kube.get(DEVICE_ATTACHMENTS, f"{world.name}.gpu-0"), "Quarantined") == "True"
@@ -114,7 +114,6 @@ def test_a_rack_with_one_free_host_binds_after_a_device_failed_there(world: Worl
 
 def test_a_host_taken_out_of_the_fabric_is_not_lost_by_the_node_bound_to_it(world: World) -> None:
     world.create()
-    world.start_operator()
     world.logical_node("trainer")
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
     before = world.get("trainer")["status"]["nodeName"]  # type: ignore[index]

@@ -14,6 +14,9 @@ IDIOMS = {"compose-by-post": "ComposeByPost", "zone-endpoints": "ZoneEndpoints"}
 """What the driver finds in a dialect: one with resource blocks, one with endpoints."""
 
 
+pytestmark = pytest.mark.usefixtures("operator")
+
+
 @pytest.fixture
 def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
     world = World(control_plane, namespace, hosts=2, gpus=4, memories=2)
@@ -35,7 +38,6 @@ def test_a_logical_node_is_bound_and_released_in_other_idioms_although_the_manag
     if made:
         for node in hosts.values():
             world.kube.delete(NODES, node)
-    world.start_operator()
     world.logical_node("trainer", gpus=2, memory="512Gi")
     eventually(lambda: world.is_bound("trainer"), what="trainer is Bound")
     fabric = world.kube.get(FABRICS, world.name)

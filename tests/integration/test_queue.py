@@ -16,6 +16,9 @@ from weft_dev.controlplane import ControlPlane
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "queue"
 
 
+pytestmark = pytest.mark.usefixtures("operator")
+
+
 @pytest.fixture
 def world(control_plane: ControlPlane, namespace: str) -> Iterator[World]:
     world = World(control_plane, namespace, hosts=4, gpus=8, memories=4)
@@ -56,7 +59,6 @@ def test_each_that_waits_is_told_its_place_and_a_greater_priority_takes_what_poo
     quota["metadata"]["namespace"] = world.namespace
     world.kube.create(DEVICE_QUOTAS, quota, world.namespace)
     world.create()
-    world.start_operator()
     world.logical_node("first", gpus=6, memory="", ttlSecondsAfterBound=3600)
     eventually(lambda: world.is_bound("first"), what="first is Bound")
     world.logical_node("large", gpus=4, memory="")
@@ -107,7 +109,6 @@ def test_each_that_waits_is_told_its_place_and_a_greater_priority_takes_what_poo
 
 def test_a_fabric_that_leaves_observe_does_what_its_plan_said(world: World) -> None:
     world.create(mode="Observe")
-    world.start_operator()
     for name in ("n1", "n2"):
         world.logical_node(name, gpus=4, memory="")
         eventually(lambda name=name: "plan" in status(world, name), what="a plan")  # type: ignore[misc]
