@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from support.foreign import FABRICS, endpoint, switch, zone
+from support.foreign import FABRICS, Foreign, endpoint, switch, zone
 from support.replay import SYSTEMS, Tree, collection, link, reading
 from weft.fabric.driver import DeviceKind, Inventory, not_used
+from weft.fabric.errors import Unsupported
 
 CXL = f"{FABRICS}/CXL"
 CONNECTIONS = f"{CXL}/Connections"
@@ -198,3 +200,50 @@ async def test_a_cxl_memory_without_chunks_has_the_size_that_its_logical_device_
     read = await inventory(tree)
     found = {d.id: (d.kind, d.attributes["type"], d.capacity_bytes >> 20) for d in read.devices}
     assert found["T1"] == (DeviceKind.MEMORY, "CXL", 8192)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_a_connection_to_what_is_no_device_of_its_own_is_one_to_the_whole_and_ends_with_it(
+    shown: bool,
+) -> None:
+    """As Sunfish's reference server begins: a host has a chunk of a GPU's memory; or one that no endpoint shows."""
+    chunk = "/redfish/v1/Chassis/PCXL2/MemoryDomains/1/MemoryChunks/1"
+    info = {"MemoryChunkInfo": [{"MemoryChunk": link(chunk)}]}
+    tree = manager(connection("12", "I2", "T2", **info), connection("13", "I2", "T1"))
+    if shown:
+        accelerator(tree, 2, "GPU", 16384, chunk)
+    served = Foreign(tree)
+    served.answers["DELETE", f"{CONNECTIONS}/12"] = lambda: web.Response(status=204)
+    async with reading(served) as (_, driver):
+        read = await driver.inventory()
+        assert (read.attachments, read.complete) == ((("T1", "host-2"), ("T2", "host-2")), True)
+        assert await driver.attached("host-2") == {"T1", "T2"}
+        await driver.detach("a", "host-2", frozenset({"T2"}))
+        assert served.writes() == [("DELETE", f"{CONNECTIONS}/12")]
+
+
+async def test_what_others_carved_and_no_endpoint_shows_keeps_nobody_from_the_other_parts() -> None:
+    domain = "/redfish/v1/Chassis/PCXL1/MemoryDomains/1"
+    theirs = f"{domain}/MemoryChunks/7"
+    tree = manager(connection("12", "I2", "T1", MemoryChunkInfo=[{"MemoryChunk": link(theirs)}]))
+    domains = domain.rpartition("/")[0]
+    tree["/redfish/v1/Chassis/PCXL1"] = {**link("/redfish/v1/Chassis/PCXL1"), "MemoryDomains": link(domains)}
+    tree[domains] = collection(domains, [domain])
+    tree[domain] = {
+        **link(domain),
+        "InterleavableMemorySets": [{"MemorySet": [link(f"{HBM}1".replace("PCXL2", "PCXL1"))]}],
+        "MemoryChunks": link(f"{domain}/MemoryChunks"),
+        "MemorySizeMiB": 4096,
+    }
+    memory = tree.pop(f"{HBM}1") | link(f"{HBM}1".replace("PCXL2", "PCXL1"))
+    tree[memory["@odata.id"]] = memory
+    tree[f"{CXL}/Endpoints/T1"]["ConnectedEntities"][0]["EntityLink"] = link(memory["@odata.id"])
+    tree[f"{domain}/MemoryChunks"] = collection(f"{domain}/MemoryChunks", [theirs])
+    tree[theirs] = {**link(theirs), "Id": "7", "Name": "theirs", "MemoryChunkSizeMiB": 1024}
+    served = Foreign(tree)
+    async with reading(served, part_bytes={DeviceKind.MEMORY: 1 << 30}) as (_, driver):
+        read = await driver.inventory()
+        assert {d.id for d in read.devices} >= {"T1.1", "T1.2", "T1.3"}
+        with pytest.raises(Unsupported):  # the stand-in carves nothing
+            await driver.attach("a", "host-1", frozenset({"T1.2"}))
+        assert served.writes() == [("POST", f"{domain}/MemoryChunks")]

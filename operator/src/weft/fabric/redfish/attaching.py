@@ -131,7 +131,7 @@ class Attaching:
 
     def reached(self, connection: Connection) -> tuple[str, ...]:
         """URIs of the devices that the hosts of a connection have by it."""
-        return connection.reached(self.sources.aliases)
+        return connection.reached(self.sources.aliases, self.related.endpoint_of)
 
     async def read_parts(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from weft.fabric.redfish.mapping import Json, mapping_at
@@ -26,9 +26,14 @@ class Connection:
     parts: tuple[str, ...]
     """What is reached behind the targets; empty: all that is there."""
 
-    def reached(self, aliases: Mapping[str, str]) -> tuple[str, ...]:
-        """URIs of the devices that the initiators have by it; `aliases` stand for what was carved by us."""
-        return tuple(aliases.get(uri, uri) for uri in self.parts or self.targets)
+    def reached(self, aliases: Mapping[str, str], divided: Container[str]) -> tuple[str, ...]:
+        """URIs of the devices that the initiators have by it; `aliases` stand for what was carved by us.
+
+        A part that is none of those that are `divided` off as devices of their own is the whole.
+        """
+        parts = [aliases.get(uri, uri) for uri in self.parts]
+        known = [uri for uri in parts if uri in divided]
+        return tuple(dict.fromkeys((*known, *(self.targets if len(known) < len(parts) or not parts else ()))))
 
 
 def connection_of(body: Json, uri: str, resolve: Resolve) -> Connection:
@@ -53,7 +58,10 @@ def hosts_of(connection: Connection, host_of: Mapping[str, str]) -> set[str]:
 
 
 def owners_of(
-    connections: Iterable[Connection], host_of: Mapping[str, str], aliases: Mapping[str, str]
+    connections: Iterable[Connection],
+    host_of: Mapping[str, str],
+    aliases: Mapping[str, str],
+    divided: Container[str],
 ) -> tuple[dict[str, list[str]], dict[str, set[str]]]:
     """What each host reaches, and who has each device or something of it, by URIs.
 
@@ -64,8 +72,8 @@ def owners_of(
     for connection in connections:
         hosts = hosts_of(connection, host_of)
         for host in hosts:
-            reached.setdefault(host, []).extend(connection.reached(aliases))
+            reached.setdefault(host, []).extend(connection.reached(aliases, divided))
         # Who has a part of what is behind a target has the whole in use.
-        for device in (*connection.reached(aliases), *connection.targets):
+        for device in (*connection.reached(aliases, divided), *connection.targets):
             owners.setdefault(device, set()).update(hosts or {connection.uri})
     return reached, owners

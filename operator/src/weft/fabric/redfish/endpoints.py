@@ -180,8 +180,9 @@ def relate(
     reaching = [zone for zone in zones if _base(zone) in connected]
     zones = [zone for zone in zones if _base(zone) not in connected]
     aliases = {uri: part_uri(end, n) for end, parts in carved.items() for n, uri in parts.ours.items()}
-    reached, having = owners_of(connections, host_of, aliases)
-    _, wholly = owners_of([c for c in connections if not c.parts], host_of, aliases)
+    divided = {part.uri for b in endpoints for part in _parts(b, carved.get(b.uri))}
+    reached, having = owners_of(connections, host_of, aliases, divided)
+    _, wholly = owners_of([c for c in connections if not c.parts], host_of, aliases, divided)
     owners: dict[str, set[str]] = {zone.uri: set() for zone in zones}
     for zone in zones:
         owners[zone.uri] |= {host_of[uri] for uri in zone.endpoints or () if uri in host_of}

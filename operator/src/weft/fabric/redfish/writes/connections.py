@@ -87,7 +87,8 @@ class Connections(OfEndpoints):
             hosts = _hosts(call, connection) or {connection.uri}
             reached = set(attaching.reached(connection))
             for uri, end in ends.items():
-                if uri in reached or end in reached or (uri == end and end in connection.targets):
+                whole = end in reached and not connection.parts
+                if uri in reached or whole or (uri == end and end in connection.targets):
                     found[uri] |= hosts
         return found
 
