@@ -8,7 +8,8 @@ import pytest
 
 from support.fleet import GROUP, NAMESPACE, Fleet
 from support.inference import ANSWER_HEAVY
-from weft.api.resources import PODS
+from weft.api.resources import LOGICAL_NODES, PODS
+from weft.cluster import Object
 
 LAST = f"{GROUP}-8"
 
@@ -98,3 +99,33 @@ async def test_a_pod_that_a_queue_holds_back_waits_for_hardware_and_is_not_stuck
     await fleet.run(200)
     assert fleet.condition("Balanced") == ("False", "WaitingForHardware")
     assert LAST in fleet.message("Balanced")
+
+
+def tied_to(pod: Object) -> str:
+    """The only Node on which the scheduler may place it."""
+    required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    return str(required["nodeSelectorTerms"][0]["matchFields"][0]["values"][0])
+
+
+async def test_a_pod_that_waits_for_the_node_that_its_logical_node_has_left_is_made_anew_for_the_other_one() -> (
+    None
+):
+    fleet = Fleet(nodes=True)
+    fleet.traffic = ANSWER_HEAVY
+    # The scheduler has no room there.
+    fleet.stays_pending = lambda pod: tied_to(pod) == f"worker-{LAST}"
+    await fleet.run(30)
+    waits = fleet.cluster.objects[PODS, NAMESPACE, LAST]
+    node = fleet.cluster.objects[LOGICAL_NODES, NAMESPACE, LAST]
+    (bound,) = node["status"]["conditions"]
+    unbound = {**node["status"], "conditions": [{**bound, "status": "False", "reason": "Releasing"}]}
+    for status in (unbound, node["status"]):
+        fleet.cluster._store((LOGICAL_NODES, NAMESPACE, LAST), {**node, "status": status})
+        await fleet.run(10)
+    assert fleet.cluster.objects[PODS, NAMESPACE, LAST]["metadata"]["uid"] == waits["metadata"]["uid"]
+
+    moved = {**node["status"], "nodeName": "worker-other"}
+    fleet.cluster._store((LOGICAL_NODES, NAMESPACE, LAST), {**node, "status": moved})
+    await fleet.run(30)
+    assert tied_to(fleet.cluster.objects[PODS, NAMESPACE, LAST]) == "worker-other"
+    assert sum(fleet.serving().values()) == 9

@@ -20,6 +20,7 @@ from weft.api.resources import GROUP, INFERENCE_GROUPS, LOGICAL_NODES
 from weft.balancing.replicas import (
     ANNOTATION_DOMAIN,
     ANNOTATION_DRAIN,
+    ANNOTATION_NODE,
     ANNOTATION_REVISION,
     ANNOTATION_ROLE_SINCE,
     ANNOTATION_SHAPE,
@@ -97,6 +98,7 @@ def pod_body(group: InferenceGroup, role: InferenceRole, name: str, node_name: s
                 **(metadata.get("annotations") or {}),
                 ANNOTATION_REVISION: revision_of(role),
                 **role_annotations(role, now),
+                **({ANNOTATION_NODE: node_name} if node_name else {}),
             },
             "ownerReferences": [_owner(group)],
         },

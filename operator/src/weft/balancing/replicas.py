@@ -20,6 +20,8 @@ from weft.balancing.steps import GateReason
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
 """On a pod: hash of the template it was made from, without labels: a flip does not change it."""
+ANNOTATION_NODE = f"{GROUP}/node"
+"""On a pod: the Node of its logical node, which it is tied to."""
 ANNOTATION_DRAIN = f"{GROUP}/drain-timeout-seconds"
 """On a pod: its role's drain.timeoutSeconds, which holds when the role is deleted before the pod."""
 ANNOTATION_SHAPE = f"{GROUP}/shape"
@@ -58,6 +60,8 @@ class Replica:
     """How many of its pods have ended by themselves, one after the other, since one last ran."""
     ended_for: str = ""
     """Why the last of these did, in the kubelet's word: Evicted, UnexpectedAdmissionError."""
+    waits_for_node: str = ""
+    """The Node that its pod is tied to, while the scheduler has not placed it there."""
     pod_running: bool = False
     containers_ready: bool = False
     ready: bool = False
@@ -122,6 +126,11 @@ class Replica:
             return True
         # Its first one: before it there was no engine. Times are whole seconds, the annotation's is the operator's.
         return self.created_at is not None and self.role_since <= self.created_at + FIRST_ROLE_WITHIN
+
+    @property
+    def astray(self) -> bool:
+        """Whether its pod waits for a Node that its logical node does not have any more."""
+        return self.node_bound and bool(self.waits_for_node) and self.waits_for_node != self.node_name
 
     @property
     def number(self) -> int:
@@ -197,6 +206,7 @@ def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     conditions = {one["type"]: one for one in status.get("conditions") or ()}
     gate, ready = conditions.get(GATE_SERVING, {}), conditions.get("Ready", {})
+    scheduled = bool((pod.get("spec") or {}).get("nodeName"))
     return {
         "role": labels.get(LABEL_ROLE, ""),
         "stage": labels.get(LABEL_STAGE, ""),
@@ -206,6 +216,7 @@ def _of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
         "pod_ends_at": _time(metadata.get("deletionTimestamp")),
         "waits_for": _waits_for(status),
         "pod_finished": status.get("phase") in ("Failed", "Succeeded"),
+        "waits_for_node": "" if scheduled else annotations.get(ANNOTATION_NODE, ""),
         "pod_running": status.get("phase") == "Running",
         "waits_for_hardware": conditions.get("PodScheduled", {}).get("reason") in _NOT_SCHEDULED,
         "containers_ready": conditions.get("ContainersReady", {}).get("status") == "True",

@@ -164,6 +164,14 @@ def plan_roster(
         for one in staying
         if one.name in away and one.name not in remove
     ]
+    ended += [
+        DeletePod(
+            one.name,
+            "its logical node has left the Node that it waits for, and it is made again for the other one",
+        )
+        for one in staying
+        if one.astray and not one.pod_deleting and not one.pod_finished and one.name not in remove
+    ]
     behind = [
         Relabel(one.name, "its pod serves another role than it was made for", one.role)
         for one in staying
