@@ -179,6 +179,32 @@ async def test_what_was_made_although_the_answer_says_no_is_found_before_a_secon
         await other.close()
 
 
+@pytest.mark.parametrize("shows", [(), (3,)])
+async def test_a_system_that_shows_its_devices_later_or_others_is_waited_for_and_no_second_one_is_made(
+    shows: tuple[int, ...],
+) -> None:
+    """HPE's OneView toolkit answers while the profile is still applied, and asks for any drive of the same size."""
+    served = manager()
+    plain = served.make_system
+
+    def early(body: Any) -> web.Response:
+        blocks = [link(BLADES[1]), *(link(gpu(n)) for n in shows)]
+        return plain({**body, "Links": {"ResourceBlocks": blocks}})
+
+    served.make_system = early  # type: ignore[method-assign]
+    async with reading(served) as (_, driver):
+        await driver.attach("bind-1", "blade-1", gpus(2))
+        said = "was made for this and does not show gpu-2 yet" + (", but gpu-3" if shows else "")
+        with pytest.raises(OutcomeUnknown, match=said):
+            await driver.attach("bind-1", "blade-1", gpus(2))
+        with pytest.raises(Conflict, match="can only be made anew"):
+            await driver.attach("another", "blade-1", gpus(2))
+        served.set_blocks(served.made[0], [BLADES[1], gpu(2)])
+        assert (await driver.attach("bind-1", "blade-1", gpus(2))).phase is OperationPhase.SUCCEEDED
+        assert await driver.attached("blade-1") == gpus(2)
+        assert len(served.made) == 1
+
+
 async def test_an_answer_without_location_or_body_is_no_hindrance() -> None:
     served = manager()
     served.afterwards["POST", SYSTEMS] = lambda: web.Response(status=204)

@@ -7,7 +7,14 @@ import re
 from collections.abc import Sequence
 
 from weft.fabric.driver import Operation, OperationPhase, WriteIdiom
-from weft.fabric.errors import Conflict, FabricError, InvalidRequest, NotFound, Unsupported
+from weft.fabric.errors import (
+    Conflict,
+    FabricError,
+    InvalidRequest,
+    NotFound,
+    OutcomeUnknown,
+    Unsupported,
+)
 from weft.fabric.redfish.composed import offers_for
 from weft.fabric.redfish.inventory import Composing
 from weft.fabric.redfish.mapping import Json, list_at, mapping_at
@@ -67,7 +74,10 @@ class ComposeByPost(OfBlocks):
 
     async def attach(self, call: Call, path: str, present: Present, devices: Sequence[str]) -> Operation:
         if path in call.poller.system_of:
-            name = last_segment(call.poller.system_of[path])
+            system = call.poller.system_of[path]
+            name = last_segment(system)
+            if present.read[system].body.get("Name") == system_name(call.key, call.session.owner):
+                raise OutcomeUnknown(self._lacking(call, name, present, devices))
             raise Conflict(f"{last_segment(path)} is system {name} already, and that can only be made anew")
         offer = await self._offer(call, path)
         required = await self._required(call, offer)
@@ -90,6 +100,14 @@ class ComposeByPost(OfBlocks):
                 # It was not for want of an Id.
                 raise first from None
         return call.outcome(path, reply)
+
+    def _lacking(self, call: Call, name: str, present: Present, devices: Sequence[str]) -> str:
+        """What is said of the system that this operation has made: its devices come later, or others came."""
+        blocks, found = call.poller.blocks, [uri for uri in present.devices if call.poller.is_device(uri)]
+        absent, shown = (", ".join(sorted(blocks[uri].id for uri in uris)) for uris in (devices, found))
+        return f"system {name} was made for this and does not show {absent} yet" + (
+            f", but {shown}" if shown else ""
+        )
 
     async def detach(self, call: Call, path: str, present: Present, devices: Sequence[str]) -> Operation:
         system = call.poller.system_of[path]
