@@ -73,6 +73,32 @@ async def test_a_node_that_registers_anew_gets_its_taint_back(rack: Rack) -> Non
     assert condition(rack.node("n"), "Ready")[0] == "True"
 
 
+async def test_who_takes_the_taint_off_each_time_is_told_and_not_fought(rack: Rack) -> None:
+    await rack.build()
+    await rack.ask("n")
+    name = rack.node("n")["status"]["nodeName"]
+    put_back, fights = 0, True
+
+    def take_off() -> None:
+        nonlocal put_back
+        node = rack.cluster.objects[NODES, "", name]
+        if fights and node["spec"].get("taints"):
+            put_back += 1
+            rack.cluster._store((NODES, "", name), {**node, "spec": {**node["spec"], "taints": []}})
+
+    rack.cluster.after_write = take_off
+    take_off()
+    for _ in range(120):
+        await rack.pass_by(1)
+        await rack.work("n")
+    assert put_back < 20
+    assert condition(rack.node("n"), "Ready") == ("False", "NodeTaken")
+    fights = False
+    await rack.pass_by(70)
+    assert rack.tainted() == {name: "a.n"}
+    assert condition(rack.node("n"), "Ready")[0] == "True"
+
+
 async def test_what_is_said_of_a_taken_node_names_no_other_tenant(rack: Rack) -> None:
     await rack.build()
     await rack.ask("n")

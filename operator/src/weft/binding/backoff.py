@@ -14,6 +14,9 @@ LONGEST_SECONDS = 60.0
 JITTER = 0.25
 """A pause is up to this part longer, by the key: those that failed together do not try again together."""
 
+MOST_RETAINTS, RETAINT_SECONDS = 5, 60.0
+"""So often in so many seconds is a taint put back."""
+
 
 @dataclass(frozen=True)
 class _Failed:
@@ -49,6 +52,27 @@ class Backoff:
     def succeeded(self, key: LogicalNodeKey) -> None:
         """The next failure is a first one."""
         self._failed.pop(key, None)
+
+
+class Retaints:
+    """How often the taint of each logical node's Node was put back lately: who takes it off each time is not fought.
+    Times are seconds since the machine started."""
+
+    def __init__(self) -> None:
+        self._written: dict[LogicalNodeKey, tuple[float, ...]] = {}
+
+    def wrote(self, key: LogicalNodeKey, at: float) -> None:
+        self._written[key] = (*self._lately(key, at), at)
+
+    def left(self, key: LogicalNodeKey, at: float) -> float:
+        """Seconds until it may be put back again; 0: it may."""
+        lately = self._lately(key, at)
+        if not lately:
+            self._written.pop(key, None)
+        return lately[0] + RETAINT_SECONDS - at if len(lately) >= MOST_RETAINTS else 0.0
+
+    def _lately(self, key: LogicalNodeKey, at: float) -> tuple[float, ...]:
+        return tuple(each for each in self._written.get(key, ()) if at - each < RETAINT_SECONDS)
 
 
 def _essence(picture: LogicalNodePicture) -> LogicalNodePicture:

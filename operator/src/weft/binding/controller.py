@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from weft.api.conditions import is_true
 from weft.api.resources import DEVICE_ATTACHMENTS, FABRICS, LOGICAL_NODES, NODES, POOLS, ResourceType
 from weft.binding.ages import BoundAges, Since
 from weft.binding.apply import Actions, Pass
 from weft.binding.assignments import Assignments
-from weft.binding.backoff import Backoff
+from weft.binding.backoff import Backoff, Retaints
 from weft.binding.decide import decide
 from weft.binding.fabrics import Fabrics
 from weft.binding.keys import LogicalNodeKey
 from weft.binding.objects import fabric_of, tainted_by
 from weft.binding.observe import LogicalNodePicture, observe
+from weft.binding.steps import Reserve
 from weft.binding.taints import carrying
 from weft.cluster import Cluster, Object
 from weft.controllers import Enqueue, Now, Watch
@@ -39,6 +41,7 @@ class LogicalNodeController:
         self._ages = BoundAges()
         self._since = Since()
         self._backoff = Backoff()
+        self._retaints = Retaints()
         self._actions = Actions(cluster, fabrics, assignments, enqueue)
         self._node_of: dict[LogicalNodeKey, str] = {}
         self._bound_to: dict[str, set[LogicalNodeKey]] = {}
@@ -119,21 +122,29 @@ class LogicalNodeController:
             )
             if outcome is not None and self._assignments.is_paused(outcome.waiting.uid, now.boot):
                 picture = replace(picture, unplaceable="the API server refused its claim a moment ago")
+            if waits := self._retaints.left(key, now.boot):
+                picture = replace(picture, taint_goes=True)
             if began_with is None:
                 began_with = picture
                 if left := self._backoff.left(picture, now.boot):
                     return left
             step = decide(picture, now)
             log.debug("%s/%s: %s", key.namespace, key.name, step)
+            if isinstance(step, Reserve) and _is_bound(picture):
+                self._retaints.wrote(key, now.boot)
             ended = await self._actions.apply(step, run)
             if ended is not None:
                 await self._actions.write(run)
                 if ended.failed and ended.again is not None:
                     return self._backoff.failed(began_with, now.boot, ended.again)
                 self._backoff.succeeded(key)
-                return ended.again
+                return min(ended.again or waits, waits) if waits else ended.again
         log.warning("%s/%s: more steps in one pass than there can be; going on", key.namespace, key.name)
         return 1.0
+
+
+def _is_bound(picture: LogicalNodePicture) -> bool:
+    return picture.node is not None and is_true(picture.node.status.conditions, "Bound")
 
 
 def _claimant(cluster: Cluster, claim: Object) -> Iterable[LogicalNodeKey]:

@@ -163,7 +163,7 @@ def _bind(picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: C
     pending = any(not is_attached(picture, claim) for claim in parts.core)
     is_bound = is_true(node.status.conditions, "Bound") and not pending
     if is_bound:
-        if view.node.exists and not view.node.taint:
+        if view.node.exists and not view.node.taint and not picture.taint_goes:
             # It registered anew, or somebody took the taint off.
             return Reserve(view.node.name, ())
         step = change(picture, node, parts, every)

@@ -144,6 +144,8 @@ class LogicalNodePicture:
     """How it is to be freed for one of a greater priority; None: it stays."""
     unplaceable: str = ""
     """Why the assignment that is there cannot be carried out; empty: it can be."""
+    taint_goes: bool = field(default=False, compare=False)
+    """Whether somebody takes the taint off the Node as often as it is put back."""
 
 
 def why_not_usable(cluster: Cluster, name: str, session: FabricSession | None) -> str:

@@ -156,7 +156,8 @@ _TROUBLE = (
         "False",
         "NodeTaken",
         "The Node has lost this logical node's taint, or carries another's.",
-        "Wait where the taint was lost, as it is put back; else delete one of the two LogicalNodes.",
+        "Wait where the taint was lost, as it is put back, five times a minute at most: stop what takes it off"
+        " each time. Else delete one of the two LogicalNodes.",
         event="Warning",
     ),
     Reason(
