@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -170,10 +171,10 @@ def cache() -> ObjectCache:
     return ObjectCache()
 
 
-@pytest.fixture
-async def informer(served: Served, cache: ObjectCache) -> AsyncIterator[Informer]:
-    """One that watches."""
-    configuration = k8s.Configuration()
+@asynccontextmanager
+async def watching(
+    served: Served, cache: ObjectCache, configuration: k8s.Configuration
+) -> AsyncIterator[Informer]:
     configuration.host = served.url
     client = KubeClient(configuration)
     informer = Informer(client, cache, (GPU_POOLS,), History())
@@ -184,6 +185,13 @@ async def informer(served: Served, cache: ObjectCache) -> AsyncIterator[Informer
     yield informer
     await informer.stop()
     await client.close()
+
+
+@pytest.fixture
+async def informer(served: Served, cache: ObjectCache) -> AsyncIterator[Informer]:
+    """One that watches."""
+    async with watching(served, cache, k8s.Configuration()) as informer:
+        yield informer
 
 
 async def until(look: Callable[[], object]) -> None:
@@ -304,23 +312,15 @@ async def test_a_watch_that_says_that_something_is_wrong_is_known_to_have_ended(
 async def test_a_watch_whose_token_has_expired_goes_on_with_the_one_that_replaced_it(
     served: Served, cache: ObjectCache
 ) -> None:
-    configuration = k8s.Configuration()
-    configuration.host, served.token = served.url, "first"
+    configuration, served.token = k8s.Configuration(), "first"
     configuration.api_key["BearerToken"] = "Bearer first"
 
     async def renewed(config: k8s.Configuration) -> None:
         config.api_key["BearerToken"] = f"Bearer {served.token}"
 
     configuration.refresh_api_key_hook = renewed
-    client = KubeClient(configuration)
-    informer = Informer(client, cache, (GPU_POOLS,), History())
-    served.store("ADDED", "rack")
-    await informer.prime()
-    informer.start_watching(configuration)
-    await until(lambda: bool(served.lines))
-    for served.token in ("second", "third"):
-        served.say(None)
-        served.store("ADDED", served.token)
-        await until(lambda: served.token in names(cache))
-    await informer.stop()
-    await client.close()
+    async with watching(served, cache, configuration):
+        for served.token in ("second", "third"):
+            served.say(None)
+            served.store("ADDED", served.token)
+            await until(lambda: served.token in names(cache))
