@@ -105,6 +105,18 @@ async def test_blades_of_type_computersystem_are_hosts_as_well_whatever_their_sy
         await again.close()
 
 
+async def test_a_blade_that_another_client_has_reserved_is_closed_and_nothing_is_made_of_it() -> None:
+    served = manager()
+    served.tree[BLADES[0]]["CompositionStatus"] = {"Reserved": True, "CompositionState": "Unused"}
+    async with reading(served) as (_, driver):
+        closed = {host.id: host.closed for host in (await driver.inventory()).hosts}
+        assert "its compute block is reserved by another client of the manager" in closed["blade-0"]
+        assert closed["blade-1"] == ""
+        with pytest.raises(Unsupported, match="reserved by another client"):
+            await driver.attach("bind-1", "blade-0", gpus(0))
+        assert served.made == []
+
+
 async def test_a_block_with_a_system_of_its_own_beneath_it_is_a_host_that_can_be_made() -> None:
     """As HPE's OneView toolkit has it: the system stands beneath the block, and not among the manager's systems."""
     served = manager(type_="ComputerSystem", made="Physical")

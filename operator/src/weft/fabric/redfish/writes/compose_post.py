@@ -42,6 +42,9 @@ class ComposeByPost(OfBlocks):
             return "it says of no collection of systems that a POST makes one"
         if not host.compute:
             return "its systems are not made of compute blocks by POST"
+        block = poller.blocks.get(host.uri)
+        if block is not None and block.reserved and host.uri not in poller.system_of:
+            return "its compute block is reserved by another client of the manager"
         if any(offer.request for offer in poller.offers):
             return Evidence("systems can be composed of its blocks (@Redfish.CollectionCapabilities)")
         return Evidence("its collection of systems takes POST, and it has compute blocks")
