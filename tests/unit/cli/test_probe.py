@@ -113,6 +113,14 @@ async def test_a_manager_without_a_healthy_host_is_not_useful() -> None:
     assert await probe(Replay(tree)) == 1
 
 
+async def test_a_rack_of_which_another_client_has_reserved_all_is_not_useful(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status = {"Reserved": True, "CompositionState": "Unused"}
+    assert await probe(Replay(rack(block(f"{BLOCKS}/gpu-0", CompositionStatus=status)))) == 1
+    assert "1 is reserved by another client of the manager" in capsys.readouterr().out
+
+
 async def test_what_could_not_be_read_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert await probe(Replay(case("six-broken-blocks"))) == 0
     out = capsys.readouterr().out

@@ -148,7 +148,9 @@ def status(probe: Probe) -> int:
         return NOT_READ
     hosts = {host.id for host in probe.inventory.hosts if host.healthy and not host.closed}
     usable = any(
-        device.healthy and (hosts if device.reachable_hosts is None else hosts & device.reachable_hosts)
+        device.healthy
+        and not device.reserved
+        and (hosts if device.reachable_hosts is None else hosts & device.reachable_hosts)
         for device in probe.inventory.devices
     )
     return USEFUL if usable else NOTHING_TO_BIND

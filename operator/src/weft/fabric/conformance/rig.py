@@ -191,7 +191,7 @@ def _places(inventory: Inventory) -> tuple[str, str, list[str]]:
     taken = {device for device, _ in inventory.attachments}
     used = {host for _, host in inventory.attachments}
     hosts = [h.id for h in inventory.hosts if h.healthy and not h.closed]
-    free = [d for d in inventory.devices if d.healthy and d.id not in taken]
+    free = [d for d in inventory.devices if d.healthy and not d.reserved and d.id not in taken]
     best: tuple[list[str], list[str]] = ([], [])
     for reach in {d.reachable_hosts for d in free}:
         # Those to which nothing is attached come first.
