@@ -158,3 +158,47 @@ async def test_a_maintenance_that_ends_before_the_replica_has_left_leaves_it_whe
     assert (after["metadata"]["uid"], device(after)) == (node["metadata"]["uid"], device(node))
     assert condition(after, "Draining")[0] != "True"
     assert condition(one.group("llama"), "Balanced") == ("True", "AsDecided")
+
+
+async def test_of_four_replicas_of_which_three_are_taken_out_three_serve_and_each_is_told_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=13)
+    wanted: Any = {"accelerators": {"maximum": 10}, "rebalance": {"mode": "Paused"}}
+    await one.ask("llama", prefill=4, placement=None, **wanted)
+    await one.run("llama")
+    nodes = one.rack.cluster.list(LOGICAL_NODES, "a")
+    nodes = [each for each in nodes if each["metadata"]["labels"]["weft.dev/role"] == "llama-prefill"][:3]
+    await maintain(one, *map(device, nodes), timeoutSeconds=1800)
+    for each in nodes:
+        await one.rack.work(each["metadata"]["name"])
+        assert one.rack.node(each["metadata"]["name"])["status"]["drainTimeoutSeconds"] == 1800
+    counts = []
+    one.rack.cluster.after_write = lambda: counts.append(serving(one)["llama-prefill"])
+    await one.look("llama")
+    assert condition(one.group("llama"), "Balanced") == ("False", "WaitingForTurn")
+    for _ in range(20):
+        await one.run("llama")
+        await one.rack.poll()
+    assert min(counts) == 3
+    assert is_pulled(one)
+    assert serving(one) == {"llama-prefill": 4, "llama-decode": 1}
+    assert condition(one.group("llama"), "Balanced") == ("True", "AsDecided")
+    assert not [
+        each for each in one.rack.cluster.list(LOGICAL_NODES, "a") if "drainTimeoutSeconds" in each["status"]
+    ]
+
+
+async def test_a_replica_is_told_of_a_timeout_that_is_changed_and_of_none_once_the_maintenance_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await running(monkeypatch, gpus=6, maximum=6)
+    name = of_role(one, "llama-decode")["metadata"]["name"]
+    out = device(of_role(one, "llama-decode"))
+    for seconds in (1800, 900):
+        await maintain(one, out, timeoutSeconds=seconds)
+        await one.rack.work(name)
+        assert one.rack.node(name)["status"]["drainTimeoutSeconds"] == seconds
+    await maintain(one)
+    await one.rack.work(name)
+    assert "drainTimeoutSeconds" not in one.rack.node(name)["status"]

@@ -207,6 +207,11 @@ class LogicalNodeStatus(Model):
         description="Its place among all that wait for a release, coarser the farther: 1, 2, 3-4, 5-8 and so on, so"
         " that who leaves does not change the status of all that are behind. Absent: a release would not help.",
     )
+    drain_timeout_seconds: Counter | None = Field(
+        default=None,
+        description="Of a replica of an InferenceGroup that leaves for maintenance: how long after Draining became True"
+        " its pods are evicted, unless its group has moved it by then.",
+    )
     plan: Plan | None = Field(
         default=None, description="What would be attached where, if the fabrics in Observe mode were managed."
     )

@@ -29,7 +29,7 @@ from weft.plain import listed
 
 SCRAPE_SECONDS_MOST = 5.0
 """Scrapes that are further apart than this are named in the condition."""
-IN_PROGRESS = ("Moving", "Scaling", "Starting")
+IN_PROGRESS = ("Moving", "Scaling", "Starting", "WaitingForTurn")
 """Reasons of Balanced=False that pass by themselves; any other is an obstacle."""
 ATTAINMENT_BAND = 0.005
 """Once missed, objectives count as met again this far above the promised share: the condition must not flap."""

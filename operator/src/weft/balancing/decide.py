@@ -97,6 +97,9 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
     chosen, obstacle = choose(plan.allocation, picture, still, now.wall)
     begun, closed = started(allowed, chosen, len(still))
     transfers = (*still, *begun)
+    hardware = conditions.waiting_for_hardware(picture.replicas, domain.words(picture))
+    if hardware is not None and roster.turn is not None:
+        hardware = replace(hardware, message=f"{hardware.message}; {roster.turn.message}")
     obstacles = (
         keeps_sending,
         plan.obstacle,
@@ -107,10 +110,11 @@ def decide(picture: GroupPicture, now: Now) -> GroupDecision:
         scaling.obstacle,
         conditions.too_many_roles(picture.too_many),
         picture.no_domain,
-        conditions.waiting_for_hardware(picture.replicas, domain.words(picture)),
+        hardware,
         stuck((*picture.running, *picture.between), now.wall),
         short_of_pods(picture.targets, picture.decided_at, now.wall),
         domain.without_node(picture),
+        roster.turn,
     )
     said = domain.chosen(picture)
     decision = GroupDecision(

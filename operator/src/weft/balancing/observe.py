@@ -324,6 +324,7 @@ def _told(picture: GroupPicture, moments: Moments, now: Now) -> GroupPicture:
             role_since=moments.told(one.pod_uid, "role", one.role_since, now),
             created_at=moments.told(one.pod_uid, "created", one.created_at, now),
             node_created_at=moments.told(one.node_uid, "created", one.node_created_at, now),
+            node_draining_since=moments.told(one.node_uid, "draining", one.node_draining_since, now),
             pod_ends_at=moments.told(one.pod_uid, "ends", one.pod_ends_at, now),
         )
 

@@ -86,6 +86,9 @@ class Replica:
     node_bound: bool = False
     node_draining: bool = False
     """Its host, or any of its devices, is taken out of service, or they go to a greater priority."""
+    node_draining_since: datetime | None = None
+    node_drain_seconds: int | None = None
+    """How long after that its pod is evicted; None: it is to leave at once."""
     node_name: str = ""
     node_created_at: datetime | None = None
     waits_for_hardware: bool = False
@@ -152,6 +155,8 @@ def replica(name: str, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | 
             "node_deleting": logical.metadata.deletion_timestamp is not None,
             "node_bound": is_true(logical.status.conditions, "Bound"),
             "node_draining": _is_taken_away(logical),
+            "node_draining_since": _draining_since(logical),
+            "node_drain_seconds": logical.status.drain_timeout_seconds,
             "node_name": logical.status.node_name or "",
             "node_role": logical.metadata.labels.get(LABEL_ROLE, ""),
             "shape": logical.metadata.annotations.get(ANNOTATION_SHAPE, ""),
@@ -182,6 +187,11 @@ def _before_pod(node: LogicalNode, pod_created_at: datetime) -> tuple[timedelta,
 def _is_taken_away(node: LogicalNode) -> bool:
     said = find(node.status.conditions, "Draining")
     return said is not None and said.status == "True" and said.reason in ("Maintenance", "Preempted")
+
+
+def _draining_since(node: LogicalNode) -> datetime | None:
+    said = find(node.status.conditions, "Draining")
+    return said.last_transition_time if said is not None and said.status == "True" else None
 
 
 def _ready_after(pod: Mapping[str, Any], made_at: datetime | None) -> float | None:

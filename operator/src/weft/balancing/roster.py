@@ -22,6 +22,7 @@ from weft.balancing.role_switch import strays
 from weft.balancing.state import Finding, PodLoad, Split
 from weft.balancing.steps import CheckTemplate, CreateNode, CreatePod, DeletePod, Relabel, Step
 from weft.balancing.stuck import lost
+from weft.balancing.taken_away import taken_away
 from weft.plain import listed
 
 REPLACE_AFTER = timedelta(seconds=10)
@@ -43,6 +44,8 @@ class Roster:
     repair: tuple[Step, ...] = ()
     """DeletePod for pods that ended and are to be made again; Relabel for logical nodes behind their pods."""
     obstacle: Finding | None = None
+    turn: Finding | None = None
+    """Which replicas serve on although their devices are taken away."""
 
     @property
     def ending(self) -> frozenset[str]:
@@ -68,11 +71,13 @@ def plan_roster(
     roles, kinds, replicas = picture.roles, picture.kinds, picture.replicas
     budget_accelerators = picture.group.spec.accelerators.maximum
     effective = effective_roles(replicas, transfers)
-    leaving = [one for one in replicas if _must_leave(one, effective[one.name], picture)]
+    away = taken_away(picture, allocation, now)
+    leaving = [
+        one for one in replicas if one.name in away.leave or _must_leave(one, effective[one.name], picture)
+    ]
     # In the place of one whose machine is gone, or whose devices are taken away, another is made; the budget counts
     # both.
     staying = [one for one in replicas if one not in leaving and not lost(one, now) and not one.node_draining]
-    last_taken = [one for one in replicas if one.node_draining and one not in leaving]
     remove = [one.name for one in leaving]
     obstacle: Finding | None = None
     pods: list[CreatePod] = []
@@ -119,8 +124,9 @@ def plan_roster(
             if places < _cost(roles[role]):
                 break
             if used + cost > budget_accelerators:
-                last = next((one for one in last_taken if one.role == role), None)
-                obstacle = obstacle or waits_for_budget(budget_accelerators, last)
+                last = next((one for one in away.last if one.role == role), None)
+                if last is not None or not away.serve_on:
+                    obstacle = obstacle or waits_for_budget(budget_accelerators, last)
                 break
             lacking[role] -= 1
             used += cost
@@ -137,7 +143,7 @@ def plan_roster(
         old, obstacle = _outdated(staying, effective, roles)
         # What serves nobody may be of a template that never runs: its successor waits for no window.
         goes_on = bool(old) and not any(one.serving for one in staying if one.name in old)
-        waits = no_rollout if (old or obstacle) and not goes_on else None
+        waits = (no_rollout or away.told) if (old or obstacle) and not goes_on else None
         if waits is not None:
             old, obstacle = [], waits
         remove += old
@@ -158,11 +164,11 @@ def plan_roster(
         and effective[one.name] in roles
         and (one.created_at is None or now - one.created_at >= _replaced_after(one))
     ]
-    away = set(strays(picture, transfers))
+    astray = set(strays(picture, transfers))
     ended += [
         DeletePod(one.name, "its engine serves another stage than its role's and is made again")
         for one in staying
-        if one.name in away and one.name not in remove
+        if one.name in astray and one.name not in remove
     ]
     ended += [
         DeletePod(
@@ -177,7 +183,7 @@ def plan_roster(
         for one in staying
         if one.has_pod and one.has_node and not one.node_deleting and one.node_role != one.role
     ]
-    return Roster((*pods, *checks, *nodes), tuple(remove), rolled, (*ended, *behind), obstacle)
+    return Roster((*pods, *checks, *nodes), tuple(remove), rolled, (*ended, *behind), obstacle, away.told)
 
 
 def _replaced_after(one: Replica) -> timedelta:
@@ -202,17 +208,13 @@ def _of_one_exchange(roles: Mapping[str, InferenceRole]) -> int:
 
 
 def _must_leave(one: Replica, role: str, picture: GroupPicture) -> bool:
-    """A replica of a role that is gone, one whose removal began, one whose devices are taken away, or a bare node of a
-    shape or a domain no longer asked for or with a name that is taken.
+    """A replica of a role that is gone, one whose removal began, or a bare node of a shape or a domain no longer asked
+    for or with a name that is taken.
 
     What a role without a template has stays as it is: a template is taken away by mistake, or to be moved.
     """
     if one.removing or role not in picture.all_roles:
         return True
-    if one.node_draining:
-        # Before its devices go, as long as there is time: not the last that serves its role.
-        others = [other for other in serving_in(picture.replicas, one.role) if not other.node_draining]
-        return not one.serving or bool(others)
     if one.has_pod or not one.has_node:
         return False
     # Under a name that somebody else's pod has got meanwhile, it would wait for its own for ever.

@@ -273,7 +273,12 @@ def _lacking(allocation: Split, picture: GroupPicture, transfers: Iterable[Trans
     effective = effective_roles(picture.replicas, forward)
     lacking = Counter({name: allocation[name] for name in picture.roles})
     lacking.subtract(
-        Counter(effective[one.name] for one in picture.replicas if one.has_pod and not one.removing)
+        Counter(
+            effective[one.name]
+            for one in picture.replicas
+            # One whose devices are taken away has its successor in its own role.
+            if one.has_pod and not one.removing and not one.node_draining
+        )
     )
     return lacking
 
@@ -307,7 +312,11 @@ def choose(
             taker = max(sorted(takers), key=lambda name: lacking[name])
             leaving = {transfer.replica for transfer in (*open_transfers, *started)}
             spare = [one for one in serving_in(replicas, giver) if one.name not in leaving]
-            free = [one for one in spare if not _rolled_back_lately(one, cooldown_seconds, now)]
+            free = [
+                one
+                for one in spare
+                if not one.node_draining and not _rolled_back_lately(one, cooldown_seconds, now)
+            ]
             if len(spare) <= _least_serving(giver, picture):
                 obstacle = no_spare(giver, replicas)
                 break

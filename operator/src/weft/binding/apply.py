@@ -331,7 +331,15 @@ class Actions:
         raw = self._raw(run)
         assert raw is not None
         node = recent_node(raw)
-        run.status = bound_status(node, step.claims, step.node, step.facts, run.now.wall, step.queue_place)
+        run.status = bound_status(
+            node,
+            step.claims,
+            step.node,
+            step.facts,
+            run.now.wall,
+            step.queue_place,
+            step.drain_timeout_seconds,
+        )
         if step.ask_after is not None:
             self._assignments.forget(run.key)
             self._enqueue(PlacementKey(), step.ask_after)

@@ -67,6 +67,8 @@ class Change:
     ask_after: float | None = None
     added: Claims = ()
     """What was seen at its host since the status was written last."""
+    drain_timeout_seconds: int | None = None
+    """As in the status."""
 
 
 NO_CHANGE = Change()
@@ -140,7 +142,7 @@ def change(picture: LogicalNodePicture, node: LogicalNode, parts: Parts, every: 
     if (step := _close_or_open(picture, parts, away is not None)) is not None:
         return step
     if isinstance(away, Draining):
-        return Change(away.facts, away.again)
+        return Change(away.facts, away.again, drain_timeout_seconds=away.timeout_seconds)
     if away is not None:
         return away
     said = _change(picture, node, parts, every, bad)

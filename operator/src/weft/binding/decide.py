@@ -208,7 +208,16 @@ def _publish(
         known = seconds_left(node, now.wall, picture.bound_seconds)
         left = float(ttl) if known is None else known
         again = min(max(0.1, left + 0.1), again or math.inf)
-    return Publish(parts.listed, at.name, facts, again, change.failed, change.queue_place, change.ask_after)
+    return Publish(
+        parts.listed,
+        at.name,
+        facts,
+        again,
+        change.failed,
+        change.queue_place,
+        change.ask_after,
+        change.drain_timeout_seconds,
+    )
 
 
 def _sooner(step: Step, again: float | None) -> Step:

@@ -31,6 +31,8 @@ class Draining:
 
     facts: tuple[Fact, ...] = ()
     again: float | None = None
+    timeout_seconds: int | None = None
+    """How long a group has to move its replica, of which an administrator takes devices out of service."""
 
 
 def unwanted(picture: LogicalNodePicture, node: LogicalNode, claims: Claims) -> dict[str, Claims]:
@@ -92,6 +94,7 @@ def evacuate(
         why, text = HOST_FAILED, "its Node is not ready for releaseAfterNotReadySeconds"
     else:
         return None
+    timeout_seconds: int | None = None
     users = sorted({user for view in views for user in view.users})
     if why == HOST_FAILED and (unknown := [view for view in views if not view.node_known]):
         return LookAtNode(unknown[0].fabric, unknown[0].host, unknown[0].node.name)
@@ -104,9 +107,11 @@ def evacuate(
         )
         if (step := evict(views, node, drain, picture.draining_seconds, why)) is not None:
             return step
+        if is_replica(node) and why == MAINTENANCE:
+            timeout_seconds = drain.timeout_seconds
         if is_replica(node) and picture.draining_seconds < drain.timeout_seconds:
             text += f"; its InferenceGroup makes another and drains it, for at most {drain.timeout_seconds} s"
-    return Draining((said_of(why, f"{text}; {words(views, users)}"),), PODS_SECONDS)
+    return Draining((said_of(why, f"{text}; {words(views, users)}"),), PODS_SECONDS, timeout_seconds)
 
 
 def evict(

@@ -84,13 +84,14 @@ def bound_status(
     facts: Iterable[Fact],
     now: datetime,
     queue_place: str = "",
+    drain_timeout_seconds: int | None = None,
 ) -> Status:
     """The one write that makes a logical node Bound. `queue_place`: of what it lacks since."""
     claims = tuple(claims)
     status = node.status.dump()
     hosts = {claim.spec.host for claim in claims}
     # The fabrics of one machine may call it differently; its Node has one name.
-    for key in ("host", "queuePlace", "plan"):
+    for key in ("host", "queuePlace", "drainTimeoutSeconds", "plan"):
         status.pop(key, None)
     if len(hosts) == 1:
         status["host"] = hosts.pop()
@@ -103,6 +104,8 @@ def bound_status(
         status["nodeName"] = node_name
     if queue_place:
         status["queuePlace"] = queue_place
+    if drain_timeout_seconds is not None:
+        status["drainTimeoutSeconds"] = drain_timeout_seconds
     return with_facts(node, status, facts, now)
 
 
@@ -115,7 +118,7 @@ def unbound_status(
 ) -> Status:
     """A logical node that has no devices, or not all of them yet."""
     status = node.status.dump()
-    for key in ("nodeName", "host", "devices", "deviceCount", "queuePlace", "plan"):
+    for key in ("nodeName", "host", "devices", "deviceCount", "queuePlace", "drainTimeoutSeconds", "plan"):
         status.pop(key, None)
     if queue_place:
         status["queuePlace"] = queue_place

@@ -88,6 +88,8 @@ class Publish:
     """Of what it lacks."""
     ask_after: float | None = None
     """As of `Place`: what it lacks has to be looked for."""
+    drain_timeout_seconds: int | None = None
+    """As in the status."""
 
 
 @dataclass(frozen=True)

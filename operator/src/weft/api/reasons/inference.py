@@ -213,6 +213,15 @@ CONDITIONS = (
             ),
             Reason(
                 "False",
+                "WaitingForTurn",
+                "Replicas are taken out of service for maintenance and still serve: no more than a quarter of a role,"
+                " at least one, is away at a time.",
+                "Nothing: they leave one after the other, all by the time that the message says. To have it over"
+                " sooner, raise `accelerators.maximum`, so that their successors serve before, or lower the"
+                " `drain.timeoutSeconds` of the maintenance.",
+            ),
+            Reason(
+                "False",
                 "WaitingForDomain",
                 "No value of `placement.sameDomain` has room for all replicas together: none is made, and none holds"
                 " devices meanwhile.",
