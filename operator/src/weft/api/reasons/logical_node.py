@@ -267,7 +267,7 @@ CONDITIONS = (
                 "True",
                 "Maintenance",
                 "An administrator takes its host, all its devices, or any device of a group's replica out of service.",
-                "Nothing where the message says that its InferenceGroup makes another: the group's condition Balanced"
+                "Nothing where the message says that its InferenceGroup makes another: Balanced of that group"
                 " says what that one waits for, and until when this one serves on. Else let the pods that the message"
                 " names end; they are evicted as `spec.onMaintenance` and budgets say.",
             ),
