@@ -202,3 +202,25 @@ async def test_a_replica_is_told_of_a_timeout_that_is_changed_and_of_none_once_t
     await maintain(one)
     await one.rack.work(name)
     assert "drainTimeoutSeconds" not in one.rack.node(name)["status"]
+
+
+async def test_the_domain_stays_chosen_while_replicas_serve_in_it_and_no_other_has_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await rail(monkeypatch, ib0=6)
+    await one.ask("llama", prefill=2, rebalance={"mode": "Paused"})
+    await one.run("llama")
+    nodes = one.rack.cluster.list(LOGICAL_NODES, "a")
+    await maintain(one, *map(device, nodes), timeoutSeconds=1800)
+    for each in nodes:
+        await one.rack.work(each["metadata"]["name"])
+    for _ in range(3):
+        await one.look("llama")
+        assert one.domain("llama") == "ib0"
+    await maintain(one)
+    for _ in range(4):
+        await one.rack.poll()
+        await one.run("llama")
+    assert one.domain("llama") == "ib0"
+    assert serving(one) == {"llama-prefill": 2, "llama-decode": 1}
+    assert condition(one.group("llama"), "Balanced") == ("True", "AsDecided")

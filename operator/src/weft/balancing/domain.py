@@ -38,8 +38,10 @@ async def with_domain(picture: GroupPicture, choose: ChooseDomain, now: Now) -> 
         await choose(replace(question, settled=True), now)
         return replace(picture, domain=present)
     answer = await choose(replace(question, waits_since=_waits_since(picture, now)), now)
-    if not answer.domain and present and any(one.node_bound and not one.misplaced for one in own):
-        # Some have their devices: the others wait there, as what is free elsewhere would not do either.
+    there = (*own, *(one for one in picture.replicas if one.serving))
+    if not answer.domain and present and any(one.node_bound and not one.misplaced for one in there):
+        # Some have their devices, or serve until others do: the rest waits there, as what is free elsewhere would not
+        # do either.
         return replace(picture, domain=present)
     return replace(
         picture, domain=answer.domain, no_domain=no_domain(answer.message) if not answer.domain else None
