@@ -42,7 +42,7 @@ LATE_SECONDS = 60.0
 """An answer that takes so long, or as long as a cold start, keeps its place for longer than another may wait for it."""
 STEPS_MOST = 8
 """Replicas by which one decision changes the size at most."""
-AGAIN = 0.2
+AGAIN = 0.1
 """Within a long window of a growth no more are asked for unless this part of what there will be is lacking: as a window
 fills with a larger load, its need creeps up at every look."""
 FLIP_GAIN = 0.95
