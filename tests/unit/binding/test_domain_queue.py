@@ -121,16 +121,20 @@ async def test_a_group_that_serves_gets_its_last_replica_as_soon_as_there_are_de
     assert one.rack.clock.boot <= before + 4
 
 
+def wanting_three(one: Rail) -> tuple[PlacementController, DomainQuestion]:
+    """Placement, and the question of a group of three logical nodes."""
+    placement = one.rack.controllers[PlacementKey]
+    assert isinstance(placement, PlacementController)
+    nodes = {f"llama-{n}": {"accelerators": [{"name": "main", "count": 2}]} for n in range(3)}
+    return placement, DomainQuestion("a", "llama", IB, "", nodes, one.rack.clock.now().wall)
+
+
 @pytest.mark.parametrize(("left", "gets"), [(3, 0), (2, 2), (0, 4)])
 async def test_what_was_kept_for_a_group_is_free_when_it_asks_for_less(
     monkeypatch: pytest.MonkeyPatch, left: int, gets: int
 ) -> None:
     one = await rail(monkeypatch, ib0=6)
-    placement = one.rack.controllers[PlacementKey]
-    assert isinstance(placement, PlacementController)
-    now, spec = one.rack.clock.now, {"accelerators": [{"name": "main", "count": 2}]}
-    nodes = {f"llama-{n}": spec for n in range(3)}
-    asked = DomainQuestion("a", "llama", IB, "", nodes, now().wall)
+    placement, asked, now = *wanting_three(one), one.rack.clock.now
     await one.rack.ask("other")
     assert (await placement.choose_domain(asked, now())).domain == ""
     await one.rack.place_again()
@@ -140,7 +144,7 @@ async def test_what_was_kept_for_a_group_is_free_when_it_asks_for_less(
     for n in range(2):
         await one.rack.ask(f"small-{n}")
     assert not one.rack.claims()
-    rest = dict(list(nodes.items())[:left])
+    rest = dict(list(asked.nodes.items())[:left])
     await placement.choose_domain(replace(asked, present="ib0", nodes=rest, settled=True), now())
     await one.rack.settle()
     assert len(one.rack.claims()) == gets
@@ -151,15 +155,11 @@ async def test_what_a_group_was_told_is_free_for_another_when_it_asks_for_less(
     monkeypatch: pytest.MonkeyPatch, left: int, domain: str
 ) -> None:
     one = await rail(monkeypatch, ib0=6)
-    placement = one.rack.controllers[PlacementKey]
-    assert isinstance(placement, PlacementController)
-    now, spec = one.rack.clock.now, {"accelerators": [{"name": "main", "count": 2}]}
-    nodes = {f"llama-{n}": spec for n in range(3)}
-    asked = DomainQuestion("a", "llama", IB, "", nodes, now().wall)
+    placement, asked, now = *wanting_three(one), one.rack.clock.now
     assert (await placement.choose_domain(asked, now())).domain == "ib0"
-    rest = dict(list(nodes.items())[:left])
+    rest = dict(list(asked.nodes.items())[:left])
     await placement.choose_domain(replace(asked, present="ib0", nodes=rest, settled=True), now())
-    other = replace(asked, group="qwen", nodes={"qwen-0": spec, "qwen-1": spec})
+    other = replace(asked, group="qwen", nodes={f"qwen-{n}": asked.nodes["llama-0"] for n in range(2)})
     assert (await placement.choose_domain(other, now())).domain == domain
 
 

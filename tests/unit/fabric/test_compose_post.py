@@ -193,7 +193,7 @@ async def test_what_was_made_although_the_answer_says_no_is_found_before_a_secon
 
 @pytest.mark.parametrize("shows", [(), (3,)])
 async def test_a_system_that_shows_its_devices_later_or_others_is_waited_for_and_no_second_one_is_made(
-    shows: tuple[int, ...],
+    shows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HPE's OneView toolkit answers while the profile is still applied, and asks for any drive of the same size."""
     served = manager()
@@ -203,7 +203,7 @@ async def test_a_system_that_shows_its_devices_later_or_others_is_waited_for_and
         blocks = [link(BLADES[1]), *(link(gpu(n)) for n in shows)]
         return plain({**body, "Links": {"ResourceBlocks": blocks}})
 
-    served.make_system = early  # type: ignore[method-assign]
+    monkeypatch.setattr(served, "make_system", early)
     async with reading(served) as (_, driver):
         await driver.attach("bind-1", "blade-1", gpus(2))
         said = "was made for this and does not show gpu-2 yet" + (", but gpu-3" if shows else "")

@@ -287,7 +287,7 @@ def _choose(inputs: SplitInputs, start: Split, seen: Regimes) -> SplitPlan:
     best = ranked[0]
     if stay.late - found[best].late > MARGIN_LEAST:
         further = _without_stops(best, judged_from, order)
-        if further not in found:
+        if further not in found:  # too far from here to be told of, and yet where the plan would end
             found[further] = judge(start, further, roles, needs, terms, computed)
             ranked = order(start, found)
         best = further if further in ranked else best
